@@ -1,0 +1,246 @@
+"""What a model trains on: the users, the items and the train rows, as index arrays in memory.
+
+Index layout: 0 = padding, 1 = unknown, 2.. = entities; those seen in train first, in the vocabulary's order (most frequent
+first), then the ones that only the tables know ("cold"). Position p in the catalogue is index p + 2.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from models import features as feature_types
+from models.errors import DataError
+from models.preprocessing import FIRST, ITEM_FREQUENCY, UNKNOWN
+
+_BATCH = 8192
+
+
+@dataclass
+class Entities:
+    """The users or the items.
+
+    Attributes:
+        ids: [N] bytes; row r has index r + 2.
+        known: how many of them train has seen; the others share the unknown row of an id embedding.
+        features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1 are missing.
+        vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
+        tokens: feature name -> the vocabulary, for aligning embedding rows at a warm start.
+    """
+
+    ids: np.ndarray
+    known: int
+    features: dict[str, tf.Tensor | tf.RaggedTensor]
+    vocabulary_sizes: dict[str, int]
+    tokens: dict[str, list[bytes]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def index_count(self) -> int:
+        """Number of indices: all entities, padding and unknown."""
+        return len(self.ids) + FIRST
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows that an id embedding needs: the known entities, padding and unknown."""
+        return self.known + FIRST
+
+    @functools.cached_property
+    def embedding_index(self) -> np.ndarray:
+        """[N + 2] int64: index -> row of an id embedding; cold entities map to the unknown row."""
+        index = np.arange(self.index_count, dtype=np.int64)
+        return np.where(index < self.embedding_rows, index, UNKNOWN)
+
+    def lookup_table(self) -> tf.lookup.StaticHashTable:
+        """Id (string) -> index; an id that nobody knows maps to 1."""
+        values = tf.range(FIRST, self.index_count, dtype=tf.int64)
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids, tf.string), values)
+        return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
+
+
+@dataclass
+class EventLog:
+    """The train events, sorted by user and, within a user, by time.
+
+    Attributes:
+        user: [E] int64 user index.  item: [E] int64 item index.  timestamp: [E] int64 seconds, 0 where there is none.
+        rating: [E] float32, NaN where there is none.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    timestamp: np.ndarray
+    rating: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @functools.cached_property
+    def position(self) -> np.ndarray:
+        """[E] int64: how many events of the same user come before."""
+        starts = np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]])
+        return np.arange(len(self)) - np.repeat(starts, np.diff(np.r_[starts, len(self)]))
+
+
+class TrainingData:
+    """Everything that a `retrieve` model may learn from, read from the built examples and the transform graph.
+
+    Args:
+        transform_graph: folder of the transform graph (it holds the vocabularies fitted on train).
+        schema: text-format schema of the train rows.
+        splits: split name -> glob of its gzip TFRecord files; `train`, `items` and `users` are required.
+        cold_items: whether items that train has not seen belong to the catalogue.
+
+    Raises:
+        DataError: a required split is missing or train is empty.
+    """
+
+    def __init__(self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False):
+        for name in ("train", "items", "users"):
+            if not tf.io.gfile.glob(splits.get(name, "")):
+                raise DataError(f"training needs the split {name!r}; found none at {splits.get(name)!r}")
+        self.transform = tft.TFTransformOutput(transform_graph)
+        self.features = feature_types.from_schema(feature_types.read_schema(schema))
+        self._splits = dict(splits)
+        self.items = self._entities("item", self._splits["items"], with_cold=cold_items)
+        self.users = self._entities("user", self._splits["users"], with_cold=True)
+        self.item_counts = self._item_counts()
+        self.item_table = self.items.lookup_table()
+        self.user_table = self.users.lookup_table()
+
+    @functools.cached_property
+    def events(self) -> EventLog:
+        """The train rows of kind `event`."""
+        spec = {
+            "user_id": tf.io.FixedLenFeature([], tf.string),
+            "item_id": tf.io.FixedLenFeature([], tf.string),
+            "timestamp": tf.io.FixedLenFeature([], tf.int64, default_value=0),
+            "row": tf.io.FixedLenFeature([], tf.int64, default_value=0),
+            "rating": tf.io.FixedLenFeature([], tf.float32, default_value=float("nan")),
+        }
+
+        def index(row):
+            row["user_id"] = self.user_table.lookup(row["user_id"])
+            row["item_id"] = self.item_table.lookup(row["item_id"])
+            return row
+
+        columns = read_columns(self._splits["train"], spec, index)
+        if not len(columns["user_id"]):
+            raise DataError("the train split holds no rows; required: at least one event before the split point")
+        order = np.lexsort((columns["row"], columns["timestamp"], columns["user_id"]))
+        return EventLog(*(columns[name][order] for name in ("user_id", "item_id", "timestamp", "rating")))
+
+    @functools.cached_property
+    def user_history(self) -> tf.RaggedTensor:
+        """[users + 2, None] int64 item indices, oldest first: the whole log, for serving only; unknown items left out."""
+        rows = read_columns(
+            self._splits["users"],
+            {"user_id": tf.io.FixedLenFeature([], tf.string), "history": tf.io.RaggedFeature(tf.string)},
+            lambda row: {
+                "user": self.user_table.lookup(row["user_id"]),
+                "history": drop_unknown(self.item_table.lookup(row["history"])),
+            },
+        )
+        return _scatter_rows(rows["history"], rows["user"], self.users.index_count)
+
+    def queries(self, split: str) -> np.ndarray:
+        """[Q] bytes: the serialized query rows of `split`, in file order; empty when the split has none."""
+        files = sorted(tf.io.gfile.glob(self._splits.get(split, "")))
+        records = [np.array(list(tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator()), object) for file in files]
+        return np.concatenate(records) if records else np.array([], object)
+
+    def _vocabulary(self, name: str) -> list[bytes]:
+        return list(self.transform.vocabulary_by_name(name))
+
+    def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
+        key = f"{entity}_id"
+        known = self._vocabulary(key)
+        members = [feature for feature in self.features if feature.entity == entity]
+        raw_spec = {name: spec for name, spec in self.transform.raw_feature_spec().items()}
+        spec = {feature.name: _optional(raw_spec[feature.name]) for feature in members if feature.name in raw_spec}
+        layer = self.transform.transform_features_layer() if spec else None
+
+        def transform(row):
+            identity = row.pop(key)
+            columns = layer(row) if layer else {}
+            return {key: identity, **{name: tf.RaggedTensor.from_sparse(columns[name]) for name in spec}}
+
+        rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
+        # One row an id: a later duplicate (the data check has said so) does not win over an earlier one.
+        table_ids, first_rows = np.unique(rows[key].astype(object), return_index=True)
+        is_known = set(known)
+        cold = [identity for identity in table_ids if identity not in is_known] if with_cold else []
+        ids = np.array(known + cold, object)
+        row_of = dict(zip(table_ids, first_rows))
+        source = np.array([row_of.get(identity, -1) for identity in ids], np.int64)
+        present = np.flatnonzero(source >= 0)
+        features, sizes, tokens = {}, {}, {}
+        for feature in members:
+            if feature.name not in spec:
+                continue
+            values = tf.gather(rows[feature.name], source[present])
+            table = _scatter_rows(values, present + FIRST, len(ids) + FIRST)
+            single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
+            features[feature.name] = table[:, :1].to_tensor(shape=[None, 1])[:, 0] if single else table
+            tokens[feature.name] = [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
+            sizes[feature.name] = max(len(tokens[feature.name]) + FIRST, int(tf.reduce_max(values.flat_values, keepdims=True)[0]) + 1 if tf.size(values.flat_values) else FIRST)
+        return Entities(ids, len(known), features, sizes, tokens)
+
+    def _item_counts(self) -> np.ndarray:
+        """[N] int64 train counts in catalogue order, as Transform counted them."""
+        counts = {}
+        with tf.io.gfile.GFile(self.transform.vocabulary_file_by_name(ITEM_FREQUENCY), "rb") as file:
+            for line in file.read().split(b"\n"):
+                if line:
+                    count, token = line.split(b" ", 1)
+                    counts[token] = int(count)
+        return np.array([counts.get(identity, 0) for identity in self.items.ids], np.int64)
+
+
+def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray | tf.RaggedTensor]:
+    """Reads gzip TFRecords of tf.Example in large batches; `transform` maps a parsed batch to the columns to keep.
+
+    Returns:
+        Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file order.
+    """
+    dataset = (
+        tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP")
+        .batch(_BATCH)
+        .map(lambda record: transform(tf.io.parse_example(record, dict(spec))), num_parallel_calls=tf.data.AUTOTUNE)
+    )
+    batches = list(dataset)
+    columns = {}
+    for name, element in dataset.element_spec.items():
+        parts = [batch[name] for batch in batches]
+        if isinstance(element, tf.RaggedTensorSpec):
+            columns[name] = tf.concat(parts, axis=0) if parts else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
+        else:
+            empty = np.array([], element.dtype.as_numpy_dtype)
+            columns[name] = np.concatenate([part.numpy() for part in parts]) if parts else empty
+    return columns
+
+
+def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Leaves out indices 0 and 1 of a ragged [B, None] int64 tensor."""
+    return tf.ragged.boolean_mask(index, index >= FIRST)
+
+
+def _optional(spec):
+    """A table may lack a feature for some rows, whatever the train rows promise."""
+    if isinstance(spec, tf.io.FixedLenFeature) and spec.default_value is None:
+        default = b"" if spec.dtype == tf.string else -1
+        return tf.io.FixedLenFeature(spec.shape, spec.dtype, default_value=tf.fill(spec.shape or [], default) if not spec.shape else [default] * int(np.prod(spec.shape)))
+    return spec
+
+
+def _scatter_rows(values: tf.RaggedTensor, index: np.ndarray, count: int) -> tf.RaggedTensor:
+    """Places ragged rows at `index` of a ragged tensor with `count` rows; the others stay empty."""
+    order = np.full(count, len(index), np.int64)
+    order[np.asarray(index)] = np.arange(len(index))
+    padded = tf.concat([values, tf.ragged.constant([[]], dtype=values.dtype, ragged_rank=1)], axis=0)
+    return tf.gather(padded, order)

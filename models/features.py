@@ -1,0 +1,65 @@
+"""Features are typed by the schema, so a new data set needs a schema and no code."""
+
+from dataclasses import dataclass
+
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
+
+NOT_FEATURES = frozenset(
+    "user_id item_id session_id timestamp row rating label history exclude targets candidates "
+    "activity popularity temperature review dwell event_type".split()
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input column that describes a user, an item or the context of an event.
+
+    Attributes:
+        name: the column.
+        entity: `user`, `item` or `context`.
+        kind: `categorical`, `multivalued`, `text` or `numeric`.
+    """
+
+    name: str
+    entity: str
+    kind: str
+
+
+def read_schema(path: str) -> schema_pb2.Schema:
+    """Reads a text-format schema."""
+    with open(path, encoding="utf-8") as file:
+        return text_format.Parse(file.read(), schema_pb2.Schema())
+
+
+def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:
+    """Returns the features of `schema` in its order; ids, labels and lists of ids are none."""
+    features = []
+    for column in schema.feature:
+        if column.name in NOT_FEATURES:
+            continue
+        entity = column.name.split("_", 1)[0]
+        features.append(Feature(column.name, entity if entity in ("user", "item") else "context", _kind(column)))
+    return tuple(features)
+
+
+def text_columns(items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema) -> list[str]:
+    """Returns the names, as the built examples carry them, of the columns of three table schemas that hold text."""
+    tables = (("item_", items), ("user_", users), ("", events))
+    return [
+        prefix + column.name
+        for prefix, table in tables
+        for column in table.feature
+        if column.HasField("natural_language_domain") and column.name not in NOT_FEATURES
+    ]
+
+
+def _kind(column: schema_pb2.Feature) -> str:
+    if column.type in (schema_pb2.INT, schema_pb2.FLOAT):
+        return NUMERIC
+    if column.HasField("natural_language_domain"):
+        return TEXT
+    single = column.HasField("shape") or column.value_count.max == 1
+    return CATEGORICAL if single else MULTIVALUED

@@ -1,0 +1,120 @@
+"""Ranking metrics per query, in-graph, over the whole catalogue.
+
+Tie rule: conservative. A target ranks behind every item that scores the same, so a constant scorer gains nothing.
+A score that is not a number counts as the worst for a target and as the best for any other item.
+"""
+
+import tensorflow as tf
+
+_NEVER = 1e9  # a rank that no cutoff reaches: masked, unknown or not-a-number targets
+
+
+def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Ranks targets among all items of their row.
+
+    Args:
+        scores: [B, N] float, -inf where an item must not be recommended.
+        targets: [B, T] int, positions in the catalogue; -1 for a target outside of it or for padding.
+
+    Returns:
+        Two [B, T] float tensors of 1-based ranks: conservative (behind its ties) and optimistic (before them).
+    """
+    inside = targets >= 0
+    target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
+    ranked = inside & tf.math.is_finite(target_scores)
+    ascending = tf.sort(tf.where(tf.math.is_nan(scores), tf.fill(tf.shape(scores), scores.dtype.max), scores), axis=1)
+    count = tf.cast(tf.shape(scores)[1], tf.float32)
+    safe = tf.where(ranked, target_scores, tf.zeros_like(target_scores))
+    below = tf.cast(tf.searchsorted(ascending, safe, side="left"), tf.float32)
+    not_above = tf.cast(tf.searchsorted(ascending, safe, side="right"), tf.float32)
+    never = tf.fill(tf.shape(safe), _NEVER)
+    return tf.where(ranked, count - below, never), tf.where(ranked, count - not_above + 1.0, never)
+
+
+def hit_rate(rank: tf.Tensor, k: int) -> tf.Tensor:
+    """1 where any target is within the first `k`: [B, T] ranks -> [B]."""
+    return tf.cast(tf.reduce_any(rank <= k, axis=1), tf.float32)
+
+
+def recall(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
+    """Share of the targets, those outside the catalogue included, within the first `k`: -> [B]."""
+    return tf.reduce_sum(tf.cast(rank <= k, tf.float32), axis=1) / tf.maximum(target_count, 1.0)
+
+
+def ndcg(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
+    """Normalised discounted cumulative gain at `k` with gains 0 and 1: -> [B]."""
+    gain = tf.where(rank <= k, 1.0 / log2(rank + 1.0), tf.zeros_like(rank))
+    ideal = tf.cumsum(1.0 / log2(tf.range(2.0, k + 2.0)))
+    position = tf.cast(tf.clip_by_value(target_count, 1.0, float(k)), tf.int32) - 1
+    return tf.reduce_sum(gain, axis=1) / tf.gather(ideal, position)
+
+
+def reciprocal_rank(rank: tf.Tensor, k: int) -> tf.Tensor:
+    """1 / rank of the first target, 0 beyond `k`: -> [B]."""
+    first = tf.reduce_min(rank, axis=1)
+    return tf.where(first <= k, 1.0 / first, tf.zeros_like(first))
+
+
+def average_precision(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
+    """(1 / min(k, targets)) * sum of precision at each hit within `k`: -> [B]."""
+    ordered = tf.sort(rank, axis=1)
+    hits = tf.range(1.0, tf.cast(tf.shape(ordered)[1], tf.float32) + 1.0)
+    precision = tf.where(ordered <= k, hits[tf.newaxis] / ordered, tf.zeros_like(ordered))
+    return tf.reduce_sum(precision, axis=1) / tf.clip_by_value(target_count, 1.0, float(k))
+
+
+def log2(value: tf.Tensor) -> tf.Tensor:
+    """Logarithm to the base of 2."""
+    return tf.math.log(value) / tf.math.log(2.0)
+
+
+def retrieve_metrics(
+    scores: tf.Tensor,
+    popularity: tf.Tensor,
+    targets: tf.Tensor,
+    target_count: tf.Tensor,
+    candidates: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Computes every metric of `metrics.RETRIEVE_METRICS`.
+
+    Args:
+        scores: [B, N], masked with -inf.
+        popularity: [B, N], the baseline's scores under the same mask.
+        targets: [B, T] catalogue positions, -1 outside or padding.
+        target_count: [B] float, targets of the query whether in the catalogue or not.
+        candidates: [B, C] catalogue positions of sampled negatives, -1 padding; C may be 0.
+
+    Returns:
+        Metric name -> [B] float32.
+    """
+    rank, optimistic = ranks(scores, targets)
+    popular_rank, _ = ranks(popularity, targets)
+    sampled_rank = _sampled_ranks(scores, targets, candidates)
+    sampled = tf.cast(tf.reduce_any(candidates >= 0, axis=1), tf.float32)
+    ndcg_10, popularity_ndcg_10 = ndcg(rank, target_count, 10), ndcg(popular_rank, target_count, 10)
+    return {
+        "hr_10": hit_rate(rank, 10),
+        "hr_20": hit_rate(rank, 20),
+        "recall_10": recall(rank, target_count, 10),
+        "recall_20": recall(rank, target_count, 20),
+        "ndcg_10": ndcg_10,
+        "ndcg_20": ndcg(rank, target_count, 20),
+        "mrr_10": reciprocal_rank(rank, 10),
+        "map_10": average_precision(rank, target_count, 10),
+        "popularity_hr_10": hit_rate(popular_rank, 10),
+        "popularity_ndcg_10": popularity_ndcg_10,
+        "lift_ndcg_10": ndcg_10 - popularity_ndcg_10,
+        "tie_gap_10": hit_rate(optimistic, 10) - hit_rate(rank, 10),
+        "ncf99_hr_10": hit_rate(sampled_rank, 10) * sampled,
+        "ncf99_ndcg_10": ndcg(sampled_rank, target_count, 10) * sampled,
+    }
+
+
+def _sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+    """Conservative ranks of targets among their row's sampled candidates only: [B, T]."""
+    target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
+    others = tf.gather(scores, tf.maximum(candidates, 0), batch_dims=1)
+    others = tf.where(candidates >= 0, others, tf.fill(tf.shape(others), scores.dtype.min))
+    ahead = tf.reduce_sum(tf.cast(others[:, tf.newaxis, :] >= target_scores[:, :, tf.newaxis], tf.float32), axis=2)
+    ranked = (targets >= 0) & tf.math.is_finite(target_scores)
+    return tf.where(ranked, ahead + 1.0, tf.fill(tf.shape(ahead), _NEVER))

@@ -1,0 +1,64 @@
+"""Which models there are. Light on purpose: listing them must not import TensorFlow."""
+
+import hashlib
+import importlib
+import pathlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from models.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published model.
+
+    Attributes:
+        name: what the user types.
+        title: what people call it.
+        task: `retrieve` (a score for every item) or `score` (a score for one user-item row).
+        kind: the example kind it trains on: `event`, `profile`, `sequence` or `walk`.
+        family: the family of the literature it belongs to.
+        paper: first author, venue and year.
+        module: the dotted path of its file.
+        baseline: true for the reference that every other model must beat at the gate.
+    """
+
+    name: str
+    title: str
+    task: str
+    kind: str
+    family: str
+    paper: str
+    module: str
+    baseline: bool = False
+
+
+_ENTRIES = (
+    Entry("popularity", "Popularity", "retrieve", "event", "baseline", "train counts", "models.baseline.popularity", baseline=True),
+    Entry("two_tower", "Two-tower", "retrieve", "event", "industry", "Yi et al., RecSys 2019", "models.industry.two_tower"),
+    Entry("neumf", "NeuMF", "retrieve", "event", "mlp", "He et al., WWW 2017", "models.mlp.neumf"),
+)
+
+MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def get(name: str) -> Entry:
+    """Returns the entry called `name`; raises ConfigError naming the nearest one."""
+    if name not in MODELS:
+        raise ConfigError(f"no model is called {name!r}{nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def load(name: str) -> ModuleType:
+    """Imports and returns the module of the model called `name`."""
+    return importlib.import_module(get(name).module)
+
+
+def code_hash() -> str:
+    """Returns a hash of the source of `models/`: TFX caches by dotted path, so an edit must change something else."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

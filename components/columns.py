@@ -1,0 +1,42 @@
+"""The kinds of columns that a table can have, and how Arrow holds them."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+BYTES, INT, FLOAT = "bytes", "int", "float"
+BYTES_LIST, INT_LIST, FLOAT_LIST = "bytes_list", "int_list", "float_list"
+
+_ARROW = {
+    BYTES: pa.large_binary(),
+    INT: pa.int64(),
+    FLOAT: pa.float32(),
+    BYTES_LIST: pa.large_list(pa.large_binary()),
+    INT_LIST: pa.large_list(pa.int64()),
+    FLOAT_LIST: pa.large_list(pa.float32()),
+}
+
+
+def is_list(kind: str) -> bool:
+    """Whether a column of this kind holds any number of values a row."""
+    return kind.endswith("_list")
+
+
+def arrow_type(kind: str) -> pa.DataType:
+    """The Arrow type that holds a column kind in memory."""
+    return _ARROW[kind]
+
+
+def kind_of(type_: pa.DataType) -> str:
+    """The column kind of an Arrow type of ours."""
+    return next(kind for kind, arrow in _ARROW.items() if arrow == type_)
+
+
+def columns_of(table: pa.Table) -> dict[str, str]:
+    """Column name -> kind, in the table's order."""
+    return {field.name: kind_of(field.type) for field in table.schema}
+
+
+def empty_table(columns: Mapping[str, str]) -> pa.Table:
+    """A table of no rows with the given columns."""
+    return pa.schema([(name, arrow_type(kind)) for name, kind in columns.items()]).empty_table()

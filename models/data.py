@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow_transform.tf_metadata import schema_utils
 
 from models import features as feature_types
 from models.errors import DataError
 from models.preprocessing import FIRST, ITEM_FREQUENCY, UNKNOWN
+
+STRINGS = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
+"""How a list of ids is parsed."""
 
 _BATCH = 8192
 
@@ -105,7 +109,9 @@ class TrainingData:
             if not tf.io.gfile.glob(splits.get(name, "")):
                 raise DataError(f"training needs the split {name!r}; found none at {splits.get(name)!r}")
         self.transform = tft.TFTransformOutput(transform_graph)
-        self.features = feature_types.from_schema(feature_types.read_schema(schema))
+        columns = feature_types.read_schema(schema)
+        self.features = feature_types.from_schema(columns)
+        self._raw_spec = schema_utils.schema_as_feature_spec(columns).feature_spec
         self._splits = dict(splits)
         self.items = self._entities("item", self._splits["items"], with_cold=cold_items)
         self.users = self._entities("user", self._splits["users"], with_cold=True)
@@ -140,7 +146,7 @@ class TrainingData:
         """[users + 2, None] int64 item indices, oldest first: the whole log, for serving only; unknown items left out."""
         rows = read_columns(
             self._splits["users"],
-            {"user_id": tf.io.FixedLenFeature([], tf.string), "history": tf.io.RaggedFeature(tf.string)},
+            {"user_id": tf.io.FixedLenFeature([], tf.string), "history": STRINGS},
             lambda row: {
                 "user": self.user_table.lookup(row["user_id"]),
                 "history": drop_unknown(self.item_table.lookup(row["history"])),
@@ -161,8 +167,7 @@ class TrainingData:
         key = f"{entity}_id"
         known = self._vocabulary(key)
         members = [feature for feature in self.features if feature.entity == entity]
-        raw_spec = {name: spec for name, spec in self.transform.raw_feature_spec().items()}
-        spec = {feature.name: _optional(raw_spec[feature.name]) for feature in members if feature.name in raw_spec}
+        spec = {feature.name: _optional(self._raw_spec[feature.name]) for feature in members}
         layer = self.transform.transform_features_layer() if spec else None
 
         def transform(row):
@@ -181,14 +186,12 @@ class TrainingData:
         present = np.flatnonzero(source >= 0)
         features, sizes, tokens = {}, {}, {}
         for feature in members:
-            if feature.name not in spec:
-                continue
             values = tf.gather(rows[feature.name], source[present])
             table = _scatter_rows(values, present + FIRST, len(ids) + FIRST)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
             features[feature.name] = table[:, :1].to_tensor(shape=[None, 1])[:, 0] if single else table
             tokens[feature.name] = [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
-            sizes[feature.name] = max(len(tokens[feature.name]) + FIRST, int(tf.reduce_max(values.flat_values, keepdims=True)[0]) + 1 if tf.size(values.flat_values) else FIRST)
+            sizes[feature.name] = int(tf.reduce_max(tf.concat([values.flat_values, [len(tokens[feature.name]) + UNKNOWN]], 0))) + 1
         return Entities(ids, len(known), features, sizes, tokens)
 
     def _item_counts(self) -> np.ndarray:
@@ -233,8 +236,8 @@ def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
 def _optional(spec):
     """A table may lack a feature for some rows, whatever the train rows promise."""
     if isinstance(spec, tf.io.FixedLenFeature) and spec.default_value is None:
-        default = b"" if spec.dtype == tf.string else -1
-        return tf.io.FixedLenFeature(spec.shape, spec.dtype, default_value=tf.fill(spec.shape or [], default) if not spec.shape else [default] * int(np.prod(spec.shape)))
+        default = np.full(spec.shape, b"" if spec.dtype == tf.string else -1)
+        return tf.io.FixedLenFeature(spec.shape, spec.dtype, default_value=default)
     return spec
 
 

@@ -1,0 +1,1 @@
+"""Classical baselines that an honest kit compares with."""

@@ -1,0 +1,39 @@
+"""Most popular items: the floor that every other model must beat, and their fallback for whom they cannot answer.
+
+Cite: no paper; the sheet of every comparison starts with it.
+
+    score(i) = share of the catalogue's items that are not more popular than i,   popularity = number of train events
+
+Deviations: the score is the rank's share, not the count, so that no two items tie; equal counts keep the catalogue's order.
+"""
+
+import tensorflow as tf
+
+from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.retrieve import RetrieveModel, popularity_scores
+
+
+class HyperParameters(BaseHyperParameters):
+    """Popularity has none of its own."""
+
+
+class Popularity(RetrieveModel):
+    """Scores every item by its train count, whoever asks."""
+
+    HyperParameters = HyperParameters
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        self._scores = tf.constant(popularity_scores(data.item_counts))
+
+    def learn(self, session):
+        session.record(self)
+
+    def score_items(self, query, catalogue):
+        return tf.tile(self._scores[tf.newaxis], [tf.shape(query["user"])[0], 1])
+
+    def answers(self, query):
+        return tf.ones_like(query["known"])
+
+
+Model = Popularity

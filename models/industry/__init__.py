@@ -1,0 +1,1 @@
+"""Systems published by companies."""

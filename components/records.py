@@ -51,9 +51,11 @@ def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
 def _as_list(column: pa.Array) -> pa.Array:
     if pa.types.is_large_list(column.type):
         return column
-    # A null row is an empty list: the value array must not hold it.
-    lengths = column.is_valid().cast(pa.int64()).to_numpy(zero_copy_only=False)
-    offsets = _offsets(lengths)
+    # A null row is a missing feature, not an empty list; the value array must not hold it.
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    offsets = _offsets(present)
+    if not present.all():
+        offsets = pa.array(offsets.to_numpy(), mask=np.append(~present, False))
     return pa.LargeListArray.from_arrays(offsets, column.drop_null())
 
 

@@ -69,9 +69,10 @@ def train_schema(
     for name, kind in columns.items():
         feature = schema.feature.add(name=name, type=_TYPE[kind.removesuffix("_list")])
         feature.presence.min_count = 1
-        feature.value_count.min = 1
-        if not is_list(kind):
-            feature.value_count.max = 1
+        if is_list(kind):
+            feature.value_count.min = 0
+        else:
+            feature.value_count.min = feature.value_count.max = 1
         curated = known.get(origins.get(name))
         if curated is None:
             continue

@@ -1,10 +1,12 @@
-"""The Beam pipeline that runs in this process: for tests, notebooks and tools outside the TFX launcher."""
+"""The Beam pipeline that runs in this process: for tests, notebooks and tools outside the TFX
+launcher."""
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-# Named, because newer Beams would first try to download another runner; one worker in memory beats two processes.
+# Named, because newer Beams would first try to download another runner; one worker in memory beats
+# two processes.
 ARGUMENTS = (
     "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
     "--direct_running_mode=in_memory",

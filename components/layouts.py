@@ -1,97 +1,42 @@
-"""Where each public layout keeps its three tables: files, separators, columns. Light: no Beam, no TFX.
+"""Where each public layout keeps its three tables: files, separators, columns. Light: no Beam, no
+TFX.
 
-A *layout* is found in a folder by its file names and described as three `Source`s, which `components.readers` reads.
+A *layout* is found in a folder by its file names and described as three `Source`s, which
+`components.readers` reads.
 """
 
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT
+from components.sources import KINDS, REQUIRED, RESERVED, TABLES, Field, Source
 from models.errors import ConfigError, DataError, nearest
-
-TABLES = ("events", "items", "users")
-REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
-KINDS = (BYTES, INT, FLOAT, BYTES_LIST, FLOAT_LIST)
-RESERVED = "row"
 
 # What a column of this name holds, wherever it comes from.
 _KNOWN_KINDS = {
-    "user_id": BYTES, "item_id": BYTES, "session_id": BYTES, "event_type": BYTES, "review": BYTES, "title": BYTES,
-    "gender": BYTES, "occupation": BYTES, "zip_code": BYTES, "timestamp": INT, "year": INT, "age": INT,
+    "user_id": BYTES, "item_id": BYTES, "session_id": BYTES, "event_type": BYTES, "review": BYTES,
+    "title": BYTES,
+    "gender": BYTES, "occupation": BYTES, "zip_code": BYTES, "timestamp": INT, "year": INT,
+    "age": INT,
     "rating": FLOAT, "label": FLOAT, "dwell": FLOAT, "genres": BYTES_LIST,
 }  # fmt: skip
-_ATOMIC_NAMES = {"movie_title": "title", "release_year": "year", "class": "genres", "genre": "genres"}
+_ATOMIC_NAMES = {
+    "movie_title": "title",
+    "release_year": "year",
+    "class": "genres",
+    "genre": "genres",
+}
 _ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float_seq": FLOAT_LIST}
 _GENRES_100K = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+    "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 _OPTIONS = ("timestamp_unit", "list_separator", "types")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One column of a table.
-
-    Attributes:
-        name: what it is called in the table.
-        kind: what it holds (`components.columns`).
-        index: position in the file (text) of the value; None for Parquet.
-        source: what the file calls it, for messages and for Parquet.
-        separator: what splits the values of a list.
-        flags: names of one-or-nought columns from `index` on, which make up a list (u.item's genres).
-        year: the name of a column to split a trailing `(1995)` off to.
-    """
-
-    name: str
-    kind: str
-    index: int | None
-    source: str
-    separator: str = "|"
-    flags: tuple[str, ...] = ()
-    year: str | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """One table's files.
-
-    Attributes:
-        table: `events`, `items` or `users`.
-        files: in the order in which their rows are numbered; none for an empty table.
-        fields: the columns to read.
-        format: `text` (never quoted), `csv` (double quotes) or `parquet`.
-        delimiter: between the values of a line.
-        width: number of values of a good line.
-        header: whether the first line names the columns.
-        encoding: of the text; ids are re-encoded as UTF-8.
-        timestamp_unit: of numeric times: s, ms, us or ns.
-    """
-
-    table: str
-    files: tuple[str, ...] = ()
-    fields: tuple[Field, ...] = ()
-    format: str = "text"
-    delimiter: str = "\t"
-    width: int = 0
-    header: bool = True
-    encoding: str = "utf-8"
-    timestamp_unit: str = "s"
-
-    def columns(self) -> dict[str, str]:
-        """Column name -> kind of the table that this gives."""
-        columns = {} if self.fields else {name: BYTES for name in REQUIRED[self.table]}
-        for field in self.fields:
-            columns[field.name] = field.kind
-            if field.year:
-                columns[field.year] = INT
-        if self.table == "events":
-            columns[RESERVED] = INT
-        return columns
 
 
 def detect(folder: str) -> str:
@@ -105,21 +50,25 @@ def detect(folder: str) -> str:
     if not found:
         names = sorted(file.name for file in path.iterdir())[:10]
         raise DataError(
-            f"{folder} holds no layout that a reader knows ({', '.join(LAYOUTS)}); required: for example events.csv "
+            f"{folder} holds no layout that a reader knows ({', '.join(LAYOUTS)}); required: for "
+            "example events.csv "
             f"with user_id and item_id; received: {', '.join(names) or 'an empty folder'}"
         )
     return found[0]
 
 
-def plan(folder: str, reader: str | None = None, columns: Mapping[str, Any] | None = None) -> list[Source]:
+def plan(
+    folder: str, reader: str | None = None, columns: Mapping[str, Any] | None = None
+) -> list[Source]:
     """Describes the three tables of a folder and checks what can be checked without reading them.
 
     Args:
         folder: where the files are.
         reader: a name of `LAYOUTS`, or None to tell by the files.
-        columns: how the user's columns are called: `{"user_id": "uid", ...}` for every table, or one such mapping a
-            table under `events`, `items`, `users`; beside them `types` (column -> bytes, int, float, bytes_list,
-            float_list), `timestamp_unit` (s, ms, us, ns) and `list_separator`.
+        columns: how the user's columns are called: `{"user_id": "uid", ...}` for every table, or
+            one such mapping a table under `events`, `items`, `users`; beside them `types` (column
+            -> bytes, int, float, bytes_list, float_list), `timestamp_unit` (s, ms, us, ns) and
+            `list_separator`.
 
     Raises:
         ConfigError: an unknown reader, option or type.
@@ -137,7 +86,9 @@ def plan(folder: str, reader: str | None = None, columns: Mapping[str, Any] | No
 def _folder(folder: str) -> Path:
     path = Path(folder)
     if not path.is_dir():
-        raise DataError(f"the data folder {folder} does not exist; required: a folder with the source's files")
+        raise DataError(
+            f"the data folder {folder} does not exist; required: a folder with the source's files"
+        )
     return path
 
 
@@ -148,19 +99,27 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"data.columns.timestamp_unit must be s, ms, us or ns; received {unit!r}")
     for name, kind in dict(options.get("types", {})).items():
         if kind not in KINDS:
-            raise ConfigError(f"data.columns.types.{name}: unknown type {kind!r}{nearest(str(kind), KINDS)}")
+            raise ConfigError(
+                f"data.columns.types.{name}: unknown type {kind!r}{nearest(str(kind), KINDS)}"
+            )
     for name, value in options.items():
         if name in TABLES or name == "types":
             if not isinstance(value, Mapping):
                 raise ConfigError(f"data.columns.{name} must be a mapping; received {value!r}")
         elif not isinstance(value, str):
-            raise ConfigError(f"data.columns.{name} must be the name of a column; received {value!r}")
+            raise ConfigError(
+                f"data.columns.{name} must be the name of a column; received {value!r}"
+            )
     return options
 
 
 def _mapping(options: Mapping[str, Any], table: str) -> dict[str, str]:
     """Column name -> name in the file, for one table."""
-    flat = {name: value for name, value in options.items() if name not in TABLES and name not in _OPTIONS}
+    flat = {
+        name: value
+        for name, value in options.items()
+        if name not in TABLES and name not in _OPTIONS
+    }
     return {**flat, **options.get(table, {})}
 
 
@@ -179,7 +138,8 @@ def _checked(source: Source) -> Source:
     for name in REQUIRED[source.table]:
         if name not in names:
             raise DataError(
-                f"{source.files[0]}, line 1: the column {name!r} of the table {source.table} is missing; "
+                f"{source.files[0]}, line 1: the column {name!r} of the table {source.table} is "
+                "missing; "
                 f"received: {', '.join(field.source for field in source.fields)}. "
                 "Name it under data.columns if it is called otherwise"
             )
@@ -206,7 +166,8 @@ def _check_end(path: Path, source: Source) -> None:
         with open(path, "rb") as file:
             line = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
         raise DataError(
-            f"{path}, line {line}: the file ends in the middle of a line; required: {source.width} fields, "
+            f"{path}, line {line}: the file ends in the middle of a line; required: "
+            f"{source.width} fields, "
             f"received: {received}. It looks truncated: fetch it again"
         )
 
@@ -257,17 +218,22 @@ def _field(name, source, index, options, default=BYTES, **more) -> Field:
 
 def _source(table, files, fields, options, **more) -> Source:
     unit = options.get("timestamp_unit", "s")
-    return Source(table, tuple(str(file) for file in files), tuple(fields), timestamp_unit=unit, **more)
+    return Source(
+        table, tuple(str(file) for file in files), tuple(fields), timestamp_unit=unit, **more
+    )
 
 
 def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
-    """A file without a header: the layout says what each position holds; an empty name is passed over."""
+    """A file without a header: the layout says what each position holds; an empty name is passed
+    over."""
     fields = [_field(name, name, index, options) for index, name in enumerate(names) if name]
     return _source(table, [file], fields, options, header=False, width=len(names), **more)
 
 
 def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    events = _named("events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options)
+    events = _named(
+        "events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options
+    )
     items, users = Source("items"), Source("users")
     if (path / "u.item").is_file():
         genres = _GENRES_100K
@@ -325,20 +291,28 @@ def _ml_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
     items = Source("items")
     if (path / "movies.csv").is_file():
         items = _headed("items", [path / "movies.csv"], options, names)
-        fields = tuple(replace(field, year="year") if field.name == "title" else field for field in items.fields)
+        fields = tuple(
+            replace(field, year="year") if field.name == "title" else field
+            for field in items.fields
+        )
         items = replace(items, fields=fields)
     return [events, items, Source("users")]
 
 
-def _headed(table: str, files: list[Path], options, names: Mapping[str, str] | None = None) -> Source:
+def _headed(
+    table: str, files: list[Path], options, names: Mapping[str, str] | None = None
+) -> Source:
     """Text files with a header."""
     delimiter = "\t" if files[0].suffix == ".tsv" else ","
     names = {**(names or {}), **{source: name for name, source in _mapping(options, table).items()}}
-    headers = [next(csv.reader(io.StringIO(first_line(file)), delimiter=delimiter)) for file in files]
+    headers = [
+        next(csv.reader(io.StringIO(first_line(file)), delimiter=delimiter)) for file in files
+    ]
     for file, header in zip(files, headers):
         if header != headers[0]:
             raise DataError(
-                f"{file}, line 1: required: the columns of {files[0].name} ({', '.join(headers[0])}); "
+                f"{file}, line 1: required: the columns of {files[0].name} "
+                f"({', '.join(headers[0])}); "
                 f"received: {', '.join(header)}"
             )
     separator = options.get("list_separator", "|")
@@ -347,23 +321,31 @@ def _headed(table: str, files: list[Path], options, names: Mapping[str, str] | N
         for index, source in enumerate(headers[0])
     ]
     _check_mapped(table, files[0], headers[0], options)
-    return _source(table, files, fields, options, format="csv", delimiter=delimiter, width=len(headers[0]))
+    return _source(
+        table, files, fields, options, format="csv", delimiter=delimiter, width=len(headers[0])
+    )
 
 
 def _check_mapped(table: str, file: Path, header: list[str], options: Mapping[str, Any]) -> None:
     for name, source in options.get(table, {}).items():
         if source not in header:
             raise DataError(
-                f"{file}, line 1: the column {source!r}, named by data.columns.{table}.{name}, is missing; "
+                f"{file}, line 1: the column {source!r}, named by data.columns.{table}.{name}, is "
+                "missing; "
                 f"received: {', '.join(header)}"
             )
 
 
 def _table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """`events.csv`, or `events-*.csv`, or a folder `events/` of them; in the order of their names."""
+    """`events.csv`, or `events-*.csv`, or a folder `events/` of them; in the order of their
+    names."""
     for suffix in suffixes:
         found = [path / f"{table}{suffix}"] if (path / f"{table}{suffix}").is_file() else []
-        found = found or sorted(path.glob(f"{table}[-_]*{suffix}")) or sorted((path / table).glob(f"*{suffix}"))
+        found = (
+            found
+            or sorted(path.glob(f"{table}[-_]*{suffix}"))
+            or sorted((path / table).glob(f"*{suffix}"))
+        )
         if found:
             return found
     return []
@@ -374,7 +356,9 @@ def _csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
     for table in TABLES:
         files = _table_files(path, table, (".csv", ".tsv"))
         if not files and table == "events":
-            raise DataError(f"{path / 'events.csv'} is missing; required: the file of the table events")
+            raise DataError(
+                f"{path / 'events.csv'} is missing; required: the file of the table events"
+            )
         sources.append(_headed(table, files, options) if files else Source(table))
     return sources
 
@@ -386,7 +370,9 @@ def _parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
     for table in TABLES:
         files = _table_files(path, table, (".parquet",))
         if not files and table == "events":
-            raise DataError(f"{path / 'events.parquet'} is missing; required: the file of the table events")
+            raise DataError(
+                f"{path / 'events.parquet'} is missing; required: the file of the table events"
+            )
         if not files:
             sources.append(Source(table))
             continue

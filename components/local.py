@@ -9,8 +9,9 @@ from typing import Any
 
 from components import building, tables
 from components.beam_runner import in_process_pipeline
-from components.layouts import TABLES, plan
+from components.layouts import plan
 from components.schemas import schema_folder
+from components.sources import TABLES
 
 
 def read_tables(
@@ -20,9 +21,12 @@ def read_tables(
     output: str = "tables",
     max_rejected_share: float = 0.01,
 ) -> dict[str, dict[str, Any]]:
-    """Reads a folder into `<output>/{events,items,users}`; returns the reports (see `tables.write_tables`)."""
+    """Reads a folder into `<output>/{events,items,users}`; returns the reports (see
+    `tables.write_tables`)."""
     uris = {table: str(Path(output) / table) for table in TABLES}
-    return tables.write_tables(in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share)
+    return tables.write_tables(
+        in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share
+    )
 
 
 def build_examples(
@@ -35,7 +39,8 @@ def build_examples(
     label: Mapping[str, Any] | None = None,
     rows_a_shard: int = building.ROWS_A_SHARD,
 ) -> dict[str, Any]:
-    """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`; returns the report.
+    """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`;
+    returns the report.
 
     Args:
         tables_dir: what `read_tables` wrote.
@@ -58,8 +63,11 @@ def build_examples(
     )
 
 
-def transform(examples_dir: str, schema_path: str, output: str, custom_config: Mapping[str, Any]) -> str:
-    """Fits `models.preprocessing.preprocessing_fn` on the train rows and writes the transform graph to `output`.
+def transform(
+    examples_dir: str, schema_path: str, output: str, custom_config: Mapping[str, Any]
+) -> str:
+    """Fits `models.preprocessing.preprocessing_fn` on the train rows and writes the transform graph
+    to `output`.
 
     Args:
         examples_dir: the Examples artifact (`<output of build_examples>/examples`).

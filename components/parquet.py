@@ -14,7 +14,8 @@ def parquet_fields(files: list[Path]) -> dict[str, str]:
     """Column -> kind, as the first file has them.
 
     Raises:
-        DataError: a file is no whole Parquet file, lacks a column of the first, or has a column of no usable type.
+        DataError: a file is no whole Parquet file, lacks a column of the first, or has a column of
+            no usable type.
     """
     found: dict[str, str] = {}
     for file in files:
@@ -23,7 +24,9 @@ def parquet_fields(files: list[Path]) -> dict[str, str]:
             found = {field.name: _kind(field, file) for field in schema}
         missing = [name for name in found if name not in schema.names]
         if missing:
-            raise DataError(f"{file} lacks the columns {', '.join(missing)} that {files[0].name} has")
+            raise DataError(
+                f"{file} lacks the columns {', '.join(missing)} that {files[0].name} has"
+            )
     return found
 
 
@@ -37,7 +40,8 @@ def open_parquet(path: str) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
-            f"{path} is no whole Parquet file (truncated?); required: a file that ends in its footer; "
+            f"{path} is no whole Parquet file (truncated?); required: a file that ends in its "
+            "footer; "
             f"received: {str(error).splitlines()[0]}"
         ) from error
 
@@ -62,7 +66,14 @@ def _kind(field: pa.Field, file: Path) -> str:
         return INT
     if pa.types.is_null(type_) or any(
         check(type_)
-        for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+        for check in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
     ):
         return BYTES + suffix
-    raise DataError(f"{file}: the column {field.name!r} has the type {field.type}, which no table can hold")
+    raise DataError(
+        f"{file}: the column {field.name!r} has the type {field.type}, which no table can hold"
+    )

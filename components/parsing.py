@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from components.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT, INT_LIST, arrow_type
+from components.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
 
 _SHOWN = 80
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -29,9 +29,12 @@ class Rejects:
     reasons: dict[str, tuple[int, int, str]] = field(default_factory=dict)
 
     def add(self, reason: str, lines: np.ndarray, received: list[str]) -> None:
-        """Counts rows under `reason`; `lines` are their 1-based lines in the file, `received` what the first held."""
+        """Counts rows under `reason`; `lines` are their 1-based lines in the file, `received` what
+        the first held."""
         if len(lines):
-            count, line, text = self.reasons.get(reason, (0, int(lines[0]), received[0] if received else ""))
+            count, line, text = self.reasons.get(
+                reason, (0, int(lines[0]), received[0] if received else "")
+            )
             self.reasons[reason] = (count + len(lines), line, text)
 
 
@@ -77,7 +80,9 @@ def split_fields(
     """
     if data.count(b"\r\n") == data.count(b"\n"):
         data = data.replace(b"\r\n", b"\n")
-    text = pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    text = (
+        pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    )
     fields = pc.split_pattern(text, delimiter)
     counts = fields.value_lengths().to_numpy(zero_copy_only=False)
     blank = pc.equal(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
@@ -100,9 +105,15 @@ def split_fields(
 
 
 def split_csv(
-    data: bytes, delimiter: str, expected: int, ends: np.ndarray, lines: np.ndarray, rejects: Rejects
+    data: bytes,
+    delimiter: str,
+    expected: int,
+    ends: np.ndarray,
+    lines: np.ndarray,
+    rejects: Rejects,
 ) -> tuple[list[pa.Array], np.ndarray]:
-    """Splits CSV text with double quotes; arguments and result as of `split_fields`, `ends` as of `record_ends`."""
+    """Splits CSV text with double quotes; arguments and result as of `split_fields`, `ends` as of
+    `record_ends`."""
     bounds = np.concatenate([[0], ends + 1, [len(data)]])[: len(lines) + 1]
     bounds[-1] = len(data)
     heads = np.frombuffer(data + b"\n", np.uint8)[bounds[:-1]]
@@ -117,9 +128,14 @@ def split_csv(
     names = [str(position) for position in range(expected)]
     table = pa_csv.read_csv(
         io.BytesIO(data),
-        read_options=pa_csv.ReadOptions(use_threads=False, column_names=names, block_size=max(len(data) + 1, 1024)),
+        read_options=pa_csv.ReadOptions(
+            use_threads=False, column_names=names, block_size=max(len(data) + 1, 1024)
+        ),
         parse_options=pa_csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=refuse
+            delimiter=delimiter,
+            newlines_in_values=True,
+            ignore_empty_lines=False,
+            invalid_row_handler=refuse,
         ),
         convert_options=pa_csv.ConvertOptions(
             column_types={name: pa.large_binary() for name in names},
@@ -145,7 +161,10 @@ def split_csv(
         )
     kept = np.flatnonzero(good)
     columns = [column.combine_chunks() for column in table.columns]
-    columns = [column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks) for column in columns]
+    columns = [
+        column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+        for column in columns
+    ]
     if blank[kept].any():
         stay = pa.array(~blank[kept])
         columns = [column.filter(stay) for column in columns]
@@ -154,7 +173,8 @@ def split_csv(
 
 
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
-    """Finds ids that cannot be: blank ones, and ones with a line break, which the vocabulary files could not hold."""
+    """Finds ids that cannot be: blank ones, and ones with a line break, which the vocabulary files
+    could not hold."""
     length = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     empty = length == 0
     # ASCII blanks only: other Unicode spaces may be part of somebody's id.
@@ -164,14 +184,21 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     blank = np.zeros(len(column), bool)
     if len(short):
         codes, unique = pd.factorize(short)
-        blank[suspects] = np.fromiter((value.strip() == b"" for value in unique), bool, len(unique))[codes]
+        blank[suspects] = np.fromiter(
+            (value.strip() == b"" for value in unique), bool, len(unique)
+        )[codes]
     broken = pc.or_(pc.match_substring(column, "\n"), pc.match_substring(column, "\r"))
     broken = broken.fill_null(False).to_numpy(zero_copy_only=False)
-    return [(f"empty {name}", empty), (f"blank {name}", blank & ~broken), (f"line break in {name}", broken)]
+    return [
+        (f"empty {name}", empty),
+        (f"blank {name}", blank & ~broken),
+        (f"line break in {name}", broken),
+    ]
 
 
 def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads numbers: float64 values, the exact int64 values where they are whole, and which are not finite numbers."""
+    """Reads numbers: float64 values, the exact int64 values where they are whole, and which are not
+    finite numbers."""
     text = _utf8(column)
     try:
         whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
@@ -180,19 +207,24 @@ def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     except pa.ArrowInvalid:
         pass
     series = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
-    numbers = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(
+        np.float64, na_value=np.nan
+    )
     bad = ~np.isfinite(numbers) | (np.abs(numbers) >= 2.0**63)
     whole = np.where(bad, 0, numbers)
     return numbers, np.floor(whole).astype(np.int64), bad
 
 
 def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601; int64 seconds and which are neither."""
+    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601; int64 seconds and which
+    are neither."""
     numbers, whole, bad = to_numbers(column)
     seconds = whole // UNITS[unit]
     if bad.any():
         where = np.flatnonzero(bad)
-        text = pd.Series(_utf8(column.take(pa.array(where))).to_numpy(zero_copy_only=False), dtype=object)
+        text = pd.Series(
+            _utf8(column.take(pa.array(where))).to_numpy(zero_copy_only=False), dtype=object
+        )
         # A date begins with a digit and is longer than the numbers that failed above.
         dates = text.where(text.str.match(r"\d{4}-\d\d-\d\d"))
         moments = pd.to_datetime(dates, errors="coerce", utc=True)
@@ -204,7 +236,8 @@ def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
-    """Splits every value on `separator` (a blank: on any run of blanks); empty values give empty lists."""
+    """Splits every value on `separator` (a blank: on any run of blanks); empty values give empty
+    lists."""
     lists = pc.split_pattern(column.cast(pa.large_binary()), separator)
     values = lists.flatten().cast(pa.large_binary())
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -229,14 +262,17 @@ def to_feature(column: pa.Array, kind: str, separator: str) -> tuple[pa.Array, n
         return to_list(column, separator, kind), np.zeros(len(column), bool)
     empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(zero_copy_only=False)
     if kind == BYTES:
-        return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(len(column), bool)
+        return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(
+            len(column), bool
+        )
     numbers, whole, bad = to_numbers(column)
     values = whole if kind == INT else numbers.astype(np.float32)
     return pa.array(values, arrow_type(kind), mask=bad), bad & ~empty
 
 
 def split_year(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """`Toy Story (1995)` -> `Toy Story` and 1995; a title without a year keeps its text and has none."""
+    """`Toy Story (1995)` -> `Toy Story` and 1995; a title without a year keeps its text and has
+    none."""
     text = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object)
     parts = text.str.decode("utf-8", "surrogateescape").str.extract(r"^(.*?)\s*\((\d{4})\)\s*$")
     title = parts[0].str.encode("utf-8", "surrogateescape").where(parts[0].notna(), text)
@@ -251,5 +287,7 @@ def _utf8(column: pa.Array) -> pa.Array:
     try:
         return column.cast(pa.large_string())
     except pa.ArrowInvalid:  # bytes that are no text are no number either
-        decoded = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object).str.decode("utf-8", "replace")
+        decoded = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object).str.decode(
+            "utf-8", "replace"
+        )
         return pa.array(decoded, pa.large_string())

@@ -1,7 +1,8 @@
 """Readers: the files of a layout to the tables `events`, `items`, `users`, as a Beam PTransform.
 
-A file is cut into blocks (byte ranges at record ends, or row groups) by one sequential scan that keeps only their
-positions; each block is then read, parsed, typed and checked by whichever worker gets it. Memory stays within a block.
+A file is cut into blocks (byte ranges at record ends, or row groups) by one sequential scan that
+keeps only their positions; each block is then read, parsed, typed and checked by whichever worker
+gets it. Memory stays within a block.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ import pyarrow.compute as pc
 
 from components import parsing
 from components.columns import BYTES, FLOAT, INT, arrow_type, is_list
-from components.layouts import REQUIRED, RESERVED, Field, Source
 from components.parquet import open_parquet, read_rows
 from components.parsing import Rejects
+from components.sources import REQUIRED, RESERVED, Field, Source
 
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 250_000
@@ -85,7 +86,9 @@ def blocks(source: Source, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Cuts the files of a source into blocks, in the order of their rows."""
     number = row = 0
     for file in source.files:
-        cut = _row_groups(file) if source.format == "parquet" else _ranges(source, file, block_bytes)
+        cut = (
+            _row_groups(file) if source.format == "parquet" else _ranges(source, file, block_bytes)
+        )
         for start, length, line, rows in cut:
             yield Block(number, file, start, length, row, line)
             number, row = number + 1, row + rows
@@ -117,7 +120,9 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, 
                 held = data
                 continue
             length = len(data) if not piece else int(ends[-1]) + 1
-            rows = len(ends) + (1 if not piece and (not len(ends) or ends[-1] != len(data) - 1) else 0)
+            rows = len(ends) + (
+                1 if not piece and (not len(ends) or ends[-1] != len(data) - 1) else 0
+            )
             yield start, length, line, rows
             line += data[:length].count(b"\n")
             start += length
@@ -145,7 +150,11 @@ def parse(source: Source, block: Block) -> Parsed:
         where = np.flatnonzero(bad)
         if len(where):
             value = column[int(where[0])].as_py()
-            rejects.add(reason, lines[where], [parsing.show(value if isinstance(value, bytes) else str(value).encode())])
+            rejects.add(
+                reason,
+                lines[where],
+                [parsing.show(value if isinstance(value, bytes) else str(value).encode())],
+            )
             good &= ~bad
 
     for field in source.fields:
@@ -174,7 +183,10 @@ def parse(source: Source, block: Block) -> Parsed:
     if source.table == "events":
         arrays[RESERVED] = pa.array(rows)
     names = list(source.columns())
-    table = pa.table([arrays[name].cast(arrow_type(kind)) for name, kind in source.columns().items()], names=names)
+    table = pa.table(
+        [arrays[name].cast(arrow_type(kind)) for name, kind in source.columns().items()],
+        names=names,
+    )
     if not good.all():
         table = table.filter(pa.array(good))
     return Parsed(block, table, read, rejects.reasons, unreadable)
@@ -232,14 +244,18 @@ def _flags(values: list[pa.Array], field: Field) -> pa.Array:
     )
     names = pa.array([name.encode() for name in field.flags], pa.large_binary())
     offsets = np.concatenate([[0], np.cumsum(set_.sum(axis=1))]).astype(np.int64)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), names.take(pa.array(np.nonzero(set_)[1])))
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets), names.take(pa.array(np.nonzero(set_)[1]))
+    )
 
 
 def _read_parquet(source: Source, block: Block):
     wanted = [field.source for field in source.fields]
     parts = list(read_rows(block.file, block.start, wanted, _BLOCK_ROWS))
     table = pa.Table.from_batches(parts)
-    columns = {field.name: _typed(table.column(field.source), field, source) for field in source.fields}
+    columns = {
+        field.name: _typed(table.column(field.source), field, source) for field in source.fields
+    }
     rows = np.arange(table.num_rows)
     return columns, rows, block.line + rows
 
@@ -262,7 +278,9 @@ def _typed(column: pa.ChunkedArray, field: Field, source: Source) -> pa.Array:
         return array.cast(pa.large_string()).cast(pa.large_binary())
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
         return _epoch(array)
-    if field.kind in (INT, FLOAT) and (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+    if field.kind in (INT, FLOAT) and (
+        pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
+    ):
         return array.cast(pa.large_binary())
     return array.cast(arrow_type(field.kind), safe=False)
 
@@ -270,4 +288,6 @@ def _typed(column: pa.ChunkedArray, field: Field, source: Source) -> pa.Array:
 def _epoch(array: pa.Array) -> pa.Array:
     nanoseconds = array.cast(pa.timestamp("ns")).cast(pa.int64())
     mask = array.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(nanoseconds.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000_000, mask=mask)
+    return pa.array(
+        nanoseconds.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000_000, mask=mask
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
@@ -36,7 +37,8 @@ def encode(table: pa.Table) -> Iterator[bytes]:
 
 
 def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
-    """Parses serialized tf.Examples into the given columns; single-valued columns become flat arrays with nulls."""
+    """Parses serialized tf.Examples into the given columns; single-valued columns become flat
+    arrays with nulls."""
     if not examples:
         return empty_table(columns)
     schema = schema_pb2.Schema()
@@ -44,7 +46,10 @@ def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
         schema.feature.add(name=name, type=_SCHEMA_TYPE[kind.removesuffix("_list")])
     decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
     batch = decoder.DecodeBatch(examples)
-    arrays = [_from_list(batch.column(batch.schema.get_field_index(name)), kind) for name, kind in columns.items()]
+    arrays = [
+        _from_list(batch.column(batch.schema.get_field_index(name)), kind)
+        for name, kind in columns.items()
+    ]
     return pa.table(arrays, names=list(columns))
 
 
@@ -88,18 +93,23 @@ def write_table(table: pa.Table, folder: str, shard: int) -> int:
 
 
 def write_records(records, folder: str, shard: int) -> int:
-    """Writes serialized records as one gzip TFRecord file, to a temporary name first; returns their number."""
+    """Writes serialized records as one gzip TFRecord file, to a temporary name first; returns their
+    number."""
     path = posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
     count = 0
 
     def body(file):
         nonlocal count
-        # A fixed time and no name inside: equal rows give equal bytes.
-        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3, mtime=0) as compressed:
+        # No time and no name inside: equal records give equal bytes.
+        with gzip.GzipFile(
+            filename="", fileobj=file, mode="wb", compresslevel=3, mtime=0
+        ) as compressed:
             buffer = bytearray()
             for record in records:
                 header = struct.pack("<Q", len(record))
-                buffer += header + _FOOTER.pack(_masked(header)) + record + _FOOTER.pack(_masked(record))
+                buffer += (
+                    header + _FOOTER.pack(_masked(header)) + record + _FOOTER.pack(_masked(record))
+                )
                 count += 1
                 if len(buffer) > 1 << 20:
                     compressed.write(buffer)
@@ -122,13 +132,36 @@ def read_table(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
         yield decode(batch, columns)
 
 
+def guess_columns(path: str) -> dict[str, str]:
+    """Column name -> kind, from the rows of a file that no report of ours describes."""
+    examples = list(read_records(path))
+    if not examples:
+        return {}
+    batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(examples)
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns):
+        if pa.types.is_null(column.type):
+            continue
+        value = column.flatten().type
+        kind = (
+            INT if pa.types.is_integer(value) else FLOAT if pa.types.is_floating(value) else BYTES
+        )
+        most = pc.max(column.value_lengths().fill_null(0)).as_py()
+        columns[name] = f"{kind}_list" if most > 1 else kind
+    return columns
+
+
 def read_records(path: str) -> Iterator[bytes]:
     """Yields the records of one gzip TFRecord file.
 
     Raises:
-        DataError: the file ends in the middle of a record. (Damage inside is caught by gzip's own checksum.)
+        DataError: the file ends in the middle of a record. (Damage inside is caught by gzip's own
+            checksum.)
     """
-    with FileSystems.open(path, compression_type="uncompressed") as raw, gzip.GzipFile(fileobj=raw) as file:
+    with (
+        FileSystems.open(path, compression_type="uncompressed") as raw,
+        gzip.GzipFile(fileobj=raw) as file,
+    ):
         try:
             while header := file.read(_HEADER.size):
                 length, _ = _HEADER.unpack(header)
@@ -137,7 +170,9 @@ def read_records(path: str) -> Iterator[bytes]:
                     raise EOFError
                 yield record[:length]
         except (EOFError, OSError, struct.error) as error:
-            raise DataError(f"{path} is damaged or ends in the middle of a record: {error}") from error
+            raise DataError(
+                f"{path} is damaged or ends in the middle of a record: {error}"
+            ) from error
 
 
 def shards(folder: str) -> list[str]:
@@ -180,7 +215,9 @@ def _masked(data: bytes) -> int:
 def _write_atomically(path: str, body) -> None:
     folder, name = posixpath.split(path)
     # Never in a split's folder: readers take every file that they find there.
-    parent = posixpath.dirname(folder) if posixpath.basename(folder).startswith("Split-") else folder
+    parent = (
+        posixpath.dirname(folder) if posixpath.basename(folder).startswith("Split-") else folder
+    )
     staging = posixpath.join(parent, ".temporary")
     for needed in (folder, staging):
         if not FileSystems.exists(needed):

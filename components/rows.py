@@ -1,4 +1,5 @@
-"""Rows of examples out of the log of some users: pure functions on Arrow tables, vectorised, without Beam."""
+"""Rows of examples out of the log of some users: pure functions on Arrow tables, vectorised,
+without Beam."""
 
 from dataclasses import dataclass
 
@@ -26,19 +27,27 @@ class Side:
 
     def __init__(self, table: pa.Table, key: str):
         ids = pd.Index(table.column(key).to_numpy(), dtype=object)
-        first = ~ids.duplicated()  # the table check says when an id is there twice; here the first one counts
+        first = (
+            ~ids.duplicated()
+        )  # the table check says when an id is there twice; here the first one counts
         self._index = ids[first]
         self._table = table.filter(pa.array(first)) if not first.all() else table
         prefix = key.removesuffix("id")
         self._names = {name: prefix + name for name in table.column_names if name != key}
 
     def join(self, ids: np.ndarray) -> dict[str, pa.Array]:
-        """[N] ids -> the prefixed feature columns of N rows, null where an id is not in the table."""
+        """[N] ids -> the prefixed feature columns of N rows, null where an id is not in the
+        table."""
         position = self._index.get_indexer(pd.Index(ids, dtype=object))
         if not len(self._index):
-            return {new: pa.nulls(len(ids), self._table.schema.field(old).type) for old, new in self._names.items()}
+            return {
+                new: pa.nulls(len(ids), self._table.schema.field(old).type)
+                for old, new in self._names.items()
+            }
         indices = pa.array(position, mask=position < 0)
-        return {new: _flat(self._table.column(old).take(indices)) for old, new in self._names.items()}
+        return {
+            new: _flat(self._table.column(old).take(indices)) for old, new in self._names.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,16 @@ class Popularity:
     counts: np.ndarray
 
     def slices(self, items: np.ndarray) -> np.ndarray:
-        """[M] ids -> `head`, `middle`, `tail` (items that cover half, the next 30 %, the last 20 % of train) or `cold`."""
+        """[M] ids -> `head`, `middle`, `tail` (items that cover half, the next 30 %, the last 20 %
+        of train) or `cold`."""
         order = np.lexsort((np.arange(len(self.items)), -self.counts))
-        before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(self.counts.sum(), 1)
+        before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(
+            self.counts.sum(), 1
+        )
         named = np.empty(len(self.items), object)
-        named[order] = np.where(before < 0.5, b"head", np.where(before < 0.8, b"middle", b"tail")).astype(object)
+        named[order] = np.where(
+            before < 0.5, b"head", np.where(before < 0.8, b"middle", b"tail")
+        ).astype(object)
         position = pd.Index(self.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
         result = np.full(len(items), b"cold", object)
         result[position >= 0] = named[position[position >= 0]]
@@ -91,10 +105,11 @@ def event_rows(log: Log, mask: np.ndarray, items: Side, users: Side) -> pa.Table
 
 
 def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.Table:
-    """One row a user (or session): every column of its events as a list, oldest first, with the user's features.
+    """One row a user (or session): every column of its events as a list, oldest first, with the
+    user's features.
 
-    Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns that are lists
-    already have no place in a list and are left out.
+    Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns
+    that are lists already have no place in a list and are left out.
     """
     chosen = np.flatnonzero(mask)
     owner = log.user[chosen]
@@ -104,7 +119,11 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
         order = np.lexsort((np.arange(len(chosen)), session, owner))
         # Sessions of a user in the order in which they began.
         table, owner, session = table.take(pa.array(order)), owner[order], session[order]
-        new = np.r_[True, (owner[1:] != owner[:-1]) | (session[1:] != session[:-1])] if len(owner) else []
+        new = (
+            np.r_[True, (owner[1:] != owner[:-1]) | (session[1:] != session[:-1])]
+            if len(owner)
+            else []
+        )
     else:
         new = np.r_[True, owner[1:] != owner[:-1]] if len(owner) else []
     firsts = np.flatnonzero(new)
@@ -184,7 +203,8 @@ def query_rows(
 
 
 def user_rows(log: Log, users: pa.Table) -> pa.Table:
-    """One row a user of the log or of the table: id, features, and every item of the whole log, oldest first."""
+    """One row a user of the log or of the table: id, features, and every item of the whole log,
+    oldest first."""
     ids = users.column("user_id").to_numpy()
     extra = np.setdiff1d(np.unique(ids), log.users) if len(ids) else np.array([], object)
     everybody = np.concatenate([log.users, extra]).astype(object)
@@ -198,7 +218,9 @@ def user_rows(log: Log, users: pa.Table) -> pa.Table:
 def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
     """One row an item of the table or of train, ascending by id."""
     ids = np.union1d(items.column("item_id").to_numpy(), popularity.items).astype(object)
-    return pa.table({"item_id": pa.array(ids, pa.large_binary()), **Side(items, "item_id").join(ids)})
+    return pa.table(
+        {"item_id": pa.array(ids, pa.large_binary()), **Side(items, "item_id").join(ids)}
+    )
 
 
 def add_label(table: pa.Table, column: str, threshold: float) -> pa.Table:
@@ -210,7 +232,9 @@ def add_label(table: pa.Table, column: str, threshold: float) -> pa.Table:
     return table.append_column("label", label)
 
 
-def _with_slices(table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, popularity: Popularity) -> pa.Table:
+def _with_slices(
+    table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, popularity: Popularity
+) -> pa.Table:
     trained = log.per_user(log.split == TRAIN)[user]
     bounds = [bound for bound, _ in ACTIVITY]
     names = np.array([name.encode() for _, name in ACTIVITY] + [b"200+"], object)
@@ -227,12 +251,15 @@ def _with_slices(table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, 
 def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) -> pa.Array:
     """99 items of train a user, uniform, distinct, none of which the user has in the whole log.
 
-    Each draw is a hash of the user and a counter, so that it depends on nothing else; draws that hit are skipped.
+    Each draw is a hash of the user and a counter, so that it depends on nothing else; draws that
+    hit are skipped.
     """
     size = len(popularity.items)
     if not size or not len(asking):
         return _lists(np.array([], object), np.zeros(len(asking), np.int64))
-    own = pd.Index(popularity.items, dtype=object).get_indexer(pd.Index(log.column("item_id"), dtype=object))
+    own = pd.Index(popularity.items, dtype=object).get_indexer(
+        pd.Index(log.column("item_id"), dtype=object)
+    )
     touched = np.unique((log.user * size + own)[own >= 0])
     free = size - np.bincount(touched // size, minlength=len(log.users))[asking]
     wanted = np.minimum(NEGATIVES, free)
@@ -245,7 +272,9 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
         # From the beginning again with more draws, for the few users whose draws hit too often.
         counter = np.arange(width, dtype=np.uint64)
         with np.errstate(over="ignore"):
-            draws = (mix(mix(hashes[open_], seed)[:, None] + counter[None, :], seed) % np.uint64(size)).astype(np.int64)
+            draws = (
+                mix(mix(hashes[open_], seed)[:, None] + counter[None, :], seed) % np.uint64(size)
+            ).astype(np.int64)
         keys = asking[open_][:, None] * size + draws
         usable = ~np.isin(keys, touched, assume_unique=False)
         order = np.argsort(draws, axis=1, kind="stable")
@@ -263,7 +292,12 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
         if width > 64 * size + 1024 * NEGATIVES:  # next to nothing is free: take it in order
             for position in open_:
                 first = asking[position] * size
-                mine = touched[np.searchsorted(touched, first) : np.searchsorted(touched, first + size)] - first
+                mine = (
+                    touched[
+                        np.searchsorted(touched, first) : np.searchsorted(touched, first + size)
+                    ]
+                    - first
+                )
                 left = np.setdiff1d(np.arange(size), mine)[: wanted[position]]
                 chosen[position, : len(left)], have[position] = left, len(left)
             break
@@ -271,7 +305,9 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
     return _lists(popularity.items[chosen[mask]], have)
 
 
-def _given_candidates(users: np.ndarray, items: np.ndarray, config: SplitConfig, part: int) -> pa.Array:
+def _given_candidates(
+    users: np.ndarray, items: np.ndarray, config: SplitConfig, part: int
+) -> pa.Array:
     if part != TEST:
         return _lists(np.array([], object), np.zeros(len(users), np.int64))
     named = read_given(config.file)
@@ -281,7 +317,9 @@ def _given_candidates(users: np.ndarray, items: np.ndarray, config: SplitConfig,
     values = parts.flatten()
     owner = np.repeat(np.arange(len(users)), parts.value_lengths().to_numpy(zero_copy_only=False))
     full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
-    return _lists(values.to_numpy(zero_copy_only=False)[full], np.bincount(owner[full], minlength=len(users)))
+    return _lists(
+        values.to_numpy(zero_copy_only=False)[full], np.bincount(owner[full], minlength=len(users))
+    )
 
 
 def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
@@ -296,4 +334,6 @@ def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def _filled(column: pa.Array) -> pa.Array:
-    return column.fill_null({BYTES: b"", INT: 0, FLOAT: 0.0}[kind_of(column.type)]).cast(arrow_type(kind_of(column.type)))
+    return column.fill_null({BYTES: b"", INT: 0, FLOAT: 0.0}[kind_of(column.type)]).cast(
+        arrow_type(kind_of(column.type))
+    )

@@ -7,7 +7,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.columns import is_list
-from components.layouts import TABLES
+from components.sources import TABLES
 from models.errors import ConfigError, DataError
 
 PREFIX = {"events": "", "items": "item_", "users": "user_"}
@@ -16,7 +16,8 @@ _FOLDER = Path(__file__).resolve().parent.parent / "schema"
 
 
 def schema_folder(name_or_path: str) -> str:
-    """The folder of `events.pbtxt`, `items.pbtxt` and `users.pbtxt`: one of the project's by name, or the user's own.
+    """The folder of `events.pbtxt`, `items.pbtxt` and `users.pbtxt`: one of the project's by name,
+    or the user's own.
 
     Raises:
         ConfigError: a file is missing there.
@@ -25,8 +26,10 @@ def schema_folder(name_or_path: str) -> str:
     for table in TABLES:
         if not (folder / f"{table}.pbtxt").is_file():
             raise ConfigError(
-                f"data.schema: {folder / f'{table}.pbtxt'} is missing; required: events.pbtxt, items.pbtxt and "
-                f"users.pbtxt in a folder of yours, or one of: {', '.join(sorted(p.name for p in _FOLDER.iterdir() if p.is_dir()))}"
+                f"data.schema: {folder / f'{table}.pbtxt'} is missing; required: events.pbtxt, "
+                "items.pbtxt and "
+                "users.pbtxt in a folder of yours, or one of: "
+                f"{', '.join(sorted(p.name for p in _FOLDER.iterdir() if p.is_dir()))}"
             )
     return str(folder)
 
@@ -43,7 +46,9 @@ def read_schemas(folder: str) -> dict[str, schema_pb2.Schema]:
         try:
             schemas[table] = text_format.Parse(path.read_text("utf-8"), schema_pb2.Schema())
         except text_format.ParseError as error:
-            raise DataError(f"{path} is no text-format tensorflow.metadata schema: {error}") from error
+            raise DataError(
+                f"{path} is no text-format tensorflow.metadata schema: {error}"
+            ) from error
     return schemas
 
 
@@ -52,18 +57,26 @@ def train_schema(
     origins: Mapping[str, tuple[str, str]],
     tables: Mapping[str, schema_pb2.Schema],
 ) -> schema_pb2.Schema:
-    """The schema of the train rows: columns that are in the data, with what the curated schemas know of them.
+    """The schema of the train rows: columns that are in the data, with what the curated schemas
+    know of them.
 
-    Every feature is sparse (`value_count`, no `shape`): single-valued columns have `value_count.max` 1.
+    Every feature is sparse (`value_count`, no `shape`): single-valued columns have
+    `value_count.max` 1.
 
     Args:
         columns: column -> kind of the train rows.
         origins: column -> (table, its name there) of every column that comes from a table.
         tables: curated schemas.
     """
-    known = {(table, feature.name): feature for table, schema in tables.items() for feature in schema.feature}
+    known = {
+        (table, feature.name): feature
+        for table, schema in tables.items()
+        for feature in schema.feature
+    }
     domains = {
-        (table, domain.name): domain for table, schema in tables.items() for domain in schema.string_domain
+        (table, domain.name): domain
+        for table, schema in tables.items()
+        for domain in schema.string_domain
     }
     schema = schema_pb2.Schema()
     for name, kind in columns.items():

@@ -1,7 +1,8 @@
-"""Which event belongs to which split: pure functions over the whole log of some users, vectorised, without Beam.
+"""Which event belongs to which split: pure functions over the whole log of some users, vectorised,
+without Beam.
 
-A function that needs to know the whole log (a global time cut, the number of rows) takes it as `Facts`, which are
-gathered batch by batch and merged.
+A function that needs to know the whole log (a global time cut, the number of rows) takes it as
+`Facts`, which are gathered batch by batch and merged.
 """
 
 import functools
@@ -18,7 +19,8 @@ from components import parsing
 from components.hashing import hash_ids, mix
 from models.errors import ConfigError, DataError, nearest
 
-# What an event is for. The last two are the known part of a held-out user, who is not in train at all.
+# What an event is for. The last two are the known part of a held-out user, who is not in train at
+# all.
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given")
 
@@ -30,10 +32,11 @@ class SplitConfig:
     Attributes:
         name: one of `SPLITS`.
         seed: of every random choice.
-        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no validation.
+        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
+            validation.
         test_fraction: the same for test; leave_one_out and given take no notice of its size.
-        query_history: what a test query may know: `all` (train and validation events) or `train`, for comparison
-            with papers (the validation events are then only excluded).
+        query_history: what a test query may know: `all` (train and validation events) or `train`,
+            for comparison with papers (the validation events are then only excluded).
         drop_repeats: leave targets out that are in the history already.
         candidates: `ncf99` for 99 sampled negatives a query, or None.
         input_share: user_holdout: share of a held-out user's events that the query knows.
@@ -73,7 +76,9 @@ class SplitConfig:
             value = getattr(config, key)
             if value not in allowed:
                 choices = [choice for choice in allowed if choice]
-                raise ConfigError(f"split.{key}: unknown value {value!r}{nearest(str(value), choices)}")
+                raise ConfigError(
+                    f"split.{key}: unknown value {value!r}{nearest(str(value), choices)}"
+                )
         if not 0 <= config.valid_fraction < 1 or not 0 < config.test_fraction < 1:
             raise ConfigError(
                 "split.valid_fraction must be in [0, 1) and split.test_fraction in (0, 1); "
@@ -87,7 +92,9 @@ class SplitConfig:
         if not 0 < config.input_share < 1:
             raise ConfigError(f"split.input_share must be in (0, 1); received {config.input_share}")
         if config.name == "given" and not config.file:
-            raise ConfigError("split.file is required by the split 'given': a TSV file with user_id and item_id")
+            raise ConfigError(
+                "split.file is required by the split 'given': a TSV file with user_id and item_id"
+            )
         return config
 
 
@@ -141,7 +148,9 @@ def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
     """The facts of one batch of events."""
     facts = Facts(rows=int(table.column("row").to_numpy().max()) + 1 if table.num_rows else 0)
     if config.name == "temporal":
-        facts.seconds, facts.counts = np.unique(table.column("timestamp").to_numpy(), return_counts=True)
+        facts.seconds, facts.counts = np.unique(
+            table.column("timestamp").to_numpy(), return_counts=True
+        )
     if config.name == "user_holdout":
         facts.hashes = np.unique(mix(hash_ids(table.column("user_id").to_numpy()), config.seed))
     return facts
@@ -152,8 +161,12 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
     parts = list(parts)
     if not parts:
         return Facts()
-    seconds, inverse = np.unique(np.concatenate([part.seconds for part in parts]), return_inverse=True)
-    counts = np.bincount(inverse, np.concatenate([part.counts for part in parts]), len(seconds)).astype(np.int64)
+    seconds, inverse = np.unique(
+        np.concatenate([part.seconds for part in parts]), return_inverse=True
+    )
+    counts = np.bincount(
+        inverse, np.concatenate([part.counts for part in parts]), len(seconds)
+    ).astype(np.int64)
     hashes = np.unique(np.concatenate([part.hashes for part in parts]))
     return Facts(max(part.rows for part in parts), seconds, counts, hashes)
 
@@ -168,17 +181,28 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
     """
     codes, users = pd.factorize(table.column("user_id").to_numpy(), sort=True)
     rows = table.column("row").to_numpy()
-    keys = (rows, table.column("timestamp").to_numpy(), codes) if "timestamp" in table.column_names else (rows, codes)
+    keys = (
+        (rows, table.column("timestamp").to_numpy(), codes)
+        if "timestamp" in table.column_names
+        else (rows, codes)
+    )
     order = np.lexsort(keys)
     user = codes[order].astype(np.int64)
     starts = np.searchsorted(user, np.arange(len(users) + 1))
-    log = Log(table.take(pa.array(order)), np.asarray(users, object), user, starts, np.zeros(len(user), np.int8))
+    log = Log(
+        table.take(pa.array(order)),
+        np.asarray(users, object),
+        user,
+        starts,
+        np.zeros(len(user), np.int8),
+    )
     log.split = _ASSIGN[config.name](log, config, facts)
     return log
 
 
 def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Last event of each user to test, the one before to validation; users of fewer than three stay in train."""
+    """Last event of each user to test, the one before to validation; users of fewer than three stay
+    in train."""
     split = np.zeros(len(log), np.int8)
     sizes = np.diff(log.starts)
     ends = log.starts[1:][sizes >= 3]
@@ -189,7 +213,8 @@ def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
-    """The times from which on events are validation, and test; events of one time are never parted."""
+    """The times from which on events are validation, and test; events of one time are never
+    parted."""
     total = facts.counts.sum()
     before = np.concatenate([[0], np.cumsum(facts.counts)])
 
@@ -213,7 +238,8 @@ def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def ratio_of_rows(rows: int, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
-    """[rows] int8: the split of every row of the source, drawn as scikit-learn and the papers draw it."""
+    """[rows] int8: the split of every row of the source, drawn as scikit-learn and the papers draw
+    it."""
     order = np.random.RandomState(seed).permutation(rows)
     test = round(rows * test_fraction)
     valid = round(rows * valid_fraction)
@@ -230,7 +256,8 @@ def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Users drawn at random are in no part of train; a seeded share of their events is what a query knows of them."""
+    """Users drawn at random are in no part of train; a seeded share of their events is what a query
+    knows of them."""
     hashes = mix(hash_ids(log.users), config.seed)
     test = round(len(facts.hashes) * config.test_fraction)
     valid = round(len(facts.hashes) * config.valid_fraction)
@@ -260,7 +287,9 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
         remaining = split == TRAIN
         counts = log.per_user(remaining)
         last = np.full(len(log.users), -1, np.int64)
-        last[log.user[remaining]] = np.flatnonzero(remaining)  # of equal positions the last one written stays
+        last[log.user[remaining]] = np.flatnonzero(
+            remaining
+        )  # of equal positions the last one written stays
         split[last[counts >= 2]] = VALID
     return split
 
@@ -270,31 +299,42 @@ def read_given(file: str) -> pd.DataFrame:
     """Reads the test events that a TSV file names.
 
     Returns:
-        Rows indexed by (user_id, item_id); the column `candidates` (space separated ids, bytes) where the file has it.
+        Rows indexed by (user_id, item_id); the column `candidates` (space separated ids, bytes)
+        where the file has it.
 
     Raises:
         DataError: the file is missing, empty, or lacks a column.
     """
     path = Path(file)
     if not path.is_file():
-        raise DataError(f"split.file: {file} is missing; required: a TSV file with user_id and item_id")
+        raise DataError(
+            f"split.file: {file} is missing; required: a TSV file with user_id and item_id"
+        )
     data = path.read_bytes()
     header, _, body = data.partition(b"\n")
     names = header.decode("utf-8-sig").rstrip("\r").split("\t")
     missing = [name for name in ("user_id", "item_id") if name not in names]
     if missing:
-        raise DataError(f"{file}, line 1: the column {missing[0]!r} is missing; received: {', '.join(names)}")
+        raise DataError(
+            f"{file}, line 1: the column {missing[0]!r} is missing; received: {', '.join(names)}"
+        )
     rejects = parsing.Rejects()
     ends = parsing.record_ends(body, quoted=False)
     lines = parsing.record_lines(body, ends, 2)
-    values, _ = parsing.split_fields(body, "\t", len(names), lines, rejects) if body else ([[]] * len(names), [])
+    values, _ = (
+        parsing.split_fields(body, "\t", len(names), lines, rejects)
+        if body
+        else ([[]] * len(names), [])
+    )
     for reason, (_, line, received) in rejects.reasons.items():
         raise DataError(f"{file}, line {line}: {reason}: {received}")
     columns = {name: np.asarray(column, dtype=object) for name, column in zip(names, values)}
     if not len(columns["user_id"]):
         raise DataError(f"{file} names no test event; required: at least one line below the header")
     index = pd.MultiIndex.from_arrays([columns["user_id"], columns["item_id"]])
-    frame = pd.DataFrame({"candidates": columns["candidates"]} if "candidates" in columns else {}, index=index)
+    frame = pd.DataFrame(
+        {"candidates": columns["candidates"]} if "candidates" in columns else {}, index=index
+    )
     return frame[~frame.index.duplicated()]
 
 

@@ -11,8 +11,8 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact, artifact_utils, component_spec, standard_artifacts
 
 from components import checks
-from components.layouts import TABLES
 from components.schemas import read_schemas
+from components.sources import TABLES
 
 
 class TableReport(artifact.Artifact):
@@ -30,7 +30,10 @@ class TableCheckSpec(component_spec.ComponentSpec):
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
-        **{table: component_spec.ChannelParameter(type=standard_artifacts.Examples) for table in TABLES},
+        **{
+            table: component_spec.ChannelParameter(type=standard_artifacts.Examples)
+            for table in TABLES
+        },
         **{
             f"{table}_anomalies": component_spec.ChannelParameter(
                 type=standard_artifacts.ExampleAnomalies, optional=True

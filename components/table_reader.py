@@ -9,7 +9,8 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
 from components import tables
-from components.layouts import TABLES, plan
+from components.layouts import plan
+from components.sources import TABLES
 
 
 class TableReaderSpec(component_spec.ComponentSpec):
@@ -24,7 +25,9 @@ class TableReaderSpec(component_spec.ComponentSpec):
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {}
-    OUTPUTS = {table: component_spec.ChannelParameter(type=standard_artifacts.Examples) for table in TABLES}
+    OUTPUTS = {
+        table: component_spec.ChannelParameter(type=standard_artifacts.Examples) for table in TABLES
+    }
 
 
 class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
@@ -39,10 +42,13 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
         """Reads the folder `source` into the output artifacts.
 
         Raises:
-            DataError: a file is missing, empty, truncated or lacks a column, or too many rows had to be rejected.
+            DataError: a file is missing, empty, truncated or lacks a column, or too many rows had
+                to be rejected.
             ConfigError: an unknown reader or column option.
         """
-        artifacts = {table: artifact_utils.get_single_instance(output_dict[table]) for table in TABLES}
+        artifacts = {
+            table: artifact_utils.get_single_instance(output_dict[table]) for table in TABLES
+        }
         columns = json.loads(exec_properties.get("columns") or "{}")
         sources = plan(exec_properties["source"], exec_properties.get("reader") or None, columns)
         reports = tables.write_tables(
@@ -57,7 +63,9 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
             artifact.set_int_custom_property("read", report["read"])
             artifact.set_int_custom_property("kept", report["kept"])
             artifact.set_int_custom_property("rejected", report["read"] - report["kept"])
-            artifact.set_string_custom_property("rejected_by_reason", json.dumps(report["rejected"]))
+            artifact.set_string_custom_property(
+                "rejected_by_reason", json.dumps(report["rejected"])
+            )
             artifact.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
             artifact.set_string_custom_property("file_format", "tfrecords_gzip")
         logging.info("TableReader: %s", tables.summary(reports))
@@ -66,7 +74,8 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
 class TableReader(base_beam_component.BaseBeamComponent):
     """Reads a public layout, or the user's own CSV or Parquet folder, into tables of tf.Example.
 
-    Each artifact holds `report.json`: rows read, kept and rejected by reason, and the columns with their kinds.
+    Each artifact holds `report.json`: rows read, kept and rejected by reason, and the columns with
+    their kinds.
 
     Args:
         source: the data folder.

@@ -1,9 +1,9 @@
-"""The three tables as artifacts: `Split-all` of gzip TFRecords, and `report.json` that says what was read and rejected."""
+"""The three tables as artifacts: `Split-all` of gzip TFRecords, and `report.json` that says what
+was read and rejected."""
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import apache_beam as beam
 import pyarrow as pa
 
 from components import records
-from components.columns import columns_of, empty_table, kind_of
-from components.layouts import TABLES, Source
+from components.columns import empty_table, is_list
 from components.readers import Parsed, ReadTable
+from components.sources import TABLES, Source
 from models.errors import DataError
 
 SPLIT = "all"
@@ -26,17 +26,23 @@ def split_folder(uri: str, split: str) -> str:
 
 
 def fingerprint(folder: str) -> str:
-    """A hash of a data folder that changes when its files do, so that a cached read is never a stale one.
+    """A hash of a data folder that changes when its files do, so that a cached read is never a
+    stale one.
 
-    Up to 256 MB the contents are hashed whole; beyond that names, sizes, times of change and the ends of each file.
+    Up to 256 MB the contents are hashed whole; beyond that names, sizes, times of change and the
+    ends of each file.
 
     Raises:
         DataError: the folder does not exist.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise DataError(f"the data folder {folder} does not exist; required: a folder with the source's files")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        raise DataError(
+            f"the data folder {folder} does not exist; required: a folder with the source's files"
+        )
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
+    )
     whole = sum(file.stat().st_size for file in files) <= _WHOLE_FILES
     digest = hashlib.sha256()
     for file in files:
@@ -68,8 +74,8 @@ def write_tables(
         max_rejected_share: the run stops when a larger share of a table's rows had to be rejected.
 
     Returns:
-        Table -> report: rows `read`, `kept`, `rejected` by reason with the first of each, `unreadable` feature
-        values by column, `columns` (name -> kind).
+        Table -> report: rows `read`, `kept`, `rejected` by reason with the first of each,
+        `unreadable` feature values by column, `columns` (name -> kind).
 
     Raises:
         DataError: too many rows were rejected, or no event is left.
@@ -91,12 +97,16 @@ def write_tables(
     reports = {}
     for source in sources:
         records.remove_staging(uris[source.table])
-        reports[source.table] = records.read_json(posixpath.join(uris[source.table], records.REPORT))
+        reports[source.table] = records.read_json(
+            posixpath.join(uris[source.table], records.REPORT)
+        )
     for report in reports.values():
         _check_rejected(report, max_rejected_share)
     if not reports["events"]["kept"]:
         files = next(source.files for source in sources if source.table == "events")
-        raise DataError(f"{', '.join(files)}: the table events has no rows; required: at least one event")
+        raise DataError(
+            f"{', '.join(files)}: the table events has no rows; required: at least one event"
+        )
     return reports
 
 
@@ -141,7 +151,8 @@ def _check_rejected(report: Mapping[str, Any], max_rejected_share: float) -> Non
     rejected = report["read"] - report["kept"]
     if rejected and rejected > max_rejected_share * report["read"]:
         reasons = "; ".join(
-            f"{reason} ({first['count']}, first: {first['file']}, line {first['line']}: {first['received']})"
+            f"{reason} ({first['count']}, first: {first['file']}, line {first['line']}: "
+            f"{first['received']})"
             for reason, first in report["rejected"].items()
         )
         raise DataError(
@@ -158,14 +169,17 @@ def summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
         report = reports[table]
         text = f"{table} {report['kept']:,} of {report['read']:,} rows"
         if report["rejected"]:
-            reasons = ", ".join(f"{first['count']:,} {reason}" for reason, first in report["rejected"].items())
+            reasons = ", ".join(
+                f"{first['count']:,} {reason}" for reason, first in report["rejected"].items()
+            )
             text += f" (rejected: {reasons})"
         parts.append(text)
     return " · ".join(parts)
 
 
 def table_columns(uri: str) -> dict[str, str]:
-    """Column name -> kind of a table: from its report, or from its rows when another component wrote it."""
+    """Column name -> kind of a table: from its report, or from its rows when another component
+    wrote it."""
     report = posixpath.join(uri, records.REPORT)
     if records.exists(report):
         return records.read_json(report)["columns"]
@@ -173,24 +187,11 @@ def table_columns(uri: str) -> dict[str, str]:
 
 
 def _columns_of_rows(uri: str) -> dict[str, str]:
-    from tfx_bsl.coders import example_coder
-
     columns: dict[str, str] = {}
     for path in records.shards(split_folder(uri, SPLIT)):
-        batch = list(records.read_records(path))
-        if not batch:
-            continue
-        decoded = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(batch)
-        for name, column in zip(decoded.schema.names, decoded.columns):
-            if pa.types.is_null(column.type):
-                continue
-            values = column.flatten()
-            kind = kind_of(
-                pa.large_binary() if not pa.types.is_integer(values.type) and not pa.types.is_floating(values.type)
-                else values.type
-            )
-            multiple = len(column) and max(column.value_lengths().fill_null(0).to_pylist()) > 1
-            columns[name] = f"{kind}_list" if multiple or columns.get(name, "").endswith("_list") else kind
+        for name, kind in records.guess_columns(path).items():
+            if not is_list(columns.get(name, "")):
+                columns[name] = kind
     return columns
 
 
@@ -202,17 +203,8 @@ def read_table(uri: str) -> pa.Table:
 def read_split(uri: str, split: str, columns: Mapping[str, str]) -> pa.Table:
     """A whole split of an Examples artifact in memory, in the order of its files."""
     parts = [
-        part for path in records.shards(split_folder(uri, split)) for part in records.read_table(path, columns)
+        part
+        for path in records.shards(split_folder(uri, split))
+        for part in records.read_table(path, columns)
     ]
     return pa.concat_tables(parts) if parts else empty_table(columns)
-
-
-def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
-    """One file's rows in batches, for a worker."""
-    yield from records.read_table(path, columns)
-
-
-__all__ = [
-    "SPLIT", "columns_of", "fingerprint", "read_batches", "read_split", "read_table", "split_folder", "summary",
-    "table_columns", "write_tables",
-]  # fmt: skip

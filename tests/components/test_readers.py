@@ -39,22 +39,41 @@ INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 def test_recbole(toy_source):
     found, rejects = read(toy_source)
     assert not rejects
-    assert len(found["events"]) == 60 * 9 and [row["row"] for row in found["events"]] == list(range(540))
-    assert found["items"][1] == {"item_id": b"i1", "title": b"Film 1", "year": 1981, "genres": [b"Drama"]}
+    assert len(found["events"]) == 60 * 9 and [row["row"] for row in found["events"]] == list(
+        range(540)
+    )
+    assert found["items"][1] == {
+        "item_id": b"i1",
+        "title": b"Film 1",
+        "year": 1981,
+        "genres": [b"Drama"],
+    }
     assert found["items"][3]["genres"] == [b"Comedy", b"Drama"]
     assert found["users"][1] == {
-        "user_id": b"u1", "age": 21, "gender": b"F", "occupation": b"job1", "zip_code": b"10001",
-    }  # fmt: skip
+        "user_id": b"u1",
+        "age": 21,
+        "gender": b"F",
+        "occupation": b"job1",
+        "zip_code": b"10001",
+    }
 
 
 def test_recbole_sequences_and_other_columns(tmp_path):
     write(
         tmp_path,
-        a__inter="user_id:token\titem_id:token\ttags:token_seq\tprice:float\tvec:float_seq\nu\ti\tx  y\t1.5\t1 2.5\nv\ti\t\t\t\n",
+        a__inter="user_id:token\titem_id:token\ttags:token_seq\tprice:float\tvec:float_seq\n"
+        "u\ti\tx  y\t1.5\t1 2.5\nv\ti\t\t\t\n",
     )
     found, _ = read(tmp_path)
     assert found["events"] == [
-        {"user_id": b"u", "item_id": b"i", "tags": [b"x", b"y"], "price": 1.5, "vec": [1.0, 2.5], "row": 0},
+        {
+            "user_id": b"u",
+            "item_id": b"i",
+            "tags": [b"x", b"y"],
+            "price": 1.5,
+            "vec": [1.0, 2.5],
+            "row": 0,
+        },
         {"user_id": b"v", "item_id": b"i", "tags": [], "price": None, "vec": [], "row": 1},
     ]
     assert found["items"] == found["users"] == []
@@ -65,14 +84,28 @@ def test_ml_100k(tmp_path):
     write(
         tmp_path,
         u__data="196\t242\t3\t881250949\n186\t302\t3\t891717742\n",
-        u__item=f"242|Misérables, Les (1995)|01-Jan-1995||http://x|{flags}\n267|unknown||||1{'|0' * 18}\n".encode("latin-1"),
+        u__item=(
+            f"242|Misérables, Les (1995)|01-Jan-1995||http://x|{flags}\n"
+            f"267|unknown||||1{'|0' * 18}\n"
+        ).encode("latin-1"),
         u__user="196|49|M|writer|55105\n",
     )
     found, rejects = read(tmp_path)
     assert not rejects and layouts.detect(str(tmp_path)) == "ml_100k"
-    assert found["events"][1] == {"user_id": b"186", "item_id": b"302", "rating": 3.0, "timestamp": 891717742, "row": 1}
+    assert found["events"][1] == {
+        "user_id": b"186",
+        "item_id": b"302",
+        "rating": 3.0,
+        "timestamp": 891717742,
+        "row": 1,
+    }
     assert found["items"] == [
-        {"item_id": b"242", "title": "Misérables, Les".encode(), "year": 1995, "genres": [b"Action", b"Animation"]},
+        {
+            "item_id": b"242",
+            "title": "Misérables, Les".encode(),
+            "year": 1995,
+            "genres": [b"Action", b"Animation"],
+        },
         {"item_id": b"267", "title": b"unknown", "year": None, "genres": [b"unknown"]},
     ]
     assert found["users"][0]["zip_code"] == b"55105"
@@ -88,29 +121,47 @@ def test_ml_dat(tmp_path, encoding):
     )
     found, _ = read(tmp_path)
     assert [row["rating"] for row in found["events"]] == [4.5, 3.0]
-    assert found["items"] == [{"item_id": b"661", "title": "Amélie".encode(), "year": 2001, "genres": [b"Comedy", b"Romance"]}]
-    assert found["users"] == [{"user_id": b"1", "gender": b"F", "age": 1, "occupation": b"10", "zip_code": b"48067"}]
+    assert found["items"] == [
+        {
+            "item_id": b"661",
+            "title": "Amélie".encode(),
+            "year": 2001,
+            "genres": [b"Comedy", b"Romance"],
+        }
+    ]
+    assert found["users"] == [
+        {"user_id": b"1", "gender": b"F", "age": 1, "occupation": b"10", "zip_code": b"48067"}
+    ]
 
 
 def test_ml_latest(tmp_path):
     write(
         tmp_path,
         ratings__csv="userId,movieId,rating,timestamp\r\n1,2,4.0,964982703\r\n1,3,0.5,964981247\r\n",
-        movies__csv='movieId,title,genres\n2,"American President, The (1995)",Comedy|Drama\n3,"Said ""no"" twice",Drama\n',
+        movies__csv='movieId,title,genres\n2,"American President, The (1995)",Comedy|Drama\n'
+        '3,"Said ""no"" twice",Drama\n',
     )
     found, rejects = read(tmp_path)
     assert not rejects and found["events"][1]["rating"] == 0.5
     assert found["items"] == [
-        {"item_id": b"2", "title": b"American President, The", "year": 1995, "genres": [b"Comedy", b"Drama"]},
+        {
+            "item_id": b"2",
+            "title": b"American President, The",
+            "year": 1995,
+            "genres": [b"Comedy", b"Drama"],
+        },
         {"item_id": b"3", "title": b'Said "no" twice', "year": None, "genres": [b"Drama"]},
     ]
 
 
 def test_csv_with_a_mapping_several_files_and_dates(tmp_path):
-    write(tmp_path, **{
-        "events-1.csv": "uid,sku,when,price,tags\nu1,s1,2014-04-06T18:42:05.822Z,1.5,a|b\n",
-        "events-2.csv": "uid,sku,when,price,tags\nu2,s2,1396809725,oops,\n",
-    })  # fmt: skip
+    write(
+        tmp_path,
+        **{
+            "events-1.csv": "uid,sku,when,price,tags\nu1,s1,2014-04-06T18:42:05.822Z,1.5,a|b\n",
+            "events-2.csv": "uid,sku,when,price,tags\nu2,s2,1396809725,oops,\n",
+        },
+    )
     columns = {
         "events": {"user_id": "uid", "item_id": "sku", "timestamp": "when"},
         "types": {"price": "float", "tags": "bytes_list"},
@@ -119,8 +170,22 @@ def test_csv_with_a_mapping_several_files_and_dates(tmp_path):
     assert not rejects
     # 2014-04-06T18:42:05Z is 1396809725 seconds: 16166 days (1396742400) + 67325.
     assert found["events"] == [
-        {"user_id": b"u1", "item_id": b"s1", "timestamp": 1396809725, "price": 1.5, "tags": [b"a", b"b"], "row": 0},
-        {"user_id": b"u2", "item_id": b"s2", "timestamp": 1396809725, "price": None, "tags": [], "row": 1},
+        {
+            "user_id": b"u1",
+            "item_id": b"s1",
+            "timestamp": 1396809725,
+            "price": 1.5,
+            "tags": [b"a", b"b"],
+            "row": 0,
+        },
+        {
+            "user_id": b"u2",
+            "item_id": b"s2",
+            "timestamp": 1396809725,
+            "price": None,
+            "tags": [],
+            "row": 1,
+        },
     ]
     flat, _ = read(tmp_path, columns={"user_id": "uid", "item_id": "sku", "timestamp": "when"})
     assert flat["events"][0]["price"] == b"1.5"
@@ -145,7 +210,14 @@ def test_parquet_keeps_types_and_row_groups(tmp_path):
     pq.write_table(table, tmp_path / "events.parquet", row_group_size=2)
     found, rejects = read(tmp_path)
     assert found["events"] == [
-        {"user_id": b"1", "item_id": "é".encode(), "timestamp": 1, "rating": 1.0, "tags": [b"x"], "row": 0},
+        {
+            "user_id": b"1",
+            "item_id": "é".encode(),
+            "timestamp": 1,
+            "rating": 1.0,
+            "tags": [b"x"],
+            "row": 0,
+        },
         {"user_id": b"2", "item_id": b"b", "timestamp": 2, "rating": 2.0, "tags": [], "row": 1},
     ]
     assert rejects[("events", "empty item_id")][:2] == (1, 3)
@@ -153,14 +225,32 @@ def test_parquet_keeps_types_and_row_groups(tmp_path):
 
 
 def test_ids_keep_every_byte(tmp_path):
-    ids = ["é", "e\u0301", "日本", "🎬", " lead", "trail ", "\u3000x", "a,b", "it's", "007", "1e3", "nan", "NULL", "\u2028", "x" * 400]
+    ids = [
+        "é",
+        "e\u0301",
+        "日本",
+        "🎬",
+        " lead",
+        "trail ",
+        "\u3000x",
+        "a,b",
+        "it's",
+        "007",
+        "1e3",
+        "nan",
+        "NULL",
+        "\u2028",
+        "x" * 400,
+    ]
     lines = "".join(f"{one}\t{one}\t3\t1\n" for one in ids) + "\udcff\t\udcfe\t3\t1\n"
     write(tmp_path, a__inter=(INTER + lines).encode("utf-8", "surrogateescape"))
     found, rejects = read(tmp_path)
     assert not rejects
     wanted = [one.encode() for one in ids] + [b"\xff"]
     assert [row["user_id"] for row in found["events"]] == wanted
-    assert [row["item_id"] for row in found["events"]][:-1] == wanted[:-1] and found["events"][-1]["item_id"] == b"\xfe"
+    assert [row["item_id"] for row in found["events"]][:-1] == wanted[:-1] and found["events"][-1][
+        "item_id"
+    ] == b"\xfe"
 
 
 def test_times_are_exact(tmp_path):
@@ -172,9 +262,14 @@ def test_times_are_exact(tmp_path):
 @pytest.mark.parametrize("layout", ["text", "csv"])
 def test_blocks_of_any_size_give_the_same_rows(tmp_path, layout):
     random = np.random.RandomState(0)
-    rows = [(f"u{random.randint(50)}", f"item {random.randint(10**6)}", random.randint(5), 10**8 + n) for n in range(300)]
+    rows = [
+        (f"u{random.randint(50)}", f"item {random.randint(10**6)}", random.randint(5), 10**8 + n)
+        for n in range(300)
+    ]
     if layout == "text":
-        write(tmp_path, a__inter=INTER + "\n".join("\t".join(map(str, row)) for row in rows))  # no line feed at the end
+        write(
+            tmp_path, a__inter=INTER + "\n".join("\t".join(map(str, row)) for row in rows)
+        )  # no line feed at the end
     else:
         body = "".join('%s,"%s, ""x""\r",%s,%s\n' % row for row in rows)
         write(tmp_path, events__csv="user_id,item_id,rating,timestamp\n" + body.replace("\r", ""))
@@ -205,7 +300,10 @@ def test_bad_rows_are_rejected_by_reason_with_their_line(tmp_path, reason):
 
 
 def test_bad_csv_rows(tmp_path):
-    write(tmp_path, events__csv='user_id,item_id,rating\nu,"a\nb",1\nu,i,2,9\n\nu,,3\nu,j,4\nu,k,inf\n')
+    write(
+        tmp_path,
+        events__csv='user_id,item_id,rating\nu,"a\nb",1\nu,i,2,9\n\nu,,3\nu,j,4\nu,k,inf\n',
+    )
     found, rejects = read(tmp_path)
     assert rejects == {
         ("events", "line break in item_id"): (1, 2, repr("a\nb")),
@@ -230,7 +328,11 @@ def test_missing_empty_and_truncated_files(tmp_path):
     write(tmp_path, a__inter="")
     fails(tmp_path, "a.inter is empty")
     write(tmp_path, a__inter=INTER + "u\ti\t3\t5\nu\tj\t4")
-    fails(tmp_path, "a.inter, line 3: the file ends in the middle of a line", "required: 4 fields, received: 3")
+    fails(
+        tmp_path,
+        "a.inter, line 3: the file ends in the middle of a line",
+        "required: 4 fields, received: 3",
+    )
     (tmp_path / "a.inter").unlink()
     pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"]}), tmp_path / "events.parquet")
     data = (tmp_path / "events.parquet").read_bytes()
@@ -240,8 +342,18 @@ def test_missing_empty_and_truncated_files(tmp_path):
 
 def test_missing_columns(tmp_path):
     write(tmp_path, events__csv="uid,item_id\nu,i\n")
-    fails(tmp_path, "events.csv, line 1: the column 'user_id'", "received: uid, item_id", "data.columns")
-    fails(tmp_path, "the column 'user'", "data.columns.events.user_id", columns={"events": {"user_id": "user"}})
+    fails(
+        tmp_path,
+        "events.csv, line 1: the column 'user_id'",
+        "received: uid, item_id",
+        "data.columns",
+    )
+    fails(
+        tmp_path,
+        "the column 'user'",
+        "data.columns.events.user_id",
+        columns={"events": {"user_id": "user"}},
+    )
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     write(tmp_path, a__inter="user_id\titem_id\nu\ti\n")

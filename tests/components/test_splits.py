@@ -6,15 +6,32 @@ import pytest
 
 from components import rows
 from components.splits import (
-    SPLITS, TEST, TEST_INPUT, TRAIN, VALID, VALID_INPUT, SplitConfig, gather_facts, make_log, merge_facts, ratio_of_rows,
-)  # fmt: skip
+    SPLITS,
+    TEST,
+    TEST_INPUT,
+    TRAIN,
+    VALID,
+    VALID_INPUT,
+    SplitConfig,
+    gather_facts,
+    make_log,
+    merge_facts,
+    ratio_of_rows,
+)
 from models.errors import ConfigError, DataError
 
 # user, item, time; the row is the position. b's last two events share a time: the row decides.
 EVENTS = [
-    ("a", "x", 10), ("b", "y", 40), ("a", "y", 5), ("b", "x", 20), ("a", "z", 30),
-    ("b", "z", 40), ("a", "w", 20), ("c", "x", 50), ("c", "y", 60),
-]  # fmt: skip
+    ("a", "x", 10),
+    ("b", "y", 40),
+    ("a", "y", 5),
+    ("b", "x", 20),
+    ("a", "z", 30),
+    ("b", "z", 40),
+    ("a", "w", 20),
+    ("c", "x", 50),
+    ("c", "y", 60),
+]
 
 
 def table(events=EVENTS, **extra) -> pa.Table:
@@ -34,19 +51,28 @@ def log_of(events=EVENTS, **config):
     config = SplitConfig.parse(config)
     source = table(events)
     # In two batches, as Beam would bring them.
-    facts = merge_facts([gather_facts(source.slice(0, 4), config), gather_facts(source.slice(4), config)])
+    facts = merge_facts(
+        [gather_facts(source.slice(0, 4), config), gather_facts(source.slice(4), config)]
+    )
     return make_log(source, config, facts), config
 
 
 def random_events(count=600, users=30, items=25, seed=3):
     random = np.random.RandomState(seed)
     return [
-        (f"u{random.randint(users)}", f"i{random.randint(items)}", int(random.randint(100))) for _ in range(count)
+        (f"u{random.randint(users)}", f"i{random.randint(items)}", int(random.randint(100)))
+        for _ in range(count)
     ]
 
 
 def parts(log):
-    names = {TRAIN: "train", VALID: "valid", TEST: "test", VALID_INPUT: "valid_input", TEST_INPUT: "test_input"}
+    names = {
+        TRAIN: "train",
+        VALID: "valid",
+        TEST: "test",
+        VALID_INPUT: "valid_input",
+        TEST_INPUT: "test_input",
+    }
     found = {}
     for user, item, part in zip(log.column("user_id"), log.column("item_id"), log.split):
         found.setdefault(names[part], []).append(f"{user.decode()}{item.decode()}")
@@ -63,8 +89,13 @@ def queries(log, config, part=TEST):
 
 def test_leave_one_out_takes_the_last_two_events_by_time_then_row():
     log, _ = log_of(name="leave_one_out")
-    # a by time: y5 x10 w20 z30; b: x20, then y (row 1) before z (row 5), both at 40; c has two events: all in train.
-    assert parts(log) == {"train": ["ay", "ax", "bx", "cx", "cy"], "valid": ["aw", "by"], "test": ["az", "bz"]}
+    # a by time: y5 x10 w20 z30; b: x20, then y (row 1) before z (row 5), both at 40; c has two
+    # events: all in train.
+    assert parts(log) == {
+        "train": ["ay", "ax", "bx", "cx", "cy"],
+        "valid": ["aw", "by"],
+        "test": ["az", "bz"],
+    }
 
 
 def test_leave_one_out_without_validation_gives_that_event_to_train():
@@ -73,12 +104,15 @@ def test_leave_one_out_without_validation_gives_that_event_to_train():
 
 
 def test_temporal_cuts_at_one_time_for_everybody():
-    # 9 events; the last third (0.34 of 9: rank 5 of the ascending times 5 10 20 20 30 40 40 50 60) begins at 40.
+    # 9 events; the last third (0.34 of 9: rank 5 of the ascending times 5 10 20 20 30 40 40 50 60)
+    # begins at 40.
     log, _ = log_of(name="temporal", valid_fraction=0.2, test_fraction=0.34)
     # Validation from rank floor(9 * 0.46) = 4, time 30.
     assert parts(log) == {
-        "train": ["ay", "ax", "aw", "bx"], "valid": ["az"], "test": ["by", "bz", "cx", "cy"],
-    }  # fmt: skip
+        "train": ["ay", "ax", "aw", "bx"],
+        "valid": ["az"],
+        "test": ["by", "bz", "cx", "cy"],
+    }
 
 
 def test_ratio_is_the_papers_draw():
@@ -90,14 +124,21 @@ def test_ratio_is_the_papers_draw():
 
 
 def test_user_holdout_draws_the_asked_number_of_users_and_four_fifths_of_their_events():
-    log, config = log_of(random_events(), name="user_holdout", valid_fraction=0.1, test_fraction=0.2)
-    users = {part: set(log.column("user_id")[log.split == part]) for part in (TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT)}
+    log, config = log_of(
+        random_events(), name="user_holdout", valid_fraction=0.1, test_fraction=0.2
+    )
+    users = {
+        part: set(log.column("user_id")[log.split == part])
+        for part in (TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT)
+    }
     assert (len(users[VALID]), len(users[TEST])) == (3, 6)
     assert users[VALID] == users[VALID_INPUT] and users[TEST] == users[TEST_INPUT]
     for user in users[TEST]:
         mine = log.split[log.column("user_id") == user]
         assert (mine == TEST_INPUT).sum() == np.floor(len(mine) * 0.8)
-    other, _ = log_of(random_events(), name="user_holdout", valid_fraction=0.1, test_fraction=0.2, seed=43)
+    other, _ = log_of(
+        random_events(), name="user_holdout", valid_fraction=0.1, test_fraction=0.2, seed=43
+    )
     assert users[TEST] != set(other.column("user_id")[other.split == TEST])
 
 
@@ -105,11 +146,16 @@ def test_given_takes_the_named_events_and_validates_on_the_last_that_remains(tmp
     file = tmp_path / "test.tsv"
     file.write_text("user_id\titem_id\tcandidates\na\tx\tq r\nb\tz\ts\n")
     log, config = log_of(name="given", file=str(file))
-    assert parts(log) == {"train": ["ay", "aw", "bx", "cx"], "valid": ["az", "by", "cy"], "test": ["ax", "bz"]}
+    assert parts(log) == {
+        "train": ["ay", "aw", "bx", "cx"],
+        "valid": ["az", "by", "cy"],
+        "test": ["ax", "bz"],
+    }
     found, _ = queries(log, config)
     assert [(one["user_id"], one["targets"], one["candidates"]) for one in found] == [
-        (b"a", [b"x"], [b"q", b"r"]), (b"b", [b"z"], [b"s"]),
-    ]  # fmt: skip
+        (b"a", [b"x"], [b"q", b"r"]),
+        (b"b", [b"z"], [b"s"]),
+    ]
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -122,12 +168,17 @@ def test_nothing_after_the_split_point_reaches_train(name, tmp_path):
         for row, (user, item, time) in enumerate(events):
             last[user] = max(last.get(user, (-1, -1, "")), (time, row, item))
         file = tmp_path / "given.tsv"
-        file.write_text("user_id\titem_id\n" + "".join(f"{user}\t{item}\n" for user, (_, _, item) in last.items()))
+        file.write_text(
+            "user_id\titem_id\n"
+            + "".join(f"{user}\t{item}\n" for user, (_, _, item) in last.items())
+        )
         config["file"] = str(file)
     log, config = log_of(events, **config)
     train, known = rows.event_rows(log, log.split == TRAIN, _items(), NO_FEATURES), {}
     train_rows = set(train.column("row").to_pylist())
-    by_row = {row: (user.encode(), item.encode(), time) for row, (user, item, time) in enumerate(events)}
+    by_row = {
+        row: (user.encode(), item.encode(), time) for row, (user, item, time) in enumerate(events)
+    }
     held_out = {int(row) for row, part in zip(log.column("row"), log.split) if part != TRAIN}
     assert train_rows and held_out and train_rows.isdisjoint(held_out)
     assert train_rows | held_out == set(by_row)
@@ -150,7 +201,9 @@ def test_nothing_after_the_split_point_reaches_train(name, tmp_path):
             assert not set(user[mine]) & set(user[log.split == TRAIN])
         elif name == "given" and part == TEST:
             pairs = set(zip(user[mine], log.column("item_id")[mine]))
-            assert not pairs & set(zip(train.column("user_id").to_pylist(), train.column("item_id").to_pylist()))
+            assert not pairs & set(
+                zip(train.column("user_id").to_pylist(), train.column("item_id").to_pylist())
+            )
         # Targets are never in what the query may see, and come from their own part of the log.
         found, _ = queries(log, config, part)
         assert found
@@ -170,8 +223,10 @@ def test_query_history_of_all_and_of_train():
     assert (a["history"], a["exclude"], a["targets"]) == ([b"y", b"x", b"w"], [], [b"z"])
     assert (b["history"], b["timestamp"]) == ([b"x", b"y"], 40)
     assert dropped == {
-        "repeated targets": 0, "users with only repeated targets": 0, "users without events in the split": 1,
-    }  # fmt: skip
+        "repeated targets": 0,
+        "users with only repeated targets": 0,
+        "users without events in the split": 1,
+    }
     log, config = log_of(name="leave_one_out", query_history="train")
     (a, b), _ = queries(log, config)
     assert (a["history"], a["exclude"], a["targets"]) == ([b"y", b"x"], [b"w"], [b"z"])
@@ -180,7 +235,14 @@ def test_query_history_of_all_and_of_train():
 
 
 def test_a_repeated_target_is_dropped_and_counted_unless_asked_for():
-    events = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), ("b", "x", 1), ("b", "y", 2), ("b", "z", 3)]
+    events = [
+        ("a", "x", 1),
+        ("a", "y", 2),
+        ("a", "x", 3),
+        ("b", "x", 1),
+        ("b", "y", 2),
+        ("b", "z", 3),
+    ]
     log, config = log_of(events, name="leave_one_out")
     found, dropped = queries(log, config)
     assert [one["user_id"] for one in found] == [b"b"]
@@ -191,12 +253,17 @@ def test_a_repeated_target_is_dropped_and_counted_unless_asked_for():
 
 
 def test_slices_follow_train_alone():
-    # Train counts: x 5, y 3, z 1, w 1 of 10. Before x: 0 % -> head; y: 50 % -> middle; w: 80 % -> tail (id order); z: 90 %.
+    # Train counts: x 5, y 3, z 1, w 1 of 10. Before x: 0 % -> head; y: 50 % -> middle; w: 80 % ->
+    # tail (id order); z: 90 %.
     items = np.array([b"w", b"x", b"y", b"z"], object)
     popularity = rows.Popularity(items, np.array([1, 5, 3, 1]))
     assert list(popularity.slices(np.array([b"x", b"y", b"z", b"w", b"new"], object))) == [
-        b"head", b"middle", b"tail", b"tail", b"cold",
-    ]  # fmt: skip
+        b"head",
+        b"middle",
+        b"tail",
+        b"tail",
+        b"cold",
+    ]
     # Every c event is in the test part of a temporal split: c is cold, with no history.
     log, config = log_of(name="temporal", valid_fraction=0, test_fraction=0.34)
     found, _ = queries(log, config)
@@ -221,8 +288,12 @@ def test_sampled_negatives_are_99_distinct_items_of_train_that_the_user_never_to
     mine = [event for event in events if event[0] == "u3"]
     popularity = rows.count_items(log)
     alone = make_log(table(mine), config, gather_facts(table(mine), config))
-    (query,), _ = (lambda pair: (pair[0].to_pylist(), pair[1]))(rows.query_rows(alone, TEST, NO_FEATURES, popularity, config))
-    assert query["candidates"] == next(one for one in found if one["user_id"] == b"u3")["candidates"]
+    (query,), _ = (lambda pair: (pair[0].to_pylist(), pair[1]))(
+        rows.query_rows(alone, TEST, NO_FEATURES, popularity, config)
+    )
+    assert (
+        query["candidates"] == next(one for one in found if one["user_id"] == b"u3")["candidates"]
+    )
     few, _ = queries(*log_of(random_events(), name="leave_one_out", candidates="ncf99"))
     for query in few:  # 25 items in all: whatever is left, and no endless search
         assert set(query["candidates"]).isdisjoint(query["history"])
@@ -230,21 +301,39 @@ def test_sampled_negatives_are_99_distinct_items_of_train_that_the_user_never_to
 
 def _items():
     return rows.Side(
-        pa.table({"item_id": pa.array([b"x", b"y"], pa.large_binary()), "year": pa.array([1990, None], pa.int64())}), "item_id"
+        pa.table(
+            {
+                "item_id": pa.array([b"x", b"y"], pa.large_binary()),
+                "year": pa.array([1990, None], pa.int64()),
+            }
+        ),
+        "item_id",
     )
 
 
 def test_event_rows_join_features_and_leave_what_is_unknown_missing():
     log, _ = log_of(name="leave_one_out")
-    users = rows.Side(pa.table({"user_id": pa.array([b"b"], pa.large_binary()), "age": pa.array([30], pa.int64())}), "user_id")
+    users = rows.Side(
+        pa.table(
+            {"user_id": pa.array([b"b"], pa.large_binary()), "age": pa.array([30], pa.int64())}
+        ),
+        "user_id",
+    )
     found = rows.event_rows(log, np.ones(len(log), bool), _items(), users).to_pylist()
-    assert {one["item_id"]: one["item_year"] for one in found} == {b"x": 1990, b"y": None, b"z": None, b"w": None}
+    assert {one["item_id"]: one["item_year"] for one in found} == {
+        b"x": 1990,
+        b"y": None,
+        b"z": None,
+        b"w": None,
+    }
     assert {one["user_id"]: one["user_age"] for one in found} == {b"a": None, b"b": 30, b"c": None}
 
 
 def test_list_rows_are_parallel_lists_in_time_order_by_user_or_session():
     extra = {
-        "session_id": pa.array([b"s", b"t", b"s", b"t", b"r", b"t", b"s", b"s", b"s"], pa.large_binary()),
+        "session_id": pa.array(
+            [b"s", b"t", b"s", b"t", b"r", b"t", b"s", b"s", b"s"], pa.large_binary()
+        ),
         "dwell": pa.array([1.0, None, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], pa.float32()),
     }
     config = SplitConfig.parse({"name": "leave_one_out"})
@@ -252,17 +341,25 @@ def test_list_rows_are_parallel_lists_in_time_order_by_user_or_session():
     log = make_log(source, config, gather_facts(source, config))
     everything = np.ones(len(log), bool)
     found = rows.list_rows(log, everything, NO_FEATURES, by_session=False).to_pylist()
-    assert (found[0]["item_id"], found[0]["dwell"]) == ([b"y", b"x", b"w", b"z"], [3.0, 1.0, 7.0, 5.0])
+    assert (found[0]["item_id"], found[0]["dwell"]) == (
+        [b"y", b"x", b"w", b"z"],
+        [3.0, 1.0, 7.0, 5.0],
+    )
     assert found[1]["dwell"] == [4.0, 0.0, 6.0]  # missing, filled: the lists stay parallel
     sessions = rows.list_rows(log, everything, NO_FEATURES, by_session=True).to_pylist()
     assert [(one["user_id"], one["session_id"], one["item_id"]) for one in sessions] == [
-        (b"a", b"s", [b"y", b"x", b"w"]), (b"a", b"r", [b"z"]), (b"b", b"t", [b"x", b"y", b"z"]), (b"c", b"s", [b"x", b"y"]),
-    ]  # fmt: skip
+        (b"a", b"s", [b"y", b"x", b"w"]),
+        (b"a", b"r", [b"z"]),
+        (b"b", b"t", [b"x", b"y", b"z"]),
+        (b"c", b"s", [b"x", b"y"]),
+    ]
 
 
 def test_user_rows_hold_the_whole_log_and_users_without_events():
     log, _ = log_of(name="leave_one_out")
-    users = pa.table({"user_id": pa.array([b"z", b"a"], pa.large_binary()), "age": pa.array([9, 8], pa.int64())})
+    users = pa.table(
+        {"user_id": pa.array([b"z", b"a"], pa.large_binary()), "age": pa.array([9, 8], pa.int64())}
+    )
     assert rows.user_rows(log, users).to_pylist() == [
         {"user_id": b"a", "user_age": 8, "history": [b"y", b"x", b"w", b"z"]},
         {"user_id": b"b", "user_age": None, "history": [b"x", b"y", b"z"]},
@@ -276,7 +373,10 @@ def test_wrong_configurations_are_named():
         ({"name": "leave_one"}, "did you mean 'leave_one_out'"),
         ({"nam": "ratio"}, "did you mean 'name'"),
         ({"name": "ratio", "test_fraction": 1.5}, "test_fraction"),
-        ({"name": "ratio", "test_fraction": 0.6, "valid_fraction": 0.4}, "leave something to train on"),
+        (
+            {"name": "ratio", "test_fraction": 0.6, "valid_fraction": 0.4},
+            "leave something to train on",
+        ),
         ({"name": "given"}, "split.file"),
     ):
         with pytest.raises(ConfigError, match=message):

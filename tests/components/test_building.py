@@ -1,0 +1,341 @@
+"""Tables and examples through Beam, as the components make them, on toy data and on MovieLens
+100K."""
+
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+
+from components import building, checks, local, records, schemas, tables
+from components.beam_runner import in_process_pipeline
+from components.sources import TABLES
+from components.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
+from models.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def toy_tables(toy_source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    local.read_tables(str(toy_source), output=str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def movielens_tables(movielens_100k, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("movielens")
+    local.read_tables(str(movielens_100k), output=str(folder))
+    return folder
+
+
+def rows_of(output, split):
+    report = json.loads((output / "examples" / "report.json").read_text())
+    return tables.read_split(str(output / "examples"), split, report["columns"][split])
+
+
+def expected(shared_dir, name):
+    return pd.read_csv(
+        shared_dir / "data" / "splits" / name, sep="\t", dtype=str, keep_default_na=False
+    )
+
+
+def test_movielens_leave_one_out_is_the_peers_split_row_for_row(
+    movielens_tables, shared_dir, tmp_path
+):
+    local.build_examples(str(movielens_tables), str(tmp_path), split={"name": "leave_one_out"})
+    config = SplitConfig()
+    events = tables.read_table(str(movielens_tables / "events"))
+    log = make_log(events, config, gather_facts(events, config))
+    assert (log.split == TRAIN).sum() == 98_114 == rows_of(tmp_path, "train").num_rows
+    for split, part in (("valid", VALID), ("test", TEST)):
+        wanted = expected(shared_dir, f"ml100k_loo_{split}.tsv").sort_values("user_id")
+        mine = log.table.filter(log.split == part).to_pandas()
+        assert mine["row"].tolist() == wanted["row"].astype(int).tolist()
+        assert mine["timestamp"].tolist() == wanted["timestamp"].astype(int).tolist()
+        queries = rows_of(tmp_path, split)
+        assert queries.column("user_id").to_pylist() == [one.encode() for one in wanted["user_id"]]
+        assert queries.column("targets").to_pylist() == [
+            [one.encode()] for one in wanted["item_id"]
+        ]
+
+
+def test_movielens_random_90_10_is_the_peers_split(movielens_tables, shared_dir, tmp_path):
+    split = {"name": "ratio", "seed": 42, "valid_fraction": 0, "test_fraction": 0.1}
+    report = local.build_examples(str(movielens_tables), str(tmp_path), task="score", split=split)
+    wanted = expected(shared_dir, "ml100k_rating90_test.tsv")
+    test = rows_of(tmp_path, "test").to_pandas().sort_values("row")
+    wanted = wanted.assign(row=wanted["row"].astype(int)).sort_values("row")
+    assert test["row"].tolist() == wanted["row"].tolist()
+    assert test["rating"].tolist() == wanted["rating"].astype(float).tolist()
+    assert test["item_id"].tolist() == [one.encode() for one in wanted["item_id"]]
+    assert report["splits"]["train"]["rows"] == 90_000 and report["splits"]["valid"]["rows"] == 0
+
+
+def test_toy_end_to_end(toy_tables, toy_source, tmp_path):
+    report = local.build_examples(str(toy_tables), str(tmp_path), schema="movielens")
+    assert report["splits"]["train"] == {"rows": 60 * 7, "users": 60, "events": 60 * 7, "items": 40}
+    assert [report["splits"][name]["rows"] for name in ("valid", "test", "items", "users")] == [
+        60,
+        60,
+        40,
+        60,
+    ]
+    train = rows_of(tmp_path, "train").to_pylist()
+    awkward = next(row for row in train if row["item_id"] == "🎬 item".encode())
+    assert (awkward["item_title"], awkward["item_year"], awkward["item_genres"]) == (
+        b"Film 8",
+        1988,
+        [b"Comedy"],
+    )
+    users = {row["user_id"]: row for row in rows_of(tmp_path, "users").to_pylist()}
+    for query in rows_of(tmp_path, "test").to_pylist():
+        # Test: all but the last event are known; the whole log is only in the serving state.
+        assert len(query["history"]) == 8 and query["exclude"] == []
+        assert users[query["user_id"]]["history"] == query["history"] + query["targets"]
+        assert query["user_age"] == users[query["user_id"]]["user_age"]
+    schema = text_format.Parse(
+        (tmp_path / "schema" / "schema.pbtxt").read_text(), schema_pb2.Schema()
+    )
+    features = {feature.name: feature for feature in schema.feature}
+    assert list(features) == list(report["columns"]["train"])
+    assert features["item_title"].HasField("natural_language_domain")
+    assert (
+        features["item_genres"].value_count.max == 0 and features["item_year"].value_count.max == 1
+    )
+    assert (
+        features["item_year"].type == schema_pb2.INT and features["rating"].type == schema_pb2.FLOAT
+    )
+
+
+def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
+    toy_tables, tmp_path
+):
+    for name, size in (("one", 10**6), ("two", 10**6), ("many", 100)):
+        report = local.build_examples(
+            str(toy_tables),
+            str(tmp_path / name),
+            split={"name": "temporal", "candidates": "ncf99"},
+            rows_a_shard=size,
+        )
+        assert report["shards"] == {"one": 1, "two": 1, "many": 6}[name]
+    for split in building.EXAMPLE_SPLITS:
+        one, many = (
+            sorted(map(repr, rows_of(tmp_path / name, split).to_pylist()))
+            for name in ("one", "many")
+        )
+        assert one == many
+        # Not the bytes: tf.Example is a map, whose order on disk the encoder does not promise.
+        assert rows_of(tmp_path / "two", split).equals(rows_of(tmp_path / "one", split))
+
+
+def test_lists_labels_and_empty_splits(toy_tables, tmp_path):
+    local.build_examples(str(toy_tables), str(tmp_path / "p"), kind="profile")
+    profile = rows_of(tmp_path / "p", "train").to_pylist()
+    assert len(profile) == 60
+    for row in profile:
+        assert len(row["item_id"]) == len(row["rating"]) == len(row["timestamp"]) == 7
+        assert row["timestamp"] == sorted(row["timestamp"])
+    split = {"name": "ratio"}
+    label = {"column": "rating", "threshold": 4}
+    local.build_examples(
+        str(toy_tables), str(tmp_path / "s"), task="score", split=split, label=label
+    )
+    scored = rows_of(tmp_path / "s", "test").to_pylist()
+    assert {row["label"] for row in scored} == {0.0, 1.0}
+    assert all(row["label"] == float(row["rating"] >= 4) for row in scored)
+    assert {"activity", "popularity", "temperature", "item_title"} <= set(scored[0])
+    with pytest.raises(DataError, match="lacks the column 'session_id'"):
+        local.build_examples(
+            str(toy_tables), str(tmp_path / "x"), kind="sequence", split={"sequence_by": "session"}
+        )
+    with pytest.raises(ConfigError, match="did you mean 'sequence'"):
+        local.build_examples(str(toy_tables), str(tmp_path / "x"), kind="sequnce")
+
+
+def test_a_log_that_cannot_be_split_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id\nu,i\nu,j\nv,i\n")
+    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    assert (reports["items"]["kept"], reports["users"]["kept"]) == (0, 0)
+    with pytest.raises(DataError, match="leaves test without queries.*3 train, 0 validation"):
+        local.build_examples(str(tmp_path / "tables"), str(tmp_path / "e"), schema="generic")
+    with pytest.raises(DataError, match="'timestamp', required by the split 'temporal'"):
+        local.build_examples(
+            str(tmp_path / "tables"),
+            str(tmp_path / "e"),
+            schema="generic",
+            split={"name": "temporal"},
+        )
+
+
+def test_too_many_rejected_rows_stop_the_run_and_few_are_counted(tmp_path):
+    good = "".join(f"u{number},i{number % 7},3\n" for number in range(300))
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,rating\n" + good + "u,,3\nu,i,bad\nu,i,worse\n"
+    )
+    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "t"), max_rejected_share=0.01)
+    assert (reports["events"]["read"], reports["events"]["kept"]) == (303, 300)
+    rejected = reports["events"]["rejected"]["rating is not a number"]
+    assert (rejected["count"], rejected["line"], rejected["received"]) == (2, 303, "'bad'")
+    assert "1 empty item_id, 2 rating is not a number" in tables.summary(reports)
+    with pytest.raises(DataError) as raised:
+        local.read_tables(str(tmp_path), output=str(tmp_path / "t2"), max_rejected_share=0.005)
+    for part in ("3 of 303 rows", "data.max_rejected_share", "events.csv, line 303: 'bad'"):
+        assert part in str(raised.value)
+
+
+def test_a_damaged_shard_is_named(toy_tables, tmp_path):
+    path = tmp_path / "data_tfrecord-00000.gz"
+    path.write_bytes(gzip.compress(b"\x10\0\0\0\0\0\0\0abcd"))
+    with pytest.raises(DataError, match="data_tfrecord-00000.gz is damaged"):
+        list(records.read_records(str(path)))
+
+
+def test_the_fingerprint_follows_the_contents(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id\nu,i\n")
+    first = tables.fingerprint(str(tmp_path))
+    assert first == tables.fingerprint(str(tmp_path))
+    (tmp_path / "events.csv").write_text("user_id,item_id\nu,j\n")
+    assert first != tables.fingerprint(str(tmp_path))
+
+
+def run_check(folder, output, anomalies=None, **thresholds):
+    return checks.check(
+        in_process_pipeline,
+        {table: str(folder / table) for table in TABLES},
+        str(output),
+        checks.Thresholds.parse(thresholds),
+        now=1_000_000_000,
+        anomalies=anomalies,
+        schemas=schemas.read_schemas(schemas.schema_folder("movielens")),
+    )
+
+
+@pytest.fixture(scope="module")
+def faulty_tables(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    lines = [f"u{number},i{number % 5},3,{900_000_000 + number}" for number in range(20)]
+    lines += [lines[3], "u1,i1,9,2000000000", "u2,ghost,3,900000500"]
+    (folder / "events.csv").write_text(
+        "user_id,item_id,rating,timestamp\n" + "\n".join(lines) + "\n"
+    )
+    (folder / "items.csv").write_text(
+        "item_id,title\n" + "".join(f"i{number},t\n" for number in (0, 1, 2, 3, 4, 4))
+    )
+    local.read_tables(str(folder), output=str(folder / "tables"))
+    return folder / "tables"
+
+
+def test_checks_name_table_column_rows_reason_and_key(faulty_tables, tmp_path):
+    with pytest.raises(DataError) as raised:
+        run_check(
+            faulty_tables,
+            tmp_path / "a",
+            max_duplicate_share=0,
+            max_unknown_item_share=0,
+            min_user_events=2,
+            max_users_under_minimum_share=0.5,
+        )
+    for part in (
+        "events.user_id, item_id, timestamp: 1 duplicate events of 23 (4.35%); for example row 20 "
+        "(line 22 of events.csv)",
+        "check.max_duplicate_share",
+        "events.timestamp: 1 events in the future",
+        "row 21 (line 23 of events.csv): timestamp 2000000000",
+        "events.item_id: 1 events on items that the items table does not have",
+        "user u2, item ghost",
+        "events.user_id: 17 users with fewer events than check.min_user_events of 20",
+        "items.item_id: 1 rows with an id that came before of 6",
+        "check.max_duplicate_id_share",
+    ):
+        assert part in str(raised.value)
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert len(report["failures"]) == 5
+    allowed = run_check(
+        faulty_tables,
+        tmp_path / "b",
+        max_duplicate_share=0.1,
+        max_future_share=0.1,
+        max_duplicate_id_share=0.5,
+    )
+    assert not allowed["failures"] and len(allowed["notes"]) == 4
+    with pytest.raises(ConfigError, match="did you mean 'min_user_events'"):
+        checks.Thresholds.parse({"min_user_event": 3})
+
+
+def test_an_anomaly_of_tfdv_stops_the_run_and_a_new_column_is_a_note(faulty_tables, tmp_path):
+    anomalies = anomalies_pb2.Anomalies()
+    new = anomalies.anomaly_info["mood"]
+    new.short_description = "New column"
+    new.reason.add(type=anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN)
+    path = tmp_path / "new.pb"
+    path.write_bytes(anomalies.SerializeToString())
+    lenient = {"max_duplicate_share": 0.1, "max_future_share": 0.1, "max_duplicate_id_share": 0.5}
+    assert any(
+        "mood" in note
+        for note in run_check(faulty_tables, tmp_path, {"events": str(path)}, **lenient)["notes"]
+    )
+    bad = anomalies.anomaly_info["rating"]
+    bad.short_description, bad.description = "Out-of-range values", "Unexpectedly high value: 9."
+    bad.reason.add(type=anomalies_pb2.AnomalyInfo.FLOAT_TYPE_BIG_FLOAT)
+    path.write_bytes(anomalies.SerializeToString())
+    with pytest.raises(DataError) as raised:
+        run_check(faulty_tables, tmp_path, {"events": str(path)}, **lenient)
+    for part in (
+        "events.rating: Out-of-range values",
+        "row 21 (line 23 of events.csv): 9.0",
+        "allowed_anomalies: [events.rating]",
+    ):
+        assert part in str(raised.value)
+    run_check(
+        faulty_tables,
+        tmp_path,
+        {"events": str(path)},
+        allowed_anomalies=["events.rating"],
+        **lenient,
+    )
+
+
+@pytest.mark.parametrize("folder", ["movielens", "generic"])
+def test_the_curated_schemas_say_what_the_flow_needs(folder):
+    read = schemas.read_schemas(schemas.schema_folder(folder))
+    for schema in read.values():
+        assert set(schema.default_environment) == {"TRAINING", "SERVING"}
+    events = {feature.name: feature for feature in read["events"].feature}
+    assert {name for name, one in events.items() if "SERVING" in one.not_in_environment} >= {
+        "rating",
+        "timestamp",
+    }
+    for name in ("user_id", "item_id"):
+        assert not events[name].domain and events[name].HasField("drift_comparator")
+        assert events[name].HasField("skew_comparator") and events[name].presence.min_fraction == 1
+    items = {feature.name: feature for feature in read["items"].feature}
+    assert (
+        items["title"].HasField("natural_language_domain") and items["genres"].value_count.max > 1
+    )
+    with pytest.raises(ConfigError, match="events.pbtxt is missing"):
+        schemas.schema_folder("nowhere")
+
+
+def test_codec_keeps_nulls_empty_lists_and_bytes(tmp_path):
+    import pyarrow as pa
+
+    from components.columns import BYTES, BYTES_LIST, FLOAT, INT, arrow_type
+
+    columns = {"a": BYTES, "b": INT, "c": FLOAT, "d": BYTES_LIST, "e": INT}
+    values = {
+        "a": [b"\xff\x00", None, b""],
+        "b": [2**62, None, -1],
+        "c": [None, 0.5, np.float32(0.1)],
+        "d": [[b"x", b""], [], [b"y"]],
+        "e": [None, None, None],
+    }
+    table = pa.table(
+        [pa.array(values[name], arrow_type(kind)) for name, kind in columns.items()],
+        names=list(columns),
+    )
+    records.write_table(table, str(tmp_path / "Split-all"), 0)
+    (part,) = records.read_table(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
+    assert part.equals(table)

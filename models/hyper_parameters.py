@@ -20,12 +20,34 @@ class HyperParameters(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    epochs: int = pydantic.Field(20, ge=1)
-    patience: int = pydantic.Field(5, ge=1)
-    batch_size: int = pydantic.Field(2048, ge=1)
-    learning_rate: float = pydantic.Field(1e-3, gt=0)
-    validate_every: int = pydantic.Field(1, ge=1)
+    epochs: int = 20
+    patience: int = 5
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    validate_every: int = 1
     mixed_precision: bool = False
     jit_compile: bool = False
     filter_seen: bool = True
-    unknown_rate: float = pydantic.Field(0.02, ge=0, lt=1)
+    unknown_rate: float = 0.02
+
+    # Validators, not field constraints: a model's own class sets other defaults, which would drop a field's constraints.
+    @pydantic.field_validator("epochs", "patience", "batch_size", "validate_every")
+    @classmethod
+    def _at_least_one(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+    @pydantic.field_validator("learning_rate")
+    @classmethod
+    def _positive(cls, value: float) -> float:
+        if not value > 0:
+            raise ValueError("must be greater than 0")
+        return value
+
+    @pydantic.field_validator("unknown_rate")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError("must be at least 0 and less than 1")
+        return value

@@ -55,6 +55,7 @@ def run_fn(fn_args: Any) -> None:
     if getattr(fn_args, "base_model", None):
         session.build(model)
         warmed = warm_start.load_weights(model, fn_args.base_model)
+        session.warm_started = warmed["copied"] > 0
         say(f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} variables copied, {warmed['skipped']} new")
     model.learn(session)
     retrieve.Retriever(model, data).export(fn_args.serving_model_dir)

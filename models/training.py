@@ -26,6 +26,7 @@ class TrainingSession:
         strategy: how steps are distributed.
         checkpoint_dir: where an interrupted training is resumed from; None keeps no checkpoint.
         log_dir: TensorBoard logs; None writes none.
+        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite them is skipped.
         history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second, validation metrics.
         best_epochs: stage -> the epoch whose weights were kept.
     """
@@ -37,6 +38,7 @@ class TrainingSession:
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
     checkpoint_dir: str | None = None
     log_dir: str | None = None
+    warm_started: bool = False
     history: list[dict] = field(default_factory=list)
     best_epochs: dict[str, int] = field(default_factory=dict)
 
@@ -115,13 +117,13 @@ class _Keeper(tf.keras.callbacks.Callback):
             return 0
         state = json.loads((self._folder / "state.json").read_text())
         self._session.build(self._trained)
-        current = tf.train.Checkpoint(model=self._trained, optimizer=self._trained.optimizer)
-        current.read(str(self._folder / f"epoch-{state['epoch']}")).expect_partial()
-        if state["best_epoch"]:
-            weights = self._trained.get_weights()
-            tf.train.Checkpoint(model=self._trained).read(str(self._folder / f"epoch-{state['best_epoch']}")).expect_partial()
-            self._best_weights = self._trained.get_weights()
-            self._trained.set_weights(weights)
+        # The best first: a model's checkpoint holds its optimiser too, and training goes on with the latest state of both.
+        for epoch in (state["best_epoch"], state["epoch"]):
+            if epoch:
+                checkpoint = tf.train.Checkpoint(model=self._trained, optimizer=self._trained.optimizer)
+                checkpoint.read(str(self._folder / f"epoch-{epoch}")).expect_partial()
+            if epoch == state["best_epoch"] and epoch:
+                self._best_weights = self._trained.get_weights()
         self._best, self._best_epoch = state["best"], state["best_epoch"]
         self.finished = state["finished"]
         self._session.history.extend(state["history"])

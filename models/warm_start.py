@@ -1,5 +1,6 @@
 """Start from the last blessed model: equal variables are copied, embedding rows are aligned by the token they stand for."""
 
+import io
 import json
 import os
 
@@ -20,8 +21,10 @@ def save_weights(model: tf.keras.Model, folder: str) -> None:
         arrays[f"tokens_{_position(model, layer.embeddings)}"] = np.frombuffer(names.encode(), np.uint8)
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
     with tf.io.gfile.GFile(path, "wb") as file:
-        np.savez(file, **arrays)
+        file.write(buffer.getvalue())
 
 
 def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
@@ -35,7 +38,7 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
     if not tf.io.gfile.exists(path):
         return counts
     with tf.io.gfile.GFile(path, "rb") as file:
-        saved = dict(np.load(file, allow_pickle=False))
+        saved = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
     tokens_of = {_position(model, layer.embeddings): layer.tokens for layer in _token_layers(model)}
     weights = model.get_weights()
     for number, value in enumerate(weights):

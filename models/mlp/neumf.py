@@ -30,11 +30,12 @@ from models.retrieve import RetrieveModel
 class HyperParameters(BaseHyperParameters):
     """NeuMF's own. `factors` is f of the paper; `variant` trains one of the halves alone."""
 
-    epochs: int = 30
-    batch_size: int = 512
+    epochs: int = 60
+    patience: int = 10
+    batch_size: int = 1024
     unknown_rate: float = 0.0
     variant: Literal["neumf", "gmf", "mlp"] = "neumf"
-    factors: int = pydantic.Field(32, ge=1)
+    factors: int = pydantic.Field(64, ge=1)
     negatives: int = pydantic.Field(4, ge=1)
     pretrain: bool = True
     alpha: float = pydantic.Field(0.5, gt=0, lt=1)
@@ -102,7 +103,7 @@ class NeuMF(RetrieveModel):
 
     def learn(self, session):
         hyper_parameters = self.hyper_parameters
-        if not (self._has_gmf and self._has_mlp and hyper_parameters.pretrain):
+        if session.warm_started or not (self._has_gmf and self._has_mlp and hyper_parameters.pretrain):
             session.fit(self)
             return
         halves = {}

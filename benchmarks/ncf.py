@@ -1,0 +1,73 @@
+"""MovieLens-1M on the split of Neural Collaborative Filtering, 99 sampled negatives (`ncf99`).
+
+    python -m benchmarks.ncf --split FOLDER --models neumf --seeds 0 --set factors=64
+
+FOLDER holds the paper's own `ml-1m.test.rating` and `ml-1m.test.negative`. The train rows rebuild from MovieLens-1M: the users
+number from 0 in the order of their ids, the items in the order in which the log first names them.
+Sampled metrics are no ranking metrics: they are here to stand beside published ones.
+"""
+
+import argparse
+import ast
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import experiment
+
+METRICS = ("ncf99_hr_10", "ncf99_ndcg_10", "hr_10", "ndcg_10")
+
+
+def write_given_split(source: Path, split: Path, target: Path) -> Path:
+    """Writes the test pairs and candidates of the paper under the ids of the log, as a file for the split `given`."""
+    log = pd.read_csv(next(source.glob("*.inter")), sep="\t", dtype=str)
+    users, items = log.iloc[:, 0], log.iloc[:, 1]
+    item_names = items.drop_duplicates().to_list()
+    user_names = {int(name.split("_")[-1]) - 1: name for name in users.unique()}
+    lines = ["user_id\titem_id\tcandidates"]
+    for line in (split / "ml-1m.test.negative").read_text().splitlines():
+        pair, *negatives = line.split("\t")
+        user, item = ast.literal_eval(pair)
+        # Titles hold blanks, which separate candidates: the source given to the reader has them replaced likewise.
+        lines.append("\t".join([user_names[user], item_names[item], " ".join(item_names[int(n)] for n in negatives)]))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return target
+
+
+def without_blanks(source: Path, target: Path) -> Path:
+    """Copies the log with blanks in item titles replaced, since titles are its item ids."""
+    target.mkdir(parents=True, exist_ok=True)
+    log = pd.read_csv(next(source.glob("*.inter")), sep="\t", dtype=str)
+    log.iloc[:, 1] = log.iloc[:, 1].str.replace(" ", "_")
+    log.to_csv(target / "ml-1m.inter", sep="\t", index=False)
+    return target
+
+
+def main() -> None:
+    """Prints the table and writes every run to the output folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["popularity", "neumf"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/ncf"))
+    arguments = parser.parse_args()
+    from components import datasets
+
+    source = without_blanks(Path(datasets.get("movielens-1m")), arguments.output / "source")
+    given = write_given_split(source, arguments.split, arguments.output / "given.tsv")
+    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    prepared = experiment.prepare(source, arguments.output / "event", "event", {"name": "given", "file": str(given), "query_history": "train"})
+    rows = []
+    for name in arguments.models:
+        runs = [experiment.measure(prepared, name, overrides if name != "popularity" else {}, seed) for seed in arguments.seeds]
+        (arguments.output / f"{name}.json").write_text(json.dumps(runs, indent=1))
+        rows.append({"model": name, **experiment.summary(runs, METRICS)})
+        print(experiment.table(rows), flush=True)
+    print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
+
+
+if __name__ == "__main__":
+    main()

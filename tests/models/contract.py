@@ -1,0 +1,142 @@
+"""What every `retrieve` model must do. A model's own test subclasses `RetrieveContract` and names itself."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import registry
+from models.retrieve import Evaluation, Retriever
+from models.training import TrainingSession
+
+
+def strings(rows):
+    """Pads lists of ids with empty strings: [B, longest]."""
+    width = max(map(len, rows), default=0)
+    return tf.constant([list(row) + [""] * (width - len(row)) for row in rows], tf.string, shape=[len(rows), width])
+
+
+def train(model_name, data, hyper_parameters, seed=3):
+    """Trains as the Trainer does, without writing anything."""
+    module = registry.load(model_name)
+    tf.keras.utils.set_random_seed(seed)
+    model = module.Model(module.HyperParameters(**hyper_parameters), data)
+    model.learn(TrainingSession(model.hyper_parameters, data, seed=seed, evaluation=Evaluation(data, data.queries("valid"))))
+    return model
+
+
+class RetrieveContract:
+    """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
+
+    name: str
+    hyper_parameters: dict = {}
+
+    @pytest.fixture(scope="class")
+    def trained(self, toy_data, tmp_path_factory):
+        """The model trained on the learnable log, exported and loaded again."""
+        data = toy_data(registry.get(self.name).kind, 0.0).load(self.name)
+        model = train(self.name, data, self.hyper_parameters)
+        folder = str(tmp_path_factory.mktemp(self.name) / "1")
+        retriever = Retriever(model, data)
+        retriever.export(folder)
+        loaded = tf.saved_model.load(folder)
+        return SimpleNamespace(data=data, model=model, retriever=retriever, loaded=loaded, signatures=loaded.signatures)
+
+    def ask(self, trained, users, histories=None, exclude=None, k=5):
+        """Calls the exported `recommend`."""
+        histories, exclude = histories or [[]] * len(users), exclude or [[]] * len(users)
+        ks = tf.constant([k] * len(users) if isinstance(k, int) else k, tf.int32)
+        answer = trained.signatures["recommend"](
+            user_id=tf.constant(users), history=strings(histories), exclude=strings(exclude), k=ks
+        )
+        return {name: value.numpy() for name, value in answer.items()}
+
+    def test_learns_what_is_learnable(self, trained):
+        values = Evaluation(trained.data, trained.data.queries("test")).of(trained.model)()
+        if registry.get(self.name).baseline:
+            assert values["lift_ndcg_10"] == 0.0
+        else:
+            # A block has 15 items, 8 of them seen: whoever knows the block has the target among 7.
+            assert values["hr_10"] > 0.8 and values["lift_ndcg_10"] > 0.15, values
+        assert values["tie_gap_10"] < 0.01
+
+    def test_does_not_beat_popularity_on_noise(self, toy_data):
+        data = toy_data(registry.get(self.name).kind, 1.0).load(self.name)
+        model = train(self.name, data, self.hyper_parameters)
+        queries = data.queries("test")
+        values = Evaluation(data, queries).of(model)()
+        # HR@10 of a blind guess is about 10 / 52; three standard errors of 120 queries.
+        assert abs(values["hr_10"] - values["popularity_hr_10"]) < 3 * (0.19 * 0.81 / len(queries)) ** 0.5 * 2**0.5
+
+    def test_exported_model_measures_the_same(self, trained):
+        queries = trained.data.queries("test")
+        inside = Evaluation(trained.data, queries).of(trained.model)()
+        outside = trained.signatures["evaluate"](examples=tf.constant(queries, tf.string))
+        for name, value in inside.items():
+            np.testing.assert_allclose(np.mean(outside[name]), value, atol=1e-5, err_msg=name)
+            assert outside[name].shape == (len(queries), 1)
+
+    def test_batch_equals_single(self, trained):
+        users, histories = ["user 0", "nobody", "user 5"], [[], ["item 3 é世", "item 4 é世"], ["item 20 é世"]]
+        together = self.ask(trained, users, histories)
+        for row, (user, history) in enumerate(zip(users, histories)):
+            alone = self.ask(trained, [user], [history])
+            np.testing.assert_array_equal(alone["item_id"][0], together["item_id"][row])
+            np.testing.assert_allclose(alone["score"][0], together["score"][row], rtol=1e-4, atol=1e-5)
+
+    def test_never_returns_seen_or_excluded_items(self, trained):
+        first = self.ask(trained, ["user 1"], k=10)["item_id"][0]
+        again = self.ask(trained, ["user 1"], exclude=[[item.decode() for item in first[:4]] + ["no such item"]], k=60)
+        returned = set(again["item_id"][0]) - {b""}
+        history = trained.data.user_history[int(trained.data.user_table.lookup(tf.constant("user 1")))].numpy()
+        seen = set(trained.data.items.ids[history - 2])
+        assert returned and not returned & seen and not returned & set(first[:4])
+        asked = self.ask(trained, ["user 1"], histories=[["item 7 é世"]], k=60)
+        assert "item 7 é世".encode() not in asked["item_id"][0]
+
+    def test_k_beyond_the_catalogue(self, trained):
+        answer = self.ask(trained, ["user 2", "nobody"], k=10_000)
+        assert answer["item_id"].shape[1] == len(trained.data.items)
+        assert sum(item != b"" for item in answer["item_id"][1]) == len(trained.data.items)
+        assert len(set(answer["item_id"][1])) == len(trained.data.items)
+        assert np.isfinite(answer["score"]).all()
+
+    def test_each_row_has_its_own_k(self, trained):
+        answer = self.ask(trained, ["user 2", "user 3"], k=[1, 4])
+        assert [(row != b"").sum() for row in answer["item_id"]] == [1, 4]
+
+    @pytest.mark.parametrize("k", [0, -1])
+    def test_k_below_one_is_refused(self, trained, k):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at least 1"):
+            self.ask(trained, ["user 2"], k=k)
+
+    def test_unknown_user_without_history_gets_popularity(self, trained):
+        answer = self.ask(trained, ["nobody", ""], k=5)
+        popular = trained.data.items.ids[np.argsort(-trained.data.item_counts, kind="stable")[:5]]
+        for row in range(2):
+            np.testing.assert_array_equal(answer["item_id"][row], popular)
+        expected = b"fold-in" if registry.get(self.name).baseline else b"fallback"
+        assert set(answer["strategy"]) == {expected}
+
+    def test_unknown_user_with_a_history(self, trained):
+        answer = self.ask(trained, ["nobody", "nobody"], [["item 2 é世", "item 3 é世", "item 5 é世"], ["no such item"]], k=5)
+        if trained.model.uses_history:
+            assert answer["strategy"].tolist() == [b"fold-in", b"fallback"]
+            block = {f"item {number} é世".encode() for number in range(15)}
+            assert len(set(answer["item_id"][0]) & block) >= 4
+        else:
+            assert len(set(answer["strategy"])) == 1
+
+    def test_examples_give_the_same_answer(self, trained):
+        def example(**lists):
+            feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values])) for name, values in lists.items()}
+            return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+        rows = [example(user_id=["user 0"]), example(user_id=["user 1"], exclude=["item 1 é世"])]
+        answer = trained.signatures["recommend_examples"](examples=tf.constant(rows))
+        expected = self.ask(trained, ["user 0", "user 1"], exclude=[[], ["item 1 é世"]], k=10)
+        np.testing.assert_array_equal(answer["item_id"], expected["item_id"])
+
+    def test_strategy_of_a_known_user_is_the_model(self, trained):
+        assert self.ask(trained, ["user 0"])["strategy"].tolist() == [b"model"]

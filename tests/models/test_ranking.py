@@ -1,0 +1,51 @@
+"""Ranking metrics against values worked out by hand."""
+
+import numpy as np
+import tensorflow as tf
+
+from models import ranking
+from models.metrics import RETRIEVE_METRICS
+
+INF = float("inf")
+
+
+def test_conservative_ranks_count_ties_against_the_target():
+    # Scores 3 1 1 2: target 1 ties with item 2 -> ranks 3 (optimistic) and 4 (conservative).
+    conservative, optimistic = ranking.ranks(tf.constant([[3.0, 1.0, 1.0, 2.0]]), tf.constant([[1, 0]]))
+    assert conservative.numpy().tolist() == [[4.0, 1.0]] and optimistic.numpy().tolist() == [[3.0, 1.0]]
+
+
+def test_masked_unknown_and_not_a_number_targets_rank_nowhere():
+    scores = tf.constant([[-INF, 2.0, float("nan"), 1.0]])
+    conservative, _ = ranking.ranks(scores, tf.constant([[0, -1, 2, 1]]))
+    # The one that is not a number counts as the best for the others: item 1 is second.
+    assert (conservative.numpy()[0, :3] > 1e6).all() and conservative.numpy()[0, 3] == 2.0
+
+
+def test_constant_scorer_gains_nothing():
+    conservative, _ = ranking.ranks(tf.zeros([1, 50]), tf.constant([[7]]))
+    assert ranking.hit_rate(conservative, 10).numpy().tolist() == [0.0]
+
+
+def test_golden_vector():
+    # Ranked relevance [0, 1, 0, 1, 0], 3 relevant items, K = 5: targets at ranks 2 and 4, the third beyond.
+    rank, count = tf.constant([[2.0, 4.0, 40.0]]), tf.constant([3.0])
+    np.testing.assert_allclose(ranking.recall(rank, count, 5), [2 / 3], atol=1e-6)
+    np.testing.assert_allclose(ranking.ndcg(rank, count, 5), [0.498189], atol=1e-6)
+    np.testing.assert_allclose(ranking.reciprocal_rank(rank, 5), [0.5], atol=1e-6)
+    np.testing.assert_allclose(ranking.average_precision(rank, count, 5), [1 / 3], atol=1e-6)
+
+
+def test_leave_one_out_ndcg_by_rank():
+    rank = tf.range(1.0, 11.0)[:, tf.newaxis]
+    expected = [1, 0.6309, 0.5, 0.4307, 0.3869, 0.3562, 0.3333, 0.3155, 0.3010, 0.2891]
+    np.testing.assert_allclose(ranking.ndcg(rank, tf.ones([10]), 10), expected, atol=5e-5)
+
+
+def test_sampled_candidates_rank_among_themselves_only():
+    scores = tf.constant([[5.0, 4.0, 3.0, 2.0]])
+    values = ranking.retrieve_metrics(scores, scores, tf.constant([[2]]), tf.ones([1]), tf.constant([[3, -1]]))
+    assert float(values["ncf99_ndcg_10"][0]) == 1.0 and abs(float(values["ndcg_10"][0]) - 0.5) < 1e-6
+    assert set(values) == set(RETRIEVE_METRICS)
+    empty = ranking.retrieve_metrics(scores, scores, tf.constant([[2]]), tf.ones([1]), tf.zeros([1, 0], tf.int32))
+    assert float(empty["ncf99_hr_10"][0]) == 0.0

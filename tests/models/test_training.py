@@ -1,0 +1,188 @@
+"""The training loop and the Trainer's run_fn: resume, strategies, warm start, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import registry, sampling, trainer, warm_start
+from models.errors import ConfigError, DataError
+from models.retrieve import Evaluation
+from models.training import TrainingSession
+from tests.models.test_neumf import TOY
+
+SMALL = {**TOY, "epochs": 3, "pretrain": False}
+
+
+def arguments(data, folder, **config):
+    splits = data.splits
+    return SimpleNamespace(
+        train_files=[splits[name] for name in ("train", "items", "users")],
+        eval_files=[splits["valid"]],
+        transform_graph_path=data.graph,
+        schema_path=data.schema,
+        serving_model_dir=str(folder / "Format-Serving"),
+        model_run_dir=str(folder / "run"),
+        base_model=None,
+        custom_config={"model": "neumf", "hyper_parameters": SMALL, "seed": 1, **config},
+    )
+
+
+@pytest.fixture(scope="module")
+def toy(toy_data):
+    return toy_data("event", 0.0)
+
+
+def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
+    trainer.run_fn(arguments(toy, tmp_path, checkpoint_dir=str(tmp_path / "checkpoints")))
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert log["model"] == "neumf" and len(log["epochs"]) == 3 and log["parameters"] > 1000
+    assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
+    assert {"recommend", "evaluate", "serving_default"} <= set(tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures)
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_killed_training_is_resumed(toy, tmp_path):
+    program = textwrap.dedent(
+        f"""
+        import models, pathlib, sys
+        sys.path.insert(0, {str(os.getcwd())!r})
+        from tests.models import toy, test_training
+        from models import trainer
+        data = toy.ToyData(pathlib.Path({str(toy.folder)!r}))
+        config = {{**test_training.SMALL, "epochs": 100_000, "patience": 100_000}}
+        trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r}), hyper_parameters=config,
+                       checkpoint_dir={str(tmp_path / "checkpoints")!r}))
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    state = tmp_path / "checkpoints" / "model" / "state.json"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = json.loads(state.read_text())["epoch"]
+    assert reached >= 1
+    again = {**SMALL, "epochs": reached + 2, "patience": 1000}
+    trainer.run_fn(arguments(toy, tmp_path, hyper_parameters=again, checkpoint_dir=str(tmp_path / "checkpoints")))
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert [row["epoch"] for row in log["epochs"]] == list(range(1, reached + 3))
+
+
+def test_interrupted_and_whole_training_agree(toy, tmp_path):
+    data, module = toy.load("neumf"), registry.load("neumf")
+
+    def run(epochs, folder, seed=5):
+        tf.keras.utils.set_random_seed(seed)
+        parameters = module.HyperParameters(**{**SMALL, "epochs": epochs, "patience": 50})
+        model = module.Model(parameters, data)
+        session = TrainingSession(parameters, data, seed=seed, evaluation=Evaluation(data, data.queries("valid")), checkpoint_dir=folder)
+        model.learn(session)
+        return session
+
+    whole = run(4, None)
+    run(2, str(tmp_path))
+    state = json.loads((tmp_path / "model" / "state.json").read_text())
+    (tmp_path / "model" / "state.json").write_text(json.dumps({**state, "finished": False}))
+    resumed = run(4, str(tmp_path))
+    for left, right in zip(whole.history, resumed.history):
+        np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-4)
+
+
+def test_two_logical_devices_train_with_a_mirrored_strategy(toy, tmp_path):
+    program = textwrap.dedent(
+        f"""
+        import models, pathlib, sys
+        import tensorflow as tf
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+        from tests.models import toy, test_training
+        from models import trainer
+        data = toy.ToyData(pathlib.Path({str(toy.folder)!r}))
+        trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r})))
+        """
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
+    assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
+
+
+@pytest.mark.parametrize("option", ["mixed_precision", "jit_compile"])
+def test_mixed_precision_and_xla(toy, tmp_path, option):
+    try:
+        trainer.run_fn(arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 2, option: True}))
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert np.isfinite(log["epochs"][-1]["loss"]) and log["hyper_parameters"][option] is True
+
+
+def test_warm_start_aligns_rows_by_token(toy, tmp_path):
+    data, module = toy.load("neumf"), registry.load("neumf")
+    parameters = module.HyperParameters(**SMALL)
+    old, new = module.Model(parameters, data), module.Model(parameters, data)
+    TrainingSession(parameters, data).build(old)
+    warm_start.save_weights(old, str(tmp_path))
+    TrainingSession(parameters, data).build(new)
+    # A vocabulary in another order, with one item that the old model has never seen.
+    new.gmf_item.tokens = np.array([b"new one", *old.gmf_item.tokens[:0:-1]], object)
+    fresh = new.gmf_item.embeddings.numpy()
+    counts = warm_start.load_weights(new, str(tmp_path))
+    before, after = old.gmf_item.embeddings.numpy(), new.gmf_item.embeddings.numpy()
+    np.testing.assert_array_equal(after[2], fresh[2])
+    np.testing.assert_array_equal(after[3:], before[:2:-1])
+    assert counts["aligned"] == 4 and counts["skipped"] == 0 and counts["copied"] > 0
+
+
+def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
+    first = arguments(toy, tmp_path / "first")
+    trainer.run_fn(first)
+    second = arguments(toy, tmp_path / "second", hyper_parameters={**SMALL, "epochs": 1})
+    second.base_model = first.serving_model_dir
+    trainer.run_fn(second)
+    log = json.loads((tmp_path / "second" / "run" / "training.json").read_text())
+    assert log["warm_start"]["rows"] > 300
+    cold = json.loads((tmp_path / "first" / "run" / "training.json").read_text())
+    assert log["epochs"][0]["loss"] < cold["epochs"][0]["loss"]
+
+
+def test_unknown_hyper_parameter_names_the_nearest():
+    with pytest.raises(ConfigError, match="learning_rat.*did you mean 'learning_rate'"):
+        trainer.resolve("neumf", {"learning_rat": 0.1})
+    with pytest.raises(ConfigError, match="epochs.*must be at least 1.*received 0"):
+        trainer.resolve("neumf", {"epochs": 0})
+    with pytest.raises(ConfigError, match="did you mean 'neumf'"):
+        registry.get("neumff")
+
+
+def test_missing_split_is_named(toy, tmp_path):
+    broken = arguments(toy, tmp_path)
+    broken.train_files = broken.train_files[:2]
+    with pytest.raises(DataError, match="users"):
+        trainer.run_fn(broken)
+
+
+def test_batches_cover_every_row_once_an_epoch():
+    batches = sampling.shuffled_batches({"row": np.arange(10)}, 4, seed=1)
+    epochs = [np.concatenate([batch["row"] for batch in part]) for part in (list(batches.dataset.take(3).as_numpy_iterator()), list(batches.dataset.skip(3).take(3).as_numpy_iterator()))]
+    for rows in epochs:
+        assert sorted(rows) == list(range(10))
+    assert epochs[0].tolist() != epochs[1].tolist() and batches.steps == 3
+    later = sampling.shuffled_batches({"row": np.arange(10)}, 4, seed=1, first_epoch=1)
+    np.testing.assert_array_equal(np.concatenate([b["row"] for b in later.dataset.take(3).as_numpy_iterator()]), epochs[1])
+
+
+def test_every_model_has_a_test_of_its_own():
+    for name in registry.MODELS:
+        assert os.path.exists(os.path.join(os.path.dirname(__file__), f"test_{name}.py")), name

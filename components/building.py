@@ -27,6 +27,7 @@ from components.splits import (
     gather_facts,
     make_log,
     merge_facts,
+    read_given,
 )
 from models.errors import ConfigError, DataError, nearest
 
@@ -120,6 +121,8 @@ def build(
     """
     columns = {table: tables.table_columns(uri) for table, uri in inputs.items()}
     _check_columns(columns["events"], config)
+    if config.split.file:
+        read_given(config.split.file)  # a worker would wrap the error in its own
     files = {
         table: records.shards(tables.split_folder(uri, tables.SPLIT))
         for table, uri in inputs.items()

@@ -15,16 +15,15 @@ import apache_beam as beam
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import records, tables
 from components.building import ROWS_A_SHARD, ReadBatches, partition
 from components.columns import empty_table
+from components.oddities import SHOWN, odd_values
 from components.sources import REQUIRED, TABLES
 from models.errors import ConfigError, DataError, nearest
 
-_SHOWN = 5
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN
 
 
@@ -190,7 +189,7 @@ def check_events(
 
     def note(name: str, bad: np.ndarray, describe) -> None:
         where = order[bad[order]]
-        shown = [{"row": int(row[one]), "received": describe(one)} for one in where[:_SHOWN]]
+        shown = [{"row": int(row[one]), "received": describe(one)} for one in where[:SHOWN]]
         found["checks"][name] = {"count": len(where), "examples": shown}
 
     def pair(one) -> str:
@@ -215,7 +214,7 @@ def check_events(
     sizes = np.bincount(user, minlength=len(distinct))
     few = np.flatnonzero(sizes < thresholds.min_user_events)
     shown = [
-        {"id": _text(distinct[one]), "received": f"{sizes[one]} events"} for one in few[:_SHOWN]
+        {"id": _text(distinct[one]), "received": f"{sizes[one]} events"} for one in few[:SHOWN]
     ]
     found["checks"]["users_under_minimum"] = {"count": len(few), "examples": shown}
     found["odd"]["events"] = odd_values(table, schema, row)
@@ -229,52 +228,13 @@ def check_ids(table: pa.Table, name: str, schema: schema_pb2.Schema) -> dict[str
     again = np.flatnonzero(ids.duplicated().to_numpy())
     shown = [
         {"id": _text(ids[one]), "received": f"{key} {_text(ids[one])} again"}
-        for one in again[:_SHOWN]
+        for one in again[:SHOWN]
     ]
     check_ = {"count": len(again), "examples": shown}
     return {
         "checks": {f"duplicate_{name}": check_},
         "odd": {name: odd_values(table, schema, ids.to_numpy())},
     }
-
-
-def odd_values(
-    table: pa.Table, schema: schema_pb2.Schema, where: np.ndarray
-) -> dict[str, list[dict[str, Any]]]:
-    """Column -> a few rows whose value is missing or outside the domain that the schema names."""
-    domains = {domain.name: list(domain.value) for domain in schema.string_domain}
-    odd = {}
-    for feature in schema.feature:
-        if feature.name not in table.column_names:
-            continue
-        column = table.column(feature.name)
-        bad = column.is_null().to_numpy()
-        lists = pa.types.is_large_list(column.type)
-        if not lists:
-            bad |= _outside(column, feature, domains)
-        chosen = np.flatnonzero(bad)[:_SHOWN]
-        odd[feature.name] = [
-            {
-                "row" if isinstance(where[one], np.integer) else "id": _plain(where[one]),
-                "received": _plain(column[int(one)].as_py()),
-            }
-            for one in chosen
-        ]
-    return {name: shown for name, shown in odd.items() if shown}
-
-
-def _outside(
-    column: pa.ChunkedArray, feature: schema_pb2.Feature, domains: Mapping[str, list[str]]
-) -> np.ndarray:
-    if feature.domain in domains:
-        values = pa.array([value.encode() for value in domains[feature.domain]], pa.large_binary())
-        return ~pc.is_in(column, value_set=values).to_numpy()
-    for domain in (feature.int_domain, feature.float_domain):
-        if (domain.max or domain.min) and not pa.types.is_large_binary(column.type):
-            numbers = column.to_numpy()
-            low = numbers < domain.min if domain.min else np.zeros(len(numbers), bool)
-            return low | (numbers > domain.max if domain.max else np.zeros(len(numbers), bool))
-    return np.zeros(len(column), bool)
 
 
 def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -300,7 +260,7 @@ def _merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _first(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(examples, key=lambda one: (one.get("row", 0), str(one.get("id", ""))))[:_SHOWN]
+    return sorted(examples, key=lambda one: (one.get("row", 0), str(one.get("id", ""))))[:SHOWN]
 
 
 # check -> (table, column, what it is, of how many, threshold)
@@ -408,11 +368,3 @@ def _read_report(uri: str) -> dict[str, Any]:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
-
-
-def _plain(value: Any) -> Any:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bytes):
-        return _text(value)
-    return value.item() if hasattr(value, "item") else value

@@ -339,3 +339,21 @@ def test_codec_keeps_nulls_empty_lists_and_bytes(tmp_path):
     records.write_table(table, str(tmp_path / "Split-all"), 0)
     (part,) = records.read_table(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
     assert part.equals(table)
+
+
+def test_the_given_split_of_a_file_goes_through_beam(toy_tables, tmp_path):
+    events = tables.read_table(str(toy_tables / "events")).to_pylist()
+    first = {row["user_id"]: row["item_id"] for row in reversed(events)}
+    file = tmp_path / "given.tsv"
+    lines = [b"%s\t%s\ti1 i2" % pair for pair in first.items()]
+    file.write_bytes(b"\n".join([b"user_id\titem_id\tcandidates", *lines]))
+    split = {"name": "given", "file": str(file)}
+    local.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)
+    queries = rows_of(tmp_path / "e", "test").to_pylist()
+    assert {row["user_id"]: row["targets"] for row in queries} == {
+        user: [item] for user, item in first.items()
+    }
+    assert queries[0]["candidates"] == [b"i1", b"i2"]
+    with pytest.raises(DataError, match="split.file: .*nothing.tsv is missing"):
+        split = {"name": "given", "file": str(tmp_path / "nothing.tsv")}
+        local.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)

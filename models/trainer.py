@@ -23,7 +23,7 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose folder is named
             `Split-<name>`), `transform_graph_path`, `schema_path`, `serving_model_dir`, `model_run_dir`, `base_model` and
-            `custom_config`: `model`, `hyper_parameters`, `seed`, and optionally `checkpoint_dir`.
+            `custom_config`: `model`, `hyper_parameters`, `seed`, and optionally `checkpoint_dir` and `fingerprint`.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -74,10 +74,13 @@ def run_fn(fn_args: Any) -> None:
         "epochs": session.history,
         "seconds": round(time.monotonic() - started, 3),
         "monitor": retrieve.Evaluation.monitor,
+        "fingerprint": config.get("fingerprint"),
     }
-    tf.io.gfile.makedirs(fn_args.model_run_dir)
-    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, TRAINING_LOG), "w") as file:
-        json.dump(log, file, indent=1)
+    # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.
+    for folder in (fn_args.model_run_dir, os.path.join(fn_args.serving_model_dir, "assets.extra")):
+        tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(os.path.join(folder, TRAINING_LOG), "w") as file:
+            json.dump(log, file, indent=1)
     # Only now: a kill before the export is done must find something to resume from.
     if config.get("checkpoint_dir"):
         shutil.rmtree(config["checkpoint_dir"], ignore_errors=True)

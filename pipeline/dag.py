@@ -1,0 +1,195 @@
+"""The pipeline: one pure function from a run to a TFX pipeline; runners only execute it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from tfx import v1 as tfx
+
+from components import gate
+from components.beam_runner import ARGUMENTS
+from components.canary import Canary
+from components.example_builder import ExampleBuilder
+from components.last_blessed import LastBlessedOther
+from components.layouts import TABLES
+from components.schemas import read_schemas, schema_folder
+from components.table_check import TableCheck
+from components.table_reader import TableReader
+from models import features, registry
+from pipeline.config import RunConfig
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def create_pipeline(
+    config: RunConfig,
+    *,
+    source: str,
+    fingerprint: str,
+    schemas: str,
+    hyper_parameters: dict,
+    pipeline_root: str,
+    serving_dir: str,
+    checkpoint_root: str | None = None,
+    metadata_path: str | None = None,
+    stock_resolver: bool = False,
+) -> tfx.dsl.Pipeline:
+    """Builds the pipeline of a run.
+
+    Args:
+        config: the resolved run.
+        source: folder of the data.
+        fingerprint: of the data's files, so that the cache notices new ones.
+        schemas: name or folder of the curated table schemas.
+        hyper_parameters: all of the model's, resolved.
+        pipeline_root: where artifacts go.
+        serving_dir: where versions of the model are pushed.
+        checkpoint_root: where an interrupted training keeps its state; None keeps none.
+        metadata_path: the ML Metadata file; None where the runner has a store of its own.
+        stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
+    """
+    entry = registry.get(config.model)
+    folder = schema_folder(schemas)
+    components_hash = _hash_files("components", "schema")
+    tables = read_schemas(folder)
+
+    # The user's files become three tables, whatever their layout; what cannot be read is counted, not dropped in silence.
+    reader = TableReader(
+        source=source,
+        fingerprint=fingerprint,
+        reader=config.data.reader,
+        columns=json.dumps(config.data.columns, sort_keys=True) if config.data.columns else None,
+        max_rejected_share=config.data.max_rejected_share,
+        code_hash=components_hash,
+    )
+
+    # Each table is measured and held against its curated schema, before anything is learned from it.
+    nodes, anomalies, statistics = [reader], {}, {}
+    for table in TABLES:
+        generator = tfx.components.StatisticsGen(examples=reader.outputs[table]).with_id(f"StatisticsGen_{table}")
+        importer = tfx.components.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(f"Schema_{table}")
+        validator = tfx.components.ExampleValidator(
+            statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
+        ).with_id(f"ExampleValidator_{table}")
+        nodes += [generator, importer, validator]
+        anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
+        statistics[table] = generator
+
+    # TFDV's anomalies, and what TFDV cannot know (duplicates, the future, unknown items), stop the run by name.
+    check = TableCheck(
+        **{table: reader.outputs[table] for table in TABLES},
+        **anomalies,
+        thresholds=json.dumps(config.check, sort_keys=True),
+        schema_folder=folder,
+        code_hash=components_hash,
+    )
+
+    # The split comes before anything is fitted, so that nothing after it reaches train.
+    builder = ExampleBuilder(
+        **{table: reader.outputs[table] for table in TABLES},
+        check=check.outputs["report"],
+        task=entry.task,
+        kind=entry.kind,
+        split=json.dumps(config.split.model_dump(), sort_keys=True),
+        schema_folder=folder,
+        code_hash=components_hash,
+    )
+
+    # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and serving.
+    transform = tfx.components.Transform(
+        examples=builder.outputs["examples"],
+        schema=builder.outputs["schema"],
+        preprocessing_fn="models.preprocessing.preprocessing_fn",
+        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=[]),
+        materialize=False,
+        custom_config={
+            "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
+            "code_hash": _hash_files("models/preprocessing.py", "models/features.py"),
+        },
+    )
+
+    training = {
+        "model": config.model,
+        "hyper_parameters": hyper_parameters,
+        "seed": config.seed,
+        "code_hash": registry.code_hash(),
+    }
+    identity = _hash_text(json.dumps([training, config.model_dump(mode="json", include={"data", "split", "check"}), fingerprint, components_hash]))
+    training["fingerprint"] = identity
+    if checkpoint_root:
+        training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
+
+    # A new model must stand beside the one that is being served, so that one is found first.
+    strategy = (
+        {"strategy_class": tfx.dsl.experimental.LatestBlessedModelStrategy}
+        if stock_resolver
+        else {"strategy_class": LastBlessedOther, "config": {"fingerprint": identity}}
+    )
+    last_blessed = tfx.dsl.Resolver(
+        **strategy,
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id("LastBlessed")
+
+    # Training is in epochs: TFX's step counts stay unset.
+    warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
+    trainer = tfx.components.Trainer(
+        examples=builder.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=builder.outputs["schema"],
+        run_fn="models.trainer.run_fn",
+        train_args=tfx.proto.TrainArgs(splits=["train", "items", "users"]),
+        eval_args=tfx.proto.EvalArgs(splits=["valid"]),
+        custom_config=training,
+        **warm,
+    )
+
+    # The SavedModel measures itself on the test queries: better than popularity, not worse than the last blessed model.
+    evaluator = tfx.components.Evaluator(
+        examples=builder.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=last_blessed.outputs["model"],
+        eval_config=gate.eval_config(0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression),
+        example_splits=["test"],
+    )
+
+    # A good model that no server can load would be pushed all the same: a server process answers real requests first.
+    canary = Canary(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        examples=builder.outputs["examples"],
+        code_hash=_hash_files("components/canary.py", "serving"),
+    )
+
+    # Only what is blessed twice becomes a version that a server picks up.
+    pusher = tfx.components.Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=canary.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=serving_dir)
+        ),
+    )
+    metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.pipeline_name,
+        pipeline_root=pipeline_root,
+        components=[*nodes, check, builder, transform, last_blessed, trainer, evaluator, canary, pusher],
+        enable_cache=True,
+        metadata_connection_config=metadata,
+        beam_pipeline_args=list(ARGUMENTS),
+    )
+
+
+def _hash_files(*names: str) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        place = _ROOT / name
+        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix in (".py", ".pbtxt"))
+        for path in files:
+            digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

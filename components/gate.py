@@ -24,16 +24,17 @@ def eval_config(min_lift: float, max_regression: float) -> tfma.EvalConfig:
     """
     specs = []
     for name in metrics.RETRIEVE_METRICS:
-        threshold = tfma.MetricThreshold()
-        if name == metrics.LIFT:
-            threshold.value_threshold.lower_bound.value = min_lift
-        if name == metrics.MONITOR:
-            threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
-            threshold.change_threshold.absolute.value = -max_regression
         config = tfma.MetricConfig(class_name="MeanPrediction", config=json.dumps({"name": name}))
+        # Thresholds hold overall; a threshold without slices would be applied to every slice, however small.
         if name in (metrics.LIFT, metrics.MONITOR):
-            config.threshold.CopyFrom(threshold)
-        specs.append(tfma.MetricsSpec(output_names=[name], metrics=[config]))
+            overall = config.per_slice_thresholds.add(slicing_specs=[tfma.SlicingSpec()])
+            if name == metrics.LIFT:
+                overall.threshold.value_threshold.lower_bound.value = min_lift
+            else:
+                overall.threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
+                overall.threshold.change_threshold.absolute.value = -max_regression
+        configs = [config, tfma.MetricConfig(class_name="ExampleCount")] if name == metrics.MONITOR else [config]
+        specs.append(tfma.MetricsSpec(output_names=[name], metrics=configs))
     # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
     labels = dict.fromkeys(metrics.RETRIEVE_METRICS, "timestamp")
     return tfma.EvalConfig(

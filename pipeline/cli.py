@@ -1,0 +1,261 @@
+"""The command line. Everything heavy is imported in the command that needs it: `recsys --help` answers at once."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from models.errors import RecsysError
+
+_EXAMPLES = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _mended(command: Callable) -> Callable:
+    """An error that the user can mend ends the command with its message and exit code 1, not with a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments, **options):
+        try:
+            return command(*arguments, **options)
+        except RecsysError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the next run goes on from here", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+@click.group(context_settings=_EXAMPLES)
+@click.version_option(package_name="recsys-tfx")
+def main() -> None:
+    """Train, gate, push and serve published recommender models.
+
+    \b
+    Example: recsys run two_tower --data movielens-100k --set epochs=20
+    """
+
+
+@main.command()
+@_mended
+def doctor() -> None:
+    """Check this machine: lane, versions, Keras, GPU, Beam; say what is wrong and the mend.
+
+    \b
+    Example: recsys doctor
+    """
+    from pipeline.doctor import run_doctor
+
+    sys.exit(run_doctor())
+
+
+@main.command("models")
+@_mended
+def list_models() -> None:
+    """List the models: task, example kind, family, paper.
+
+    \b
+    Example: recsys models
+    """
+    from models.registry import MODELS
+    from pipeline.show import print_table
+
+    rows = [(entry.name, entry.title, entry.task, entry.kind, entry.family, entry.paper) for entry in MODELS.values()]
+    print_table("Models", ("name", "model", "task", "examples", "family", "paper"), rows)
+
+
+@main.command("datasets")
+@_mended
+def list_datasets() -> None:
+    """List the public data sets: what they are, where they come from, under what terms.
+
+    \b
+    Example: recsys datasets
+    """
+    from components.datasets import DATASETS
+    from pipeline.show import print_table
+
+    rows = [(name, dataset.description, dataset.source, dataset.terms) for name, dataset in DATASETS.items()]
+    print_table("Data sets", ("name", "what", "source", "terms"), rows)
+
+
+@main.group()
+def data() -> None:
+    """Fetch public data sets.
+
+    \b
+    Example: recsys data get movielens-100k
+    """
+
+
+@data.command("get")
+@click.argument("name")
+@_mended
+def data_get(name: str) -> None:
+    """Fetch data set NAME into the cache: checksummed, kept, taken up again after an interruption.
+
+    \b
+    Example: recsys data get movielens-1m
+    """
+    from components import datasets
+
+    click.echo(datasets.get(name, progress=click.echo))
+
+
+def _run_options(command: Callable) -> Callable:
+    options = [
+        click.argument("model", required=False),
+        click.option("--config", type=click.Path(), help="A run as a YAML file; flags override it."),
+        click.option("--data", "source", help="A public data set by name, or a folder."),
+        click.option("--reader", help="Layout of the folder; told by its files when left out."),
+        click.option("--split", help="leave_one_out, temporal, ratio, user_holdout or given."),
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter, or a dotted key of the run."),
+        click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
+        click.option("--output", type=click.Path(), help="Folder of runs, metadata and pushed models (default runs)."),
+        click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model."),
+    ]
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def _config(model, config, source, reader, split, settings, seed, output, warm_start):
+    from pipeline import config as run_config
+
+    flags = {"model": model, "data.source": source, "data.reader": reader, "split.name": split, "seed": seed, "output": output}
+    flags["warm_start"] = warm_start
+    return run_config.load(config, {**run_config.parse_settings(settings), **{k: v for k, v in flags.items() if v is not None}})
+
+
+@main.command()
+@_run_options
+@_mended
+def run(**options) -> None:
+    """Run the pipeline for MODEL (default two_tower): read, check, split, transform, train, gate, canary, push.
+
+    Exits with 1 when nothing was pushed, and says which threshold failed by how much.
+
+    \b
+    Example: recsys run two_tower --data movielens-100k --split leave_one_out --set epochs=20 --set embedding_dim=64
+             recsys run neumf --config my_run.yaml
+    """
+    _execute(_config(**options))
+
+
+def _execute(config):
+    from pipeline import local, report, show
+
+    record = local.run(config, click.echo)
+    page = report.write_report(record, Path(config.output) / "reports" / f"{record.run_id.replace(':', '-')}.html")
+    show.print_evaluation(record)
+    click.echo(f"report: {page}")
+    local.require_push(record)
+    click.echo(f"pushed: {record.pushed_path}")
+    return record
+
+
+@main.command()
+@_run_options
+@click.option("--user", help="Whose recommendations to show (default: one of the data's).")
+@_mended
+def demo(user: str | None, **options) -> None:
+    """The main job, whole: run the pipeline, serve the pushed model, ask it over REST and gRPC, stop the server.
+
+    \b
+    Example: recsys demo
+    """
+    from pipeline import demo as demonstration
+
+    config = _config(**options)
+    demonstration.show(_execute(config), config, user)
+
+
+@main.command()
+@click.option("--model-dir", type=click.Path(), help="Folder of versions (default: of the last run that pushed).")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Where to look for that run.")
+@click.option("--name", default="recsys", show_default=True, help="Name under which the model is served.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--rest-port", default=8501, show_default=True, help="REST port.")
+@click.option("--grpc-port", default=8500, show_default=True, help="gRPC port.")
+@_mended
+def serve(model_dir: str | None, output: str, name: str, host: str, rest_port: int, grpc_port: int) -> None:
+    """Serve a pushed model over TensorFlow Serving's REST and gRPC; new versions are picked up while it runs.
+
+    \b
+    Example: recsys serve --model-dir runs/serving/two_tower-movielens-100k-leave_one_out
+    """
+    from pipeline import demo as demonstration
+
+    demonstration.serve(model_dir or demonstration.last_pushed(output), name, host, rest_port, grpc_port)
+
+
+@main.command()
+@click.option("--user", required=True, help="User id.")
+@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("--history", multiple=True, help="An item the user had, oldest first; repeat.")
+@click.option("--exclude", multiple=True, help="An item not to recommend; repeat.")
+@click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
+@click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
+@click.option("--name", default="recsys", show_default=True, help="Name under which the model is served.")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Where to look for item titles.")
+@_mended
+def recommend(user, count, history, exclude, use_grpc, address, name, output) -> None:
+    """Ask a running server for a user's recommendations.
+
+    \b
+    Example: recsys recommend --user 42 -k 10 --exclude 50 --exclude 181
+    """
+    from pipeline import demo as demonstration
+
+    demonstration.recommend(user, count, history, exclude, use_grpc, address, name, output)
+
+
+@main.command()
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@_mended
+def runs(output: str) -> None:
+    """List the runs in an output folder.
+
+    \b
+    Example: recsys runs
+    """
+    from pipeline import lineage, show
+
+    show.print_runs(lineage.load_runs(output))
+
+
+@main.command("show")
+@click.argument("run_id", metavar="RUN", default="latest")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@_mended
+def show_run(run_id: str, output: str) -> None:
+    """Show RUN (`latest`, or the beginning of its id): data, code, hyper-parameters, metrics, blessed or why not.
+
+    \b
+    Example: recsys show latest
+    """
+    from pipeline import lineage, show
+
+    show.print_run(lineage.load_run(output, run_id))
+
+
+@main.command("compile")
+@click.argument("config", type=click.Path())
+@click.option("--to", "target", type=click.Path(), default="pipeline.json", show_default=True, help="File to write.")
+@click.option("--image", help="Container image that holds this project.")
+@_mended
+def compile_run(config: str, target: str, image: str | None) -> None:
+    """Compile the run in CONFIG, a YAML file, for Kubeflow Pipelines v2.
+
+    \b
+    Example: recsys compile my_run.yaml --to pipeline.json --image registry.example/recsys:1
+    """
+    from pipeline import config as run_config
+    from pipeline import kubeflow
+
+    click.echo(kubeflow.compile_pipeline(run_config.load(config), target, **({"image": image} if image else {})))
+
+
+if __name__ == "__main__":
+    main()

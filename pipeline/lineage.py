@@ -1,0 +1,187 @@
+"""What ran, out of ML Metadata: the store that the pipeline itself writes. Imports neither TensorFlow nor TFX."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import RecsysError, nearest
+
+METADATA = "metadata.sqlite"
+VERDICT = "verdict.json"
+
+
+@dataclass
+class Step:
+    """One component of a run.
+
+    Attributes:
+        node: its id in the pipeline.
+        state: `complete`, `cached`, `failed` or `running`.
+        seconds: from its start to its end.
+        properties: its parameters, as ML Metadata holds them.
+        outputs: output key -> artifact folder.
+    """
+
+    node: str
+    state: str
+    seconds: float
+    properties: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    """One run of a pipeline.
+
+    Attributes:
+        run_id: the start time, as TFX names runs.
+        pipeline: its name.
+        output: folder of the metadata file.
+        steps: node -> step, in the order of execution.
+        artifacts: (node, output key) -> the artifact's custom properties.
+    """
+
+    run_id: str
+    pipeline: str
+    output: Path
+    steps: dict[str, Step] = field(default_factory=dict)
+    artifacts: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """All components together."""
+        return sum(step.seconds for step in self.steps.values())
+
+    @property
+    def state(self) -> str:
+        """`failed` when any component failed, `interrupted` when it never reached the last one, else `complete`."""
+        states = {step.state for step in self.steps.values()}
+        if "failed" in states:
+            return "failed"
+        return "complete" if "Pusher" in self.steps and "running" not in states else "interrupted"
+
+    @property
+    def cached(self) -> bool:
+        """Whether everything but the look-up of the last blessed model came from the cache."""
+        return all(step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed")
+
+    @property
+    def training_parameters(self) -> dict[str, Any]:
+        """What the Trainer was given: model, hyper-parameters, seed, code hash."""
+        text = self.steps["Trainer"].properties.get("custom_config") if "Trainer" in self.steps else None
+        return json.loads(text) if text else {}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The Trainer's log: epochs, losses, seconds, parameters; empty before there is one."""
+        return self._json("Trainer", "model_run", "training.json")
+
+    @property
+    def reading(self) -> dict[str, dict[str, Any]]:
+        """Table -> the reader's report of rows read, kept and rejected."""
+        return {table: self._json("TableReader", table, "report.json") for table in ("events", "items", "users")}
+
+    @property
+    def checking(self) -> dict[str, Any]:
+        """The report of the table check."""
+        return self._json("TableCheck", "report", "report.json")
+
+    @property
+    def building(self) -> dict[str, Any]:
+        """The report of the example builder."""
+        return self._json("ExampleBuilder", "examples", "report.json")
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What the gate found (`gate.Verdict` as a dict); empty where the run did not get there."""
+        return self._json("Evaluator", "evaluation", VERDICT)
+
+    @property
+    def blessed(self) -> bool:
+        """Whether the Evaluator blessed the model."""
+        return self.artifacts.get(("Evaluator", "blessing"), {}).get("blessed") == 1
+
+    @property
+    def canary(self) -> bool:
+        """Whether a server answered from the model."""
+        return self.artifacts.get(("Canary", "blessing"), {}).get("blessed") == 1
+
+    @property
+    def pushed_path(self) -> str | None:
+        """The pushed version's folder, or None."""
+        pushed = self.artifacts.get(("Pusher", "pushed_model"), {})
+        return pushed.get("pushed_destination") if pushed.get("pushed") == 1 else None
+
+    def _json(self, node: str, key: str, name: str) -> dict[str, Any]:
+        step = self.steps.get(node)
+        path = Path(step.outputs[key]) / name if step and key in step.outputs else None
+        return json.loads(path.read_text("utf-8")) if path and path.exists() else {}
+
+
+def load_runs(output: str | Path) -> list[RunRecord]:
+    """All runs under an output folder, oldest first; empty when there are none."""
+    store = _open(Path(output))
+    if store is None:
+        return []
+    return [_load(store, Path(output), context) for context in sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.name)]
+
+
+def load_run(output: str | Path, run: str = "latest") -> RunRecord:
+    """One run: `latest`, its id, or the beginning of its id or of its pipeline's name (then the newest).
+
+    Raises:
+        RecsysError: there is none; the nearest is named.
+    """
+    records = load_runs(output)
+    if run == "latest" and records:
+        return records[-1]
+    found = [record for record in records if record.run_id.startswith(run) or record.pipeline.startswith(run)]
+    if not found:
+        known = nearest(run, [record.run_id for record in records]) if records else "; there are none yet: recsys run"
+        raise RecsysError(f"no run {run!r} in {output}{known}")
+    return found[-1]
+
+
+def _open(output: Path):
+    path = output / METADATA
+    if not path.exists():
+        return None
+    from ml_metadata.metadata_store import metadata_store
+    from ml_metadata.proto import metadata_store_pb2
+
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = str(path)
+    config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    return metadata_store.MetadataStore(config)
+
+
+def _load(store, output: Path, context) -> RunRecord:
+    record = RunRecord(context.name, "", output)
+    executions = sorted(store.get_executions_by_context(context.id), key=lambda execution: execution.id)
+    events = store.get_events_by_execution_ids([execution.id for execution in executions]) if executions else []
+    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])}
+    for execution in executions:
+        node = next(context for context in store.get_contexts_by_execution(execution.id) if context.type == "node").name
+        record.pipeline, _, node = node.rpartition(".")
+        seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
+        # Cached components are new executions without work of their own: their time says what the look-up took.
+        step = Step(node, _state(execution), seconds, _properties(execution))
+        record.steps[node] = step
+        for event in events:
+            if event.execution_id == execution.id and event.type in (event.OUTPUT, event.INTERNAL_OUTPUT):
+                key = next(part.key for part in event.path.steps if part.HasField("key"))
+                artifact = artifacts[event.artifact_id]
+                step.outputs[key] = artifact.uri
+                record.artifacts[node, key] = _properties(artifact)
+    return record
+
+
+def _state(execution) -> str:
+    state = execution.State.Name(execution.last_known_state).lower()
+    return {"new": "running", "canceled": "failed"}.get(state, state)
+
+
+def _properties(message) -> dict[str, Any]:
+    values = {**message.properties, **message.custom_properties}
+    return {name: getattr(value, value.WhichOneof("value")) for name, value in values.items() if value.WhichOneof("value")}

@@ -1,0 +1,217 @@
+"""The local runner: one process, quiet logs, progress that a person can read, and a verdict that is checked, not assumed."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from models.errors import ConfigError, RecsysError
+from pipeline import lineage
+from pipeline.config import RunConfig
+
+RUN_FILE = "run.yaml"
+
+
+class NotBlessed(RecsysError):
+    """The pipeline ran to its end and pushed nothing."""
+
+
+def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRecord:
+    """Runs the pipeline and returns its record.
+
+    Args:
+        config: the run.
+        say: takes lines of progress.
+
+    Raises:
+        ConfigError: the data set, model, hyper-parameters or output folder are not to be had.
+        DataError: the data broke a rule.
+        NotBlessed: nothing was pushed; the message names the threshold and by how much it was missed.
+        RecsysError: another run holds the output folder, or the disk is full.
+    """
+    output = Path(config.output).absolute()
+    with _exclusive(output), _readable_errors():
+        _quiet()
+        say(f"{config.pipeline_name}: starting (TensorFlow and TFX take a while to load)")
+        started = time.monotonic()
+        source, schemas = find_data(config, say)
+        # Only now: what can be refused without TensorFlow has been.
+        from components import tables
+        from models import trainer
+        from pipeline import dag
+
+        pipeline = dag.create_pipeline(
+            config,
+            source=str(source),
+            fingerprint=tables.fingerprint(str(source)),
+            schemas=schemas,
+            hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(mode="json"),
+            pipeline_root=str(output / config.pipeline_name),
+            serving_dir=str(config.serving_dir),
+            checkpoint_root=str(output / "checkpoints"),
+            metadata_path=str(output / lineage.METADATA),
+        )
+        from tfx import v1 as tfx
+
+        _quiet()
+        with _progress(say):
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        record = lineage.load_run(output)
+        save_verdict(record)
+        (output / config.pipeline_name / RUN_FILE).write_text(config.to_yaml(), encoding="utf-8")
+        say(f"all components in {time.monotonic() - started:.0f} s" + (", served from the cache" if record.cached else ""))
+    return record
+
+
+def require_push(record: lineage.RunRecord) -> None:
+    """Raises NotBlessed unless the run ended with a pushed model: a pipeline can be green and push nothing."""
+    if record.pushed_path and Path(record.pushed_path).exists():
+        return
+    if not record.blessed:
+        failures = record.verdict.get("failures", [])
+        reasons = "\n  ".join(failure["text"] for failure in failures) or "the Evaluator gave no blessing"
+        raise NotBlessed(f"the model was not blessed and nothing was pushed:\n  {reasons}")
+    if not record.canary:
+        why = record.artifacts.get(("Canary", "blessing"), {}).get("reason", "no reason was recorded")
+        raise NotBlessed(f"the model was blessed, but no server could answer from it, so nothing was pushed: {why}")
+    if record.pushed_path:
+        raise NotBlessed(f"the model was pushed to {record.pushed_path}, which is gone; remove {record.output} to run afresh")
+    raise NotBlessed("the model was blessed, but the Pusher pushed nothing")
+
+
+def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]:
+    """Returns the data folder (fetched when it is a public data set) and the name or folder of its table schemas."""
+    from components import datasets
+
+    name = config.data.source
+    if name in datasets.DATASETS:
+        dataset = datasets.find(name)
+        return datasets.get(name, progress=say), config.data.schema_name or dataset.schema
+    if not Path(name).exists():
+        datasets.find(name)  # raises, naming the nearest
+    return Path(name).absolute(), config.data.schema_name or "generic"
+
+
+def save_verdict(record: lineage.RunRecord) -> None:
+    """Stores the gate's findings as JSON beside TFMA's own files, so that nobody needs TFMA to read them."""
+    evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
+    if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():
+        return
+    from components import gate
+
+    verdict = gate.read_verdict(evaluation, record.blessed)
+    values = dataclasses.asdict(verdict)
+    for failure, text in zip(values["failures"], verdict.failures):
+        failure["text"] = str(text)
+    (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _exclusive(output: Path) -> Iterator[None]:
+    """Holds the output folder; the kernel lets go of it when the process dies, however it dies."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+        lock = open(output / ".lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RecsysError(f"another run (process {lock.read().strip()}) is using {output}; wait for it or choose another --output") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Brings an error that a user can mend up from under Beam and TFX."""
+    try:
+        yield
+    except RecsysError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, RecsysError):
+                raise type(cause)(_without_beam(str(cause))) from error
+            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                raise RecsysError(f"the disk is full: {cause.filename or cause}") from error
+            cause = cause.__cause__ or cause.__context__
+        text = str(error)
+        if "No space left on device" in text or "Disk full" in text or "disk is full" in text:
+            raise RecsysError(f"the disk is full: {text.splitlines()[0]}") from error
+        found = re.search(r"(?:DataError|ConfigError|RecsysError): (.*)", text, re.DOTALL)
+        if found:
+            raise RecsysError(_without_beam(found.group(1))) from error
+        raise
+
+
+def _without_beam(text: str) -> str:
+    return re.split(r" \[while running", text, maxsplit=1)[0].strip()
+
+
+def _quiet() -> None:
+    """A run prints thousands of log lines; what matters is said by the progress and by errors."""
+    import warnings
+
+    from absl import logging as absl_logging
+
+    warnings.filterwarnings("ignore")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("apache_beam", "tensorflow", "tfx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().setLevel(logging.ERROR)
+
+
+class _Progress(logging.Handler):
+    """Turns the runner's own messages into one line a component."""
+
+    _RUNNING = re.compile(r"Component (\S+) is running")
+    _FINISHED = re.compile(r"Component (\S+) is finished")
+
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__(logging.INFO)
+        self._say, self._cached, self._started = say, False, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage() if len(record.msg) < 100 else ""
+        if started := self._RUNNING.match(message):
+            self._started, self._cached = time.monotonic(), False
+            if started.group(1) == "Trainer":
+                self._say("  Trainer ...")
+        elif message.startswith("A cached execution"):
+            self._cached = True
+        elif finished := self._FINISHED.match(message):
+            seconds = time.monotonic() - self._started
+            self._say(f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}")
+
+
+@contextlib.contextmanager
+def _progress(say: Callable[[str], None]) -> Iterator[None]:
+    from absl import logging as absl_logging
+
+    logger, handler = absl_logging.get_absl_logger(), _Progress(say)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_logging.get_absl_handler().setLevel(logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        absl_logging.set_verbosity(absl_logging.ERROR)

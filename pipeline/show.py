@@ -1,0 +1,94 @@
+"""Runs and their findings on a terminal."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+from rich.text import Text
+
+from pipeline.lineage import RunRecord
+
+_SHOWN = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
+
+
+def _console() -> rich.console.Console:
+    return rich.console.Console(soft_wrap=False)
+
+
+def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Prints one table; ids and titles are shown as they are, never read as markup."""
+    table = rich.table.Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))
+    _console().print(table)
+
+
+def print_evaluation(record: RunRecord) -> None:
+    """Prints the model beside popularity and the last blessed model, overall and by slice."""
+    verdict = record.verdict
+    if not verdict:
+        return
+    rows = []
+    for name in sorted(verdict["metrics"], key=lambda name: (name != "overall", name)):
+        values, before = verdict["metrics"][name], verdict["baseline"].get(name, {})
+        rows.append(
+            (
+                name,
+                verdict["counts"].get(name, ""),
+                *(f"{values[metric]:.4f}" for metric in _SHOWN),
+                f"{values['popularity_hr_10']:.4f} / {values['popularity_ndcg_10']:.4f}",
+                f"{before['hr_10']:.4f} / {before['ndcg_10']:.4f}" if before else "none yet",
+            )
+        )
+    names = ("slice", "queries", "HR@10", "NDCG@10", "MRR@10", "Recall@20", "popularity HR / NDCG", "last blessed HR / NDCG")
+    print_table(f"{record.pipeline}: test queries, full ranking", names, rows)
+    console = _console()
+    if record.blessed:
+        console.print("[green]blessed[/green]")
+    for failure in verdict["failures"]:
+        console.print(Text(f"not blessed: {failure['text']}", style="red"))
+
+
+def print_runs(records: list[RunRecord]) -> None:
+    """Prints a line a run, newest first."""
+    rows = []
+    for record in reversed(records):
+        overall = record.verdict.get("metrics", {}).get("overall", {})
+        rows.append(
+            (
+                record.run_id,
+                record.pipeline,
+                "cached" if record.cached and record.state == "complete" else record.state,
+                f"{record.seconds:.0f} s",
+                f"{overall['hr_10']:.4f}" if overall else "",
+                f"{overall['ndcg_10']:.4f}" if overall else "",
+                "yes" if record.blessed else "no",
+                record.pushed_path.rsplit("/", 1)[-1] if record.pushed_path else "",
+            )
+        )
+    print_table("Runs", ("run", "pipeline", "state", "time", "HR@10", "NDCG@10", "blessed", "version"), rows)
+
+
+def print_run(record: RunRecord) -> None:
+    """Prints everything that ML Metadata and the artifacts say of one run."""
+    parameters, training = record.training_parameters, record.training
+    facts = [("run", record.run_id), ("pipeline", record.pipeline), ("state", record.state)]
+    reader = record.steps.get("TableReader")
+    if reader:
+        facts += [("data", reader.properties.get("source")), ("data fingerprint", reader.properties.get("fingerprint"))]
+    for table, report in record.reading.items():
+        if report:
+            facts.append((table, f"{report['read']} rows read, {report['kept']} kept, {report['read'] - report['kept']} rejected"))
+    facts += [("code hash", parameters.get("code_hash")), ("seed", parameters.get("seed"))]
+    facts += [("hyper-parameters", ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()))]
+    if training:
+        facts.append(("training", f"{training['seconds']:.0f} s, best epoch {training['best_epoch']}, {training['parameters']:,} parameters, {training['strategy']}"))
+    facts += [("blessed", "yes" if record.blessed else "no"), ("canary", "answered" if record.canary else "no")]
+    facts += [("pushed", record.pushed_path or "nothing")]
+    print_table("Run", ("what", "value"), facts)
+    steps = [(step.node, step.state, f"{step.seconds:.1f} s", *list(step.outputs.values())[:1]) for step in record.steps.values()]
+    print_table("Components", ("component", "state", "time", "first artifact"), [step if len(step) == 4 else (*step, "") for step in steps])
+    print_evaluation(record)

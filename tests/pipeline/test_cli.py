@@ -1,0 +1,100 @@
+"""The command line as a user meets it: in a process of its own."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def recsys(*arguments, cwd=None, **environment):
+    command = [sys.executable, "-W", "ignore", "-m", "pipeline.cli", *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=cwd or ROOT, timeout=300)
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy():
+    best = min(_timed("--help") for _ in range(3))
+    assert best < 0.5
+    code = "import pipeline.cli, sys; print([m for m in ('tensorflow', 'tfx', 'apache_beam', 'pandas', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _timed(*arguments):
+    started = time.monotonic()
+    assert recsys(*arguments).returncode == 0
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_with_an_example(name):
+    answer = CliRunner().invoke(main, [name, "--help"])
+    assert answer.exit_code == 0 and "Example: recsys " in answer.output
+
+
+def test_models_and_datasets_are_listed():
+    answer = CliRunner().invoke(main, ["models"])
+    assert answer.exit_code == 0 and "two_tower" in answer.output and "WWW 2017" in answer.output
+    answer = CliRunner().invoke(main, ["datasets"])
+    assert answer.exit_code == 0 and "movielens-100k" in answer.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "neumff"], "did you mean 'neumf'"),
+        (["run", "--data", "movielens-100"], "did you mean 'movielens-100k'"),
+        (["run", "--set", "epochs"], "--set requires NAME=VALUE"),
+        (["run", "--config", "no-such-file.yaml"], "cannot read the run file"),
+        (["data", "get", "movielens-100"], "did you mean 'movielens-100k'"),
+        (["show", "latest", "--output", "no-such-folder"], "there are none yet"),
+    ],
+)
+def test_user_errors_are_one_message_and_exit_code_1(tmp_path, arguments, message):
+    done = recsys(*arguments, *(["--output", str(tmp_path)] if arguments[0] == "run" else []))
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("k", ["0", "-3", "many"])
+def test_k_below_one_is_a_usage_error(k):
+    done = recsys("recommend", "--user", "1", "-k", k)
+    assert done.returncode == 2 and "-k" in done.stderr
+
+
+def test_two_runs_on_one_output_folder(tmp_path):
+    with open(tmp_path / ".lock", "w") as lock:
+        lock.write("4711")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = recsys("run", "--output", str(tmp_path))
+    assert done.returncode == 1 and "another run (process 4711)" in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = recsys("run", "--output", str(tmp_path / "file" / "below"))
+    assert done.returncode == 1 and "cannot write to the output folder" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full") or not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+def test_a_full_disk_is_said_in_one_line():
+    from models.errors import RecsysError
+    from pipeline.local import _readable_errors
+
+    with pytest.raises(RecsysError, match="the disk is full"), _readable_errors():
+        with open("/dev/full", "w", buffering=1) as device:
+            print("anything", file=device)
+
+
+def test_nobody_to_ask_is_a_clear_error():
+    done = recsys("recommend", "--user", "1", "--address", "127.0.0.1:9")
+    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,58 @@
+"""The run file: what is accepted, and how what is not is refused."""
+
+import pytest
+
+from models.errors import ConfigError
+from pipeline import config
+
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_defaults_and_names(tmp_path):
+    run = config.load()
+    assert (run.model, run.data.source, run.split.name) == ("two_tower", "movielens-100k", "leave_one_out")
+    assert run.pipeline_name == "two_tower-movielens-100k-leave_one_out"
+    assert config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name == "two_tower-my-log-leave_one_out"
+
+
+def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
+    path = write(tmp_path, "model: neumf\nseed: 3\nhyper_parameters: {epochs: 4, factors: 8}\ndata: {schema: generic}\n")
+    run = config.load(path, {"seed": 5, **config.parse_settings(("epochs=7", "learning_rate=1e-3", "split.seed=9", "gate.max_regression=0.01"))})
+    assert run.seed == 5 and run.split.seed == 9 and run.gate.max_regression == 0.01
+    assert run.hyper_parameters == {"epochs": 7, "factors": 8, "learning_rate": 0.001}
+    assert run.data.schema_name == "generic"
+    assert config.load(write(tmp_path, run.to_yaml())) == run
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("modell: neumf", "unknown key 'modell'; did you mean 'model'"),
+        ("split: {nmae: ratio}", "unknown key 'split.nmae'; did you mean 'name'"),
+        ("data: {shema: x}", "unknown key 'data.shema'; did you mean 'schema'"),
+        ("model: neumff", "no model is called 'neumff'; did you mean 'neumf'"),
+        ("split: {name: leave_two_out}", "split.name: .*received 'leave_two_out'"),
+        ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
+        ("seed: many", "seed: .*received 'many'"),
+        ("- model", "required: a mapping"),
+        ("model: [", "is no YAML"),
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the run file .*none.yaml: No such file"):
+        config.load(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("setting", ["epochs", "=3", ""])
+def test_a_setting_needs_a_name_and_a_value(setting):
+    with pytest.raises(ConfigError, match="--set requires NAME=VALUE"):
+        config.parse_settings((setting,))

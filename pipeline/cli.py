@@ -144,9 +144,11 @@ def run(**options) -> None:
 
 
 def _execute(config):
-    from pipeline import local, report, show
+    from pipeline import local
 
     record = local.run(config, click.echo)
+    from pipeline import report, show
+
     page = report.write_report(record, Path(config.output) / "reports" / f"{record.run_id.replace(':', '-')}.html")
     show.print_evaluation(record)
     click.echo(f"report: {page}")

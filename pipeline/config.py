@@ -92,8 +92,8 @@ class RunConfig(_Part):
     @property
     def pipeline_name(self) -> str:
         """`name`, or one made of the model, the data and the split."""
-        source = Path(self.data.source).name
-        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.model}-{source}-{self.split.name}")
+        source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
+        return self.name or f"{self.model}-{source}-{self.split.name}"
 
     @property
     def serving_dir(self) -> Path:

@@ -1,5 +1,6 @@
 """Runs and their findings on a terminal."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ _SHOWN = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
 
 
 def _console() -> rich.console.Console:
-    return rich.console.Console(soft_wrap=False)
+    # Into a pipe or a file there is no window to fit into.
+    return rich.console.Console(width=None if sys.stdout.isatty() else 160)
 
 
 def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

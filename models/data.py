@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform.tf_metadata import schema_utils
@@ -85,10 +86,22 @@ class EventLog:
         return len(self.user)
 
     @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """[P + 1] int64: where the events of each of the P users begin, and the end."""
+        return np.r_[np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]]), len(self)]
+
+    @functools.cached_property
     def position(self) -> np.ndarray:
         """[E] int64: how many events of the same user come before."""
-        starts = np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]])
-        return np.arange(len(self)) - np.repeat(starts, np.diff(np.r_[starts, len(self)]))
+        return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+
+    def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
+        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the order of `starts`."""
+        columns = self.item - FIRST
+        pairs = scipy.sparse.csr_matrix((np.ones(len(self), np.float32), columns, self.starts), (len(self.starts) - 1, item_count))
+        pairs.sum_duplicates()
+        pairs.data[:] = 1.0
+        return pairs
 
 
 class TrainingData:
@@ -121,25 +134,31 @@ class TrainingData:
 
     @functools.cached_property
     def events(self) -> EventLog:
-        """The train rows of kind `event`."""
+        """The train events, whatever the example kind: lists are taken apart into the events that they are made of."""
+        kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32}
         spec = {
             "user_id": tf.io.FixedLenFeature([], tf.string),
-            "item_id": tf.io.FixedLenFeature([], tf.string),
-            "timestamp": tf.io.FixedLenFeature([], tf.int64, default_value=0),
-            "row": tf.io.FixedLenFeature([], tf.int64, default_value=0),
-            "rating": tf.io.FixedLenFeature([], tf.float32, default_value=float("nan")),
+            "item_id": STRINGS,
+            **{name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64) for name, kind in kinds.items()},
         }
 
         def index(row):
-            row["user_id"] = self.user_table.lookup(row["user_id"])
-            row["item_id"] = self.item_table.lookup(row["item_id"])
-            return row
+            items = self.item_table.lookup(row["item_id"])
+            columns = {"user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()), "item": items.flat_values}
+            for name, kind in kinds.items():
+                # A log without the column has empty lists.
+                whole = tf.size(row[name].flat_values) == tf.size(columns["item"])
+                missing = tf.constant(float("nan") if kind == tf.float32 else 0, kind)
+                columns[name] = tf.cond(
+                    whole, lambda: row[name].flat_values, lambda: tf.fill(tf.shape(columns["item"]), missing)
+                )
+            return columns
 
         columns = read_columns(self._splits["train"], spec, index)
-        if not len(columns["user_id"]):
+        if not len(columns["user"]):
             raise DataError("the train split holds no rows; required: at least one event before the split point")
-        order = np.lexsort((columns["row"], columns["timestamp"], columns["user_id"]))
-        return EventLog(*(columns[name][order] for name in ("user_id", "item_id", "timestamp", "rating")))
+        order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
+        return EventLog(*(columns[name][order] for name in ("user", "item", "timestamp", "rating")))
 
     @functools.cached_property
     def user_history(self) -> tf.RaggedTensor:

@@ -36,6 +36,8 @@ class Entry:
 
 _ENTRIES = (
     Entry("popularity", "Popularity", "retrieve", "event", "baseline", "train counts", "models.baseline.popularity", baseline=True),
+    Entry("item_knn", "Item-kNN", "retrieve", "profile", "baseline", "Sarwar et al., WWW 2001", "models.baseline.item_knn"),
+    Entry("ease", "EASE", "retrieve", "profile", "baseline", "Steck, WWW 2019", "models.baseline.ease"),
     Entry("two_tower", "Two-tower", "retrieve", "event", "industry", "Yi et al., RecSys 2019", "models.industry.two_tower"),
     Entry("neumf", "NeuMF", "retrieve", "event", "mlp", "He et al., WWW 2017", "models.mlp.neumf"),
 )

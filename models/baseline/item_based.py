@@ -1,0 +1,32 @@
+"""What item-kNN and EASE share: a score is the sum of an item-item matrix over the history."""
+
+import tensorflow as tf
+
+from models.preprocessing import FIRST
+from models.retrieve import RetrieveModel
+
+
+class ItemBased(RetrieveModel):
+    """score(u, i) = sum over the items j of the history of weights[j, i]; any history will do, so new users are native.
+
+    A subclass sets `self.weights`, a [N, N] float32 variable, in `learn`.
+    """
+
+    uses_user_id = False
+    uses_history = True
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        count = len(data.items)
+        self.weights_matrix = self.add_weight(name="weights", shape=[count, count], initializer="zeros", trainable=False)
+
+    def catalogue(self):
+        return tf.identity(self.weights_matrix)
+
+    def score_items(self, query, catalogue):
+        # A repeated item counts once, as in the binary matrix that the weights were fitted on.
+        history = query["history"]
+        positions = tf.stack([history.value_rowids(), history.flat_values - FIRST], axis=1)
+        shape = tf.stack([history.nrows(), tf.shape(catalogue, tf.int64)[0]])
+        had = tf.tensor_scatter_nd_max(tf.zeros(shape), positions, tf.ones(tf.shape(positions)[:1]))
+        return tf.matmul(had, catalogue)

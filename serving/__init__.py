@@ -1,0 +1,9 @@
+"""An embedded server that answers as TensorFlow Serving does, and a small client for both.
+
+The server needs TensorFlow and any SavedModel; the client needs neither.
+"""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

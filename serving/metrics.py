@@ -1,0 +1,144 @@
+"""Counters and histograms under TensorFlow Serving's names, exported in its Prometheus format."""
+
+from __future__ import annotations
+
+import re
+import threading
+from bisect import bisect_right
+
+DEFAULT_PATH = "/monitoring/prometheus/metrics"
+
+
+class Counter:
+    """A number that only grows, one for each combination of label values."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, labels: tuple[str, ...]):
+        self.name = name
+        self.labels = labels
+        self.cells: dict[tuple[str, ...], int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, *values: str, by: int = 1) -> None:
+        """Adds `by` to the cell of these label values."""
+        with self._lock:
+            self.cells[values] = self.cells.get(values, 0) + by
+
+    def total(self) -> int:
+        """The sum over all cells."""
+        with self._lock:
+            return sum(self.cells.values())
+
+    def lines(self) -> list[str]:
+        """The metric in Prometheus' text format."""
+        name = metric_name(self.name)
+        with self._lock:
+            cells = sorted(self.cells.items())
+        return [f"# TYPE {name} counter"] + [
+            f"{name}{{{_labels(self.labels, values)}}} {count}" for values, count in cells
+        ]
+
+
+class Histogram:
+    """How often a value fell in each of a row of growing buckets."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, labels: tuple[str, ...], scale: float, growth: float, count: int):
+        self.name = name
+        self.labels = labels
+        self._limits = [scale * growth**power for power in range(count)]
+        self._cells: dict[tuple[str, ...], list] = {}
+        self._lock = threading.Lock()
+
+    def add(self, value: float, *labels: str) -> None:
+        """Counts one value in the cell of these label values."""
+        with self._lock:
+            cell = self._cells.get(labels)
+            if cell is None:
+                cell = self._cells[labels] = [[0] * (len(self._limits) + 1), 0.0]
+            cell[0][bisect_right(self._limits, value)] += 1
+            cell[1] += value
+
+    def total(self) -> int:
+        """How many values were counted."""
+        with self._lock:
+            return sum(sum(cell[0]) for cell in self._cells.values())
+
+    def lines(self) -> list[str]:
+        """The metric in Prometheus' text format; buckets cumulate."""
+        name = metric_name(self.name)
+        lines = [f"# TYPE {name} histogram"]
+        with self._lock:
+            cells = sorted((labels, list(cell[0]), cell[1]) for labels, cell in self._cells.items())
+        limits = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
+        for values, counts, total in cells:
+            labels = _labels(self.labels, values)
+            prefix = f"{labels}," if labels else ""
+            running = 0
+            for limit, count in zip(limits, counts):
+                running += count
+                lines.append(f'{name}_bucket{{{prefix}le="{limit}"}} {running}')
+            lines.append(f"{name}_sum{{{labels}}} {total:g}")
+            lines.append(f"{name}_count{{{labels}}} {running}")
+        return lines
+
+
+class Metrics:
+    """The metrics of one server."""
+
+    def __init__(self):
+        latency = (10, 1.8, 33)  # microseconds, to about 20 minutes
+        self.request_count = Counter("/tensorflow/serving/request_count", ("model_name", "status"))
+        self.request_latency = Histogram(
+            "/tensorflow/serving/request_latency", ("model_name", "API", "entrypoint"), *latency
+        )
+        self.runtime_latency = Histogram(
+            "/tensorflow/serving/runtime_latency", ("model_name", "API", "runtime"), *latency
+        )
+        self.example_counts = Histogram(
+            "/tensorflow/serving/request_example_counts", ("model",), 1, 2, 15
+        )
+        self.example_count_total = Counter(
+            "/tensorflow/serving/request_example_count_total", ("model",)
+        )
+        self.queuing_latency = Histogram(
+            "/tensorflow/serving/batching_session/queuing_latency", (), *latency
+        )
+        self.warmup_latency = Histogram(
+            "/tensorflow/serving/model_warmup_latency", ("model_path", "status"), *latency
+        )
+        self.load_attempts = Counter(
+            "/tensorflow/cc/saved_model/load_attempt_count", ("model_path", "status")
+        )
+        self._all = {
+            metric.name: metric for metric in vars(self).values() if hasattr(metric, "lines")
+        }
+
+    def totals(self, names: list[str]) -> dict[str, int]:
+        """The sum over all cells of each counter named; 0 for a name that is none."""
+        return {
+            name: self._all[name].total() if isinstance(self._all.get(name), Counter) else 0
+            for name in names
+        }
+
+    def page(self) -> str:
+        """Every metric that counted anything, in Prometheus' text format."""
+        lines: list[str] = []
+        for name in sorted(self._all):
+            if self._all[name].total():
+                lines += self._all[name].lines()
+        return "\n".join(lines) + "\n"
+
+
+def metric_name(name: str) -> str:
+    """TensorFlow's metric name as Prometheus may hold it: `:tensorflow:serving:...`."""
+    return re.sub("[^a-zA-Z0-9_]", ":", name)
+
+
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    return ",".join(
+        '{}="{}"'.format(name, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+        for name, value in zip(names, values)
+    )

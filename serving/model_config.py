@@ -1,0 +1,123 @@
+"""The configuration of served models: TensorFlow Serving's own text protos, checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from google.protobuf import text_format
+
+from serving import protos
+from serving.errors import Code, ServingError, StartError, invalid
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model.
+
+    Attributes:
+      name: the name it is asked for by.
+      base_path: absolute folder of the version folders.
+      policy: "latest", "all" or "specific".
+      latest: how many versions `latest` keeps.
+      specific: the version numbers of `specific`.
+      labels: version number by label.
+    """
+
+    name: str
+    base_path: str
+    policy: str = "latest"
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def choose(self, present: list[int]) -> list[int]:
+        """The versions that the policy wants, largest first, out of those present."""
+        ordered = sorted(present, reverse=True)
+        if self.policy == "all":
+            return ordered
+        if self.policy == "specific":
+            return [version for version in ordered if version in self.specific]
+        return ordered[: self.latest]
+
+
+def from_proto(config: "protos.server_config.ModelServerConfig") -> list[ModelConfig]:
+    """Checks a configuration and reads it.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT, with TensorFlow Serving's texts.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid(
+            "ServerModelConfig type not supported by HandleReloadConfigRequest."
+            " Only ModelConfigList is currently supported"
+        )
+    models: dict[str, ModelConfig] = {}
+    for entry in config.model_config_list.config:
+        if entry.name in models:
+            raise invalid(
+                f"Illegal to list model {entry.name} multiple times in config list"
+            )
+        if not entry.model_type and not entry.model_platform:
+            raise invalid(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                f"ModelServerConfig::model_platform for model {entry.name}"
+            )
+        if entry.model_type and entry.model_platform:
+            raise invalid(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+                f"ModelServerConfig::model_platform for model {entry.name}"
+            )
+        if entry.model_platform not in ("", "tensorflow"):
+            raise ServingError(
+                Code.UNIMPLEMENTED,
+                f"Model {entry.name} has platform {entry.model_platform}; "
+                "this server runs platform tensorflow only",
+            )
+        if "://" not in entry.base_path and not os.path.isabs(entry.base_path):
+            raise invalid(
+                f"Expected model {entry.name} to have an absolute path or URI; "
+                f"got base_path()={entry.base_path}"
+            )
+        models[entry.name] = _model(entry)
+    return list(models.values())
+
+
+def _model(entry: "protos.server_config.ModelConfig") -> ModelConfig:
+    chosen = entry.model_version_policy.WhichOneof("policy_choice") or "latest"
+    latest = entry.model_version_policy.latest.num_versions if chosen == "latest" else 1
+    return ModelConfig(
+        name=entry.name,
+        base_path=entry.base_path,
+        policy=chosen,
+        latest=latest or 1,
+        specific=tuple(entry.model_version_policy.specific.versions),
+        labels=dict(entry.version_labels),
+    )
+
+
+def read_text(path: str, message):
+    """Parses a text proto file into `message` and returns it.
+
+    Raises:
+      StartError: the file cannot be read, or does not parse; with the file, line and reason.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return text_format.Parse(file.read(), message)
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise StartError(f"{path}: {error}") from error
+
+
+def read_model_config_file(path: str) -> list[ModelConfig]:
+    """Reads a `model_config_list` file.
+
+    Raises:
+      StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
+    """
+    try:
+        return from_proto(read_text(path, protos.server_config.ModelServerConfig()))
+    except ServingError as error:
+        raise StartError(f"{path}: {error.message}") from error

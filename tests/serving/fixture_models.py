@@ -1,0 +1,193 @@
+"""The models of the conformance cases, made here.
+
+`python -m tests.serving.fixture_models DIR` writes them with a models.config, so that a real
+tensorflow_model_server can be started on them: see serving/README.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+v1 = tf.compat.v1
+PREDICT = "tensorflow/serving/predict"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "float32",
+         "float64", "string", "complex64", "float16")
+
+
+def _signature(inputs: dict, outputs: dict, method: str = PREDICT):
+    info = v1.saved_model.build_tensor_info
+    return v1.saved_model.build_signature_def(
+        {name: info(tensor) for name, tensor in inputs.items()},
+        {name: info(tensor) for name, tensor in outputs.items()},
+        method,
+    )
+
+
+def save(folder: Path, build) -> Path:
+    """Writes one version: `build()` makes the graph and returns its signatures."""
+    graph = tf.Graph()
+    with graph.as_default(), v1.Session(graph=graph) as session:
+        signatures = build()
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
+        builder.save()
+    return folder
+
+
+def _example_x():
+    serialized = v1.placeholder(tf.string, [None], "examples")
+    features = v1.parse_example(
+        serialized, {"x": v1.FixedLenFeature([1], tf.float32, default_value=[0.0])}
+    )
+    return serialized, features["x"]
+
+
+def half(offset: float = 2.0):
+    """y = x / 2 + offset, from tensors and from examples."""
+
+    def build():
+        a = tf.Variable(0.5, name="a", use_resource=True)
+        x = v1.placeholder(tf.float32, None, "x")
+        serialized, from_example = _example_x()
+        y = tf.add(from_example * a, offset)
+        regress = _signature({"inputs": serialized}, {"outputs": y}, REGRESS)
+        return {
+            "serving_default": _signature({"x": x}, {"y": tf.add(x * a, offset, name="y")}),
+            "regress_x_to_y": regress,
+            "classify_x_to_y": _signature({"inputs": serialized}, {"scores": y}, CLASSIFY),
+            "tensorflow/serving/regress": regress,
+        }
+
+    return build
+
+
+def multi():
+    """Three inputs, two outputs."""
+    tag = v1.placeholder(tf.string, [None], "tag")
+    signal = v1.placeholder(tf.float32, [None, 5], "signal")
+    sensor = v1.placeholder(tf.float32, [None, 2, 2], "sensor")
+    total = tf.reduce_sum(signal, 1) + tf.reduce_sum(sensor, [1, 2])
+    return {
+        "serving_default": _signature(
+            {"tag": tag, "signal": signal, "sensor": sensor},
+            {"name": tf.identity(tag), "total": total},
+        )
+    }
+
+
+def types():
+    """One identity for each type."""
+    signatures = {}
+    for name in TYPES:
+        x = v1.placeholder(tf.as_dtype(name), None)
+        signatures[name] = _signature({"x": x}, {"y": tf.identity(x)})
+    return signatures
+
+
+def bytes_model():
+    """Strings out under a name that says bytes and one that does not."""
+    text = v1.placeholder(tf.string, [None])
+    return {
+        "serving_default": _signature(
+            {"text": text}, {"img_bytes": tf.identity(text), "txt": tf.identity(text)}
+        ),
+        "one": _signature({"text": text}, {"txt": tf.identity(text)}),
+    }
+
+
+def scalar():
+    """Outputs without a batch dimension."""
+    x = v1.placeholder(tf.float32, [None])
+    return {
+        "serving_default": _signature({"x": x}, {"y": tf.reduce_sum(x)}),
+        "uneven": _signature({"x": x}, {"a": tf.reduce_sum(x, keepdims=True), "b": x}),
+    }
+
+
+def faulty():
+    """Signatures that are wrong for their method, one that raises and one that takes long."""
+    serialized, x = _example_x()
+    inputs = {"inputs": serialized}
+    two = tf.concat([x, x], 1)
+    words = tf.as_string(two)
+    value = v1.placeholder(tf.float32, [None], "value")
+    with tf.control_dependencies([v1.assert_non_negative(value, message="value is negative")]):
+        checked = tf.identity(value)
+    _, waited = v1.while_loop(
+        lambda i, _: i < tf.cast(value[0], tf.int32),
+        lambda i, matrix: (i + 1, tf.tanh(tf.matmul(matrix, matrix))),
+        [0, tf.ones([64, 64])],
+    )
+    return {
+        "serving_default": _signature({"x": value}, {"y": checked}),
+        "slow": _signature({"x": value}, {"y": value + 0.0 * tf.reduce_sum(waited)}),
+        "two_outputs": _signature(inputs, {"outputs": x, "more": x}, REGRESS),
+        "input_name": _signature({"x": serialized}, {"outputs": x}, REGRESS),
+        "output_name": _signature(inputs, {"y": x}, REGRESS),
+        "wide": _signature(inputs, {"outputs": two}, REGRESS),
+        "double": _signature(inputs, {"outputs": tf.cast(x, tf.float64)}, REGRESS),
+        "classes": _signature(inputs, {"classes": words}, CLASSIFY),
+        "both": _signature(inputs, {"classes": words, "scores": two}, CLASSIFY),
+        "numeric_classes": _signature(inputs, {"classes": two}, CLASSIFY),
+        "double_scores": _signature(inputs, {"scores": tf.cast(two, tf.float64)}, CLASSIFY),
+        "flat_scores": _signature(inputs, {"scores": two[:, 0]}, CLASSIFY),
+        "sizes_differ": _signature(inputs, {"classes": words, "scores": x}, CLASSIFY),
+        "few_scores": _signature(inputs, {"scores": two[:1]}, CLASSIFY),
+    }
+
+
+def recommender():
+    """The contract of the recommenders: items i0 to i9 in order, without those seen or excluded."""
+    user = v1.placeholder(tf.string, [None], "user_id")
+    history = v1.placeholder(tf.string, [None, None], "history")
+    exclude = v1.placeholder(tf.string, [None, None], "exclude")
+    k = v1.placeholder(tf.int32, [None], "k")
+    catalogue = tf.constant([f"i{number}" for number in range(10)])
+    with tf.control_dependencies([v1.assert_positive(k, message="k must be at least 1")]):
+        size = tf.minimum(tf.reduce_max(k), 10)
+    hidden = tf.concat([history, exclude], 1)
+    seen = tf.reduce_any(tf.equal(hidden[:, :, None], catalogue), 1)
+    scores = tf.where(seen, -1.0, tf.range(10.0, 0.0, -1.0) / 3.0)
+    best, index = tf.math.top_k(scores, size)
+    shown = tf.logical_and(best > 0, tf.range(size) < k[:, None])
+    items = tf.where(shown, tf.gather(catalogue, index), "")
+    known = tf.strings.regex_full_match(user, "u.*")
+    strategy = tf.where(known, "model", "fallback")
+    recommend = _signature(
+        {"user_id": user, "history": history, "exclude": exclude, "k": k},
+        {"item_id": items, "score": tf.where(shown, best, 0.0), "strategy": strategy},
+    )
+    return {"serving_default": recommend, "recommend": recommend}
+
+
+def write_all(folder: Path) -> Path:
+    """Writes every fixture under `folder`, and a models.config; returns the config's path."""
+    versions = {"half": (123, 124), "half3": (123,)}
+    builders = {
+        "half": half(), "half3": half(3.0), "multi": multi, "types": types, "bytes": bytes_model,
+        "scalar": scalar, "faulty": faulty, "recommender": recommender,
+    }
+    entries = []
+    for name, build in builders.items():
+        for version in versions.get(name, (1,)):
+            save(folder / name / str(version), build)
+        policy = " model_version_policy { latest { num_versions: 2 } }" if name == "half" else ""
+        entries.append(
+            f'  config {{ name: "{name}" base_path: "{(folder / name).resolve()}" '
+            f'model_platform: "tensorflow"{policy} }}'
+        )
+    (folder / "bad" / "1").mkdir(parents=True)
+    config = folder / "models.config"
+    config.write_text("model_config_list {\n" + "\n".join(entries) + "\n}\n")
+    (folder / "monitoring.config").write_text("prometheus_config { enable: true }\n")
+    return config
+
+
+if __name__ == "__main__":
+    print(write_all(Path(sys.argv[1])))

@@ -1,0 +1,54 @@
+# Everything starts here: `make run` on a fresh machine, `make test` before a commit.
+VENV ?= .venv
+# `make venv LANE=current` asks for a lane; left out, the first Python that works decides.
+LANE ?=
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# TFX and TensorFlow print thousands of lines a run.
+export TF_USE_LEGACY_KERAS := 1
+export TF_CPP_MIN_LOG_LEVEL := 3
+export PYTHONWARNINGS := ignore
+# pytest and the pipeline's own child processes: only what this Makefile installed.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help run test venv lock lint doctor notebooks gpu clean
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
+	$(VENV)/bin/recsys demo
+
+test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some
+	$(PYTHON) -m pytest -q --durations=15 $(ARGS)
+
+venv: $(STAMP) ## the environment alone; LANE=portable|current, RECSYS_PYTHON=/path/to/python
+
+$(STAMP): setup.py pyproject.toml requirements/portable.txt requirements/current.txt requirements/find_python requirements/make_venv
+	@requirements/make_venv $(VENV) $(LANE)
+	@touch $@
+
+doctor: $(STAMP) ## what is wrong with this machine and the mend, imports included
+	$(PYTHON) -m pipeline.doctor --deep
+
+lint: $(STAMP) ## style and unused code
+	$(PYTHON) -m ruff check .
+
+notebooks: $(STAMP) ## execute the notebooks headless; their files stay as they are
+	cd notebooks && for notebook in *.ipynb; do ../$(VENV)/bin/jupyter-execute $$notebook || exit 1; done
+
+gpu: $(STAMP) ## TensorFlow with CUDA into the environment
+	requirements/add_extra $(VENV) gpu
+
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/tools/bin/uv)
+COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'
+# Delete a .txt first (or pass UPGRADE=--upgrade) to move to newer versions.
+lock: ## compile both locks from requirements/*.in; UPGRADE=--upgrade for newer versions
+	$(COMPILE) $(UPGRADE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 requirements/portable.in -o requirements/portable.txt
+	$(COMPILE) $(UPGRADE) --python-version 3.12 --universal requirements/current.in -o requirements/current.txt
+
+clean: ## caches and build leftovers; keeps .venv, runs and fetched data
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .cache/ci .cache/trixie
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -31,7 +31,7 @@ $(STAMP): setup.py pyproject.toml requirements/portable.txt requirements/current
 	@touch $@
 
 doctor: $(STAMP) ## what is wrong with this machine and the mend, imports included
-	$(PYTHON) -m pipeline.doctor --deep
+	$(VENV)/bin/recsys doctor --deep
 
 lint: $(STAMP) ## style and unused code
 	$(PYTHON) -m ruff check .

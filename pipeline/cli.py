@@ -1,13 +1,22 @@
 """The command line. Everything heavy is imported in the command that needs it: `recsys --help` answers at once."""
 
+import atexit
 import functools
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from models.errors import RecsysError
+
+# Libraries below warn of what their users can do nothing about; TensorFlow's destructors complain while Python shuts down.
+if not sys.warnoptions:
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+atexit.register(setattr, sys, "unraisablehook", lambda _: None)
 
 _EXAMPLES = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -40,16 +49,17 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute.")
 @_mended
-def doctor() -> None:
+def doctor(deep: bool) -> None:
     """Check this machine: lane, versions, Keras, GPU, Beam; say what is wrong and the mend.
 
     \b
-    Example: recsys doctor
+    Example: recsys doctor --deep
     """
     from pipeline.doctor import run_doctor
 
-    sys.exit(run_doctor())
+    sys.exit(run_doctor(deep))
 
 
 @main.command("models")
@@ -170,7 +180,7 @@ def demo(user: str | None, **options) -> None:
     from pipeline import demo as demonstration
 
     config = _config(**options)
-    demonstration.show(_execute(config), config, user)
+    demonstration.show_off(_execute(config), config, user)
 
 
 @main.command()

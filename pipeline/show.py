@@ -13,7 +13,8 @@ from pipeline.lineage import RunRecord
 _SHOWN = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
 
 
-def _console() -> rich.console.Console:
+def console() -> rich.console.Console:
+    """Standard output, as wide as its window."""
     # Into a pipe or a file there is no window to fit into.
     return rich.console.Console(width=None if sys.stdout.isatty() else 160)
 
@@ -24,8 +25,13 @@ def print_table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]])
     for name in names:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
-    _console().print(table)
+        table.add_row(*(Text(_printable(str(value))) for value in row))
+    console().print(table)
+
+
+def _printable(value: str) -> str:
+    """Bytes of an id that are no UTF-8 are shown escaped: a terminal cannot print them."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def print_evaluation(record: RunRecord) -> None:
@@ -47,11 +53,11 @@ def print_evaluation(record: RunRecord) -> None:
         )
     names = ("slice", "queries", "HR@10", "NDCG@10", "MRR@10", "Recall@20", "popularity HR / NDCG", "last blessed HR / NDCG")
     print_table(f"{record.pipeline}: test queries, full ranking", names, rows)
-    console = _console()
+    out = console()
     if record.blessed:
-        console.print("[green]blessed[/green]")
+        out.print("[green]blessed[/green]")
     for failure in verdict["failures"]:
-        console.print(Text(f"not blessed: {failure['text']}", style="red"))
+        out.print(Text(f"not blessed: {failure['text']}", style="red"))
 
 
 def print_runs(records: list[RunRecord]) -> None:

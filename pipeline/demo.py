@@ -1,0 +1,128 @@
+"""Serving from the command line: the embedded server, one question, and the demonstration that ends `make run`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from models.errors import ConfigError, RecsysError
+from pipeline import examples, lineage, show
+from pipeline.config import RunConfig
+from pipeline.lineage import RunRecord
+from serving.client import Client, Recommendations
+from serving.errors import ServingError, StartError
+from serving.process import ServerProcess
+
+REST_PORT, GRPC_PORT = 8501, 8500
+_NAME = "recsys"
+_SHOWN = 10
+
+
+def last_pushed(output: str) -> str:
+    """The folder of versions that the newest run with a pushed model pushed to.
+
+    Raises:
+        RecsysError: no run under `output` has pushed anything.
+    """
+    for record in reversed(lineage.load_runs(output)):
+        if record.pushed_path and Path(record.pushed_path).exists():
+            return str(Path(record.pushed_path).parent)
+    raise RecsysError(f"no model was pushed under {output} yet; make one: recsys run --output {output}")
+
+
+def serve(model_dir: str, name: str, host: str, rest_port: int, grpc_port: int) -> None:
+    """Serves a folder of versions until Ctrl-C or SIGTERM; ends the process with the server's status."""
+    if not Path(model_dir).is_dir():
+        raise ConfigError(f"--model-dir: required: a folder of versions; received {model_dir}, which is none")
+    click.echo(f"loading {model_dir}: REST http://{host}:{rest_port}/v1/models/{name}, gRPC {host}:{grpc_port}; Ctrl-C stops", err=True)
+    from serving.server import main
+
+    options = {"model-name": name, "model-base-path": model_dir, "host": host, "rest-api-port": rest_port, "port": grpc_port}
+    sys.exit(main([f"--{option}={value}" for option, value in options.items()]))
+
+
+def recommend(
+    user: str,
+    count: int,
+    history: Sequence[str],
+    exclude: Sequence[str],
+    use_grpc: bool,
+    address: str | None,
+    name: str,
+    output: str,
+) -> None:
+    """Asks a running server and prints the answer, with titles where a run under `output` knows them.
+
+    Raises:
+        RecsysError: nobody answers, or the server refuses.
+    """
+    protocol = "grpc" if use_grpc else "rest"
+    address = address or f"127.0.0.1:{GRPC_PORT if use_grpc else REST_PORT}"
+    try:
+        with Client(address, name, protocol, timeout=10, retries=1) as client:
+            answer = client.recommend(user, history, exclude, count)
+    except ServingError as error:
+        raise RecsysError(f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve") from None
+    records = [record for record in lineage.load_runs(output) if "TableReader" in record.steps]
+    print_answer(f"user {user}, over {protocol}", answer, _titles(records[-1], answer) if records else {})
+
+
+def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
+    """Serves the pushed model, asks it over REST and gRPC for one user, and stops the server.
+
+    Args:
+        record: a run that pushed.
+        config: what was run.
+        user: whose recommendations; None for the first user of the test queries.
+
+    Raises:
+        RecsysError: the server does not start, or the two protocols disagree.
+    """
+    uri = record.steps["ExampleBuilder"].outputs["examples"]
+    history = _history(uri, user)
+    if user is None:
+        user = examples.text(next(examples.read_rows(Path(uri) / "Split-test"))["user_id"][0])
+        history = _history(uri, user)
+    click.echo(f"\nserving {record.pushed_path} ...")
+    try:
+        with ServerProcess(_NAME, str(Path(record.pushed_path).parent)) as ready:
+            answers = {}
+            for protocol in ("rest", "grpc"):
+                with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:
+                    answers[protocol] = client.recommend(user, k=_SHOWN)
+    except (StartError, ServingError) as error:
+        raise RecsysError(f"the pushed model does not answer: {error}") from None
+    if [item for item, _ in answers["rest"].items] != [item for item, _ in answers["grpc"].items]:
+        raise RecsysError(f"REST and gRPC disagree for user {user}: {answers}")
+    last = history[-_SHOWN:]
+    known = examples.titles(_items(record), {*last, *(item for item, _ in answers["rest"].items)})
+    rows = [(item, known.get(item, "")) for item in reversed(last)] or [("none", "")]
+    show.print_table(f"What user {user} had last, newest first ({len(history)} items in all)", ("item", "title"), rows)
+    print_answer(f"What the server recommends to user {user}, the same over REST and gRPC", answers["rest"], known)
+    click.echo(f"next: recsys serve --output {config.output}   then, in another terminal:   recsys recommend --user {user} -k {_SHOWN}")
+    click.echo(f"      recsys show latest --output {config.output}   recsys models   recsys run --help")
+
+
+def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
+    """Prints one user's recommendations, best first, and where they come from."""
+    rows = [(place, item, known.get(item, ""), f"{score:.4f}") for place, (item, score) in enumerate(answer.items, 1)]
+    show.print_table(title, ("rank", "item", "title", "score"), rows)
+    show.console().print(Text(f"strategy: {answer.strategy}"))
+
+
+def _history(examples_uri: str, user: str | None) -> list[str]:
+    """Every item of the user in the whole log, oldest first, as the server knows it; empty for an unknown user."""
+    for row in examples.read_rows(Path(examples_uri) / "Split-users") if user is not None else ():
+        if examples.text(row["user_id"][0]) == user:
+            return [examples.text(item) for item in row.get("history", [])]
+    return []
+
+
+def _items(record: RunRecord) -> str | None:
+    return record.steps["TableReader"].outputs.get("items")
+
+
+def _titles(record: RunRecord, answer: Recommendations) -> dict[str, str]:
+    return examples.titles(_items(record), {item for item, _ in answer.items})

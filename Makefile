@@ -3,6 +3,8 @@ VENV ?= .venv
 # `make venv LANE=current` asks for a lane; left out, the first Python that works decides.
 LANE ?=
 PYTHON := $(VENV)/bin/python
+# Processes that share the tests.
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 # TFX and TensorFlow print thousands of lines a run.
@@ -21,8 +23,8 @@ help: ## show this
 run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
 	$(VENV)/bin/recsys demo
 
-test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some
-	$(PYTHON) -m pytest -q --durations=15 $(ARGS)
+test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
+	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadgroup $(ARGS)
 
 venv: $(STAMP) ## the environment alone; LANE=portable|current, RECSYS_PYTHON=/path/to/python
 

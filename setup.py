@@ -50,7 +50,7 @@ _EXTRAS = {
     "kfp": lanes("kfp", ">=2.0.1,<2.6", None),
     "ann": lanes("scann", ">=1.3.2,<1.4", ">=1.4"),
     "notebooks": ["ipykernel", "nbclient", "nbformat"],
-    "test": ["pytest>=7.4", "pytest-timeout>=2.2", "ruff"],
+    "test": ["pytest>=7.4", "pytest-timeout>=2.2", "pytest-xdist>=3.5", "ruff"],
 }
 
 setup(

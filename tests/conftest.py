@@ -1,6 +1,12 @@
 """Fixtures for all rooms."""
 
+import contextlib
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +14,16 @@ import pytest
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A file's tests stay on one worker, where they share its fixtures; some files share one (`xdist_group`)."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +82,71 @@ def toy_source(tmp_path_factory) -> Path:
     """A small folder in RecBole's layout with a pattern to learn (see `write_toy_source`); read
     only."""
     return write_toy_source(tmp_path_factory.mktemp("toy"))
+
+
+def recsys_command(*arguments) -> list[str]:
+    """The command line of `recsys`, from this working tree."""
+    return [sys.executable, "-W", "ignore", "-m", "pipeline.cli", *map(str, arguments)]
+
+
+def recsys(*arguments, cwd=ROOT, timeout=600, **environment) -> subprocess.CompletedProcess:
+    """Runs `recsys` in a process of its own."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        recsys_command(*arguments), capture_output=True, text=True, env=variables, cwd=cwd, timeout=timeout
+    )
+
+
+def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
+    """Runs `recsys`, sends it the signal `number` once it has printed `line`; returns its status and what it printed."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        recsys_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
+    )
+    printed = ""
+    for text in process.stdout:
+        printed += text
+        if line in text:
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate(timeout=120)
+    return process.returncode, printed + rest
+
+
+@dataclass
+class ToyRun:
+    """A pipeline that was interrupted twice and then ran to its end.
+
+    Attributes:
+        output: folder of runs.
+        arguments: of `recsys run`, to run it again.
+        interrupted: status and output of the run that met Ctrl-C after the tables were read.
+        killed: the same of the run that met kill -9 while it trained.
+        finished: the run that went on to the end.
+    """
+
+    output: Path
+    arguments: list[str]
+    interrupted: tuple[int, str]
+    killed: tuple[int, str]
+    finished: subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_source, tmp_path_factory) -> ToyRun:
+    """A whole run of `two_tower` on the toy log; tests that use it belong to the xdist_group `toy_run`."""
+    output = tmp_path_factory.mktemp("runs")
+    arguments = ["run", "two_tower", "--data", str(toy_source), "--output", str(output), "--seed", "3"]
+    for setting in ("epochs=12", "patience=12", "data.schema=movielens", "batch_size=64", "learning_rate=0.01"):
+        arguments += ["--set", setting]
+    interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
+    killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
+    return ToyRun(output, arguments, interrupted, killed, recsys(*arguments))
+
+
+@contextlib.contextmanager
+def locked(path: Path):
+    """Holds a lock that the workers of one test run share."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,19 +1,26 @@
-"""Toy data sets, built once a session and an example kind."""
+"""Toy data sets, built once an example kind and shared by the workers of a test run."""
+
+import os
 
 import pytest
+
+from tests.conftest import locked
 
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness) -> ToyData."""
+    """Returns a function (kind, randomness, label) -> ToyData; with a label, of ratings to score."""
     from tests.models import toy
 
-    built = {}
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
-    def get(kind: str, randomness: float) -> "toy.ToyData":
-        key = (kind, randomness)
-        if key not in built:
-            built[key] = toy.build(tmp_path_factory.mktemp(f"toy-{kind}-{randomness}"), randomness, kind)
-        return built[key]
+    def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
+        folder = root / (f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else ""))
+        with locked(root / f"{folder.name}.lock"):
+            if not (folder / "done").exists():
+                toy.build(folder, randomness, kind, label=label)
+                (folder / "done").touch()
+        return toy.ToyData(folder, label)
 
     return get

@@ -5,21 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def recsys(*arguments, cwd=None, **environment):
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.cli", *arguments]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=cwd or ROOT, timeout=300)
-
+from tests.conftest import ROOT, recsys
 
 def test_help_answers_at_once_and_imports_nothing_heavy():
     best = min(_timed("--help") for _ in range(3))

@@ -1,0 +1,356 @@
+"""The report of a run: one HTML page that needs nothing but itself, and says first whether a model was pushed and why not."""
+
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models import registry
+from pipeline import charts, report_data, report_users
+from pipeline.lineage import RunRecord
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_OVERALL = "overall"
+_ACRONYMS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "map", "auc", "gauc", "rmse", "mse", "mae", "ncf99")}
+_LOWER_IS_BETTER = {"loss", "log_loss", "rmse", "mse", "mae", "calibration_error"}
+_NEITHER_IS_BETTER = {"calibration", "tie_gap"}
+# A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than it, another protocol.
+_REFERENCES = {"popularity": "popularity", "constant": "the train mean"}
+_LIFT, _SAMPLED = "lift", "ncf99"
+_PACKAGES = ("tfx", "tensorflow", "tf-keras", "tensorflow-recommenders", "apache-beam", "tensorflow-model-analysis")
+
+
+def write_report(record: RunRecord, path: str | Path, error: str | None = None) -> Path:
+    """Writes the page whole or not at all, and returns its path.
+
+    Args:
+        record: the run, however far it got.
+        path: the file; its folder is made.
+        error: what stopped a run that failed; ML Metadata knows only which component it was.
+    """
+    text = render(record, error)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        # An id that is no UTF-8 is shown escaped.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def render(record: RunRecord, error: str | None = None) -> str:
+    """Returns the page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(basename=os.path.basename, seconds=_seconds, metric=label, number=_number, signed=_signed)
+    return environment.get_template("report.html").render(
+        run=_run(record),
+        verdict=verdict(record, error),
+        data=report_data.describe(record),
+        training=training(record),
+        metrics=metrics(record),
+        users=report_users.describe(record),
+        lineage=lineage(record),
+    )
+
+
+def label(name: str) -> str:
+    """`hr_10` -> `HR@10`, `log_loss` -> `Log loss`, `ncf99_hr_10` -> `NCF99 HR@10`."""
+    prefix, _, rest = name.partition("_")
+    if prefix in (*_REFERENCES, _LIFT, _SAMPLED) and rest:
+        return f"{_ACRONYMS.get(prefix, prefix.capitalize())} {label(rest)}"
+    found = re.fullmatch(r"(.+?)_(\d+)", name)
+    base, cutoff = (found[1], f"@{found[2]}") if found else (name, "")
+    return _ACRONYMS.get(base, base.replace("_", " ").capitalize()) + cutoff
+
+
+def _run(record: RunRecord) -> dict[str, Any]:
+    parameters = record.training_parameters
+    name = parameters.get("model") or record.pipeline.partition("-")[0]
+    entry = registry.MODELS.get(name)
+    source = record.steps["TableReader"].properties.get("source", "") if "TableReader" in record.steps else ""
+    return {
+        "id": record.run_id,
+        "pipeline": record.pipeline,
+        "model": entry.title if entry else name,
+        "paper": entry.paper if entry else "",
+        "data": Path(str(source)).name,
+        "seconds": record.seconds,
+        "cached": record.cached and record.state == "complete",
+    }
+
+
+def verdict(record: RunRecord, error: str | None = None) -> dict[str, Any]:
+    """What became of the run: `state` (pushed, held or failed), a headline and reasons, and every threshold."""
+    found = {"state": "held", "reasons": [], "thresholds": _thresholds(record), "canary": _canary(record), "version": ""}
+    failed = [step.node for step in record.steps.values() if step.state == "failed"]
+    if record.pushed_path:
+        found |= {"state": "pushed", "version": Path(record.pushed_path).name, "path": _short(record, record.pushed_path)}
+        found["headline"] = f"Blessed and pushed as version {found['version']}"
+    elif failed or error:
+        found |= {"state": "failed", "headline": f"Failed at {', '.join(failed)}" if failed else "Failed"}
+        found["reasons"] = [error or "Nothing was pushed. The command that ran the pipeline printed the reason."]
+    elif record.state == "interrupted":
+        last = next(reversed(record.steps), "its start")
+        found |= {"state": "failed", "headline": f"Interrupted after {last}", "reasons": ["The next run goes on from there."]}
+    elif not record.blessed:
+        found["headline"] = "Not blessed: nothing was pushed"
+        failures = record.verdict.get("failures", [])
+        found["reasons"] = [failure.get("text", failure["metric"]) for failure in failures] or ["The Evaluator gave no blessing."]
+    elif not record.canary:
+        found |= {"headline": "Blessed, but no server could answer from it: nothing was pushed", "reasons": [found["canary"]]}
+    else:
+        found |= {"headline": "Blessed, but the Pusher pushed nothing"}
+    return found
+
+
+def _canary(record: RunRecord) -> str:
+    outcome = record.artifacts.get(("Canary", "blessing"))
+    if outcome is None:
+        return ""
+    if outcome.get("blessed") == 1:
+        answered = outcome.get("answered")
+        return f"A server process answered {answered} requests, each over REST and gRPC." if answered else "A server process answered."
+    return str(outcome.get("reason") or "No reason was recorded.")
+
+
+def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
+    """Every threshold that holds overall: what was required, measured and left over; out of the Evaluator's own configuration."""
+    step, overall = record.steps.get("Evaluator"), _finite(record, "metrics").get(_OVERALL, {})
+    if step is None or not overall:
+        return []
+    before, reference = _finite(record, "baseline").get(_OVERALL, {}), _reference(overall)
+    rows = []
+    for spec in json.loads(step.properties.get("eval_config") or "{}").get("metrics_specs", []):
+        for config in spec.get("metrics", []):
+            slices = config.get("per_slice_thresholds", [])
+            bounds = [one["threshold"] for one in slices if {} in one.get("slicing_specs", [{}])] + [config.get("threshold", {})]
+            name = json.loads(config.get("config") or "{}").get("name") or config["class_name"]
+            if name in overall:
+                rows += [row for bound in bounds for row in _bounds(name, bound, overall[name], before.get(name))]
+                if name.startswith(f"{_LIFT}_") and reference:
+                    rows[-1] |= {"metric": name.removeprefix(f"{_LIFT}_"), "what": f"how much better than {_REFERENCES[reference]}"}
+    return rows
+
+
+def _bounds(name: str, threshold: Mapping[str, Any], value: float, before: float | None):
+    for kind, bound in threshold.get("value_threshold", {}).items():
+        sign = 1 if kind == "lower_bound" else -1
+        yield _row(name, "its value", bound, value, sign)
+    change = threshold.get("change_threshold")
+    if change:
+        sign = -1 if change.get("direction") == "LOWER_IS_BETTER" else 1
+        difference = None if before is None else value - before
+        if "absolute" in change:
+            yield _row(name, "change from the last blessed model", change["absolute"], difference, sign)
+        if "relative" in change:
+            share = difference / abs(before) if before else None
+            yield _row(name, "relative change from the last blessed model", change["relative"], share, sign)
+
+
+def _row(name: str, what: str, bound: float, value: float | None, sign: int) -> dict[str, Any]:
+    margin = None if value is None else sign * (value - bound)
+    side = "at least" if sign > 0 else "at most"
+    met = margin is None or margin >= 0
+    return {"metric": name, "what": what, "side": side, "bound": bound, "value": value, "margin": margin, "met": met}
+
+
+def training(record: RunRecord) -> dict[str, Any]:
+    """The training log as a table and two curves a stage; empty where there was no training."""
+    log = record.training
+    if not log:
+        return {}
+    monitor, epochs = log.get("monitor", ""), log.get("epochs", [])
+    stages = []
+    for stage in dict.fromkeys(row["stage"] for row in epochs):
+        rows = [row for row in epochs if row["stage"] == stage]
+        best, figures = log.get("best_epochs", {}).get(stage), []
+        for name, title in (("loss", "Training loss"), (monitor, f"Validation {label(monitor)}")):
+            points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+            if len(points) > 1:
+                prefix = _reference(rows[0])
+                level = rows[0].get(f"{prefix}_{name}")
+                reference = (_REFERENCES[prefix], level) if level is not None else None
+                chart = charts.line_chart(f"{stage}: {title}", points, best=best, reference=reference)
+                note = f"{dict(points)[best]:.4f} at the best epoch, {best}." if best in dict(points) else ""
+                figures.append({"title": title, "note": note, "chart": chart})
+        stages.append({"name": stage, "best": best, "rows": rows, "figures": figures})
+    names = {name for row in epochs for name in row} - {"stage", "epoch", "seconds", "loss", "examples_per_second"}
+    return {**log, "monitor": monitor, "stages": stages, "shown": _leading(sorted(names), monitor)[:4], "base": record.training_parameters}
+
+
+def metrics(record: RunRecord) -> dict[str, Any]:
+    """The gate's findings, overall and by slice, beside a reference's and the last blessed model's; empty before the gate."""
+    found, before, counts = _finite(record, "metrics"), _finite(record, "baseline"), record.verdict.get("counts", {})
+    if not found.get(_OVERALL):
+        return {}
+    overall, old = found[_OVERALL], before.get(_OVERALL, {})
+    reference = _reference(overall)
+    monitor = record.training.get("monitor", "")
+    names = [name for name in _leading(list(overall), monitor) if not (_protocol(name, overall) and not overall[name])]
+    rows = []
+    for name in names:
+        other = overall.get(f"{reference}_{name}")
+        rows.append(
+            {
+                "name": name,
+                "value": overall[name],
+                "reference": other,
+                "over_reference": _compare(name, overall[name], other),
+                "before": old.get(name),
+                "over_before": _compare(name, overall[name], old.get(name)),
+            }
+        )
+    slices = sorted(found, key=lambda name: (name != _OVERALL, *_natural(name)))
+    plotted, series = names[:2], ("this model", _REFERENCES.get(reference, ""), "last blessed")
+    plots: dict[str, list] = {name: [] for name in plotted}
+    for name, one in itertools.product(plotted, slices):
+        values = (found[one].get(name), found[one].get(f"{reference}_{name}"), before.get(one, {}).get(name))
+        shown = {key: value for key, value in zip(series, values, strict=True) if value is not None}
+        plots[name].append((one.replace(":", ": "), shown))
+    used = [one for one in series if any(one in values for points in plots.values() for _, values in points)]
+    table = [
+        {"name": one.replace(":", ": "), "count": counts.get(one), "values": found[one], "before": before.get(one, {})} for one in slices
+    ]
+    return {
+        "rows": rows,
+        "reference": reference,
+        "reference_name": _REFERENCES.get(reference, ""),
+        "has_before": bool(old),
+        "ranks": record.building.get("task", record.training.get("task", "retrieve")) == "retrieve",
+        "tie_gap": any(name.startswith("tie_gap_") for name in names),
+        "sampled": any(_protocol(name, overall) for name in names),
+        "slices": table,
+        "shown": [name for name in names if not _protocol(name, overall) and not name.startswith("tie_gap_")],
+        "plotted": plotted,
+        "legend": charts.legend(used),
+        "figures": [
+            {"title": label(name), "note": "", "chart": charts.dot_plot(f"{label(name)} by slice", points, used)}
+            for name, points in plots.items()
+        ],
+        "queries": counts.get(_OVERALL),
+    }
+
+
+def _leading(names: list[str], monitor: str) -> list[str]:
+    """The metrics that stand for themselves: the monitored one first, then those that have a reference, then the rest."""
+    own = [name for name in names if not any(name == f"{prefix}_{other}" for prefix in (*_REFERENCES, _LIFT) for other in names)]
+    reference = _reference(names)
+    return sorted(own, key=lambda name: (name != monitor, f"{reference}_{name}" not in names, _protocol(name, names)))
+
+
+def _reference(names) -> str:
+    """The prefix of the reference's metrics among the names, or an empty string."""
+    return next((prefix for prefix in _REFERENCES if any(f"{prefix}_{name}" in names for name in names)), "")
+
+
+def _finite(record: RunRecord, part: str) -> dict[str, dict[str, float]]:
+    """A part of the verdict without the metrics that a slice has no value for."""
+    found = record.verdict.get(part, {})
+    return {one: {name: value for name, value in values.items() if math.isfinite(value)} for one, values in found.items()}
+
+
+def _protocol(name: str, names) -> bool:
+    """Whether the metric is another one's under sampled candidates."""
+    return name.startswith(f"{_SAMPLED}_") and name.removeprefix(f"{_SAMPLED}_") in names
+
+
+def _compare(name: str, value: float, other: float | None) -> dict[str, Any] | None:
+    if other is None:
+        return None
+    difference, base = value - other, re.sub(r"_\d+$", "", name)
+    gain = -difference if base in _LOWER_IS_BETTER else difference
+    return {"difference": difference, "trend": "same" if not gain or base in _NEITHER_IS_BETTER else "better" if gain > 0 else "worse"}
+
+
+def _natural(name: str) -> tuple:
+    """Slices in a reading order: by name, then from few to many, from head to cold."""
+    group, _, value = name.partition(":")
+    order = {"head": 0, "middle": 1, "tail": 2, "warm": 0, "cold": 9}
+    digits = re.match(r"\d+", value)
+    return group, order.get(value, int(digits[0]) if digits else 0), value
+
+
+def lineage(record: RunRecord) -> dict[str, Any]:
+    """Components, hashes, hyper-parameters and versions."""
+    parameters, reader = record.training_parameters, record.steps.get("TableReader")
+    recorded = {values["tfx_version"] for values in record.artifacts.values() if "tfx_version" in values}
+    versions = {"Python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if recorded:
+        versions["tfx"] = ", ".join(sorted(recorded))
+    longest = max((step.seconds for step in record.steps.values()), default=0) or 1
+    steps = [
+        {
+            "node": step.node,
+            "state": "ran" if step.state == "complete" else step.state,
+            "seconds": step.seconds,
+            "share": step.seconds / longest,
+            "outputs": [(key, _short(record, uri)) for key, uri in sorted(step.outputs.items())],
+        }
+        for step in record.steps.values()
+    ]
+    facts = {
+        "Run": record.run_id,
+        "Pipeline": record.pipeline,
+        "Data": reader.properties.get("source") if reader else None,
+        "Fingerprint of the data": reader.properties.get("fingerprint") if reader else None,
+        "Fingerprint of the run": parameters.get("fingerprint"),
+        "Code of models/": parameters.get("code_hash"),
+        "Code of components/ and schema/": reader.properties.get("code_hash") if reader else None,
+        "Seed": parameters.get("seed"),
+    }
+    return {
+        "steps": steps,
+        "facts": {name: value for name, value in facts.items() if value not in (None, "")},
+        "hyper_parameters": parameters.get("hyper_parameters", {}),
+        "versions": versions,
+    }
+
+
+def _short(record: RunRecord, path: str) -> str:
+    """A path below the output folder, without the folder."""
+    try:
+        return str(Path(path).relative_to(Path(record.output).absolute()))
+    except ValueError:
+        return str(path)
+
+
+def _seconds(value: float) -> str:
+    if value < 90:
+        return f"{value:.1f} s"
+    return f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("-", "−")

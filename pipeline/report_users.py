@@ -1,0 +1,146 @@
+"""Real users beside what the model recommends to them: the SavedModel's own signatures answer."""
+
+import itertools
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from pipeline import examples
+from pipeline.lineage import RunRecord
+
+USERS, ITEMS = 10, 10
+_HISTORY, _TARGETS = 8, 4
+_DRAWN_FROM = 2_000  # queries at the head of the split, which is in no particular order of users
+_SLICES = ("activity", "popularity", "temperature")
+
+
+def describe(record: RunRecord) -> dict[str, Any]:
+    """Returns `users`, a dict each, or `reason`, why there are none; `drawn_from` test queries they were drawn."""
+    trainer, builder = record.steps.get("Trainer"), record.steps.get("ExampleBuilder")
+    if trainer is None or "model" not in trainer.outputs:
+        return _none("The run did not get as far as a model.")
+    model = Path(trainer.outputs["model"]) / "Format-Serving"
+    if not (model / "saved_model.pb").is_file():
+        return _none("The model's folder is gone.")
+    test = Path(builder.outputs.get("examples", "")) / "Split-test" if builder else None
+    if test is None or not test.is_dir():
+        return _none("The test queries are gone.")
+    if record.building.get("task", "retrieve") != "retrieve":
+        return _none("This model scores single pairs of user and item; it does not recommend from the catalogue.")
+    rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
+    chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
+    queries = [rows[number] for number in sorted(chosen)]
+    if not queries:
+        return _none("There is no test query.")
+    answers, reason = _ask(str(model), queries)
+    if reason:
+        return _none(reason)
+    users = [_user(query, answer) for query, answer in zip(queries, answers, strict=True)]
+    _add_titles(record, users)
+    return {"users": users, "reason": "", "drawn_from": len(rows)}
+
+
+def _none(reason: str) -> dict[str, Any]:
+    return {"users": [], "reason": reason, "drawn_from": 0}
+
+
+def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any]], str]:
+    """Asks both signatures; returns an answer a query, or why there is none."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    try:
+        # A model that no server can answer from was not pushed; its run has a report all the same.
+        loaded = tf.saved_model.load(model)
+        if "recommend" not in loaded.signatures:
+            return [], "The model has no signature 'recommend'."
+        return _answers(loaded.signatures, queries), ""
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        return [], f"The model cannot be asked: {error}"
+
+
+def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, Any]]:
+    import tensorflow as tf
+
+    count, nothing = len(queries), tf.zeros([len(queries), 0], tf.string)
+    # As a server would be asked: with the id alone; the model knows the user's whole log.
+    found = signatures["recommend"](
+        user_id=tf.constant([query["user_id"][0] for query in queries]), history=nothing, exclude=nothing, k=tf.fill([count], ITEMS)
+    )
+    found = {name: value.numpy() for name, value in found.items()}
+    measured: dict[str, Any] = {}
+    if "evaluate" in signatures:
+        outputs = signatures["evaluate"](tf.constant([_serialize(query) for query in queries]))
+        measured = {name: value.numpy().reshape(count, -1)[:, 0] for name, value in outputs.items()}
+    answers = []
+    for number in range(count):
+        items = zip(found["item_id"][number], found["score"][number], strict=True)
+        answers.append(
+            {
+                "items": [(item, f"{float(score):#.3g}".rstrip(".")) for item, score in items if item],
+                "strategy": examples.text(found["strategy"][number]) if "strategy" in found else "",
+                "measured": {name: float(values[number]) for name, values in measured.items()},
+            }
+        )
+    return answers
+
+
+def _serialize(row: dict[str, list]) -> bytes:
+    """A row back as a tf.Example."""
+    from serving.protos import Example
+
+    example = Example()
+    for name, values in row.items():
+        feature = example.features.feature[name]
+        if values and isinstance(values[0], bytes):
+            feature.bytes_list.value.extend(values)
+        elif values and isinstance(values[0], float):
+            feature.float_list.value.extend(values)
+        elif values:
+            feature.int64_list.value.extend(values)
+    return example.SerializeToString()
+
+
+def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
+    targets = [examples.text(item) for item in query.get("targets", [])]
+    history = [examples.text(item) for item in query.get("history", []) + query.get("exclude", [])]
+    found, hit = _found(answer["measured"], len(targets))
+    return {
+        "id": examples.text(query["user_id"][0]),
+        "slices": [f"{name}: {examples.text(query[name][0])}" for name in _SLICES if query.get(name)],
+        "events": len(history) + len(targets),
+        "history": [{"id": item} for item in reversed(history[-_HISTORY:])],
+        "targets": [{"id": item} for item in targets[:_TARGETS]],
+        "more_targets": max(0, len(targets) - _TARGETS),
+        "found": found,
+        "hit": hit,
+        "strategy": answer["strategy"],
+        "items": [
+            {"id": examples.text(item), "score": score, "target": examples.text(item) in targets} for item, score in answer["items"]
+        ],
+    }
+
+
+def _found(measured: dict[str, float], targets: int) -> tuple[str, bool | None]:
+    """Where the `evaluate` signature ranked the held-out item, in words, and whether that is a hit (None: not measured)."""
+    cutoffs = sorted(int(name[3:]) for name in measured if name.startswith("hr_") and name[3:].isdigit())
+    within = next((cutoff for cutoff in cutoffs if measured[f"hr_{cutoff}"] > 0), None)
+    if not cutoffs:
+        return "", None
+    if within is None:
+        return f"missed: not among the first {cutoffs[-1]}", False
+    if within != cutoffs[0]:
+        return f"missed: among the first {within}, not the first {cutoffs[0]}", False
+    reciprocal = measured.get(f"mrr_{within}", 0.0)
+    where = f"at rank {round(1 / reciprocal)}" if reciprocal > 0 else f"among the first {within}"
+    return ("hit: the first of them " if targets > 1 else "hit: ") + where, True
+
+
+def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
+    shown = [item for user in users for part in ("history", "targets", "items") for item in user[part]]
+    reader = record.steps.get("TableReader")
+    known = examples.titles(reader.outputs.get("items") if reader else None, {item["id"] for item in shown})
+    for item in shown:
+        item["title"] = known.get(item["id"], "")

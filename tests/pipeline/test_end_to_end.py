@@ -1,0 +1,119 @@
+"""The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model that is not blessed."""
+
+import re
+import signal
+import socket
+
+import pytest
+
+from pipeline import lineage
+from serving.client import Client
+from serving.process import ServerProcess
+from tests.conftest import recsys
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("toy_run"), pytest.mark.timeout(1200)]
+
+
+def versions(run):
+    return sorted(path.name for path in (run.output / "serving").glob("*/*"))
+
+
+def test_ctrl_c_ends_a_run_with_one_line(toy_run):
+    status, printed = toy_run.interrupted
+    assert status == 130 and "interrupted; the next run goes on from here" in printed and "Traceback" not in printed
+
+
+def test_a_killed_run_goes_on_where_it_was(toy_run):
+    status, printed = toy_run.killed
+    assert status == -signal.SIGKILL
+    assert re.search(r"TableReader +cached", printed)  # what Ctrl-C had let finish
+    assert re.search(r"Transform +cached", toy_run.finished.stdout)
+    resumed = int(re.search(r"resumed after epoch (\d+)", toy_run.finished.stdout).group(1))
+    assert resumed >= 1
+    epochs = [int(number) for number in re.findall(r"model epoch +(\d+)", toy_run.finished.stdout)]
+    assert epochs == list(range(resumed + 1, 13))
+
+
+def test_the_model_is_blessed_tried_and_pushed(toy_run):
+    assert toy_run.finished.returncode == 0, toy_run.finished.stdout + toy_run.finished.stderr
+    record = next(one for one in lineage.load_runs(toy_run.output) if one.pushed_path)
+    assert record.blessed and record.canary and record.state == "complete"
+    overall = record.verdict["metrics"]["overall"]
+    assert overall["ndcg_10"] > overall["popularity_ndcg_10"] and overall["hr_10"] > 0.8
+    assert {"activity:1-9", "temperature:warm"} <= set(record.verdict["metrics"])
+    assert versions(toy_run) == [record.pushed_path.rsplit("/", 1)[-1]]
+    page = next((toy_run.output / "reports").glob("*.html")).read_text("utf-8")
+    assert "two_tower" in page and str(next((toy_run.output / "reports").glob("*.html"))) in toy_run.finished.stdout
+
+
+def test_an_unchanged_run_comes_from_the_cache(toy_run):
+    before = versions(toy_run)
+    again = recsys(*toy_run.arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    record = lineage.load_run(toy_run.output)
+    assert record.cached and {step.state for node, step in record.steps.items() if node != "LastBlessed"} == {"cached"}
+    assert "served from the cache" in again.stdout and versions(toy_run) == before
+
+
+def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
+    before = versions(toy_run)
+    assert before
+    worse = recsys(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
+    assert worse.returncode == 1
+    found = re.search(r"ndcg_10: (-0\.\d+) against the last blessed model; required: at least -0\.0050; short by (0\.\d+)", worse.stderr)
+    assert found, worse.stderr
+    assert float(found.group(2)) == pytest.approx(-0.005 - float(found.group(1)), abs=2e-4)
+    assert versions(toy_run) == before
+    record = lineage.load_run(toy_run.output)
+    assert not record.blessed and record.verdict["baseline"]["overall"]["ndcg_10"] > record.verdict["metrics"]["overall"]["ndcg_10"]
+    assert record.artifacts["Canary", "blessing"]["reason"] == "the gate did not bless the model"
+
+
+def test_the_pushed_model_is_served_to_both_protocols(toy_run):
+    folder = next((toy_run.output / "serving").iterdir())
+    with ServerProcess("recsys", str(folder)) as ready:
+        for protocol, flags in (("rest", ()), ("grpc", ("--grpc",))):
+            address = f"127.0.0.1:{ready[protocol]}"
+            with Client(address, "recsys", protocol) as client:
+                first = client.recommend("u0", k=3)
+                assert first.strategy == "model" and len(first.items) == 3
+                excluded = [item for item, _ in first.items]
+            asked = recsys("recommend", "--user", "u0", "-k", "5", "--address", address, *flags, "--output", toy_run.output,
+                           *(part for item in excluded for part in ("--exclude", item)))
+            assert asked.returncode == 0, asked.stderr
+            shown = {line.split("│")[2].strip() for line in asked.stdout.splitlines() if line.count("│") > 3}
+            assert shown and not shown & set(excluded)
+            stranger = recsys("recommend", "--user", "nobody", "--address", address, *flags, "--output", toy_run.output)
+            assert "strategy: fallback" in stranger.stdout and "Film" in stranger.stdout
+
+
+def test_runs_are_listed_and_shown(toy_run):
+    listed = recsys("runs", "--output", toy_run.output)
+    assert listed.returncode == 0 and "two_tower" in listed.stdout and "interrupted" in listed.stdout
+    record = next(one for one in lineage.load_runs(toy_run.output) if one.pushed_path)
+    shown = recsys("show", record.run_id, "--output", toy_run.output)
+    assert shown.returncode == 0 and record.pushed_path in shown.stdout.replace("\n", "") and "code hash" in shown.stdout
+
+
+def test_a_second_server_on_the_same_port_is_refused(toy_run):
+    folder = next((toy_run.output / "serving").iterdir())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused = recsys("serve", "--model-dir", folder, "--rest-port", port, "--grpc-port", "0")
+    assert refused.returncode == 1 and port in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_broken_log_stops_the_run_by_name(toy_source, tmp_path):
+    source = tmp_path / "broken"
+    source.mkdir()
+    for file in toy_source.iterdir():
+        text = file.read_text("utf-8")
+        if file.suffix == ".inter":
+            head, *lines = text.splitlines()
+            text = "\n".join([head, *(line.rsplit("\t", 2)[0] + "\tlots\t1" for line in lines)])
+        (source / file.name).write_text(text, "utf-8")
+    done = recsys("run", "popularity", "--data", source, "--output", tmp_path / "runs")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "toy.inter" in done.stderr and "line 2" in done.stderr and "lots" in done.stderr

@@ -75,7 +75,7 @@ setup(
     package_data={
         "": ["*.pbtxt"],
         "pipeline": ["templates/*"],
-        "serving": ["config/*"],
+        "serving": ["README.md", "config/*", "deploy/*"],
     },
     install_requires=_REQUIRES,
     extras_require=_EXTRAS,

@@ -113,22 +113,36 @@ class _Queue:
     servable: Servable
     signature: str
     outputs: tuple[str, ...]
+    api: str
     tasks: deque = field(default_factory=deque)
     rows: int = 0
     timer: asyncio.TimerHandle | None = None
 
 
+def waited_too_long(seconds: float) -> ServingError:
+    """The error of a request whose time was over before its run began."""
+    return ServingError(Code.DEADLINE_EXCEEDED, f"The request waited longer than {seconds:g} s")
+
+
 class Batcher:
     """Gathers tasks into batches and runs them."""
 
-    def __init__(self, parameters: BatchingParameters, pool: Executor, metrics: Metrics):
+    def __init__(
+        self,
+        parameters: BatchingParameters,
+        pool: Executor,
+        metrics: Metrics,
+        timeout_seconds: float = 0.0,
+    ):
         """Creates a batcher.
 
         Args:
           parameters: sizes, limits and switches.
           pool: threads that run batches.
           metrics: where waiting and running times go.
+          timeout_seconds: longest a task may wait for its run; 0: any time.
         """
+        self._timeout = timeout_seconds
         self._parameters = parameters
         self._pool = pool
         self._metrics = metrics
@@ -170,7 +184,7 @@ class Batcher:
             key += tuple(inputs[name].shape[1:] for name in sorted(inputs))
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(servable, signature, outputs)
+            queue = self._queues[key] = _Queue(servable, signature, outputs, api)
         waiting = -(-(queue.rows + size) // parameters.max_batch_size)
         if queue.tasks and waiting > parameters.max_enqueued_batches:
             raise ServingError(
@@ -210,16 +224,19 @@ class Batcher:
     def _start(self, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
         batch: list[_Task] = []
         rows = 0
+        now = time.perf_counter()
         while queue.tasks and rows + queue.tasks[0].size <= self._parameters.max_batch_size:
             task = queue.tasks.popleft()
             queue.rows -= task.size
             if task.future.done():  # the client has gone
                 continue
+            if self._timeout and now - task.begin > self._timeout:
+                task.future.set_exception(waited_too_long(self._timeout))
+                continue
             batch.append(task)
             rows += task.size
         if not batch:
             return
-        now = time.perf_counter()
         for task in batch:
             self._metrics.queuing_latency.add((now - task.begin) * 1e6)
         self._running += 1
@@ -261,12 +278,14 @@ class Batcher:
         begin = time.perf_counter()
         results = queue.servable.run(queue.signature, inputs, queue.outputs)
         self._metrics.runtime_latency.add(
-            (time.perf_counter() - begin) * 1e6, queue.servable.name, "Predict", "TF1"
+            (time.perf_counter() - begin) * 1e6, queue.servable.name, queue.api, "TF1"
         )
-        if len(batch) == 1 and padded == rows:
-            return [results]
         for result in results:
-            if not result.shape or result.shape[0] != padded:
+            if not result.shape:
+                raise ServingError(
+                    Code.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions"
+                )
+            if result.shape[0] != padded:
                 raise ServingError(
                     Code.FAILED_PRECONDITION,
                     "Batched output tensor's 0th dimension does not equal the sum of the 0th "
@@ -328,5 +347,6 @@ def _pad(array: np.ndarray, longest: np.ndarray) -> np.ndarray:
         return array
     if not array.size:
         raise invalid("Got empty tensor in batch of non-empty tensors.")
-    widths = [(0, 0)] + [(0, int(want - have)) for want, have in zip(longest, array.shape[1:])]
+    missing = longest - np.array(array.shape[1:])
+    widths = [(0, 0)] + [(0, int(count)) for count in missing]
     return np.pad(array, widths, constant_values=array.reshape(-1)[0])

@@ -11,6 +11,8 @@ import socket
 import ssl
 import threading
 import time
+import weakref
+from pathlib import Path
 from typing import Sequence
 
 from serving import client_messages as messages
@@ -107,7 +109,8 @@ class Client:
           output_filter: the outputs wanted; all where empty.
 
         Returns:
-          Nested lists by output name; strings as `str`, those of outputs named `*_bytes` as `bytes`.
+          Nested lists by output name; strings as `str`, those of outputs named `*_bytes` as
+          `bytes`.
 
         Raises:
           ServingError: with the server's code and message.
@@ -162,6 +165,7 @@ class _Rest:
         if tls or tls_ca_file:
             self._context = ssl.create_default_context(cafile=tls_ca_file or None)
         self._local = threading.local()
+        self._connections: weakref.WeakSet = weakref.WeakSet()
         self._outputs: dict[str, list[str]] = {}
 
     def predict(self, model, version, label, inputs, signature, output_filter, timeout):
@@ -200,35 +204,43 @@ class _Rest:
         )
 
     def close(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
+        for connection in list(self._connections):
             connection.close()
-            self._local.connection = None
 
     def _send(self, method: str, path: str, body: bytes | None, timeout: float) -> bytes:
         connection = getattr(self._local, "connection", None)
-        fresh = connection is None
-        if fresh:
+        if connection is None:
             if self._context is not None:
                 connection = http.client.HTTPSConnection(self._address, context=self._context)
             else:
                 connection = http.client.HTTPConnection(self._address)
             self._local.connection = connection
+            self._connections.add(connection)
+        fresh = connection.sock is None
+        deadline = time.monotonic() + timeout
         connection.timeout = timeout
         try:
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
             connection.request(method, path, body, self._headers)
             response = connection.getresponse()
-            answer = response.read()
+            pieces = []
+            while piece := response.read1(1 << 20):
+                pieces.append(piece)
+                if connection.sock is not None:
+                    connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            pieces.append(response.read())  # nothing, or IncompleteRead where the answer was cut
+            answer = b"".join(pieces)
         except (socket.timeout, TimeoutError):
-            self.close()
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s") from None
+            connection.close()
+            raise ServingError(
+                Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"
+            ) from None
         except ssl.SSLError as error:
-            self.close()
+            connection.close()
             raise ServingError(Code.UNAUTHENTICATED, f"TLS: {error}") from None
         except (OSError, http.client.HTTPException) as error:
-            self.close()
+            connection.close()
             if not fresh and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
                 # The server closed an idle connection; a new one tells whether it is there.
                 return self._send(method, path, body, timeout)
@@ -250,7 +262,7 @@ class _Grpc:
         self._grpc, self._messages = grpc, client_grpc
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         if tls or tls_ca_file:
-            roots = open(tls_ca_file, "rb").read() if tls_ca_file else None
+            roots = Path(tls_ca_file).read_bytes() if tls_ca_file else None
             self._channel = grpc.secure_channel(
                 address, grpc.ssl_channel_credentials(roots), options=limits
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 from typing import Sequence
 
 from serving import client_messages as messages
@@ -166,7 +167,9 @@ class _AsyncRest:
             ) as response:
                 answer = await response.read()
         except asyncio.TimeoutError:
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s") from None
+            raise ServingError(
+                Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"
+            ) from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise ServingError(Code.UNAUTHENTICATED, f"TLS: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -183,39 +186,55 @@ class _AsyncGrpc:
 
         from serving import client_grpc, protos
 
-        self._grpc, self._messages = grpc, client_grpc
-        limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._grpc, self._messages, self._protos = grpc, client_grpc, protos
+        self._address = address
+        self._credentials = None
         if tls or tls_ca_file:
-            roots = open(tls_ca_file, "rb").read() if tls_ca_file else None
-            self._channel = grpc.aio.secure_channel(
-                address, grpc.ssl_channel_credentials(roots), options=limits
-            )
-        else:
-            self._channel = grpc.aio.insecure_channel(address, options=limits)
+            roots = Path(tls_ca_file).read_bytes() if tls_ca_file else None
+            self._credentials = grpc.ssl_channel_credentials(roots)
         self._metadata = (("x-api-key", api_key),) if api_key else ()
-        self._prediction = protos.PredictionServiceStub(self._channel)
-        self._model = protos.ModelServiceStub(self._channel)
-        self._status_request = protos.status.GetModelStatusRequest
+        self._channel = None
+
+    def _stub(self, kind):
+        # A channel belongs to the event loop it is made in, which runs from the first call on.
+        if self._channel is None:
+            limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+            if self._credentials is not None:
+                self._channel = self._grpc.aio.secure_channel(
+                    self._address, self._credentials, options=limits
+                )
+            else:
+                self._channel = self._grpc.aio.insecure_channel(self._address, options=limits)
+            self._stubs = {
+                stub: stub(self._channel)
+                for stub in (self._protos.PredictionServiceStub, self._protos.ModelServiceStub)
+            }
+        return self._stubs[kind]
 
     async def predict(self, model, version, label, inputs, signature, output_filter, timeout):
         request = self._messages.predict_request(
             model, inputs, signature, version, label, output_filter
         )
-        response = await self._call(self._prediction.Predict, request, timeout)
+        method = self._stub(self._protos.PredictionServiceStub).Predict
+        response = await self._call(method, request, timeout)
         return self._messages.predict_outputs(response), response.model_spec.version.value
 
     async def metadata(self, model, version, label, timeout):
         request = self._messages.metadata_request(model, version, label)
-        response = await self._call(self._prediction.GetModelMetadata, request, timeout)
-        return self._messages.metadata_document(response)
+        method = self._stub(self._protos.PredictionServiceStub).GetModelMetadata
+        return self._messages.metadata_document(await self._call(method, request, timeout))
 
     async def status(self, model, version, timeout):
-        request = self._status_request(model_spec=self._messages.model_spec(model, version, None))
-        response = await self._call(self._model.GetModelStatus, request, timeout)
-        return self._messages.version_states(response)
+        request = self._protos.status.GetModelStatusRequest(
+            model_spec=self._messages.model_spec(model, version, None)
+        )
+        method = self._stub(self._protos.ModelServiceStub).GetModelStatus
+        return self._messages.version_states(await self._call(method, request, timeout))
 
     async def close(self) -> None:
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
 
     async def _call(self, method, request, timeout):
         try:

@@ -66,7 +66,12 @@ def _array(value: object) -> np.ndarray:
             raise ServingError(Code.INVALID_ARGUMENT, "rows of one input differ in length")
         array.reshape(-1)[:] = encoded
         return array
-    array = np.array(value)
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise ServingError(
+            Code.INVALID_ARGUMENT, "rows of one input differ in length"
+        ) from None
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype == np.int64 and (abs(array) < 1 << 31).all():

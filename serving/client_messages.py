@@ -83,10 +83,10 @@ def recommendations(outputs: dict[str, list], version: int | None) -> list[Recom
     """The outputs of `recommend` as one answer a row, without padding."""
     return [
         Recommendations(
-            [(item, score) for item, score in zip(items, scores) if item != ""], strategy, version
+            [pair for pair in zip(items, scores, strict=True) if pair[0] != ""], strategy, version
         )
         for items, scores, strategy in zip(
-            outputs["item_id"], outputs["score"], outputs["strategy"]
+            outputs["item_id"], outputs["score"], outputs["strategy"], strict=True
         )
     ]
 

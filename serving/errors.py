@@ -46,7 +46,7 @@ _HTTP = {
 
 
 def http_status(code: Code) -> int:
-    """The HTTP status that TensorFlow Serving answers for a status code; 500 where it names none."""
+    """The HTTP status that TensorFlow Serving answers for a code; 500 where it names none."""
     return _HTTP.get(code, 500)
 
 
@@ -97,6 +97,8 @@ def from_exception(error: BaseException) -> ServingError:
         return ServingError(Code(code), str(error.message))
     if isinstance(error, MemoryError):
         return ServingError(Code.RESOURCE_EXHAUSTED, "Out of memory")
+    if isinstance(error, RecursionError):
+        return invalid("The request is nested too deeply")
     if isinstance(error, (ValueError, TypeError)):
         return invalid(str(error))
     return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")

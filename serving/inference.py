@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from serving import protos
-from serving.batching import Batcher, BatchingParameters
-from serving.errors import Code, ServingError, invalid
+from serving.batching import Batcher, BatchingParameters, waited_too_long
+from serving.errors import Code, ServingError, from_exception, invalid
 from serving.examples_api import (
     CLASSIFY,
     REGRESS,
@@ -67,7 +67,9 @@ class Inference:
         self.under_way = 0
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
-        self._batcher = Batcher(batching, self._pool, metrics) if batching else None
+        self._batcher = None
+        if batching:
+            self._batcher = Batcher(batching, self._pool, metrics, limits.timeout_seconds)
 
     def close(self) -> None:
         """Stops the threads."""
@@ -97,14 +99,15 @@ class Inference:
         begin = time.perf_counter()
         try:
             yield
-        except ServingError as error:
-            self.metrics.request_count.add(model, error.code.name)
-            raise
         except asyncio.CancelledError:
             self.metrics.request_count.add(model, Code.CANCELLED.name)
             raise
+        except Exception as error:
+            self.metrics.request_count.add(model, from_exception(error).code.name)
+            raise
+        micros = (time.perf_counter() - begin) * 1e6
         self.metrics.request_count.add(model, "OK")
-        self.metrics.request_latency.add((time.perf_counter() - begin) * 1e6, model, api, entrypoint)
+        self.metrics.request_latency.add(micros, model, api, entrypoint)
 
     @contextlib.contextmanager
     def servable(self, spec: "protos.model.ModelSpec"):
@@ -155,7 +158,7 @@ class Inference:
         inputs = _checked_inputs(servable, signature, inputs)
         outputs = _checked_outputs(definition, output_filter)
         results = await self._run(servable, signature, inputs, outputs, "Predict")
-        return dict(zip(outputs, results))
+        return dict(zip(outputs, results, strict=True))
 
     async def _run(
         self,
@@ -171,24 +174,17 @@ class Inference:
             if rows > limit:
                 raise invalid(f"The request has {rows} rows; the limit is {limit}")
         if self._batcher is not None:
-            run = self._batcher.run(servable, signature, inputs, outputs, api)
-        else:
-            run = asyncio.get_running_loop().run_in_executor(
-                self._pool, self._timed_run, servable, signature, inputs, outputs, api,
-                time.perf_counter(),
-            )
-        if not self._limits.timeout_seconds or self._batcher is None:
-            return await run
-        try:
-            return await asyncio.wait_for(run, self._limits.timeout_seconds)
-        except asyncio.TimeoutError:
-            raise _late(self._limits.timeout_seconds) from None
+            return await self._batcher.run(servable, signature, inputs, outputs, api)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, self._timed_run, servable, signature, inputs, outputs, api,
+            time.perf_counter(),
+        )
 
     def _timed_run(self, servable, signature, inputs, outputs, api, queued) -> list[np.ndarray]:
         begin = time.perf_counter()
         # The run itself is limited by the session; the wait for a thread is limited here.
         if self._limits.timeout_seconds and begin - queued > self._limits.timeout_seconds:
-            raise _late(self._limits.timeout_seconds)
+            raise waited_too_long(self._limits.timeout_seconds)
         results = servable.run(signature, inputs, outputs)
         self.metrics.runtime_latency.add(
             (time.perf_counter() - begin) * 1e6, servable.name, api, "TF1"
@@ -251,7 +247,7 @@ class Inference:
             count, arrays = await self._run_examples(
                 servable, request.input, runs, "MultiInference"
             )
-            for task, (name, _) in zip(request.tasks, runs):
+            for task, (name, _) in zip(request.tasks, runs, strict=True):
                 result = response.results.add()
                 if task.method_name == CLASSIFY:
                     classify_result(arrays[name], count, result.classification_result)
@@ -272,12 +268,8 @@ class Inference:
         results = {}
         for name, outputs in runs:
             values = await self._run(servable, name, {"inputs": array}, outputs, api)
-            results[name] = dict(zip(outputs, values))
+            results[name] = dict(zip(outputs, values, strict=True))
         return len(array), results
-
-
-def _late(seconds: float) -> ServingError:
-    return ServingError(Code.DEADLINE_EXCEEDED, f"The request took longer than {seconds:g} s")
 
 
 def _one_model(request):

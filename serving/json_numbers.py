@@ -46,8 +46,7 @@ def decimal_texts(array: np.ndarray) -> list[str]:
     short.pop()
     back = np.fromiter(map(float, short), np.float64, len(short))
     if narrow:
-        with np.errstate(over="ignore"):
-            back = back.astype(np.float32)
+        back = back.astype(np.float32)  # six digits of the largest float32 are no larger than it
     long_format = "%.9g" if narrow else "%.17g"
     for index in np.flatnonzero(back != flat).tolist():
         short[index] = long_format % values[index]

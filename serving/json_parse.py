@@ -1,6 +1,6 @@
-"""Requests in JSON -> arrays and examples.
+"""Requests in JSON -> arrays.
 
-Both body formats of `predict` and the examples of `classify` and `regress`. Numbers are converted
+Both body formats of `predict`. Numbers are converted
 column by column; only where a column is not what it should be are its values looked at one by one,
 in the order in which TensorFlow Serving looks at them, to find the error that it would report.
 """
@@ -16,7 +16,6 @@ import numpy as np
 
 from serving.errors import Code, ServingError, invalid
 from serving.json_text import echo, format_error, type_name
-from serving.protos import Example
 from serving.tensors import DTYPES, STRING, dtype_name
 
 _FLOATS = {1, 2}
@@ -104,7 +103,7 @@ def _rows_fast(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
 
 
 def _rows_slow(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
-    as_objects = _is_object(rows[0])
+    as_objects = is_object(rows[0])
     values: dict[str, list] = {}
     shapes: dict[str, list[int]] = {}
 
@@ -128,7 +127,7 @@ def _rows_slow(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
 
     for number, row in enumerate(rows):
         if as_objects:
-            if not _is_object(row):
+            if not is_object(row):
                 raise invalid(f"Expecting object but got list at item {number} of input list")
             for name, value in row.items():
                 try:
@@ -144,7 +143,7 @@ def _rows_slow(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
                     f"{echo(row)} keys must be equal to: {','.join(sorted(inputs))}"
                 )
         else:
-            if _is_object(row):
+            if is_object(row):
                 raise invalid(f"Expecting value/list but got object at item {number} of input list")
             try:
                 add(next(iter(inputs)), row)
@@ -159,7 +158,7 @@ def _rows_slow(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
 
 
 def _columns(columns: object, inputs: dict[str, int]) -> dict[str, np.ndarray]:
-    if not _is_object(columns):
+    if not is_object(columns):
         if len(inputs) > 1:
             raise invalid(
                 "inputs is a plain value/list, but expecting an object as multiple input tensors "
@@ -237,7 +236,9 @@ def _array(flat: list, dtype: int) -> np.ndarray:
     if numpy_dtype.kind in "iu" and numpy_dtype.itemsize < 4:
         # TensorFlow narrows a 32 bit value silently.
         return np.array(flat, np.int32).astype(numpy_dtype)
-    with np.errstate(over="ignore"):
+    if dtype != 1:
+        return np.array(flat, numpy_dtype)
+    with np.errstate(over="ignore"):  # a double may be infinite as a float
         return np.array(flat, numpy_dtype)
 
 
@@ -276,7 +277,7 @@ def _fill(value: object, level: int, shape: list[int], dtype: int, flat: list) -
 def _value(value: object, dtype: int) -> object:
     if isinstance(value, dict):
         if dtype == STRING:
-            return _decode_base64(value)
+            return decode_base64(value)
         raise _type_error(value, dtype)
     kind = type(value)
     if dtype == STRING:
@@ -286,7 +287,7 @@ def _value(value: object, dtype: int) -> object:
     elif dtype in _FLOATS:
         fits = kind in (int, float)
         if kind is int:
-            value = _as_float(value)
+            value = as_float(value)
     elif dtype in _INTEGERS:
         low, high = _INTEGERS[dtype]
         fits = kind is int and low <= value < high
@@ -300,7 +301,8 @@ def _value(value: object, dtype: int) -> object:
     return value
 
 
-def _as_float(value: int) -> float:
+def as_float(value: int) -> float:
+    """An integer as a double; raises ServingError for one that is too large."""
     try:
         return float(value)
     except OverflowError:
@@ -318,11 +320,13 @@ def _is_base64(value: object) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def _is_object(value: object) -> bool:
+def is_object(value: object) -> bool:
+    """Whether a value is an object, and not the one that stands for bytes."""
     return isinstance(value, dict) and not _is_base64(value)
 
 
-def _decode_base64(value: dict) -> bytes:
+def decode_base64(value: dict) -> bytes:
+    """The bytes of `{"b64": ...}`; raises ServingError for another object or bad base64."""
     if not _is_base64(value):
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     text = "".join(value["b64"].split())
@@ -331,76 +335,3 @@ def _decode_base64(value: dict) -> bytes:
                                 validate=True)
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None
-
-
-# --- examples of classify and regress
-
-
-def parse_examples(document: dict) -> tuple[list[Example], Example | None]:
-    """Reads the examples of a `classify` or `regress` request.
-
-    Args:
-      document: the parsed body.
-
-    Returns:
-      The examples, and the context where there is one.
-
-    Raises:
-      ServingError: as TensorFlow Serving words it.
-    """
-    context = _example(document["context"]) if "context" in document else None
-    if "examples" not in document:
-        raise format_error(
-            document,
-            "When method is classify, key 'examples' is expected and was not found",
-        )
-    examples = document["examples"]
-    if not isinstance(examples, list):
-        raise format_error(document, "Expecting 'examples' value to be an list/array")
-    if not examples:
-        raise format_error(document, "'examples' value is an empty array")
-    return [_example(example) for example in examples], context
-
-
-def _example(content: object) -> Example:
-    if not isinstance(content, dict):
-        raise invalid(f"Example must be JSON object but got JSON {type_name(content)}")
-    example = Example()
-    for name, value in content.items():
-        feature = example.features.feature[name]
-        for member in value if isinstance(value, list) else [value]:
-            _add_to_feature(member, name, feature)
-    return example
-
-
-def _add_to_feature(value: object, name: str, feature) -> None:
-    if value is None or isinstance(value, list) or _is_object(value):
-        raise invalid(
-            f"Feature: {name} has element with unexpected JSON type: {type_name(value)}"
-        )
-    if isinstance(value, (str, dict)):
-        kind = "bytes_list"
-        value = (
-            _decode_base64(value)
-            if isinstance(value, dict)
-            else value.encode("utf-8", "surrogateescape")
-        )
-    elif isinstance(value, float) or (isinstance(value, int) and not -(1 << 63) <= value < 1 << 64):
-        kind = "float_list"
-        value = _as_float(value) if isinstance(value, int) else value
-    else:
-        kind = "int64_list"
-        value = int(value)
-    before = feature.WhichOneof("kind")
-    if before not in (None, kind):
-        raise invalid(
-            f"Unexpected element type in feature: {name} expecting type: "
-            f"{before.removesuffix('_list')}"
-        )
-    if kind == "int64_list" and value >= 1 << 63:
-        raise invalid(
-            f"Feature: {name} has uint64_t element. Only int64_t is supported."
-        )
-    if kind == "float_list" and math.isfinite(value) and abs(value) > 3.4028235677973366e38:
-        value = math.copysign(math.inf, value)
-    getattr(feature, kind).value.append(value)

@@ -44,7 +44,8 @@ def predict_response(outputs: dict[str, np.ndarray], by_row: bool) -> bytes:
         texts = [_nested(_texts(name, outputs[name]), outputs[name].shape) for name in names]
         if len(names) == 1:
             return encode(f'{{"outputs": {texts[0]}}}')
-        members = ", ".join(f"{_quote(name)}: {text}" for name, text in zip(names, texts))
+        pairs = zip(map(_quote, names), texts, strict=True)
+        members = ", ".join(f"{name}: {text}" for name, text in pairs)
         return encode(f'{{"outputs": {{{members}}}}}')
     batch = None
     for name in names:
@@ -62,8 +63,8 @@ def predict_response(outputs: dict[str, np.ndarray], by_row: bool) -> bytes:
     else:
         keys = [_quote(name) + ": " for name in names]
         rows = [
-            "{" + ", ".join(key + text for key, text in zip(keys, row)) + "}"
-            for row in zip(*columns)
+            "{" + ", ".join(key + text for key, text in zip(keys, row, strict=True)) + "}"
+            for row in zip(*columns, strict=True)
         ]
     return encode('{"predictions": [' + ", ".join(rows) + "]}")
 

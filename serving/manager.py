@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Callable
 
 from serving import protos
-from serving.errors import Code, ServingError, StartError
+from serving.errors import Code, ServingError, from_exception
 from serving.model_config import ModelConfig
-from serving.servable import Servable
+from serving.servable import Servable, give_memory_back
 
 log = logging.getLogger("serving")
 State = protos.status.ModelVersionStatus
@@ -77,6 +77,7 @@ class Manager:
         self._changing = threading.RLock()  # one change at a time
         self._stop = threading.Event()
         self._poller: threading.Thread | None = None
+        self._warned: set[str] = set()
 
     # --- what requests need
 
@@ -235,10 +236,10 @@ class Manager:
         with self._changing:
             for config in list(self._configs.values()):
                 try:
-                    folders = find_versions(config.base_path)
+                    folders = find_versions(config.base_path, self._warn_once)
                 except OSError as error:
-                    log.warning("cannot list %s: %s; model %s stays as it is",
-                                config.base_path, error, config.name)
+                    self._warn_once(f"cannot list {config.base_path}: {error}; "
+                                    f"model {config.name} stays as it is")
                     continue
                 self._step_model(config, folders)
             with self._lock:
@@ -247,13 +248,19 @@ class Manager:
                 for entry in list(self._versions[name].values()):
                     self._unload(name, entry)
 
+    def _warn_once(self, text: str) -> None:
+        # The folders are looked at every second; what is wrong with them is said once.
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text)
+
     def _step_model(self, config: ModelConfig, folders: dict[int, str]) -> None:
         with self._lock:
             known = self._versions.setdefault(config.name, {})
         wanted = config.choose(list(folders))
         if config.policy == "specific" and len(wanted) < len(config.specific):
             missing = sorted(set(config.specific) - set(folders))
-            log.warning("model %s: no folder for version(s) %s", config.name, missing)
+            self._warn_once(f"model {config.name}: no folder for version(s) {missing}")
         keep = set(wanted)
         for number in wanted:
             self._load_if_due(config.name, known, number, folders[number])
@@ -288,7 +295,8 @@ class Manager:
         begin = time.monotonic()
         try:
             servable = self._loader(name, number, path)
-        except ServingError as error:
+        except Exception as failure:  # whatever a damaged model raises, the others must go on
+            error = from_exception(failure)
             entry.error = error
             entry.attempts += 1
             entry.next_attempt = time.monotonic() + self._retry_interval
@@ -314,6 +322,7 @@ class Manager:
         def close() -> None:
             servable.close()
             entry.state = State.END
+            give_memory_back()
             log.info("model %s version %d unloaded", name, entry.number)
 
         # A slow request may hold the old version; the new one must not wait for that.
@@ -323,7 +332,7 @@ class Manager:
         """Stops the watch and unloads everything, waiting at most `timeout` seconds a model."""
         self._stop.set()
         if self._poller is not None:
-            self._poller.join(timeout)
+            self._poller.join(10)
         with self._changing:
             for known in self._versions.values():
                 for entry in known.values():
@@ -332,12 +341,19 @@ class Manager:
                     if servable is not None:
                         servable.close(timeout)
                         entry.state = State.END
+        give_memory_back()
 
 
-def find_versions(base_path: str) -> dict[int, str]:
+def find_versions(
+    base_path: str, warn: Callable[[str], None] = log.warning
+) -> dict[int, str]:
     """The version folders of a model: number -> path.
 
     Names that are not numbers are ignored; of two names for one number the first by name counts.
+
+    Args:
+      base_path: the model's folder.
+      warn: told of names for the same number.
 
     Raises:
       OSError: the folder cannot be listed.
@@ -350,16 +366,10 @@ def find_versions(base_path: str) -> dict[int, str]:
         if int(name) >= 1 << 63 or not os.path.isdir(path):
             continue
         if int(name) in found:
-            log.warning("duplicate version directories for %s: %s is ignored", int(name), path)
+            warn(f"duplicate version directories for {int(name)}: {path} is ignored")
             continue
         found[int(name)] = path
     return found
-
-
-def require_folder(base_path: str) -> None:
-    """Raises StartError where a model's base path is no folder."""
-    if not os.path.isdir(base_path):
-        raise StartError(f"model base path {base_path} is not a folder")
 
 
 def _contents(path: str) -> tuple:

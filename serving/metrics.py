@@ -77,7 +77,7 @@ class Histogram:
             labels = _labels(self.labels, values)
             prefix = f"{labels}," if labels else ""
             running = 0
-            for limit, count in zip(limits, counts):
+            for limit, count in zip(limits, counts, strict=True):
                 running += count
                 lines.append(f'{name}_bucket{{{prefix}le="{limit}"}} {running}')
             lines.append(f"{name}_sum{{{labels}}} {total:g}")
@@ -140,5 +140,5 @@ def metric_name(name: str) -> str:
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     return ",".join(
         '{}="{}"'.format(name, value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
-        for name, value in zip(names, values)
+        for name, value in zip(names, values, strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass, field, fields
 
 from serving.errors import StartError
@@ -27,7 +28,9 @@ class ServerOptions:
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8500, "gRPC port; 0: a free one; -1: no gRPC")
     rest_api_port: int = _option(8501, "REST port; 0: a free one; -1: no REST")
-    file_system_poll_wait_seconds: float = _option(1, "seconds between looks at the folders; 0: one")
+    file_system_poll_wait_seconds: float = _option(
+        1, "seconds between looks at the folders; 0: look once"
+    )
     max_num_load_retries: int = _option(5, "further attempts to load a version that failed")
     load_retry_interval_micros: int = _option(60_000_000, "time between these attempts")
     allow_version_labels_for_unavailable_models: bool = _option(
@@ -61,6 +64,8 @@ class ServerOptions:
         """Returns self, or raises StartError for options that contradict each other."""
         if bool(self.model_base_path) == bool(self.model_config_file):
             raise StartError("exactly one of --model-base-path and --model-config-file is required")
+        if self.model_base_path and not os.path.isdir(self.model_base_path):
+            raise StartError(f"model base path {self.model_base_path} is not a folder")
         for name in ("port", "rest_api_port"):
             if not -1 <= getattr(self, name) <= 65535:
                 raise StartError(f"--{name} must be -1 to 65535, got {getattr(self, name)}")

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from aiohttp import ClientError, web
 
-from serving import json_parse, json_print, json_text, protos
+from serving import json_examples, json_parse, json_print, json_text, protos
 from serving.errors import Code, ServingError, from_exception, http_status, invalid
 from serving.inference import Inference
 from serving.manager import State
@@ -121,10 +121,17 @@ class RestHandler:
     async def _read(self, request: web.BaseRequest) -> bytes:
         limit = self._options.max_body_bytes
         if (request.content_length or 0) > limit:
-            raise _HttpError(413, f"The body has {request.content_length} bytes; the limit is {limit}")
+            raise _HttpError(
+                413, f"The body has {request.content_length} bytes; the limit is {limit}"
+            )
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = request.content
-        if content.is_eof() and content.exception() is None and request.content_length:
-            return content.read_nowait(-1)
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait(-1)  # it came whole with the headers
+            if len(body) > limit:
+                raise _HttpError(413, f"The body has more than {limit} bytes")
+            return body
         try:
             return await asyncio.wait_for(_read_all(content, limit), self._options.body_timeout)
         except asyncio.TimeoutError:
@@ -183,7 +190,7 @@ class RestHandler:
     async def _examples_request(self, request, body: bytes):
         document = await self._parse(body)
         request.model_spec.signature_name = json_parse.signature_name(document)
-        examples, context = json_parse.parse_examples(document)
+        examples, context = json_examples.parse_examples(document)
         if context is not None:
             request.input.example_list_with_context.context.CopyFrom(context)
             request.input.example_list_with_context.examples.extend(examples)
@@ -243,7 +250,8 @@ async def _read_all(content, limit: int) -> bytes:
 def _spec(name: str, version: str | None, label: str | None):
     spec = protos.model.ModelSpec(name=unquote(name))
     if version is not None:
-        if int(version) >= 1 << 63:
+        # The length first: Python refuses to read thousands of digits.
+        if len(version.lstrip("0")) > 19 or int(version) >= 1 << 63:
             raise invalid(f"Failed to convert version: {version} to numeric.")
         spec.version.value = int(version)
     if label is not None:
@@ -255,4 +263,5 @@ def key_matches(key: str, given: str | None, authorization: str | None) -> bool:
     """Compares an API key in constant time, given plainly or as a bearer token."""
     if given is None and authorization and authorization.lower().startswith("bearer "):
         given = authorization[7:].strip()
-    return hmac.compare_digest((given or "").encode(), key.encode())
+    # A header may hold any bytes; those that are not UTF-8 come as surrogates.
+    return hmac.compare_digest((given or "").encode("utf-8", "surrogateescape"), key.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from serving.errors import invalid
@@ -26,6 +28,8 @@ DTYPES: dict[int, tuple[np.dtype, str, str]] = {
     23: (np.dtype("uint64"), "uint64_val", "uint64"),
 }
 STRING = 7
+# A message of a few bytes must not fill the memory.
+MAX_REPEATED = 1 << 24
 _NUMBERS = {dtype: number for number, (dtype, _, _) in DTYPES.items()}
 
 
@@ -54,9 +58,7 @@ def to_array(proto: TensorProto) -> np.ndarray:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise invalid("Tensor proto has no complete shape")
-    size = 1
-    for dim in shape:
-        size *= dim
+    size = math.prod(shape)
     content = proto.tensor_content
     if content:
         if proto.dtype == STRING:
@@ -85,6 +87,11 @@ def to_array(proto: TensorProto) -> np.ndarray:
         flat = np.array([b""], object) if proto.dtype == STRING else np.zeros(1, dtype)
     if len(flat) > size:
         raise invalid(f"Tensor holds {len(flat)} values, its shape {list(shape)} needs {size}")
+    if size > MAX_REPEATED:
+        raise invalid(
+            f"Tensor holds {len(flat)} values, its shape {list(shape)} needs {size}; at most "
+            f"{MAX_REPEATED} are made up by repeating the last"
+        )
     # TensorFlow repeats the last value.
     filled = np.empty(size, dtype)
     filled[: len(flat)] = flat

@@ -86,6 +86,7 @@ def replay(servable: Servable, log) -> None:
                 Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
             )
         inputs = {key: to_array(proto) for key, proto in request.inputs.items()}
+        inputs = {**servable.defaults(name), **inputs}
         missing = set(servable.input_names(name)) - set(inputs)
         if missing:
             raise invalid(f"warm-up request lacks the input(s) {', '.join(sorted(missing))}")
@@ -117,9 +118,9 @@ def _replay_examples(servable: Servable, request_input, signature: str, method: 
     array = serialized_examples(request_input)
     if method == CLASSIFY:
         outputs = classification_signature(definition)
-        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs)))
+        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs), strict=True))
         classify_result(fetched, len(array), protos.classification.ClassificationResult())
     else:
         outputs = regression_signature(definition)
-        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs)))
+        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs), strict=True))
         regress_result(fetched, len(array), protos.regression.RegressionResult())

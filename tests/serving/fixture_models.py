@@ -11,6 +11,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tests.serving.support import AWKWARD_IDS
+
 v1 = tf.compat.v1
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
@@ -48,8 +50,8 @@ def _example_x():
     return serialized, features["x"]
 
 
-def half(offset: float = 2.0):
-    """y = x / 2 + offset, from tensors and from examples."""
+def half(offset: float = 2.0, version: int = 1):
+    """y = x / 2 + offset, from tensors and from examples; `version` tells which one runs."""
 
     def build():
         a = tf.Variable(0.5, name="a", use_resource=True)
@@ -62,6 +64,7 @@ def half(offset: float = 2.0):
             "regress_x_to_y": regress,
             "classify_x_to_y": _signature({"inputs": serialized}, {"scores": y}, CLASSIFY),
             "tensorflow/serving/regress": regress,
+            "version": _signature({"x": x}, {"version": tf.fill(tf.shape(x), version)}),
         }
 
     return build
@@ -106,7 +109,22 @@ def scalar():
     x = v1.placeholder(tf.float32, [None])
     return {
         "serving_default": _signature({"x": x}, {"y": tf.reduce_sum(x)}),
-        "uneven": _signature({"x": x}, {"a": tf.reduce_sum(x, keepdims=True), "b": x}),
+        "uneven": _signature(
+            {"x": x}, {"a": tf.reduce_sum(x, keepdims=True), "b": tf.identity(x)}
+        ),
+        "first": _signature({"x": x}, {"y": tf.reduce_sum(x, keepdims=True)}),
+        "none": _signature({"x": x}, {"y": x[:0]}),
+    }
+
+
+def counter():
+    """Tells how it is run: how often so far, and with how many rows."""
+    x = v1.placeholder(tf.float32, [None], "x")
+    runs = tf.Variable(0, name="runs", dtype=tf.int32, use_resource=True)
+    count = runs.assign_add(1, read_value=True)
+    return {
+        "serving_default": _signature({"x": x}, {"runs": tf.fill(tf.shape(x), count)}),
+        "rows": _signature({"x": x}, {"rows": tf.fill(tf.shape(x), tf.shape(x)[0])}),
     }
 
 
@@ -142,47 +160,74 @@ def faulty():
     }
 
 
-def recommender():
-    """The contract of the recommenders: items i0 to i9 in order, without those seen or excluded."""
-    user = v1.placeholder(tf.string, [None], "user_id")
-    history = v1.placeholder(tf.string, [None, None], "history")
-    exclude = v1.placeholder(tf.string, [None, None], "exclude")
-    k = v1.placeholder(tf.int32, [None], "k")
-    catalogue = tf.constant([f"i{number}" for number in range(10)])
-    with tf.control_dependencies([v1.assert_positive(k, message="k must be at least 1")]):
-        size = tf.minimum(tf.reduce_max(k), 10)
-    hidden = tf.concat([history, exclude], 1)
-    seen = tf.reduce_any(tf.equal(hidden[:, :, None], catalogue), 1)
-    scores = tf.where(seen, -1.0, tf.range(10.0, 0.0, -1.0) / 3.0)
-    best, index = tf.math.top_k(scores, size)
-    shown = tf.logical_and(best > 0, tf.range(size) < k[:, None])
-    items = tf.where(shown, tf.gather(catalogue, index), "")
-    known = tf.strings.regex_full_match(user, "u.*")
-    strategy = tf.where(known, "model", "fallback")
-    recommend = _signature(
-        {"user_id": user, "history": history, "exclude": exclude, "k": k},
-        {"item_id": items, "score": tf.where(shown, best, 0.0), "strategy": strategy},
+class Recommender(tf.Module):
+    """The contract of the recommenders, exported as they are: ten items in order, without those
+    seen or excluded; users whose id begins with "u" are known."""
+
+    def __init__(self, items: list):
+        super().__init__()
+        self.items = tf.Variable(items, trainable=False)
+        self.scores = tf.Variable(tf.range(10.0, 0.0, -1.0) / 3.0, trainable=False)
+        # A look-up table, as in the real models: the server must run its initializer.
+        self.positions = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(items, tf.range(10, dtype=tf.int64)), -1
+        )
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "user_id"),
+            tf.TensorSpec([None, None], tf.string, "history"),
+            tf.TensorSpec([None, None], tf.string, "exclude"),
+            tf.TensorSpec([None], tf.int32, "k"),
+        ]
     )
-    return {"serving_default": recommend, "recommend": recommend}
+    def recommend(self, user_id, history, exclude, k):
+        """The signature `recommend`."""
+        tf.debugging.assert_positive(k, message="k must be at least 1")
+        hidden = self.positions.lookup(tf.concat([history, exclude], 1))
+        seen = tf.reduce_any(hidden[:, :, None] == tf.range(10, dtype=tf.int64), 1)
+        scores = tf.where(seen, -1.0, self.scores)
+        size = tf.minimum(tf.reduce_max(k), 10)
+        best, index = tf.math.top_k(scores, size)
+        shown = (best > 0) & (tf.range(size) < k[:, None])
+        known = tf.strings.regex_full_match(user_id, "u.*")
+        return {
+            "item_id": tf.where(shown, tf.gather(self.items, index), ""),
+            "score": tf.where(shown, best, 0.0),
+            "strategy": tf.where(known, "model", "fallback"),
+        }
+
+
+def save_recommender(folder: Path, items: list) -> Path:
+    """Writes one version of `Recommender`."""
+    module = Recommender(items)
+    signatures = {"serving_default": module.recommend, "recommend": module.recommend}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder
 
 
 def write_all(folder: Path) -> Path:
     """Writes every fixture under `folder`, and a models.config; returns the config's path."""
-    versions = {"half": (123, 124), "half3": (123,)}
     builders = {
-        "half": half(), "half3": half(3.0), "multi": multi, "types": types, "bytes": bytes_model,
-        "scalar": scalar, "faulty": faulty, "recommender": recommender,
+        "half3": half(3.0), "multi": multi, "types": types, "bytes": bytes_model,
+        "scalar": scalar, "faulty": faulty, "counter": counter,
     }
-    entries = []
     for name, build in builders.items():
-        for version in versions.get(name, (1,)):
-            save(folder / name / str(version), build)
+        save(folder / name / ("123" if name == "half3" else "1"), build)
+    for version in (123, 124):
+        save(folder / "half" / str(version), half(version=version))
+    save_recommender(folder / "recommender" / "1", [f"i{number}" for number in range(10)])
+    save_recommender(folder / "awkward" / "1", AWKWARD_IDS)
+    folders = {name: name for name in (*builders, "half", "recommender", "awkward")}
+    # Names that a path must encode.
+    folders |= {"a b": "half3", "a/b": "half3"}
+    entries = []
+    for name, source in folders.items():
         policy = " model_version_policy { latest { num_versions: 2 } }" if name == "half" else ""
         entries.append(
-            f'  config {{ name: "{name}" base_path: "{(folder / name).resolve()}" '
+            f'  config {{ name: "{name}" base_path: "{(folder / source).resolve()}" '
             f'model_platform: "tensorflow"{policy} }}'
         )
-    (folder / "bad" / "1").mkdir(parents=True)
     config = folder / "models.config"
     config.write_text("model_config_list {\n" + "\n".join(entries) + "\n}\n")
     (folder / "monitoring.config").write_text("prometheus_config { enable: true }\n")

@@ -1,0 +1,359 @@
+"""What clients and models do wrong, and that the server goes on."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from serving.client import Client
+from serving.errors import ServingError
+from serving.tensors import to_proto
+from tests.serving.support import Target, entry, eventually, expect_error, expect_status
+from tests.serving.test_conformance_grpc import predict
+
+HEAD = "POST /v1/models/half:predict HTTP/1.1\r\nHost: h\r\n"
+BODY = b'{"instances": [2.0]}'
+MEGABYTES_100 = 100 << 20
+
+
+@pytest.fixture(scope="module")
+def server(laboratory):
+    """A server with small limits."""
+    server = laboratory.start(
+        body_timeout_seconds=0.5, rest_api_timeout_in_ms=400, max_rows=100,
+        monitoring_config_file=laboratory.models / "monitoring.config",
+    )
+    yield server
+    laboratory.stop(server)
+
+
+def connect(server: Target) -> socket.socket:
+    """A plain connection to the REST port."""
+    return socket.create_connection((server.host, server.rest), timeout=20)
+
+
+def exchange(server: Target, *parts: bytes, pause: float = 0.0) -> bytes:
+    """Sends bytes as they are, and returns what comes until the first answer is complete."""
+    with connect(server) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause)
+        received = b""
+        while b"\r\n\r\n" not in received or not received.endswith(b"}"):
+            piece = connection.recv(65536)
+            if not piece:
+                break
+            received += piece
+        return received
+
+
+# --- bodies
+
+
+def test_half_a_body(server):
+    with connect(server) as connection:
+        connection.sendall(f"{HEAD}Content-Length: 100\r\n\r\n".encode() + BODY)
+    assert server.half() == 3.0
+
+
+def test_body_that_stops(server):
+    begin = time.monotonic()
+    answer = exchange(server, f"{HEAD}Content-Length: 100\r\n\r\n".encode() + BODY)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"The body did not arrive within 0.5 s" in answer
+    assert 0.4 < time.monotonic() - begin < 5
+
+
+def test_slow_clients_hold_up_nobody(server):
+    slow = [connect(server) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(f"{HEAD}Content-Le".encode())
+    begin = time.monotonic()
+    assert server.half() == 3.0
+    assert time.monotonic() - begin < 2
+    for connection in slow:
+        connection.sendall(f"ngth: {len(BODY)}\r\n\r\n".encode() + BODY)
+    for connection in slow:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+
+
+def test_body_in_small_pieces(server):
+    pieces = [BODY[start : start + 5] for start in range(0, len(BODY), 5)]
+    chunked = [f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces]
+    head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
+    answer = exchange(server, head, *chunked, b"0\r\n\r\n", pause=0.02)
+    assert answer.startswith(b"HTTP/1.1 200 ") and b'{"predictions": [3.0]}' in answer
+
+
+def test_too_large_a_body(server):
+    reply = server.post("/v1/models/half:predict", b" " * MEGABYTES_100)
+    limit = 64 << 20
+    expect_error(reply, 413, f"The body has {MEGABYTES_100} bytes; the limit is {limit}")
+
+
+def test_too_large_without_a_length(server):
+    piece = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    with connect(server) as connection:
+        connection.sendall(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode())
+        try:
+            for _ in range(80):
+                connection.sendall(piece)
+        except ConnectionError:
+            pass  # it may close before it has read all
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+
+
+def test_too_large_when_unpacked(server):
+    reply = server.send("POST", "/v1/models/half:predict", gzip.compress(b" " * MEGABYTES_100),
+                        {"Content-Encoding": "gzip"})
+    expect_error(reply, 413, "The body has more than")
+
+
+def test_damaged_gzip(server):
+    reply = server.send("POST", "/v1/models/half:predict", b"no gzip",
+                        {"Content-Encoding": "gzip"})
+    assert reply.status == 400
+    assert server.half() == 3.0
+
+
+def test_expect_continue(server):
+    """Clients such as curl wait with a large body until they are told to go on."""
+    with connect(server) as connection:
+        connection.sendall(
+            f"{HEAD}Content-Length: {len(BODY)}\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(BODY)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("junk", [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\x00" * 100,
+    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+], ids=["tls", "no-path", "zeros", "long-path"])
+def test_no_http(server, junk):
+    answer = exchange(server, junk + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
+    assert server.half() == 3.0
+
+
+# --- JSON
+
+
+def test_invalid_utf8_comes_back(server):
+    reply = server.post("/v1/models/bytes:predict",
+                        b'{"signature_name": "one", "instances": ["\xff\xfe"]}')
+    assert (reply.status, reply.body) == (200, b'{"predictions": ["\xff\xfe"]}')
+
+
+@pytest.mark.parametrize("body", [
+    b'{"instances": ["\xff"]}', b'{"\xff": 1}', b'\xff{"instances": [1]}',
+    b'{"signature_name": "\xff", "instances": [1]}', b'{"instances": ["\\ud800"]}',
+], ids=["value", "key", "outside", "signature", "lone-surrogate"])
+def test_invalid_utf8_refused(server, body):
+    reply = server.post("/v1/models/half:predict", body)
+    assert reply.status == 400
+    assert reply.body.startswith(b'{"error": "')
+
+
+@pytest.mark.parametrize("method", ["predict", "regress"])
+def test_invalid_utf8_in_a_name(server, method):
+    body = b'{"signature_name": "\xff", "examples": [{"\xff": 1}], "instances": [1]}'
+    assert server.post(f"/v1/models/half:{method}", body).status == 400
+    assert server.post(f"/v1/models/%FF:{method}", body).status in (400, 404)
+
+
+@pytest.mark.parametrize("depth", [10, 300, 900, 930, 960, 990, 1000, 100_000])
+@pytest.mark.parametrize("start,end", [
+    ('{"instances": ', "}"), ('{"inputs": ', "}"), ('{"examples": ', "}"),
+    ('{"signature_name": ', ', "instances": [1]}'),
+], ids=["instances", "inputs", "examples", "signature"])
+def test_deep_json(server, depth, start, end):
+    method = "classify" if "examples" in start else "predict"
+    for opening, closing in ("[]", ('{"a":', "}")):
+        body = start + opening * depth + "1" + closing * depth + end
+        reply = server.post(f"/v1/models/types:{method}", body)
+        assert reply.status == 400, reply.body[:200]
+    assert server.half() == 3.0
+
+
+def test_numbers_of_thousands_of_digits(server):
+    reply = server.post("/v1/models/half:predict", '{"instances": [' + "9" * 5000 + "]}")
+    expect_error(reply, 400, "Number too big to be stored in double.")
+    reply = server.post("/v1/models/half:predict", '{"instances": [' + "9" * 400 + "]}")
+    expect_error(reply, 400, "Number too big to be stored in double.")
+
+
+def test_nan_goes_through_the_model(server):
+    reply = server.post("/v1/models/half:predict", '{"instances": [NaN, 2.0]}')
+    assert reply.body == b'{"predictions": [NaN, 3.0]}'
+    expect_error(server.post("/v1/models/types:predict",
+                             '{"signature_name": "int32", "instances": [NaN]}'),
+                 400, "is not of expected type: int32")
+
+
+def test_too_many_rows(server):
+    expect_error(server.post("/v1/models/half:predict", {"instances": [0] * 101}), 400,
+                 "The request has 101 rows; the limit is 100")
+
+
+# --- gRPC
+
+
+def test_too_large_a_message(server):
+    request = predict()
+    to_proto(np.zeros(MEGABYTES_100 // 4, np.float32), request.inputs["x"], as_content=True)
+    with expect_status("RESOURCE_EXHAUSTED"):
+        server.prediction.Predict(request)
+    assert server.prediction.Predict(predict(x=np.zeros(1, np.float32))).outputs["y"]
+
+
+@pytest.mark.parametrize("shape,text", [
+    ([1 << 40], "at most"), ([1 << 40, 1 << 40], "at most"), ([-1], "no complete shape"),
+])
+def test_shape_without_values(server, shape, text):
+    request = predict()
+    tensor = request.inputs["x"]
+    tensor.dtype = 1
+    tensor.float_val.append(1.0)
+    for size in shape:
+        tensor.tensor_shape.dim.add().size = size
+    with expect_status("INVALID_ARGUMENT", text):
+        server.prediction.Predict(request)
+
+
+def test_wrong_content(server):
+    request = predict()
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add().size = 2
+    request.inputs["x"].tensor_content = b"123"
+    with expect_status("INVALID_ARGUMENT", "tensor_content holds 3 bytes"):
+        server.prediction.Predict(request)
+    request.inputs["x"].dtype = 20  # a resource
+    with expect_status("INVALID_ARGUMENT", "unsupported type"):
+        server.prediction.Predict(request)
+
+
+def test_bytes_that_are_no_message(server):
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with expect_status("UNKNOWN", "Error parsing message"):
+        call(b"\xff\xff\xff", timeout=10)
+    assert server.half() == 3.0
+
+
+def test_other_shapes_than_the_signature(server):
+    inputs = {"tag": np.array(["a"]), "signal": np.ones((3,), np.float32),
+              "sensor": np.ones((1, 2, 2), np.float32)}
+    with expect_status("INVALID_ARGUMENT"):
+        server.prediction.Predict(predict("multi", **inputs))
+    assert server.half() == 3.0
+
+
+# --- models
+
+
+def test_model_that_raises(server):
+    body = {"instances": [-1.0]}
+    expect_error(server.post("/v1/models/faulty:predict", body), 400, "value is negative")
+    with expect_status("INVALID_ARGUMENT", "value is negative"):
+        server.prediction.Predict(predict("faulty", x=np.array([-1], np.float32)))
+    reply = server.post("/v1/models/faulty:predict", {"instances": [1.0]})
+    assert reply.json() == {"predictions": [1.0]}
+
+
+def test_run_that_takes_too_long(server):
+    slow = {"signature_name": "slow", "instances": [1e9]}
+    begin = time.monotonic()
+    expect_error(server.post("/v1/models/faulty:predict", slow), 504)
+    with expect_status("DEADLINE_EXCEEDED"):
+        server.prediction.Predict(
+            predict("faulty", signature="slow", x=np.array([1e9], np.float32))
+        )
+    assert time.monotonic() - begin < 5
+    # The runs have ended: they keep no thread.
+    assert server.half() == 3.0
+
+
+def test_too_many_requests_at_once(start):
+    server = start(max_concurrent_requests=2)
+    slow = {"signature_name": "slow", "instances": [40_000.0]}
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: server.post("/v1/models/faulty:predict", slow), range(8)))
+    assert {reply.status for reply in replies} == {200, 503}
+    refused = next(reply for reply in replies if reply.status == 503)
+    expect_error(refused, 503, "Too many requests are under way; the limit is 2")
+    assert server.half() == 3.0
+
+
+def test_damaged_versions_beside_a_good_one(start, tmp_path, copy_model):
+    copy_model("half/123", tmp_path / "1")
+    copy_model("half3/123", tmp_path / "2")
+    variables = tmp_path / "2" / "variables" / "variables.data-00000-of-00001"
+    content = variables.read_bytes()
+    variables.unlink()
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "saved_model.pb").write_bytes(b"\x0a\xffcut")
+    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05,
+                   max_num_load_retries=0)
+    assert server.half("default") == 3.0
+    assert server.states("default") == {1: "AVAILABLE", 2: "END", 3: "END"}
+    (tmp_path / "4").mkdir()
+    eventually(lambda: server.states("default").get(4) == "END")
+    assert server.half("default") == 3.0
+    # Mended, it is loaded without a restart.
+    variables.write_bytes(content)
+    eventually(lambda: server.half("default") == 4.0)
+
+
+def test_no_version_at_all(laboratory, tmp_path):
+    with pytest.raises(RuntimeError, match="No versions of servable default found under base path"):
+        laboratory.start(model_base_path=tmp_path)
+
+
+def test_versions_swapped_under_load(start, tmp_path, copy_model):
+    """Eight clients, both protocols, batching on, three versions, no second attempts."""
+    copy_model("half/123", tmp_path / "1")
+    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05,
+                   enable_batching=True, batch_separate_shapes=True)
+    stop, answers, failures = threading.Event(), [], []
+
+    def ask(protocol: str) -> None:
+        port = server.rest if protocol == "rest" else server.grpc
+        with Client(f"127.0.0.1:{port}", protocol=protocol, retries=0) as client:
+            while not stop.is_set():
+                try:
+                    answers.append(client.predict({"x": np.array([2], np.float32)})["y"][0])
+                except ServingError as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(protocol,))
+               for protocol in ("rest", "grpc") for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for version, source, answer in ((2, "half3/123", 4.0), (3, "half/123", 3.0),
+                                    (4, "half3/123", 4.0)):
+        copy_model(source, tmp_path / str(version))
+        eventually(lambda version=version: server.states("default").get(version) == "AVAILABLE")
+        eventually(lambda answer=answer: answers[-8:] == [answer] * 8)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert set(answers) == {3.0, 4.0} and len(answers) > 100
+    eventually(lambda: sorted(server.states("default").values()) == ["AVAILABLE"] + ["END"] * 3)
+
+
+def test_model_of_the_configuration_is_missing(target, scratch):
+    folder = scratch("missing")
+    with expect_status("UNKNOWN", f"No versions of servable {folder.name} found"):
+        target.reload(entry(folder.name, folder))
+    assert target.half() == 3.0
+
+

@@ -1,0 +1,186 @@
+"""The server as a process: killed, stopped, refused its ports."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from serving.server import Server
+from tests.serving.support import ROOT, Process, Target, eventually, free_port
+
+
+@pytest.fixture(scope="module")
+def launch(laboratory, tmp_path_factory):
+    """A function that gives a running `python -m serving.server`, on the same two ports each time,
+    and its ready line."""
+    processes: list[tuple[Process, dict]] = []
+    rest, grpc_port = free_port(), free_port()
+    errors = tmp_path_factory.mktemp("process") / "server.log"
+
+    def launch() -> tuple[Process, dict]:
+        if not processes or processes[-1][0].popen.poll() is not None:
+            process = Process(
+                "-m", "serving.server", "--rest-api-port", str(rest), "--port", str(grpc_port),
+                "--model-config-file", str(laboratory.models / "models.config"),
+                "--drain-seconds=2", errors=errors,
+            )
+            processes.append((process, process.line()))
+        return processes[-1]
+
+    launch.target = Target("127.0.0.1", rest, grpc_port, laboratory.models)
+    yield launch
+    launch.target.channel.close()
+    for process, _ in processes:
+        process.end()
+
+
+def test_killed_and_restarted(launch):
+    process, ready = launch()
+    assert ready["ready"] is True
+    assert (ready["rest"], ready["grpc"]) == (launch.target.rest, launch.target.grpc)
+    assert "half/124" in ready["models"]
+    assert launch.target.half() == 3.0
+    process.popen.send_signal(signal.SIGKILL)
+    assert process.popen.wait(10) == -signal.SIGKILL
+    with pytest.raises(ConnectionError):
+        launch.target.half()
+    launch()
+    assert launch.target.half() == 3.0
+
+
+def ask_slowly(target: Target, steps: float) -> tuple[threading.Thread, list]:
+    """A request under way, of so many steps, and the list that its outcome comes into."""
+    outcome: list = []
+
+    def ask() -> None:
+        body = {"signature_name": "slow", "instances": [steps]}
+        try:
+            outcome.append(target.post("/v1/models/faulty:predict", body).status)
+        except OSError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, outcome
+
+
+def test_sigterm_drains(launch):
+    process, _ = launch()
+    idle = socket.create_connection(("127.0.0.1", launch.target.rest))
+    short, answered = ask_slowly(launch.target, 30_000.0)
+    long, cut = ask_slowly(launch.target, 1e9)
+    time.sleep(0.3)
+    begin = time.monotonic()
+    process.popen.send_signal(signal.SIGTERM)
+    eventually(lambda: not listens(launch.target.rest))
+    assert process.popen.poll() is None
+    assert process.popen.wait(15) == 0
+    took = time.monotonic() - begin
+    short.join()
+    long.join()
+    idle.close()
+    assert answered == [200]
+    assert cut and cut != [200]
+    assert 1.5 < took < 8
+    assert "Traceback" not in process.errors()
+
+
+def listens(port: int) -> bool:
+    """Whether a connection is accepted."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    """Runs a server that is expected to end by itself."""
+    return subprocess.run([sys.executable, "-m", "serving.server", *flags], cwd=ROOT,
+                          capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest-api-port"])
+def test_port_in_use(tmp_path, flag):
+    """Told before TensorFlow is imported."""
+    other = "--port" if flag == "--rest-api-port" else "--rest-api-port"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        begin = time.monotonic()
+        ended = run(flag, str(port), other, "0", "--model-base-path", str(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stderr == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert ended.stdout == ""
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("option", ["port", "rest_api_port"])
+def test_port_in_use_in_process(laboratory, option):
+    """The ports are let go when one of them is in use."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = free_port()
+        options = {"port": other, "rest_api_port": other, option: port}
+        with pytest.raises(RuntimeError, match=f"cannot listen on 127.0.0.1:{port}"):
+            laboratory.start(**options)
+    assert not listens(other)
+
+
+@pytest.mark.parametrize("flags,code,text", [
+    (["--model-base-path", "/no/such"], 1, "error: model base path /no/such is not a folder\n"),
+    ([], 1, "error: exactly one of --model-base-path and --model-config-file is required\n"),
+    (["--model-config-file", "/m", "--port", "-1", "--rest_api_port=-1"], 1,
+     "error: both ports are switched off\n"),
+    (["--colour", "red"], 2, "unrecognized arguments: --colour red"),
+], ids=["folder", "no-model", "no-port", "unknown-flag"])
+def test_flags_refused(flags, code, text):
+    ended = run(*flags)
+    assert ended.returncode == code
+    assert text in ended.stderr
+
+
+@pytest.mark.parametrize("options", [
+    {"port": 70_000}, {"tls_key_file": "k"}, {"threads": -1}, {"max_body_bytes": 0},
+], ids=lambda options: next(iter(options)))
+def test_options_refused(tmp_path, options):
+    from serving.errors import StartError
+
+    with pytest.raises(StartError, match=next(iter(options)).replace("_", "[-_]")):
+        Server(model_base_path=str(tmp_path), **options)
+
+
+def listening_addresses(port: int) -> set[str]:
+    """The addresses on which something listens at a port, as /proc/net writes them."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/net/{table}") as file:
+            for line in list(file)[1:]:
+                address, state = line.split()[1], line.split()[3]
+                if state == "0A" and int(address.rsplit(":", 1)[1], 16) == port:
+                    found.add(address.rsplit(":", 1)[0])
+    return found
+
+
+def test_loopback_only(start):
+    server = start()
+    for port in (server.rest, server.grpc):
+        addresses = listening_addresses(port)
+        # 127.0.0.1, plainly or as an IPv6 socket writes it.
+        assert addresses and addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def test_all_addresses_on_request(start):
+    server = start(host="0.0.0.0")
+    for port in (server.rest, server.grpc):
+        addresses = listening_addresses(port)
+        assert addresses and addresses <= {"00000000", "0" * 32}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 38
 
 
 def line_chart(

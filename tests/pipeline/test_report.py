@@ -393,7 +393,7 @@ def test_charts_draw_to_scale():
     page = Page(str(charts.bar_chart("Counts", [("a", 4), ("b", 2)])))
     bars = [attrs for tag, attrs in page.tags if tag == "rect"]
     assert [(bar["y"], bar["height"]) for bar in bars] == [("14.0", "168.0"), ("98.0", "84.0")]
-    # Epochs 1 to 3 from x = 60 to x = 338, values 0 to 4.
+    # Epochs 1 to 3 from x = 66 to x = 338, values 0 to 4.
     page = Page(str(charts.line_chart("Loss", [(1, 4.0), (2, 2.0), (3, 0.0)], best=3)))
     curve = next(attrs for tag, attrs in page.tags if tag == "polyline")
-    assert curve["points"] == "60.0,14.0 199.0,98.0 338.0,182.0"
+    assert curve["points"] == "66.0,14.0 202.0,98.0 338.0,182.0"

@@ -18,7 +18,8 @@ from components.sources import TABLES
 class TableReport(artifact.Artifact):
     """What the check found: a folder with `report.json`."""
 
-    TYPE_NAME = "recsys.TableReport"
+    # Kubeflow Pipelines imports the class by this name, which may hold one dot only.
+    TYPE_NAME = "components.TableReport"
 
 
 class TableCheckSpec(component_spec.ComponentSpec):

@@ -66,7 +66,9 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
 
 def _token_layers(model: tf.keras.Model) -> list[TokenEmbedding]:
     # Not submodules alone: Keras wraps dicts of layers, and flattening walks through those too.
-    return [layer for layer in model._flatten_layers() if isinstance(layer, TokenEmbedding) and layer.built]
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, TokenEmbedding) and layer.built]
+    # The buckets of a number have no tokens: their rows are copied as they are.
+    return [layer for layer in layers if len(layer.tokens)]
 
 
 def _position(model: tf.keras.Model, variable: tf.Variable) -> int:

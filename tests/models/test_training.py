@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -66,12 +65,14 @@ def test_killed_training_is_resumed(toy, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], env={**os.environ, "PYTHONPATH": os.getcwd()})
     state = tmp_path / "checkpoints" / "model" / "state.json"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(1.0)
+    finally:
+        process.kill()
+        process.wait()
     reached = json.loads(state.read_text())["epoch"]
     assert reached >= 1
     again = {**SMALL, "epochs": reached + 2, "patience": 1000}
@@ -143,6 +144,19 @@ def test_warm_start_aligns_rows_by_token(toy, tmp_path):
     np.testing.assert_array_equal(after[2], fresh[2])
     np.testing.assert_array_equal(after[3:], before[:2:-1])
     assert counts["aligned"] == 4 and counts["skipped"] == 0 and counts["copied"] > 0
+
+
+def test_saved_weights_rebuild_the_model(toy, tmp_path):
+    """Every row, those of number buckets, which stand for no token, included."""
+    data, module = toy.load("two_tower"), registry.load("two_tower")
+    parameters = module.HyperParameters(batch_size=64)
+    old, new = module.Model(parameters, data), module.Model(parameters, data)
+    for model in (old, new):
+        TrainingSession(parameters, data).build(model)
+    warm_start.save_weights(old, str(tmp_path))
+    warm_start.load_weights(new, str(tmp_path))
+    for before, after in zip(old.weights, new.weights, strict=True):
+        np.testing.assert_array_equal(before, after, err_msg=before.name)
 
 
 def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):

@@ -88,17 +88,20 @@ class NeuMF(RetrieveModel):
 
     def compute_loss(self, inputs, training=False):
         user, items = inputs["user"], inputs["items"]
-        parts = []
+        rows, parts = [], []
         if self._has_gmf:
-            parts.append(self.gmf_user(user)[:, tf.newaxis] * self.gmf_item(items))
+            rows += [self.gmf_user(user)[:, tf.newaxis], self.gmf_item(items)]
+            parts.append(rows[0] * rows[1])
         if self._has_mlp:
-            first = self.first_user(self.mlp_user(user))[:, tf.newaxis] + self.first_item(self.mlp_item(items))
-            parts.append(self._tower(first, training))
+            rows += [self.mlp_user(user)[:, tf.newaxis], self.mlp_item(items)]
+            parts.append(self._tower(self.first_user(rows[-2]) + self.first_item(rows[-1]), training))
         logits = tf.cast(self.prediction(tf.concat(parts, axis=-1))[..., 0], tf.float32)
         labels = tf.one_hot(tf.zeros_like(user), tf.shape(items)[1])
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
         if self.hyper_parameters.l2:
-            loss += self.hyper_parameters.l2 * tf.add_n([tf.reduce_sum(part**2) for part in parts]) / tf.cast(tf.size(labels), tf.float32)
+            # Only the rows that the batch names, averaged over its labels: a penalty of whole tables would shrink all rows at every step.
+            squares = [tf.reduce_mean(tf.reduce_sum(tf.cast(row, tf.float32) ** 2, axis=-1)) for row in rows]
+            loss += self.hyper_parameters.l2 * tf.add_n(squares)
         return loss
 
     def learn(self, session):

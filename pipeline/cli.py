@@ -121,7 +121,7 @@ def _run_options(command: Callable) -> Callable:
         click.option("--config", type=click.Path(), help="A run as a YAML file; flags override it."),
         click.option("--data", "source", help="A public data set by name, or a folder."),
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
-        click.option("--split", help="leave_one_out, temporal, ratio, user_holdout or given."),
+        click.option("--split", help="leave_one_out, temporal, ratio, user_holdout, given, last_days or predefined."),
         click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter, or a dotted key of the run."),
         click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
         click.option("--output", type=click.Path(), help="Folder of runs, metadata and pushed models (default runs)."),
@@ -154,14 +154,25 @@ def run(**options) -> None:
 
 
 def _execute(config):
-    from pipeline import local
+    import datetime
 
-    record = local.run(config, click.echo)
-    from pipeline import report, show
+    from pipeline import lineage, local, report, show
 
-    page = report.write_report(record, Path(config.output) / "reports" / f"{record.run_id.replace(':', '-')}.html")
+    def write_report(record, error=None):
+        path = Path(config.output) / "reports" / f"{record.run_id.replace(':', '-')}.html"
+        click.echo(f"report: {report.write_report(record, path, error)}")
+
+    started = datetime.datetime.now().isoformat()
+    try:
+        record = local.run(config, click.echo)
+    except RecsysError as error:
+        # TFX names runs by the time of their start; ML Metadata knows which component failed, not why.
+        for record in lineage.load_runs(config.output)[-1:]:
+            if record.run_id >= started:
+                write_report(record, str(error))
+        raise
+    write_report(record)
     show.print_evaluation(record)
-    click.echo(f"report: {page}")
     local.require_push(record)
     click.echo(f"pushed: {record.pushed_path}")
     return record

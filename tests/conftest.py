@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,14 +17,6 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A file's tests stay on one worker, where they share its fixtures; some files share one (`xdist_group`)."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -133,15 +126,30 @@ class ToyRun:
 
 
 @pytest.fixture(scope="session")
-def toy_run(toy_source, tmp_path_factory) -> ToyRun:
-    """A whole run of `two_tower` on the toy log; tests that use it belong to the xdist_group `toy_run`."""
-    output = tmp_path_factory.mktemp("runs")
-    arguments = ["run", "two_tower", "--data", str(toy_source), "--output", str(output), "--seed", "3"]
+def toy_run(tmp_path_factory) -> ToyRun:
+    """A whole run of `two_tower` on the toy log, shared by the workers of a test run."""
+    root = shared_by_workers(tmp_path_factory)
+    record = root / "toy_run.pickle"
+    with locked(root / "toy_run.lock"):
+        if not record.exists():
+            record.write_bytes(pickle.dumps(_toy_run(root)))
+    return pickle.loads(record.read_bytes())
+
+
+def _toy_run(root: Path) -> ToyRun:
+    source, output = write_toy_source(root / "toy_run_source"), root / "toy_run"
+    arguments = ["run", "two_tower", "--data", str(source), "--output", str(output), "--seed", "3"]
     for setting in ("epochs=12", "patience=12", "data.schema=movielens", "batch_size=64", "learning_rate=0.01"):
         arguments += ["--set", setting]
     interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
     return ToyRun(output, arguments, interrupted, killed, recsys(*arguments))
+
+
+def shared_by_workers(tmp_path_factory) -> Path:
+    """The temporary folder of this test run that all of its workers see."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """Toy data sets, built once an example kind and shared by the workers of a test run."""
 
-import os
-
 import pytest
 
-from tests.conftest import locked
+from tests.conftest import locked, shared_by_workers
 
 
 @pytest.fixture(scope="session")
@@ -12,8 +10,7 @@ def toy_data(tmp_path_factory):
     """Returns a function (kind, randomness, label) -> ToyData; with a label, of ratings to score."""
     from tests.models import toy
 
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    root = shared_by_workers(tmp_path_factory)
 
     def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
         folder = root / (f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else ""))

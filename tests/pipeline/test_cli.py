@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from pipeline.cli import main
 from tests.conftest import ROOT, recsys
 
+
 def test_help_answers_at_once_and_imports_nothing_heavy():
     best = min(_timed("--help") for _ in range(3))
     assert best < 0.5

@@ -36,6 +36,8 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("data: {shema: x}", "unknown key 'data.shema'; did you mean 'schema'"),
         ("model: neumff", "no model is called 'neumff'; did you mean 'neumf'"),
         ("split: {name: leave_two_out}", "split.name: .*received 'leave_two_out'"),
+        ("walks: {walk_lenght: 3}", "unknown key 'walks.walk_lenght'; did you mean 'walk_length'"),
+        ("walks: {kind: deepwlk}", "walks.kind: .*received 'deepwlk'"),
         ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
         ("seed: many", "seed: .*received 'many'"),
         ("- model", "required: a mapping"),
@@ -56,3 +58,36 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_setting_needs_a_name_and_a_value(setting):
     with pytest.raises(ConfigError, match="--set requires NAME=VALUE"):
         config.parse_settings((setting,))
+
+
+def test_a_score_run_has_a_label_and_a_random_split(tmp_path):
+    click, rating = config.load(None, {"model": "deepfm"}), config.load(None, {"model": "biased_mf"})
+    assert (click.label.column, click.label.threshold, click.split.name) == ("rating", 4.0, "ratio")
+    assert (rating.label.column, rating.label.threshold) == ("rating", None)
+    assert click.pipeline_name == "deepfm-movielens-100k-ratio-rating-4" and rating.pipeline_name == "biased_mf-movielens-100k-ratio-rating"
+    own = config.load(None, {"model": "fm", **config.parse_settings(("label.column=label", "split.name=temporal", "features.min_count=5"))})
+    assert (own.label.column, own.label.threshold, own.split.name, own.features.min_count) == ("label", None, "temporal", 5)
+    assert config.load(write(tmp_path, own.to_yaml())) == own
+    assert config.load().label is None
+
+
+def test_the_layout_of_the_data_may_say_what_is_usual(tmp_path):
+    impressions = "\t".join(["1", *[""] * 39]) + "\n"
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text(impressions)
+    run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
+    assert (run.label.column, run.label.threshold, run.split.name) == ("label", None, "predefined")
+    assert config.load(None, {"model": "lr", "data.source": str(tmp_path), "split.name": "ratio"}).split.name == "ratio"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("label: {colum: rating}", "unknown key 'label.colum'; did you mean 'column'|label.column: Field required"),
+        ("label: {column: rating, treshold: 4}", "unknown key 'label.treshold'; did you mean 'threshold'"),
+        ("label: {column: rating, threshold: high}", "label.threshold: .*received 'high'"),
+    ],
+)
+def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(write(tmp_path, "model: lr\n" + text))

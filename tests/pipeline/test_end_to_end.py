@@ -11,7 +11,7 @@ from serving.client import Client
 from serving.process import ServerProcess
 from tests.conftest import recsys
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("toy_run"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 
 def versions(run):
@@ -117,3 +117,5 @@ def test_a_broken_log_stops_the_run_by_name(toy_source, tmp_path):
     done = recsys("run", "popularity", "--data", source, "--output", tmp_path / "runs")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "toy.inter" in done.stderr and "line 2" in done.stderr and "lots" in done.stderr
+    page = next((tmp_path / "runs" / "reports").glob("*.html"))
+    assert str(page) in done.stdout and "lots" in page.read_text("utf-8")

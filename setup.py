@@ -70,7 +70,7 @@ setup(
     python_requires=">=3.10,!=3.11.*,<3.14",
     packages=[
         *find_packages(include=[f"{top}*" for top in ("components", "models", "pipeline", "serving")]),
-        *("schema", "schema.generic", "schema.movielens"),
+        *("schema", *(f"schema.{name}" for name in ("adult", "criteo", "generic", "movielens"))),
     ],
     package_data={
         "": ["*.pbtxt"],

@@ -15,7 +15,8 @@ import numpy as np
 
 from components import local
 from models import registry
-from models.features import read_schema
+from models.features import LOG_SCALE, read_schema
+from models.label import Label
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Prepared:
     """Built examples and transform graph under one folder."""
 
     folder: Path
+    label: Label | None = None
 
     @property
     def schema(self) -> str:
@@ -30,54 +32,112 @@ class Prepared:
 
     def training_data(self, model: str):
         """The data as the Trainer would load it for `model`."""
-        from models.data import TrainingData
+        from models import tasks
 
-        names = ("train", "valid", "test", "items", "users")
+        names = ("train", "valid", "test", "items", "users", "walks")
         splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
-        return TrainingData(str(self.folder / "graph"), self.schema, splits, registry.load(model).Model.cold_items)
+        return tasks.of(model, self.label).load(registry.load(model).Model, str(self.folder / "graph"), self.schema, splits)
 
 
-def prepare(source: Path, folder: Path, kind: str, split: dict[str, Any], schema: str = "movielens") -> Prepared:
-    """Reads, splits and transforms `source` into `folder`, unless that has been done with the same settings."""
-    settings = json.dumps({"source": str(source), "kind": kind, "split": split, "schema": schema}, sort_keys=True)
+def prepare(
+    source: Path,
+    folder: Path,
+    kind: str,
+    split: dict[str, Any],
+    schema: str = "movielens",
+    label: dict[str, Any] | None = None,
+    min_count: int = 1,
+    walks: dict[str, Any] | None = None,
+) -> Prepared:
+    """Reads, splits and transforms `source` into `folder`, unless that has been done with the same settings.
+
+    Args:
+        source: folder of the data.
+        folder: where to.
+        kind: of the train rows.
+        split: see `components.splits.SplitConfig`.
+        schema: curated table schemas.
+        label: for the task `score`: see `models.label`; None builds for `retrieve`.
+        min_count: an id or category that train has less often counts as unknown.
+        walks: the kind `walk`: see `components.walks.WalkConfig`.
+    """
+    facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
+    if label:
+        facts |= {"label": label, "min_count": min_count}
+    if walks:
+        facts["walks"] = walks
+    settings = json.dumps(facts, sort_keys=True)
+    task = "score" if label else "retrieve"
     done = folder / "done.json"
     if not done.exists() or done.read_text() != settings:
         local.read_tables(str(source), output=str(folder / "tables"))
-        local.build_examples(str(folder / "tables"), str(folder), "retrieve", kind, split, schema)
+        local.build_examples(str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks)
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]
-        local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": text})
+        log = [column.name for column in columns if LOG_SCALE in column.annotation.tag]
+        custom = {"text": text, "log": log, "min_count": min_count}
+        local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), custom)
         done.write_text(settings)
-    return Prepared(folder)
+    return Prepared(folder, Label.parse(label))
 
 
-def measure(prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Trains once; returns the test metrics, validation's, seconds, the chosen epochs and the train rows per second."""
+def measure(
+    prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int, refit: Prepared | None = None
+) -> dict[str, Any]:
+    """Trains once and measures on test.
+
+    Args:
+        prepared: what to train on; the epoch is chosen on its validation split.
+        model_name: the model.
+        hyper_parameters: overrides of the model's own.
+        seed: of initial weights and batches.
+        refit: the same data without a validation split: trained on again, for as many epochs as were chosen, and measured there.
+
+    Returns:
+        The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train rows per second.
+    """
+    from models.trainer import resolve
+
+    parameters = resolve(model_name, hyper_parameters)
+    data, model, session, seconds = _train(prepared, model_name, parameters, seed)
+    valid = session.evaluation.of(model)()
+    if refit:
+        epochs = list(session.best_epochs.values())[-1]
+        data, model, _, more = _train(refit, model_name, parameters.model_copy(update={"epochs": epochs}), seed)
+        seconds += more
+    speeds = [row["examples_per_second"] for row in session.history if row["examples_per_second"]]
+    return {
+        "model": model_name,
+        "seed": seed,
+        "test": _task(prepared, model_name).evaluation(data, "test").of(model)(),
+        "valid": valid,
+        "seconds": round(seconds, 1),
+        "rows_per_second": float(np.median(speeds)) if speeds else None,
+        "best_epochs": session.best_epochs,
+        "hyper_parameters": parameters.model_dump(),
+    }
+
+
+def _task(prepared: Prepared, model_name: str):
+    from models import tasks
+
+    return tasks.of(model_name, prepared.label)
+
+
+def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int):
+    """Trains as the Trainer does: (data, model, session, seconds)."""
     import tensorflow as tf
 
-    from models.retrieve import Evaluation
-    from models.trainer import resolve
     from models.training import TrainingSession
 
     data = prepared.training_data(model_name)
-    parameters = resolve(model_name, hyper_parameters)
     tf.keras.backend.clear_session()
     tf.keras.utils.set_random_seed(seed)
     started = time.monotonic()
     model = registry.load(model_name).Model(parameters, data)
-    validation = Evaluation(data, data.queries("valid"))
-    session = TrainingSession(parameters, data, seed=seed, evaluation=validation)
+    session = TrainingSession(parameters, data, seed=seed, evaluation=_task(prepared, model_name).evaluation(data, "valid"))
     model.learn(session)
-    seconds = time.monotonic() - started
-    return {
-        "model": model_name,
-        "seed": seed,
-        "test": Evaluation(data, data.queries("test")).of(model)(),
-        "valid": validation.of(model)(),
-        "seconds": round(seconds, 1),
-        "best_epochs": session.best_epochs,
-        "hyper_parameters": parameters.model_dump(),
-    }
+    return data, model, session, time.monotonic() - started
 
 
 def summary(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, str]:

@@ -8,14 +8,15 @@ as side inputs.
 import math
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components import records, rows, schemas, tables
+from components import build_checks, documents, records, rows, schemas, session_rows, tables
+from components.build_report import EXAMPLE_SPLITS, WALKS, write_report  # noqa: F401
 from components.columns import columns_of, empty_table
 from components.hashing import shard_of
 from components.splits import (
@@ -29,9 +30,11 @@ from components.splits import (
     merge_facts,
     read_given,
 )
-from models.errors import ConfigError, DataError, nearest
+from components.walks import WalkConfig, WriteWalks
+from models.errors import ConfigError, nearest
+from models.features import REVIEW
+from models.label import Label
 
-EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
 TASKS = ("retrieve", "score")
 KINDS = ("event", "profile", "sequence", "walk")
 SCHEMA_FILE = "schema.pbtxt"
@@ -46,19 +49,24 @@ class BuildConfig:
         task: `retrieve` or `score`.
         kind: of the train rows: `event`, `profile`, `sequence` or `walk`.
         split: see `SplitConfig`.
-        label_column: score: the column that the label is made of, or None.
-        label_threshold: score: from which value on the label is 1.
+        label: score: what the column `label` of the rows is made of; None leaves it out.
+        walks: the kind `walk`: see `WalkConfig`.
     """
 
     task: str
     kind: str
     split: SplitConfig
-    label_column: str | None = None
-    label_threshold: float = 0.0
+    label: Label | None = None
+    walks: WalkConfig = WalkConfig()
 
     @classmethod
     def parse(
-        cls, task: str, kind: str, split: Mapping[str, Any], label: Mapping[str, Any] | None = None
+        cls,
+        task: str,
+        kind: str,
+        split: Mapping[str, Any],
+        label: Mapping[str, Any] | None = None,
+        walks: Mapping[str, Any] | None = None,
     ) -> "BuildConfig":
         """Checks and takes over the values of a run's configuration.
 
@@ -68,26 +76,17 @@ class BuildConfig:
         for name, value, allowed in (("task", task, TASKS), ("kind", kind, KINDS)):
             if value not in allowed:
                 raise ConfigError(f"unknown {name} {value!r}{nearest(str(value), allowed)}")
-        if task == "score" and kind != "event":
+        if task == "score" and kind not in ("event", "profile"):
             raise ConfigError(
-                f"the task 'score' is trained on rows of the kind 'event'; received {kind!r}"
-            )
-        label = dict(label or {})
-        for key in label:
-            if key not in ("column", "threshold"):
-                raise ConfigError(
-                    f"label: unknown key {key!r}{nearest(str(key), ('column', 'threshold'))}"
-                )
-        if label and set(label) != {"column", "threshold"}:
-            raise ConfigError(
-                f"label requires column and threshold; received {', '.join(sorted(label))}"
+                "the task 'score' is trained on rows of the kind 'event' or 'profile'; received "
+                f"{kind!r}"
             )
         return cls(
             task,
             kind,
             SplitConfig.parse(split),
-            label.get("column"),
-            float(label.get("threshold", 0)),
+            Label.parse(label) if task == "score" else None,
+            WalkConfig.parse(walks or {}, kind),
         )
 
 
@@ -120,7 +119,10 @@ def build(
             empty.
     """
     columns = {table: tables.table_columns(uri) for table, uri in inputs.items()}
-    _check_columns(columns["events"], config)
+    build_checks.check_columns(columns["events"], config)
+    has_documents = config.task == "score" and REVIEW in columns["events"]
+    if has_documents:
+        build_checks.check_document_columns(columns)
     if config.split.file:
         read_given(config.split.file)  # a worker would wrap the error in its own
     files = {
@@ -136,9 +138,8 @@ def build(
     with make_pipeline() as pipeline:
         events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
         users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
-        items = beam.pvalue.AsList(
-            pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
-        )
+        item_batches = pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
+        items = beam.pvalue.AsList(item_batches)
         facts = (
             events
             | "Facts" >> beam.Map(gather_facts, split)
@@ -159,28 +160,55 @@ def build(
         )
         built = logs | "Build" >> beam.Map(
             lambda shard, items, counts: _build(
-                shard, items, counts, columns["items"], config, examples
+                shard, items, counts, columns["items"], config, has_documents, examples
             ),
             items,
             counts,
         )
-        once = pipeline | "Once" >> beam.Create([None])
-        written_items = once | "BuildItems" >> beam.Map(
-            lambda _, items, counts: _build_items(items, counts, columns["items"], examples),
-            items,
-            counts,
+        item_shards = {
+            "items": item_batches | "ShardItems" >> beam.FlatMap(partition, shards, "item_id"),
+            "every": pipeline | "EveryShard" >> beam.Create([(n, None) for n in range(shards)]),
+        }
+        if has_documents:
+            item_shards["reviews"] = logs | "ShardReviews" >> beam.FlatMap(
+                lambda shard: partition(documents.train_reviews(shard.log), shards, "item_id")
+            )
+        written_items = (
+            item_shards
+            | "ItemsTogether" >> beam.CoGroupByKey()
+            | "BuildItems"
+            >> beam.Map(
+                lambda shard, counts: _build_items(
+                    shard, shards, counts, columns["items"], has_documents, examples
+                ),
+                counts,
+            )
         )
-        _ = once | "Report" >> beam.Map(
-            lambda _, built, items: _report(built, items, config, examples),
-            beam.pvalue.AsList(built),
-            beam.pvalue.AsSingleton(written_items),
+        walked = []
+        if config.walks.on_graph:
+            # Beside the log's rows, never in their place: counts and vocabularies are the log's.
+            folder = tables.split_folder(examples, WALKS)
+            walks = WriteWalks(config.walks, folder, split.by_session)
+            walked = [beam.pvalue.AsSingleton(logs | "Logs" >> beam.Map(_log_of) | walks)]
+        _ = (
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Report"
+            >> beam.Map(
+                lambda _, built, items, *walked: write_report(
+                    built, items, walked, config, examples
+                ),
+                beam.pvalue.AsList(built),
+                beam.pvalue.AsList(written_items),
+                *walked,
+            )
         )
     records.remove_staging(examples)
     report = records.read_json(posixpath.join(examples, records.REPORT))
-    _check_report(report, config)
+    build_checks.check_report(report, config)
     text = schemas.to_text(
         schemas.train_schema(
-            report["columns"]["train"], _origins(columns), schemas.read_schemas(curated)
+            report["columns"]["train"], schemas.origins(columns), schemas.read_schemas(curated)
         )
     )
     records.write_text(posixpath.join(schema, SCHEMA_FILE), text)
@@ -193,6 +221,10 @@ class _Shard:
     number: int
     log: Log
     users: pa.Table
+
+
+def _log_of(shard: _Shard) -> Log:
+    return shard.log
 
 
 class ReadBatches(beam.PTransform):
@@ -217,12 +249,14 @@ class ReadBatches(beam.PTransform):
         )
 
 
-def partition(table: pa.Table, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Parts a batch by the hash of its users."""
+def partition(
+    table: pa.Table, shards: int, key: str = "user_id"
+) -> Iterator[tuple[int, pa.Table]]:
+    """Parts a batch by the hash of its users, or of another column of ids."""
     if shards == 1:
         yield 0, table
         return
-    shard = shard_of(table.column("user_id").to_numpy(), shards)
+    shard = shard_of(table.column(key).to_numpy(), shards)
     order = np.argsort(shard, kind="stable")
     bounds = np.searchsorted(shard[order], np.arange(shards + 1))
     table = table.take(pa.array(order))
@@ -253,27 +287,38 @@ def _build(
     counts: rows.Popularity,
     item_columns: Mapping[str, str],
     config: BuildConfig,
+    has_documents: bool,
     folder: str,
 ) -> dict[str, Any]:
     log, split = shard.log, config.split
+    dropped: dict[str, dict[str, int]] = {}
+    if config.label:
+        log, unlabelled = rows.with_label(log, config.label)
+        for name, part in _PARTS:
+            dropped[name] = {"events without a label": int(unlabelled[part])}
     item_side = rows.Side(_all_items(items, item_columns), "item_id")
     user_side = rows.Side(shard.users, "user_id")
     train = log.split == TRAIN
-    dropped: dict[str, dict[str, int]] = {}
     if config.kind == "event":
         made = {"train": rows.event_rows(log, train, item_side, user_side)}
     else:
-        by_session = split.sequence_by == "session" and config.kind in ("sequence", "walk")
+        by_session = split.by_session and config.kind in ("sequence", "walk")
         made = {"train": rows.list_rows(log, train, user_side, by_session)}
     for name, part in (("valid", VALID), ("test", TEST)):
         if config.task == "score":
             made[name] = rows.score_rows(log, part, item_side, user_side, counts)
+        elif split.asks_sessions:
+            made[name], dropped[name] = session_rows.query_rows(
+                log, part, user_side, counts, split.drop_repeats
+            )
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
-    if config.task == "score" and config.label_column:
-        for name in ("train", "valid", "test"):
-            made[name] = rows.add_label(made[name], config.label_column, config.label_threshold)
     made["users"] = rows.user_rows(log, shard.users)
+    if has_documents:
+        # Of the log as it was split, labelled or not: what an event says does not hang on the label.
+        reviews = [documents.train_reviews(shard.log)]
+        made["users"], left_out = documents.add(made["users"], reviews, "user")
+        dropped["users"] = {_LEFT_OUT: left_out}
     for name, table in made.items():
         records.write_table(table, tables.split_folder(folder, name), shard.number)
     return {
@@ -288,6 +333,7 @@ def _build(
     }
 
 
+_LEFT_OUT = f"reviews that a document has {documents.LONGEST:,} newer ones of"
 _PARTS = (("train", TRAIN), ("valid", VALID), ("test", TEST))
 
 
@@ -296,40 +342,32 @@ def _all_items(items: list[pa.Table], columns: Mapping[str, str]) -> pa.Table:
 
 
 def _build_items(
-    items: list[pa.Table], counts: rows.Popularity, columns: Mapping[str, str], folder: str
+    element,
+    shards: int,
+    counts: rows.Popularity,
+    columns: Mapping[str, str],
+    has_documents: bool,
+    folder: str,
 ) -> dict[str, Any]:
-    table = rows.item_rows(_all_items(items, columns), counts)
-    records.write_table(table, tables.split_folder(folder, "items"), 0)
-    return {"rows": table.num_rows, "columns": columns_of(table), "in_train": len(counts.items)}
-
-
-def _report(
-    built: list[dict[str, Any]], items: Mapping[str, Any], config: BuildConfig, examples: str
-) -> None:
-    built = sorted(built, key=lambda one: one["number"])
-    splits: dict[str, dict[str, int]] = {}
-    for name in ("train", "valid", "test", "users"):
-        splits[name] = {key: sum(one[key][name] for one in built) for key in ("rows", "users")}
-        if name != "users":
-            splits[name]["events"] = sum(one["events"][name] for one in built)
-    splits["train"]["items"] = items["in_train"]
-    splits["items"] = {"rows": items["rows"]}
-    dropped: dict[str, dict[str, int]] = {}
-    for one in built:
-        for name, reasons in one["dropped"].items():
-            for reason, count in reasons.items():
-                counts = dropped.setdefault(name, {})
-                counts[reason] = counts.get(reason, 0) + count
-    report = {
-        "task": config.task,
-        "kind": config.kind,
-        "split": asdict(config.split),
-        "splits": splits,
-        "dropped": dropped,
-        "columns": {**built[0]["columns"], "items": items["columns"]},
-        "shards": len(built),
+    number, grouped = element
+    if shards > 1:
+        own = shard_of(counts.items, shards) == number
+        counts = rows.Popularity(counts.items[own], counts.counts[own])
+    # Batches come in any order; sorted, equal input gives equal output.
+    items = _all_items(list(grouped["items"]), columns)
+    table = rows.item_rows(items, counts)
+    dropped = {}
+    if has_documents:
+        table, left_out = documents.add(table, list(grouped["reviews"]), "item")
+        dropped = {_LEFT_OUT: left_out}
+    records.write_table(table, tables.split_folder(folder, "items"), number)
+    return {
+        "number": number,
+        "rows": table.num_rows,
+        "columns": columns_of(table),
+        "in_train": len(counts.items),
+        "dropped": {"items": dropped},
     }
-    records.write_json(posixpath.join(examples, records.REPORT), report)
 
 
 def _row_count(uri: str, files: list[str], columns: Mapping[str, str]) -> int:
@@ -337,62 +375,3 @@ def _row_count(uri: str, files: list[str], columns: Mapping[str, str]) -> int:
     if records.exists(report):
         return records.read_json(report)["kept"]
     return sum(1 for path in files for _ in records.read_records(path))
-
-
-def _check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
-    needed = [(name, "every split") for name in ("user_id", "item_id", "row")]
-    if config.split.name == "temporal":
-        needed.append(("timestamp", "the split 'temporal'"))
-    if config.split.sequence_by == "session":
-        needed.append(("session_id", "split.sequence_by: session"))
-    if config.label_column:
-        needed.append((config.label_column, "label.column"))
-    for name, by in needed:
-        if name not in columns:
-            raise DataError(
-                f"the table events lacks the column {name!r}, required by {by}; received: "
-                f"{', '.join(columns)}"
-            )
-
-
-def _check_report(report: Mapping[str, Any], config: BuildConfig) -> None:
-    wanted = [("train", "rows"), ("test", "queries")] + (
-        [("valid", "queries")] if config.split.valid_fraction else []
-    )
-    for name, what in wanted:
-        if not report["splits"][name]["rows"]:
-            reasons = ", ".join(
-                f"{count} {reason}" for reason, count in report["dropped"].get(name, {}).items()
-            )
-            raise DataError(
-                f"the split {config.split.name!r} leaves {name} without {what}; required: at "
-                "least one; "
-                f"received: {report['splits']['train']['events']} train, "
-                f"{report['splits']['valid']['events']} "
-                f"validation and {report['splits']['test']['events']} test events"
-                + (f" ({reasons})" if reasons else "")
-                + ". Choose another split.name or fractions"
-            )
-
-
-def _origins(columns: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
-    origins = {}
-    for table in ("events", "users", "items"):
-        key = {"items": "item_id", "users": "user_id"}.get(table)
-        for name in columns[table]:
-            if name != key:
-                origins[schemas.PREFIX[table] + name] = (table, name)
-    return origins
-
-
-def summary(report: Mapping[str, Any]) -> str:
-    """One line: what each split holds, and what was dropped."""
-    splits = report["splits"]
-    text = " · ".join(f"{name} {splits[name]['rows']:,}" for name in EXAMPLE_SPLITS)
-    dropped = [
-        f"{name}: {count:,} {reason}"
-        for name, reasons in report["dropped"].items()
-        for reason, count in reasons.items()
-        if count
-    ]
-    return text + (f" (dropped: {', '.join(dropped)})" if dropped else "")

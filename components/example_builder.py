@@ -10,7 +10,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
-from components import building
+from components import build_report, building
 from components.sources import TABLES
 from components.table_check import TableReport
 
@@ -24,6 +24,7 @@ class ExampleBuilderSpec(component_spec.ComponentSpec):
         "split": component_spec.ExecutionParameter(type=str),
         "schema_folder": component_spec.ExecutionParameter(type=str),
         "label": component_spec.ExecutionParameter(type=str, optional=True),
+        "walks": component_spec.ExecutionParameter(type=str, optional=True),
         "rows_a_shard": component_spec.ExecutionParameter(type=int, optional=True),
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
@@ -63,6 +64,7 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
             exec_properties["kind"],
             json.loads(exec_properties["split"]),
             json.loads(exec_properties.get("label") or "{}"),
+            json.loads(exec_properties.get("walks") or "{}"),
         )
         report = building.build(
             self._make_beam_pipeline,
@@ -73,22 +75,22 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
             config,
             exec_properties.get("rows_a_shard") or building.ROWS_A_SHARD,
         )
-        examples.split_names = artifact_utils.encode_split_names(list(building.EXAMPLE_SPLITS))
+        examples.split_names = artifact_utils.encode_split_names(build_report.split_names(report))
         for name, counts in report["splits"].items():
             for what, count in counts.items():
                 examples.set_int_custom_property(f"{name}_{what}", count)
         examples.set_string_custom_property("dropped", json.dumps(report["dropped"]))
         examples.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
         examples.set_string_custom_property("file_format", "tfrecords_gzip")
-        logging.info("ExampleBuilder: %s", building.summary(report))
+        logging.info("ExampleBuilder: %s", build_report.summary(report))
 
 
 class ExampleBuilder(base_beam_component.BaseBeamComponent):
     """Splits the log, builds the train rows of a model's example kind and the query rows it is
     measured by.
 
-    Outputs: `examples` with the splits train, valid, test, items and users, and a `report.json` of
-    counts; `schema`, of the train rows.
+    Outputs: `examples` with the splits train, valid, test, items, users and, where asked for,
+    walks, and a `report.json` of counts; `schema`, of the train rows.
 
     Args:
         events: Examples artifacts of `TableReader`.
@@ -98,7 +100,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         kind: of the train rows: `event`, `profile`, `sequence` or `walk`.
         split: JSON of `splits.SplitConfig`.
         schema_folder: folder of the curated table schemas.
-        label: JSON of {column, threshold}, for the score task on clicks.
+        label: JSON of {column, threshold}, for the score task (see `models.label`).
+        walks: JSON of `walks.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
         rows_a_shard: about how many events one worker holds at a time.
         code_hash: hash of the code, so that a change of it is not served from the cache.
@@ -118,6 +121,7 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         split: str,
         schema_folder: str,
         label: str | None = None,
+        walks: str | None = None,
         check: types.BaseChannel | None = None,
         rows_a_shard: int = building.ROWS_A_SHARD,
         code_hash: str = "",
@@ -133,6 +137,7 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
                 split=_with_fingerprint(split),
                 schema_folder=schema_folder,
                 label=label or "",
+                walks=walks or "",
                 rows_a_shard=rows_a_shard,
                 code_hash=code_hash,
                 examples=types.Channel(type=standard_artifacts.Examples),

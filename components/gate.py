@@ -8,37 +8,42 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 
 from models import metrics
+from models.metrics import MetricSet
 
 SLICES = ("activity", "popularity", "temperature")
 OVERALL = "overall"
 
 
-def eval_config(min_lift: float, max_regression: float) -> tfma.EvalConfig:
-    """What the Evaluator does with a `retrieve` model.
+def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> tfma.EvalConfig:
+    """What the Evaluator does with a model.
 
-    Every metric is a per-query value that the model's own `evaluate` signature returns; TFMA averages and slices it.
+    Most metrics are values of single rows that the model's own `evaluate` signature returns; TFMA averages and slices them.
 
     Args:
-        min_lift: lower bound of NDCG@10 minus popularity's.
-        max_regression: how much NDCG@10 may fall short of the baseline model's.
+        measured: the metrics of the run.
+        min_lift: lower bound of how much better than the reference the model is.
+        max_regression: how much worse than the baseline model's its monitored metric may be.
     """
     specs = []
-    for name in metrics.RETRIEVE_METRICS:
+    for name in measured.means:
         config = tfma.MetricConfig(class_name="MeanPrediction", config=json.dumps({"name": name}))
         # Thresholds hold overall; a threshold without slices would be applied to every slice, however small.
-        if name in (metrics.LIFT, metrics.MONITOR):
+        if name in (measured.lift, measured.monitor):
             overall = config.per_slice_thresholds.add(slicing_specs=[tfma.SlicingSpec()])
-            if name == metrics.LIFT:
+            if name == measured.lift:
                 overall.threshold.value_threshold.lower_bound.value = min_lift
             else:
-                overall.threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
-                overall.threshold.change_threshold.absolute.value = -max_regression
-        configs = [config, tfma.MetricConfig(class_name="ExampleCount")] if name == metrics.MONITOR else [config]
+                change, better = overall.threshold.change_threshold, tfma.MetricDirection
+                change.direction = better.HIGHER_IS_BETTER if measured.higher_is_better else better.LOWER_IS_BETTER
+                change.absolute.value = -max_regression if measured.higher_is_better else max_regression
+        configs = [config, tfma.MetricConfig(class_name="ExampleCount")] if name == measured.monitor else [config]
         specs.append(tfma.MetricsSpec(output_names=[name], metrics=configs))
-    # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
-    labels = dict.fromkeys(metrics.RETRIEVE_METRICS, "timestamp")
+    if measured.pooled:
+        pooled = [tfma.MetricConfig(class_name=kind, config=json.dumps({"name": name})) for name, kind in measured.pooled.items()]
+        specs.append(tfma.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
+    outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
     return tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(signature_name="evaluate", label_keys=labels)],
+        model_specs=[tfma.ModelSpec(signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label))],
         slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[name]) for name in SLICES)],
         metrics_specs=specs,
     )
@@ -55,12 +60,16 @@ class Failure:
 
     def __str__(self) -> str:
         """One sentence: what was measured, what was required, by how much it fell short."""
-        what = "more than popularity's" if self.kind == "value" else "against the last blessed model"
-        name = "ndcg_10" if self.metric == metrics.LIFT else self.metric
-        return (
-            f"{name}: {self.value:+.4f} {what}; required: at least {self.bound:+.4f}; "
-            f"short by {self.bound - self.value:.4f}"
-        )
+        measured = metrics.named(self.metric)
+        if self.kind == "value":
+            name, what = self.metric.removeprefix("lift_"), f"better than {measured.reference}'s"
+        else:
+            name, what = self.metric, "against the last blessed model"
+        if self.kind == "change" and not measured.higher_is_better:
+            bound, short = f"at most {self.bound:+.4f}", f"over by {self.value - self.bound:.4f}"
+        else:
+            bound, short = f"at least {self.bound:+.4f}", f"short by {self.bound - self.value:.4f}"
+        return f"{name}: {self.value:+.4f} {what}; required: {bound}; {short}"
 
 
 @dataclass
@@ -68,9 +77,9 @@ class Verdict:
     """What the Evaluator found.
 
     Attributes:
-        metrics: slice (`overall` or `name:value`) -> metric -> mean over its queries.
+        metrics: slice (`overall` or `name:value`) -> metric -> mean over its rows.
         baseline: the same of the last blessed model; empty when there was none.
-        counts: slice -> number of queries.
+        counts: slice -> number of rows.
         blessed: whether every threshold held.
         failures: those that did not.
     """
@@ -109,11 +118,12 @@ def _means(result: Any) -> dict[str, dict[str, float]]:
     slices: dict[str, dict[str, float]] = {}
     for key, outputs in result.slicing_metrics:
         row = slices.setdefault(_slice_name(key), {})
-        for output, sub_keys in outputs.items():
+        for sub_keys in outputs.values():
             for values in sub_keys.values():
-                if output in values and "doubleValue" in values[output]:
-                    row[output] = values[output]["doubleValue"]
-    return slices
+                # Counts are no metrics; a metric that a slice has no value for is written as the text NaN.
+                means = {name: float(value["doubleValue"]) for name, value in values.items() if "doubleValue" in value}
+                row.update({name: value for name, value in means.items() if not name.endswith("example_count")})
+    return {name: metrics.with_roots(row) for name, row in slices.items()}
 
 
 def _counts(result: Any) -> dict[str, int]:

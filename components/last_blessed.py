@@ -4,7 +4,9 @@ import json
 from pathlib import PurePosixPath
 
 from tfx.dsl.components.common.resolver import ResolverStrategy
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
+    LatestBlessedModelStrategy,
+)
 from tfx.dsl.io import fileio
 
 FINGERPRINT = str(PurePosixPath("Format-Serving", "assets.extra", "training.json"))

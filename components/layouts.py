@@ -5,25 +5,17 @@ A *layout* is found in a folder by its file names and described as three `Source
 `components.readers` reads.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT
-from components.sources import KINDS, REQUIRED, RESERVED, TABLES, Field, Source
+from components import criteo_layout, review_layouts, session_layouts
+from components import layout_parts as parts
+from components.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST
+from components.sources import KINDS, REQUIRED, RESERVED, SPLIT, TABLES, Field, Source
 from models.errors import ConfigError, DataError, nearest
 
-# What a column of this name holds, wherever it comes from.
-_KNOWN_KINDS = {
-    "user_id": BYTES, "item_id": BYTES, "session_id": BYTES, "event_type": BYTES, "review": BYTES,
-    "title": BYTES,
-    "gender": BYTES, "occupation": BYTES, "zip_code": BYTES, "timestamp": INT, "year": INT,
-    "age": INT,
-    "rating": FLOAT, "label": FLOAT, "dwell": FLOAT, "genres": BYTES_LIST,
-}  # fmt: skip
 _ATOMIC_NAMES = {
     "movie_title": "title",
     "release_year": "year",
@@ -36,7 +28,7 @@ _GENRES_100K = (
     "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
-_OPTIONS = ("timestamp_unit", "list_separator", "types")
+
 
 
 def detect(folder: str) -> str:
@@ -57,6 +49,19 @@ def detect(folder: str) -> str:
     return found[0]
 
 
+def conventions(folder: str, reader: str | None = None) -> dict[str, Any]:
+    """What a run on this folder has unless it says otherwise: `schema`, `label`, and `split` where the files are parted.
+
+    Raises:
+        DataError: see `detect`.
+    """
+    reader = reader or detect(folder)
+    if reader == "criteo":
+        parted = any(source.parts for source in plan(folder, reader))
+        return {**criteo_layout.CONVENTIONS, **({"split": "predefined"} if parted else {})}
+    return {}
+
+
 def plan(
     folder: str, reader: str | None = None, columns: Mapping[str, Any] | None = None
 ) -> list[Source]:
@@ -67,8 +72,8 @@ def plan(
         reader: a name of `LAYOUTS`, or None to tell by the files.
         columns: how the user's columns are called: `{"user_id": "uid", ...}` for every table, or
             one such mapping a table under `events`, `items`, `users`; beside them `types` (column
-            -> bytes, int, float, bytes_list, float_list), `timestamp_unit` (s, ms, us, ns) and
-            `list_separator`.
+            -> bytes, int, float, bytes_list, float_list), `timestamp_unit` (s, ms, us, ns),
+            `list_separator`, and `files` of session data (see `session_layouts`).
 
     Raises:
         ConfigError: an unknown reader, option or type.
@@ -103,7 +108,7 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
                 f"data.columns.types.{name}: unknown type {kind!r}{nearest(str(kind), KINDS)}"
             )
     for name, value in options.items():
-        if name in TABLES or name == "types":
+        if name in TABLES or name in ("types", "files"):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"data.columns.{name} must be a mapping; received {value!r}")
         elif not isinstance(value, str):
@@ -113,22 +118,14 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _mapping(options: Mapping[str, Any], table: str) -> dict[str, str]:
-    """Column name -> name in the file, for one table."""
-    flat = {
-        name: value
-        for name, value in options.items()
-        if name not in TABLES and name not in _OPTIONS
-    }
-    return {**flat, **options.get(table, {})}
-
-
 def _checked(source: Source) -> Source:
     if not source.files:
         return source
     names = [field.name for field in source.fields]
-    if RESERVED in names:
-        fields = tuple(field for field in source.fields if field.name != RESERVED)
+    # The source's own columns of these names give way to the reader's.
+    reserved = (RESERVED, SPLIT) if source.parts else (RESERVED,)
+    if set(reserved) & set(names):
+        fields = tuple(field for field in source.fields if field.name not in reserved)
         source = replace(source, fields=fields)
     for file in source.files:
         if not Path(file).is_file():
@@ -136,14 +133,14 @@ def _checked(source: Source) -> Source:
         if Path(file).stat().st_size == 0:
             raise DataError(f"{file} is empty; required: rows of the table {source.table}")
     for name in REQUIRED[source.table]:
-        if name not in names:
+        if name not in names and not source.anonymous:
             raise DataError(
                 f"{source.files[0]}, line 1: the column {name!r} of the table {source.table} is "
                 "missing; "
                 f"received: {', '.join(field.source for field in source.fields)}. "
                 "Name it under data.columns if it is called otherwise"
             )
-    if source.format != "parquet":
+    if source.format in ("text", "csv"):
         for file in source.files:
             _check_end(Path(file), source)
     return source
@@ -151,6 +148,8 @@ def _checked(source: Source) -> Source:
 
 def _check_end(path: Path, source: Source) -> None:
     """A last line that has neither all its fields nor an end is the mark of a broken download."""
+    if path.suffix == ".gz":  # its checksum says when it is cut off
+        return
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - (1 << 16)))
@@ -172,21 +171,6 @@ def _check_end(path: Path, source: Source) -> None:
         )
 
 
-def first_line(path: Path) -> str:
-    """The header of a text file, without its byte order mark.
-
-    Raises:
-        DataError: the file is missing or empty.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is missing; required: a file whose first line names its columns")
-    with open(path, "rb") as file:
-        line = file.readline(1 << 20)
-    if not line.strip():
-        raise DataError(f"{path} is empty; required: a first line that names the columns")
-    return line.decode("utf-8-sig", "replace").rstrip("\r\n")
-
-
 def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
     stem = sorted(path.glob("*.inter"))[0].with_suffix("")
     sources = []
@@ -195,8 +179,8 @@ def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
         if table != "events" and not file.is_file():
             sources.append(Source(table))
             continue
-        mapping = {source: name for name, source in _mapping(options, table).items()}
-        header = first_line(file).split("\t")
+        mapping = {source: name for name, source in parts.mapping(options, table).items()}
+        header = parts.first_line(file).split("\t")
         fields = []
         for index, column in enumerate(header):
             source, _, kind = column.partition(":")
@@ -206,28 +190,16 @@ def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
                     f"{', '.join(_ATOMIC_KINDS)}; received: {column!r}"
                 )
             name = mapping.get(source, _ATOMIC_NAMES.get(source, source))
-            fields.append(_field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" "))
-        sources.append(_source(table, [file], fields, options, width=len(header)))
+            fields.append(parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" "))
+        sources.append(parts.make_source(table, [file], fields, options, width=len(header)))
     return sources
-
-
-def _field(name, source, index, options, default=BYTES, **more) -> Field:
-    kind = dict(options.get("types", {})).get(name) or _KNOWN_KINDS.get(name) or default
-    return Field(name, kind, index, source, **more)
-
-
-def _source(table, files, fields, options, **more) -> Source:
-    unit = options.get("timestamp_unit", "s")
-    return Source(
-        table, tuple(str(file) for file in files), tuple(fields), timestamp_unit=unit, **more
-    )
 
 
 def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
     """A file without a header: the layout says what each position holds; an empty name is passed
     over."""
-    fields = [_field(name, name, index, options) for index, name in enumerate(names) if name]
-    return _source(table, [file], fields, options, header=False, width=len(names), **more)
+    fields = [parts.field(name, name, index, options) for index, name in enumerate(names) if name]
+    return parts.make_source(table, [file], fields, options, header=False, width=len(names), **more)
 
 
 def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
@@ -241,11 +213,11 @@ def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
             lines = (path / "u.genre").read_text("latin-1").split("\n")
             genres = tuple(line.split("|")[0] for line in lines if "|" in line)
         fields = [
-            _field("item_id", "movie id", 0, options),
+            parts.field("item_id", "movie id", 0, options),
             Field("title", BYTES, 1, "movie title", year="year"),
             Field("genres", BYTES_LIST, 5, "genres", flags=genres),
         ]
-        items = _source(
+        items = parts.make_source(
             "items", [path / "u.item"], fields, options,
             delimiter="|", width=5 + len(genres), header=False, encoding="latin-1",
         )  # fmt: skip
@@ -261,13 +233,13 @@ def _ml_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
     items, users = Source("items"), Source("users")
     if (path / "movies.dat").is_file():
         fields = [
-            _field("item_id", "MovieID", 0, options),
+            parts.field("item_id", "MovieID", 0, options),
             Field("title", BYTES, 1, "Title", year="year"),
             Field("genres", BYTES_LIST, 2, "Genres"),
         ]
         # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
         encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
-        items = _source(
+        items = parts.make_source(
             "items", [path / "movies.dat"], fields, options,
             delimiter="::", width=3, header=False, encoding=encoding,
         )  # fmt: skip
@@ -287,53 +259,16 @@ def _is_utf8(path: Path) -> bool:
 
 def _ml_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
     names = {"userId": "user_id", "movieId": "item_id"}
-    events = _headed("events", [path / "ratings.csv"], options, names)
+    events = parts.headed("events", [path / "ratings.csv"], options, names)
     items = Source("items")
     if (path / "movies.csv").is_file():
-        items = _headed("items", [path / "movies.csv"], options, names)
+        items = parts.headed("items", [path / "movies.csv"], options, names)
         fields = tuple(
             replace(field, year="year") if field.name == "title" else field
             for field in items.fields
         )
         items = replace(items, fields=fields)
     return [events, items, Source("users")]
-
-
-def _headed(
-    table: str, files: list[Path], options, names: Mapping[str, str] | None = None
-) -> Source:
-    """Text files with a header."""
-    delimiter = "\t" if files[0].suffix == ".tsv" else ","
-    names = {**(names or {}), **{source: name for name, source in _mapping(options, table).items()}}
-    headers = [
-        next(csv.reader(io.StringIO(first_line(file)), delimiter=delimiter)) for file in files
-    ]
-    for file, header in zip(files, headers):
-        if header != headers[0]:
-            raise DataError(
-                f"{file}, line 1: required: the columns of {files[0].name} "
-                f"({', '.join(headers[0])}); "
-                f"received: {', '.join(header)}"
-            )
-    separator = options.get("list_separator", "|")
-    fields = [
-        _field(names.get(source, source), source, index, options, separator=separator)
-        for index, source in enumerate(headers[0])
-    ]
-    _check_mapped(table, files[0], headers[0], options)
-    return _source(
-        table, files, fields, options, format="csv", delimiter=delimiter, width=len(headers[0])
-    )
-
-
-def _check_mapped(table: str, file: Path, header: list[str], options: Mapping[str, Any]) -> None:
-    for name, source in options.get(table, {}).items():
-        if source not in header:
-            raise DataError(
-                f"{file}, line 1: the column {source!r}, named by data.columns.{table}.{name}, is "
-                "missing; "
-                f"received: {', '.join(header)}"
-            )
 
 
 def _table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -359,7 +294,7 @@ def _csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
             raise DataError(
                 f"{path / 'events.csv'} is missing; required: the file of the table events"
             )
-        sources.append(_headed(table, files, options) if files else Source(table))
+        sources.append(parts.headed(table, files, options) if files else Source(table))
     return sources
 
 
@@ -376,15 +311,15 @@ def _parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
         if not files:
             sources.append(Source(table))
             continue
-        names = {source: name for name, source in _mapping(options, table).items()}
+        names = {source: name for name, source in parts.mapping(options, table).items()}
         found = parquet_fields(files)
-        _check_mapped(table, files[0], list(found), options)
+        parts.check_mapped(table, files[0], list(found), options)
         fields = []
         for source, kind in found.items():
             name = names.get(source, source)
-            kind = dict(options.get("types", {})).get(name) or _KNOWN_KINDS.get(name) or kind
+            kind = dict(options.get("types", {})).get(name) or parts.KNOWN_KINDS.get(name) or kind
             fields.append(Field(name, kind, None, source))
-        sources.append(_source(table, files, fields, options, format="parquet"))
+        sources.append(parts.make_source(table, files, fields, options, format="parquet"))
     return sources
 
 
@@ -396,4 +331,9 @@ LAYOUTS = {
     "ml_csv": (lambda path: (path / "ratings.csv").is_file(), _ml_csv),
     "parquet": (lambda path: bool(_table_files(path, "events", (".parquet",))), _parquet),
     "csv": (lambda path: bool(_table_files(path, "events", (".csv", ".tsv"))), _csv),
+    "criteo": (criteo_layout.has_criteo, criteo_layout.criteo),
+    "amazon": (review_layouts.has_reviews, review_layouts.reviews),
+    "session_log": (session_layouts.has_log, session_layouts.session_log),
+    "session_lists": (session_layouts.has_session_lists, session_layouts.session_lists),
+    "user_lists": (session_layouts.has_user_lists, session_layouts.user_lists),
 }

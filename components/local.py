@@ -38,6 +38,7 @@ def build_examples(
     schema: str = "movielens",
     label: Mapping[str, Any] | None = None,
     rows_a_shard: int = building.ROWS_A_SHARD,
+    walks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`;
     returns the report.
@@ -49,8 +50,9 @@ def build_examples(
         kind: of the train rows: event, profile, sequence or walk.
         split: see `splits.SplitConfig`.
         schema: curated table schemas: a name in schema/, or a folder.
-        label: `{"column": "rating", "threshold": 4}` for a score task on clicks.
+        label: score: `{"column": "rating"}`, or `{"column": "rating", "threshold": 4}` for clicks.
         rows_a_shard: about how many events one worker holds at a time.
+        walks: the kind `walk`: see `walks.WalkConfig`.
     """
     return building.build(
         in_process_pipeline,
@@ -58,7 +60,7 @@ def build_examples(
         str(Path(output) / "examples"),
         str(Path(output) / "schema"),
         schema_folder(schema),
-        building.BuildConfig.parse(task, kind, split or {}, label),
+        building.BuildConfig.parse(task, kind, split or {}, label, walks),
         rows_a_shard,
     )
 

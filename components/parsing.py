@@ -172,6 +172,76 @@ def split_csv(
     return columns, kept
 
 
+def whole_sessions(data: bytes, ends: np.ndarray) -> int:
+    """How many bytes of lists, a line each, are sessions that no later line goes on with; `ends` as of
+    `record_ends`."""
+    starts = np.concatenate([[0], ends + 1])
+    number = len(ends) - 1
+    if b"\t" not in data[starts[number] : ends[number]]:
+        return int(ends[number]) + 1
+
+    def line(one: int) -> bytes:
+        return data[starts[one] : ends[one]].rstrip(b"\r")
+
+    while number > 0 and line(number).replace(b"\t", b" ") == line(number - 1).partition(b"\t")[0]:
+        number -= 1
+    return int(starts[number]) if number > 0 else 0
+
+
+def split_lists(
+    data: bytes, delimiter: str, lines: np.ndarray, rejects: Rejects, made_up: str | None
+) -> tuple[list[pa.Array], np.ndarray, np.ndarray]:
+    """Splits lines that are lists of items.
+
+    A line `items TAB item` is a list, too; a line that is the one before it without its last item
+    is a step of the same session, and passed over. Blank lines are passed over.
+
+    Args:
+        data: whole lines.
+        delimiter: between the items; a blank stands for any run of blanks.
+        lines: 1-based line number of every line.
+        rejects: takes the lines of an owner without items.
+        made_up: None where the first of a line is its owner's id; else the owner is called by this
+            and its line's number.
+
+    Returns:
+        Owner and item of every event (large_binary); the index of every event among all values of
+        the block; the line of every value.
+    """
+    text = pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    text = pc.replace_substring(text, "\r", "")
+    joined = pc.replace_substring(text, "\t", delimiter)
+    ahead = pc.list_element(pc.split_pattern(text, "\t", max_splits=1), 0)
+    has_step = pc.match_substring(text, "\t").to_numpy(zero_copy_only=False)
+    step = np.zeros(len(text), bool)
+    if len(text) > 1:
+        step[1:] = pc.equal(joined.slice(1), ahead.slice(0, len(text) - 1)).to_numpy(
+            zero_copy_only=False
+        )
+    step &= np.concatenate([[False], has_step[:-1]])
+    values = pc.split_pattern(joined, delimiter)
+    owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
+    flat = values.flatten()
+    full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
+    if delimiter != " ":  # an empty place between two delimiters is an empty id, and rejected as such
+        full |= (pc.binary_length(joined).to_numpy(zero_copy_only=False) > 0)[owner]
+    flat, owner = flat.filter(pa.array(full)), owner[full]
+    place = np.arange(len(owner))
+    first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else np.zeros(0, bool)
+    good = ~step[owner]
+    if made_up is None:
+        sizes = np.bincount(owner, minlength=len(text))
+        lonely = np.flatnonzero(sizes == 1)
+        rejects.add("no items", lines[lonely], [show(text[int(lonely[0])].as_py())] if len(lonely) else [])
+        good &= ~first
+        owners = flat.filter(pa.array(first)).take(pa.array(np.cumsum(first) - 1))
+    else:
+        names = np.array([f"{made_up}{line}".encode() for line in lines], object)
+        owners = pa.array(names[owner], pa.large_binary())
+    keep = pa.array(good)
+    return [owners.filter(keep), flat.filter(keep)], place[good], lines[owner]
+
+
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     """Finds ids that cannot be: blank ones, and ones with a line break, which the vocabulary files
     could not hold."""

@@ -13,11 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components import parsing
+from components import json_lines, parsing
 from components.columns import BYTES, FLOAT, INT, arrow_type, is_list
 from components.parquet import open_parquet, read_rows
 from components.parsing import Rejects
-from components.sources import REQUIRED, RESERVED, Field, Source
+from components.sources import (
+    BLOCK_OF_ROWS,
+    LISTS,
+    REQUIRED,
+    RESERVED,
+    SPLIT,
+    Field,
+    Source,
+    open_file,
+)
 
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 250_000
@@ -104,11 +113,10 @@ def _row_groups(file: str) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, int, int, int]]:
-    quoted = source.format == "csv"
-    with open(file, "rb") as stream:
+    quoted, lists = source.format == "csv", source.format in LISTS
+    with open_file(file) as stream:
         start = len(stream.readline()) if source.header else 0
         line = 2 if source.header else 1
-        stream.seek(start)
         held = b""
         while True:
             piece = stream.read(block_bytes)
@@ -120,9 +128,18 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, 
                 held = data
                 continue
             length = len(data) if not piece else int(ends[-1]) + 1
-            rows = len(ends) + (
-                1 if not piece and (not len(ends) or ends[-1] != len(data) - 1) else 0
-            )
+            if piece and lists:
+                # The next lines may be steps of the last session.
+                length = parsing.whole_sessions(data, ends)
+                if not length:
+                    held = data
+                    continue
+            if lists:
+                rows = len(data[:length].split())
+            else:
+                rows = len(ends) + (
+                    1 if not piece and (not len(ends) or ends[-1] != len(data) - 1) else 0
+                )
             yield start, length, line, rows
             line += data[:length].count(b"\n")
             start += length
@@ -180,6 +197,14 @@ def parse(source: Source, block: Block) -> Parsed:
                 unreadable[field.name] = int(bad.sum())
         else:
             arrays[field.name] = column
+    if source.anonymous:
+        blocks_, place = np.unique(rows // BLOCK_OF_ROWS, return_inverse=True)
+        names_ = np.array([b"rows %d-%d" % (n * BLOCK_OF_ROWS, (n + 1) * BLOCK_OF_ROWS - 1) for n in blocks_], object)
+        arrays["user_id"] = pa.array(names_[place] if len(rows) else [], pa.large_binary())
+        arrays["item_id"] = pa.array(np.full(len(rows), b"any", object), pa.large_binary())
+    if source.parts:
+        part = (source.part_of(block.file) or "").encode()
+        arrays[SPLIT] = pa.array(np.full(len(kept), part, object), pa.large_binary())
     if source.table == "events":
         arrays[RESERVED] = pa.array(rows)
     names = list(source.columns())
@@ -215,7 +240,7 @@ def _seconds(column: pa.Array, unit: str):
 
 
 def _read_text(source: Source, block: Block, rejects: Rejects):
-    with open(block.file, "rb") as stream:
+    with open_file(block.file) as stream:
         stream.seek(block.start)
         data = stream.read(block.length)
     if source.encoding != "utf-8":
@@ -223,7 +248,16 @@ def _read_text(source: Source, block: Block, rejects: Rejects):
     quoted = source.format == "csv"
     ends = parsing.record_ends(data, quoted)
     lines = parsing.record_lines(data, ends, block.line)
-    if quoted:
+    if source.format in LISTS:
+        name = source.part_of(block.file) if source.format == "session_lists" else None
+        made_up = source.format == "session_lists"
+        values, kept, lines = parsing.split_lists(
+            data, source.delimiter, lines, rejects, f"{name}-" if name else "" if made_up else None
+        )
+    elif source.format == "json":
+        names = [field.source for field in source.fields]
+        values, kept = json_lines.split_json(data, names, lines, rejects)
+    elif quoted:
         values, kept = parsing.split_csv(data, source.delimiter, source.width, ends, lines, rejects)
     else:
         values, kept = parsing.split_fields(data, source.delimiter, source.width, lines, rejects)

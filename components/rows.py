@@ -1,7 +1,7 @@
 """Rows of examples out of the log of some users: pure functions on Arrow tables, vectorised,
 without Beam."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,11 @@ import pyarrow.compute as pc
 
 from components.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.hashing import hash_ids, mix
-from components.splits import TEST, TRAIN, VALID, Log, SplitConfig, read_given
+from components.sources import SPLIT
+from components.splits import TEST, TRAIN, UNUSED, VALID, Log, SplitConfig, read_given
+from models.errors import DataError
+from models.features import NOT_FEATURES, REVIEW
+from models.label import LABEL, Label
 
 NEGATIVES = 99
 ACTIVITY = ((0, "0"), (9, "1-9"), (49, "10-49"), (199, "50-199"))
@@ -132,7 +136,7 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
     columns = {"user_id": _flat(heads.column("user_id"))}
     for name in table.column_names:
         column = _flat(table.column(name))
-        if name == "user_id" or is_list(kind_of(column.type)):
+        if name in ("user_id", SPLIT) or is_list(kind_of(column.type)):
             continue
         if by_session and name == "session_id":
             columns[name] = _flat(heads.column(name))
@@ -146,7 +150,9 @@ def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popula
     """Rows as `event_rows` of one split, with the slice columns."""
     mask = log.split == part
     table = event_rows(log, mask, items, users)
-    return _with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
+    if REVIEW in table.column_names:  # it is written after the fact: nothing may learn from it, or be measured with it
+        table = table.drop([REVIEW])
+    return with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
 
 
 def query_rows(
@@ -191,15 +197,14 @@ def query_rows(
     columns: dict[str, pa.Array] = {"user_id": pa.array(ids, pa.large_binary())}
     for name, mask in (("history", known), ("exclude", exclude), ("targets", target)):
         mask = mask & asked[log.user]
-        columns[name] = _lists(items[mask], log.per_user(mask)[asking])
+        columns[name] = to_lists(items[mask], log.per_user(mask)[asking])
     if config.candidates == "ncf99":
         columns["candidates"] = _negatives(log, asking, popularity, config.seed)
     elif config.name == "given" and "candidates" in read_given(config.file).columns:
         columns["candidates"] = _given_candidates(ids, items[first_target], config, part)
     columns |= users.join(ids)
-    if "timestamp" in log.table.column_names:
-        columns["timestamp"] = pa.array(log.column("timestamp")[first_target])
-    return _with_slices(pa.table(columns), log, asking, items[first_target], popularity), dropped
+    columns["timestamp"] = pa.array(times(log)[first_target])
+    return with_slices(pa.table(columns), log, asking, items[first_target], popularity), dropped
 
 
 def user_rows(log: Log, users: pa.Table) -> pa.Table:
@@ -211,7 +216,7 @@ def user_rows(log: Log, users: pa.Table) -> pa.Table:
     sizes = np.concatenate([np.diff(log.starts), np.zeros(len(extra), np.int64)])
     columns = {"user_id": pa.array(everybody, pa.large_binary())}
     columns |= Side(users, "user_id").join(everybody)
-    columns["history"] = _lists(log.column("item_id"), sizes)
+    columns["history"] = to_lists(log.column("item_id"), sizes)
     return pa.table(columns)
 
 
@@ -223,18 +228,38 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
     )
 
 
-def add_label(table: pa.Table, column: str, threshold: float) -> pa.Table:
-    """Adds `label`: 1.0 where `column` is at least `threshold`, else 0.0."""
-    numbers = table.column(column).to_numpy()
-    label = pa.array((numbers >= threshold).astype(np.float32))
-    if "label" in table.column_names:
-        return table.set_column(table.column_names.index("label"), "label", label)
-    return table.append_column("label", label)
+def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
+    """Adds the column `label` to a log, in place of what it is made of; events without one belong to
+    no split.
+
+    Returns:
+        The log, and how many events of each split lack a label ([3] int64, by split number).
+
+    Raises:
+        DataError: the label's column does not hold numbers.
+    """
+    column = log.table.column(label.column)
+    if kind_of(column.type) not in (INT, FLOAT):
+        raise DataError(
+            f"label.column: {label.column!r} holds {kind_of(column.type)}; required: numbers. Say "
+            f"so with data.columns.types.{label.column}"
+        )
+    numbers = column.cast(pa.float64()).to_numpy()
+    missing = np.isnan(numbers)
+    values = numbers if label.threshold is None else numbers >= label.threshold
+    made = pa.array(values.astype(np.float32), mask=missing)
+    # What the label is made of must not be learnt from; columns that are never features may stay.
+    gone = {LABEL, label.column} - (NOT_FEATURES - {LABEL})
+    table = log.table.drop([name for name in log.table.column_names if name in gone])
+    split = np.where(missing, UNUSED, log.split).astype(np.int8)
+    lacking = np.bincount(log.split[missing], minlength=TEST + 1)
+    return replace(log, table=table.append_column(LABEL, made), split=split), lacking
 
 
-def _with_slices(
+def with_slices(
     table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, popularity: Popularity
 ) -> pa.Table:
+    """Adds the columns that the evaluation is sliced by, for rows of these users and items."""
     trained = log.per_user(log.split == TRAIN)[user]
     bounds = [bound for bound, _ in ACTIVITY]
     names = np.array([name.encode() for _, name in ACTIVITY] + [b"200+"], object)
@@ -256,7 +281,7 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
     """
     size = len(popularity.items)
     if not size or not len(asking):
-        return _lists(np.array([], object), np.zeros(len(asking), np.int64))
+        return to_lists(np.array([], object), np.zeros(len(asking), np.int64))
     own = pd.Index(popularity.items, dtype=object).get_indexer(
         pd.Index(log.column("item_id"), dtype=object)
     )
@@ -302,14 +327,14 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
                 chosen[position, : len(left)], have[position] = left, len(left)
             break
     mask = np.arange(NEGATIVES)[None, :] < have[:, None]
-    return _lists(popularity.items[chosen[mask]], have)
+    return to_lists(popularity.items[chosen[mask]], have)
 
 
 def _given_candidates(
     users: np.ndarray, items: np.ndarray, config: SplitConfig, part: int
 ) -> pa.Array:
     if part != TEST:
-        return _lists(np.array([], object), np.zeros(len(users), np.int64))
+        return to_lists(np.array([], object), np.zeros(len(users), np.int64))
     named = read_given(config.file)
     position = named.index.get_indexer(pd.MultiIndex.from_arrays([users, items]))
     text = pa.array(named["candidates"].to_numpy()[position], pa.large_binary())
@@ -317,12 +342,20 @@ def _given_candidates(
     values = parts.flatten()
     owner = np.repeat(np.arange(len(users)), parts.value_lengths().to_numpy(zero_copy_only=False))
     full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
-    return _lists(
+    return to_lists(
         values.to_numpy(zero_copy_only=False)[full], np.bincount(owner[full], minlength=len(users))
     )
 
 
-def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+def times(log: Log) -> np.ndarray:
+    """[E] int64 seconds; noughts where the log has none, since TFMA wants a number of every query."""
+    if "timestamp" in log.table.column_names:
+        return log.column("timestamp")
+    return np.zeros(len(log), np.int64)
+
+
+def to_lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    """Values one after the other, and how many each row has -> lists of ids."""
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     return pa.LargeListArray.from_arrays(offsets, pa.array(values, pa.large_binary()))
 

@@ -91,6 +91,7 @@ def train_schema(
             continue
         if curated.HasField("natural_language_domain"):
             feature.natural_language_domain.CopyFrom(curated.natural_language_domain)
+        feature.annotation.tag.extend(curated.annotation.tag)
         for domain in ("int_domain", "float_domain"):
             if curated.HasField(domain) and not is_list(kind):
                 getattr(feature, domain).CopyFrom(getattr(curated, domain))
@@ -102,6 +103,21 @@ def train_schema(
             schema.string_domain.append(copied)
             feature.domain = name
     return schema
+
+
+def origins(columns: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
+    """Column of the built rows -> (table, its name there), for every column of the three tables but the two keys.
+
+    Args:
+        columns: table -> its columns.
+    """
+    found = {}
+    for table in ("events", "users", "items"):
+        key = {"items": "item_id", "users": "user_id"}.get(table)
+        for name in columns[table]:
+            if name != key:
+                found[PREFIX[table] + name] = (table, name)
+    return found
 
 
 def to_text(schema: schema_pb2.Schema) -> str:

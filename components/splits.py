@@ -15,14 +15,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from components import parsing
+from components import parsing, session_splits
 from components.hashing import hash_ids, mix
 from models.errors import ConfigError, DataError, nearest
 
 # What an event is for. The last two are the known part of a held-out user, who is not in train at
 # all.
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
-SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given")
+# Events of no split, such as those without the label that a run learns.
+UNUSED = -1
+SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class SplitConfig:
         drop_repeats: leave targets out that are in the history already.
         candidates: `ncf99` for 99 sampled negatives a query, or None.
         input_share: user_holdout: share of a held-out user's events that the query knows.
-        sequence_by: kinds sequence and walk: a row is a `user` or a `session`.
+        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and predefined: a
+            `session` is parted whole, and every position of it is a query (last_days: always).
+        days: of last_days, for test and again for validation; see `session_splits`.
         file: given: the TSV file with user_id, item_id and optionally candidates.
     """
 
@@ -53,7 +57,18 @@ class SplitConfig:
     candidates: str | None = None
     input_share: float = 0.8
     sequence_by: str = "user"
+    days: float = 1.0
     file: str | None = None
+
+    @property
+    def by_session(self) -> bool:
+        """Whether a row of the kinds sequence and walk is a session."""
+        return self.sequence_by == "session" or self.name == "last_days"
+
+    @property
+    def asks_sessions(self) -> bool:
+        """Whether every position of a held-out session is a query."""
+        return self.by_session and self.name in ("last_days", "predefined")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "SplitConfig":
@@ -91,6 +106,10 @@ class SplitConfig:
             )
         if not 0 < config.input_share < 1:
             raise ConfigError(f"split.input_share must be in (0, 1); received {config.input_share}")
+        if not config.days > 0:
+            raise ConfigError(f"split.days must be greater than 0; received {config.days}")
+        if config.candidates and config.asks_sessions:
+            raise ConfigError(f"split.candidates is for one query a user, not for {config.name!r}")
         if config.name == "given" and not config.file:
             raise ConfigError(
                 "split.file is required by the split 'given': a TSV file with user_id and item_id"
@@ -136,12 +155,16 @@ class Facts:
         rows: highest row number plus one.
         seconds: ascending distinct times, and `counts`, how many events each has (temporal only).
         hashes: ascending distinct hashes of the users (user_holdout only).
+        ends: when every session ends (where sessions are asked for).
+        named_valid: whether the source names validation events (predefined, by user).
     """
 
     rows: int = 0
     seconds: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
     counts: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
     hashes: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
+    ends: session_splits.SessionEnds = field(default_factory=session_splits.SessionEnds)
+    named_valid: bool = False
 
 
 def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
@@ -153,6 +176,10 @@ def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
         )
     if config.name == "user_holdout":
         facts.hashes = np.unique(mix(hash_ids(table.column("user_id").to_numpy()), config.seed))
+    if config.asks_sessions:
+        facts.ends = session_splits.gather(table, by_session=True)
+    elif config.name == "predefined":
+        facts.named_valid = bool((session_splits.parts_of(table) == VALID).any())
     return facts
 
 
@@ -168,7 +195,9 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
         inverse, np.concatenate([part.counts for part in parts]), len(seconds)
     ).astype(np.int64)
     hashes = np.unique(np.concatenate([part.hashes for part in parts]))
-    return Facts(max(part.rows for part in parts), seconds, counts, hashes)
+    ends = session_splits.merge([part.ends for part in parts])
+    rows = max(part.rows for part in parts)
+    return Facts(rows, seconds, counts, hashes, ends, any(part.named_valid for part in parts))
 
 
 def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
@@ -283,15 +312,36 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     pairs = pd.MultiIndex.from_arrays([log.column("user_id"), log.column("item_id")])
     split = np.zeros(len(log), np.int8)
     split[pairs.isin(named.index)] = TEST
-    if config.valid_fraction:
-        remaining = split == TRAIN
-        counts = log.per_user(remaining)
-        last = np.full(len(log.users), -1, np.int64)
-        last[log.user[remaining]] = np.flatnonzero(
-            remaining
-        )  # of equal positions the last one written stays
-        split[last[counts >= 2]] = VALID
+    return _with_last_valid(log, split) if config.valid_fraction else split
+
+
+def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
+    """Each user's last event in train becomes validation, where another stays in train."""
+    remaining = split == TRAIN
+    counts = log.per_user(remaining)
+    last = np.full(len(log.users), -1, np.int64)
+    # Of equal positions the last one written stays.
+    last[log.user[remaining]] = np.flatnonzero(remaining)
+    split[last[counts >= 2]] = VALID
     return split
+
+
+def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """Sessions that end in the last days; see `session_splits`."""
+    side = session_splits.last_days(facts.ends, config.days, bool(config.valid_fraction))
+    return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
+
+
+def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """What the events' own column `split` says, which session readers fill by the files' names; without
+    validation in it the last sessions of train are that, or each user's last event."""
+    parts = session_splits.parts_of(log.table)
+    if not config.by_session:
+        missing = config.valid_fraction and not facts.named_valid
+        return _with_last_valid(log, parts) if missing else parts
+    has_times = "timestamp" in log.table.column_names
+    side = session_splits.predefined(facts.ends, config.days, config.valid_fraction, has_times)
+    return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
 
 
 @functools.lru_cache(maxsize=2)
@@ -344,4 +394,6 @@ _ASSIGN = {
     "ratio": ratio,
     "user_holdout": user_holdout,
     "given": given,
+    "last_days": last_days,
+    "predefined": predefined,
 }

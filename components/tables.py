@@ -13,7 +13,7 @@ import pyarrow as pa
 from components import records
 from components.columns import empty_table, is_list
 from components.readers import Parsed, ReadTable
-from components.sources import TABLES, Source
+from components.sources import LISTS, TABLES, Source
 from models.errors import DataError
 
 SPLIT = "all"
@@ -142,8 +142,9 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
         "rejected": rejected,
         "unreadable": unreadable,
         "columns": source.columns(),
-        "header_lines": 1 if source.header and source.format != "parquet" else 0,
     }
+    if source.format not in LISTS:  # a row is a line, and so a row's number leads to it
+        report["header_lines"] = 1 if source.header and source.format != "parquet" else 0
     records.write_json(posixpath.join(uri, records.REPORT), report)
 
 

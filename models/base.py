@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models import sampling
-from models.hyper_parameters import HyperParameters
+from models.hyper_parameters import CommonHyperParameters
 
 
 class Recommender(tfrs.Model):
@@ -15,9 +15,9 @@ class Recommender(tfrs.Model):
         data: what the task trains on.
     """
 
-    HyperParameters = HyperParameters
+    HyperParameters = CommonHyperParameters
 
-    def __init__(self, hyper_parameters: HyperParameters, data):
+    def __init__(self, hyper_parameters: CommonHyperParameters, data):
         super().__init__()
         self.hyper_parameters = hyper_parameters
         self._mean_loss = tf.keras.metrics.Mean(name="loss")

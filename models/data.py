@@ -15,6 +15,7 @@ import tensorflow_transform as tft
 from tensorflow_transform.tf_metadata import schema_utils
 
 from models import features as feature_types
+from models.documents import Documents
 from models.errors import DataError
 from models.preprocessing import FIRST, ITEM_FREQUENCY, UNKNOWN
 
@@ -74,13 +75,18 @@ class EventLog:
 
     Attributes:
         user: [E] int64 user index.  item: [E] int64 item index.  timestamp: [E] int64 seconds, 0 where there is none.
-        rating: [E] float32, NaN where there is none.
+        rating: [E] float32, NaN where there is none.  row: [E] int64 number in the source; it orders what no time does.
+        session: [E] int64, equal within a session of a user; 0 where the train rows are no sessions.
+        label: [E] float32, what a `score` run learns; NaN in a `retrieve` run.
     """
 
     user: np.ndarray
     item: np.ndarray
     timestamp: np.ndarray
     rating: np.ndarray
+    row: np.ndarray
+    session: np.ndarray
+    label: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user)
@@ -95,10 +101,29 @@ class EventLog:
         """[E] int64: how many events of the same user come before."""
         return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """The events as sequences: a user's sessions where the log has them, else all that a user has.
+
+        Returns:
+            Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order of their first events.
+            And where each of the S sequences begins, and the end: [S + 1] int64.
+        """
+        # Stable: within a session the events stay in the order of time.
+        together = np.lexsort((self.session, self.user))
+        user, session = self.user[together], self.session[together]
+        firsts = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])])
+        lengths = np.diff(np.r_[firsts, len(self)])
+        order = np.lexsort((self.row[together][firsts], self.timestamp[together][firsts]))
+        starts = np.r_[0, np.cumsum(lengths[order])]
+        within = np.arange(len(self)) - np.repeat(starts[:-1], lengths[order])
+        return self.item[together][np.repeat(firsts[order], lengths[order]) + within], starts
+
     def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
-        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the order of `starts`."""
-        columns = self.item - FIRST
-        pairs = scipy.sparse.csr_matrix((np.ones(len(self), np.float32), columns, self.starts), (len(self.starts) - 1, item_count))
+        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the order of `starts`; no unknown items."""
+        known = self.item >= FIRST
+        rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
+        shape = (len(self.starts) - 1, item_count)
+        pairs = scipy.sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST)), shape)
         pairs.sum_duplicates()
         pairs.data[:] = 1.0
         return pairs
@@ -135,30 +160,54 @@ class TrainingData:
     @functools.cached_property
     def events(self) -> EventLog:
         """The train events, whatever the example kind: lists are taken apart into the events that they are made of."""
-        kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32}
+        kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
         spec = {
             "user_id": tf.io.FixedLenFeature([], tf.string),
             "item_id": STRINGS,
+            "session_id": STRINGS,
             **{name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64) for name, kind in kinds.items()},
         }
+        no_session = tf.constant(0, tf.int64)
 
         def index(row):
             items = self.item_table.lookup(row["item_id"])
             columns = {"user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()), "item": items.flat_values}
+            # One session id a row marks a row that is a session; a list of them, one an event, belongs to a row of a whole user.
+            single = tf.reduce_all(row["session_id"].row_lengths() == 1)
+            columns["session"] = tf.cond(
+                single,
+                lambda: tf.repeat(tf.strings.to_hash_bucket_fast(row["session_id"].flat_values, 2**62), items.row_lengths()),
+                lambda: tf.fill(tf.shape(items.flat_values), no_session),
+            )
             for name, kind in kinds.items():
                 # A log without the column has empty lists.
                 whole = tf.size(row[name].flat_values) == tf.size(columns["item"])
                 missing = tf.constant(float("nan") if kind == tf.float32 else 0, kind)
-                columns[name] = tf.cond(
-                    whole, lambda: row[name].flat_values, lambda: tf.fill(tf.shape(columns["item"]), missing)
-                )
+                absent = tf.fill(tf.shape(columns["item"]), missing)
+                columns[name] = tf.cond(whole, functools.partial(tf.identity, row[name].flat_values), functools.partial(tf.identity, absent))
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
         if not len(columns["user"]):
             raise DataError("the train split holds no rows; required: at least one event before the split point")
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
-        return EventLog(*(columns[name][order] for name in ("user", "item", "timestamp", "rating")))
+        return EventLog(**{name: column[order] for name, column in columns.items()})
+
+    @property
+    def has_walks(self) -> bool:
+        """Whether the examples hold walks over the item graph, in a split of their own."""
+        return bool(tf.io.gfile.glob(self._splits.get("walks", "")))
+
+    @functools.cached_property
+    def walks(self) -> tf.RaggedTensor:
+        """[W, None] int64 item indices: the walks where there are any, else the lists of the train rows; unknown items left out.
+
+        Walks are no events: whatever is counted is counted in `events` and `item_counts`.
+        """
+        pattern = self._splits["walks" if self.has_walks else "train"]
+        return read_columns(
+            pattern, {"item_id": STRINGS}, lambda row: {"item": drop_unknown(self.item_table.lookup(row["item_id"]))}
+        )["item"]
 
     @functools.cached_property
     def user_history(self) -> tf.RaggedTensor:
@@ -172,6 +221,40 @@ class TrainingData:
             },
         )
         return _scatter_rows(rows["history"], rows["user"], self.users.index_count)
+
+    def documents(self, entity: str, longest: int) -> Documents:
+        """The documents of the users or the items, out of reviews that train has and nothing else.
+
+        Args:
+            entity: `user` or `item`.
+            longest: words of one review that are read. A document is cut after twice as many, so that this many are left of it
+                when a review is taken out.
+
+        Raises:
+            DataError: the events have no reviews.
+        """
+        if feature_types.REVIEW not in self._raw_spec:
+            raise DataError(f"documents are made of reviews; required: a column {feature_types.REVIEW!r} of the table events")
+        text, partner = feature_types.document_columns(entity)
+        tables = {"user": self.user_table, "item": self.item_table}
+        layer = self.transform.transform_features_layer()
+
+        def columns(row):
+            reviews = row[text]
+            review = tf.RaggedTensor.from_tensor(reviews.flat_values[:, tf.newaxis]).to_sparse()
+            words = tf.RaggedTensor.from_sparse(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[:, :longest]
+            other = tables[feature_types.OTHER[entity]].lookup(row[partner].flat_values)
+            parts = {"words": words, "partners": words.with_flat_values(tf.repeat(other, words.row_lengths()))}
+            whole = {
+                name: tf.RaggedTensor.from_row_splits(tf.cast(part, tf.int32), reviews.row_splits).merge_dims(1, 2)[:, : 2 * longest]
+                for name, part in parts.items()
+            }
+            return {"index": tables[entity].lookup(row[f"{entity}_id"]), **whole}
+
+        spec = {f"{entity}_id": tf.io.FixedLenFeature([], tf.string), text: STRINGS, partner: STRINGS}
+        rows = read_columns(self._splits[f"{entity}s"], spec, columns)
+        count = (self.users if entity == "user" else self.items).index_count
+        return Documents(*(_scatter_rows(rows[name], rows["index"], count) for name in ("words", "partners")))
 
     def queries(self, split: str) -> np.ndarray:
         """[Q] bytes: the serialized query rows of `split`, in file order; empty when the split has none."""

@@ -3,8 +3,8 @@
 import pydantic
 
 
-class HyperParameters(pydantic.BaseModel):
-    """What a run may set with `--set name=value`.
+class CommonHyperParameters(pydantic.BaseModel):
+    """What a run of either task may set with `--set name=value`; the base of a `score` model's own.
 
     Attributes:
         epochs: passes over the train split at most; early stopping may end sooner.
@@ -14,7 +14,6 @@ class HyperParameters(pydantic.BaseModel):
         validate_every: epochs between two validations.
         mixed_precision: compute in bfloat16, keep variables in float32.
         jit_compile: compile the train step with XLA.
-        filter_seen: leave out of the ranking what the user has had already, in evaluation and in serving alike.
         unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is trained.
     """
 
@@ -27,7 +26,6 @@ class HyperParameters(pydantic.BaseModel):
     validate_every: int = 1
     mixed_precision: bool = False
     jit_compile: bool = False
-    filter_seen: bool = True
     unknown_rate: float = 0.02
 
     # Validators, not field constraints: a model's own class sets other defaults, which would drop a field's constraints.
@@ -51,3 +49,13 @@ class HyperParameters(pydantic.BaseModel):
         if not 0 <= value < 1:
             raise ValueError("must be at least 0 and less than 1")
         return value
+
+
+class HyperParameters(CommonHyperParameters):
+    """The base of a `retrieve` model's own.
+
+    Attributes:
+        filter_seen: leave out of the ranking what the user has had already, in evaluation and in serving alike.
+    """
+
+    filter_seen: bool = True

@@ -71,5 +71,24 @@ class EntityEncoder(tf.keras.layers.Layer):
         return tf.concat(parts, axis=-1)
 
 
+class Mlp(tf.keras.layers.Layer):
+    """Hidden layers of a multi-layer perceptron: [B, any] -> [B, hidden[-1]], dropout after each; no layer at all is the identity.
+
+    Args:
+        hidden: units of each layer, with ReLU.
+        dropout: share of units dropped in training.
+    """
+
+    def __init__(self, hidden, dropout: float = 0.0, name: str | None = None):
+        super().__init__(name=name)
+        self._layers = [tf.keras.layers.Dense(units, activation="relu") for units in hidden]
+        self._dropout = tf.keras.layers.Dropout(dropout)
+
+    def call(self, inputs, training=False):
+        for layer in self._layers:
+            inputs = self._dropout(layer(inputs), training=training)
+        return inputs
+
+
 def _dense(table: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
     return table.to_tensor() if isinstance(table, tf.RaggedTensor) else table

@@ -1,5 +1,9 @@
 """Names of the metrics that the `evaluate` signatures return. Light: the gate and the command line read them."""
 
+from dataclasses import dataclass
+
+from models.label import LABEL, Label
+
 CUTOFFS = (10, 20)
 
 RETRIEVE_METRICS = (
@@ -10,6 +14,7 @@ RETRIEVE_METRICS = (
     "ndcg_10",
     "ndcg_20",
     "mrr_10",
+    "mrr_20",
     "map_10",
     "popularity_hr_10",
     "popularity_ndcg_10",
@@ -21,8 +26,95 @@ RETRIEVE_METRICS = (
 """Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
 counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
-MONITOR = "ndcg_10"
-"""The metric that chooses the epoch and that the gate compares with the last blessed model."""
+PREDICTION = "prediction"
+"""The output of a `score` model's `evaluate` that pooled metrics are computed of."""
 
-LIFT = "lift_ndcg_10"
-"""The metric that the gate holds to a floor: better than popularity."""
+
+@dataclass(frozen=True)
+class MetricSet:
+    """What a task measures, and which of it decides.
+
+    Attributes:
+        rows: what one evaluated row is called.
+        means: outputs of `evaluate`, one value a row, that are averaged.
+        pooled: metric -> TFMA class, for those that no average of rows gives; computed of the output `prediction`.
+        label: the numeric column that every evaluated row has; what the pooled metrics hold the prediction against.
+        monitor: chooses the epoch; the gate compares it with the last blessed model's.
+        higher_is_better: the direction of `monitor`.
+        lift: how much better than the reference a row is; the gate holds its mean to a floor.
+        reference: what the reference is called.
+        shown: metric -> heading, the columns of a table for people.
+        shown_reference: the same for the reference.
+    """
+
+    rows: str
+    means: tuple[str, ...]
+    pooled: dict[str, str]
+    label: str
+    monitor: str
+    higher_is_better: bool
+    lift: str
+    reference: str
+    shown: dict[str, str]
+    shown_reference: dict[str, str]
+
+
+RETRIEVE = MetricSet(
+    rows="queries",
+    means=RETRIEVE_METRICS,
+    pooled={},
+    # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
+    label="timestamp",
+    monitor="ndcg_10",
+    higher_is_better=True,
+    lift="lift_ndcg_10",
+    reference="popularity",
+    shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
+    shown_reference={"popularity_hr_10": "HR@10", "popularity_ndcg_10": "NDCG@10"},
+)
+
+CLICK = MetricSet(
+    rows="impressions",
+    means=("log_loss", "constant_log_loss", "lift_log_loss"),
+    pooled={"auc": "AUC", "calibration": "Calibration"},
+    label=LABEL,
+    monitor="log_loss",
+    higher_is_better=False,
+    lift="lift_log_loss",
+    reference="the train mean",
+    shown={"auc": "AUC", "log_loss": "log loss", "calibration": "calibration"},
+    shown_reference={"constant_log_loss": "log loss"},
+)
+
+RATING = MetricSet(
+    rows="ratings",
+    means=("mse", "mae", "constant_mse", "lift_mse"),
+    pooled={},
+    label=LABEL,
+    monitor="mse",
+    higher_is_better=False,
+    lift="lift_mse",
+    reference="the train mean",
+    shown={"rmse": "RMSE", "mae": "MAE"},
+    shown_reference={"constant_rmse": "RMSE"},
+)
+
+_SETS = (RETRIEVE, CLICK, RATING)
+
+
+def of(task: str, label: Label | None = None) -> MetricSet:
+    """The metrics of a run: a `retrieve` run, or a `score` run on clicks or on ratings."""
+    if task == "retrieve":
+        return RETRIEVE
+    return CLICK if label is None or label.is_click else RATING
+
+
+def named(metric: str) -> MetricSet:
+    """The set that a decisive metric (a monitor or a lift) belongs to."""
+    return next(each for each in _SETS if metric in (each.monitor, each.lift))
+
+
+def with_roots(values: dict[str, float]) -> dict[str, float]:
+    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean, which no average of batches or slices gives."""
+    roots = {name.replace("mse", "rmse"): max(values[name], 0.0) ** 0.5 for name in ("mse", "constant_mse") if name in values}
+    return {**values, **roots}

@@ -6,6 +6,7 @@ A score that is not a number counts as the worst for a target and as the best fo
 
 import tensorflow as tf
 
+_FEW = 4  # targets a query up to which ranks are counted rather than searched for
 _NEVER = 1e9  # a rank that no cutoff reaches: masked, unknown or not-a-number targets
 
 
@@ -22,13 +23,24 @@ def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     inside = targets >= 0
     target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
     ranked = inside & tf.math.is_finite(target_scores)
-    ascending = tf.sort(tf.where(tf.math.is_nan(scores), tf.fill(tf.shape(scores), scores.dtype.max), scores), axis=1)
-    count = tf.cast(tf.shape(scores)[1], tf.float32)
+    numbers = tf.where(tf.math.is_nan(scores), tf.fill(tf.shape(scores), scores.dtype.max), scores)
     safe = tf.where(ranked, target_scores, tf.zeros_like(target_scores))
-    below = tf.cast(tf.searchsorted(ascending, safe, side="left"), tf.float32)
-    not_above = tf.cast(tf.searchsorted(ascending, safe, side="right"), tf.float32)
+    # One look at every score a target is cheaper than sorting them, while the targets are few.
+    not_below, above = tf.cond(tf.shape(targets)[1] <= _FEW, lambda: _count(numbers, safe), lambda: _search(numbers, safe))
     never = tf.fill(tf.shape(safe), _NEVER)
-    return tf.where(ranked, count - below, never), tf.where(ranked, count - not_above + 1.0, never)
+    return tf.where(ranked, not_below, never), tf.where(ranked, above + 1.0, never)
+
+
+def _count(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """How many of [B, N] scores are at least, and how many above, each of [B, T] target scores."""
+    scores, targets = scores[:, tf.newaxis], targets[:, :, tf.newaxis]
+    return tuple(tf.reduce_sum(tf.cast(ahead, tf.float32), axis=2) for ahead in (scores >= targets, scores > targets))
+
+
+def _search(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `_count`, in a sorted copy of the scores."""
+    ascending, count = tf.sort(scores, axis=1), tf.cast(tf.shape(scores)[1], tf.float32)
+    return tuple(count - tf.cast(tf.searchsorted(ascending, targets, side=side), tf.float32) for side in ("left", "right"))
 
 
 def hit_rate(rank: tf.Tensor, k: int) -> tf.Tensor:
@@ -100,6 +112,7 @@ def retrieve_metrics(
         "ndcg_10": ndcg_10,
         "ndcg_20": ndcg(rank, target_count, 20),
         "mrr_10": reciprocal_rank(rank, 10),
+        "mrr_20": reciprocal_rank(rank, 20),
         "map_10": average_precision(rank, target_count, 10),
         "popularity_hr_10": hit_rate(popular_rank, 10),
         "popularity_ndcg_10": popularity_ndcg_10,

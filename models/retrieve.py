@@ -57,6 +57,10 @@ class DotProductModel(RetrieveModel):
     def catalogue(self) -> tf.Tensor:
         return tf.cast(self.item_embeddings(), tf.float32)
 
+    def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the signature `retrieve` searches: [M, D] float32 vectors and their [M] int64 catalogue positions."""
+        return catalogue, tf.range(tf.shape(catalogue, tf.int64)[0])
+
     def score_items(self, query: dict[str, Any], catalogue: tf.Tensor) -> tf.Tensor:
         return tf.matmul(tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True)
 
@@ -174,14 +178,15 @@ class Retriever(tf.Module):
     def _brute_force(self):
         """Unfiltered nearest items of a query vector: TFRS' exact index, plain ops that a stock server loads."""
         self.index = tfrs.layers.factorized_top_k.BruteForce()
-        self.index.index(self._frozen, tf.range(self._popularity.shape[0], dtype=tf.int64))
+        vectors, positions = self._model.index(tf.nest.map_structure(tf.convert_to_tensor, self._frozen))
+        self.index.index(vectors, positions)
 
         def retrieve(embedding, k):
-            score, position = self.index(embedding, k=tf.minimum(k, tf.shape(self._item_ids)[0]))
+            score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
             return {"item_id": tf.gather(self._item_ids, position), "score": score}
 
         return tf.function(retrieve).get_concrete_function(
-            tf.TensorSpec([None, self._frozen.shape[1]], tf.float32, name="embedding"), tf.TensorSpec([], tf.int32, name="k")
+            tf.TensorSpec([None, vectors.shape[1]], tf.float32, name="embedding"), tf.TensorSpec([], tf.int32, name="k")
         )
 
     def _recommend(self, user_id, requested, excluded, k):
@@ -237,8 +242,7 @@ class Evaluation:
         queries: [Q] serialized query rows.
     """
 
-    monitor = metrics.MONITOR
-    higher_is_better = True
+    metrics = metrics.RETRIEVE
 
     def __init__(self, data: TrainingData, queries: np.ndarray):
         self._data = data
@@ -263,3 +267,23 @@ class Evaluation:
             return {name: sum(parts) / len(self._queries) for name, parts in totals.items()}
 
         return evaluate
+
+
+class RetrieveTask:
+    """What the Trainer asks of the task; see `models.tasks`."""
+
+    name = "retrieve"
+    metrics = metrics.RETRIEVE
+
+    def load(self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]) -> TrainingData:
+        """Returns what a model of the class trains on."""
+        return TrainingData(transform_graph, schema, splits, model_class.cold_items)
+
+    def evaluation(self, data: TrainingData, split: str) -> Evaluation | None:
+        """Returns the evaluation on a split, None where it has no queries."""
+        queries = data.queries(split)
+        return Evaluation(data, queries) if len(queries) else None
+
+    def exporter(self, model: RetrieveModel, data: TrainingData) -> Retriever:
+        """Returns the module whose `export(folder)` writes the SavedModel."""
+        return Retriever(model, data)

@@ -26,11 +26,11 @@ class Batches(NamedTuple):
         return self._replace(dataset=self.dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE))
 
 
-def shuffled_batches(columns: Mapping[str, np.ndarray], batch_size: int, seed: int, first_epoch: int = 0) -> Batches:
+def shuffled_batches(columns: Mapping[str, np.ndarray | tf.RaggedTensor], batch_size: int, seed: int, first_epoch: int = 0) -> Batches:
     """Endless batches, a fresh permutation every epoch.
 
     Args:
-        columns: name -> [E, ...] array, all of the same length.
+        columns: name -> [E, ...] array or ragged [E, None] tensor, all of the same length.
         batch_size: rows a batch; the last of an epoch is smaller and never dropped.
         seed: of the permutations.
         first_epoch: the epoch to start with.
@@ -38,9 +38,9 @@ def shuffled_batches(columns: Mapping[str, np.ndarray], batch_size: int, seed: i
     Returns:
         Batches that are dicts of the columns plus `step_seed` ([2] int64, unique to the step).
     """
-    count = len(next(iter(columns.values())))
+    tensors = {name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column for name, column in columns.items()}
+    count = int(next(iter(tensors.values())).shape[0])
     steps = -(-count // batch_size)
-    tensors = {name: tf.constant(column) for name, column in columns.items()}
 
     def one_epoch(epoch):
         order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch]))

@@ -9,9 +9,9 @@ from typing import Any
 import pydantic
 import tensorflow as tf
 
-from models import registry, retrieve, warm_start
-from models.data import TrainingData
+from models import registry, tasks, warm_start
 from models.errors import ConfigError, nearest
+from models.label import Label
 from models.training import TrainingSession, say
 
 TRAINING_LOG = "training.json"
@@ -23,7 +23,7 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose folder is named
             `Split-<name>`), `transform_graph_path`, `schema_path`, `serving_model_dir`, `model_run_dir`, `base_model` and
-            `custom_config`: `model`, `hyper_parameters`, `seed`, and optionally `checkpoint_dir` and `fingerprint`.
+            `custom_config`: `model`, `hyper_parameters`, `seed`, and optionally `label`, `checkpoint_dir` and `fingerprint`.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -38,13 +38,13 @@ def run_fn(fn_args: Any) -> None:
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if hyper_parameters.mixed_precision else "float32")
     strategy = choose_strategy()
     splits = {_split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]}
-    data = TrainingData(fn_args.transform_graph_path, fn_args.schema_path, splits, module.Model.cold_items)
-    queries = data.queries("valid")
+    task = tasks.of(config["model"], Label.parse(config.get("label")))
+    data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
     session = TrainingSession(
         hyper_parameters,
         data,
         seed=seed,
-        evaluation=retrieve.Evaluation(data, queries) if len(queries) else None,
+        evaluation=task.evaluation(data, "valid"),
         strategy=strategy,
         checkpoint_dir=config.get("checkpoint_dir"),
         log_dir=fn_args.model_run_dir,
@@ -58,11 +58,12 @@ def run_fn(fn_args: Any) -> None:
         session.warm_started = warmed["copied"] > 0
         say(f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} variables copied, {warmed['skipped']} new")
     model.learn(session)
-    retrieve.Retriever(model, data).export(fn_args.serving_model_dir)
+    task.exporter(model, data).export(fn_args.serving_model_dir)
     warm_start.save_weights(model, fn_args.serving_model_dir)
     log = {
         "model": config["model"],
-        "task": registry.get(config["model"]).task,
+        "task": task.name,
+        "label": config.get("label"),
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
@@ -73,7 +74,7 @@ def run_fn(fn_args: Any) -> None:
         "best_epochs": session.best_epochs,
         "epochs": session.history,
         "seconds": round(time.monotonic() - started, 3),
-        "monitor": retrieve.Evaluation.monitor,
+        "monitor": task.metrics.monitor,
         "fingerprint": config.get("fingerprint"),
     }
     # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.

@@ -42,7 +42,7 @@ class TrainingSession:
     history: list[dict] = field(default_factory=list)
     best_epochs: dict[str, int] = field(default_factory=dict)
 
-    def fit(self, model, stage: str = "model", optimizer=None, epochs: int | None = None) -> None:
+    def fit(self, model, stage: str = "model", optimizer=None, epochs: int | None = None, before_epoch=None) -> None:
         """Trains `model` by gradient until validation stops improving, and leaves it with its best weights.
 
         Args:
@@ -50,6 +50,7 @@ class TrainingSession:
             stage: names this part of a procedure that trains several models; checkpoints and logs are kept apart by it.
             optimizer: default Adam with the learning rate of the hyper-parameters.
             epochs: default the hyper-parameters'.
+            before_epoch: called before the steps of every epoch, for procedures that alternate with them.
         """
         hyper_parameters = self.hyper_parameters
         epochs = epochs or hyper_parameters.epochs
@@ -59,7 +60,7 @@ class TrainingSession:
                 jit_compile=hyper_parameters.jit_compile,
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )
-        keeper = _Keeper(self, model, stage, epochs)
+        keeper = _Keeper(self, model, stage, epochs, before_epoch)
         first_epoch = keeper.restore()
         if not keeper.finished:
             batches = model.batches(self.data, self.seed, first_epoch)
@@ -99,10 +100,11 @@ class TrainingSession:
 class _Keeper(tf.keras.callbacks.Callback):
     """Validates, keeps the best weights, saves the state after every epoch and stops when patience runs out."""
 
-    def __init__(self, session: TrainingSession, model, stage: str, epochs: int):
+    def __init__(self, session: TrainingSession, model, stage: str, epochs: int, before_epoch: Callable[[], None] | None):
         super().__init__()
         self._session, self._stage, self._epochs = session, stage, epochs
         self._trained = model
+        self._before_epoch = before_epoch
         self._evaluate: Callable[[], dict[str, float]] | None = None
         self._best = -float("inf")
         self._best_epoch = 0
@@ -132,6 +134,8 @@ class _Keeper(tf.keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.monotonic()
+        if self._before_epoch:
+            self._before_epoch()
 
     def on_epoch_end(self, epoch, logs=None):
         hyper_parameters = self._session.hyper_parameters
@@ -154,7 +158,7 @@ class _Keeper(tf.keras.callbacks.Callback):
             values = self._evaluate()
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})
-            score = values[evaluation.monitor] * (1 if evaluation.higher_is_better else -1)
+            score = values[evaluation.metrics.monitor] * (1 if evaluation.metrics.higher_is_better else -1)
             if score > self._best:
                 self._best, self._best_epoch = score, epoch
                 self._best_weights = self._trained.get_weights()

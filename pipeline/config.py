@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pydantic
 import yaml
 
 from models import registry
 from models.errors import ConfigError, nearest
+
+_LIKED = 4.0  # the rating from which on a click model takes it for a click
 
 
 class _Part(pydantic.BaseModel):
@@ -38,7 +40,7 @@ class SplitConfig(_Part):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["leave_one_out", "temporal", "ratio", "user_holdout", "given"] = "leave_one_out"
+    name: Literal["leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined"] = "leave_one_out"
     seed: int = 42
     valid_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -47,15 +49,51 @@ class SplitConfig(_Part):
     candidates: Literal["ncf99"] | None = None
     input_share: float = 0.8
     sequence_by: Literal["user", "session"] = "user"
+    days: float = 1.0
     file: str | None = None
 
 
-class GateConfig(_Part):
-    """What a model must reach to be blessed.
+class LabelConfig(_Part):
+    """What a `score` run predicts (see `models.label`).
 
     Attributes:
-        min_lift: its NDCG@10 must exceed popularity's on the same queries by at least this much.
-        max_regression: its NDCG@10 may fall short of the last blessed model's by at most this much.
+        column: the column of the events that the label is made of.
+        threshold: from which value on it is a click; left out, the value itself is predicted.
+    """
+
+    column: str
+    threshold: float | None = None
+
+
+class WalksConfig(_Part):
+    """What a model of the kind `walk` trains on; checked in full by `components.walks`."""
+
+    kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
+    directed: bool = False
+    weighted: bool = True
+    walks_per_node: int = 10
+    walk_length: int = 40
+    p: float = 1.0
+    q: float = 1.0
+    seed: int = 42
+
+
+class FeatureConfig(_Part):
+    """What Transform makes of the features.
+
+    Attributes:
+        min_count: an id or category that train has less often counts as unknown.
+    """
+
+    min_count: int = pydantic.Field(1, ge=1)
+
+
+class GateConfig(_Part):
+    """What a model must reach to be blessed, in its task's metric: NDCG@10 of `retrieve`, log loss of clicks, squared error of ratings.
+
+    Attributes:
+        min_lift: it must be better than the reference (popularity, or the train mean) by at least this much.
+        max_regression: it may be worse than the last blessed model by at most this much.
     """
 
     min_lift: float = 0.0001
@@ -69,6 +107,9 @@ class RunConfig(_Part):
         model: a name of `recsys models`.
         data: where the events come from.
         split: how they are split.
+        label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as the model's paper does.
+        walks: what a model of the kind `walk` trains on.
+        features: what Transform makes of the features.
         hyper_parameters: overrides of the model's own.
         check: thresholds of the table check.
         gate: thresholds of the blessing.
@@ -81,6 +122,9 @@ class RunConfig(_Part):
     model: str = "two_tower"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
+    label: LabelConfig | None = None
+    walks: WalksConfig = WalksConfig()
+    features: FeatureConfig = FeatureConfig()
     hyper_parameters: dict[str, Any] = {}
     check: dict[str, Any] = {}
     gate: GateConfig = GateConfig()
@@ -91,9 +135,12 @@ class RunConfig(_Part):
 
     @property
     def pipeline_name(self) -> str:
-        """`name`, or one made of the model, the data and the split."""
+        """`name`, or one made of the model, the data, the split and the label: what one model is compared with another by."""
         source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
-        return self.name or f"{self.model}-{source}-{self.split.name}"
+        label = ""
+        if self.label:
+            label = f"-{self.label.column}" + ("" if self.label.threshold is None else f"-{self.label.threshold:g}")
+        return self.name or f"{self.model}-{source}-{self.split.name}{label}"
 
     @property
     def serving_dir(self) -> Path:
@@ -132,8 +179,25 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         config = RunConfig.model_validate(values)
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(error, path)) from None
-    registry.get(config.model)
-    return config
+    return _with_defaults_of_the_task(config, values)
+
+
+def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A `score` run has a label, and its rows are drawn at random, unless it or the layout of its data says otherwise."""
+    entry = registry.get(config.model)
+    if entry.task != "score":
+        return config
+    from components import layouts  # with PyArrow, which most commands can do without
+
+    source = config.data.source
+    usual = layouts.conventions(source, config.data.reader) if Path(source).is_dir() else {}
+    updates: dict[str, Any] = {}
+    if config.label is None:
+        rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
+        updates["label"] = LabelConfig(**usual.get("label", rating))
+    if "name" not in (values.get("split") or {}):
+        updates["split"] = config.split.model_copy(update={"name": usual.get("split", "ratio")})
+    return config.model_copy(update=updates)
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -179,6 +243,7 @@ def _explain(error: pydantic.ValidationError, path: str | None) -> str:
         return f"{where}{'.'.join(location)}: {first['msg']}; received {first['input']!r}"
     model: Any = RunConfig
     for part in location[:-1]:
-        model = model.model_fields[part].annotation
+        annotation = model.model_fields[part].annotation
+        model = next((each for each in get_args(annotation) if each is not type(None)), annotation)
     keys = [field.alias or name for name, field in model.model_fields.items()]
     return f"{where}unknown key {'.'.join(location)!r}{nearest(location[-1], keys)}"

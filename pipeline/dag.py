@@ -8,6 +8,7 @@ from tfx import v1 as tfx
 
 from components import gate
 from components.beam_runner import ARGUMENTS
+from components.build_report import WALKS
 from components.canary import Canary
 from components.example_builder import ExampleBuilder
 from components.last_blessed import LastBlessedOther
@@ -15,7 +16,9 @@ from components.layouts import TABLES
 from components.schemas import read_schemas, schema_folder
 from components.table_check import TableCheck
 from components.table_reader import TableReader
-from models import features, registry
+from components.walks import WalkConfig
+from models import features, metrics, registry
+from models.label import Label
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +36,7 @@ def create_pipeline(
     checkpoint_root: str | None = None,
     metadata_path: str | None = None,
     stock_resolver: bool = False,
+    schema_dir: str | None = None,
 ) -> tfx.dsl.Pipeline:
     """Builds the pipeline of a run.
 
@@ -47,11 +51,17 @@ def create_pipeline(
         checkpoint_root: where an interrupted training keeps its state; None keeps none.
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
         stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
+        schema_dir: where the components find the table schemas; None where they run on this machine.
     """
     entry = registry.get(config.model)
+    label = config.label.model_dump() if config.label else None
+    measured = metrics.of(entry.task, Label.parse(label))
     folder = schema_folder(schemas)
-    components_hash = _hash_files("components", "schema")
+    walks = config.walks.model_dump()
+    on_graph = WalkConfig.parse(walks, entry.kind).on_graph
+    components_hash = _hash_files("components", "schema", "models/label.py")
     tables = read_schemas(folder)
+    folder = schema_dir or folder
 
     # The user's files become three tables, whatever their layout; what cannot be read is counted, not dropped in silence.
     reader = TableReader(
@@ -91,6 +101,8 @@ def create_pipeline(
         task=entry.task,
         kind=entry.kind,
         split=json.dumps(config.split.model_dump(), sort_keys=True),
+        label=json.dumps(label, sort_keys=True) if label else None,
+        walks=json.dumps(walks, sort_keys=True),
         schema_folder=folder,
         code_hash=components_hash,
     )
@@ -104,6 +116,8 @@ def create_pipeline(
         materialize=False,
         custom_config={
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
+            "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
+            "min_count": config.features.min_count,
             "code_hash": _hash_files("models/preprocessing.py", "models/features.py"),
         },
     )
@@ -112,9 +126,10 @@ def create_pipeline(
         "model": config.model,
         "hyper_parameters": hyper_parameters,
         "seed": config.seed,
+        "label": label,
         "code_hash": registry.code_hash(),
     }
-    identity = _hash_text(json.dumps([training, config.model_dump(mode="json", include={"data", "split", "check"}), fingerprint, components_hash]))
+    identity = _hash_text(json.dumps([training, config.model_dump(mode="json", include={"data", "split", "check", "features", "walks"}), fingerprint, components_hash]))
     training["fingerprint"] = identity
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
@@ -138,18 +153,18 @@ def create_pipeline(
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
         run_fn="models.trainer.run_fn",
-        train_args=tfx.proto.TrainArgs(splits=["train", "items", "users"]),
+        train_args=tfx.proto.TrainArgs(splits=["train", "items", "users", *([WALKS] if on_graph else [])]),
         eval_args=tfx.proto.EvalArgs(splits=["valid"]),
         custom_config=training,
         **warm,
     )
 
-    # The SavedModel measures itself on the test queries: better than popularity, not worse than the last blessed model.
+    # The SavedModel measures itself on the test rows: better than the reference, not worse than the last blessed model.
     evaluator = tfx.components.Evaluator(
         examples=builder.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=last_blessed.outputs["model"],
-        eval_config=gate.eval_config(0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression),
+        eval_config=gate.eval_config(measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression),
         example_splits=["test"],
     )
 
@@ -158,7 +173,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         examples=builder.outputs["examples"],
-        code_hash=_hash_files("components/canary.py", "serving"),
+        code_hash=_hash_files("components/canary.py", "components/probes.py", "serving"),
     )
 
     # Only what is blessed twice becomes a version that a server picks up.

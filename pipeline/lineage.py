@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models import metrics, registry
 from models.errors import RecsysError, nearest
+from models.label import Label
+from models.metrics import MetricSet
 
 METADATA = "metadata.sqlite"
 VERDICT = "verdict.json"
@@ -71,6 +74,13 @@ class RunRecord:
         """What the Trainer was given: model, hyper-parameters, seed, code hash."""
         text = self.steps["Trainer"].properties.get("custom_config") if "Trainer" in self.steps else None
         return json.loads(text) if text else {}
+
+    @property
+    def measured(self) -> MetricSet:
+        """What the run's task measures."""
+        parameters = self.training_parameters
+        entry = registry.MODELS.get(parameters.get("model", ""))
+        return metrics.of(entry.task if entry else "retrieve", Label.parse(parameters.get("label")))
 
     @property
     def training(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def require_push(record: lineage.RunRecord) -> None:
 
 def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]:
     """Returns the data folder (fetched when it is a public data set) and the name or folder of its table schemas."""
-    from components import datasets
+    from components import datasets, layouts
 
     name = config.data.source
     if name in datasets.DATASETS:
@@ -97,7 +97,8 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]
         return datasets.get(name, progress=say), config.data.schema_name or dataset.schema
     if not Path(name).exists():
         datasets.find(name)  # raises, naming the nearest
-    return Path(name).absolute(), config.data.schema_name or "generic"
+    usual = layouts.conventions(name, config.data.reader).get("schema", "generic")
+    return Path(name).absolute(), config.data.schema_name or usual
 
 
 def save_verdict(record: lineage.RunRecord) -> None:

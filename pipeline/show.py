@@ -10,8 +10,6 @@ from rich.text import Text
 
 from pipeline.lineage import RunRecord
 
-_SHOWN = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
-
 
 def console() -> rich.console.Console:
     """Standard output, as wide as its window."""
@@ -35,10 +33,12 @@ def _printable(value: str) -> str:
 
 
 def print_evaluation(record: RunRecord) -> None:
-    """Prints the model beside popularity and the last blessed model, overall and by slice."""
+    """Prints the model beside the reference of its task and the last blessed model, overall and by slice."""
     verdict = record.verdict
     if not verdict:
         return
+    measured = record.measured
+    decisive = list(measured.shown)[:2]
     rows = []
     for name in sorted(verdict["metrics"], key=lambda name: (name != "overall", name)):
         values, before = verdict["metrics"][name], verdict["baseline"].get(name, {})
@@ -46,13 +46,16 @@ def print_evaluation(record: RunRecord) -> None:
             (
                 name,
                 verdict["counts"].get(name, ""),
-                *(f"{values[metric]:.4f}" for metric in _SHOWN),
-                f"{values['popularity_hr_10']:.4f} / {values['popularity_ndcg_10']:.4f}",
-                f"{before['hr_10']:.4f} / {before['ndcg_10']:.4f}" if before else "none yet",
+                *(f"{values[metric]:.4f}" for metric in measured.shown),
+                " / ".join(f"{values[metric]:.4f}" for metric in measured.shown_reference),
+                " / ".join(f"{before[metric]:.4f}" for metric in decisive) if before else "none yet",
             )
         )
-    names = ("slice", "queries", "HR@10", "NDCG@10", "MRR@10", "Recall@20", "popularity HR / NDCG", "last blessed HR / NDCG")
-    print_table(f"{record.pipeline}: test queries, full ranking", names, rows)
+    reference = f"{measured.reference}: {' / '.join(measured.shown_reference.values())}"
+    blessed = f"last blessed: {' / '.join(measured.shown[metric] for metric in decisive)}"
+    print_table(
+        f"{record.pipeline}: test {measured.rows}", ("slice", measured.rows, *measured.shown.values(), reference, blessed), rows
+    )
     out = console()
     if record.blessed:
         out.print("[green]blessed[/green]")
@@ -71,13 +74,12 @@ def print_runs(records: list[RunRecord]) -> None:
                 record.pipeline,
                 "cached" if record.cached and record.state == "complete" else record.state,
                 f"{record.seconds:.0f} s",
-                f"{overall['hr_10']:.4f}" if overall else "",
-                f"{overall['ndcg_10']:.4f}" if overall else "",
+                "  ".join(f"{heading} {overall[metric]:.4f}" for metric, heading in list(record.measured.shown.items())[:2]) if overall else "",
                 "yes" if record.blessed else "no",
                 record.pushed_path.rsplit("/", 1)[-1] if record.pushed_path else "",
             )
         )
-    print_table("Runs", ("run", "pipeline", "state", "time", "HR@10", "NDCG@10", "blessed", "version"), rows)
+    print_table("Runs", ("run", "pipeline", "state", "time", "test", "blessed", "version"), rows)
 
 
 def print_run(record: RunRecord) -> None:

@@ -1,15 +1,16 @@
-"""What item-kNN and EASE share: a score is the sum of an item-item matrix over the history."""
+"""What models of an item-item matrix share: a score is the sum of an item-item matrix over the history."""
 
 import tensorflow as tf
 
 from models.preprocessing import FIRST
+from models.profiles import multi_hot
 from models.retrieve import RetrieveModel
 
 
 class ItemBased(RetrieveModel):
     """score(u, i) = sum over the items j of the history of weights[j, i]; any history will do, so new users are native.
 
-    A subclass sets `self.weights`, a [N, N] float32 variable, in `learn`.
+    A subclass sets `self.weights_matrix`, a [N, N] float32 variable, in `learn`.
     """
 
     uses_user_id = False
@@ -25,8 +26,5 @@ class ItemBased(RetrieveModel):
 
     def score_items(self, query, catalogue):
         # A repeated item counts once, as in the binary matrix that the weights were fitted on.
-        history = query["history"]
-        positions = tf.stack([history.value_rowids(), history.flat_values - FIRST], axis=1)
-        shape = tf.stack([history.nrows(), tf.shape(catalogue, tf.int64)[0]])
-        had = tf.tensor_scatter_nd_max(tf.zeros(shape), positions, tf.ones(tf.shape(positions)[:1]))
-        return tf.matmul(had, catalogue)
+        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST)
+        return tf.matmul(history[:, FIRST:], catalogue)

@@ -5,48 +5,86 @@ settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS 2021.
 
     s_ij = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0,   the `neighbours` largest of a column are kept,   score = x_u S
 
-Deviations: implicit data only, without row weighting.
+Deviations: implicit data only, without row weighting. What is kept of S is stored as lists, so that a catalogue of any size fits.
 """
 
 import time
 
 import numpy as np
 import pydantic
+import scipy.sparse
+import tensorflow as tf
 
-from models.baseline.item_based import ItemBased
 from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.preprocessing import FIRST
+from models.retrieve import RetrieveModel
 
 
 class HyperParameters(BaseHyperParameters):
     """Item-kNN's own."""
 
     neighbours: int = pydantic.Field(100, ge=1)
-    shrink: float = pydantic.Field(10.0, ge=0)
+    shrink: float = pydantic.Field(0.0, ge=0)
 
 
-class ItemKNN(ItemBased):
-    """Every item votes for the items most like it."""
+class ItemKNN(RetrieveModel):
+    """Every item of a history votes for the items that it is near to; any history will do, so new users are native."""
 
     HyperParameters = HyperParameters
+    uses_user_id = False
+    uses_history = True
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        self._count = len(data.items)
+        kept = self._count * min(hyper_parameters.neighbours, self._count)
+
+        def lists(name, shape, dtype):
+            return self.add_weight(name=name, shape=[shape], dtype=dtype, initializer="zeros", trainable=False)
+
+        # The votes of item j are entries splits[j] up to splits[j + 1]: for which item, and how much.
+        self.splits = lists("splits", self._count + 1, tf.int64)
+        self.votes_for = lists("votes_for", kept, tf.int64)
+        self.votes = lists("votes", kept, tf.float32)
 
     def learn(self, session):
         started = time.monotonic()
-        pairs = session.data.events.matrix(len(session.data.items))
-        together = (pairs.T @ pairs).toarray().astype(np.float64)
-        self.weights_matrix.assign(similarities(together, self.hyper_parameters.neighbours, self.hyper_parameters.shrink))
+        pairs = session.data.events.matrix(self._count)
+        weights = similarities(pairs.T @ pairs, self.hyper_parameters.neighbours, self.hyper_parameters.shrink)
+        self.splits.assign(weights.indptr.astype(np.int64))
+        rest = self.votes.shape[0] - weights.nnz  # items with fewer neighbours than are asked for leave places over
+        self.votes_for.assign(np.pad(weights.indices.astype(np.int64), (0, rest)))
+        self.votes.assign(np.pad(weights.data.astype(np.float32), (0, rest)))
         session.record(self, seconds=time.monotonic() - started)
 
+    def catalogue(self):
+        return tf.identity(self.splits), tf.identity(self.votes_for), tf.identity(self.votes)
 
-def similarities(together: np.ndarray, neighbours: int, shrink: float) -> np.ndarray:
-    """[N, N] counts of users who have both items -> [N, N] similarities, the largest `neighbours` of each column kept."""
-    norm = np.sqrt(np.diag(together))
-    similarity = together / np.maximum(np.outer(norm, norm) + shrink, 1e-12)
-    np.fill_diagonal(similarity, 0.0)
-    if neighbours < len(similarity):
-        # Stable, so that of equal similarities the earlier (more popular) item is kept.
-        ranks = np.argsort(np.argsort(-similarity, axis=0, kind="stable"), axis=0)
-        similarity[ranks >= neighbours] = 0.0
-    return similarity
+    def score_items(self, query, catalogue):
+        splits, votes_for, votes = catalogue
+
+        def one_query(history):
+            # A repeated item counts once, as in the binary matrix that the similarities were computed on.
+            items = tf.unique(history - FIRST).y
+            entries = tf.ragged.range(tf.gather(splits, items), tf.gather(splits, items + 1)).flat_values
+            return tf.math.unsorted_segment_sum(tf.gather(votes, entries), tf.gather(votes_for, entries), self._count)
+
+        return tf.map_fn(one_query, query["history"], fn_output_signature=tf.TensorSpec([self._count], tf.float32))
+
+
+def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_matrix:
+    """[N, N] counts (dense or sparse) of users who have both items -> [N, N], the largest `neighbours` of each column."""
+    together = scipy.sparse.coo_matrix(together)
+    norm = np.sqrt(together.diagonal().astype(np.float64))
+    apart = (together.row != together.col) & (together.data > 0)
+    row, column = together.row[apart], together.col[apart]
+    similarity = together.data[apart] / np.maximum(norm[row] * norm[column] + shrink, 1e-12)
+    # Of equal similarities the earlier (more popular) item is kept.
+    order = np.lexsort((row, -similarity, column))
+    column = column[order]
+    rank = np.arange(len(order)) - np.searchsorted(column, column)
+    kept = order[rank < neighbours]
+    return scipy.sparse.csr_matrix((similarity[kept], (row[kept], column[rank < neighbours])), together.shape)
 
 
 Model = ItemKNN

@@ -49,3 +49,15 @@ def test_sampled_candidates_rank_among_themselves_only():
     assert set(values) == set(RETRIEVE_METRICS)
     empty = ranking.retrieve_metrics(scores, scores, tf.constant([[2]]), tf.ones([1]), tf.zeros([1, 0], tf.int32))
     assert float(empty["ncf99_hr_10"][0]) == 0.0
+
+
+def test_many_targets_rank_as_few():
+    # Up to four targets are counted, more are searched for: scores with ties, -inf and what is not a number.
+    scores = np.round(np.random.RandomState(0).randn(6, 40), 1).astype(np.float32)
+    scores[:, 3], scores[2, 5] = -INF, np.nan
+    targets = np.tile(np.arange(-1, 9), (6, 1))
+    many = ranking.ranks(tf.constant(scores), tf.constant(targets))
+    for place in range(targets.shape[1]):
+        few = ranking.ranks(tf.constant(scores), tf.constant(targets[:, place : place + 1]))
+        for left, right in zip(many, few, strict=True):
+            np.testing.assert_array_equal(left[:, place : place + 1], right)

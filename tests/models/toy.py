@@ -1,13 +1,14 @@
 """Data whose right answer is known by construction, built with the production components."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components import local
-from models import registry
+from models import registry, tasks
 from models.data import TrainingData
 from models.features import read_schema
+from models.label import Label
 
 BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 
@@ -38,11 +39,39 @@ def write_log(folder: Path, randomness: float, seed: int = 7) -> Path:
     return folder
 
 
+def write_ratings(folder: Path, randomness: float, seed: int = 11) -> Path:
+    """Writes atomic files of ratings 1 to 5 that follow from user and item, or with `randomness` from nothing.
+
+    A rating is 3, one more or less for a mild or a strict user, one more or less for a good or a bad item, and one more where the
+    user's block is the item's, one less where it is not. Blocks stand in the features too (occupation, genre). Every tenth user
+    and item is missing in the tables, every seventh user has no age. A review says what user and item are like, whatever the rating.
+    """
+    generator = random.Random(seed)
+    users, items, events = range(90), range(40), []
+    for user in users:
+        for item in generator.sample(items, 24):
+            rating = 3 + user // 2 % 3 - 1 + item // 2 % 3 - 1 + (1 if user % 2 == item % 2 else -1)
+            if generator.random() < randomness:
+                rating = generator.randint(1, 5)
+            of_user = f"{'Strict fair mild'.split()[user // 2 % 3]} {'redder bluish'.split()[user % 2]}"
+            of_item = f"{'poor plain fine'.split()[item // 2 % 3]} {'red blue'.split()[item % 2]}"
+            review = f"{of_user} {generator.choice('I say thought'.split())}, {of_item}!"
+            events.append(f"user {user}\titem {item} é\t{min(5, max(1, rating))}\t{1_000_000 + len(events)}\t{review}")
+    folder.mkdir(parents=True, exist_ok=True)
+    titles = [f"item {n} é\tThe {'red blue'.split()[n % 2]} one\t{1980 + n % 20}\t{'Drama Comedy'.split()[n % 2]} Film" for n in items if n % 10]
+    people = [f"user {n}\t{'' if n % 7 == 0 else 20 + n % 40}\t{'MF'[n // 2 % 2]}\tjob {n % 2}" for n in users if n % 10]
+    _write(folder / "toy.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview:token_seq", events)
+    _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
+    _write(folder / "toy.user", "user_id:token\tage:token\tgender:token\toccupation:token", people)
+    return folder
+
+
 @dataclass
 class ToyData:
     """Built examples and transform graph of one toy log."""
 
     folder: Path
+    label: Label | None = None
 
     @property
     def graph(self) -> str:
@@ -54,22 +83,24 @@ class ToyData:
 
     @property
     def splits(self) -> dict[str, str]:
-        names = ("train", "valid", "test", "items", "users")
+        names = ("train", "valid", "test", "items", "users", "walks")
         return {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
 
     def load(self, model: str) -> TrainingData:
         """The training data as the Trainer would load it for `model`."""
-        return TrainingData(self.graph, self.schema, self.splits, registry.load(model).Model.cold_items)
+        return tasks.of(model, self.label).load(registry.load(model).Model, self.graph, self.schema, self.splits)
 
 
-def build(folder: Path, randomness: float, kind: str, split: dict | None = None) -> ToyData:
-    """Log -> tables -> examples -> transform graph."""
-    source = write_log(folder / "source", randomness)
+def build(folder: Path, randomness: float, kind: str, split: dict | None = None, label: Label | None = None) -> ToyData:
+    """Log -> tables -> examples -> transform graph; with a label, ratings to score."""
+    source = (write_ratings if label else write_log)(folder / "source", randomness)
     local.read_tables(str(source), output=str(folder / "tables"))
-    local.build_examples(str(folder / "tables"), str(folder), "retrieve", kind, split or {"name": "leave_one_out"})
+    split = split or {"name": "ratio" if label else "leave_one_out"}
+    task, column = ("score", asdict(label)) if label else ("retrieve", None)
+    local.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
     text = [column.name for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature if column.HasField("natural_language_domain")]
     local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": text})
-    return ToyData(folder)
+    return ToyData(folder, label)
 
 
 def _write(path: Path, header: str, lines: list[str]) -> None:

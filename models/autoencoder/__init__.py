@@ -1,0 +1,1 @@
+"""Auto-encoders of user (or item) profiles."""

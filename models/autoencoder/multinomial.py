@@ -1,0 +1,93 @@
+"""What Mult-VAE and Mult-DAE share: the corrupted input, the multinomial likelihood and the ranking."""
+
+import pydantic
+import tensorflow as tf
+
+from models import sampling
+from models.autoencoder.layers import FromEntities, ToEntities
+from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.preprocessing import FIRST
+from models.profiles import multi_hot, shuffled_profiles
+from models.retrieve import RetrieveModel
+
+
+class MultinomialHyperParameters(BaseHyperParameters):
+    """Both models' own: `dropout` is the share of a user's items hidden from the input. A batch holds users."""
+
+    epochs: int = 200
+    patience: int = 20
+    batch_size: int = 128
+    unknown_rate: float = 0.0
+    dropout: float = pydantic.Field(0.5, ge=0, lt=1)
+
+
+class MultinomialAutoEncoder(RetrieveModel):
+    """x -> x / |x| -> dropout -> encoder -> decoder -> logits over all items.
+
+    A subclass defines `encode` (input -> code), `decode` (code -> [B, N] logits) and `compute_loss`. None asks for a user id, so
+    any history will do.
+    """
+
+    uses_user_id = False
+    uses_history = True
+
+    def __init__(self, hyper_parameters, data, outer_width: int):
+        super().__init__(hyper_parameters, data)
+        self._index_count = data.items.index_count
+        start = ("glorot_uniform", bias_initializer())
+        self.from_items = FromEntities(data.items, outer_width, "tanh", *start, name="from_items")
+        self.to_items = ToEntities(data.items, outer_width, *start, name="to_items")
+
+    def encode(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[B, N + 2] normalised profiles -> the code that ranking uses, without noise."""
+        raise NotImplementedError
+
+    def decode(self, code: tf.Tensor) -> tf.Tensor:
+        """Code -> [B, N] logits."""
+        raise NotImplementedError
+
+    def batches(self, data, seed, first_epoch) -> sampling.Batches:
+        return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(self.train_inputs)
+
+    def train_inputs(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A batch of `shuffled_profiles` -> what `compute_loss` takes: `items` and, of the corrupted input, `weights`, [B, L] both.
+
+        All noise is drawn here, with the seed of the step, so that a resumed training goes on with the noise that was its due.
+        """
+        rate = self.hyper_parameters.dropout
+        weights = normalised(batch["items"])
+        kept = tf.random.stateless_uniform(tf.shape(weights), batch["step_seed"]) >= rate
+        # Inverted dropout: what is kept is scaled, so that ranking needs no scale.
+        return {"items": batch["items"], "weights": tf.where(kept, weights / (1.0 - rate), 0.0)}
+
+    def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The [B, N + 2] input of a train batch."""
+        return multi_hot(inputs["items"], self._index_count, inputs["weights"])
+
+    def score_items(self, query, catalogue):
+        items = query["history"].to_tensor()
+        # An item that is repeated counts once, in the norm too.
+        profile = multi_hot(items, self._index_count)
+        return tf.cast(self.decode(self.encode(tf.math.l2_normalize(profile, axis=1))), tf.float32)
+
+
+def bias_initializer() -> tf.keras.initializers.Initializer:
+    """The released code's: a normal of deviation 0.001, cut at two deviations."""
+    return tf.keras.initializers.TruncatedNormal(stddev=0.001)
+
+
+def normalised(items: tf.Tensor) -> tf.Tensor:
+    """[B, L] items, each once, padded with 0 -> [B, L] the weights that give every row the length 1."""
+    present = tf.cast(items > 0, tf.float32)
+    return tf.math.l2_normalize(present, axis=1)
+
+
+def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Multinomial: -sum over a user's items of log softmax(logits), mean over the users.
+
+    Args:
+        logits: [B, N].
+        items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
+    """
+    profile = multi_hot(items, tf.shape(logits)[1] + FIRST)[:, FIRST:]
+    return -tf.reduce_mean(tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1))

@@ -1,0 +1,84 @@
+"""Biased matrix factorisation for ratings, by stochastic gradient descent.
+
+Cite: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, IEEE Computer 2009.
+
+    r = mu + b_u + b_i + p_u . q_i
+    loss of one rating = 1/2 [ (r_ui - r)^2 + l2 (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2) ]
+
+Every rating regularises its own user and item, so a row decays as often as it is learnt. mu is the train mean. An unknown user or
+item adds nothing: its bias and vector are zero, and stay so.
+
+Deviations: steps are taken for `batch_size` ratings at once, each at the full learning rate, where the paper goes one by one. For
+clicks the same score is a log-odds, with log loss.
+"""
+
+import pydantic
+import tensorflow as tf
+
+from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.label import LABEL
+from models.layers import TokenEmbedding
+from models.preprocessing import FIRST
+from models.score import ScoreModel
+
+
+class HyperParameters(BaseHyperParameters):
+    """Biased MF's own. `learning_rate` is that of a single rating."""
+
+    epochs: int = 60
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    unknown_rate: float = 0.0
+    factors: int = pydantic.Field(100, ge=1)
+    l2: float = pydantic.Field(0.08, ge=0)
+    stddev: float = pydantic.Field(0.1, gt=0)
+
+
+class BiasedMF(ScoreModel):
+    """A bias and a vector for every user and item."""
+
+    HyperParameters = HyperParameters
+    uses_features = False
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        # One table a side, the bias in its first column: one look-up and one sparse update.
+        self.users, self.items = (self._table(data.field(name)) for name in ("user_id", "item_id"))
+
+    def learn(self, session):
+        # The loss is divided by the batch size, so that it can be read; the rate makes good for it.
+        rate = self.hyper_parameters.learning_rate * self.hyper_parameters.batch_size
+        with session.strategy.scope():
+            optimizer = tf.keras.optimizers.SGD(rate)
+        session.fit(self, optimizer=optimizer)
+
+    def score_rows(self, inputs, training=False):
+        return self._score(*self._look_up(inputs))
+
+    def compute_loss(self, inputs, training=False):
+        user, item = self._look_up(inputs)
+        loss = self.row_loss(inputs[LABEL], self._score(user, item))
+        loss = loss if self.label.is_click else 0.5 * loss
+        penalty = 0.5 * self.hyper_parameters.l2 * tf.reduce_sum(user**2 + item**2, axis=1)
+        # Not the mean: the last, smaller batch of an epoch must not take larger steps.
+        return tf.reduce_sum(loss + penalty) / self.hyper_parameters.batch_size
+
+    def _score(self, user, item):
+        return self.initial_score + user[:, 0] + item[:, 0] + tf.reduce_sum(user[:, 1:] * item[:, 1:], axis=1)
+
+    def _look_up(self, inputs):
+        """Bias and vector of each row's user and item, [B, 1 + factors] float32; zeros for unknown ones."""
+        for table, name in ((self.users, "user_id"), (self.items, "item_id")):
+            known = tf.cast(inputs[name] >= FIRST, tf.float32)
+            yield tf.cast(table(inputs[name]), tf.float32) * known[:, tf.newaxis]
+
+    def _table(self, field):
+        def initial(shape, dtype=None, **_):
+            vectors = tf.random.normal([shape[0], shape[1] - 1], stddev=self.hyper_parameters.stddev, dtype=dtype or tf.float32)
+            return tf.concat([tf.zeros([shape[0], 1], vectors.dtype), vectors], axis=1)
+
+        width = 1 + self.hyper_parameters.factors
+        return TokenEmbedding(field.tokens, field.size, width, embeddings_initializer=initial, name=field.name)
+
+
+Model = BiasedMF

@@ -1,0 +1,95 @@
+"""BPR-MF: matrix factorisation that ranks what a user has above what it has not.
+
+Cite: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009.
+
+    x_ui = b_i + p_u . q_i
+    loss = - ln sigmoid(x_ui - x_uj) + l2_user |p_u|^2 + l2_item |q_i|^2 + l2_negative |q_j|^2 + l2_bias (b_i^2 + b_j^2)
+
+i is an item of the user, j one that it has not, uniform over the train items, drawn anew every epoch. Only the rows of a triple are
+penalised. A bias of the user would cancel.
+
+Deviations: an epoch visits every train event once, in a random order, so a user weighs as much as it has events (the paper draws
+triples uniformly, where a user weighs events x non-events); Adam on the mean over a batch instead of plain steps on single triples;
+an id is forgotten at `unknown_rate` (0 by default, as in the paper).
+"""
+
+import pydantic
+import tensorflow as tf
+
+from models import sampling
+from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.layers import TokenEmbedding, id_embedding
+from models.preprocessing import FIRST
+from models.retrieve import DotProductModel
+
+
+class HyperParameters(BaseHyperParameters):
+    """BPR-MF's own."""
+
+    epochs: int = 100
+    patience: int = 10
+    unknown_rate: float = 0.0
+    factors: int = pydantic.Field(64, ge=1)
+    l2_user: float = pydantic.Field(0.0025, ge=0)
+    l2_item: float = pydantic.Field(0.0025, ge=0)
+    l2_negative: float = pydantic.Field(0.00025, ge=0)
+    l2_bias: float = pydantic.Field(0.0, ge=0)
+
+
+class BPRMF(DotProductModel):
+    """User and item factors and the items' biases."""
+
+    HyperParameters = HyperParameters
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        self._user_row = tf.constant(data.users.embedding_index)
+        self.user_factors = id_embedding(data.users, hyper_parameters.factors, stddev=0.1, name="user_factors")
+        self.item_factors = id_embedding(data.items, hyper_parameters.factors, stddev=0.1, name="item_factors")
+        tokens = data.items.ids[: data.items.known]
+        self.item_bias = TokenEmbedding(tokens, data.items.embedding_rows, 1, embeddings_initializer="zeros", name="item_bias")
+        self._item_rows = tf.range(FIRST, data.items.embedding_rows, dtype=tf.int64)
+
+    def batches(self, data, seed, first_epoch):
+        events, rate = data.events, self.hyper_parameters.unknown_rate
+        negatives = sampling.UniformNegatives(events.user, events.item, data.items.known)
+        columns = {"user": events.user, "item": events.item}
+
+        def with_negative(batch):
+            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 3)
+            drawn = negatives.draw(batch["user"], 1, seeds[0])
+            items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
+            return {
+                "user": sampling.forget_some(tf.gather(self._user_row, batch["user"]), rate, seeds[1]),
+                "items": sampling.forget_some(items, rate, seeds[2]),
+            }
+
+        return sampling.shuffled_batches(columns, self.hyper_parameters.batch_size, seed, first_epoch).map(with_negative)
+
+    def compute_loss(self, inputs, training=False):
+        user = tf.cast(self.user_factors(inputs["user"]), tf.float32)
+        items = tf.cast(self.item_factors(inputs["items"]), tf.float32)
+        bias = tf.cast(self.item_bias(inputs["items"])[..., 0], tf.float32)
+        scores = bias + tf.einsum("bf,bif->bi", user, items)
+        loss = tf.nn.softplus(scores[:, 1] - scores[:, 0])
+        hyper_parameters = self.hyper_parameters
+        squares = tf.reduce_sum(items**2, axis=-1)
+        penalty = (
+            hyper_parameters.l2_user * tf.reduce_sum(user**2, axis=-1)
+            + hyper_parameters.l2_item * squares[:, 0]
+            + hyper_parameters.l2_negative * squares[:, 1]
+            + hyper_parameters.l2_bias * tf.reduce_sum(bias**2, axis=-1)
+        )
+        return tf.reduce_mean(loss + penalty)
+
+    def query_embedding(self, query):
+        """The user's factors and a one, which the item's bias meets."""
+        user = self.user_factors(tf.gather(self._user_row, query["user"]))
+        return tf.concat([user, tf.ones_like(user[:, :1])], axis=1)
+
+    def item_embeddings(self):
+        """The items' factors and biases."""
+        return tf.concat([self.item_factors(self._item_rows), self.item_bias(self._item_rows)], axis=1)
+
+
+Model = BPRMF

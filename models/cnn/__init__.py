@@ -1,0 +1,1 @@
+"""Rankers that read text with convolutions."""

@@ -1,0 +1,1 @@
+"""Vectors of items, learnt from what they occur with."""

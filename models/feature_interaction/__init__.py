@@ -1,0 +1,1 @@
+"""Rankers built on the interactions of features."""

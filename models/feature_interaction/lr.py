@@ -1,0 +1,55 @@
+"""Logistic regression over one-hot and multi-hot fields, trained with FTRL-Proximal.
+
+Cite: McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013.
+
+    score = w0 + sum_i w_i x_i                      x: 1 for a single value, 1 / n for each of n values of a field
+    n += g^2,  z += g - (sqrt(n) - sqrt(n_old)) / alpha w,
+    w = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
+
+Deviations: w0 is the log-odds of the train rate (for ratings, the train mean) plus a weight that is learnt like the others; the
+paper's systems work (probabilistic feature inclusion, encoding of weights in few bits, subsampling of negatives) is left out.
+"""
+
+import pydantic
+import tensorflow as tf
+
+from models.fields import FieldRows
+from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.optimizers import Ftrl
+from models.score import ScoreModel
+
+
+class HyperParameters(BaseHyperParameters):
+    """Logistic regression's own: `learning_rate` is alpha."""
+
+    epochs: int = 30
+    learning_rate: float = 0.05
+    beta: float = pydantic.Field(1.0, ge=0)
+    l1: float = pydantic.Field(0.0, ge=0)
+    l2: float = pydantic.Field(0.0, ge=0)
+
+
+class LogisticRegression(ScoreModel):
+    """A weight for every value of every field."""
+
+    HyperParameters = HyperParameters
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        self.rows = FieldRows(data.fields)
+        self.weights_of = self.rows.embedding(1, 0.0, name="weights")
+        # Added to the base rate, for FTRL makes weights of gradients alone and would forget where one has started.
+        self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
+
+    def learn(self, session):
+        own = self.hyper_parameters
+        with session.strategy.scope():
+            optimizer = Ftrl(own.learning_rate, rows=own.batch_size, beta=own.beta, l1=own.l1, l2=own.l2)
+        session.fit(self, optimizer=optimizer)
+
+    def score_rows(self, inputs, training=False):
+        row, x = self.rows(inputs)
+        return self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)
+
+
+Model = LogisticRegression

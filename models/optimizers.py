@@ -1,0 +1,154 @@
+"""Optimisers as papers define them, where Keras' own of the same name is another algorithm."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+class Adagrad(tf.keras.optimizers.Optimizer):
+    """Adagrad that starts from an empty accumulator, with momentum after the scaling.
+
+        acc <- acc + g^2,   v <- momentum v - learning_rate g / sqrt(acc + epsilon),   p <- p + v
+
+    Keras' own starts its accumulator at 0.1, has epsilon outside the root and no momentum. Rows of a table that a step does
+    not touch stay as they are, their velocity included; gradients of a row that a step touches several times are summed first.
+
+    Args:
+        learning_rate: step size.
+        momentum: share of the last step that is taken again; 0 keeps no velocity.
+        epsilon: added to the accumulator under the root.
+    """
+
+    def __init__(self, learning_rate: float = 0.05, momentum: float = 0.0, epsilon: float = 1e-6, name: str = "Adagrad", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, var_list):
+        """Creates the accumulators, and the velocities where there is momentum."""
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._built = True
+        self._accumulators = [self.add_variable_from_reference(variable, "accumulator") for variable in var_list]
+        self._velocities = [self.add_variable_from_reference(variable, "velocity") for variable in var_list] if self.momentum else []
+
+    def update_step(self, gradient, variable):
+        """Updates one variable, dense or by rows."""
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        place = self._index_dict[self._var_key(variable)]
+        accumulator = self._accumulators[place]
+        velocity = self._velocities[place] if self.momentum else None
+        if isinstance(gradient, tf.IndexedSlices):
+            rows, values = gradient.indices, gradient.values
+            accumulator.scatter_add(tf.IndexedSlices(values**2, rows))
+            step = -rate * values * tf.math.rsqrt(tf.gather(accumulator, rows) + self.epsilon)
+            if velocity is not None:
+                step += self.momentum * tf.gather(velocity, rows)
+                velocity.scatter_update(tf.IndexedSlices(step, rows))
+            variable.scatter_add(tf.IndexedSlices(step, rows))
+        else:
+            accumulator.assign_add(gradient**2)
+            step = -rate * gradient * tf.math.rsqrt(accumulator + self.epsilon)
+            if velocity is not None:
+                step += self.momentum * velocity
+                velocity.assign(step)
+            variable.assign_add(step)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        config.update(learning_rate=self._serialize_hyperparameter(self._learning_rate), momentum=self.momentum, epsilon=self.epsilon)
+        return config
+
+
+class Ftrl(tf.keras.optimizers.Optimizer):
+    """FTRL-Proximal (McMahan et al., KDD 2013): a weight is exactly zero until its gradients outweigh `l1`.
+
+        n_new = n + g^2,   z <- z + g - (sqrt(n_new) - sqrt(n)) / learning_rate * w
+        w <- 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n_new)) / learning_rate + l2)
+
+    Keras' own starts n at 0.1, has beta at 0 and computes whole tables where a step touches a few rows. The paper adds up the
+    gradients of examples where a loss here is the mean of a batch: dividing beta, l1 and l2 by `rows` makes the two the same.
+
+    Args:
+        learning_rate: alpha of the paper.
+        rows: examples that a gradient is the mean of.
+        beta: smooths the first steps.
+        l1: the more, the more weights are exactly zero.
+        l2: shrinks the others.
+    """
+
+    def __init__(
+        self, learning_rate: float = 0.05, rows: int = 1, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0, name: str = "Ftrl", **kwargs
+    ):
+        super().__init__(name=name, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.rows, self.beta, self.l1, self.l2 = rows, beta, l1, l2
+
+    def build(self, var_list):
+        """Creates the two sums of every weight."""
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._built = True
+        self._squares = [self.add_variable_from_reference(variable, "squares") for variable in var_list]
+        self._linear = [self.add_variable_from_reference(variable, "linear") for variable in var_list]
+
+    def update_step(self, gradient, variable):
+        """Updates one variable, dense or by rows."""
+        place = self._index_dict[self._var_key(variable)]
+        squares, linear = self._squares[place], self._linear[place]
+        if isinstance(gradient, tf.IndexedSlices):
+            rows = gradient.indices
+            values = self._step(gradient.values, *(tf.gather(each, rows) for each in (squares, linear, variable)))
+            for each, value in zip((squares, linear, variable), values, strict=True):
+                each.scatter_update(tf.IndexedSlices(value, rows))
+        else:
+            values = self._step(gradient, squares, linear, variable)
+            for each, value in zip((squares, linear, variable), values, strict=True):
+                each.assign(value)
+
+    def _step(self, gradient, squares, linear, weight):
+        rate = tf.cast(self.learning_rate, gradient.dtype)
+        new_squares = squares + gradient**2
+        new_linear = linear + gradient - (tf.sqrt(new_squares) - tf.sqrt(squares)) / rate * weight
+        l1, l2, beta = self.l1 / self.rows, self.l2 / self.rows, self.beta / self.rows
+        beyond = new_linear - tf.clip_by_value(new_linear, -l1, l1)
+        return new_squares, new_linear, -beyond / ((beta + tf.sqrt(new_squares)) / rate + l2)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        rate = self._serialize_hyperparameter(self._learning_rate)
+        config.update(learning_rate=rate, rows=self.rows, beta=self.beta, l1=self.l1, l2=self.l2)
+        return config
+
+
+class Divided(tf.keras.optimizers.Optimizer):
+    """Several optimisers for the parts of one model, in one step of one loss.
+
+    Args:
+        optimizers: for the parts.
+        part: variable -> the number of its optimiser.
+    """
+
+    def __init__(self, optimizers: list[tf.keras.optimizers.Optimizer], part: Callable[[tf.Variable], int], name: str = "Divided"):
+        super().__init__(name=name)
+        self.optimizers = optimizers
+        self._part = part
+        self._learning_rate = optimizers[0]._learning_rate
+
+    def build(self, var_list):
+        """Creates what each optimiser keeps of its own variables."""
+        super().build(var_list)
+        for number, optimizer in enumerate(self.optimizers):
+            optimizer.build([variable for variable in var_list if self._part(variable) == number])
+
+    def apply_gradients(self, grads_and_vars, **kwargs):
+        """Hands every gradient to the optimiser of its variable."""
+        pairs = list(grads_and_vars)
+        for number, optimizer in enumerate(self.optimizers):
+            optimizer.apply_gradients([pair for pair in pairs if self._part(pair[1]) == number], **kwargs)
+        return self.iterations.assign_add(1)

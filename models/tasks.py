@@ -1,0 +1,27 @@
+"""The two tasks: what the Trainer, the tests and the benchmarks ask instead of looking at a model's name.
+
+A task has `name`, `metrics` (a `metrics.MetricSet`), and
+
+    load(model_class, transform_graph, schema, splits)   what a model of the class trains on
+    evaluation(data, split)                              has `metrics` and `of(model)`; None where the split has no rows
+    exporter(model, data)                                has `export(folder)`
+"""
+
+from models import registry
+from models.errors import ConfigError
+from models.label import Label
+from models.retrieve import RetrieveTask
+from models.score import ScoreTask
+
+
+def of(model: str, label: Label | None = None) -> RetrieveTask | ScoreTask:
+    """Returns the task of the model called `model`.
+
+    Raises:
+        ConfigError: an unknown model, or a `score` model without a label.
+    """
+    if registry.get(model).task == "retrieve":
+        return RetrieveTask()
+    if label is None:
+        raise ConfigError(f"{model} learns to score and requires label.column, such as rating; received no label")
+    return ScoreTask(label)

@@ -1,0 +1,44 @@
+"""EASE: the contract, the closed form by hand, and what an inverse on the whole matrix must obey."""
+
+import numpy as np
+import pytest
+
+from models import registry
+from models.baseline.ease import solve
+from models.errors import ConfigError
+from tests.models.contract import RetrieveContract
+
+
+class TestEASE(RetrieveContract):
+    name = "ease"
+    hyper_parameters = {"l2": 5.0}
+
+    def test_repeated_items_count_once(self, trained):
+        once = self.ask(trained, ["nobody"], [["item 2 é世", "item 3 é世"]])
+        twice = self.ask(trained, ["nobody"], [["item 2 é世", "item 3 é世", "item 2 é世"]])
+        np.testing.assert_array_equal(once["item_id"], twice["item_id"])
+        np.testing.assert_allclose(once["score"], twice["score"], rtol=1e-6)
+
+
+def test_two_items_by_hand():
+    # X = [[1, 1], [1, 0]]: X'X = [[2, 1], [1, 1]]; with lambda 1: [[3, 1], [1, 2]], P = 1/5 [[2, -1], [-1, 3]].
+    # B = -P / diag(P) by columns, diagonal 0: B_01 = (1/5) / (3/5) = 1/3, B_10 = (1/5) / (2/5) = 1/2.
+    np.testing.assert_allclose(solve(np.array([[2.0, 1.0], [1.0, 1.0]]), 1.0), [[0, 1 / 3], [1 / 2, 0]])
+
+
+def test_columns_are_ridge_regressions_on_the_other_items():
+    """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0: an ordinary ridge regression without column j."""
+    pairs = (np.random.RandomState(5).rand(40, 6) < 0.4).astype(float)
+    weights = solve(pairs.T @ pairs, 3.0)
+    for item in range(6):
+        others = np.delete(np.arange(6), item)
+        inputs = pairs[:, others]
+        expected = np.linalg.solve(inputs.T @ inputs + 3.0 * np.eye(5), inputs.T @ pairs[:, item])
+        np.testing.assert_allclose(weights[others, item], expected, atol=1e-10)
+        assert weights[item, item] == 0.0
+
+
+def test_a_catalogue_beyond_the_limit_is_refused(toy_data):
+    data, module = toy_data("profile", 0.0).load("ease"), registry.load("ease")
+    with pytest.raises(ConfigError, match="max_items is 59, the catalogue has 60"):
+        module.Model(module.HyperParameters(max_items=59), data)

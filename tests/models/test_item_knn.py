@@ -1,0 +1,66 @@
+"""Item-kNN: the contract, and similarities by hand."""
+
+import numpy as np
+import tensorflow as tf
+
+from models.baseline import item_knn
+from tests.models.contract import RetrieveContract, train
+
+# Users who have both items; the diagonal: who have the item. Items 0 and 1 share 2 of 4 and 2, items 0 and 2 one of 4 and 1.
+TOGETHER = np.array([[4.0, 2.0, 1.0], [2.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
+
+
+def similarities(together, neighbours, shrink):
+    """As a dense matrix."""
+    return item_knn.similarities(together, neighbours, shrink).toarray()
+
+
+class TestItemKNN(RetrieveContract):
+    name = "item_knn"
+    hyper_parameters = {"neighbours": 14}
+
+    def test_score_is_the_sum_over_the_history(self, trained):
+        history = ["item 2 é世", "item 3 é世"]
+        parts = [self.ask(trained, ["nobody"], [[item]], exclude=[history], k=60) for item in history]
+        whole = self.ask(trained, ["nobody"], [history], k=60)
+        tables = [dict(zip(part["item_id"][0], part["score"][0], strict=True)) for part in parts]
+        for item, score in zip(whole["item_id"][0], whole["score"][0], strict=True):
+            if item:
+                np.testing.assert_allclose(score, tables[0][item] + tables[1][item], atol=1e-5)
+
+
+def test_cosines_by_hand():
+    # 2 / sqrt(4 * 2) = 0.7071, 1 / sqrt(4 * 1) = 0.5, no user in common: 0; never an item with itself.
+    np.testing.assert_allclose(similarities(TOGETHER, 10, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0.5, 0, 0]])
+
+
+def test_shrinkage_weakens_what_few_users_support():
+    # 2 / (2.8284 + 2) = 0.41421, 1 / (2 + 2) = 0.25.
+    np.testing.assert_allclose(similarities(TOGETHER, 10, 2.0)[0], [0, 0.41421356, 0.25], atol=1e-7)
+
+
+def test_each_column_keeps_its_nearest_neighbours_only():
+    # Column 0 has 0.7071 and 0.5: with one neighbour item 2 loses its say on item 0, but not the reverse.
+    np.testing.assert_allclose(similarities(TOGETHER, 1, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0, 0, 0]])
+
+
+def test_of_equal_similarities_the_more_popular_item_is_kept():
+    together = np.array([[2.0, 0, 1], [0, 2, 1], [1, 1, 1]])
+    kept = similarities(together, 1, 0.0)[:, 2]
+    assert kept[0] > 0 and kept[1] == 0
+
+
+def test_an_item_without_users_is_like_nothing():
+    assert np.isfinite(similarities(np.zeros((2, 2)), 1, 0.0)).all()
+
+
+def test_lists_score_as_the_matrix_does(toy_data):
+    data = toy_data("profile", 0.0).load("item_knn")
+    model = train("item_knn", data, {"neighbours": 9})
+    pairs = data.events.matrix(len(data.items))
+    matrix = similarities(pairs.T @ pairs, 9, 0.0)
+    assert ((matrix > 0).sum(axis=0) <= 9).all()
+    histories = [[3, 7, 3], [2, 40, 41, 42], []]  # a repeated item counts once
+    query = {"history": tf.ragged.constant(histories, dtype=tf.int64)}
+    expected = [sum((matrix[item - 2] for item in set(history)), np.zeros(len(data.items))) for history in histories]
+    np.testing.assert_allclose(model.score_items(query, model.catalogue()), expected, atol=1e-6)

@@ -38,7 +38,7 @@ def test_take_a_run_apart(toy_run, monkeypatch):
     pushed = [record for record in lineage.load_runs(toy_run.output) if record.pushed_path][-1]
     notebook = nbformat.read(FOLDER / "take_a_run_apart.ipynb", as_version=4)
     # A cell that raises fails the test with its traceback; the notebook's own assertions are checks, too.
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert pushed.run_id in texts(code[0])
     (measured,) = [texts(cell) for cell in code if "measured now" in texts(cell)]

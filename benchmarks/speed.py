@@ -9,6 +9,7 @@ whatever else the machine does meets both. Rows are positives.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,14 +84,16 @@ def main() -> None:
     from components import datasets
 
     parent = _atomic(Path(datasets.get("movielens-100k")).absolute(), arguments.output)
+    # RecBole writes its logs into the folder that it runs in.
+    folders = {"recsys-tfx": None, "RecBole": parent}
     commands = {
         "recsys-tfx": [sys.executable, "-m", "benchmarks.speed", "--recbole-python", "-", "--ours", "--output", str(arguments.output)],
-        "RecBole": [arguments.recbole_python, "-c", _RECBOLE, str(parent), *map(str, (FACTORS, NEGATIVES, BATCH, EPOCHS))],
+        "RecBole": [os.path.abspath(arguments.recbole_python), "-c", _RECBOLE, str(parent), *map(str, (FACTORS, NEGATIVES, BATCH, EPOCHS))],
     }
     speeds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(arguments.rounds):
         for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[name])
             if done.returncode:
                 raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
             found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -62,14 +62,14 @@ class Failure:
         """One sentence: what was measured, what was required, by how much it fell short."""
         measured = metrics.named(self.metric)
         if self.kind == "value":
-            name, what = self.metric.removeprefix("lift_"), f"better than {measured.reference}'s"
+            what = f"better than {measured.reference}'s"
         else:
-            name, what = self.metric, "against the last blessed model"
+            what = "against the last blessed model"
         if self.kind == "change" and not measured.higher_is_better:
             bound, short = f"at most {self.bound:+.4f}", f"over by {self.value - self.bound:.4f}"
         else:
             bound, short = f"at least {self.bound:+.4f}", f"short by {self.bound - self.value:.4f}"
-        return f"{name}: {self.value:+.4f} {what}; required: {bound}; {short}"
+        return f"{measured.monitor}: {self.value:+.4f} {what}; required: {bound}; {short}"
 
 
 @dataclass

@@ -56,6 +56,9 @@ class HyperParameters(CommonHyperParameters):
 
     Attributes:
         filter_seen: leave out of the ranking what the user has had already, in evaluation and in serving alike.
+        segment: the feature of the users within whose values popularity is counted for users whom train has not seen; left out, the first
+            with one value a user; empty, none.
     """
 
     filter_seen: bool = True
+    segment: str | None = None

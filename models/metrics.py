@@ -6,23 +6,10 @@ from models.label import LABEL, Label
 
 CUTOFFS = (10, 20)
 
-RETRIEVE_METRICS = (
-    "hr_10",
-    "hr_20",
-    "recall_10",
-    "recall_20",
-    "ndcg_10",
-    "ndcg_20",
-    "mrr_10",
-    "mrr_20",
-    "map_10",
-    "popularity_hr_10",
-    "popularity_ndcg_10",
-    "lift_ndcg_10",
-    "tie_gap_10",
-    "ncf99_hr_10",
-    "ncf99_ndcg_10",
-)
+RANKED = ("hr_10", "hr_20", "recall_10", "recall_20", "ndcg_10", "ndcg_20", "mrr_10", "mrr_20", "map_10", "tie_gap_10")
+"""Per-query values that the ranks of the targets give."""
+
+RETRIEVE_METRICS = (*RANKED, "popularity_hr_10", "popularity_ndcg_10", "lift_ndcg_10", "ncf99_hr_10", "ncf99_ndcg_10")
 """Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
 counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
@@ -73,6 +60,19 @@ RETRIEVE = MetricSet(
     shown_reference={"popularity_hr_10": "HR@10", "popularity_ndcg_10": "NDCG@10"},
 )
 
+TWO_STAGE = MetricSet(
+    rows="queries",
+    means=(*RANKED, "popularity_hr_10", "popularity_ndcg_10", "alone_hr_10", "alone_ndcg_10", "lift_alone_ndcg_10"),
+    pooled={},
+    label="timestamp",
+    monitor="ndcg_10",
+    higher_is_better=True,
+    lift="lift_alone_ndcg_10",
+    reference="the recall alone",
+    shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
+    shown_reference={"alone_hr_10": "HR@10", "alone_ndcg_10": "NDCG@10"},
+)
+
 CLICK = MetricSet(
     rows="impressions",
     means=("log_loss", "constant_log_loss", "lift_log_loss"),
@@ -99,13 +99,13 @@ RATING = MetricSet(
     shown_reference={"constant_rmse": "RMSE"},
 )
 
-_SETS = (RETRIEVE, CLICK, RATING)
+_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
 
 
 def of(task: str, label: Label | None = None) -> MetricSet:
-    """The metrics of a run: a `retrieve` run, or a `score` run on clicks or on ratings."""
-    if task == "retrieve":
-        return RETRIEVE
+    """The metrics of a run: a `retrieve` run, a bundle of two stages, or a `score` run on clicks or on ratings."""
+    if task in ("retrieve", "two_stage"):
+        return RETRIEVE if task == "retrieve" else TWO_STAGE
     return CLICK if label is None or label.is_click else RATING
 
 

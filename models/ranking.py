@@ -103,23 +103,39 @@ def retrieve_metrics(
     popular_rank, _ = ranks(popularity, targets)
     sampled_rank = _sampled_ranks(scores, targets, candidates)
     sampled = tf.cast(tf.reduce_any(candidates >= 0, axis=1), tf.float32)
-    ndcg_10, popularity_ndcg_10 = ndcg(rank, target_count, 10), ndcg(popular_rank, target_count, 10)
+    values, popularity_ndcg_10 = cutoff_metrics(rank, optimistic, target_count), ndcg(popular_rank, target_count, 10)
+    return {
+        **values,
+        "popularity_hr_10": hit_rate(popular_rank, 10),
+        "popularity_ndcg_10": popularity_ndcg_10,
+        "lift_ndcg_10": values["ndcg_10"] - popularity_ndcg_10,
+        "ncf99_hr_10": hit_rate(sampled_rank, 10) * sampled,
+        "ncf99_ndcg_10": ndcg(sampled_rank, target_count, 10) * sampled,
+    }
+
+
+def cutoff_metrics(rank: tf.Tensor, optimistic: tf.Tensor, target_count: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Computes every metric of `metrics.RANKED`.
+
+    Args:
+        rank: [B, T] conservative ranks.
+        optimistic: [B, T] optimistic ranks.
+        target_count: [B] float, targets of the query whether they can be ranked or not.
+
+    Returns:
+        Metric name -> [B] float32.
+    """
     return {
         "hr_10": hit_rate(rank, 10),
         "hr_20": hit_rate(rank, 20),
         "recall_10": recall(rank, target_count, 10),
         "recall_20": recall(rank, target_count, 20),
-        "ndcg_10": ndcg_10,
+        "ndcg_10": ndcg(rank, target_count, 10),
         "ndcg_20": ndcg(rank, target_count, 20),
         "mrr_10": reciprocal_rank(rank, 10),
         "mrr_20": reciprocal_rank(rank, 20),
         "map_10": average_precision(rank, target_count, 10),
-        "popularity_hr_10": hit_rate(popular_rank, 10),
-        "popularity_ndcg_10": popularity_ndcg_10,
-        "lift_ndcg_10": ndcg_10 - popularity_ndcg_10,
         "tie_gap_10": hit_rate(optimistic, 10) - hit_rate(rank, 10),
-        "ncf99_hr_10": hit_rate(sampled_rank, 10) * sampled,
-        "ncf99_ndcg_10": ndcg(sampled_rank, target_count, 10) * sampled,
     }
 
 

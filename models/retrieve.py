@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from models import metrics, ranking
+from models import metrics, ranking, segments
 from models.base import Recommender
 from models.data import STRINGS, TrainingData, drop_unknown
 from models.preprocessing import FIRST
@@ -65,14 +65,6 @@ class DotProductModel(RetrieveModel):
         return tf.matmul(tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True)
 
 
-def popularity_scores(item_counts: np.ndarray) -> np.ndarray:
-    """[N] float32 in (0, 1], unique: the share of items that are not more popular; equal counts in catalogue order."""
-    count = len(item_counts)
-    scores = np.empty(count, np.float32)
-    scores[np.argsort(-item_counts, kind="stable")] = 1.0 - np.arange(count) / count
-    return scores
-
-
 def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
     positions = tf.stack([items.value_rowids(), items.flat_values - FIRST], axis=1)
@@ -89,7 +81,9 @@ class Retriever(tf.Module):
         self._user_table = data.user_table
         self._known_users = data.users.known
         self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
-        self._popularity = tf.Variable(popularity_scores(data.item_counts), trainable=False)
+        segment_of, popularity = segments.popularity(data, model.hyper_parameters.segment)
+        self._segment_of = tf.Variable(segment_of, trainable=False)
+        self._popularity = tf.Variable(popularity, trainable=False)
         # Variables, not constants: a graph may not hold more than 2 GB.
         self._history_values = tf.Variable(data.user_history.flat_values, trainable=False)
         self._history_splits = tf.Variable(data.user_history.row_splits, trainable=False)
@@ -115,18 +109,25 @@ class Retriever(tf.Module):
     def metrics(self, queries: dict[str, Any], catalogue: Any) -> dict[str, tf.Tensor]:
         """Ranks the whole catalogue for parsed queries: metric name -> [B] float32."""
         scores, popularity, _ = self._scores(queries["user"], queries["history"], catalogue)
-        return ranking.retrieve_metrics(
-            mask_items(scores, queries["masked"]),
-            mask_items(popularity, queries["masked"]),
-            queries["targets"],
-            queries["target_count"],
-            queries["candidates"],
-        )
+        return self._measured(mask_items(scores, queries["masked"]), popularity, queries)
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32."""
         values = self.metrics(self.parse_queries(examples), self._frozen)
         return {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS}
+
+    def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `recall_queries` signature, on which a second stage is evaluated: what `recommend` returns and what `evaluate` does.
+
+        Args:
+            examples: [B] serialized query rows; their own history is what the user has had, never the stored one.
+            count: scalar int32, how many items.
+        """
+        queries = self.parse_queries(examples)
+        scores, popularity, answered = self._scores(queries["user"], queries["history"], self._frozen)
+        scores = mask_items(scores, queries["masked"])
+        values = self._measured(scores, popularity, queries)
+        return {**self._top(scores, queries["user"], answered, tf.fill(tf.shape(examples), count)), **{name: value[:, tf.newaxis] for name, value in values.items()}}
 
     def recommend(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `recommend` signature; histories and exclusions are padded with empty strings."""
@@ -169,6 +170,7 @@ class Retriever(tf.Module):
             "recommend": recommend,
             "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(examples),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "recall_queries": tf.function(self.recall_queries).get_concrete_function(examples, tf.TensorSpec([], tf.int32, name="count")),
         }
         if isinstance(self._model, DotProductModel):
             signatures["embed"] = tf.function(self.embed).get_concrete_function(spec(strings, "user_id"), spec(matrix, "history"))
@@ -196,27 +198,39 @@ class Retriever(tf.Module):
         scores, _, answered = self._scores(user, self._model_history(stored, requested), self._frozen)
         seen = [stored, requested] if self._filter_seen else []
         scores = mask_items(scores, tf.concat([*seen, excluded], axis=1))
+        return self._top(scores, user, answered, k)
+
+    def _top(self, scores, user, answered, k):
+        """The first k [B] items of masked [B, N] scores, and where they come from."""
         top, position = tf.math.top_k(scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1]))
         wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
-        known = self._query(user, stored)["known"]
-        strategy = tf.where(answered, tf.where(known, "model", "fold-in"), "fallback")
+        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
         return {
             "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
             "score": tf.where(wanted, top, 0.0),
-            "strategy": strategy,
+            "strategy": tf.where(answered, tf.where(self._known(user), "model", "fold-in"), popularity),
         }
 
+    def _measured(self, scores, popularity, queries):
+        return ranking.retrieve_metrics(
+            scores, mask_items(popularity, queries["masked"]), queries["targets"], queries["target_count"], queries["candidates"]
+        )
+
     def _scores(self, user, history, catalogue):
-        """[B, N] scores of the model or, where it cannot answer, of popularity; popularity's; and who was answered."""
+        """[B, N] scores of the model or, where it cannot answer, of popularity in the segment; popularity's; and who was answered."""
         query = self._query(user, history)
         answered = self._model.answers(query)
-        popularity = tf.tile(self._popularity[tf.newaxis], [tf.shape(user)[0], 1])
         scores = tf.cast(self._model.score_items(query, catalogue), tf.float32)
-        return tf.where(answered[:, tf.newaxis], scores, popularity), popularity, answered
+        popularity = tf.tile(self._popularity[:1], [tf.shape(user)[0], 1])
+        fallback = tf.gather(self._popularity, tf.gather(self._segment_of, user))
+        return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
 
     def _query(self, user, history):
         """A user whom train has not seen is not known to the model, though the tables may hold features and a history."""
-        return {"user": user, "known": (user >= FIRST) & (user < FIRST + self._known_users), "history": history}
+        return {"user": user, "known": self._known(user), "history": history}
+
+    def _known(self, user):
+        return (user >= FIRST) & (user < FIRST + self._known_users)
 
     def _stored(self, user):
         histories = tf.RaggedTensor.from_row_splits(self._history_values, self._history_splits, validate=False)

@@ -97,6 +97,7 @@ class Scorer(tf.Module):
         self._model = model
         self._data = data
         self._transforms = data.transform_layer
+        self._user_table, self._item_table = data.user_table, data.item_table
         self._known = {field.name: field.size for field in data.fields if field.kind == ID}
         self._mean = tf.constant(data.label_mean, tf.float32)
 
@@ -107,6 +108,21 @@ class Scorer(tf.Module):
     def score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where any feature may be left out."""
         return self._answer(self._data.parse(examples)[0])
+
+    def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `rank` signature, the second of two stages: the features come from the tables of users and items, context is missing.
+
+        Args:
+            user_id: [B] strings.
+            item_id: [B, C] strings, "" for none.
+
+        Returns:
+            `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
+        """
+        user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
+        rows = tf.repeat(user, tf.fill(tf.shape(user), tf.shape(item)[1]))
+        score = self._model.predict_rows(self._data.lookup(rows, tf.reshape(item, [-1])))
+        return {"score": tf.reshape(score, tf.shape(item)), "known": (user >= FIRST) & (user < FIRST + self._data.users.known)}
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized rows -> metric name -> [B, 1] float32, and the `prediction` itself."""
@@ -124,6 +140,9 @@ class Scorer(tf.Module):
             "score": score,
             "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "rank": tf.function(self.rank).get_concrete_function(
+                tf.TensorSpec([None], tf.string, name="user_id"), tf.TensorSpec([None, None], tf.string, name="item_id")
+            ),
         }
         tf.saved_model.save(self, folder, signatures=signatures)
 

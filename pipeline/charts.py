@@ -13,38 +13,44 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 38
 
 
 def line_chart(
-    name: str, points: Sequence[tuple[float, float]], *, best: float | None = None, reference: tuple[str, float] | None = None
+    name: str,
+    points: Sequence[tuple[float, float]],
+    *,
+    best: float | None = None,
+    reference: tuple[str, float] | None = None,
+    over: str = "epoch",
 ) -> Markup:
-    """A curve over epochs.
+    """A curve over epochs, or over something else.
 
     Args:
         name: what it shows, for people who cannot see it.
         points: (epoch, value), ascending by epoch; values are finite.
         best: the epoch to mark.
         reference: name and value of a level to compare with.
+        over: what stands in the place of the epoch.
     """
     values = [value for _, value in points] + ([reference[1]] if reference else [])
     bottom, top, ticks = _scale(min(values), max(values))
     first, last = points[0][0], points[-1][0]
     x = _Axis(first, last, _LEFT + 8, WIDTH - _RIGHT - 8) if last > first else _Axis(first - 1, first + 1, _LEFT, WIDTH - _RIGHT)
     y = _Axis(bottom, top, HEIGHT - _BOTTOM, _TOP)
-    parts = [_grid(y, ticks), *(_x_label(x(tick), _number(tick)) for tick in _epochs(first, last)), _x_title("epoch")]
+    parts = [_grid(y, ticks), *(_x_label(x(tick), _number(tick)) for tick in _epochs(first, last)), _x_title(over)]
     if reference:
         level = y(reference[1])
         parts.append(_line(_LEFT, level, WIDTH - _RIGHT, level, "reference"))
-        over = level - 5 if level - 5 > _TOP + 8 else level + 14
-        parts.append(_text(WIDTH - _RIGHT, over, f"{reference[0]} {_value(reference[1])}", "end"))
+        above = level - 5 if level - 5 > _TOP + 8 else level + 14
+        parts.append(_text(WIDTH - _RIGHT, above, f"{reference[0]} {_value(reference[1])}", "end"))
     path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in points)
     parts.append(Markup('<polyline class="s0 curve" points="{}"/>').format(path))
     if len(points) <= 60:
-        parts += [_marker(x(epoch), y(value), 0, f"epoch {_number(epoch)}: {_value(value)}", 2.5) for epoch, value in points]
+        parts += [_marker(x(epoch), y(value), 0, f"{over} {_number(epoch)}: {_value(value)}", 2.5) for epoch, value in points]
     found = dict(points)
     if best in found:
         across, up = x(best), y(found[best])
         parts.append(_line(across, _TOP, across, HEIGHT - _BOTTOM, "best"))
-        parts.append(_marker(across, up, 0, f"best: epoch {_number(best)}, {_value(found[best])}", 5))
-    told = f"{_value(points[0][1])} at epoch {_number(first)}, {_value(points[-1][1])} at epoch {_number(last)}"
-    return _svg(name, told + (f"; best: epoch {_number(best)}, {_value(found[best])}" if best in found else ""), parts)
+        parts.append(_marker(across, up, 0, f"best: {over} {_number(best)}, {_value(found[best])}", 5))
+    told = f"{_value(points[0][1])} at {over} {_number(first)}, {_value(points[-1][1])} at {over} {_number(last)}"
+    return _svg(name, told + (f"; best: {over} {_number(best)}, {_value(found[best])}" if best in found else ""), parts)
 
 
 def bar_chart(name: str, bars: Sequence[tuple[str, float]], x_title: str = "", *, ends: tuple[str, str] | None = None) -> Markup:
@@ -173,8 +179,9 @@ def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
 
 
 def _epochs(first: float, last: float) -> list[float]:
-    step = max(1, math.ceil((last - first) / 8))
-    return [first + step * number for number in range(int((last - first) // step) + 1)]
+    # Epochs are whole; what lies within 0 and 1 is no epoch.
+    step = max(1, math.ceil((last - first) / 8)) if last > 1 else _scale(first, last)[2][1]
+    return [first + step * number for number in range(int((last - first) / step + 1e-9) + 1)]
 
 
 def _value(value: float, ticks: Sequence[float] = ()) -> str:

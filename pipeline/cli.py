@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from models.errors import RecsysError
+from models.errors import ConfigError, RecsysError
 
 # Libraries below warn of what their users can do nothing about; TensorFlow's destructors complain while Python shuts down.
 if not sys.warnoptions:
@@ -154,20 +154,27 @@ def run(**options) -> None:
 
 
 def _execute(config):
+    from pipeline import local
+
+    return _finish(config.output, lambda: local.run(config, click.echo))
+
+
+def _finish(output: str, run: Callable):
+    """Runs a pipeline, writes its report however it ends, and says what was pushed or why nothing was."""
     import datetime
 
     from pipeline import lineage, local, report, show
 
     def write_report(record, error=None):
-        path = Path(config.output) / "reports" / f"{record.run_id.replace(':', '-')}.html"
+        path = Path(output) / "reports" / f"{record.run_id.replace(':', '-')}.html"
         click.echo(f"report: {report.write_report(record, path, error)}")
 
     started = datetime.datetime.now().isoformat()
     try:
-        record = local.run(config, click.echo)
+        record = run()
     except RecsysError as error:
         # TFX names runs by the time of their start; ML Metadata knows which component failed, not why.
-        for record in lineage.load_runs(config.output)[-1:]:
+        for record in lineage.load_runs(output)[-1:]:
             if record.run_id >= started:
                 write_report(record, str(error))
         raise
@@ -176,6 +183,32 @@ def _execute(config):
     local.require_push(record)
     click.echo(f"pushed: {record.pushed_path}")
     return record
+
+
+@main.command()
+@click.option("--recall", required=True, metavar="MODEL", help="A retrieve model with a blessed run: its name, or a pipeline or run of it.")
+@click.option("--rank", metavar="MODEL", help="A score model, likewise; left out, the order stays the recall's.")
+@click.option("--candidates", type=click.IntRange(min=1), default=200, show_default=True, help="How many recalled items are ranked.")
+@click.option("--weight", type=click.FloatRange(0, 1), help="Of the ranking against the recall; left out, chosen on the validation queries.")
+@click.option("--max-regression", type=click.FloatRange(min=0), default=0.005, show_default=True, help="How much NDCG@10 may be below the recall's alone, and below the last bundle's.")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of the runs; the bundle goes there as well.")
+@_mended
+def bundle(**options) -> None:
+    """Put a recall and a ranker into one servable: evaluated end to end, gated and pushed as one version.
+
+    Both must have a blessed run on the same split of the same data. Exits with 1 when nothing was pushed.
+
+    \b
+    Example: recsys run two_tower && recsys run deepfm --split leave_one_out
+             recsys bundle --recall two_tower --rank deepfm
+    """
+    from pipeline import bundle as bundling
+
+    try:
+        config = bundling.BundleConfig(**options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _finish(config.output, lambda: bundling.run(config, click.echo))
 
 
 @main.command()
@@ -232,6 +265,24 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
     from pipeline import demo as demonstration
 
     demonstration.recommend(user, count, history, exclude, use_grpc, address, name, output)
+
+
+@main.command()
+@click.option("--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files.")
+@click.option("--users", type=click.Path(), help="Parquet with user_id (and lists history, exclude), or text with an id a line; left out, every user of the run's data.")
+@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Items a user at most.")
+@click.option("--run", "run_id", default="latest", show_default=True, help="The run whose pushed model answers, as of `recsys show`.")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@_mended
+def batch(folder: str, users: str | None, count: int, run_id: str, output: str) -> None:
+    """Recommendations for many users, with the pushed SavedModel itself: Parquet of user_id, rank, item_id, score.
+
+    \b
+    Example: recsys batch --to recommendations -k 20
+    """
+    from pipeline import batch as batches
+
+    batches.run(folder, users, count, run_id, output, click.echo)
 
 
 @main.command()

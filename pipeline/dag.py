@@ -59,7 +59,7 @@ def create_pipeline(
     folder = schema_folder(schemas)
     walks = config.walks.model_dump()
     on_graph = WalkConfig.parse(walks, entry.kind).on_graph
-    components_hash = _hash_files("components", "schema", "models/label.py")
+    components_hash = hash_files("components", "schema", "models/label.py")
     tables = read_schemas(folder)
     folder = schema_dir or folder
 
@@ -118,7 +118,7 @@ def create_pipeline(
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
             "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
             "min_count": config.features.min_count,
-            "code_hash": _hash_files("models/preprocessing.py", "models/features.py"),
+            "code_hash": hash_files("models/preprocessing.py", "models/features.py"),
         },
     )
 
@@ -173,7 +173,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         examples=builder.outputs["examples"],
-        code_hash=_hash_files("components/canary.py", "components/probes.py", "serving"),
+        code_hash=hash_files("components/canary.py", "components/probes.py", "serving"),
     )
 
     # Only what is blessed twice becomes a version that a server picks up.
@@ -196,7 +196,8 @@ def create_pipeline(
     )
 
 
-def _hash_files(*names: str) -> str:
+def hash_files(*names: str) -> str:
+    """Hash of source files and folders of this project: TFX's cache does not look at code."""
     digest = hashlib.sha256()
     for name in names:
         place = _ROOT / name

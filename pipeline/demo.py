@@ -26,10 +26,7 @@ def last_pushed(output: str) -> str:
     Raises:
         RecsysError: no run under `output` has pushed anything.
     """
-    for record in reversed(lineage.load_runs(output)):
-        if record.pushed_path and Path(record.pushed_path).exists():
-            return str(Path(record.pushed_path).parent)
-    raise RecsysError(f"no model was pushed under {output} yet; make one: recsys run --output {output}")
+    return str(Path(lineage.last_pushed(output).pushed_path).parent)
 
 
 def serve(model_dir: str, name: str, host: str, rest_port: int, grpc_port: int) -> None:
@@ -65,7 +62,7 @@ def recommend(
             answer = client.recommend(user, history, exclude, count)
     except ServingError as error:
         raise RecsysError(f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve") from None
-    records = [record for record in lineage.load_runs(output) if "TableReader" in record.steps]
+    records = [record for record in lineage.load_runs(output) if "TableReader" in record.data_run.steps]
     print_answer(f"user {user}, over {protocol}", answer, _titles(records[-1], answer) if records else {})
 
 
@@ -121,7 +118,7 @@ def _history(examples_uri: str, user: str | None) -> list[str]:
 
 
 def _items(record: RunRecord) -> str | None:
-    return record.steps["TableReader"].outputs.get("items")
+    return record.data_run.steps["TableReader"].outputs.get("items")
 
 
 def _titles(record: RunRecord, answer: Recommendations) -> dict[str, str]:

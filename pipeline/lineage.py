@@ -70,9 +70,37 @@ class RunRecord:
         return all(step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed")
 
     @property
+    def is_bundle(self) -> bool:
+        """Whether the run put two stages into one servable, in place of training a model."""
+        return "Bundler" in self.steps
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run got as far as a trained model."""
+        return "model" in self.steps.get("Trainer", Step("", "", 0)).outputs
+
+    @property
+    def model_uri(self) -> str | None:
+        """Folder of the trained or bundled model's artifact; None where the run did not get there."""
+        step = self.steps.get("Bundler" if self.is_bundle else "Trainer")
+        return step.outputs.get("model") if step else None
+
+    @property
+    def examples_uri(self) -> str | None:
+        """Folder of the built examples; None where the run did not get there."""
+        step, key = (self.steps.get("Examples"), "result") if self.is_bundle else (self.steps.get("ExampleBuilder"), "examples")
+        return step.outputs.get(key) if step else None
+
+    @property
+    def data_run(self) -> "RunRecord":
+        """The run that read the data and built the examples: of a bundle the recall's, else this one."""
+        return load_run(self.output, self.training_parameters["recall_run"]) if self.is_bundle else self
+
+    @property
     def training_parameters(self) -> dict[str, Any]:
-        """What the Trainer was given: model, hyper-parameters, seed, code hash."""
-        text = self.steps["Trainer"].properties.get("custom_config") if "Trainer" in self.steps else None
+        """What the Trainer was given: model, hyper-parameters, seed, code hash; or the Bundler: the two stages."""
+        node, name = ("Bundler", "config") if self.is_bundle else ("Trainer", "custom_config")
+        text = self.steps[node].properties.get(name) if node in self.steps else None
         return json.loads(text) if text else {}
 
     @property
@@ -80,12 +108,18 @@ class RunRecord:
         """What the run's task measures."""
         parameters = self.training_parameters
         entry = registry.MODELS.get(parameters.get("model", ""))
-        return metrics.of(entry.task if entry else "retrieve", Label.parse(parameters.get("label")))
+        task = "two_stage" if self.is_bundle else entry.task if entry else "retrieve"
+        return metrics.of(task, Label.parse(parameters.get("label")))
 
     @property
     def training(self) -> dict[str, Any]:
         """The Trainer's log: epochs, losses, seconds, parameters; empty before there is one."""
         return self._json("Trainer", "model_run", "training.json")
+
+    @property
+    def bundling(self) -> dict[str, Any]:
+        """The Bundler's log: the stages, the weight of the ranking and what each weight reached; empty before there is one."""
+        return self._json("Bundler", "model", "Format-Serving/assets.extra/training.json")
 
     @property
     def reading(self) -> dict[str, dict[str, Any]]:
@@ -151,6 +185,18 @@ def load_run(output: str | Path, run: str = "latest") -> RunRecord:
         known = nearest(run, [record.run_id for record in records]) if records else "; there are none yet: recsys run"
         raise RecsysError(f"no run {run!r} in {output}{known}")
     return found[-1]
+
+
+def last_pushed(output: str | Path) -> RunRecord:
+    """The newest run whose pushed model is still there.
+
+    Raises:
+        RecsysError: there is none.
+    """
+    for record in reversed(load_runs(output)):
+        if record.pushed_path and Path(record.pushed_path).exists():
+            return record
+    raise RecsysError(f"no model was pushed under {output} yet; make one: recsys run --output {output}")
 
 
 def _open(output: Path):

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from models.errors import ConfigError, RecsysError
 from pipeline import lineage
@@ -37,18 +38,14 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         NotBlessed: nothing was pushed; the message names the threshold and by how much it was missed.
         RecsysError: another run holds the output folder, or the disk is full.
     """
-    output = Path(config.output).absolute()
-    with _exclusive(output), _readable_errors():
-        _quiet()
-        say(f"{config.pipeline_name}: starting (TensorFlow and TFX take a while to load)")
-        started = time.monotonic()
+    def create(output: Path):
         source, schemas = find_data(config, say)
         # Only now: what can be refused without TensorFlow has been.
         from components import tables
         from models import trainer
         from pipeline import dag
 
-        pipeline = dag.create_pipeline(
+        return dag.create_pipeline(
             config,
             source=str(source),
             fingerprint=tables.fingerprint(str(source)),
@@ -59,14 +56,36 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
             checkpoint_root=str(output / "checkpoints"),
             metadata_path=str(output / lineage.METADATA),
         )
+
+    return execute(Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say)
+
+
+def execute(output: Path, name: str, create: Callable[[Path], Any], resolved: str, say: Callable[[str], None] = print) -> lineage.RunRecord:
+    """Runs a pipeline in this process and returns its record.
+
+    Args:
+        output: folder of runs; held against other runs meanwhile.
+        name: of the pipeline.
+        create: makes the pipeline, given `output`.
+        resolved: YAML of what is run, kept beside its outputs.
+        say: takes lines of progress.
+
+    Raises:
+        RecsysError: as of `create` or a component; another run holds the output folder, or the disk is full.
+    """
+    with _exclusive(output), readable_errors():
+        quiet()
+        say(f"{name}: starting (TensorFlow and TFX take a while to load)")
+        started = time.monotonic()
+        pipeline = create(output)
         from tfx import v1 as tfx
 
-        _quiet()
+        quiet()
         with _progress(say):
             tfx.orchestration.LocalDagRunner().run(pipeline)
         record = lineage.load_run(output)
         save_verdict(record)
-        (output / config.pipeline_name / RUN_FILE).write_text(config.to_yaml(), encoding="utf-8")
+        (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")
         say(f"all components in {time.monotonic() - started:.0f} s" + (", served from the cache" if record.cached else ""))
     return record
 
@@ -138,7 +157,7 @@ def _exclusive(output: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
+def readable_errors() -> Iterator[None]:
     """Brings an error that a user can mend up from under Beam and TFX."""
     try:
         yield
@@ -165,7 +184,7 @@ def _without_beam(text: str) -> str:
     return re.split(r" \[while running", text, maxsplit=1)[0].strip()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """A run prints thousands of log lines; what matters is said by the progress and by errors."""
     import warnings
 

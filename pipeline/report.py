@@ -22,7 +22,7 @@ _ACRONYMS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "map", "auc", 
 _LOWER_IS_BETTER = {"loss", "log_loss", "rmse", "mse", "mae", "calibration_error"}
 _NEITHER_IS_BETTER = {"calibration", "tie_gap"}
 # A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than it, another protocol.
-_REFERENCES = {"popularity": "popularity", "constant": "the train mean"}
+_REFERENCES = {"alone": "the recall alone", "popularity": "popularity", "constant": "the train mean"}
 _LIFT, _SAMPLED = "lift", "ncf99"
 _PACKAGES = ("tfx", "tensorflow", "tf-keras", "tensorflow-recommenders", "apache-beam", "tensorflow-model-analysis")
 
@@ -66,8 +66,9 @@ def render(record: RunRecord, error: str | None = None) -> str:
     return environment.get_template("report.html").render(
         run=_run(record),
         verdict=verdict(record, error),
-        data=report_data.describe(record),
+        data=report_data.describe(record.data_run),
         training=training(record),
+        stages=stages(record),
         metrics=metrics(record),
         users=report_users.describe(record),
         lineage=lineage(record),
@@ -87,13 +88,14 @@ def label(name: str) -> str:
 def _run(record: RunRecord) -> dict[str, Any]:
     parameters = record.training_parameters
     name = parameters.get("model") or record.pipeline.partition("-")[0]
-    entry = registry.MODELS.get(name)
-    source = record.steps["TableReader"].properties.get("source", "") if "TableReader" in record.steps else ""
+    entries = [registry.MODELS[part] for part in name.split("+") if part in registry.MODELS]
+    reader = record.data_run.steps.get("TableReader")
+    source = reader.properties.get("source", "") if reader else ""
     return {
         "id": record.run_id,
         "pipeline": record.pipeline,
-        "model": entry.title if entry else name,
-        "paper": entry.paper if entry else "",
+        "model": ", ranked by ".join(entry.title for entry in entries) or name,
+        "paper": "; ".join(entry.paper for entry in entries),
         "data": Path(str(source)).name,
         "seconds": record.seconds,
         "cached": record.cached and record.state == "complete",
@@ -149,7 +151,7 @@ def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
             if name in overall:
                 rows += [row for bound in bounds for row in _bounds(name, bound, overall[name], before.get(name))]
                 if name.startswith(f"{_LIFT}_") and reference:
-                    rows[-1] |= {"metric": name.removeprefix(f"{_LIFT}_"), "what": f"how much better than {_REFERENCES[reference]}"}
+                    rows[-1] |= {"metric": name.removeprefix(f"{_LIFT}_").removeprefix(f"{reference}_"), "what": f"how much better than {_REFERENCES[reference]}"}
     return rows
 
 
@@ -199,6 +201,19 @@ def training(record: RunRecord) -> dict[str, Any]:
     return {**log, "monitor": monitor, "stages": stages, "shown": _leading(sorted(names), monitor)[:4], "base": record.training_parameters}
 
 
+def stages(record: RunRecord) -> dict[str, Any]:
+    """The Bundler's log, and what each weight of the ranking reached on validation; empty where there was none."""
+    log = record.bundling
+    if not log:
+        return {}
+    titles = {stage: registry.MODELS[log[stage]].title if log[stage] else "" for stage in ("recall", "rank")}
+    points = [(row["weight"], row["ndcg_10"]) for row in log["weights"]]
+    title = "Validation NDCG@10 by the weight of the ranking"
+    chart = charts.line_chart(title, points, best=log["weight"], reference=("the recall alone", points[0][1]), over="weight") if points else None
+    note = f"{dict(points)[log['weight']]:.4f} at the weight chosen, {log['weight']:g}." if points else ""
+    return {**log, "titles": titles, "figures": [{"title": title, "note": note, "chart": chart}] if chart else []}
+
+
 def metrics(record: RunRecord) -> dict[str, Any]:
     """The gate's findings, overall and by slice, beside a reference's and the last blessed model's; empty before the gate."""
     found, before, counts = _finite(record, "metrics"), _finite(record, "baseline"), record.verdict.get("counts", {})
@@ -206,7 +221,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         return {}
     overall, old = found[_OVERALL], before.get(_OVERALL, {})
     reference = _reference(overall)
-    monitor = record.training.get("monitor", "")
+    monitor = record.measured.monitor
     names = [name for name in _leading(list(overall), monitor) if not (_protocol(name, overall) and not overall[name])]
     rows = []
     for name in names:
@@ -237,7 +252,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         "reference": reference,
         "reference_name": _REFERENCES.get(reference, ""),
         "has_before": bool(old),
-        "ranks": record.building.get("task", record.training.get("task", "retrieve")) == "retrieve",
+        "ranks": record.data_run.building.get("task", record.training.get("task", "retrieve")) == "retrieve",
         "tie_gap": any(name.startswith("tie_gap_") for name in names),
         "sampled": any(_protocol(name, overall) for name in names),
         "slices": table,
@@ -293,7 +308,7 @@ def _natural(name: str) -> tuple:
 
 def lineage(record: RunRecord) -> dict[str, Any]:
     """Components, hashes, hyper-parameters and versions."""
-    parameters, reader = record.training_parameters, record.steps.get("TableReader")
+    parameters, reader = record.training_parameters, record.data_run.steps.get("TableReader")
     recorded = {values["tfx_version"] for values in record.artifacts.values() if "tfx_version" in values}
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:

@@ -17,16 +17,15 @@ _SLICES = ("activity", "popularity", "temperature")
 
 def describe(record: RunRecord) -> dict[str, Any]:
     """Returns `users`, a dict each, or `reason`, why there are none; `drawn_from` test queries they were drawn."""
-    trainer, builder = record.steps.get("Trainer"), record.steps.get("ExampleBuilder")
-    if trainer is None or "model" not in trainer.outputs:
+    if record.model_uri is None:
         return _none("The run did not get as far as a model.")
-    model = Path(trainer.outputs["model"]) / "Format-Serving"
+    model = Path(record.model_uri) / "Format-Serving"
     if not (model / "saved_model.pb").is_file():
         return _none("The model's folder is gone.")
-    test = Path(builder.outputs.get("examples", "")) / "Split-test" if builder else None
-    if test is None or not test.is_dir():
+    test = Path(record.examples_uri or "") / "Split-test"
+    if not record.examples_uri or not test.is_dir():
         return _none("The test queries are gone.")
-    if record.building.get("task", "retrieve") != "retrieve":
+    if record.data_run.building.get("task", "retrieve") != "retrieve":
         return _none("This model scores single pairs of user and item; it does not recommend from the catalogue.")
     rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
     chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
@@ -140,7 +139,7 @@ def _found(measured: dict[str, float], targets: int) -> tuple[str, bool | None]:
 
 def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
     shown = [item for user in users for part in ("history", "targets", "items") for item in user[part]]
-    reader = record.steps.get("TableReader")
+    reader = record.data_run.steps.get("TableReader")
     known = examples.titles(reader.outputs.get("items") if reader else None, {item["id"] for item in shown})
     for item in shown:
         item["title"] = known.get(item["id"], "")

@@ -86,7 +86,7 @@ def print_run(record: RunRecord) -> None:
     """Prints everything that ML Metadata and the artifacts say of one run."""
     parameters, training = record.training_parameters, record.training
     facts = [("run", record.run_id), ("pipeline", record.pipeline), ("state", record.state)]
-    reader = record.steps.get("TableReader")
+    reader = record.data_run.steps.get("TableReader")
     if reader:
         facts += [("data", reader.properties.get("source")), ("data fingerprint", reader.properties.get("fingerprint"))]
     for table, report in record.reading.items():
@@ -94,6 +94,9 @@ def print_run(record: RunRecord) -> None:
             facts.append((table, f"{report['read']} rows read, {report['kept']} kept, {report['read'] - report['kept']} rejected"))
     facts += [("code hash", parameters.get("code_hash")), ("seed", parameters.get("seed"))]
     facts += [("hyper-parameters", ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()))]
+    if record.bundling:
+        stages = {key: record.bundling[key] for key in ("recall", "recall_run", "rank", "rank_run", "candidates", "weight")}
+        facts.append(("stages", ", ".join(f"{key}={value}" for key, value in stages.items())))
     if training:
         facts.append(("training", f"{training['seconds']:.0f} s, best epoch {training['best_epoch']}, {training['parameters']:,} parameters, {training['strategy']}"))
     facts += [("blessed", "yes" if record.blessed else "no"), ("canary", "answered" if record.canary else "no")]

@@ -10,7 +10,8 @@ Deviations: the score is the rank's share, not the count, so that no two items t
 import tensorflow as tf
 
 from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.retrieve import RetrieveModel, popularity_scores
+from models.retrieve import RetrieveModel
+from models.segments import popularity_scores
 
 
 class HyperParameters(BaseHyperParameters):

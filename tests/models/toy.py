@@ -1,6 +1,7 @@
 """Data whose right answer is known by construction, built with the production components."""
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,9 +92,11 @@ class ToyData:
         return tasks.of(model, self.label).load(registry.load(model).Model, self.graph, self.schema, self.splits)
 
 
-def build(folder: Path, randomness: float, kind: str, split: dict | None = None, label: Label | None = None) -> ToyData:
-    """Log -> tables -> examples -> transform graph; with a label, ratings to score."""
-    source = (write_ratings if label else write_log)(folder / "source", randomness)
+def build(
+    folder: Path, randomness: float, kind: str, split: dict | None = None, label: Label | None = None, write: Callable | None = None
+) -> ToyData:
+    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes another log than the usual one."""
+    source = (write or (write_ratings if label else write_log))(folder / "source", randomness)
     local.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", asdict(label)) if label else ("retrieve", None)

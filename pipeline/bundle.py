@@ -1,0 +1,181 @@
+"""`recsys bundle`: a small pipeline of its own makes one servable of two blessed models, evaluates it end to end, gates and pushes it."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from models import metrics, registry
+from models.errors import ConfigError
+from pipeline import lineage, local
+from pipeline.config import GateConfig
+from pipeline.lineage import RunRecord
+
+_QUERIES_ONLY = {"query_history", "drop_repeats", "candidates", "sequence_by"}  # of a split: they do not move the border of train
+
+
+class BundleConfig(pydantic.BaseModel):
+    """What is bundled.
+
+    Attributes:
+        recall: a `retrieve` model: its name, or a pipeline or run of its own.
+        rank: a `score` model, likewise; None leaves the order to the recall.
+        candidates: how many recalled items are ranked.
+        weight: of the ranking against the recall, 0 to 1; None chooses it on the validation queries.
+        max_regression: NDCG@10 may be below the recall's alone, and below the last blessed bundle's, by at most this much.
+        output: folder of the runs; the bundle goes there as well.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    recall: str
+    rank: str | None = None
+    candidates: int = pydantic.Field(200, ge=1)
+    weight: float | None = pydantic.Field(None, ge=0, le=1)
+    max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
+    output: str = "runs"
+
+
+def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
+    """Runs the pipeline and returns its record.
+
+    Raises:
+        ConfigError: there is no blessed model of a name, its task is another one, or the two were not made of the same split of the
+            same data: the ranker could have learned what the recall is tested on.
+        RecsysError: another run holds the output folder, or the disk is full.
+    """
+    records = lineage.load_runs(config.output)
+    recall = _blessed(records, config.recall, "retrieve", config.output)
+    rank = _blessed(records, config.rank, "score", config.output) if config.rank else None
+    if rank:
+        _require_same_split(recall, rank)
+    names = [record.training_parameters["model"] for record in (recall, rank) if record]
+    data = recall.pipeline.removeprefix(f"{names[0]}-") if recall.pipeline.startswith(f"{names[0]}-") else recall.pipeline
+    name = f"{'+'.join(names)}-{data}"
+    return local.execute(
+        Path(config.output).absolute(),
+        name,
+        lambda output: _create_pipeline(config, name, recall, rank, output),
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+        say,
+    )
+
+
+def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path) -> Any:
+    from tfx import v1 as tfx
+
+    from components import gate
+    from components.beam_runner import ARGUMENTS
+    from components.bundler import Bundler
+    from components.canary import Canary
+    from components.last_blessed import LastBlessedOther
+    from pipeline.dag import hash_files
+
+    types = tfx.types.standard_artifacts
+
+    def existing(record: RunRecord, node: str, key: str, kind: Any, as_node: str):
+        # The artifact of that run itself, so that lineage goes on through the bundle.
+        return tfx.dsl.Importer(source_uri=record.steps[node].outputs[key], artifact_type=kind).with_id(as_node)
+
+    recalled = existing(recall, "Trainer", "model", types.Model, "Recall")
+    ranked = existing(rank, "Trainer", "model", types.Model, "Rank") if rank else None
+    examples = existing(recall, "ExampleBuilder", "examples", types.Examples, "Examples")
+    made_of = {
+        "model": "+".join(record.training_parameters["model"] for record in (recall, rank) if record),
+        "task": "two_stage",
+        "recall": recall.training_parameters["model"],
+        "rank": rank.training_parameters["model"] if rank else None,
+        "recall_run": recall.run_id,
+        "rank_run": rank.run_id if rank else None,
+        "candidates": config.candidates,
+        "weight": config.weight,
+        "code_hash": registry.code_hash(),
+    }
+    uris = [record.steps["Trainer"].outputs["model"] for record in (recall, rank) if record]
+    made_of["fingerprint"] = hashlib.sha256(json.dumps([made_of, uris]).encode()).hexdigest()[:16]
+    bundler = Bundler(
+        recall=recalled.outputs["result"],
+        rank=ranked.outputs["result"] if ranked else None,
+        examples=examples.outputs["result"],
+        config=json.dumps(made_of, sort_keys=True),
+    )
+    last_blessed = tfx.dsl.Resolver(
+        strategy_class=LastBlessedOther,
+        config={"fingerprint": made_of["fingerprint"]},
+        model=tfx.dsl.Channel(type=types.Model),
+        model_blessing=tfx.dsl.Channel(type=types.ModelBlessing),
+    ).with_id("LastBlessed")
+    # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by more than the margin.
+    evaluator = tfx.components.Evaluator(
+        examples=examples.outputs["result"],
+        model=bundler.outputs["model"],
+        baseline_model=last_blessed.outputs["model"],
+        eval_config=gate.eval_config(metrics.TWO_STAGE, -config.max_regression, config.max_regression),
+        example_splits=["test"],
+    )
+    canary = Canary(
+        model=bundler.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        examples=examples.outputs["result"],
+        code_hash=hash_files("components/canary.py", "components/probes.py", "serving"),
+    )
+    pusher = tfx.components.Pusher(
+        model=bundler.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=canary.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(output / "serving" / name))
+        ),
+    )
+    nodes = [recalled, *([ranked] if ranked else []), examples, bundler, last_blessed, evaluator, canary, pusher]
+    return tfx.dsl.Pipeline(
+        pipeline_name=name,
+        pipeline_root=str(output / name),
+        components=nodes,
+        enable_cache=True,
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(output / lineage.METADATA)),
+        beam_pipeline_args=list(ARGUMENTS),
+    )
+
+
+def _blessed(records: list[RunRecord], name: str, task: str, output: str) -> RunRecord:
+    """The newest run of a model, pipeline or id that was blessed and answered the canary."""
+    found = [
+        record
+        for record in records
+        if record.trained and name in (record.training_parameters.get("model"), record.pipeline, record.run_id)
+    ]
+    if not found:
+        if name not in registry.MODELS and name not in {record.pipeline for record in records}:
+            registry.get(name)  # raises, naming the nearest
+        raise ConfigError(f"no run of {name} in {output}; make one: recsys run {name} --output {output}")
+    blessed = [record for record in found if record.blessed and record.canary]
+    if not blessed:
+        raise ConfigError(f"none of the {len(found)} runs of {name} in {output} was blessed; a bundle is made of blessed models only")
+    record = blessed[-1]
+    model = record.training_parameters["model"]
+    if registry.get(model).task != task:
+        wanted = "--recall takes a retrieve model" if task == "retrieve" else "--rank takes a score model"
+        raise ConfigError(f"{wanted}; received {model}, which learns to {registry.get(model).task}: recsys models")
+    return record
+
+
+def _require_same_split(recall: RunRecord, rank: RunRecord) -> None:
+    def data(record):
+        return record.steps["TableReader"].properties.get("fingerprint")
+
+    def split(record):
+        values = json.loads(record.steps["ExampleBuilder"].properties["split"])
+        return {name: value for name, value in values.items() if name not in _QUERIES_ONLY}
+
+    for of, what in ((data, "data"), (split, "split")):
+        one, other = of(recall), of(rank)
+        if one != other:
+            raise ConfigError(
+                f"{recall.pipeline} and {rank.pipeline} were not made of the same {what}: {one} and {other}. The ranker could have learned "
+                f"what the recall is tested on; run it on the same {what}, such as --split leave_one_out"
+            )

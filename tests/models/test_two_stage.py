@@ -1,0 +1,148 @@
+"""Two stages in one SavedModel."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models import metrics, registry, tasks
+from models.label import Label
+from models.training import TrainingSession
+from models.two_stage import WEIGHTS, TwoStage
+from tests.models import toy
+
+LIKED = Label("rating", 4.0)
+
+
+def exported(name, data, label, folder, **hyper_parameters):
+    """Trains a model on a toy and exports it."""
+    task, module = tasks.of(name, label), registry.load(name)
+    loaded = task.load(module.Model, data.graph, data.schema, data.splits)
+    parameters = module.HyperParameters(**hyper_parameters)
+    tf.keras.utils.set_random_seed(3)
+    model = module.Model(parameters, loaded)
+    model.learn(TrainingSession(parameters, loaded, seed=3, evaluation=task.evaluation(loaded, "valid")))
+    task.exporter(model, loaded).export(str(folder))
+    return str(folder), loaded
+
+
+@pytest.fixture(scope="module")
+def stages(toy_data, tmp_path_factory):
+    """Folders of a recall and of a ranker, and the recall's data."""
+    folder = tmp_path_factory.mktemp("stages")
+    recall, data = exported("item_knn", toy_data("profile", 0.3), None, folder / "recall")
+    rated = toy.build(folder / "rated", 0.3, "event", {"name": "leave_one_out"}, LIKED, write=toy.write_log)
+    rank, _ = exported("fm", rated, LIKED, folder / "rank", epochs=3, batch_size=64)
+    return recall, rank, data
+
+
+@pytest.fixture(scope="module")
+def bundled(stages, tmp_path_factory):
+    """The signatures of an exported bundle whose ranking alone decides."""
+    recall, rank, _ = stages
+    folder = str(tmp_path_factory.mktemp("bundle") / "1")
+    TwoStage(recall, rank, "item_knn", candidates=8).export(folder)
+    return tf.saved_model.load(folder).signatures
+
+
+def ask(signatures, users, k, history=None, exclude=None):
+    nothing = tf.zeros([len(users), 0], tf.string)
+    answer = signatures["recommend"](
+        user_id=tf.constant(users),
+        history=nothing if history is None else tf.constant(history),
+        exclude=nothing if exclude is None else tf.constant(exclude),
+        k=tf.fill([len(users)], k),
+    )
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+def test_the_ranker_orders_what_the_recall_found(bundled, stages):
+    recall, rank = (tf.saved_model.load(folder).signatures for folder in stages[:2])
+    user = stages[2].users.ids[:4]
+    found, answer = ask(recall, user, 8), ask(bundled, user, 8)
+    expected = rank["rank"](user_id=tf.constant(user), item_id=tf.constant(found["item_id"]))
+    assert expected["known"].numpy().all()
+    for row in range(len(user)):
+        there = found["item_id"][row] != b""
+        order = np.argsort(-expected["score"].numpy()[row][there], kind="stable")
+        np.testing.assert_array_equal(answer["item_id"][row][: there.sum()], found["item_id"][row][there][order])
+    assert set(answer["source"].ravel()) <= {b"item_knn", b""} and set(answer["strategy"]) == {b"model"}
+
+
+def test_what_is_excluded_or_seen_never_comes_and_more_than_the_candidates_can_be_had(bundled, stages):
+    data = stages[2]
+    user = data.users.ids[:1]
+    first = ask(bundled, user, 3)["item_id"]
+    assert not set(first[0]) & set(ask(bundled, user, 5, exclude=first)["item_id"][0])
+    everything = ask(bundled, user, 10_000)["item_id"][0]
+    seen = {data.items.ids[index - 2] for index in data.user_history[2].numpy()}
+    there = [item for item in everything if item]
+    assert len(there) == len(set(there)) > 8 and set(there) | seen == set(data.items.ids) and not set(there) & seen
+
+
+def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
+    item = stages[2].items.ids[0]
+    answer = ask(bundled, ["nobody", "nobody"], 3, history=[[item], [""]])
+    assert answer["strategy"].tolist() == [b"fold-in", b"fallback"]
+    assert set(answer["source"][0]) == {b"item_knn"} and set(answer["source"][1]) == {b"popularity"}
+    # The ranker does not know them, so the recall's order stays.
+    np.testing.assert_array_equal(answer["item_id"], ask(tf.saved_model.load(stages[0]).signatures, ["nobody", "nobody"], 3, history=[[item], [""]])["item_id"])
+
+
+def test_one_answer_does_not_depend_on_the_batch_or_on_the_form_of_the_request(bundled, stages):
+    users = stages[2].users.ids[:3]
+    together = ask(bundled, users, 5)
+    example = tf.train.Example()
+    example.features.feature["user_id"].bytes_list.value.append(users[1])
+    example.features.feature["k"].int64_list.value.append(5)
+    for alone in (ask(bundled, users[1:2], 5), bundled["recommend_examples"](tf.constant([example.SerializeToString()]))):
+        np.testing.assert_array_equal(np.asarray(alone["item_id"])[0], together["item_id"][1])
+        np.testing.assert_allclose(np.asarray(alone["score"])[0], together["score"][1], rtol=1e-5)
+
+
+def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages):
+    recall, rank, data = stages
+    queries = tf.constant(data.queries("test"))
+    everything = len(data.items)
+    alone = tf.saved_model.load(recall).signatures["evaluate"](queries)
+    module = TwoStage(recall, rank, "item_knn", candidates=everything, weight=0.0)
+    values = module.evaluate(queries)
+    assert set(values) == set(metrics.TWO_STAGE.means)
+    # Weight 0 over all items is the recall itself, but for ties that rounding breaks.
+    for name in ("hr_10", "ndcg_10", "mrr_20"):
+        np.testing.assert_allclose(np.mean(values[name]), np.mean(alone[name]), atol=0.02)
+    np.testing.assert_allclose(values["alone_ndcg_10"], alone["ndcg_10"], rtol=1e-5)
+    np.testing.assert_allclose(values["lift_alone_ndcg_10"], values["ndcg_10"] - values["alone_ndcg_10"], atol=1e-6)
+    # A target that is not recalled is not found, whatever the ranker says.
+    one = TwoStage(recall, rank, "item_knn", candidates=1, weight=1.0).evaluate(queries)
+    assert np.mean(one["hr_10"]) == pytest.approx(np.mean(np.asarray(alone["mrr_10"]) == 1.0), abs=1e-6)
+
+
+def test_the_weight_is_the_best_on_validation(stages):
+    recall, rank, data = stages
+    module = TwoStage(recall, rank, "item_knn", candidates=10)
+    queries = data.queries("valid")
+    rows = module.choose_weight(queries)
+    assert [row["weight"] for row in rows] == list(WEIGHTS)
+    best = max(rows, key=lambda row: (row["ndcg_10"], -row["weight"]))
+    assert module.weight.numpy() == pytest.approx(best["weight"])
+    assert np.mean(module.evaluate(tf.constant(queries))["ndcg_10"]) == pytest.approx(best["ndcg_10"], abs=1e-6)
+
+
+def test_without_a_ranker_the_order_is_the_recalls(stages):
+    recall, _, data = stages
+    module = TwoStage(recall, None, "item_knn", candidates=5)
+    assert module.choose_weight(data.queries("valid")) == []
+    users = tf.constant(data.users.ids[:3])
+    nothing = tf.zeros([3, 0], tf.string)
+    answer = module.recommend(users, nothing, nothing, tf.fill([3], 4))
+    np.testing.assert_array_equal(answer["item_id"], ask(tf.saved_model.load(recall).signatures, users.numpy(), 4)["item_id"])
+
+
+def test_a_k_of_zero_is_refused(bundled):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at least 1"):
+        ask(bundled, ["u1"], 0)
+
+
+def test_the_rankers_score_is_still_asked_by_name(bundled, stages):
+    inputs = {name: spec for name, spec in tf.saved_model.load(stages[1]).signatures["score"].structured_input_signature[1].items()}
+    assert set(bundled["score"].structured_input_signature[1]) == set(inputs)

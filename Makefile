@@ -24,7 +24,7 @@ run: $(STAMP) ## environment, data, pipeline, server, recommendations on the scr
 	$(VENV)/bin/recsys demo
 
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
-	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 venv: $(STAMP) ## the environment alone; LANE=portable|current, RECSYS_PYTHON=/path/to/python
 

@@ -19,6 +19,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no worker is left with one of them at the end.
+
+    The first of all makes the run that the other pipeline tests share; the models keep the other worker busy meanwhile.
+    """
+
+    def turn(item) -> int:
+        if item.path.name == "test_end_to_end.py":
+            return 0
+        if item.path.parent.name == "models":
+            return 1
+        return 2 if item.get_closest_marker("end_to_end") else 3
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of reference data: $RECSYS_SHARED, or `shared` beside the repository; the test is

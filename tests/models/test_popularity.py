@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.retrieve import popularity_scores
+from models.segments import popularity_scores
 from tests.models.contract import RetrieveContract
 
 

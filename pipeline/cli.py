@@ -234,8 +234,10 @@ def demo(user: str | None, **options) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--rest-port", default=8501, show_default=True, help="REST port.")
 @click.option("--grpc-port", default=8500, show_default=True, help="gRPC port.")
+@click.option("--log-requests", metavar="PREFIX", help="Log sampled requests to PREFIX-*.tfrecord, for recsys drift.")
+@click.option("--log-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of requests to log.")
 @_mended
-def serve(model_dir: str | None, output: str, name: str, host: str, rest_port: int, grpc_port: int) -> None:
+def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC; new versions are picked up while it runs.
 
     \b
@@ -243,7 +245,8 @@ def serve(model_dir: str | None, output: str, name: str, host: str, rest_port: i
     """
     from pipeline import demo as demonstration
 
-    demonstration.serve(model_dir or demonstration.last_pushed(output), name, host, rest_port, grpc_port)
+    folder = model_dir or demonstration.last_pushed(output)
+    demonstration.serve(folder, name, host, rest_port, grpc_port, log_requests, log_share)
 
 
 @main.command()
@@ -312,6 +315,34 @@ def show_run(run_id: str, output: str) -> None:
     from pipeline import lineage, show
 
     show.print_run(lineage.load_run(output, run_id))
+
+
+@main.command()
+@click.option("--logs", required=True, help="Request logs: a folder, a file, or what the files' names begin with.")
+@click.option("--run", "run_id", default="latest", show_default=True, help="The run to compare with: the newest that pushed, or an id.")
+@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@click.option("--baseline-logs", help="Request logs of an earlier period, to find drift.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+              help="UTC; judge requests from then on. Earlier ones are the baseline, unless --baseline-logs is given.")  # fmt: skip
+@click.option("--model", help="Name under which the model is served, where the logs are of several.")
+@click.option("--schema", help="Curated schemas, by name or folder (default: those of the run).")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A bound, such as max_unknown_user_share=0.3.")
+@click.option("--report", type=click.Path(), help="Folder to write to (default: a new one under OUTPUT/drift).")
+@_mended
+def drift(settings, **options) -> None:
+    """Compare request logs with what the served model was trained on, and with an earlier period.
+
+    Exits with 1 when a bound is broken, and says which and by how much.
+
+    \b
+    Example: recsys drift --logs runs/logs/recsys --run latest
+             recsys drift --logs runs/logs --since 2026-11-01 --set max_fallback_share=0.05
+    """
+    from pipeline import config as run_config
+    from pipeline import drift as job
+
+    limits = {name.removeprefix("hyper_parameters."): value for name, value in run_config.parse_settings(settings).items()}
+    job.require_met(job.run(**options, limits=limits, say=click.echo))
 
 
 @main.command("compile")

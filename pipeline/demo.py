@@ -29,7 +29,9 @@ def last_pushed(output: str) -> str:
     return str(Path(lineage.last_pushed(output).pushed_path).parent)
 
 
-def serve(model_dir: str, name: str, host: str, rest_port: int, grpc_port: int) -> None:
+def serve(
+    model_dir: str, name: str, host: str, rest_port: int, grpc_port: int, log_prefix: str | None = None, log_share: float = 0.1
+) -> None:
     """Serves a folder of versions until Ctrl-C or SIGTERM; ends the process with the server's status."""
     if not Path(model_dir).is_dir():
         raise ConfigError(f"--model-dir: required: a folder of versions; received {model_dir}, which is none")
@@ -37,6 +39,8 @@ def serve(model_dir: str, name: str, host: str, rest_port: int, grpc_port: int) 
     from serving.server import main
 
     options = {"model-name": name, "model-base-path": model_dir, "host": host, "rest-api-port": rest_port, "port": grpc_port}
+    if log_prefix:
+        options |= {"request-log-prefix": log_prefix, "request-log-sampling-rate": log_share}
     sys.exit(main([f"--{option}={value}" for option, value in options.items()]))
 
 

@@ -35,7 +35,11 @@ def write_report(record: RunRecord, path: str | Path, error: str | None = None) 
         path: the file; its folder is made.
         error: what stopped a run that failed; ML Metadata knows only which component it was.
     """
-    text = render(record, error)
+    return write_page(render(record, error), path)
+
+
+def write_page(text: str, path: str | Path) -> Path:
+    """Writes a page whole or not at all, and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -53,17 +57,7 @@ def write_report(record: RunRecord, path: str | Path, error: str | None = None) 
 
 def render(record: RunRecord, error: str | None = None) -> str:
     """Returns the page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(basename=os.path.basename, seconds=_seconds, metric=label, number=_number, signed=_signed)
-    return environment.get_template("report.html").render(
+    return environment().get_template("report.html").render(
         run=_run(record),
         verdict=verdict(record, error),
         data=report_data.describe(record.data_run),
@@ -73,6 +67,21 @@ def render(record: RunRecord, error: str | None = None) -> str:
         users=report_users.describe(record),
         lineage=lineage(record),
     )
+
+
+def environment() -> Any:
+    """The jinja2 environment of the pages."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(basename=os.path.basename, seconds=_seconds, metric=label, number=_number, signed=_signed)
+    return made
 
 
 def label(name: str) -> str:

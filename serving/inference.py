@@ -27,6 +27,7 @@ from serving.examples_api import (
 )
 from serving.manager import Manager
 from serving.metrics import Metrics
+from serving.request_log import Predicted, RequestLog
 from serving.servable import DEFAULT_SIGNATURE, Servable
 
 
@@ -61,11 +62,13 @@ class Inference:
         limits: Limits,
         threads: int,
         batching: BatchingParameters | None = None,
+        request_log: RequestLog | None = None,
     ):
         self.manager = manager
         self.metrics = metrics
         self.under_way = 0
         self._limits = limits
+        self._request_log = request_log
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
         self._batcher = None
         if batching:
@@ -149,6 +152,7 @@ class Inference:
         Raises:
           ServingError: as TensorFlow Serving words it, or what the model raised.
         """
+        asked, sent = signature, inputs
         signature = signature or DEFAULT_SIGNATURE
         definition = servable.signatures.get(signature)
         if definition is None:
@@ -157,8 +161,29 @@ class Inference:
             )
         inputs = _checked_inputs(servable, signature, inputs)
         outputs = _checked_outputs(definition, output_filter)
-        results = await self._run(servable, signature, inputs, outputs, "Predict")
-        return dict(zip(outputs, results, strict=True))
+        values = await self._run(servable, signature, inputs, outputs, "Predict")
+        results = dict(zip(outputs, values, strict=True))
+        if config := self._sampled(servable):
+            fill = Predicted(servable.name, servable.version, asked, signature, sent, results, output_filter)
+            self._request_log.add(config, servable.name, servable.version, signature, fill.size, fill)
+        return results
+
+    def _sampled(self, servable: Servable):
+        """The log's configuration where this request is to be logged, else None."""
+        if self._request_log is None:
+            return None
+        config = self.manager.request_log(servable.name)
+        return config if self._request_log.samples(config) else None
+
+    def _log_examples(self, servable: Servable, signature: str, kind: str, request, response) -> None:
+        if config := self._sampled(servable):
+
+            def fill(record) -> None:
+                getattr(record, kind).request.CopyFrom(request)
+                getattr(record, kind).response.CopyFrom(response)
+
+            size = request.ByteSize() + response.ByteSize()
+            self._request_log.add(config, servable.name, servable.version, signature, size, fill)
 
     async def _run(
         self,
@@ -200,6 +225,7 @@ class Inference:
         )
         classify_result(arrays[name], count, response.result)
         _fill_spec(response.model_spec, servable, name)
+        self._log_examples(servable, name, "classify_log", request, response)
 
     async def regress(self, servable: Servable, request, response) -> None:
         """Fills a RegressionResponse."""
@@ -210,6 +236,7 @@ class Inference:
         )
         regress_result(arrays[name], count, response.result)
         _fill_spec(response.model_spec, servable, name)
+        self._log_examples(servable, name, "regress_log", request, response)
 
     async def multi_inference(self, request, response) -> None:
         """Fills a MultiInferenceResponse."""
@@ -254,6 +281,7 @@ class Inference:
                 else:
                     regress_result(arrays[name], count, result.regression_result)
                 _fill_spec(result.model_spec, servable, name)
+            self._log_examples(servable, runs[0][0], "multi_inference_log", request, response)
 
     async def _run_examples(
         self,

@@ -6,12 +6,12 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from serving import protos
 from serving.errors import Code, ServingError, from_exception
-from serving.model_config import ModelConfig
+from serving.model_config import ModelConfig, RequestLogConfig
 from serving.servable import Servable, give_memory_back
 
 log = logging.getLogger("serving")
@@ -132,6 +132,12 @@ class Manager:
         if not known:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return [known[number] for number in sorted(known, reverse=True)]
+
+    def request_log(self, name: str) -> RequestLogConfig | None:
+        """Where sampled requests of a model go; None: nowhere."""
+        with self._lock:
+            config = self._configs.get(name)
+        return config.request_log if config else None
 
     def names(self) -> list[str]:
         """The names of the configured models."""
@@ -385,6 +391,4 @@ def _contents(path: str) -> tuple:
 
 
 def _without_labels(config: ModelConfig) -> ModelConfig:
-    return ModelConfig(
-        config.name, config.base_path, config.policy, config.latest, config.specific
-    )
+    return replace(config, labels={})

@@ -109,6 +109,9 @@ class Metrics:
         self.warmup_latency = Histogram(
             "/tensorflow/serving/model_warmup_latency", ("model_path", "status"), *latency
         )
+        self.request_log_count = Counter(
+            "/tensorflow/serving/request_log_count", ("model_name", "status_code")
+        )
         self.load_attempts = Counter(
             "/tensorflow/cc/saved_model/load_attempt_count", ("model_path", "status")
         )

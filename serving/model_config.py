@@ -12,6 +12,19 @@ from serving.errors import Code, ServingError, StartError, invalid
 
 
 @dataclass(frozen=True)
+class RequestLogConfig:
+    """Where sampled requests of one model go.
+
+    Attributes:
+      filename_prefix: absolute path that the names of its files begin with.
+      sampling_rate: share of requests to log, in [0, 1].
+    """
+
+    filename_prefix: str
+    sampling_rate: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One model.
 
@@ -22,6 +35,7 @@ class ModelConfig:
       latest: how many versions `latest` keeps.
       specific: the version numbers of `specific`.
       labels: version number by label.
+      request_log: where sampled requests go; None: nowhere.
     """
 
     name: str
@@ -30,6 +44,7 @@ class ModelConfig:
     latest: int = 1
     specific: tuple[int, ...] = ()
     labels: dict[str, int] = field(default_factory=dict)
+    request_log: RequestLogConfig | None = None
 
     def choose(self, present: list[int]) -> list[int]:
         """The versions that the policy wants, largest first, out of those present."""
@@ -80,6 +95,11 @@ def from_proto(config: "protos.server_config.ModelServerConfig") -> list[ModelCo
                 f"got base_path()={entry.base_path}"
             )
         models[entry.name] = _model(entry)
+    prefixes = [model.request_log.filename_prefix for model in models.values() if model.request_log]
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            # The logs of two models in one file could not be told from one another's.
+            raise invalid(f"Duplicate LogCollectorConfig::filename_prefix(): {prefix}")
     return list(models.values())
 
 
@@ -93,7 +113,30 @@ def _model(entry: "protos.server_config.ModelConfig") -> ModelConfig:
         latest=latest or 1,
         specific=tuple(entry.model_version_policy.specific.versions),
         labels=dict(entry.version_labels),
+        request_log=_request_log(entry) if entry.HasField("logging_config") else None,
     )
+
+
+def _request_log(entry: "protos.server_config.ModelConfig") -> RequestLogConfig:
+    collector = entry.logging_config.log_collector_config
+    rate = entry.logging_config.sampling_config.sampling_rate
+    if collector.type != "file":
+        raise ServingError(
+            Code.NOT_FOUND,
+            f"Cannot find LogCollector::Factory for type: {collector.type} "
+            f'(model {entry.name}); this server has "file" only',
+        )
+    prefix = collector.filename_prefix
+    if not os.path.isabs(prefix) or not os.path.basename(prefix):
+        raise invalid(
+            f"Expected log_collector_config of model {entry.name} to have an absolute "
+            f"filename_prefix that ends in a name; got filename_prefix()={prefix}"
+        )
+    if not 0 <= rate <= 1:
+        raise invalid(
+            f"Expected sampling_rate of model {entry.name} to be in [0, 1]; got {rate:g}"
+        )
+    return RequestLogConfig(prefix, rate)
 
 
 def read_text(path: str, message):

@@ -44,6 +44,12 @@ class ServerOptions:
         False, "batch requests of equal row shapes only, rather than refuse to mix shapes"
     )
     monitoring_config_file: str = _option("", "file of a MonitoringConfig (Prometheus)")
+    request_log_prefix: str = _option(
+        "", "where sampled requests are logged, as PREFIX-*.tfrecord (with model_base_path)"
+    )
+    request_log_sampling_rate: float = _option(0.1, "share of requests logged, 0 to 1")
+    request_log_max_file_bytes: int = _option(64 << 20, "size at which a log file is closed")
+    request_log_max_file_seconds: float = _option(3600, "age at which a log file is closed")
     enable_grpc_healthcheck_service: bool = _option(True, "answer grpc.health.v1")
     enable_serialization_as_tensor_content: bool = _option(False, "reply tensors as bytes in gRPC")
     rest_api_timeout_in_ms: int = _option(30_000, "longest a request may wait and run; 0: no limit")
@@ -77,6 +83,18 @@ class ServerOptions:
                      "max_concurrent_requests", "threads", "rest_api_timeout_in_ms"):
             if getattr(self, name) < 0:
                 raise StartError(f"--{name} must not be negative, got {getattr(self, name)}")
+        if self.request_log_prefix and self.model_config_file:
+            raise StartError("--request_log_prefix belongs to --model_base_path; in a "
+                             "--model_config_file each model has a logging_config")
+        if self.request_log_prefix and not os.path.basename(self.request_log_prefix):
+            raise StartError("--request_log_prefix must end in a name, got "
+                             f"{self.request_log_prefix}")
+        if not 0 <= self.request_log_sampling_rate <= 1:
+            raise StartError("--request_log_sampling_rate must be 0 to 1, got "
+                             f"{self.request_log_sampling_rate}")
+        if self.request_log_max_file_bytes < 1 or not self.request_log_max_file_seconds > 0:
+            raise StartError("--request_log_max_file_bytes must be at least 1 and "
+                             "--request_log_max_file_seconds more than 0")
         if self.max_body_bytes < 1 or self.num_request_iterations_for_warmup < 1:
             raise StartError("--max_body_bytes and --num_request_iterations_for_warmup must be "
                              "at least 1")

@@ -62,6 +62,7 @@ class Server:
         from serving.inference import Inference, Limits
         from serving.manager import Manager
         from serving.metrics import Metrics
+        from serving.request_log import open_log
 
         options = self.options
         configs = self._read_configs()
@@ -72,6 +73,7 @@ class Server:
             options.load_retry_interval_micros / 1e6,
             options.allow_version_labels_for_unavailable_models,
         )
+        self._request_log = open_log(self.metrics, configs, options)
         self._inference = Inference(
             self.manager,
             self.metrics,
@@ -82,6 +84,7 @@ class Server:
             ),
             options.threads or 2 * (os.cpu_count() or 1),
             self._read_batching(),
+            self._request_log,
         )
         rest_options = self._rest_options()
         try:
@@ -112,6 +115,8 @@ class Server:
         self._loop.close()
         self._loop = None
         self._inference.close()
+        # No handler is left, so the log is complete.
+        self._request_log.close()
         # Whoever still runs has had its time: closing the session cancels it.
         self.manager.stop(0)
 
@@ -127,12 +132,17 @@ class Server:
     # --- what the options name
 
     def _read_configs(self) -> list:
-        from serving.model_config import ModelConfig, read_model_config_file
+        from serving.model_config import ModelConfig, RequestLogConfig, read_model_config_file
 
-        if self.options.model_config_file:
-            return read_model_config_file(self.options.model_config_file)
-        path = os.path.abspath(self.options.model_base_path)
-        return [ModelConfig(self.options.model_name, path)]
+        options = self.options
+        if options.model_config_file:
+            return read_model_config_file(options.model_config_file)
+        request_log = None
+        if options.request_log_prefix:
+            prefix = os.path.abspath(options.request_log_prefix)
+            request_log = RequestLogConfig(prefix, options.request_log_sampling_rate)
+        path = os.path.abspath(options.model_base_path)
+        return [ModelConfig(options.model_name, path, request_log=request_log)]
 
     def _read_batching(self):
         from serving.batching import BatchingParameters, read_parameters

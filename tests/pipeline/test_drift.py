@@ -1,0 +1,84 @@
+"""`recsys drift`: from a served model's own logs to findings, a page and an exit code."""
+
+import json
+
+import pytest
+
+from pipeline import drift, lineage
+from serving.client import Client, Query
+from serving.process import ServerProcess
+from tests.conftest import recsys
+from tests.pipeline.test_report import Page
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def logs(toy_run, tmp_path_factory):
+    """Requests to the pushed model: for each user in `asked`, and 120 strangers in `strange`; over both protocols."""
+    assert toy_run.finished.returncode == 0, toy_run.finished.stderr
+    folder, record = tmp_path_factory.mktemp("logs"), lineage.last_pushed(toy_run.output)
+    histories = {f"u{user}": [] for user in range(60)}
+    for prefix, queries in (
+        ("asked", [Query(user) for user in histories] * 4),
+        ("strange", [Query(f"x{n}", ["no such item"]) for n in range(240)]),
+    ):
+        options = ("--request-log-prefix", str(folder / prefix), "--request-log-sampling-rate", "1")
+        with ServerProcess("recsys", record.pushed_path.rpartition("/")[0], options=options) as ready:
+            for protocol, half in (("rest", queries[:120]), ("grpc", queries[120:])):
+                with Client(f"127.0.0.1:{ready[protocol]}", "recsys", protocol, timeout=60) as client:
+                    for start in range(0, 120, 10):
+                        client.recommend_many(half[start : start + 10], 5)
+    return folder
+
+
+def test_logs_of_known_users_pass(toy_run, logs, tmp_path):
+    done = recsys("drift", "--logs", logs / "asked", "--output", toy_run.output, "--report", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "240 rows of 24 requests" in done.stdout and f"report: {tmp_path / 'report.html'}" in done.stdout
+    found = json.loads((tmp_path / "findings.json").read_text("utf-8"))
+    record = lineage.load_run(toy_run.output)
+    assert found["run"] == record.run_id and found["broken"] == [] and found["earlier"] is None
+    assert found["logs"]["models"] == {f"recsys/{found['version']}": 24} and found["notes"] == []
+    shares = {one["name"]: one["value"] for one in found["findings"] if one["kind"] == "share"}
+    assert shares["unknown users"] == 0 and shares["answered by model"] == 1 and shares["empty histories"] == 1
+    # Each user asked four times of 240, and has 9 of 540 events.
+    skew = {one["name"]: one["value"] for one in found["findings"] if one["kind"] == "skew"}
+    assert skew["user_id"] == pytest.approx(0, abs=1e-4)
+
+
+def test_strangers_break_bounds_and_the_page_says_so(toy_run, logs, tmp_path):
+    done = recsys(
+        "drift", "--logs", logs / "strange", "--baseline-logs", logs / "asked", "--output", toy_run.output, "--report", tmp_path,
+        "--set", "max_fallback_share=0.1",
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: " in done.stderr and "bounds are broken" in done.stderr
+    assert (
+        "100.0%: 240 of 240 rows are for users that the run's data do not have; at most 20.00% is allowed"
+        in done.stderr
+    )
+    assert (
+        "100.0%: 240 of 240 rows are answered by fallback; at most 10.00% is allowed (max_fallback_share)"
+        in done.stderr
+    )
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    tags = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "img"} & set(tags) and "bounds are broken" in page.text[""]
+    assert "answered by model: 0.0% now, 100.0% in the earlier period" in page.text["drift"]
+    assert {"logs", "drift", "share", "pictures"} <= set(page.text)
+    assert any(chart.startswith("Shares: ") for chart in page.charts())
+
+
+def test_what_is_not_there_is_named(toy_run, logs, tmp_path):
+    for arguments, message in (
+        (["--logs", tmp_path / "none", "--output", toy_run.output], "no request logs at"),
+        (["--logs", logs / "asked", "--output", tmp_path], "has pushed a model; make one: recsys run"),
+        (["--logs", logs / "asked", "--output", toy_run.output, "--run", "no-such-run"], "no run 'no-such-run'"),
+        (
+            ["--logs", logs / "asked", "--output", toy_run.output, "--set", "max_fallback=1"],
+            "did you mean 'max_fallback_share'",
+        ),
+    ):
+        done = recsys("drift", *arguments, "--report", tmp_path / "report")
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr

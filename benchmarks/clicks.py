@@ -6,7 +6,8 @@
     python -m benchmarks.clicks --adult FILE                       Adult (income over 50K), a Parquet file, random 80/10/10
 
 FOLDER of `--split` holds `ml100k_ctr_valid.tsv` and `ml100k_ctr_test.tsv` (user_id, item_id, label), the rows that peers were
-measured on. The epoch is chosen on validation (log loss); test is looked at once a seed.
+measured on. The epoch is chosen on validation (log loss), with `--choose` a setting of a small grid as well (AUC, the first seed); test
+is looked at once a seed.
 """
 
 import argparse
@@ -24,6 +25,12 @@ PEERS = {
     "fm": (".7823", ".5678"),
     "wide_deep": (".7849", ".5660"),
     "deepfm": (".7858", ".5659"),
+}
+GRID = {
+    "lr": [{}],
+    "fm": [{"l2_factors": l2} for l2 in (3e-4, 1e-3, 3e-3)],
+    "wide_deep": [{"l1": l1, "wide_learning_rate": rate} for l1 in (0.5, 1.0, 2.0) for rate in (0.02, 0.05)],
+    "deepfm": [{"l2": l2, "factors": factors} for l2 in (1e-4, 3e-4, 1e-3, 3e-3) for factors in (10, 20)],
 }
 
 
@@ -63,6 +70,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[name for name, entry in registry.MODELS.items() if entry.learns == "click"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters, for every model named")
+    parser.add_argument("--choose", action="store_true", help="choose a setting of a small grid on validation")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/clicks"))
     arguments = parser.parse_args()
     folder = arguments.output
@@ -83,9 +91,12 @@ def main() -> None:
     overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     rows = []
     for name in arguments.models:
-        runs = [experiment.measure(prepared, name, overrides, seed) for seed in arguments.seeds]
+        grid = [{**setting, **overrides} for setting in (GRID[name] if arguments.choose else [{}])]
+        setting = experiment.choose(prepared, name, grid, arguments.seeds[0], "auc", 1)
+        runs = [experiment.measure(prepared, name, setting, seed) for seed in arguments.seeds]
         (folder / f"{name}.json").write_text(json.dumps(runs, indent=1))
         row = {"model": name, **experiment.summary(runs, METRICS), "rows/s": f"{runs[0]['rows_per_second']:,.0f}"}
+        row["setting"] = ", ".join(f"{key}={value}" for key, value in setting.items()) or "defaults"
         if arguments.split:
             row |= dict(zip(("RecBole AUC", "its log loss"), PEERS.get(name, ("", "")), strict=True))
         rows.append(row)

@@ -82,7 +82,7 @@ def prepare(
 
 
 def measure(
-    prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int, refit: Prepared | None = None
+    prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int, refit: Prepared | None = None, test: bool = True
 ) -> dict[str, Any]:
     """Trains once and measures on test.
 
@@ -92,6 +92,7 @@ def measure(
         hyper_parameters: overrides of the model's own.
         seed: of initial weights and batches.
         refit: the same data without a validation split: trained on again, for as many epochs as were chosen, and measured there.
+        test: false while settings are chosen: test is not looked at.
 
     Returns:
         The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train rows per second.
@@ -109,13 +110,18 @@ def measure(
     return {
         "model": model_name,
         "seed": seed,
-        "test": _task(prepared, model_name).evaluation(data, "test").of(model)(),
+        "test": _task(prepared, model_name).evaluation(data, "test").of(model)() if test else {},
         "valid": valid,
         "seconds": round(seconds, 1),
         "rows_per_second": float(np.median(speeds)) if speeds else None,
         "best_epochs": session.best_epochs,
         "hyper_parameters": parameters.model_dump(),
     }
+
+
+def choose(prepared: Prepared, model_name: str, grid: list[dict[str, Any]], seed: int, metric: str, sign: int) -> dict[str, Any]:
+    """The setting of the grid whose validation metric is the best: the largest with a sign of 1, the smallest with one of -1."""
+    return max(grid, key=lambda setting: sign * measure(prepared, model_name, setting, seed, test=False)["valid"][metric]) if len(grid) > 1 else grid[0]
 
 
 def _task(prepared: Prepared, model_name: str):

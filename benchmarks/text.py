@@ -67,11 +67,6 @@ def with_plots(log: Path, plots: Path, target: Path) -> Path:
     return target
 
 
-def choose(prepared: experiment.Prepared, model: str, seed: int) -> dict[str, Any]:
-    """The setting of the grid with the smallest validation RMSE."""
-    return min(GRID[model], key=lambda setting: experiment.measure(prepared, model, setting, seed)["valid"]["rmse"])
-
-
 def main() -> None:
     """Prints the table and writes every run to the output folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,7 +91,7 @@ def main() -> None:
         for model in arguments.models:
             if model == "deepconn" and folder.name == "movielens-100k-plots":
                 continue  # there are no reviews
-            setting = overrides or choose(prepared, model, arguments.seeds[0])
+            setting = overrides or experiment.choose(prepared, model, GRID[model], arguments.seeds[0], "rmse", -1)
             runs = [experiment.measure(prepared, model, setting, seed) for seed in arguments.seeds]
             (folder / f"{model}.json").write_text(json.dumps(runs, indent=1))
             valid, constant = np.mean([run["valid"]["rmse"] for run in runs]), runs[0]["test"]["constant_rmse"]

@@ -1,6 +1,7 @@
 """What the embedded server costs and what batching brings, in one run on one machine.
 
     python -m benchmarks.serving [--model-dir FOLDER] [--seconds 2] [--rounds 5] [--output FILE]
+    python -m benchmarks.serving --soak 10 [--model-dir FOLDER]     # memory of the server over 10 minutes of load
 
 FOLDER is one version of a pushed model with the signature `recommend`; without it a synthetic one
 is written: a look-up of users, a dot product with --items items, masks, the best ten. The server
@@ -234,6 +235,26 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
     return found
 
 
+def soak(folder: Path, minutes: float) -> list[tuple[float, float, int]]:
+    """Loads a batching server with requests of changing sizes; returns (minutes so far, resident MiB, requests so far)."""
+    from serving.process import ServerProcess
+
+    with tempfile.TemporaryDirectory() as root:
+        shutil.copytree(folder, Path(root) / "1")
+        parameters = Path(root) / "batching.txt"
+        parameters.write_text(BATCHING)
+        options = ("--enable-batching", "--batching-parameters-file", str(parameters))
+        with ServerProcess("model", root, options=options) as server:
+            begin, requests, seen = time.monotonic(), 0, []
+            while not seen or seen[-1][0] < minutes:
+                for rows, clients in ((1, 16), (7, 8), (32, 2)):
+                    requests += generate(server["rest"], body_of(rows), clients, 4)["requests"]
+                pages = int(Path(f"/proc/{server['pid']}/statm").read_text().split()[1])
+                seen.append(((time.monotonic() - begin) / 60, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, requests))
+                print(f"{seen[-1][0]:5.1f} min  {seen[-1][1]:7.1f} MiB  {requests:,} requests", flush=True)
+    return seen
+
+
 # Name -> (title, how it comes of one round, comparison, target).
 RATIOS = {
     "batching_64": (
@@ -296,6 +317,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=20_000, help="of the synthetic model")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="measure memory instead")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--generate", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -309,6 +331,11 @@ def main() -> None:
         folder = given.model_dir or Path(scratch) / "synthetic"
         if given.model_dir is None:
             write_synthetic(folder, given.items)
+        if given.soak:
+            seen = soak(folder, given.soak)
+            early = next(memory for minute, memory, _ in seen if minute >= min(1.0, given.soak / 2))
+            print(f"\n{early:.0f} MiB after a minute, {seen[-1][1]:.0f} MiB after {seen[-1][0]:.0f} minutes and {seen[-1][2]:,} requests")
+            return
         found = measure(folder, given.seconds, given.rounds)
     found["model"] = str(given.model_dir or f"synthetic, {given.items} items")
     found["cores"], found["load_average"] = os.cpu_count(), os.getloadavg()[0]

@@ -120,9 +120,10 @@ def _means(result: Any) -> dict[str, dict[str, float]]:
         row = slices.setdefault(_slice_name(key), {})
         for sub_keys in outputs.values():
             for values in sub_keys.values():
-                # Counts are no metrics; a metric that a slice has no value for is written as the text NaN.
+                # Counts are no metrics, nor are TFMA's differences from the baseline, which stands beside; a metric that a slice has
+                # no value for is written as the text NaN.
                 means = {name: float(value["doubleValue"]) for name, value in values.items() if "doubleValue" in value}
-                row.update({name: value for name, value in means.items() if not name.endswith("example_count")})
+                row.update({name: value for name, value in means.items() if not name.endswith(("example_count", "_diff"))})
     return {name: metrics.with_roots(row) for name, row in slices.items()}
 
 

@@ -42,12 +42,22 @@ def try_model(model_path: str, examples_uri: str) -> int:
     """
     probe = {"retrieve": _recommend, "score": _score}[_report(examples_uri)["task"]]
     with tempfile.TemporaryDirectory(prefix="canary-") as folder:
-        os.symlink(os.path.abspath(model_path), os.path.join(folder, "1"))
+        _place(model_path, os.path.join(folder, "1"))
         try:
             with ServerProcess(_NAME, folder, options=("--max-num-load-retries", "0")) as ready:
                 return probe(ready, examples_uri)
         except StartError as error:
             raise CanaryFailure(str(error)) from error
+
+
+def _place(model_path: str, target: str) -> None:
+    """Puts a model where the server looks for versions: a link, or a copy of one on another file system."""
+    if "://" not in model_path:
+        os.symlink(os.path.abspath(model_path), target)
+        return
+    from tfx.utils import io_utils
+
+    io_utils.copy_dir(model_path, target)
 
 
 def sample_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:

@@ -53,7 +53,9 @@ def document_columns(entity: str) -> tuple[str, str]:
 
 def read_schema(path: str) -> schema_pb2.Schema:
     """Reads a text-format schema."""
-    with open(path, encoding="utf-8") as file:
+    import tensorflow as tf  # which reads from any file system; the command line does without
+
+    with tf.io.gfile.GFile(path) as file:
         return text_format.Parse(file.read(), schema_pb2.Schema())
 
 

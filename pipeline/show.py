@@ -92,8 +92,10 @@ def print_run(record: RunRecord) -> None:
     for table, report in record.reading.items():
         if report:
             facts.append((table, f"{report['read']} rows read, {report['kept']} kept, {report['read'] - report['kept']} rejected"))
-    facts += [("code hash", parameters.get("code_hash")), ("seed", parameters.get("seed"))]
-    facts += [("hyper-parameters", ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()))]
+    facts.append(("code hash", parameters.get("code_hash")))
+    if not record.is_bundle:
+        facts += [("seed", parameters.get("seed"))]
+        facts += [("hyper-parameters", ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()))]
     if record.bundling:
         stages = {key: record.bundling[key] for key in ("recall", "recall_run", "rank", "rank_run", "candidates", "weight")}
         facts.append(("stages", ", ".join(f"{key}={value}" for key, value in stages.items())))

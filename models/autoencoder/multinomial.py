@@ -40,11 +40,11 @@ class MultinomialAutoEncoder(RetrieveModel):
 
     def encode(self, inputs: tf.Tensor) -> tf.Tensor:
         """[B, N + 2] normalised profiles -> the code that ranking uses, without noise."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
     def decode(self, code: tf.Tensor) -> tf.Tensor:
         """Code -> [B, N] logits."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define decode()")
 
     def batches(self, data, seed, first_epoch) -> sampling.Batches:
         return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(self.train_inputs)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline import drift, lineage
+from pipeline import lineage
 from serving.client import Client, Query
 from serving.process import ServerProcess
 from tests.conftest import recsys

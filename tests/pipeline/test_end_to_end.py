@@ -66,6 +66,7 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     assert versions(toy_run) == before
     record = lineage.load_run(toy_run.output)
     assert not record.blessed and record.verdict["baseline"]["overall"]["ndcg_10"] > record.verdict["metrics"]["overall"]["ndcg_10"]
+    assert not any(name.endswith("_diff") for name in record.verdict["metrics"]["overall"])  # TFMA's own; the baseline stands beside
     assert record.artifacts["Canary", "blessing"]["reason"] == "the gate did not bless the model"
 
 

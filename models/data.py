@@ -242,7 +242,7 @@ class TrainingData:
         def columns(row):
             reviews = row[text]
             review = tf.RaggedTensor.from_tensor(reviews.flat_values[:, tf.newaxis]).to_sparse()
-            words = tf.RaggedTensor.from_sparse(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[:, :longest]
+            words = to_ragged(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[:, :longest]
             other = tables[feature_types.OTHER[entity]].lookup(row[partner].flat_values)
             parts = {"words": words, "partners": words.with_flat_values(tf.repeat(other, words.row_lengths()))}
             whole = {
@@ -275,7 +275,7 @@ class TrainingData:
         def transform(row):
             identity = row.pop(key)
             columns = layer(row) if layer else {}
-            return {key: identity, **{name: tf.RaggedTensor.from_sparse(columns[name]) for name in spec}}
+            return {key: identity, **{name: to_ragged(columns[name]) for name in spec}}
 
         rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
         # One row an id: a later duplicate (the data check has said so) does not win over an earlier one.
@@ -291,7 +291,7 @@ class TrainingData:
             values = tf.gather(rows[feature.name], source[present])
             table = _scatter_rows(values, present + FIRST, len(ids) + FIRST)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
-            features[feature.name] = table[:, :1].to_tensor(shape=[None, 1])[:, 0] if single else table
+            features[feature.name] = first_value(table) if single else table
             tokens[feature.name] = [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
             sizes[feature.name] = int(tf.reduce_max(tf.concat([values.flat_values, [len(tokens[feature.name]) + UNKNOWN]], 0))) + 1
         return Entities(ids, len(known), features, sizes, tokens)
@@ -328,6 +328,20 @@ def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray
             empty = np.array([], element.dtype.as_numpy_dtype)
             columns[name] = np.concatenate([part.numpy() for part in parts]) if parts else empty
     return columns
+
+
+def to_ragged(column: tf.SparseTensor) -> tf.RaggedTensor:
+    """A sparse [B, L] column whose rows are filled from the left, as Transform gives them, as a ragged one.
+
+    `RaggedTensor.from_sparse` checks that in-graph at every call, with some thirty ops a column.
+    """
+    return tf.RaggedTensor.from_value_rowids(column.values, column.indices[:, 0], tf.cast(column.dense_shape[0], tf.int64), validate=False)
+
+
+def first_value(column: tf.RaggedTensor) -> tf.Tensor:
+    """[B] the first value of every row of a ragged column of numbers, 0 where a row is empty."""
+    padded = tf.concat([column.flat_values, tf.zeros([1], column.dtype)], axis=0)
+    return tf.where(column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype))
 
 
 def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from models import features as feature_types
-from models.data import TrainingData, read_columns
+from models.data import TrainingData, first_value, read_columns, to_ragged
 from models.errors import DataError
 from models.features import CATEGORICAL, DOCUMENT, DOCUMENTS, MULTIVALUED, NUMERIC, REVIEW, Feature
 from models.label import LABEL, Label
@@ -197,8 +197,8 @@ class ScoreData(TrainingData):
                 columns[field.name] = self.transform_layer({REVIEW: raw[field.name]})[REVIEW]
         outputs = {}
         for field in self.fields:
-            ragged = tf.RaggedTensor.from_sparse(tf.cast(columns[field.name], tf.int32))
-            outputs[field.name] = ragged[:, :1].to_tensor(shape=[None, 1])[:, 0] if field.single else ragged
+            ragged = to_ragged(tf.cast(columns[field.name], tf.int32))
+            outputs[field.name] = first_value(ragged) if field.single else ragged
         return outputs
 
     def _field(self, name: str, entity: str, kind: str) -> Field:

@@ -103,8 +103,7 @@ def measure(
     data, model, session, seconds = _train(prepared, model_name, parameters, seed)
     valid = session.evaluation.of(model)()
     if refit:
-        epochs = list(session.best_epochs.values())[-1]
-        data, model, _, more = _train(refit, model_name, parameters.model_copy(update={"epochs": epochs}), seed)
+        data, model, _, more = _train(refit, model_name, parameters, seed, session.best_epochs)
         seconds += more
     speeds = [row["examples_per_second"] for row in session.history if row["examples_per_second"]]
     return {
@@ -130,7 +129,7 @@ def _task(prepared: Prepared, model_name: str):
     return tasks.of(model_name, prepared.label)
 
 
-def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int):
+def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int, stage_epochs: dict[str, int] | None = None):
     """Trains as the Trainer does: (data, model, session, seconds)."""
     import tensorflow as tf
 
@@ -141,7 +140,8 @@ def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int):
     tf.keras.utils.set_random_seed(seed)
     started = time.monotonic()
     model = registry.load(model_name).Model(parameters, data)
-    session = TrainingSession(parameters, data, seed=seed, evaluation=_task(prepared, model_name).evaluation(data, "valid"))
+    evaluation = _task(prepared, model_name).evaluation(data, "valid")
+    session = TrainingSession(parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {})
     model.learn(session)
     return data, model, session, time.monotonic() - started
 

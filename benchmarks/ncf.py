@@ -4,6 +4,7 @@
 
 FOLDER holds the paper's own `ml-1m.test.rating` and `ml-1m.test.negative`. The train rows rebuild from MovieLens-1M: the users
 number from 0 in the order of their ids, the items in the order in which the log first names them.
+Epochs are chosen on each user's last train event; then the model is trained afresh on all of train, as the paper's is, for as many.
 Sampled metrics are no ranking metrics: they are here to stand beside published ones.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import experiment
+from models import registry
 
 METRICS = ("ncf99_hr_10", "ncf99_ndcg_10", "hr_10", "ndcg_10")
 
@@ -59,10 +61,17 @@ def main() -> None:
     source = without_blanks(Path(datasets.get("movielens-1m")), arguments.output / "source")
     given = write_given_split(source, arguments.split, arguments.output / "given.tsv")
     overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
-    prepared = experiment.prepare(source, arguments.output / "event", "event", {"name": "given", "file": str(given), "query_history": "train"})
     rows = []
     for name in arguments.models:
-        runs = [experiment.measure(prepared, name, overrides if name != "popularity" else {}, seed) for seed in arguments.seeds]
+        kind = registry.get(name).kind
+        chosen, whole = (
+            experiment.prepare(
+                source, arguments.output / f"{kind}-{part}", kind,
+                {"name": "given", "file": str(given), "query_history": "train", "valid_fraction": fraction},
+            )
+            for part, fraction in (("chosen", 0.1), ("whole", 0.0))
+        )  # fmt: skip
+        runs = [experiment.measure(chosen, name, overrides if name != "popularity" else {}, seed, refit=whole) for seed in arguments.seeds]
         (arguments.output / f"{name}.json").write_text(json.dumps(runs, indent=1))
         rows.append({"model": name, **experiment.summary(runs, METRICS)})
         print(experiment.table(rows), flush=True)

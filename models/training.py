@@ -26,6 +26,7 @@ class TrainingSession:
         strategy: how steps are distributed.
         checkpoint_dir: where an interrupted training is resumed from; None keeps no checkpoint.
         log_dir: TensorBoard logs; None writes none.
+        stage_epochs: stage -> epochs, where they were chosen before: to train again on all that there is to learn from.
         warm_started: the model holds weights of an earlier one, so a procedure that would overwrite them is skipped.
         history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second, validation metrics.
         best_epochs: stage -> the epoch whose weights were kept.
@@ -38,6 +39,7 @@ class TrainingSession:
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
     checkpoint_dir: str | None = None
     log_dir: str | None = None
+    stage_epochs: dict[str, int] = field(default_factory=dict)
     warm_started: bool = False
     history: list[dict] = field(default_factory=list)
     best_epochs: dict[str, int] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class TrainingSession:
             before_epoch: called before the steps of every epoch, for procedures that alternate with them.
         """
         hyper_parameters = self.hyper_parameters
-        epochs = epochs or hyper_parameters.epochs
+        epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
         with self.strategy.scope():
             model.compile(
                 optimizer=optimizer or tf.keras.optimizers.Adam(hyper_parameters.learning_rate),

@@ -21,13 +21,15 @@ class Recommendations:
 
     Attributes:
       items: pairs of item id and score, best first.
-      strategy: where they come from: "model", "fold-in" or "fallback".
+      strategy: where they come from: "model", "fold-in", "segment" or "fallback".
       model_version: the version that answered; REST does not tell it.
+      sources: of a two-stage model, what recalled each item; else empty.
     """
 
     items: list[tuple[str, float]]
     strategy: str
     model_version: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,16 @@ def _padded(rows: list[list[Id]]) -> list[list[Id]]:
 
 def recommendations(outputs: dict[str, list], version: int | None) -> list[Recommendations]:
     """The outputs of `recommend` as one answer a row, without padding."""
+    sources = outputs.get("source") or [()] * len(outputs["strategy"])
     return [
         Recommendations(
-            [pair for pair in zip(items, scores, strict=True) if pair[0] != ""], strategy, version
+            [pair for pair in zip(items, scores, strict=True) if pair[0] != ""],
+            strategy,
+            version,
+            tuple(source for source in row if source != ""),
         )
-        for items, scores, strategy in zip(
-            outputs["item_id"], outputs["score"], outputs["strategy"], strict=True
+        for items, scores, strategy, row in zip(
+            outputs["item_id"], outputs["score"], outputs["strategy"], sources, strict=True
         )
     ]
 

@@ -72,6 +72,7 @@ def test_a_batch_is_what_the_server_answers_row_for_row(pushed, output, tmp_path
     assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
     with ServerProcess("recsys", str(Path(pushed.pushed_path).parent)) as ready, Client(f"127.0.0.1:{ready['grpc']}", "recsys", "grpc") as client:
         answers = client.recommend_many([Query("u0"), Query("u17"), Query("nobody ☃")], 4)
+    assert answers[0].sources == ("two_tower",) * 4 and answers[2].sources == ("popularity",) * 4
     expected = [
         (user, rank, item, pytest.approx(score, rel=1e-5))
         for user, answer in zip(("u0", "u17", "nobody ☃"), answers, strict=True)

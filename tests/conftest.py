@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import pytest
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Tracing makes millions of objects that live; looking through them as often as Python does takes a fifth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -132,6 +137,7 @@ class ToyRun:
         interrupted: status and output of the run that met Ctrl-C after the tables were read.
         killed: the same of the run that met kill -9 while it trained.
         finished: the run that went on to the end.
+        copy: the folder of runs as it was then, for tests that add runs of their own.
     """
 
     output: Path
@@ -139,6 +145,7 @@ class ToyRun:
     interrupted: tuple[int, str]
     killed: tuple[int, str]
     finished: subprocess.CompletedProcess
+    copy: Path
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +166,26 @@ def _toy_run(root: Path) -> ToyRun:
         arguments += ["--set", setting]
     interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
-    return ToyRun(output, arguments, interrupted, killed, recsys(*arguments))
+    finished = recsys(*arguments)
+    return ToyRun(output, arguments, interrupted, killed, finished, Path(shutil.copytree(output, root / "toy_run_copy")))
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory):
+    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a label, of ratings to score."""
+    from tests.models import toy
+
+    root = shared_by_workers(tmp_path_factory)
+
+    def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
+        folder = root / (f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else ""))
+        with locked(root / f"{folder.name}.lock"):
+            if not (folder / "done").exists():
+                toy.build(folder, randomness, kind, label=label)
+                (folder / "done").touch()
+        return toy.ToyData(folder, label)
+
+    return get
 
 
 def shared_by_workers(tmp_path_factory) -> Path:

@@ -43,10 +43,10 @@ def evaluate(data: toy.ToyData, measured, model: str, baseline: str | None, outp
 
 
 @pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
-def exported(request, tmp_path_factory):
+def exported(request, toy_data, tmp_path_factory):
     """Toy data, and a good and a bad model on it, exported; and what the good one's own evaluation says."""
     folder = tmp_path_factory.mktemp("gate")
-    data = toy.build(folder / "data", 0.0, "event", label=request.param)
+    data = toy_data("event", 0.0, request.param)
     task, module = tasks.of("fm", request.param), registry.load("fm")
     loaded, paths, inside = data.load("fm"), {}, {}
     for name, epochs in (("good", 12), ("bad", 1)):

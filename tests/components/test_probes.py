@@ -7,16 +7,15 @@ import tensorflow as tf
 from components import probes
 from models import registry, tasks
 from models.label import Label
-from tests.models import toy
 
 CLICK = Label("rating", 4.0)
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
+def untrained(toy_data, tmp_path_factory):
     """Toy rows and an FM on them, exported as it was made."""
     folder = tmp_path_factory.mktemp("probes")
-    data = toy.build(folder / "data", 0.0, "event", label=CLICK)
+    data = toy_data("event", 0.0, CLICK)
     loaded, module = data.load("fm"), registry.load("fm")
     model = module.Model(module.HyperParameters(), loaded)
     tasks.of("fm", CLICK).exporter(model, loaded).export(str(folder / "model"))

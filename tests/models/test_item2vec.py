@@ -275,7 +275,8 @@ def test_counts_are_those_of_the_log_not_of_the_walks(baskets, walked):
     assert counts.sum() == data.walks.flat_values.shape[0] > 10_000
     assert (np.argsort(-counts, kind="stable") != np.argsort(-data.item_counts, kind="stable")).any()
     # A model that has learnt nothing falls back on popularity: that of the log.
-    untrained = Evaluation(data, data.queries("test")).of(model)()
+    overall = registry.load("item2vec").Model(registry.load("item2vec").HyperParameters(**TOY, segment=""), data)
+    untrained = Evaluation(data, data.queries("test")).of(overall)()
     popularity = Evaluation(log, log.queries("test")).of(model)()
     assert untrained["lift_ndcg_10"] == 0.0 and untrained["hr_10"] == popularity["popularity_hr_10"] > 0
 

@@ -15,11 +15,6 @@ class TestNeuMF(RetrieveContract):
     hyper_parameters = TOY
 
 
-class TestGMF(RetrieveContract):
-    name = "neumf"
-    hyper_parameters = {**TOY, "variant": "gmf"}
-
-
 def one_batch(data, model, epoch=0):
     return next(model.batches(data, 0, epoch).dataset.as_numpy_iterator())
 

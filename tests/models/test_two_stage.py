@@ -29,8 +29,8 @@ def exported(name, data, label, folder, **hyper_parameters):
 def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
-    recall, data = exported("item_knn", toy_data("profile", 0.3), None, folder / "recall")
-    rated = toy.build(folder / "rated", 0.3, "event", {"name": "leave_one_out"}, LIKED, write=toy.write_log)
+    recall, data = exported("item_knn", toy_data("profile", 0.0), None, folder / "recall")
+    rated = toy.build(folder / "rated", 0.0, "event", {"name": "leave_one_out"}, LIKED, write=toy.write_log)
     rank, _ = exported("fm", rated, LIKED, folder / "rank", epochs=3, batch_size=64)
     return recall, rank, data
 

@@ -3,21 +3,27 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
-from pipeline import lineage
+from models.errors import RecsysError
+from pipeline import cli, drift, lineage
 from serving.client import Client, Query
 from serving.process import ServerProcess
-from tests.conftest import recsys
 from tests.pipeline.test_report import Page
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
+
+
+def pushed(toy_run) -> lineage.RunRecord:
+    """The toy run that pushed; other tests may have pushed more since."""
+    return next(record for record in lineage.load_runs(toy_run.output) if record.pushed_path)
 
 
 @pytest.fixture(scope="module")
 def logs(toy_run, tmp_path_factory):
     """Requests to the pushed model: for each user in `asked`, and 120 strangers in `strange`; over both protocols."""
     assert toy_run.finished.returncode == 0, toy_run.finished.stderr
-    folder, record = tmp_path_factory.mktemp("logs"), lineage.last_pushed(toy_run.output)
+    folder, record = tmp_path_factory.mktemp("logs"), pushed(toy_run)
     histories = {f"u{user}": [] for user in range(60)}
     for prefix, queries in (
         ("asked", [Query(user) for user in histories] * 4),
@@ -33,11 +39,10 @@ def logs(toy_run, tmp_path_factory):
 
 
 def test_logs_of_known_users_pass(toy_run, logs, tmp_path):
-    done = recsys("drift", "--logs", logs / "asked", "--output", toy_run.output, "--report", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "240 rows of 24 requests" in done.stdout and f"report: {tmp_path / 'report.html'}" in done.stdout
+    record, said = pushed(toy_run), []
+    drift.require_met(drift.run(str(logs / "asked"), str(toy_run.output), record.run_id, report=str(tmp_path), say=said.append))
+    assert any("240 rows of 24 requests" in line for line in said) and f"report: {tmp_path / 'report.html'}" in said
     found = json.loads((tmp_path / "findings.json").read_text("utf-8"))
-    record = lineage.load_run(toy_run.output)
     assert found["run"] == record.run_id and found["broken"] == [] and found["earlier"] is None
     assert found["logs"]["models"] == {f"recsys/{found['version']}": 24} and found["notes"] == []
     shares = {one["name"]: one["value"] for one in found["findings"] if one["kind"] == "share"}
@@ -48,20 +53,17 @@ def test_logs_of_known_users_pass(toy_run, logs, tmp_path):
 
 
 def test_strangers_break_bounds_and_the_page_says_so(toy_run, logs, tmp_path):
-    done = recsys(
-        "drift", "--logs", logs / "strange", "--baseline-logs", logs / "asked", "--output", toy_run.output, "--report", tmp_path,
-        "--set", "max_fallback_share=0.1",
-    )  # fmt: skip
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: " in done.stderr and "bounds are broken" in done.stderr
-    assert (
-        "100.0%: 240 of 240 rows are for users that the run's data do not have; at most 20.00% is allowed"
-        in done.stderr
+    limits = {"max_fallback_share": 0.1}
+    found = drift.run(
+        str(logs / "strange"), str(toy_run.output), pushed(toy_run).run_id, str(logs / "asked"), limits=limits, report=str(tmp_path), say=str
     )
-    assert (
-        "100.0%: 240 of 240 rows are answered by fallback; at most 10.00% is allowed (max_fallback_share)"
-        in done.stderr
-    )
+    with pytest.raises(drift.Drifted, match="bounds are broken") as broken:
+        drift.require_met(found)
+    for text in (
+        "100.0%: 240 of 240 rows are for users that the run's data do not have; at most 20.00% is allowed",
+        "100.0%: 240 of 240 rows are answered by fallback; at most 10.00% is allowed (max_fallback_share)",
+    ):
+        assert text in str(broken.value)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     tags = [tag for tag, _ in page.tags]
     assert not {"script", "link", "img"} & set(tags) and "bounds are broken" in page.text[""]
@@ -71,14 +73,17 @@ def test_strangers_break_bounds_and_the_page_says_so(toy_run, logs, tmp_path):
 
 
 def test_what_is_not_there_is_named(toy_run, logs, tmp_path):
+    asked, output, run_id = str(logs / "asked"), str(toy_run.output), pushed(toy_run).run_id
     for arguments, message in (
-        (["--logs", tmp_path / "none", "--output", toy_run.output], "no request logs at"),
-        (["--logs", logs / "asked", "--output", tmp_path], "has pushed a model; make one: recsys run"),
-        (["--logs", logs / "asked", "--output", toy_run.output, "--run", "no-such-run"], "no run 'no-such-run'"),
-        (
-            ["--logs", logs / "asked", "--output", toy_run.output, "--set", "max_fallback=1"],
-            "did you mean 'max_fallback_share'",
-        ),
+        ({"logs": str(tmp_path / "none"), "output": output, "run_id": run_id}, "no request logs at"),
+        ({"logs": asked, "output": str(tmp_path)}, "no model was pushed under"),
+        ({"logs": asked, "output": output, "run_id": "no-such-run"}, "no run 'no-such-run'"),
+        ({"logs": asked, "output": output, "run_id": run_id, "limits": {"max_fallback": 1}}, "did you mean 'max_fallback_share'"),
     ):
-        done = recsys("drift", *arguments, "--report", tmp_path / "report")
-        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+        with pytest.raises(RecsysError, match=message):
+            drift.run(**arguments, report=str(tmp_path / "report"), say=str)
+
+
+def test_the_command_exits_with_1_and_the_reason(toy_run, tmp_path):
+    done = CliRunner().invoke(cli.main, ["drift", "--logs", str(tmp_path / "none"), "--output", str(toy_run.output), "--set", "min_rows=1"])
+    assert done.exit_code == 1 and "error: no request logs at" in done.stderr

@@ -66,20 +66,19 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
 
 
 def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path) -> Any:
-    from tfx import v1 as tfx
-
     from components import gate
     from components.beam_runner import ARGUMENTS
     from components.bundler import Bundler
     from components.canary import Canary
     from components.last_blessed import LastBlessedOther
+    from pipeline import tfx_api as tfx
     from pipeline.dag import hash_files
 
-    types = tfx.types.standard_artifacts
+    types = tfx.standard_artifacts
 
     def existing(record: RunRecord, node: str, key: str, kind: Any, as_node: str):
         # The artifact of that run itself, so that lineage goes on through the bundle.
-        return tfx.dsl.Importer(source_uri=record.steps[node].outputs[key], artifact_type=kind).with_id(as_node)
+        return tfx.Importer(source_uri=record.steps[node].outputs[key], artifact_type=kind).with_id(as_node)
 
     recalled = existing(recall, "Trainer", "model", types.Model, "Recall")
     ranked = existing(rank, "Trainer", "model", types.Model, "Rank") if rank else None
@@ -103,14 +102,14 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
         examples=examples.outputs["result"],
         config=json.dumps(made_of, sort_keys=True),
     )
-    last_blessed = tfx.dsl.Resolver(
+    last_blessed = tfx.Resolver(
         strategy_class=LastBlessedOther,
         config={"fingerprint": made_of["fingerprint"]},
-        model=tfx.dsl.Channel(type=types.Model),
-        model_blessing=tfx.dsl.Channel(type=types.ModelBlessing),
+        model=tfx.Channel(type=types.Model),
+        model_blessing=tfx.Channel(type=types.ModelBlessing),
     ).with_id("LastBlessed")
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by more than the margin.
-    evaluator = tfx.components.Evaluator(
+    evaluator = tfx.Evaluator(
         examples=examples.outputs["result"],
         model=bundler.outputs["model"],
         baseline_model=last_blessed.outputs["model"],
@@ -123,21 +122,21 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
         examples=examples.outputs["result"],
         code_hash=hash_files("components/canary.py", "components/probes.py", "serving"),
     )
-    pusher = tfx.components.Pusher(
+    pusher = tfx.Pusher(
         model=bundler.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=str(output / "serving" / name))
+        push_destination=tfx.PushDestination(
+            filesystem=tfx.PushDestination.Filesystem(base_directory=str(output / "serving" / name))
         ),
     )
     nodes = [recalled, *([ranked] if ranked else []), examples, bundler, last_blessed, evaluator, canary, pusher]
-    return tfx.dsl.Pipeline(
+    return tfx.Pipeline(
         pipeline_name=name,
         pipeline_root=str(output / name),
         components=nodes,
         enable_cache=True,
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(str(output / lineage.METADATA)),
+        metadata_connection_config=tfx.sqlite_metadata_connection_config(str(output / lineage.METADATA)),
         beam_pipeline_args=list(ARGUMENTS),
     )
 

@@ -4,8 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from tfx import v1 as tfx
-
 from components import gate
 from components.beam_runner import ARGUMENTS
 from components.build_report import WALKS
@@ -19,6 +17,7 @@ from components.table_reader import TableReader
 from components.walks import WalkConfig
 from models import features, metrics, registry
 from models.label import Label
+from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +36,7 @@ def create_pipeline(
     metadata_path: str | None = None,
     stock_resolver: bool = False,
     schema_dir: str | None = None,
-) -> tfx.dsl.Pipeline:
+) -> tfx.Pipeline:
     """Builds the pipeline of a run.
 
     Args:
@@ -76,9 +75,9 @@ def create_pipeline(
     # Each table is measured and held against its curated schema, before anything is learned from it.
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
-        generator = tfx.components.StatisticsGen(examples=reader.outputs[table]).with_id(f"StatisticsGen_{table}")
-        importer = tfx.components.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(f"Schema_{table}")
-        validator = tfx.components.ExampleValidator(
+        generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(f"StatisticsGen_{table}")
+        importer = tfx.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(f"Schema_{table}")
+        validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
         ).with_id(f"ExampleValidator_{table}")
         nodes += [generator, importer, validator]
@@ -108,11 +107,11 @@ def create_pipeline(
     )
 
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and serving.
-    transform = tfx.components.Transform(
+    transform = tfx.Transform(
         examples=builder.outputs["examples"],
         schema=builder.outputs["schema"],
         preprocessing_fn="models.preprocessing.preprocessing_fn",
-        splits_config=tfx.proto.SplitsConfig(analyze=["train"], transform=[]),
+        splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
         materialize=False,
         # The tables have statistics of their own, held to curated schemas; the same of train would take half of the time here.
         disable_statistics=True,
@@ -138,31 +137,31 @@ def create_pipeline(
 
     # A new model must stand beside the one that is being served, so that one is found first.
     strategy = (
-        {"strategy_class": tfx.dsl.experimental.LatestBlessedModelStrategy}
+        {"strategy_class": tfx.LatestBlessedModelStrategy}
         if stock_resolver
         else {"strategy_class": LastBlessedOther, "config": {"fingerprint": identity}}
     )
-    last_blessed = tfx.dsl.Resolver(
+    last_blessed = tfx.Resolver(
         **strategy,
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        model=tfx.Channel(type=tfx.standard_artifacts.Model),
+        model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
     ).with_id("LastBlessed")
 
     # Training is in epochs: TFX's step counts stay unset.
     warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
-    trainer = tfx.components.Trainer(
+    trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
         run_fn="models.trainer.run_fn",
-        train_args=tfx.proto.TrainArgs(splits=["train", "items", "users", *([WALKS] if on_graph else [])]),
-        eval_args=tfx.proto.EvalArgs(splits=["valid"]),
+        train_args=tfx.TrainArgs(splits=["train", "items", "users", *([WALKS] if on_graph else [])]),
+        eval_args=tfx.EvalArgs(splits=["valid"]),
         custom_config=training,
         **warm,
     )
 
     # The SavedModel measures itself on the test rows: better than the reference, not worse than the last blessed model.
-    evaluator = tfx.components.Evaluator(
+    evaluator = tfx.Evaluator(
         examples=builder.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=last_blessed.outputs["model"],
@@ -179,16 +178,16 @@ def create_pipeline(
     )
 
     # Only what is blessed twice becomes a version that a server picks up.
-    pusher = tfx.components.Pusher(
+    pusher = tfx.Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=serving_dir)
+        push_destination=tfx.PushDestination(
+            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
         ),
     )
-    metadata = tfx.orchestration.metadata.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
-    return tfx.dsl.Pipeline(
+    metadata = tfx.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
+    return tfx.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=pipeline_root,
         components=[*nodes, check, builder, transform, last_blessed, trainer, evaluator, canary, pusher],

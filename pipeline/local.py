@@ -78,11 +78,11 @@ def execute(output: Path, name: str, create: Callable[[Path], Any], resolved: st
         say(f"{name}: starting (TensorFlow and TFX take a while to load)")
         started = time.monotonic()
         pipeline = create(output)
-        from tfx import v1 as tfx
+        from pipeline import tfx_api as tfx
 
         quiet()
         with _progress(say):
-            tfx.orchestration.LocalDagRunner().run(pipeline)
+            tfx.LocalDagRunner().run(pipeline)
         record = lineage.load_run(output)
         save_verdict(record)
         (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")

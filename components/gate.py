@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 
 from models import metrics
 from models.metrics import MetricSet
@@ -14,7 +15,7 @@ SLICES = ("activity", "popularity", "temperature")
 OVERALL = "overall"
 
 
-def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> tfma.EvalConfig:
+def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> config_pb2.EvalConfig:
     """What the Evaluator does with a model.
 
     Most metrics are values of single rows that the model's own `evaluate` signature returns; TFMA averages and slices them.
@@ -26,25 +27,25 @@ def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> 
     """
     specs = []
     for name in measured.means:
-        config = tfma.MetricConfig(class_name="MeanPrediction", config=json.dumps({"name": name}))
+        config = config_pb2.MetricConfig(class_name="MeanPrediction", config=json.dumps({"name": name}))
         # Thresholds hold overall; a threshold without slices would be applied to every slice, however small.
         if name in (measured.lift, measured.monitor):
-            overall = config.per_slice_thresholds.add(slicing_specs=[tfma.SlicingSpec()])
+            overall = config.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()])
             if name == measured.lift:
                 overall.threshold.value_threshold.lower_bound.value = min_lift
             else:
-                change, better = overall.threshold.change_threshold, tfma.MetricDirection
+                change, better = overall.threshold.change_threshold, config_pb2.MetricDirection
                 change.direction = better.HIGHER_IS_BETTER if measured.higher_is_better else better.LOWER_IS_BETTER
                 change.absolute.value = -max_regression if measured.higher_is_better else max_regression
-        configs = [config, tfma.MetricConfig(class_name="ExampleCount")] if name == measured.monitor else [config]
-        specs.append(tfma.MetricsSpec(output_names=[name], metrics=configs))
+        configs = [config, config_pb2.MetricConfig(class_name="ExampleCount")] if name == measured.monitor else [config]
+        specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
     if measured.pooled:
-        pooled = [tfma.MetricConfig(class_name=kind, config=json.dumps({"name": name})) for name, kind in measured.pooled.items()]
-        specs.append(tfma.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
+        pooled = [config_pb2.MetricConfig(class_name=kind, config=json.dumps({"name": name})) for name, kind in measured.pooled.items()]
+        specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
     outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
-    return tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label))],
-        slicing_specs=[tfma.SlicingSpec(), *(tfma.SlicingSpec(feature_keys=[name]) for name in SLICES)],
+    return config_pb2.EvalConfig(
+        model_specs=[config_pb2.ModelSpec(signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label))],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[name]) for name in SLICES)],
         metrics_specs=specs,
     )
 

@@ -22,7 +22,7 @@ from components.building import ROWS_A_SHARD, ReadBatches, partition
 from components.columns import empty_table
 from components.oddities import SHOWN, odd_values
 from components.sources import REQUIRED, TABLES
-from models.errors import ConfigError, DataError, nearest
+from models.errors import ConfigError, DataError, require_known
 
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN
 
@@ -59,10 +59,8 @@ class Thresholds:
         Raises:
             ConfigError: an unknown key, or a share that is none.
         """
-        names = [one.name for one in fields(cls)]
+        require_known("check", values, (one.name for one in fields(cls)))
         for key, value in values.items():
-            if key not in names:
-                raise ConfigError(f"check: unknown key {key!r}{nearest(str(key), names)}")
             if key.startswith("max_") and (
                 not isinstance(value, (int, float)) or not 0 <= value <= 1
             ):

@@ -15,7 +15,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.request_logs import ITEM, RECOMMENDED, STRATEGY, USER
 from components.serving_measures import SERVING, Period, Statistics, Training
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, require_known
 
 _METRICS = {
     "L_INFTY": "L-infinity distance",
@@ -60,10 +60,8 @@ class Limits:
         Raises:
             ConfigError: an unknown key, a share that is none, a number of rows below 1.
         """
-        names = [one.name for one in fields(cls)]
+        require_known("--set", values, (one.name for one in fields(cls)))
         for key, value in values.items():
-            if key not in names:
-                raise ConfigError(f"--set: unknown key {key!r}{nearest(str(key), names)}")
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if key.startswith("max_") and not (number and 0 <= value <= 1):
                 raise ConfigError(f"--set {key} must be a share in [0, 1]; received {value!r}")

@@ -18,7 +18,7 @@ import pyarrow as pa
 from components import records
 from components.hashing import mix
 from components.splits import TRAIN, Log
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, nearest, require_known
 
 KINDS = ("baskets", "deepwalk", "node2vec")
 WALKS_AT_ONCE = 50_000
@@ -56,10 +56,7 @@ class WalkConfig:
         Raises:
             ConfigError: an unknown key, a value out of range, or walks for another example kind.
         """
-        names = [one.name for one in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"walks: unknown key {key!r}{nearest(str(key), names)}")
+        require_known("walks", values, (one.name for one in fields(cls)))
         config = cls(**values)
         if config.kind not in KINDS:
             raise ConfigError(

@@ -71,6 +71,22 @@ def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(scores, positions, tf.fill(tf.shape(positions)[:1], float("-inf")))
 
 
+def parse_requests(examples: tf.Tensor) -> dict[str, Any]:
+    """Parses [B] serialized requests, where everything but `user_id` may be left out.
+
+    Returns:
+        `user_id` [B] strings, `history` and `exclude` ragged [B, None] strings, `k` [B] int32.
+    """
+    spec = {
+        "user_id": tf.io.FixedLenFeature([], tf.string, default_value=""),
+        "history": STRINGS,
+        "exclude": STRINGS,
+        "k": tf.io.FixedLenFeature([], tf.int64, default_value=DEFAULT_K),
+    }
+    rows = tf.io.parse_example(examples, spec)
+    return {**rows, "k": tf.cast(rows["k"], tf.int32)}
+
+
 class Retriever(tf.Module):
     """A model with all that it needs to answer raw requests: look-ups, stored histories, popularity, the seen filter."""
 
@@ -127,7 +143,8 @@ class Retriever(tf.Module):
         scores, popularity, answered = self._scores(queries["user"], queries["history"], self._frozen)
         scores = mask_items(scores, queries["masked"])
         values = self._measured(scores, popularity, queries)
-        return {**self._top(scores, queries["user"], answered, tf.fill(tf.shape(examples), count)), **{name: value[:, tf.newaxis] for name, value in values.items()}}
+        recalled = self._top(scores, queries["user"], answered, tf.fill(tf.shape(examples), count))
+        return {**recalled, **{name: value[:, tf.newaxis] for name, value in values.items()}}
 
     def recommend(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `recommend` signature; histories and exclusions are padded with empty strings."""
@@ -137,15 +154,9 @@ class Retriever(tf.Module):
 
     def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
-        spec = {
-            "user_id": tf.io.FixedLenFeature([], tf.string, default_value=""),
-            "history": STRINGS,
-            "exclude": STRINGS,
-            "k": tf.io.FixedLenFeature([], tf.int64, default_value=DEFAULT_K),
-        }
-        rows = tf.io.parse_example(examples, spec)
+        rows = parse_requests(examples)
         history, exclude = (drop_unknown(self._item_table.lookup(rows[name])) for name in ("history", "exclude"))
-        return self._recommend(rows["user_id"], history, exclude, tf.cast(rows["k"], tf.int32))
+        return self._recommend(rows["user_id"], history, exclude, rows["k"])
 
     def embed(self, user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `embed` signature of a dot-product model: the query vector [B, D]."""

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from models import metrics, ranking
 from models.data import STRINGS
-from models.retrieve import DEFAULT_K
+from models.retrieve import parse_requests
 
 WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
@@ -75,15 +75,9 @@ class TwoStage(tf.Module):
 
     def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
-        spec = {
-            "user_id": tf.io.FixedLenFeature([], tf.string, default_value=""),
-            "history": STRINGS,
-            "exclude": STRINGS,
-            "k": tf.io.FixedLenFeature([], tf.int64, default_value=DEFAULT_K),
-        }
-        rows = tf.io.parse_example(examples, spec)
+        rows = parse_requests(examples)
         history, exclude = (rows[name].to_tensor(default_value="") for name in ("history", "exclude"))
-        return self.recommend(rows["user_id"], history, exclude, tf.cast(rows["k"], tf.int32))
+        return self.recommend(rows["user_id"], history, exclude, rows["k"])
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized query rows -> metric of `metrics.TWO_STAGE` -> [B, 1] float32."""

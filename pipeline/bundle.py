@@ -69,10 +69,9 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
     from components import gate
     from components.beam_runner import ARGUMENTS
     from components.bundler import Bundler
-    from components.canary import Canary
     from components.last_blessed import LastBlessedOther
     from pipeline import tfx_api as tfx
-    from pipeline.dag import hash_files
+    from pipeline.dag import gate_and_push
 
     types = tfx.standard_artifacts
 
@@ -109,28 +108,10 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
         model_blessing=tfx.Channel(type=types.ModelBlessing),
     ).with_id("LastBlessed")
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by more than the margin.
-    evaluator = tfx.Evaluator(
-        examples=examples.outputs["result"],
-        model=bundler.outputs["model"],
-        baseline_model=last_blessed.outputs["model"],
-        eval_config=gate.eval_config(metrics.TWO_STAGE, -config.max_regression, config.max_regression),
-        example_splits=["test"],
-    )
-    canary = Canary(
-        model=bundler.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        examples=examples.outputs["result"],
-        code_hash=hash_files("components/canary.py", "components/probes.py", "serving"),
-    )
-    pusher = tfx.Pusher(
-        model=bundler.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.PushDestination(
-            filesystem=tfx.PushDestination.Filesystem(base_directory=str(output / "serving" / name))
-        ),
-    )
-    nodes = [recalled, *([ranked] if ranked else []), examples, bundler, last_blessed, evaluator, canary, pusher]
+    bounds = gate.eval_config(metrics.TWO_STAGE, -config.max_regression, config.max_regression)
+    serving_dir = str(output / "serving" / name)
+    gated = gate_and_push(bundler.outputs["model"], last_blessed.outputs["model"], examples.outputs["result"], bounds, serving_dir)
+    nodes = [recalled, *([ranked] if ranked else []), examples, bundler, last_blessed, *gated]
     return tfx.Pipeline(
         pipeline_name=name,
         pipeline_root=str(output / name),

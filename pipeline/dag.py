@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from components import gate
 from components.beam_runner import ARGUMENTS
@@ -58,7 +59,7 @@ def create_pipeline(
     folder = schema_folder(schemas)
     walks = config.walks.model_dump()
     on_graph = WalkConfig.parse(walks, entry.kind).on_graph
-    components_hash = hash_files("components", "schema", "models/label.py")
+    components_hash = _hash_files("components", "schema", "models/label.py")
     tables = read_schemas(folder)
     folder = schema_dir or folder
 
@@ -119,7 +120,7 @@ def create_pipeline(
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
             "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
             "min_count": config.features.min_count,
-            "code_hash": hash_files("models/preprocessing.py", "models/features.py"),
+            "code_hash": _hash_files("models/preprocessing.py", "models/features.py"),
         },
     )
 
@@ -160,45 +161,52 @@ def create_pipeline(
         **warm,
     )
 
-    # The SavedModel measures itself on the test rows: better than the reference, not worse than the last blessed model.
-    evaluator = tfx.Evaluator(
-        examples=builder.outputs["examples"],
-        model=trainer.outputs["model"],
-        baseline_model=last_blessed.outputs["model"],
-        eval_config=gate.eval_config(measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression),
-        example_splits=["test"],
-    )
-
-    # A good model that no server can load would be pushed all the same: a server process answers real requests first.
-    canary = Canary(
-        model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        examples=builder.outputs["examples"],
-        code_hash=hash_files("components/canary.py", "components/probes.py", "serving"),
-    )
-
-    # Only what is blessed twice becomes a version that a server picks up.
-    pusher = tfx.Pusher(
-        model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.PushDestination(
-            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
-        ),
-    )
+    # Better than the reference, not worse than the last blessed model.
+    bounds = gate.eval_config(measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression)
+    gated = gate_and_push(trainer.outputs["model"], last_blessed.outputs["model"], builder.outputs["examples"], bounds, serving_dir)
     metadata = tfx.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
     return tfx.Pipeline(
         pipeline_name=config.pipeline_name,
         pipeline_root=pipeline_root,
-        components=[*nodes, check, builder, transform, last_blessed, trainer, evaluator, canary, pusher],
+        components=[*nodes, check, builder, transform, last_blessed, trainer, *gated],
         enable_cache=True,
         metadata_connection_config=metadata,
         beam_pipeline_args=list(ARGUMENTS),
     )
 
 
-def hash_files(*names: str) -> str:
-    """Hash of source files and folders of this project: TFX's cache does not look at code."""
+def gate_and_push(model: Any, last_blessed: Any, examples: Any, bounds: Any, serving_dir: str) -> list[Any]:
+    """The end of every pipeline: Evaluator, Canary, Pusher.
+
+    Args:
+        model: channel of what was made.
+        last_blessed: channel of what it is compared with.
+        examples: channel of the built examples.
+        bounds: what the Evaluator measures and requires (`gate.eval_config`).
+        serving_dir: where versions are pushed.
+    """
+    # The SavedModel measures itself on the test rows.
+    evaluator = tfx.Evaluator(examples=examples, model=model, baseline_model=last_blessed, eval_config=bounds, example_splits=["test"])
+
+    # A good model that no server can load would be pushed all the same: a server process answers real requests first.
+    canary = Canary(
+        model=model,
+        model_blessing=evaluator.outputs["blessing"],
+        examples=examples,
+        code_hash=_hash_files("components/canary.py", "components/probes.py", "serving"),
+    )
+
+    # Only what is blessed twice becomes a version that a server picks up.
+    pusher = tfx.Pusher(
+        model=model,
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=canary.outputs["blessing"],
+        push_destination=tfx.PushDestination(filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)),
+    )
+    return [evaluator, canary, pusher]
+
+
+def _hash_files(*names: str) -> str:
     digest = hashlib.sha256()
     for name in names:
         place = _ROOT / name

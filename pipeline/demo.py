@@ -66,8 +66,8 @@ def recommend(
             answer = client.recommend(user, history, exclude, count)
     except ServingError as error:
         raise RecsysError(f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve") from None
-    records = [record for record in lineage.load_runs(output) if "TableReader" in record.data_run.steps]
-    print_answer(f"user {user}, over {protocol}", answer, _titles(records[-1], answer) if records else {})
+    record = next((record for record in reversed(lineage.load_runs(output)) if "TableReader" in record.data_run.steps), None)
+    print_answer(f"user {user}, over {protocol}", answer, _titles(record, answer) if record else {})
 
 
 def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:

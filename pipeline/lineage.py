@@ -1,5 +1,6 @@
 """What ran, out of ML Metadata: the store that the pipeline itself writes. Imports neither TensorFlow nor TFX."""
 
+import functools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class RunRecord:
         step, key = (self.steps.get("Examples"), "result") if self.is_bundle else (self.steps.get("ExampleBuilder"), "examples")
         return step.outputs.get(key) if step else None
 
-    @property
+    @functools.cached_property
     def data_run(self) -> "RunRecord":
         """The run that read the data and built the examples: of a bundle the recall's, else this one."""
         return load_run(self.output, self.training_parameters["recall_run"]) if self.is_bundle else self

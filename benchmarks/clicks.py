@@ -6,8 +6,8 @@
     python -m benchmarks.clicks --adult FILE                       Adult (income over 50K), a Parquet file, random 80/10/10
 
 FOLDER of `--split` holds `ml100k_ctr_valid.tsv` and `ml100k_ctr_test.tsv` (user_id, item_id, label), the rows that peers were
-measured on. The epoch is chosen on validation (log loss), with `--choose` a setting of a small grid as well (AUC, the first seed); test
-is looked at once a seed.
+measured on. The epoch is chosen on validation by AUC, the number that is compared; with `--choose` a setting of a small grid as well
+(the first seed). Test is looked at once a seed.
 """
 
 import argparse
@@ -91,12 +91,12 @@ def main() -> None:
     overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     rows = []
     for name in arguments.models:
-        grid = [{**setting, **overrides} for setting in (GRID[name] if arguments.choose else [{}])]
+        grid = [{"monitor": "auc", **setting, **overrides} for setting in (GRID[name] if arguments.choose else [{}])]
         setting = experiment.choose(prepared, name, grid, arguments.seeds[0], "auc", 1)
         runs = [experiment.measure(prepared, name, setting, seed) for seed in arguments.seeds]
         (folder / f"{name}.json").write_text(json.dumps(runs, indent=1))
         row = {"model": name, **experiment.summary(runs, METRICS), "rows/s": f"{runs[0]['rows_per_second']:,.0f}"}
-        row["setting"] = ", ".join(f"{key}={value}" for key, value in setting.items()) or "defaults"
+        row["setting"] = ", ".join(f"{key}={value}" for key, value in setting.items() if key != "monitor") or "defaults"
         if arguments.split:
             row |= dict(zip(("RecBole AUC", "its log loss"), PEERS.get(name, ("", "")), strict=True))
         rows.append(row)

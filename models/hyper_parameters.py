@@ -12,6 +12,7 @@ class CommonHyperParameters(pydantic.BaseModel):
         batch_size: train examples a step (positives, where a model draws negatives).
         learning_rate: step size of the optimiser.
         validate_every: epochs between two validations.
+        monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10, log_loss or mse.
         mixed_precision: compute in bfloat16, keep variables in float32.
         jit_compile: compile the train step with XLA.
         unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is trained.
@@ -24,6 +25,7 @@ class CommonHyperParameters(pydantic.BaseModel):
     batch_size: int = 2048
     learning_rate: float = 1e-3
     validate_every: int = 1
+    monitor: str | None = None
     mixed_precision: bool = False
     jit_compile: bool = False
     unknown_rate: float = 0.02

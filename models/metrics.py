@@ -1,7 +1,8 @@
 """Names of the metrics that the `evaluate` signatures return. Light: the gate and the command line read them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from models.errors import ConfigError, nearest
 from models.label import LABEL, Label
 
 CUTOFFS = (10, 20)
@@ -12,6 +13,9 @@ RANKED = ("hr_10", "hr_20", "recall_10", "recall_20", "ndcg_10", "ndcg_20", "mrr
 RETRIEVE_METRICS = (*RANKED, "popularity_hr_10", "popularity_ndcg_10", "lift_ndcg_10", "ncf99_hr_10", "ncf99_ndcg_10")
 """Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
 counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
+
+_CHOOSING = tuple(name for name in RANKED if not name.startswith("tie_gap"))
+_LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
 PREDICTION = "prediction"
 """The output of a `score` model's `evaluate` that pooled metrics are computed of."""
@@ -26,8 +30,8 @@ class MetricSet:
         means: outputs of `evaluate`, one value a row, that are averaged.
         pooled: metric -> TFMA class, for those that no average of rows gives; computed of the output `prediction`.
         label: the numeric column that every evaluated row has; what the pooled metrics hold the prediction against.
-        monitor: chooses the epoch; the gate compares it with the last blessed model's.
-        higher_is_better: the direction of `monitor`.
+        monitor: chooses the epoch, unless a run names another; the gate compares it with the last blessed model's.
+        choosing: what a run may choose the epoch by (the hyper-parameter `monitor`).
         lift: how much better than the reference a row is; the gate holds its mean to a floor.
         reference: what the reference is called.
         shown: metric -> heading, the columns of a table for people.
@@ -39,11 +43,28 @@ class MetricSet:
     pooled: dict[str, str]
     label: str
     monitor: str
-    higher_is_better: bool
+    choosing: tuple[str, ...]
     lift: str
     reference: str
     shown: dict[str, str]
     shown_reference: dict[str, str]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of `monitor`."""
+        return self.monitor not in _LOWER_IS_BETTER
+
+    def choosing_by(self, monitor: str | None) -> "MetricSet":
+        """The same, with the epoch chosen by another metric; None leaves the task's.
+
+        Raises:
+            ConfigError: no metric to choose by.
+        """
+        if monitor is None:
+            return self
+        if monitor not in self.choosing:
+            raise ConfigError(f"monitor: one of {', '.join(self.choosing)} required; received {monitor!r}{nearest(monitor, self.choosing)}")
+        return replace(self, monitor=monitor)
 
 
 RETRIEVE = MetricSet(
@@ -53,7 +74,7 @@ RETRIEVE = MetricSet(
     # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
     label="timestamp",
     monitor="ndcg_10",
-    higher_is_better=True,
+    choosing=_CHOOSING,
     lift="lift_ndcg_10",
     reference="popularity",
     shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
@@ -66,7 +87,7 @@ TWO_STAGE = MetricSet(
     pooled={},
     label="timestamp",
     monitor="ndcg_10",
-    higher_is_better=True,
+    choosing=_CHOOSING,
     lift="lift_alone_ndcg_10",
     reference="the recall alone",
     shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
@@ -79,7 +100,7 @@ CLICK = MetricSet(
     pooled={"auc": "AUC", "calibration": "Calibration"},
     label=LABEL,
     monitor="log_loss",
-    higher_is_better=False,
+    choosing=("log_loss", "auc", "gauc"),
     lift="lift_log_loss",
     reference="the train mean",
     shown={"auc": "AUC", "log_loss": "log loss", "calibration": "calibration"},
@@ -92,7 +113,7 @@ RATING = MetricSet(
     pooled={},
     label=LABEL,
     monitor="mse",
-    higher_is_better=False,
+    choosing=("mse", "mae"),
     lift="lift_mse",
     reference="the train mean",
     shown={"rmse": "RMSE", "mae": "MAE"},

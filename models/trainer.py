@@ -74,7 +74,7 @@ def run_fn(fn_args: Any) -> None:
         "best_epochs": session.best_epochs,
         "epochs": session.history,
         "seconds": round(time.monotonic() - started, 3),
-        "monitor": task.metrics.monitor,
+        "monitor": task.metrics.choosing_by(hyper_parameters.monitor).monitor,
         "fingerprint": config.get("fingerprint"),
     }
     # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.

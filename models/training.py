@@ -160,7 +160,8 @@ class _Keeper(tf.keras.callbacks.Callback):
             values = self._evaluate()
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})
-            score = values[evaluation.metrics.monitor] * (1 if evaluation.metrics.higher_is_better else -1)
+            metrics = evaluation.metrics.choosing_by(hyper_parameters.monitor)
+            score = values[metrics.monitor] * (1 if metrics.higher_is_better else -1)
             if score > self._best:
                 self._best, self._best_epoch = score, epoch
                 self._best_weights = self._trained.get_weights()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry, sampling, trainer, warm_start
+from models import metrics, registry, sampling, trainer, warm_start
 from models.errors import ConfigError, DataError
 from models.retrieve import Evaluation
 from models.training import TrainingSession
@@ -169,6 +169,16 @@ def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
     assert log["warm_start"]["rows"] > 300
     cold = json.loads((tmp_path / "first" / "run" / "training.json").read_text())
     assert log["epochs"][0]["loss"] < cold["epochs"][0]["loss"]
+
+
+def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path):
+    trainer.run_fn(arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 6, "patience": 6, "monitor": "recall_20"}))
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    recall = [row["recall_20"] for row in log["epochs"]]
+    assert log["monitor"] == "recall_20" and log["best_epoch"] == 1 + recall.index(max(recall))
+    assert not metrics.CLICK.higher_is_better and metrics.CLICK.choosing_by("auc").higher_is_better
+    with pytest.raises(ConfigError, match="monitor: one of .*received 'ndgc_10'.*did you mean 'ndcg_10'"):
+        metrics.RETRIEVE.choosing_by("ndgc_10")
 
 
 def test_unknown_hyper_parameter_names_the_nearest():

@@ -1,10 +1,13 @@
-"""NeuMF's training speed beside RecBole's: MovieLens-100K, the same sizes, negatives, batch and one thread each, in one run.
+"""Training speed beside RecBole's: MovieLens-100K, the same sizes, batch and one thread each, in one run.
 
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python
+    python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python --models gru4rec --rounds 5
 
-RecBole is installed in an environment of its own (torch and recbole 1.2.1). Ours trains the 98,114 events of leave-one-out, RecBole all
-100,000; an epoch's seconds are taken without validation, the first one (which compiles) is left out, and the two take turns, so that
-whatever else the machine does meets both. Rows are positives.
+RecBole is installed in an environment of its own (torch and recbole 1.2.1). Ours trains the train split, RecBole all 100,000 events; an
+epoch's seconds are taken without validation, the first one (which compiles) is left out, and the two take turns, so that whatever
+else the machine does meets both. Rows are the events that an epoch learns: positives, a user's items, next items, labelled rows.
+Mult-VAE's batch is 128 users on both sides. RecBole's GRU4Rec learns a next item from a copy of what came before it, 256 of them a batch;
+ours learns every position of a window of 50 events in one pass, 5 windows a batch: as many next items a step, as many steps an epoch.
 """
 
 import argparse
@@ -12,13 +15,83 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-FACTORS, NEGATIVES, BATCH, EPOCHS = 64, 4, 2048, 4
+from benchmarks import experiment
+from models.label import Label
 
-# Run by RecBole's Python; RecBole counts a batch in rows, its negatives included.
+EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One model on both sides.
+
+    Attributes:
+        recbole: RecBole's name of it.
+        theirs: RecBole's settings; it counts a batch in rows, its negatives included.
+        ours: hyper-parameters.
+        kind: of our train rows.
+        split: of ours.
+        label: of ours, for the task `score`.
+    """
+
+    recbole: str
+    theirs: dict[str, Any]
+    ours: dict[str, Any]
+    kind: str
+    split: dict[str, Any] = field(default_factory=lambda: {"name": "leave_one_out", "query_history": "train"})
+    label: dict[str, Any] | None = None
+
+
+_EVENTS = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+_FEATURES = {"user": ["user_id", "age", "gender", "occupation", "zip_code"], "item": ["item_id", "movie_title", "release_year", "class"]}
+PAIRS = {
+    "neumf": Pair(
+        "NeuMF",
+        {
+            "mf_embedding_size": 64, "mlp_embedding_size": 128, "mlp_hidden_size": [128, 64], "dropout_prob": 0.0, "train_batch_size": 2048 * 5,
+            "train_neg_sample_args": {"distribution": "uniform", "sample_num": 4, "alpha": 1.0, "dynamic": False, "candidate_num": 0},
+        },
+        {"factors": 64, "negatives": 4, "batch_size": 2048, "pretrain": False},
+        "event",
+    ),
+    "mult_vae": Pair(
+        "MultiVAE",
+        {"mlp_hidden_size": [600], "latent_dimension": 200, "dropout_prob": 0.5, "train_batch_size": 128, "train_neg_sample_args": None},
+        {"hidden": 600, "latent": 200, "dropout": 0.5, "batch_size": 128},
+        "profile",
+    ),
+    "gru4rec": Pair(
+        "GRU4Rec",
+        {
+            "embedding_size": 64, "hidden_size": 128, "num_layers": 1, "dropout_prob": 0.3, "loss_type": "CE", "MAX_ITEM_LIST_LENGTH": 50,
+            "train_batch_size": 256, "train_neg_sample_args": None,
+        },
+        {
+            "negatives": "all", "optimizer": "adam", "learning_rate": 1e-3, "embedding": "separate", "embedding_dim": 64, "units": [128],
+            "dropout_embedding": 0.3, "history_length": 50, "batch_size": 5,
+        },
+        "sequence",
+    ),
+    "deepfm": Pair(
+        "DeepFM",
+        {
+            "embedding_size": 10, "mlp_hidden_size": [400, 400, 400], "dropout_prob": 0.5, "train_batch_size": 2048, "threshold": {"rating": 4},
+            "train_neg_sample_args": None, "load_col": {**_EVENTS, **_FEATURES}, "metrics": ["AUC"], "valid_metric": "AUC",
+            "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "labeled"},
+        },
+        {"factors": 10, "hidden": [400, 400, 400], "dropout": 0.5, "batch_size": 2048},
+        "event",
+        {"name": "ratio"},
+        {"column": "rating", "threshold": 4.0},
+    ),
+}  # fmt: skip
+
 _RECBOLE = """
 import json, sys, time, torch, warnings
 warnings.filterwarnings("ignore")
@@ -26,20 +99,13 @@ torch.set_num_threads(1)
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
-folder, factors, negatives, batch, epochs = sys.argv[1], *map(int, sys.argv[2:])
-settings = {
-    "data_path": folder, "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}, "seed": 0, "state": "CRITICAL",
-    "mf_embedding_size": factors, "mlp_embedding_size": 2 * factors, "mlp_hidden_size": [2 * factors, factors], "dropout_prob": 0.0,
-    "train_neg_sample_args": {"distribution": "uniform", "sample_num": negatives, "alpha": 1.0, "dynamic": False, "candidate_num": 0},
-    "train_batch_size": batch * (1 + negatives), "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"},
-    "show_progress": False, "use_gpu": False,
-}
-config = Config(model="NeuMF", dataset="ml-100k", config_dict=settings)
+name, epochs, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+config = Config(model=name, dataset="ml-100k", config_dict=settings)
 init_seed(0, True)
 dataset = create_dataset(config)
 train = data_preparation(config, dataset)[0]
-model = get_model("NeuMF")(config, train.dataset)
-trainer = get_trainer(config["MODEL_TYPE"], "NeuMF")(config, model)
+model = get_model(name)(config, train.dataset)
+trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
 seconds = []
 for epoch in range(epochs):
     started = time.perf_counter()
@@ -49,63 +115,81 @@ print(json.dumps({"rows": len(train.dataset), "seconds": seconds}))
 """
 
 
-def ours(folder: Path) -> dict:
-    """Trains our NeuMF in one stage; returns the train rows and each epoch's seconds."""
+def ours(name: str, prepared: experiment.Prepared) -> dict:
+    """Trains our model; returns the train rows and each epoch's seconds."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from benchmarks import experiment
-    from components import datasets
     from models import registry
+    from models.trainer import resolve
     from models.training import TrainingSession
 
-    split = {"name": "leave_one_out", "query_history": "train"}
-    data = experiment.prepare(Path(datasets.get("movielens-100k")), folder, "event", split).training_data("neumf")
-    module = registry.load("neumf")
-    settings = {"factors": FACTORS, "negatives": NEGATIVES, "batch_size": BATCH, "epochs": EPOCHS, "pretrain": False}
-    model = module.Model(module.HyperParameters(**settings), data)
+    data = prepared.training_data(name)
+    model = registry.load(name).Model(resolve(name, {**PAIRS[name].ours, "epochs": EPOCHS}), data)
     session = TrainingSession(model.hyper_parameters, data)
     model.learn(session)
-    return {"rows": len(data.events), "seconds": [row["seconds"] for row in session.history]}
+    epoch = session.history[-1]
+    # A batch of an auto-encoder is counted in users: what they have is what it learns.
+    rows = len(data.events) if PAIRS[name].kind == "profile" else round(epoch["examples_per_second"] * epoch["seconds"])
+    return {"rows": rows, "seconds": [row["seconds"] for row in session.history]}
 
 
-def main() -> None:
-    """Prints rows per second of both, their spread over rounds, and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recbole-python", required=True)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/movielens-100k/event"))
-    parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.ours:
-        print(json.dumps(ours(arguments.output)))
-        return
+def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[str, str]:
+    """Lets the two train in turns: a row of the table."""
     from components import datasets
 
-    parent = _atomic(Path(datasets.get("movielens-100k")).absolute(), arguments.output)
+    pair, source = PAIRS[name], Path(datasets.get("movielens-100k")).absolute()
+    experiment.prepare(source, output / pair.kind / pair.split["name"], pair.kind, pair.split, label=pair.label)
+    parent = _atomic(source, output)
+    theirs = {
+        "data_path": str(parent), "load_col": _EVENTS, "seed": 0, "state": "CRITICAL", "show_progress": False, "use_gpu": False,
+        "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"}, **pair.theirs,
+    }  # fmt: skip
     # RecBole writes its logs into the folder that it runs in.
     folders = {"recsys-tfx": None, "RecBole": parent}
     commands = {
-        "recsys-tfx": [sys.executable, "-m", "benchmarks.speed", "--recbole-python", "-", "--ours", "--output", str(arguments.output)],
-        "RecBole": [os.path.abspath(arguments.recbole_python), "-c", _RECBOLE, str(parent), *map(str, (FACTORS, NEGATIVES, BATCH, EPOCHS))],
+        "recsys-tfx": [sys.executable, "-m", "benchmarks.speed", "--recbole-python", "-", "--ours", name, "--output", str(output)],
+        "RecBole": [os.path.abspath(recbole_python), "-c", _RECBOLE, pair.recbole, str(EPOCHS), json.dumps(theirs)],
     }
-    speeds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(arguments.rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[name])
+    speeds: dict[str, list[float]] = {side: [] for side in commands}
+    rows = {}
+    for _ in range(rounds):
+        for side, command in commands.items():
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[side])
             if done.returncode:
-                raise SystemExit(f"{name} failed: {done.stderr.strip().splitlines()[-1]}")
+                raise SystemExit(f"{side} failed: {done.stderr.strip().splitlines()[-1]}")
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            speeds[name].append(found["rows"] / float(np.median(found["seconds"][1:])))
-            print(f"{name}: {speeds[name][-1]:,.0f} rows/s", flush=True)
-    middle = {name: float(np.median(values)) for name, values in speeds.items()}
-    print(f"ratio of the medians of {arguments.rounds} rounds: {middle['recsys-tfx'] / middle['RecBole']:.2f}")
+            rows[side] = found["rows"]
+            speeds[side].append(found["rows"] / float(np.median(found["seconds"][1:])))
+            print(f"{name}, {side}: {speeds[side][-1]:,.0f} rows/s of {found['rows']:,}", flush=True)
+    middle = {side: float(np.median(values)) for side, values in speeds.items()}
+    shown = {side: f"{middle[side]:,.0f} ({min(values):,.0f} to {max(values):,.0f})" for side, values in speeds.items()}
+    return {"model": name, **shown, "ratio": f"{middle['recsys-tfx'] / middle['RecBole']:.2f}"}
+
+
+def main() -> None:
+    """Prints rows per second of both, their spread over rounds, and the ratio of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recbole-python", required=True)
+    parser.add_argument("--models", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/speed"))
+    parser.add_argument("--ours", choices=PAIRS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        pair = PAIRS[arguments.ours]
+        prepared = experiment.Prepared(arguments.output / pair.kind / pair.split["name"], Label.parse(pair.label))
+        print(json.dumps(ours(arguments.ours, prepared)))
+        return
+    rows = [compare(name, arguments.recbole_python, arguments.rounds, arguments.output) for name in arguments.models]
+    print(experiment.table(rows))
+    print(f"\nmedian (least to most) of {arguments.rounds} rounds, in turns; {experiment.machine()}")
 
 
 def _atomic(source: Path, output: Path) -> Path:
     """RecBole wants the files in a folder of the data set's own name."""
-    folder = (output.parent / "recbole" / "ml-100k").absolute()
+    folder = (output / "recbole" / "ml-100k").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("ml-100k.inter", "ml-100k.item", "ml-100k.user"):
         target = folder / name

@@ -56,7 +56,7 @@ def create_pipeline(
     entry = registry.get(config.model)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, Label.parse(label))
-    measured.choosing_by(hyper_parameters["monitor"])  # refused now rather than after the first epoch
+    measured.choosing_by(hyper_parameters.get("monitor"))  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
     walks = config.walks.model_dump()
     on_graph = WalkConfig.parse(walks, entry.kind).on_graph

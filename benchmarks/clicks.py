@@ -88,7 +88,7 @@ def main() -> None:
         source = with_parts(source, arguments.split, folder / "source") if arguments.split else source
         split, schema, label = {"name": "predefined" if arguments.split else "ratio"}, "movielens", {"column": "rating", "threshold": 4.0}
     prepared = experiment.prepare(source, folder, "event", split, schema, label, arguments.min_count)
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     rows = []
     for name in arguments.models:
         grid = [{"monitor": "auc", **setting, **overrides} for setting in (GRID[name] if arguments.choose else [{}])]
@@ -96,7 +96,7 @@ def main() -> None:
         runs = [experiment.measure(prepared, name, setting, seed) for seed in arguments.seeds]
         (folder / f"{name}.json").write_text(json.dumps(runs, indent=1))
         row = {"model": name, **experiment.summary(runs, METRICS), "rows/s": f"{runs[0]['rows_per_second']:,.0f}"}
-        row["setting"] = ", ".join(f"{key}={value}" for key, value in setting.items() if key != "monitor") or "defaults"
+        row["setting"] = experiment.described(setting)
         if arguments.split:
             row |= dict(zip(("RecBole AUC", "its log loss"), PEERS.get(name, ("", "")), strict=True))
         rows.append(row)

@@ -6,6 +6,7 @@ on validation, and is measured once on test by the code of the exported `evaluat
 
 import json
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def prepare(
     task = "score" if label else "retrieve"
     done = folder / "done.json"
     if not done.exists() or done.read_text() != settings:
+        shutil.rmtree(folder / "graph", ignore_errors=True)  # of other settings, or half-written: Transform does not write over it
         local.read_tables(str(source), output=str(folder / "tables"))
         local.build_examples(str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks)
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
@@ -116,6 +118,16 @@ def measure(
         "best_epochs": session.best_epochs,
         "hyper_parameters": parameters.model_dump(),
     }
+
+
+def overrides(pairs: list[str]) -> dict[str, Any]:
+    """What `--set NAME=VALUE ...` says; values are JSON."""
+    return {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def described(setting: dict[str, Any]) -> str:
+    """A setting as a cell of the table; what chooses the epoch is the same in all rows and is left out."""
+    return ", ".join(f"{name}={value}" for name, value in setting.items() if name != "monitor") or "defaults"
 
 
 def choose(prepared: Prepared, model_name: str, grid: list[dict[str, Any]], seed: int, metric: str, sign: int) -> dict[str, Any]:

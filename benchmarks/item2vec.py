@@ -45,7 +45,7 @@ def quality(arguments) -> None:
     from components import datasets
 
     source, rows = Path(datasets.get("movielens-100k")), []
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     for kind in arguments.kinds:
         prepared = experiment.prepare(source, arguments.output / kind, "walk", SPLIT, walks=WALKS[kind])
         runs = [experiment.measure(prepared, "item2vec", overrides, seed) for seed in arguments.seeds]

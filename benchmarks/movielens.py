@@ -45,7 +45,7 @@ def main() -> None:
     from components import datasets
 
     source = Path(datasets.get("movielens-100k"))
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     rows = []
     for name in arguments.models:
         kind = registry.get(name).kind

@@ -63,7 +63,7 @@ def main() -> None:
 
     source = without_blanks(Path(datasets.get("movielens-1m")), arguments.output / "source")
     given = write_given_split(source, arguments.split, arguments.output / "given.tsv")
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     rows = []
     for name in arguments.models:
         kind = registry.get(name).kind
@@ -74,11 +74,12 @@ def main() -> None:
             )
             for part, fraction in (("chosen", 0.1), ("whole", 0.0))
         )  # fmt: skip
-        grid = [{**setting, **(overrides if name != "popularity" else {})} for setting in (GRID.get(name, [{}]) if arguments.choose else [{}])]
+        own = overrides if name != "popularity" else {}
+        grid = [{**setting, **own} for setting in (GRID.get(name, [{}]) if arguments.choose else [{}])]
         setting = experiment.choose(chosen, name, grid, arguments.seeds[0], "ndcg_10", 1)
         runs = [experiment.measure(chosen, name, setting, seed, refit=whole) for seed in arguments.seeds]
         (arguments.output / f"{name}.json").write_text(json.dumps(runs, indent=1))
-        rows.append({"model": name, **experiment.summary(runs, METRICS), "setting": ", ".join(f"{key}={value}" for key, value in setting.items())})
+        rows.append({"model": name, **experiment.summary(runs, METRICS), "setting": experiment.described(setting)})
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 

@@ -4,8 +4,8 @@
     python -m benchmarks.ratings --data movielens-1m --models biased_mf --set batch_size=1024
 
 The split is `np.random.RandomState(42).permutation(rows)`, the last tenth test (on MovieLens-100K the rows of peers). Epochs, and with
-`--choose` a setting of a small grid (the first seed), are chosen on a validation tenth next to the test rows; then the model is trained afresh on all of the 90 % for
-as many epochs.
+`--choose` a setting of a small grid (the first seed), are chosen on a validation tenth next to the test rows; then the model is
+trained afresh on all of the 90 % for as many epochs.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     from components import datasets
 
     source = Path(datasets.get(arguments.data))
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     rows = []
     for name in arguments.models:
         kind = registry.get(name).kind
@@ -62,7 +62,7 @@ def main() -> None:
         (arguments.output / arguments.data / f"{name}.json").write_text(json.dumps(runs, indent=1))
         epochs = ", ".join(str(list(run["best_epochs"].values())[-1]) for run in runs)
         row = {"model": name, **experiment.summary(runs, METRICS), "epochs": epochs, "rows/s": f"{runs[0]['rows_per_second']:,.0f}"}
-        row["setting"] = ", ".join(f"{key}={value}" for key, value in setting.items()) or "defaults"
+        row["setting"] = experiment.described(setting)
         rows.append({**row, "constant": f"{runs[0]['test']['constant_rmse']:.4f}", "peers": PEERS.get(arguments.data, {}).get(name, "")})
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")

@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     name = arguments.data.name.removeprefix("session_")
-    overrides = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     # One kind of rows for all: what the others learn from are the same events.
     prepared = experiment.prepare(arguments.data, arguments.output / name, "sequence", SPLIT, "generic")
     rows = []

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks import experiment
-from models.label import Label
 
 EPOCHS = 4
 
@@ -115,7 +114,15 @@ print(json.dumps({"rows": len(train.dataset), "seconds": seconds}))
 """
 
 
-def ours(name: str, prepared: experiment.Prepared) -> dict:
+def prepare(pair: Pair, output: Path) -> experiment.Prepared:
+    """Our train rows, built once."""
+    from components import datasets
+
+    source = Path(datasets.get("movielens-100k"))
+    return experiment.prepare(source, output / pair.kind / pair.split["name"], pair.kind, pair.split, label=pair.label)
+
+
+def ours(name: str, output: Path) -> dict:
     """Trains our model; returns the train rows and each epoch's seconds."""
     import tensorflow as tf
 
@@ -125,13 +132,12 @@ def ours(name: str, prepared: experiment.Prepared) -> dict:
     from models.trainer import resolve
     from models.training import TrainingSession
 
-    data = prepared.training_data(name)
+    data = prepare(PAIRS[name], output).training_data(name)
     model = registry.load(name).Model(resolve(name, {**PAIRS[name].ours, "epochs": EPOCHS}), data)
     session = TrainingSession(model.hyper_parameters, data)
     model.learn(session)
-    epoch = session.history[-1]
     # A batch of an auto-encoder is counted in users: what they have is what it learns.
-    rows = len(data.events) if PAIRS[name].kind == "profile" else round(epoch["examples_per_second"] * epoch["seconds"])
+    rows = len(data.events) if PAIRS[name].kind == "profile" else model.batches(data, 0, 0).rows
     return {"rows": rows, "seconds": [row["seconds"] for row in session.history]}
 
 
@@ -139,9 +145,9 @@ def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[s
     """Lets the two train in turns: a row of the table."""
     from components import datasets
 
-    pair, source = PAIRS[name], Path(datasets.get("movielens-100k")).absolute()
-    experiment.prepare(source, output / pair.kind / pair.split["name"], pair.kind, pair.split, label=pair.label)
-    parent = _atomic(source, output)
+    pair = PAIRS[name]
+    prepare(pair, output)
+    parent = _atomic(Path(datasets.get("movielens-100k")).absolute(), output)
     theirs = {
         "data_path": str(parent), "load_col": _EVENTS, "seed": 0, "state": "CRITICAL", "show_progress": False, "use_gpu": False,
         "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"}, **pair.theirs,
@@ -153,14 +159,12 @@ def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[s
         "RecBole": [os.path.abspath(recbole_python), "-c", _RECBOLE, pair.recbole, str(EPOCHS), json.dumps(theirs)],
     }
     speeds: dict[str, list[float]] = {side: [] for side in commands}
-    rows = {}
     for _ in range(rounds):
         for side, command in commands.items():
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[side])
             if done.returncode:
                 raise SystemExit(f"{side} failed: {done.stderr.strip().splitlines()[-1]}")
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            rows[side] = found["rows"]
             speeds[side].append(found["rows"] / float(np.median(found["seconds"][1:])))
             print(f"{name}, {side}: {speeds[side][-1]:,.0f} rows/s of {found['rows']:,}", flush=True)
     middle = {side: float(np.median(values)) for side, values in speeds.items()}
@@ -178,9 +182,7 @@ def main() -> None:
     parser.add_argument("--ours", choices=PAIRS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        pair = PAIRS[arguments.ours]
-        prepared = experiment.Prepared(arguments.output / pair.kind / pair.split["name"], Label.parse(pair.label))
-        print(json.dumps(ours(arguments.ours, prepared)))
+        print(json.dumps(ours(arguments.ours, arguments.output)))
         return
     rows = [compare(name, arguments.recbole_python, arguments.rounds, arguments.output) for name in arguments.models]
     print(experiment.table(rows))

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters, in place of the grid")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/text"))
     arguments = parser.parse_args()
-    overrides = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = experiment.overrides(arguments.set)
     sources = [without_copies(folder, arguments.output / folder.name / "source") for folder in arguments.reviews]
     if arguments.plots:
         from components import datasets
@@ -95,9 +95,8 @@ def main() -> None:
             runs = [experiment.measure(prepared, model, setting, seed) for seed in arguments.seeds]
             (folder / f"{model}.json").write_text(json.dumps(runs, indent=1))
             valid, constant = np.mean([run["valid"]["rmse"] for run in runs]), runs[0]["test"]["constant_rmse"]
-            chosen = ", ".join(f"{name}={value}" for name, value in setting.items())
             row = {"data": folder.name, "model": model, **experiment.summary(runs, METRICS), "valid rmse": f"{valid:.4f}", "constant": f"{constant:.4f}"}
-            rows.append({**row, "epochs": ", ".join(str(list(run["best_epochs"].values())[-1]) for run in runs), "chosen": chosen})
+            rows.append({**row, "epochs": ", ".join(str(list(run["best_epochs"].values())[-1]) for run in runs), "chosen": experiment.described(setting)})
             print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 

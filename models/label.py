@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.errors import ConfigError, nearest
+from models.errors import ConfigError, require_known
 
 LABEL = "label"
 """The column of the built examples that every `score` model learns, whatever it was made of."""
@@ -42,9 +42,7 @@ class Label:
         values = dict(values or {})
         if not values:
             return None
-        for key in values:
-            if key not in _KEYS:
-                raise ConfigError(f"label: unknown key {key!r}{nearest(str(key), _KEYS)}")
+        require_known("label", values, _KEYS)
         if not isinstance(values.get("column"), str) or not values["column"]:
             raise ConfigError(f"label requires column, the name of a column of the events; received {values}")
         threshold = values.get("threshold")

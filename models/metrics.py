@@ -14,7 +14,6 @@ RETRIEVE_METRICS = (*RANKED, "popularity_hr_10", "popularity_ndcg_10", "lift_ndc
 """Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
 counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
-_CHOOSING = tuple(name for name in RANKED if not name.startswith("tie_gap"))
 _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
 PREDICTION = "prediction"
@@ -74,7 +73,7 @@ RETRIEVE = MetricSet(
     # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
     label="timestamp",
     monitor="ndcg_10",
-    choosing=_CHOOSING,
+    choosing=tuple(name for name in RANKED if not name.startswith("tie_gap")),
     lift="lift_ndcg_10",
     reference="popularity",
     shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
@@ -87,7 +86,7 @@ TWO_STAGE = MetricSet(
     pooled={},
     label="timestamp",
     monitor="ndcg_10",
-    choosing=_CHOOSING,
+    choosing=(),  # two blessed models are put together: there are no epochs
     lift="lift_alone_ndcg_10",
     reference="the recall alone",
     shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},

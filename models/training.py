@@ -107,6 +107,7 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._session, self._stage, self._epochs = session, stage, epochs
         self._trained = model
         self._before_epoch = before_epoch
+        self._metrics = session.evaluation.metrics.choosing_by(session.hyper_parameters.monitor) if session.evaluation else None
         self._evaluate: Callable[[], dict[str, float]] | None = None
         self._best = -float("inf")
         self._best_epoch = 0
@@ -160,8 +161,7 @@ class _Keeper(tf.keras.callbacks.Callback):
             values = self._evaluate()
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})
-            metrics = evaluation.metrics.choosing_by(hyper_parameters.monitor)
-            score = values[metrics.monitor] * (1 if metrics.higher_is_better else -1)
+            score = values[self._metrics.monitor] * (1 if self._metrics.higher_is_better else -1)
             if score > self._best:
                 self._best, self._best_epoch = score, epoch
                 self._best_weights = self._trained.get_weights()

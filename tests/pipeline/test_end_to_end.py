@@ -1,17 +1,25 @@
 """The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model that is not blessed."""
 
+import contextlib
 import re
 import signal
 import socket
 
 import pytest
+from absl import logging as absl_logging
+from click.testing import CliRunner
 
-from pipeline import lineage
+from pipeline import cli, lineage, local
 from serving.client import Client
 from serving.process import ServerProcess
 from tests.conftest import recsys
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
+
+
+def recsys_here(*arguments):
+    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already."""
+    return CliRunner().invoke(cli.main, list(map(str, arguments)))
 
 
 def versions(run):
@@ -21,6 +29,19 @@ def versions(run):
 def test_ctrl_c_ends_a_run_with_one_line(toy_run):
     status, printed = toy_run.interrupted
     assert status == 130 and "interrupted; the next run goes on from here" in printed and "Traceback" not in printed
+
+
+def test_ctrl_c_that_a_library_swallows_ends_the_run_all_the_same():
+    said = []
+    with local._progress(said.append):
+        absl_logging.info("Component %s is running.", "TableReader")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        absl_logging.info("Component %s is finished.", "TableReader")
+        with pytest.raises(KeyboardInterrupt):
+            absl_logging.info("Component %s is running.", "StatisticsGen")
+    assert len(said) == 1 and said[0].startswith("  TableReader")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_run_goes_on_where_it_was(toy_run):
@@ -48,8 +69,8 @@ def test_the_model_is_blessed_tried_and_pushed(toy_run):
 
 def test_an_unchanged_run_comes_from_the_cache(toy_run):
     before = versions(toy_run)
-    again = recsys(*toy_run.arguments)
-    assert again.returncode == 0, again.stdout + again.stderr
+    again = recsys_here(*toy_run.arguments)
+    assert again.exit_code == 0, again.output
     record = lineage.load_run(toy_run.output)
     assert record.cached and {step.state for node, step in record.steps.items() if node != "LastBlessed"} == {"cached"}
     assert "served from the cache" in again.stdout and versions(toy_run) == before
@@ -58,8 +79,8 @@ def test_an_unchanged_run_comes_from_the_cache(toy_run):
 def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     before = versions(toy_run)
     assert before
-    worse = recsys(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
-    assert worse.returncode == 1
+    worse = recsys_here(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
+    assert worse.exit_code == 1, worse.output
     found = re.search(r"ndcg_10: (-0\.\d+) against the last blessed model; required: at least -0\.0050; short by (0\.\d+)", worse.stderr)
     assert found, worse.stderr
     assert float(found.group(2)) == pytest.approx(-0.005 - float(found.group(1)), abs=2e-4)
@@ -115,8 +136,8 @@ def test_a_broken_log_stops_the_run_by_name(toy_source, tmp_path):
             head, *lines = text.splitlines()
             text = "\n".join([head, *(line.rsplit("\t", 2)[0] + "\tlots\t1" for line in lines)])
         (source / file.name).write_text(text, "utf-8")
-    done = recsys("run", "popularity", "--data", source, "--output", tmp_path / "runs")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    done = recsys_here("run", "popularity", "--data", source, "--output", tmp_path / "runs")
+    assert done.exit_code == 1 and "Traceback" not in done.stderr
     assert "toy.inter" in done.stderr and "line 2" in done.stderr and "lots" in done.stderr
     page = next((tmp_path / "runs" / "reports").glob("*.html"))
     assert str(page) in done.stdout and "lots" in page.read_text("utf-8")

@@ -36,7 +36,7 @@ def main() -> None:
     """Prints the table and writes every run to the output folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="movielens-100k", help="a public data set of ratings by name")
-    parser.add_argument("--models", nargs="+", default=[name for name, entry in registry.MODELS.items() if entry.learns == "rating"])
+    parser.add_argument("--models", nargs="+", default=list(GRID), help="those that need no text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters, for every model named")
     parser.add_argument("--choose", action="store_true", help="choose a setting of a small grid on validation")

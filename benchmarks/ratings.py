@@ -20,10 +20,8 @@ PEERS = {"movielens-100k": {"biased_mf": ".9031 (cornac), .9103 (surprise)", "au
 
 GRID = {
     "biased_mf": [
-        {"factors": factors, "l2": l2, "learning_rate": rate, "batch_size": batch}
-        for factors, l2, rate, batch in (
-            (100, 0.08, 0.01, 256), (64, 0.08, 0.01, 256), (100, 0.1, 0.01, 256), (200, 0.08, 0.01, 256), (200, 0.1, 0.005, 64), (64, 0.08, 0.005, 64),
-        )
+        {"factors": factors, "l2": l2, "stddev": stddev}
+        for factors, l2, stddev in ((100, 0.08, 0.1), (100, 0.1, 0.1), (64, 0.08, 0.01), (64, 0.1, 0.01), (64, 0.06, 0.01), (100, 0.08, 0.01))
     ],
     "autorec": [
         {"l2": l2, "learning_rate": rate, "batch_size": batch}

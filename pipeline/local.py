@@ -8,9 +8,7 @@ import json
 import logging
 import os
 import re
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,28 +200,18 @@ def quiet() -> None:
 
 
 class _Progress(logging.Handler):
-    """Turns the runner's own messages into one line a component, and ends a run that was interrupted before the next one starts.
-
-    The exception that Ctrl-C raises gets lost where it meets a finalizer or a callback of a library.
-    """
+    """Turns the runner's own messages into one line a component."""
 
     _RUNNING = re.compile(r"Component (\S+) is running")
     _FINISHED = re.compile(r"Component (\S+) is finished")
 
     def __init__(self, say: Callable[[str], None]):
         super().__init__(logging.INFO)
-        self._say, self._cached, self._started, self._interrupted = say, False, 0.0, False
-
-    def interrupt(self, number: int, frame: Any) -> None:
-        """Handles SIGINT."""
-        self._interrupted = True
-        signal.default_int_handler(number, frame)
+        self._say, self._cached, self._started = say, False, 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage() if len(record.msg) < 100 else ""
         if started := self._RUNNING.match(message):
-            if self._interrupted:
-                raise KeyboardInterrupt
             self._started, self._cached = time.monotonic(), False
             if started.group(1) == "Trainer":
                 self._say("  Trainer ...")
@@ -242,12 +230,8 @@ def _progress(say: Callable[[str], None]) -> Iterator[None]:
     absl_logging.set_verbosity(absl_logging.INFO)
     absl_logging.get_absl_handler().setLevel(logging.ERROR)
     logger.addHandler(handler)
-    # Python takes signals in its main thread alone.
-    before = signal.signal(signal.SIGINT, handler.interrupt) if threading.current_thread() is threading.main_thread() else None
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
         logger.removeHandler(handler)
         absl_logging.set_verbosity(absl_logging.ERROR)

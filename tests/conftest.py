@@ -114,9 +114,14 @@ def recsys(*arguments, cwd=ROOT, timeout=600, **environment) -> subprocess.Compl
 def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
     """Runs `recsys`, sends it the signal `number` once it has printed `line`; returns its status and what it printed."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        recsys_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
-    )
+    # Tests in the background of a shell have SIGINT ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            recsys_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     printed = ""
     for text in process.stdout:
         printed += text

@@ -1,15 +1,13 @@
 """The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model that is not blessed."""
 
-import contextlib
 import re
 import signal
 import socket
 
 import pytest
-from absl import logging as absl_logging
 from click.testing import CliRunner
 
-from pipeline import cli, lineage, local
+from pipeline import cli, lineage
 from serving.client import Client
 from serving.process import ServerProcess
 from tests.conftest import recsys
@@ -29,19 +27,6 @@ def versions(run):
 def test_ctrl_c_ends_a_run_with_one_line(toy_run):
     status, printed = toy_run.interrupted
     assert status == 130 and "interrupted; the next run goes on from here" in printed and "Traceback" not in printed
-
-
-def test_ctrl_c_that_a_library_swallows_ends_the_run_all_the_same():
-    said = []
-    with local._progress(said.append):
-        absl_logging.info("Component %s is running.", "TableReader")
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        absl_logging.info("Component %s is finished.", "TableReader")
-        with pytest.raises(KeyboardInterrupt):
-            absl_logging.info("Component %s is running.", "StatisticsGen")
-    assert len(said) == 1 and said[0].startswith("  TableReader")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_run_goes_on_where_it_was(toy_run):

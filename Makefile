@@ -13,6 +13,8 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 export PYTHONWARNINGS := ignore
 # pytest and the pipeline's own child processes: only what this Makefile installed.
 unexport PYTHONPATH PYTHONHOME
+# Without bytecode each of those processes compiles the pipeline's sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test venv lock lint doctor notebooks gpu clean
 .DEFAULT_GOAL := help
@@ -42,7 +44,7 @@ notebooks: $(STAMP) ## execute the notebooks headless; their files stay as they 
 	cd notebooks && for notebook in *.ipynb; do ../$(VENV)/bin/jupyter-execute $$notebook || exit 1; done
 
 gpu: $(STAMP) ## TensorFlow with CUDA into the environment
-	requirements/add_extra $(VENV) gpu
+	requirements/make_venv $(VENV) "$(LANE)" gpu
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/tools/bin/uv)
 COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'

@@ -80,6 +80,8 @@ def log2(value: tf.Tensor) -> tf.Tensor:
     return tf.math.log(value) / tf.math.log(2.0)
 
 
+# Traced once a process, not once in every signature and evaluation that measures.
+@tf.function(reduce_retracing=True)
 def retrieve_metrics(
     scores: tf.Tensor,
     popularity: tf.Tensor,

@@ -65,6 +65,7 @@ class DotProductModel(RetrieveModel):
         return tf.matmul(tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True)
 
 
+@tf.function(reduce_retracing=True)
 def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
     positions = tf.stack([items.value_rowids(), items.flat_values - FIRST], axis=1)
@@ -105,6 +106,9 @@ class Retriever(tf.Module):
         self._history_splits = tf.Variable(data.user_history.row_splits, trainable=False)
         self._filter_seen = model.hyper_parameters.filter_seen
         self._frozen = tf.nest.map_structure(lambda value: tf.Variable(value, trainable=False), model.catalogue())
+        # What two signatures have in common is traced once; attributes that are functions would be traced again to be saved.
+        self._measure = tf.function(self._measure_queries).__call__
+        self._answer = tf.function(self._answer_requests).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices; the evaluation's own history is used, never the stored one."""
@@ -124,13 +128,11 @@ class Retriever(tf.Module):
 
     def metrics(self, queries: dict[str, Any], catalogue: Any) -> dict[str, tf.Tensor]:
         """Ranks the whole catalogue for parsed queries: metric name -> [B] float32."""
-        scores, popularity, _ = self._scores(queries["user"], queries["history"], catalogue)
-        return self._measured(mask_items(scores, queries["masked"]), popularity, queries)
+        return self._ranked(queries, catalogue)[0]
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32."""
-        values = self.metrics(self.parse_queries(examples), self._frozen)
-        return {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS}
+        return self._measure(examples)[0]
 
     def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `recall_queries` signature, on which a second stage is evaluated: what `recommend` returns and what `evaluate` does.
@@ -139,24 +141,20 @@ class Retriever(tf.Module):
             examples: [B] serialized query rows; their own history is what the user has had, never the stored one.
             count: scalar int32, how many items.
         """
-        queries = self.parse_queries(examples)
-        scores, popularity, answered = self._scores(queries["user"], queries["history"], self._frozen)
-        scores = mask_items(scores, queries["masked"])
-        values = self._measured(scores, popularity, queries)
-        recalled = self._top(scores, queries["user"], answered, tf.fill(tf.shape(examples), count))
-        return {**recalled, **{name: value[:, tf.newaxis] for name, value in values.items()}}
+        values, scores, user, answered = self._measure(examples)
+        return {**self._top(scores, user, answered, tf.fill(tf.shape(examples), count)), **values}
 
     def recommend(self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `recommend` signature; histories and exclusions are padded with empty strings."""
         requested = self._item_table.lookup(tf.RaggedTensor.from_tensor(history))
         excluded = self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude))
-        return self._recommend(user_id, drop_unknown(requested), drop_unknown(excluded), k)
+        return self._answer(user_id, drop_unknown(requested), drop_unknown(excluded), k)
 
     def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
         rows = parse_requests(examples)
         history, exclude = (drop_unknown(self._item_table.lookup(rows[name])) for name in ("history", "exclude"))
-        return self._recommend(rows["user_id"], history, exclude, rows["k"])
+        return self._answer(rows["user_id"], history, exclude, rows["k"])
 
     def embed(self, user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `embed` signature of a dot-product model: the query vector [B, D]."""
@@ -202,7 +200,20 @@ class Retriever(tf.Module):
             tf.TensorSpec([None, vectors.shape[1]], tf.float32, name="embedding"), tf.TensorSpec([], tf.int32, name="k")
         )
 
-    def _recommend(self, user_id, requested, excluded, k):
+    def _measure_queries(self, examples):
+        """[B] serialized query rows -> metrics [B, 1]; masked scores [B, N], users and who was answered, to recall from."""
+        queries = self.parse_queries(examples)
+        values, scores, answered = self._ranked(queries, self._frozen)
+        return {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS}, scores, queries["user"], answered
+
+    def _ranked(self, queries, catalogue):
+        """Metrics [B], masked scores [B, N] and who was answered [B]."""
+        scores, popularity, answered = self._scores(queries["user"], queries["history"], catalogue)
+        scores, popularity = mask_items(scores, queries["masked"]), mask_items(popularity, queries["masked"])
+        values = ranking.retrieve_metrics(scores, popularity, queries["targets"], queries["target_count"], queries["candidates"])
+        return values, scores, answered
+
+    def _answer_requests(self, user_id, requested, excluded, k):
         with tf.control_dependencies([tf.debugging.assert_positive(k, message="k must be at least 1")]):
             user = self._user_table.lookup(user_id)
         stored = self._stored(user)
@@ -221,11 +232,6 @@ class Retriever(tf.Module):
             "score": tf.where(wanted, top, 0.0),
             "strategy": tf.where(answered, tf.where(self._known(user), "model", "fold-in"), popularity),
         }
-
-    def _measured(self, scores, popularity, queries):
-        return ranking.retrieve_metrics(
-            scores, mask_items(popularity, queries["masked"]), queries["targets"], queries["target_count"], queries["candidates"]
-        )
 
     def _scores(self, user, history, catalogue):
         """[B, N] scores of the model or, where it cannot answer, of popularity in the segment; popularity's; and who was answered."""

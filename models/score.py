@@ -100,6 +100,8 @@ class Scorer(tf.Module):
         self._user_table, self._item_table = data.user_table, data.item_table
         self._known = {field.name: field.size for field in data.fields if field.kind == ID}
         self._mean = tf.constant(data.label_mean, tf.float32)
+        # What the signatures have in common is traced once; an attribute that is a function would be traced again to be saved.
+        self._predict = tf.function(model.predict_rows, input_signature=[data.input_signature()]).__call__
 
     def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
@@ -121,13 +123,13 @@ class Scorer(tf.Module):
         """
         user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
         rows = tf.repeat(user, tf.fill(tf.shape(user), tf.shape(item)[1]))
-        score = self._model.predict_rows(self._data.lookup(rows, tf.reshape(item, [-1])))
+        score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
         return {"score": tf.reshape(score, tf.shape(item)), "known": (user >= FIRST) & (user < FIRST + self._data.users.known)}
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized rows -> metric name -> [B, 1] float32, and the `prediction` itself."""
         inputs, label, _ = self._data.parse(examples)
-        prediction = self._model.predict_rows(inputs)
+        prediction = self._predict(inputs)
         values = pointwise.row_metrics(label, prediction, self._mean, self._data.label.is_click)
         return {name: value[:, tf.newaxis] for name, value in {metrics.PREDICTION: prediction, **values}.items()}
 
@@ -147,7 +149,7 @@ class Scorer(tf.Module):
         tf.saved_model.save(self, folder, signatures=signatures)
 
     def _answer(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        prediction = self._model.predict_rows(inputs)
+        prediction = self._predict(inputs)
         known = tf.ones_like(prediction, tf.bool)
         for name in self._known:
             known &= inputs[name] >= FIRST

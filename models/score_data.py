@@ -88,6 +88,8 @@ class ScoreData(TrainingData):
                     f"Rename the column under data.columns, such as {re.sub('[^A-Za-z0-9_]+', '_', field.name)}: {field.name!r}"
                 )
         self.transform_layer = self.transform.transform_features_layer()
+        # Traced once for all splits and signatures.
+        self._transform = tf.function(self._transform_columns, reduce_retracing=True)
 
     def field(self, name: str) -> Field:
         """Returns the field called `name`; raises DataError where the data has none (anonymous data has no ids)."""
@@ -132,7 +134,7 @@ class ScoreData(TrainingData):
         user = tf.sparse.to_dense(rows["user_id"], default_value="")
         user = tf.strings.reduce_join(user, axis=1)
         return (
-            {name: _dense(column) for name, column in self._transform(rows).items()},
+            {name: _dense(column) for name, column in self._transform(self._columns_of(rows)).items()},
             rows[LABEL],
             tf.strings.to_hash_bucket_fast(user, 2**62),
         )
@@ -176,7 +178,7 @@ class ScoreData(TrainingData):
 
     def _read(self, split: str) -> dict[str, Any]:
         def columns(rows):
-            return {LABEL: rows[LABEL], **self._transform(rows)}
+            return {LABEL: rows[LABEL], **self._transform(self._columns_of(rows))}
 
         spec = self._parsing()
         rows = read_columns(self._splits[split], spec, columns)
@@ -187,7 +189,10 @@ class ScoreData(TrainingData):
         label = tf.io.FixedLenFeature([], tf.float32, default_value=float("nan"))
         return {**spec, "user_id": tf.io.VarLenFeature(tf.string), LABEL: label}
 
-    def _transform(self, raw: Mapping[str, tf.SparseTensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    def _columns_of(self, rows: Mapping[str, Any]) -> dict[str, tf.SparseTensor]:
+        return {field.name: rows[field.name] for field in self.fields}
+
+    def _transform_columns(self, raw: Mapping[str, tf.SparseTensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
         """Raw sparse columns -> [B] int32, or ragged [B, None] int32, by field."""
         if not self.fields:
             return {}

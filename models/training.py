@@ -66,6 +66,9 @@ class TrainingSession:
         first_epoch = keeper.restore()
         if not keeper.finished:
             batches = model.batches(self.data, self.seed, first_epoch)
+            if not first_epoch:
+                # Variables that the first step would make have it traced a second time.
+                self.build(model, batches)
             keeper.rows = batches.rows
             options = tf.data.Options()
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -82,10 +85,16 @@ class TrainingSession:
             )
         keeper.keep_best()
 
-    def build(self, model) -> None:
-        """Creates the variables of a model (and of its optimiser), so that there is something to load weights into."""
+    def build(self, model, batches=None) -> None:
+        """Creates the variables of a model (and of its optimiser), so that there is something to load weights into.
+
+        Args:
+            model: the model.
+            batches: what it is given, where they are at hand.
+        """
+        batches = batches or model.batches(self.data, self.seed, 0)
         with self.strategy.scope():
-            model.compute_loss(next(iter(model.batches(self.data, self.seed, 0).dataset)), training=False)
+            model.compute_loss(next(iter(batches.dataset)), training=False)
             if getattr(model, "optimizer", None):
                 model.optimizer.build(model.trainable_variables)
 

@@ -2,9 +2,13 @@
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
+from tensorflow.python.autograph.core import config as autograph
 
 from models import sampling
 from models.hyper_parameters import CommonHyperParameters
+
+# AutoGraph leaves Keras as it is by the name `keras`; converting the legacy package, `tf_keras`, costs every process seconds.
+autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, autograph.DoNotConvert("tf_keras"))
 
 
 class Recommender(tfrs.Model):

@@ -116,4 +116,4 @@ def test_codes_are_of_the_weights_as_they_are(data):
 
 def test_clicks_are_refused(toy_data):
     with pytest.raises(ConfigError, match="autorec rebuilds ratings"):
-        make(toy_data("profile", 0.0, CLICK).load("autorec"))
+        make(toy_data("event", 0.0, CLICK).load("autorec"))

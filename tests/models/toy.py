@@ -14,10 +14,10 @@ from models.label import Label
 BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 
 
-def write_log(folder: Path, randomness: float, seed: int = 7) -> Path:
+def write_log(folder: Path, randomness: float, described: bool = True, seed: int = 7) -> Path:
     """Writes atomic files: users of a block have items of their block, or with `randomness` any item at all.
 
-    Within a block every item is equally likely, so popularity knows nothing and the block is all there is to learn.
+    Not `described`, there is no table of items. Within a block every item is equally likely, so popularity knows nothing and the block is all there is to learn.
     """
     generator = random.Random(seed)
     items = [f"item {number} \u00e9\u4e16" for number in range(BLOCKS * ITEMS_A_BLOCK)]
@@ -33,19 +33,21 @@ def write_log(folder: Path, randomness: float, seed: int = 7) -> Path:
                 taken[position] = item
             events.append(f"user {number}\t{item}\t{generator.randint(1, 5)}\t{1_000_000 + 100 * position + number % 7}")
     folder.mkdir(parents=True, exist_ok=True)
-    titles = [f"{item}\tThe {'red blue green grey'.split()[n // ITEMS_A_BLOCK]} one\t{1980 + n % 20}\tDrama Comedy" for n, item in enumerate(items)]
     _write(folder / "toy.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float", events)
-    _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
+    if described:
+        titles = [f"{item}\tThe {'red blue green grey'.split()[n // ITEMS_A_BLOCK]} one\t{1980 + n % 20}\tDrama Comedy" for n, item in enumerate(items)]
+        _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
     _write(folder / "toy.user", "user_id:token\tage:token\tgender:token", users)
     return folder
 
 
-def write_ratings(folder: Path, randomness: float, seed: int = 11) -> Path:
+def write_ratings(folder: Path, randomness: float, described: bool = True, seed: int = 11) -> Path:
     """Writes atomic files of ratings 1 to 5 that follow from user and item, or with `randomness` from nothing.
 
     A rating is 3, one more or less for a mild or a strict user, one more or less for a good or a bad item, and one more where the
     user's block is the item's, one less where it is not. Blocks stand in the features too (occupation, genre). Every tenth user
     and item is missing in the tables, every seventh user has no age. A review says what user and item are like, whatever the rating.
+    Not `described`, there are neither tables nor reviews.
     """
     generator = random.Random(seed)
     users, items, events = range(90), range(40), []
@@ -57,11 +59,16 @@ def write_ratings(folder: Path, randomness: float, seed: int = 11) -> Path:
             of_user = f"{'Strict fair mild'.split()[user // 2 % 3]} {'redder bluish'.split()[user % 2]}"
             of_item = f"{'poor plain fine'.split()[item // 2 % 3]} {'red blue'.split()[item % 2]}"
             review = f"{of_user} {generator.choice('I say thought'.split())}, {of_item}!"
-            events.append(f"user {user}\titem {item} é\t{min(5, max(1, rating))}\t{1_000_000 + len(events)}\t{review}")
+            event = f"user {user}\titem {item} é\t{min(5, max(1, rating))}\t{1_000_000 + len(events)}"
+            events.append(f"{event}\t{review}" if described else event)
     folder.mkdir(parents=True, exist_ok=True)
+    columns = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    if not described:
+        _write(folder / "toy.inter", columns, events)
+        return folder
     titles = [f"item {n} é\tThe {'red blue'.split()[n % 2]} one\t{1980 + n % 20}\t{'Drama Comedy'.split()[n % 2]} Film" for n in items if n % 10]
     people = [f"user {n}\t{'' if n % 7 == 0 else 20 + n % 40}\t{'MF'[n // 2 % 2]}\tjob {n % 2}" for n in users if n % 10]
-    _write(folder / "toy.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview:token_seq", events)
+    _write(folder / "toy.inter", f"{columns}\treview:token_seq", events)
     _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
     _write(folder / "toy.user", "user_id:token\tage:token\tgender:token\toccupation:token", people)
     return folder
@@ -95,8 +102,11 @@ class ToyData:
 def build(
     folder: Path, randomness: float, kind: str, split: dict | None = None, label: Label | None = None, write: Callable | None = None
 ) -> ToyData:
-    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes another log than the usual one."""
-    source = (write or (write_ratings if label else write_log))(folder / "source", randomness)
+    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes another log than the usual one.
+
+    Models of other kinds than `event` read no features of items: their logs have none to transform.
+    """
+    source = (write or (write_ratings if label else write_log))(folder / "source", randomness, described=kind == "event")
     local.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", asdict(label)) if label else ("retrieve", None)

@@ -94,7 +94,9 @@ class TrainingSession:
         """
         batches = batches or model.batches(self.data, self.seed, 0)
         with self.strategy.scope():
-            model.compute_loss(next(iter(batches.dataset)), training=False)
+            # Each replica its share, as in a step: a model may hold something for each of its rows.
+            batch = next(iter(self.strategy.experimental_distribute_dataset(batches.dataset)))
+            self.strategy.run(lambda rows: model.compute_loss(rows, training=False), args=(batch,))
             if getattr(model, "optimizer", None):
                 model.optimizer.build(model.trainable_variables)
 

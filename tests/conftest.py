@@ -178,15 +178,22 @@ def _toy_run(root: Path) -> ToyRun:
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
     """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a label, of ratings to score."""
+    from models.label import Label
     from tests.models import toy
 
     root = shared_by_workers(tmp_path_factory)
+
+    def same_rows(kind: str, randomness: float, label) -> "toy.ToyData | None":
+        """Clicks are of the rows that ratings are of, and noise is the same for all kinds without features."""
+        if label and label.is_click:
+            return get(kind, randomness, Label(label.column))
+        return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
     def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
         folder = root / (f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else ""))
         with locked(root / f"{folder.name}.lock"):
             if not (folder / "done").exists():
-                toy.build(folder, randomness, kind, label=label)
+                toy.build(folder, randomness, kind, label=label, same_rows=same_rows(kind, randomness, label))
                 (folder / "done").touch()
         return toy.ToyData(folder, label)
 

@@ -15,6 +15,7 @@ from models import metrics, registry, sampling, trainer, training, warm_start
 from models.errors import ConfigError, DataError
 from models.retrieve import Evaluation
 from models.training import TrainingSession
+from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
 
 SMALL = {**TOY, "epochs": 3, "pretrain": False}
@@ -88,7 +89,10 @@ def test_interrupted_and_whole_training_agree(toy, tmp_path):
         np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-4)
 
 
-def test_two_logical_devices_train_with_a_mirrored_strategy(toy, tmp_path):
+def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
+    """GRU4Rec, whose replicas carry states of their own."""
+    data = toy_data("sequence", 0.0)
+    config = {"model": "gru4rec", "hyper_parameters": {**gru4rec.TOY, "epochs": 3}}
     program = textwrap.dedent(
         f"""
         import models, pathlib, sys
@@ -96,13 +100,13 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy, tmp_path):
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
         from tests.models import toy, test_training
         from models import trainer
-        data = toy.ToyData(pathlib.Path({str(toy.folder)!r}))
-        trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r})))
+        data = toy.ToyData(pathlib.Path({str(data.folder)!r}))
+        trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r}), **{config!r}))
         """
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
     log = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
+    assert log["model"] == "gru4rec" and log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
     assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
 
 

@@ -1,6 +1,7 @@
 """Data whose right answer is known by construction, built with the production components."""
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,11 +101,18 @@ class ToyData:
 
 
 def build(
-    folder: Path, randomness: float, kind: str, split: dict | None = None, label: Label | None = None, write: Callable | None = None
+    folder: Path,
+    randomness: float,
+    kind: str,
+    split: dict | None = None,
+    label: Label | None = None,
+    write: Callable | None = None,
+    same_rows: ToyData | None = None,
 ) -> ToyData:
     """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes another log than the usual one.
 
-    Models of other kinds than `event` read no features of items: their logs have none to transform.
+    Models of other kinds than `event` read no features of items: their logs have none to transform. `same_rows` was built of the same
+    log by the same split, so that its transform graph is this one's too: to fit one takes longer than all the rest.
     """
     source = (write or (write_ratings if label else write_log))(folder / "source", randomness, described=kind == "event")
     local.read_tables(str(source), output=str(folder / "tables"))
@@ -112,7 +120,10 @@ def build(
     task, column = ("score", asdict(label)) if label else ("retrieve", None)
     local.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
     text = [column.name for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature if column.HasField("natural_language_domain")]
-    local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": text})
+    if same_rows:
+        shutil.copytree(same_rows.graph, folder / "graph")
+    else:
+        local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": text})
     return ToyData(folder, label)
 
 

@@ -7,7 +7,7 @@ from tensorflow.python.autograph.core import config as autograph
 from models import sampling
 from models.hyper_parameters import CommonHyperParameters
 
-# AutoGraph leaves Keras as it is by the name `keras`; converting the legacy package, `tf_keras`, costs every process seconds.
+# TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is. Converting it costs every process seconds.
 autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, autograph.DoNotConvert("tf_keras"))
 
 

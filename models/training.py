@@ -63,12 +63,11 @@ class TrainingSession:
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )
         keeper = _Keeper(self, model, stage, epochs, before_epoch)
-        first_epoch = keeper.restore()
+        batches = model.batches(self.data, self.seed, keeper.first_epoch)
+        # There must be variables to restore, and those that the first step would make have it traced a second time.
+        self.build(model, batches)
+        keeper.restore()
         if not keeper.finished:
-            batches = model.batches(self.data, self.seed, first_epoch)
-            if not first_epoch:
-                # Variables that the first step would make have it traced a second time.
-                self.build(model, batches)
             keeper.rows = batches.rows
             options = tf.data.Options()
             options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -77,7 +76,7 @@ class TrainingSession:
                 callbacks.append(tf.keras.callbacks.TensorBoard(os.path.join(self.log_dir, stage), write_graph=False))
             model.fit(
                 batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
-                initial_epoch=first_epoch,
+                initial_epoch=keeper.first_epoch,
                 epochs=epochs,
                 steps_per_epoch=batches.steps,
                 callbacks=callbacks,
@@ -126,13 +125,15 @@ class _Keeper(tf.keras.callbacks.Callback):
         self.rows = 0
         self.finished = False
         self._folder = pathlib.Path(session.checkpoint_dir, stage) if session.checkpoint_dir else None
+        interrupted = self._folder is not None and (self._folder / "state.json").exists()
+        self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
+        self.first_epoch = self._state["epoch"] if self._state else 0
 
-    def restore(self) -> int:
-        """Loads the state of an interrupted training; returns the epoch to go on with."""
-        if self._folder is None or not (self._folder / "state.json").exists():
-            return 0
-        state = json.loads((self._folder / "state.json").read_text())
-        self._session.build(self._trained)
+    def restore(self) -> None:
+        """Loads what an interrupted training had come to, if there was one."""
+        state = self._state
+        if state is None:
+            return
         # The best first: a model's checkpoint holds its optimiser too, and training goes on with the latest state of both.
         for epoch in (state["best_epoch"], state["epoch"]):
             if epoch:
@@ -144,7 +145,6 @@ class _Keeper(tf.keras.callbacks.Callback):
         self.finished = state["finished"]
         self._session.history.extend(state["history"])
         say(f"{self._stage}: resumed after epoch {state['epoch']}")
-        return state["epoch"]
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started = time.monotonic()

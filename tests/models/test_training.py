@@ -92,7 +92,7 @@ def test_interrupted_and_whole_training_agree(toy, tmp_path):
 def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
     """GRU4Rec, whose replicas carry states of their own."""
     data = toy_data("sequence", 0.0)
-    config = {"model": "gru4rec", "hyper_parameters": {**gru4rec.TOY, "epochs": 3}}
+    config = {"model": "gru4rec", "hyper_parameters": gru4rec.TOY}
     program = textwrap.dedent(
         f"""
         import models, pathlib, sys

@@ -30,7 +30,7 @@ def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
     recall, data = exported("item_knn", toy_data("profile", 0.0), None, folder / "recall")
-    rated = toy.build(folder / "rated", 0.0, "event", {"name": "leave_one_out"}, LIKED, toy.write_log, same_rows=toy_data("event", 0.0))
+    rated = toy.build(folder / "rated", 0.0, "event", {"name": "leave_one_out"}, LIKED, write=toy.write_log, same_rows=toy_data("event", 0.0))
     rank, _ = exported("fm", rated, LIKED, folder / "rank", epochs=3, batch_size=64)
     return recall, rank, data
 

@@ -18,7 +18,8 @@ BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 def write_log(folder: Path, randomness: float, described: bool = True, seed: int = 7) -> Path:
     """Writes atomic files: users of a block have items of their block, or with `randomness` any item at all.
 
-    Not `described`, there is no table of items. Within a block every item is equally likely, so popularity knows nothing and the block is all there is to learn.
+    Within a block every item is equally likely, so popularity knows nothing and the block is all there is to learn. Not `described`,
+    there is no table of items.
     """
     generator = random.Random(seed)
     items = [f"item {number} \u00e9\u4e16" for number in range(BLOCKS * ITEMS_A_BLOCK)]

@@ -1,5 +1,5 @@
 """Tables to examples with Beam: the log is sharded by user, and each shard is split, joined and
-written in one go.
+written in one go (see `components.shards`).
 
 What a shard must know of the rest of the log (time cuts, item counts, the item table) comes to it
 as side inputs.
@@ -19,6 +19,7 @@ from components import build_checks, documents, records, rows, schemas, session_
 from components.build_report import EXAMPLE_SPLITS, WALKS, write_report  # noqa: F401
 from components.columns import columns_of, empty_table
 from components.hashing import shard_of
+from components.shards import Kept, Shard, gather, keep
 from components.splits import (
     TEST,
     TRAIN,
@@ -146,17 +147,16 @@ def build(
             | "AllFacts" >> beam.CombineGlobally(merge_facts)
         )
         sharded = {
-            "events": events | "ShardEvents" >> beam.FlatMap(partition, shards),
-            "users": users | "ShardUsers" >> beam.FlatMap(partition, shards),
+            "events": events | "ShardEvents" >> Shard(shards, examples),
+            "users": users | "ShardUsers" >> Shard(shards, examples),
         } | "Together" >> beam.CoGroupByKey()
-        logs = sharded | "Split" >> beam.Map(
-            lambda shard, facts: _split(shard, facts, split, columns),
+        parted = sharded | "Split" >> beam.FlatMap(
+            lambda shard, facts: _split(shard, facts, split, columns, examples),
             beam.pvalue.AsSingleton(facts),
-        )
+        ).with_outputs(_COUNTS, main="logs")
+        logs = parted.logs
         counts = beam.pvalue.AsSingleton(
-            logs
-            | "CountItems" >> beam.Map(lambda shard: rows.count_items(shard.log))
-            | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
+            parted[_COUNTS] | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
         )
         built = logs | "Build" >> beam.Map(
             lambda shard, items, counts: _build(
@@ -166,12 +166,14 @@ def build(
             counts,
         )
         item_shards = {
-            "items": item_batches | "ShardItems" >> beam.FlatMap(partition, shards, "item_id"),
+            "items": item_batches | "ShardItems" >> Shard(shards, examples, "item_id"),
             "every": pipeline | "EveryShard" >> beam.Create([(n, None) for n in range(shards)]),
         }
         if has_documents:
-            item_shards["reviews"] = logs | "ShardReviews" >> beam.FlatMap(
-                lambda shard: partition(documents.train_reviews(shard.log), shards, "item_id")
+            item_shards["reviews"] = (
+                logs
+                | "Reviews" >> beam.Map(lambda shard: documents.train_reviews(shard[1].read().log))
+                | "ShardReviews" >> Shard(shards, examples, "item_id")
             )
         written_items = (
             item_shards
@@ -189,7 +191,8 @@ def build(
             # Beside the log's rows, never in their place: counts and vocabularies are the log's.
             folder = tables.split_folder(examples, WALKS)
             walks = WriteWalks(config.walks, folder, split.by_session)
-            walked = [beam.pvalue.AsSingleton(logs | "Logs" >> beam.Map(_log_of) | walks)]
+            read = logs | "Logs" >> beam.Map(lambda shard: shard[1].read().log)
+            walked = [beam.pvalue.AsSingleton(read | walks)]
         _ = (
             pipeline
             | "Once" >> beam.Create([None])
@@ -217,14 +220,11 @@ def build(
 
 
 @dataclass
-class _Shard:
-    number: int
+class _Parted:
+    """The users of a shard, split."""
+
     log: Log
     users: pa.Table
-
-
-def _log_of(shard: _Shard) -> Log:
-    return shard.log
 
 
 class ReadBatches(beam.PTransform):
@@ -249,40 +249,24 @@ class ReadBatches(beam.PTransform):
         )
 
 
-def partition(
-    table: pa.Table, shards: int, key: str = "user_id"
-) -> Iterator[tuple[int, pa.Table]]:
-    """Parts a batch by the hash of its users, or of another column of ids."""
-    if shards == 1:
-        yield 0, table
-        return
-    shard = shard_of(table.column(key).to_numpy(), shards)
-    order = np.argsort(shard, kind="stable")
-    bounds = np.searchsorted(shard[order], np.arange(shards + 1))
-    table = table.take(pa.array(order))
-    for number in np.flatnonzero(np.diff(bounds)):
-        # A copy: a slice would take the whole batch along when it is sent to another worker.
-        part = table.slice(bounds[number], bounds[number + 1] - bounds[number])
-        yield int(number), part.take(pa.array(np.arange(part.num_rows)))
-
-
-def _split(element, facts, config: SplitConfig, columns: Mapping[str, Mapping[str, str]]) -> _Shard:
+def _split(
+    element,
+    facts,
+    config: SplitConfig,
+    columns: Mapping[str, Mapping[str, str]],
+    folder: str,
+) -> Iterator:
     number, grouped = element
-    parts = {
-        table: pa.concat_tables(list(grouped[table]))
-        if grouped[table]
-        else empty_table(columns[table])
-        for table in ("events", "users")
-    }
+    events, users = (gather(grouped[table], columns[table]) for table in ("events", "users"))
     # Batches come in any order; sorted, equal input gives equal output.
-    users = parts["users"].take(
-        pa.array(np.argsort(parts["users"].column("user_id").to_numpy(), kind="stable"))
-    )
-    return _Shard(number, make_log(parts["events"], config, facts), users)
+    users = users.take(pa.array(np.argsort(users.column("user_id").to_numpy(), kind="stable")))
+    log = make_log(events, config, facts)
+    yield beam.pvalue.TaggedOutput(_COUNTS, rows.count_items(log))
+    yield from keep([(number, _Parted(log, users))], folder)
 
 
 def _build(
-    shard: _Shard,
+    shard: tuple[int, Kept],
     items: list[pa.Table],
     counts: rows.Popularity,
     item_columns: Mapping[str, str],
@@ -290,14 +274,15 @@ def _build(
     has_documents: bool,
     folder: str,
 ) -> dict[str, Any]:
-    log, split = shard.log, config.split
+    number, parted = shard[0], shard[1].read()
+    log, split = parted.log, config.split
     dropped: dict[str, dict[str, int]] = {}
     if config.label:
         log, unlabelled = rows.with_label(log, config.label)
         for name, part in _PARTS:
             dropped[name] = {"events without a label": int(unlabelled[part])}
     item_side = rows.Side(_all_items(items, item_columns), "item_id")
-    user_side = rows.Side(shard.users, "user_id")
+    user_side = rows.Side(parted.users, "user_id")
     train = log.split == TRAIN
     if config.kind == "event":
         made = {"train": rows.event_rows(log, train, item_side, user_side)}
@@ -313,16 +298,16 @@ def _build(
             )
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
-    made["users"] = rows.user_rows(log, shard.users)
+    made["users"] = rows.user_rows(log, parted.users)
     if has_documents:
         # Of the log as it was split, labelled or not: what an event says does not hang on the label.
-        reviews = [documents.train_reviews(shard.log)]
+        reviews = [documents.train_reviews(parted.log)]
         made["users"], left_out = documents.add(made["users"], reviews, "user")
         dropped["users"] = {_LEFT_OUT: left_out}
     for name, table in made.items():
-        records.write_table(table, tables.split_folder(folder, name), shard.number)
+        records.write_table(table, tables.split_folder(folder, name), number)
     return {
-        "number": shard.number,
+        "number": number,
         "rows": {name: table.num_rows for name, table in made.items()},
         "users": {
             name: len(np.unique(table.column("user_id").to_numpy())) for name, table in made.items()
@@ -333,6 +318,7 @@ def _build(
     }
 
 
+_COUNTS = "counts"
 _LEFT_OUT = f"reviews that a document has {documents.LONGEST:,} newer ones of"
 _PARTS = (("train", TRAIN), ("valid", VALID), ("test", TEST))
 
@@ -354,11 +340,12 @@ def _build_items(
         own = shard_of(counts.items, shards) == number
         counts = rows.Popularity(counts.items[own], counts.counts[own])
     # Batches come in any order; sorted, equal input gives equal output.
-    items = _all_items(list(grouped["items"]), columns)
+    items = gather(grouped["items"], columns)
     table = rows.item_rows(items, counts)
     dropped = {}
     if has_documents:
-        table, left_out = documents.add(table, list(grouped["reviews"]), "item")
+        reviews = [part.read() for part in grouped["reviews"]]
+        table, left_out = documents.add(table, reviews, "item")
         dropped = {_LEFT_OUT: left_out}
     records.write_table(table, tables.split_folder(folder, "items"), number)
     return {

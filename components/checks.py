@@ -18,9 +18,10 @@ import pyarrow as pa
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import records, tables
-from components.building import ROWS_A_SHARD, ReadBatches, partition
+from components.building import ROWS_A_SHARD, ReadBatches
 from components.columns import empty_table
 from components.oddities import SHOWN, odd_values
+from components.shards import Shard, gather
 from components.sources import REQUIRED, TABLES
 from models.errors import ConfigError, DataError, require_known
 
@@ -116,12 +117,12 @@ def check(
         found = (
             pipeline
             | "Events" >> ReadBatches(files["events"], columns["events"])
-            | "ShardEvents" >> beam.FlatMap(lambda table: partition(table, shards))
+            | "ShardEvents" >> Shard(shards, output)
             | "Group" >> beam.GroupByKey()
             | "CheckEvents"
             >> beam.Map(
                 lambda shard, items: check_events(
-                    pa.concat_tables(list(shard[1])), items, thresholds, now, known
+                    gather(shard[1], columns["events"]), items, thresholds, now, known
                 ),
                 items,
             )

@@ -24,6 +24,7 @@ REPORT = "report.json"
 _SCHEMA_TYPE = {BYTES: schema_pb2.BYTES, INT: schema_pb2.INT, FLOAT: schema_pb2.FLOAT}
 _ROWS_AT_ONCE = 50_000
 _MASK = 0xA282EAD8
+_STAGING = ".temporary"
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 
@@ -218,15 +219,8 @@ def _write_atomically(path: str, body) -> None:
     parent = (
         posixpath.dirname(folder) if posixpath.basename(folder).startswith("Split-") else folder
     )
-    staging = posixpath.join(parent, ".temporary")
-    for needed in (folder, staging):
-        if not FileSystems.exists(needed):
-            try:
-                FileSystems.mkdirs(needed)
-            except OSError:  # another worker was quicker
-                if not FileSystems.exists(needed):
-                    raise
-    temporary = posixpath.join(staging, f"{name}-{uuid.uuid4().hex}")
+    _make_folder(folder)
+    temporary = staging_path(parent, f"{name}-{uuid.uuid4().hex}")
     with FileSystems.create(temporary, compression_type="uncompressed") as file:
         body(file)
     if "://" not in path:
@@ -235,8 +229,24 @@ def _write_atomically(path: str, body) -> None:
         FileSystems.rename([temporary], [path])
 
 
+def _make_folder(path: str) -> None:
+    if not FileSystems.exists(path):
+        try:
+            FileSystems.mkdirs(path)
+        except OSError:  # another worker was quicker
+            if not FileSystems.exists(path):
+                raise
+
+
+def staging_path(folder: str, name: str) -> str:
+    """Where a file below `folder` may lie for a while, out of its readers' sight."""
+    staging = posixpath.join(folder, _STAGING)
+    _make_folder(staging)
+    return posixpath.join(staging, name)
+
+
 def remove_staging(folder: str) -> None:
-    """Removes what interrupted writes left behind."""
-    staging = posixpath.join(folder, ".temporary")
+    """Removes what lay there for a while, and what interrupted writes left behind."""
+    staging = posixpath.join(folder, _STAGING)
     if FileSystems.exists(staging):
         FileSystems.delete([staging])

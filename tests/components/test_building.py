@@ -121,6 +121,7 @@ def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
             rows_a_shard=size,
         )
         assert report["shards"] == {"one": 1, "two": 1, "many": 6}[name]
+        assert not list((tmp_path / name).rglob(".temporary"))
     for split in building.EXAMPLE_SPLITS:
         one, many = (
             sorted(map(repr, rows_of(tmp_path / name, split).to_pylist()))

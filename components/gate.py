@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
+from components import row_metrics
 from models import metrics
 from models.metrics import MetricSet
 
@@ -27,7 +28,7 @@ def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> 
     """
     specs = []
     for name in measured.means:
-        config = config_pb2.MetricConfig(class_name="MeanPrediction", config=json.dumps({"name": name}))
+        config = _metric("RowMean", name)
         # Thresholds hold overall; a threshold without slices would be applied to every slice, however small.
         if name in (measured.lift, measured.monitor):
             overall = config.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()])
@@ -40,7 +41,7 @@ def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> 
         configs = [config, config_pb2.MetricConfig(class_name="ExampleCount")] if name == measured.monitor else [config]
         specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
     if measured.pooled:
-        pooled = [config_pb2.MetricConfig(class_name=kind, config=json.dumps({"name": name})) for name, kind in measured.pooled.items()]
+        pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
     outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
     return config_pb2.EvalConfig(
@@ -48,6 +49,11 @@ def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> 
         slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[name]) for name in SLICES)],
         metrics_specs=specs,
     )
+
+
+def _metric(kind: str, name: str) -> config_pb2.MetricConfig:
+    module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # of none: TFMA's own
+    return config_pb2.MetricConfig(class_name=kind, module=module, config=json.dumps({"name": name}))
 
 
 @dataclass

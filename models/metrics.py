@@ -27,7 +27,7 @@ class MetricSet:
     Attributes:
         rows: what one evaluated row is called.
         means: outputs of `evaluate`, one value a row, that are averaged.
-        pooled: metric -> TFMA class, for those that no average of rows gives; computed of the output `prediction`.
+        pooled: metric -> class of TFMA's or of `components.row_metrics`, for those that no average of rows gives; computed of the output `prediction`.
         label: the numeric column that every evaluated row has; what the pooled metrics hold the prediction against.
         monitor: chooses the epoch, unless a run names another; the gate compares it with the last blessed model's.
         choosing: what a run may choose the epoch by (the hyper-parameter `monitor`).
@@ -96,13 +96,13 @@ TWO_STAGE = MetricSet(
 CLICK = MetricSet(
     rows="impressions",
     means=("log_loss", "constant_log_loss", "lift_log_loss"),
-    pooled={"auc": "AUC", "calibration": "Calibration"},
+    pooled={"auc": "AUC", "gauc": "GroupAUC", "calibration": "Calibration"},
     label=LABEL,
     monitor="log_loss",
     choosing=("log_loss", "auc", "gauc"),
     lift="lift_log_loss",
     reference="the train mean",
-    shown={"auc": "AUC", "log_loss": "log loss", "calibration": "calibration"},
+    shown={"auc": "AUC", "log_loss": "log loss", "gauc": "GAUC", "calibration": "calibration"},
     shown_reference={"constant_log_loss": "log loss"},
 )
 

@@ -1,6 +1,6 @@
 """How time and memory grow with the data: reading, ExampleBuilder, Transform, training on synthetic events.
 
-    python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower] [--output FOLDER]
+    python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower] [--set lazy_adam=true] [--output FOLDER]
 
 Events are drawn with popularity as of Zipf's law; a user has about 50 of them, an item about 500. Every stage is a process of its own,
 so that its peak memory is its own; Beam runs in that one process, as `recsys run` has it. Training is one epoch, without validation.
@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks import experiment
 
 STAGES = ("read", "build", "transform", "train")
 _BATCH = 1_000_000
@@ -45,7 +47,7 @@ def write_events(folder: Path, count: int, seed: int = 0) -> None:
             writer.write_table(pa.table(columns, schema=schema), row_group_size=100_000)
 
 
-def stage(name: str, folder: Path, model: str) -> None:
+def stage(name: str, folder: Path, model: str, setting: dict) -> None:
     """Runs one stage on what the stages before it left in `folder`."""
     from components import local
 
@@ -62,18 +64,19 @@ def stage(name: str, folder: Path, model: str) -> None:
         module = registry.load(model)
         splits = {split: str(folder / "examples" / f"Split-{split}" / "*") for split in ("train", "items", "users")}
         data = tasks.of(model).load(module.Model, str(folder / "graph"), str(folder / "schema" / "schema.pbtxt"), splits)
-        parameters = module.HyperParameters(epochs=1)
+        parameters = module.HyperParameters(epochs=1, **setting)
         module.Model(parameters, data).learn(TrainingSession(parameters, data))
 
 
-def measure(count: int, folder: Path, model: str) -> list[dict]:
+def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:
     """Rows of the table for one number of events."""
     folder.mkdir(parents=True, exist_ok=True)
     write_events(folder / "source", count)
     rows = []
     for name in STAGES:
         begin = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--stage", name, str(folder), model], stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--stage", name, str(folder), model, json.dumps(setting)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{name} of {count:,} events failed")
@@ -88,16 +91,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--model", default="two_tower")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters of the training")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/scale"))
-    parser.add_argument("--stage", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
-        name, folder, model = arguments.stage
-        stage(name, Path(folder), model)
+        name, folder, model, setting = arguments.stage
+        stage(name, Path(folder), model, json.loads(setting))
         return
+    setting = experiment.overrides(arguments.set)
     rows = []
     for count in arguments.events:
-        rows += measure(count, arguments.output / str(count), arguments.model)
+        rows += measure(count, arguments.output / str(count), arguments.model, setting)
         (arguments.output / "scale.json").write_text(json.dumps(rows, indent=1))
     print("\n| events | stage | seconds | processor s | events/s | peak GiB | seconds over the smaller | GiB over it |\n|" + "---|" * 8)
     before: dict[str, dict] = {}
@@ -106,7 +111,7 @@ def main() -> None:
         grew = f"{row['seconds'] / old['seconds']:.1f} | {row['gib'] / old['gib']:.2f}" if old else " | "
         before[row["stage"]] = row
         print(f"| {row['events']:,} | {row['stage']} | {row['seconds']:.0f} | {row['cpu']:.0f} | {row['events'] / row['seconds']:,.0f} | {row['gib']:.2f} | {grew} |")
-    print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, model {arguments.model}")
+    print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, model {arguments.model} {experiment.described(setting)}")
 
 
 if __name__ == "__main__":

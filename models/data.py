@@ -191,7 +191,8 @@ class TrainingData:
         if not len(columns["user"]):
             raise DataError("the train split holds no rows; required: at least one event before the split point")
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
-        return EventLog(**{name: column[order] for name, column in columns.items()})
+        # One column after the other: two copies of a large log need not be there at once.
+        return EventLog(**{name: columns.pop(name)[order] for name in list(columns)})
 
     @property
     def has_walks(self) -> bool:
@@ -321,7 +322,7 @@ def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray
     batches = list(dataset)
     columns = {}
     for name, element in dataset.element_spec.items():
-        parts = [batch[name] for batch in batches]
+        parts = [batch.pop(name) for batch in batches]
         if isinstance(element, tf.RaggedTensorSpec):
             columns[name] = tf.concat(parts, axis=0) if parts else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
         else:

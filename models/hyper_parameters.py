@@ -15,6 +15,8 @@ class CommonHyperParameters(pydantic.BaseModel):
         monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10, log_loss or mse.
         mixed_precision: compute in bfloat16, keep variables in float32.
         jit_compile: compile the train step with XLA.
+        lazy_adam: where a model learns by Adam, a step moves only the rows of an embedding table that it reads, so that its time does
+            not grow with the table; a little other than Adam.
         unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is trained.
     """
 
@@ -28,6 +30,7 @@ class CommonHyperParameters(pydantic.BaseModel):
     monitor: str | None = None
     mixed_precision: bool = False
     jit_compile: bool = False
+    lazy_adam: bool = False
     unknown_rate: float = 0.02
 
     # Validators, not field constraints: a model's own class sets other defaults, which would drop a field's constraints.

@@ -1,8 +1,60 @@
-"""Optimisers as papers define them, where Keras' own of the same name is another algorithm."""
+"""Optimisers as papers define them, where Keras' own of the same name is another algorithm or a slow one."""
 
 from collections.abc import Callable
 
 import tensorflow as tf
+
+
+class Adam(tf.keras.optimizers.Adam):
+    """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step, where Keras' own reads and writes a table of
+    embeddings ten times a step.
+
+        m <- beta_1 m + (1 - beta_1) g,   v <- beta_2 v + (1 - beta_2) g^2
+        p <- p - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
+
+    Args:
+        learning_rate: step size.
+        lazy: of a table of embeddings move only the rows that a step has gradients of, their m and v included. The time of a step
+            then does not grow with the table; m and v of the other rows wait where Adam lets them decay.
+    """
+
+    def __init__(self, learning_rate: float = 1e-3, lazy: bool = False, name: str = "Adam"):
+        super().__init__(learning_rate, name=name)
+        self.lazy = lazy
+
+    def update_step(self, gradient, variable):
+        """Updates one variable, whole or, where `lazy`, by rows."""
+        place = self._index_dict[self._var_key(variable)]
+        m, v = self._momentums[place], self._velocities[place]
+        numbers = (self.learning_rate, self.beta_1, self.beta_2, self.epsilon)
+        rate, beta_1, beta_2, epsilon = (tf.cast(number, variable.dtype) for number in numbers)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        power_1, power_2 = beta_1**step, beta_2**step
+        if self.lazy and isinstance(gradient, tf.IndexedSlices):
+            rows, values = gradient.indices, gradient.values  # each row once: Keras has added them up
+            new_m = beta_1 * tf.gather(m, rows) + (1 - beta_1) * values
+            new_v = beta_2 * tf.gather(v, rows) + (1 - beta_2) * values**2
+            m.scatter_update(tf.IndexedSlices(new_m, rows))
+            v.scatter_update(tf.IndexedSlices(new_v, rows))
+            rate = rate * tf.sqrt(1 - power_2) / (1 - power_1)
+            variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + epsilon), rows))
+        else:
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=m.handle,
+                v=v.handle,
+                beta1_power=power_1,
+                beta2_power=power_2,
+                lr=rate,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=epsilon,
+                grad=tf.convert_to_tensor(gradient),
+            )
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"learning_rate": self._serialize_hyperparameter(self._learning_rate), "lazy": self.lazy, "name": self.name}
 
 
 class Adagrad(tf.keras.optimizers.Optimizer):

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.errors import RecsysError
+from models.optimizers import Adam
 
 
 @dataclass
@@ -58,7 +59,7 @@ class TrainingSession:
         epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
         with self.strategy.scope():
             model.compile(
-                optimizer=optimizer or tf.keras.optimizers.Adam(hyper_parameters.learning_rate),
+                optimizer=optimizer or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.lazy_adam),
                 jit_compile=hyper_parameters.jit_compile,
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )

@@ -111,8 +111,10 @@ class TwoTower(DotProductModel):
             candidate_ids=inputs["item"],
             compute_metrics=False,
         )
-        penalty = tf.add_n([tf.nn.l2_loss(weight) for weight in self.trainable_variables])
-        return loss / tf.cast(tf.shape(query)[0], loss.dtype) + self.hyper_parameters.l2 * penalty
+        loss /= tf.cast(tf.shape(query)[0], loss.dtype)
+        if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
+            return loss
+        return loss + self.hyper_parameters.l2 * tf.add_n([tf.nn.l2_loss(weight) for weight in self.trainable_variables])
 
     def query_embedding(self, query):
         oldest_first = query["history"][:, -self.hyper_parameters.history_length :]

@@ -16,17 +16,22 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
+
+import numpy as np
 
 import serving  # noqa: F401 (sets TensorFlow's environment, and imports nothing)
 
 PATH = "/v1/models/model:predict"
+METRICS = "/metrics"
 USERS, WIDTH, K = 5_000, 64, 10
 BATCHING = """
 max_batch_size { value: 64 } batch_timeout_micros { value: 2000 }
@@ -72,6 +77,7 @@ def _summary(times: list[float], took: float) -> dict:
     times.sort()
     return {
         "requests_per_second": len(times) / took,
+        "mean_ms": 1e3 * sum(times) / len(times),
         "p50_ms": 1e3 * times[len(times) // 2],
         "p99_ms": 1e3 * times[int(len(times) * 0.99)],
     }
@@ -153,8 +159,6 @@ class BareCall:
     """A prepared callable of a session, on ready arrays, in this process."""
 
     def __init__(self, folder: Path, rows: int):
-        import numpy as np
-
         from serving.servable import Servable
 
         self._servable = Servable("model", 1, str(folder))
@@ -186,11 +190,21 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _request_micros(port: int) -> np.ndarray:
+    """What the server says of its requests so far: microseconds, and how many there were."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{METRICS}") as page:
+        text = page.read().decode()
+    return np.array([
+        sum(float(value) for value in re.findall(rf"request_latency_{part}\S* (\S+)", text))
+        for part in ("sum", "count")
+    ])
+
+
 def _load(server: dict, body: bytes, clients: int, seconds: float) -> dict:
-    before = _cpu_seconds(server["pid"])
+    cpu, told = _cpu_seconds(server["pid"]), _request_micros(server["rest"])
     found = generate(server["rest"], body, clients, seconds)
-    cpu = _cpu_seconds(server["pid"]) - before
-    return {**found, "cpu_ms": 1e3 * cpu / found.pop("requests")}
+    cpu, told = _cpu_seconds(server["pid"]) - cpu, _request_micros(server["rest"]) - told
+    return {**found, "cpu_ms": 1e3 * cpu / found.pop("requests"), "server_ms": told[0] / told[1] / 1e3}
 
 
 def measure(folder: Path, seconds: float, rounds: int) -> dict:
@@ -211,8 +225,11 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
         shutil.copytree(folder, Path(root) / "1")
         parameters = Path(root) / "batching.txt"
         parameters.write_text(BATCHING)
-        options = ("--enable-batching", "--batching-parameters-file", str(parameters))
-        plain = stack.enter_context(ServerProcess("model", root))
+        monitoring = Path(root) / "monitoring.txt"
+        monitoring.write_text(f'prometheus_config {{ enable: true path: "{METRICS}" }}')
+        watched = ("--monitoring-config-file", str(monitoring))
+        options = ("--enable-batching", "--batching-parameters-file", str(parameters), *watched)
+        plain = stack.enter_context(ServerProcess("model", root, options=watched))
         batched = stack.enter_context(ServerProcess("model", root, options=options))
         bare = BareCall(Path(root) / "1", 32)
         results = []
@@ -269,6 +286,10 @@ RATIOS = {
     "overhead_32": (
         "server over bare call, p50, 32 rows",
         lambda r: r["rows_32"]["p50_ms"] / r["bare_32"]["p50_ms"], "<=", 2.0,
+    ),
+    "overhead_server": (
+        "the server's own time of a request over bare call, means, 32 rows",
+        lambda r: r["rows_32"]["server_ms"] / r["bare_32"]["mean_ms"], "<=", 2.0,
     ),
     "batching_cpu": (
         "processor time of a request, unbatched over batched, 64 clients",

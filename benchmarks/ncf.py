@@ -4,8 +4,9 @@
 
 FOLDER holds the paper's own `ml-1m.test.rating` and `ml-1m.test.negative`. The train rows rebuild from MovieLens-1M: the users
 number from 0 in the order of their ids, the items in the order in which the log first names them.
-Epochs are chosen on each user's last train event, with `--choose` EASE's penalty as well; then the model is trained afresh on all of
-train, as the paper's is, for as many.
+Epochs are chosen on each user's last train event, with `--choose METRIC` EASE's penalty as well (ndcg_10 ranks the whole catalogue;
+ncf99_ndcg_10 ranks against 99 negatives of that event's own, as the test does); then the model is trained afresh on all of train, as the
+paper's is, for as many.
 Sampled metrics are no ranking metrics: they are here to stand beside published ones.
 """
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["popularity", "neumf"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--choose", action="store_true", help="choose a setting of a small grid on validation")
+    parser.add_argument("--choose", choices=METRICS, metavar="METRIC", help="choose a setting of a small grid on validation, by this")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/ncf"))
     arguments = parser.parse_args()
     from components import datasets
@@ -67,17 +68,18 @@ def main() -> None:
     rows = []
     for name in arguments.models:
         kind = registry.get(name).kind
-        chosen, whole = (
-            experiment.prepare(
-                source, arguments.output / f"{kind}-{part}", kind,
-                {"name": "given", "file": str(given), "query_history": "train", "valid_fraction": fraction},
-            )
-            for part, fraction in (("chosen", 0.1), ("whole", 0.0))
-        )  # fmt: skip
+        split = {"name": "given", "file": str(given), "query_history": "train"}
+        parts = {"chosen": {}, "whole": {"valid_fraction": 0.0}}
+        if arguments.choose and arguments.choose.startswith("ncf99"):
+            parts["sampled"] = {"candidates": "ncf99"}  # the test's own are in the file; validation has none
+        prepared = {
+            part: experiment.prepare(source, arguments.output / f"{kind}-{part}", kind, {**split, "valid_fraction": 0.1, **more})
+            for part, more in parts.items()
+        }
         own = overrides if name != "popularity" else {}
         grid = [{**setting, **own} for setting in (GRID.get(name, [{}]) if arguments.choose else [{}])]
-        setting = experiment.choose(chosen, name, grid, arguments.seeds[0], "ndcg_10", 1)
-        runs = [experiment.measure(chosen, name, setting, seed, refit=whole) for seed in arguments.seeds]
+        setting = experiment.choose(prepared.get("sampled", prepared["chosen"]), name, grid, arguments.seeds[0], arguments.choose, 1)
+        runs = [experiment.measure(prepared["chosen"], name, setting, seed, refit=prepared["whole"]) for seed in arguments.seeds]
         (arguments.output / f"{name}.json").write_text(json.dumps(runs, indent=1))
         rows.append({"model": name, **experiment.summary(runs, METRICS), "setting": experiment.described(setting)})
         print(experiment.table(rows), flush=True)

@@ -58,12 +58,10 @@ def stage(name: str, folder: Path, model: str, setting: dict) -> None:
     elif name == "transform":
         local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": []})
     else:
-        from models import registry, tasks
+        from models import registry
         from models.training import TrainingSession
 
-        module = registry.load(model)
-        splits = {split: str(folder / "examples" / f"Split-{split}" / "*") for split in ("train", "items", "users")}
-        data = tasks.of(model).load(module.Model, str(folder / "graph"), str(folder / "schema" / "schema.pbtxt"), splits)
+        module, data = registry.load(model), experiment.Prepared(folder).training_data(model)
         parameters = module.HyperParameters(epochs=1, **setting)
         module.Model(parameters, data).learn(TrainingSession(parameters, data))
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from components import build_checks, documents, records, rows, schemas, session_rows, tables
 from components.build_report import EXAMPLE_SPLITS, WALKS, write_report  # noqa: F401
-from components.columns import columns_of, empty_table
+from components.columns import columns_of, concatenated
 from components.hashing import shard_of
 from components.shards import Kept, Shard, gather, keep
 from components.splits import (
@@ -172,7 +172,7 @@ def build(
         if has_documents:
             item_shards["reviews"] = (
                 logs
-                | "Reviews" >> beam.Map(lambda shard: documents.train_reviews(shard[1].read().log))
+                | "Reviews" >> beam.Map(lambda shard: documents.train_reviews(_log_of(shard)))
                 | "ShardReviews" >> Shard(shards, examples, "item_id")
             )
         written_items = (
@@ -191,8 +191,7 @@ def build(
             # Beside the log's rows, never in their place: counts and vocabularies are the log's.
             folder = tables.split_folder(examples, WALKS)
             walks = WriteWalks(config.walks, folder, split.by_session)
-            read = logs | "Logs" >> beam.Map(lambda shard: shard[1].read().log)
-            walked = [beam.pvalue.AsSingleton(read | walks)]
+            walked = [beam.pvalue.AsSingleton(logs | "Logs" >> beam.Map(_log_of) | walks)]
         _ = (
             pipeline
             | "Once" >> beam.Create([None])
@@ -225,6 +224,10 @@ class _Parted:
 
     log: Log
     users: pa.Table
+
+
+def _log_of(shard: tuple[int, Kept]) -> Log:
+    return shard[1].read().log
 
 
 class ReadBatches(beam.PTransform):
@@ -281,7 +284,7 @@ def _build(
         log, unlabelled = rows.with_label(log, config.label)
         for name, part in _PARTS:
             dropped[name] = {"events without a label": int(unlabelled[part])}
-    item_side = rows.Side(_all_items(items, item_columns), "item_id")
+    item_side = rows.Side(concatenated(items, item_columns), "item_id")
     user_side = rows.Side(parted.users, "user_id")
     train = log.split == TRAIN
     if config.kind == "event":
@@ -321,10 +324,6 @@ def _build(
 _COUNTS = "counts"
 _LEFT_OUT = f"reviews that a document has {documents.LONGEST:,} newer ones of"
 _PARTS = (("train", TRAIN), ("valid", VALID), ("test", TEST))
-
-
-def _all_items(items: list[pa.Table], columns: Mapping[str, str]) -> pa.Table:
-    return pa.concat_tables(items) if items else empty_table(columns)
 
 
 def _build_items(

@@ -19,7 +19,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import records, tables
 from components.building import ROWS_A_SHARD, ReadBatches
-from components.columns import empty_table
+from components.columns import concatenated
 from components.oddities import SHOWN, odd_values
 from components.shards import Shard, gather
 from components.sources import REQUIRED, TABLES
@@ -137,7 +137,7 @@ def check(
                 | f"Check[{table}]"
                 >> beam.Map(
                     lambda batches, table=table, schema=schema: check_ids(
-                        pa.concat_tables(batches) if batches else empty_table(columns[table]),
+                        concatenated(batches, columns[table]),
                         table,
                         schema,
                     )

@@ -1,6 +1,6 @@
 """The kinds of columns that a table can have, and how Arrow holds them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -35,6 +35,11 @@ def kind_of(type_: pa.DataType) -> str:
 def columns_of(table: pa.Table) -> dict[str, str]:
     """Column name -> kind, in the table's order."""
     return {field.name: kind_of(field.type) for field in table.schema}
+
+
+def concatenated(parts: Sequence[pa.Table], columns: Mapping[str, str]) -> pa.Table:
+    """The rows of all parts; of no parts, a table of no rows with these columns."""
+    return pa.concat_tables(parts) if parts else empty_table(columns)
 
 
 def empty_table(columns: Mapping[str, str]) -> pa.Table:

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 import numpy as np
-import pandas as pd
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
+
+from models import pointwise
 
 USER = "user_id"
 
@@ -128,17 +129,10 @@ class _UserRows(beam.CombineFn):
 
 
 def group_auc(user: np.ndarray, prediction: np.ndarray, positive: np.ndarray) -> float:
-    """GAUC of N rows; a tie of a positive and a negative counts a half.
+    """GAUC of N rows, NaN where nobody has rows of both classes; see `pointwise.gauc`.
 
     Args:
         user: [N] whose row it is.  prediction: [N] float.  positive: [N] 0 or 1.
     """
-    frame = pd.DataFrame({"user": user, "positive": positive.astype(np.float64)})
-    frame["right"] = frame.positive * pd.Series(prediction).groupby(user).rank()
-    sums = frame.groupby("user").agg(
-        rows=("positive", "size"), positives=("positive", "sum"), right=("right", "sum")
-    )
-    pairs = sums.positives * (sums.rows - sums.positives)
-    area = (sums.right - sums.positives * (sums.positives + 1) / 2) / pairs.where(pairs > 0)
-    weight = sums.rows.where(pairs > 0, 0).sum()
-    return float((area * sums.rows).sum() / weight) if weight else float("nan")
+    value, users, _ = pointwise.gauc(positive.astype(np.float32), prediction, user.astype(np.int64))
+    return float(value) if users > 0 else float("nan")

@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 
 from components import records
-from components.columns import empty_table
+from components.columns import concatenated
 from components.hashing import shard_of
 
 _CODEC = "lz4"
@@ -86,9 +86,8 @@ class Shard(beam.PTransform):
 
 
 def gather(parts: Iterable[Kept], columns: Mapping[str, str]) -> pa.Table:
-    """The rows of a shard, in no order; of no parts, a table of no rows with these columns."""
-    tables = [part.read() for part in parts]
-    return pa.concat_tables(tables) if tables else empty_table(columns)
+    """The rows of a shard, in no order; see `concatenated`."""
+    return concatenated([part.read() for part in parts], columns)
 
 
 def _partition(table: pa.Table, shards: int, key: str) -> Iterator[tuple[int, pa.Table]]:

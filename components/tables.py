@@ -11,7 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from components import records
-from components.columns import empty_table, is_list
+from components.columns import concatenated, empty_table, is_list
 from components.readers import Parsed, ReadTable
 from components.sources import LISTS, TABLES, Source
 from models.errors import DataError
@@ -208,4 +208,4 @@ def read_split(uri: str, split: str, columns: Mapping[str, str]) -> pa.Table:
         for path in records.shards(split_folder(uri, split))
         for part in records.read_table(path, columns)
     ]
-    return pa.concat_tables(parts) if parts else empty_table(columns)
+    return concatenated(parts, columns)

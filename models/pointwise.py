@@ -70,11 +70,24 @@ def auc(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return tf.where(pairs[0] > 0, area[0], 0.5)
 
 
+def gauc(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """GAUC: the AUC within each user, averaged with the user's rows as weights; users with one class only have none and are left out.
+
+    Args:
+        label: [N] 0 or 1.  prediction: [N] float.  user: [N] int64.
+
+    Returns:
+        Three scalars, float64: GAUC (0 where nobody is left), users counted, users left out.
+    """
+    area, rows, pairs = group_auc(label, prediction, user)
+    counted = pairs > 0
+    weight = tf.where(counted, rows, 0.0)
+    value = tf.math.divide_no_nan(tf.reduce_sum(area * weight), tf.reduce_sum(weight))
+    return value, tf.reduce_sum(tf.cast(counted, tf.float64)), tf.reduce_sum(tf.cast(~counted, tf.float64))
+
+
 def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> dict[str, tf.Tensor]:
     """Metrics of clicks that no average of rows gives.
-
-    GAUC is the AUC within each user, averaged with the user's impressions as weights; users with one class only have none,
-    are left out and counted.
 
     Args:
         label: [N] 0 or 1.  prediction: [N] probabilities.  user: [N] int64.
@@ -82,14 +95,12 @@ def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> d
     Returns:
         `auc`, `gauc`, `gauc_users`, `gauc_users_left_out`, and `calibration`: predicted over observed clicks.
     """
-    area, rows, pairs = group_auc(label, prediction, user)
-    counted = pairs > 0
-    weight = tf.where(counted, rows, 0.0)
+    value, users, left_out = gauc(label, prediction, user)
     return {
         "auc": auc(label, prediction),
-        "gauc": tf.math.divide_no_nan(tf.reduce_sum(area * weight), tf.reduce_sum(weight)),
-        "gauc_users": tf.reduce_sum(tf.cast(counted, tf.float64)),
-        "gauc_users_left_out": tf.reduce_sum(tf.cast(~counted, tf.float64)),
+        "gauc": value,
+        "gauc_users": users,
+        "gauc_users_left_out": left_out,
         "calibration": tf.math.divide_no_nan(tf.reduce_sum(prediction), tf.reduce_sum(label)),
     }
 

@@ -69,7 +69,9 @@ setup(
     ],
     python_requires=">=3.10,!=3.11.*,<3.14",
     packages=[
-        *find_packages(include=[f"{top}*" for top in ("components", "models", "pipeline", "serving")]),
+        *find_packages(
+            include=[f"{top}*" for top in ("components", "models", "pipeline", "serving")]
+        ),
         *("schema", *(f"schema.{name}" for name in ("adult", "criteo", "generic", "movielens"))),
     ],
     package_data={

@@ -1,1 +1,3 @@
-"""Paper number beside ours; throughput beside peers. Every script prints its table and writes it as JSON."""
+"""Paper number beside ours; throughput beside peers. Every script prints its table and writes it as
+JSON.
+"""

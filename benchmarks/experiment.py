@@ -1,7 +1,8 @@
 """One measured training, with the production code and without the pipeline around it.
 
-The data is prepared once a folder by the components' own functions; then each seed trains as the Trainer does, chooses its epoch
-on validation, and is measured once on test by the code of the exported `evaluate` signature.
+The data is prepared once a folder by the components' own functions; then each seed trains as the
+Trainer does, chooses its epoch on validation, and is measured once on test by the code of the
+exported `evaluate` signature.
 """
 
 import json
@@ -37,7 +38,9 @@ class Prepared:
 
         names = ("train", "valid", "test", "items", "users", "walks")
         splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
-        return tasks.of(model, self.label).load(registry.load(model).Model, str(self.folder / "graph"), self.schema, splits)
+        return tasks.of(model, self.label).load(
+            registry.load(model).Model, str(self.folder / "graph"), self.schema, splits
+        )
 
 
 def prepare(
@@ -50,7 +53,8 @@ def prepare(
     min_count: int = 1,
     walks: dict[str, Any] | None = None,
 ) -> Prepared:
-    """Reads, splits and transforms `source` into `folder`, unless that has been done with the same settings.
+    """Reads, splits and transforms `source` into `folder`, unless that has been done with the same
+    settings.
 
     Args:
         source: folder of the data.
@@ -71,20 +75,34 @@ def prepare(
     task = "score" if label else "retrieve"
     done = folder / "done.json"
     if not done.exists() or done.read_text() != settings:
-        shutil.rmtree(folder / "graph", ignore_errors=True)  # of other settings, or half-written: Transform does not write over it
+        shutil.rmtree(
+            folder / "graph", ignore_errors=True
+        )  # of other settings, or half-written: Transform does not write over it
         local.read_tables(str(source), output=str(folder / "tables"))
-        local.build_examples(str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks)
+        local.build_examples(
+            str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks
+        )
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]
         log = [column.name for column in columns if LOG_SCALE in column.annotation.tag]
         custom = {"text": text, "log": log, "min_count": min_count}
-        local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), custom)
+        local.transform(
+            str(folder / "examples"),
+            str(folder / "schema" / "schema.pbtxt"),
+            str(folder / "graph"),
+            custom,
+        )
         done.write_text(settings)
     return Prepared(folder, Label.parse(label))
 
 
 def measure(
-    prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int, refit: Prepared | None = None, test: bool = True
+    prepared: Prepared,
+    model_name: str,
+    hyper_parameters: dict[str, Any],
+    seed: int,
+    refit: Prepared | None = None,
+    test: bool = True,
 ) -> dict[str, Any]:
     """Trains once and measures on test.
 
@@ -93,11 +111,13 @@ def measure(
         model_name: the model.
         hyper_parameters: overrides of the model's own.
         seed: of initial weights and batches.
-        refit: the same data without a validation split: trained on again, for as many epochs as were chosen, and measured there.
+        refit: the same data without a validation split: trained on again, for as many epochs as
+            were chosen, and measured there.
         test: false while settings are chosen: test is not looked at.
 
     Returns:
-        The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train rows per second.
+        The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train
+        rows per second.
     """
     from models.trainer import resolve
 
@@ -126,13 +146,36 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def described(setting: dict[str, Any]) -> str:
-    """A setting as a cell of the table; what chooses the epoch is the same in all rows and is left out."""
-    return ", ".join(f"{name}={value}" for name, value in setting.items() if name != "monitor") or "defaults"
+    """A setting as a cell of the table; what chooses the epoch is the same in all rows and is left
+    out.
+    """
+    return (
+        ", ".join(f"{name}={value}" for name, value in setting.items() if name != "monitor")
+        or "defaults"
+    )
 
 
-def choose(prepared: Prepared, model_name: str, grid: list[dict[str, Any]], seed: int, metric: str, sign: int) -> dict[str, Any]:
-    """The setting of the grid whose validation metric is the best: the largest with a sign of 1, the smallest with one of -1."""
-    return max(grid, key=lambda setting: sign * measure(prepared, model_name, setting, seed, test=False)["valid"][metric]) if len(grid) > 1 else grid[0]
+def choose(
+    prepared: Prepared,
+    model_name: str,
+    grid: list[dict[str, Any]],
+    seed: int,
+    metric: str,
+    sign: int,
+) -> dict[str, Any]:
+    """The setting of the grid whose validation metric is the best: the largest with a sign of 1,
+    the smallest with one of -1.
+    """
+    return (
+        max(
+            grid,
+            key=lambda setting: (
+                sign * measure(prepared, model_name, setting, seed, test=False)["valid"][metric]
+            ),
+        )
+        if len(grid) > 1
+        else grid[0]
+    )
 
 
 def _task(prepared: Prepared, model_name: str):
@@ -141,7 +184,13 @@ def _task(prepared: Prepared, model_name: str):
     return tasks.of(model_name, prepared.label)
 
 
-def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int, stage_epochs: dict[str, int] | None = None):
+def _train(
+    prepared: Prepared,
+    model_name: str,
+    parameters: Any,
+    seed: int,
+    stage_epochs: dict[str, int] | None = None,
+):
     """Trains as the Trainer does: (data, model, session, seconds)."""
     import tensorflow as tf
 
@@ -153,7 +202,9 @@ def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int, stag
     started = time.monotonic()
     model = registry.load(model_name).Model(parameters, data)
     evaluation = _task(prepared, model_name).evaluation(data, "valid")
-    session = TrainingSession(parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {})
+    session = TrainingSession(
+        parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {}
+    )
     model.learn(session)
     return data, model, session, time.monotonic() - started
 
@@ -161,7 +212,10 @@ def _train(prepared: Prepared, model_name: str, parameters: Any, seed: int, stag
 def summary(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, str]:
     """Mean and deviation over seeds of the test metrics, as text."""
     values = {name: np.array([run["test"][name] for run in runs]) for name in metrics}
-    row = {name: f"{value.mean():.4f} ± {value.std(ddof=1) if len(value) > 1 else 0:.4f}" for name, value in values.items()}
+    row = {
+        name: f"{value.mean():.4f} ± {value.std(ddof=1) if len(value) > 1 else 0:.4f}"
+        for name, value in values.items()
+    }
     row["seconds"] = f"{np.mean([run['seconds'] for run in runs]):.0f}"
     return row
 
@@ -170,7 +224,9 @@ def table(rows: list[dict[str, str]]) -> str:
     """A Markdown table of equal dicts."""
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(lines + ["| " + " | ".join(row[name] for name in names) + " |" for row in rows])
+    return "\n".join(
+        lines + ["| " + " | ".join(row[name] for name in names) + " |" for row in rows]
+    )
 
 
 def machine() -> str:
@@ -179,4 +235,7 @@ def machine() -> str:
 
     import tensorflow as tf
 
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, TensorFlow {tf.__version__}"
+    return (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"TensorFlow {tf.__version__}"
+    )

@@ -1,12 +1,14 @@
-"""Item2vec: baskets, DeepWalk and node2vec walks side by side on MovieLens-100K; and pairs a second against gensim's.
+"""Item2vec: baskets, DeepWalk and node2vec walks side by side on MovieLens-100K; and pairs a second
+against gensim's.
 
     python -m benchmarks.item2vec quality --seeds 0 1 2
     python -m benchmarks.item2vec speed --gensim .cache/gensim/bin/python
 
-Quality is on the split of benchmarks.movielens. Speed trains on the train baskets without subsampling, so that both sides have the same
-pairs, K(K-1) a basket: 100 dimensions, 15 negatives a pair, the window over the whole basket. The two take turns. `--gensim` is a Python
-of an environment of its own that has gensim. Beside wall time stands time of the processors, which other work on the machine
-disturbs less.
+Quality is on the split of benchmarks.movielens. Speed trains on the train baskets without
+subsampling, so that both sides have the same pairs, K(K-1) a basket: 100 dimensions, 15 negatives a
+pair, the window over the whole basket. The two take turns. `--gensim` is a Python of an environment
+of its own that has gensim. Beside wall time stands time of the processors, which other work on the
+machine disturbs less.
 """
 
 import argparse
@@ -20,7 +22,11 @@ from pathlib import Path
 from benchmarks import experiment
 
 METRICS = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
-WALKS = {"baskets": {"kind": "baskets"}, "deepwalk": {"kind": "deepwalk"}, "node2vec": {"kind": "node2vec", "p": 0.5, "q": 2.0}}
+WALKS = {
+    "baskets": {"kind": "baskets"},
+    "deepwalk": {"kind": "deepwalk"},
+    "node2vec": {"kind": "node2vec", "p": 0.5, "q": 2.0},
+}
 SPLIT = {"name": "leave_one_out", "query_history": "train"}
 _GENSIM = """
 import json, resource, sys, time
@@ -47,11 +53,21 @@ def quality(arguments) -> None:
     source, rows = Path(datasets.get("movielens-100k")), []
     overrides = experiment.overrides(arguments.set)
     for kind in arguments.kinds:
-        prepared = experiment.prepare(source, arguments.output / kind, "walk", SPLIT, walks=WALKS[kind])
-        runs = [experiment.measure(prepared, "item2vec", overrides, seed) for seed in arguments.seeds]
+        prepared = experiment.prepare(
+            source, arguments.output / kind, "walk", SPLIT, walks=WALKS[kind]
+        )
+        runs = [
+            experiment.measure(prepared, "item2vec", overrides, seed) for seed in arguments.seeds
+        ]
         (arguments.output / f"{kind}.json").write_text(json.dumps(runs, indent=1))
         validation = statistics.mean(run["valid"]["ndcg_10"] for run in runs)
-        rows.append({"rows": kind, **experiment.summary(runs, METRICS), "NDCG@10 on validation": f"{validation:.4f}"})
+        rows.append(
+            {
+                "rows": kind,
+                **experiment.summary(runs, METRICS),
+                "NDCG@10 on validation": f"{validation:.4f}",
+            }
+        )
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 
@@ -61,19 +77,39 @@ def speed(arguments) -> None:
     from components import datasets
 
     source = Path(datasets.get("movielens-100k"))
-    data = experiment.prepare(source, arguments.output / "baskets", "walk", SPLIT, walks=WALKS["baskets"]).training_data("item2vec")
+    data = experiment.prepare(
+        source, arguments.output / "baskets", "walk", SPLIT, walks=WALKS["baskets"]
+    ).training_data("item2vec")
     data.walks = data.walks[: arguments.users]
-    sets = json.dumps([[[str(item) for item in one] for one in data.walks.to_list()], arguments.width, 15, 2])
+    sets = json.dumps(
+        [[[str(item) for item in one] for one in data.walks.to_list()], arguments.width, 15, 2]
+    )
     one_epoch = ours(data, arguments.width)
     sides: dict[str, list[dict]] = {"recsys-tfx": [], "gensim": []}
     for _ in range(arguments.repeats):
         sides["recsys-tfx"].append(one_epoch())
-        answer = subprocess.run([arguments.gensim, "-c", _GENSIM], input=sets, capture_output=True, text=True, check=True)
+        answer = subprocess.run(
+            [arguments.gensim, "-c", _GENSIM],
+            input=sets,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         sides["gensim"].append(json.loads(answer.stdout))
     rows = []
     for name, runs in sides.items():
-        wall, processor = (statistics.median(run["pairs"] / run[clock] for run in runs) for clock in ("seconds", "processor"))
-        rows.append({"": name, "pairs": f"{runs[0]['pairs']:,}", "pairs/s": f"{wall:,.0f}", "pairs a processor second": f"{processor:,.0f}"})
+        wall, processor = (
+            statistics.median(run["pairs"] / run[clock] for run in runs)
+            for clock in ("seconds", "processor")
+        )
+        rows.append(
+            {
+                "": name,
+                "pairs": f"{runs[0]['pairs']:,}",
+                "pairs/s": f"{wall:,.0f}",
+                "pairs a processor second": f"{processor:,.0f}",
+            }
+        )
     print(experiment.table(rows))
     print(f"\nmedian of {arguments.repeats}, in turns; {experiment.machine()}")
     (arguments.output / "speed.json").write_text(json.dumps(sides, indent=1))
@@ -86,7 +122,9 @@ def ours(data, width: int):
     from models import registry
     from models.trainer import resolve
 
-    parameters = resolve("item2vec", {"subsample": 0.0, "embedding_dim": width, "batch_size": 65_536})
+    parameters = resolve(
+        "item2vec", {"subsample": 0.0, "embedding_dim": width, "batch_size": 65_536}
+    )
     tf.keras.utils.set_random_seed(0)
     model = registry.load("item2vec").Model(parameters, data)
     batches = model.batches(data, 0, 0)
@@ -101,14 +139,20 @@ def ours(data, width: int):
     def one_epoch() -> dict[str, float]:
         started, before = time.monotonic(), used()
         model.fit(iterator, steps_per_epoch=batches.steps, verbose=0)
-        return {"pairs": batches.rows, "seconds": time.monotonic() - started, "processor": used() - before}
+        return {
+            "pairs": batches.rows,
+            "seconds": time.monotonic() - started,
+            "processor": used() - before,
+        }
 
     return one_epoch
 
 
 def main() -> None:
     """Runs one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["quality", "speed"])
     parser.add_argument("--kinds", nargs="+", default=list(WALKS), choices=list(WALKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -3,9 +3,10 @@
     python -m benchmarks.ratings --models biased_mf
     python -m benchmarks.ratings --data movielens-1m --models biased_mf --set batch_size=1024
 
-The split is `np.random.RandomState(42).permutation(rows)`, the last tenth test (on MovieLens-100K the rows of peers). Epochs, and with
-`--choose` a setting of a small grid (the first seed), are chosen on a validation tenth next to the test rows; then the model is
-trained afresh on all of the 90 % for as many epochs.
+The split is `np.random.RandomState(42).permutation(rows)`, the last tenth test (on MovieLens-100K
+the rows of peers). Epochs, and with `--choose` a setting of a small grid (the first seed), are
+chosen on a validation tenth next to the test rows; then the model is trained afresh on all of the
+90 % for as many epochs.
 """
 
 import argparse
@@ -16,28 +17,59 @@ from benchmarks import experiment
 from models import registry
 
 METRICS = ("rmse", "mae")
-PEERS = {"movielens-100k": {"biased_mf": ".9031 (cornac), .9103 (surprise)", "autorec": ".9019 (a plain torch version)"}}
+PEERS = {
+    "movielens-100k": {
+        "biased_mf": ".9031 (cornac), .9103 (surprise)",
+        "autorec": ".9019 (a plain torch version)",
+    }
+}
 
 GRID = {
     "biased_mf": [
         {"factors": factors, "l2": l2, "stddev": stddev}
-        for factors, l2, stddev in ((100, 0.08, 0.1), (100, 0.1, 0.1), (64, 0.08, 0.01), (64, 0.1, 0.01), (64, 0.06, 0.01), (100, 0.08, 0.01))
+        for factors, l2, stddev in (
+            (100, 0.08, 0.1),
+            (100, 0.1, 0.1),
+            (64, 0.08, 0.01),
+            (64, 0.1, 0.01),
+            (64, 0.06, 0.01),
+            (100, 0.08, 0.01),
+        )
     ],
     "autorec": [
         {"l2": l2, "learning_rate": rate, "batch_size": batch}
-        for l2, rate, batch in ((400, 1e-3, 128), (200, 1e-3, 128), (800, 1e-3, 128), (200, 1e-3, 512), (400, 1e-3, 512), (400, 3e-4, 128))
+        for l2, rate, batch in (
+            (400, 1e-3, 128),
+            (200, 1e-3, 128),
+            (800, 1e-3, 128),
+            (200, 1e-3, 512),
+            (400, 1e-3, 512),
+            (400, 3e-4, 128),
+        )
     ],
-}  # fmt: skip
+}
 
 
 def main() -> None:
     """Prints the table and writes every run to the output folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="movielens-100k", help="a public data set of ratings by name")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", default="movielens-100k", help="a public data set of ratings by name"
+    )
     parser.add_argument("--models", nargs="+", default=list(GRID), help="those that need no text")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters, for every model named")
-    parser.add_argument("--choose", action="store_true", help="choose a setting of a small grid on validation")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyper-parameters, for every model named",
+    )
+    parser.add_argument(
+        "--choose", action="store_true", help="choose a setting of a small grid on validation"
+    )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/ratings"))
     arguments = parser.parse_args()
     from components import datasets
@@ -49,19 +81,39 @@ def main() -> None:
         kind = registry.get(name).kind
         chosen, whole = (
             experiment.prepare(
-                source, arguments.output / arguments.data / f"{kind}-{part}", kind,
-                {"name": "ratio", "seed": 42, "test_fraction": 0.1, "valid_fraction": fraction}, "movielens", {"column": "rating"},
+                source,
+                arguments.output / arguments.data / f"{kind}-{part}",
+                kind,
+                {"name": "ratio", "seed": 42, "test_fraction": 0.1, "valid_fraction": fraction},
+                "movielens",
+                {"column": "rating"},
             )
             for part, fraction in (("chosen", 0.1), ("whole", 0.0))
-        )  # fmt: skip
-        grid = [{**setting, **overrides} for setting in (GRID.get(name, [{}]) if arguments.choose else [{}])]
+        )
+        grid = [
+            {**setting, **overrides}
+            for setting in (GRID.get(name, [{}]) if arguments.choose else [{}])
+        ]
         setting = experiment.choose(chosen, name, grid, arguments.seeds[0], "rmse", -1)
-        runs = [experiment.measure(chosen, name, setting, seed, refit=whole) for seed in arguments.seeds]
+        runs = [
+            experiment.measure(chosen, name, setting, seed, refit=whole) for seed in arguments.seeds
+        ]
         (arguments.output / arguments.data / f"{name}.json").write_text(json.dumps(runs, indent=1))
         epochs = ", ".join(str(list(run["best_epochs"].values())[-1]) for run in runs)
-        row = {"model": name, **experiment.summary(runs, METRICS), "epochs": epochs, "rows/s": f"{runs[0]['rows_per_second']:,.0f}"}
+        row = {
+            "model": name,
+            **experiment.summary(runs, METRICS),
+            "epochs": epochs,
+            "rows/s": f"{runs[0]['rows_per_second']:,.0f}",
+        }
         row["setting"] = experiment.described(setting)
-        rows.append({**row, "constant": f"{runs[0]['test']['constant_rmse']:.4f}", "peers": PEERS.get(arguments.data, {}).get(name, "")})
+        rows.append(
+            {
+                **row,
+                "constant": f"{runs[0]['test']['constant_rmse']:.4f}",
+                "peers": PEERS.get(arguments.data, {}).get(name, ""),
+            }
+        )
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 

@@ -1,12 +1,15 @@
-"""How long the nearest items of a query take: the exact index of the signature `retrieve`, faiss, ScaNN.
+"""How long the nearest items of a query take: the exact index of the signature `retrieve`, faiss,
+ScaNN.
 
-    python -m benchmarks.retrieval [--items 10000 100000 1000000] [--batch 32] [--seconds 3] [--output FILE]
+    python -m benchmarks.retrieval [--items 10000 100000 1000000] [--batch 32] [--seconds 3]
+    [--output FILE]
 
-TFRS' BruteForce, which a pushed dot-product model carries, beside faiss' exact IndexFlatIP and beside TFRS' ScaNN, all in one process on
-vectors of 64 dimensions, the best 100 of them, the methods taking turns. The vectors lie in clusters, as learned ones do, and queries
-near items. faiss and ScaNN are no dependencies of the project: a method that is not installed is left out and said so
-(faiss-cpu==1.8.0.post1 and, for TensorFlow 2.16, scann==1.3.2). Prints a Markdown table: milliseconds a request and a query, and
-the share of the exact answer that was found.
+TFRS' BruteForce, which a pushed dot-product model carries, beside faiss' exact IndexFlatIP and
+beside TFRS' ScaNN, all in one process on vectors of 64 dimensions, the best 100 of them, the
+methods taking turns. The vectors lie in clusters, as learned ones do, and queries near items. faiss
+and ScaNN are no dependencies of the project: a method that is not installed is left out and said so
+(faiss-cpu==1.8.0.post1 and, for TensorFlow 2.16, scann==1.3.2). Prints a Markdown table:
+milliseconds a request and a query, and the share of the exact answer that was found.
 """
 
 import argparse
@@ -27,12 +30,16 @@ WIDTH, K, QUERIES, ROUNDS = 64, 100, 256, 3
 
 
 def vectors(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items [count, WIDTH] around centres of their own, one in a hundred, and queries [QUERIES, WIDTH] near items; all of length 1."""
+    """Items [count, WIDTH] around centres of their own, one in a hundred, and queries [QUERIES,
+    WIDTH] near items; all of length 1.
+    """
     random = np.random.RandomState(seed)
     centres = random.randn(max(1, count // 100), WIDTH)
     items = centres[random.randint(len(centres), size=count)] + 0.6 * random.randn(count, WIDTH)
     queries = items[random.randint(count, size=QUERIES)] + 0.4 * random.randn(QUERIES, WIDTH)
-    items, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (items, queries))
+    items, queries = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (items, queries)
+    )
     return items.astype(np.float32), queries.astype(np.float32)
 
 
@@ -40,12 +47,16 @@ def brute_force(items: np.ndarray):
     """TFRS' exact index, as `models.retrieve` exports it."""
     index = tfrs.layers.factorized_top_k.BruteForce(k=K)
     index.index(items)
-    call = tf.function(lambda queries: index(queries)[1], input_signature=[tf.TensorSpec([None, WIDTH])])
+    call = tf.function(
+        lambda queries: index(queries)[1], input_signature=[tf.TensorSpec([None, WIDTH])]
+    )
     return lambda queries: call(queries).numpy()
 
 
 def scann(items: np.ndarray):
-    """TFRS' ScaNN with about the square root of the items as leaves, a tenth of them searched, ten times K reordered."""
+    """TFRS' ScaNN with about the square root of the items as leaves, a tenth of them searched, ten
+    times K reordered.
+    """
     leaves = max(1, int(np.sqrt(len(items))))
     index = tfrs.layers.factorized_top_k.ScaNN(
         k=K,
@@ -56,7 +67,9 @@ def scann(items: np.ndarray):
         training_iterations=8,
     )
     index.index(items)
-    call = tf.function(lambda queries: index(queries)[1], input_signature=[tf.TensorSpec([None, WIDTH])])
+    call = tf.function(
+        lambda queries: index(queries)[1], input_signature=[tf.TensorSpec([None, WIDTH])]
+    )
     return lambda queries: call(queries).numpy()
 
 
@@ -84,11 +97,18 @@ def measure(count: int, batch: int, seconds: float, seed: int) -> list[dict]:
             print(f"{name}: left out: {error}", flush=True)
             continue
         searches[name](queries[:batch])
-        rows[name] = {"items": count, "method": name, "build_s": time.perf_counter() - begin, "batch": batch}
+        rows[name] = {
+            "items": count,
+            "method": name,
+            "build_s": time.perf_counter() - begin,
+            "batch": batch,
+        }
     exact = searches["BruteForce"](queries)
     for name, search in searches.items():
         found = search(queries)
-        rows[name]["recall"] = float(np.mean([len(set(one) & set(best)) / K for one, best in zip(found, exact, strict=True)]))
+        rows[name]["recall"] = float(
+            np.mean([len(set(one) & set(best)) / K for one, best in zip(found, exact, strict=True)])
+        )
         rows[name]["ms"] = []
     for _ in range(ROUNDS):
         for name, search in searches.items():
@@ -105,7 +125,9 @@ def measure(count: int, batch: int, seconds: float, seed: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="queries a request")
     parser.add_argument("--seconds", type=float, default=3.0, help="a method and size")
@@ -113,14 +135,24 @@ def main() -> None:
     parser.add_argument("--output", help="JSON file")
     arguments = parser.parse_args()
     rows = [
-        row for count in arguments.items for batch in arguments.batch for row in measure(count, batch, arguments.seconds, arguments.seed)
+        row
+        for count in arguments.items
+        for batch in arguments.batch
+        for row in measure(count, batch, arguments.seconds, arguments.seed)
     ]
-    print(f"\nseed {arguments.seed}, {os.cpu_count()} cores, {platform.machine()}, best {K} of {WIDTH} dimensions\n")
-    print("| items | queries a request | method | ms a request | times BruteForce | recall@100 | build, s |")
+    print(
+        f"\nseed {arguments.seed}, {os.cpu_count()} cores, {platform.machine()}, best {K} of "
+        f"{WIDTH} dimensions\n"
+    )
+    print(
+        "| items | queries a request | method | ms a request | times BruteForce | recall@100 | "
+        "build, s |"
+    )
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['items']:,} | {row['batch']} | {row['method']} | {row['ms']:.2f} | {row['over_brute_force']:.2f} "
+            f"| {row['items']:,} | {row['batch']} | {row['method']} | {row['ms']:.2f} | "
+            f"{row['over_brute_force']:.2f} "
             f"| {row['recall']:.3f} | {row['build_s']:.1f} |"
         )
     if arguments.output:

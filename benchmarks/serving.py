@@ -1,7 +1,8 @@
 """What the embedded server costs and what batching brings, in one run on one machine.
 
     python -m benchmarks.serving [--model-dir FOLDER] [--seconds 2] [--rounds 5] [--output FILE]
-    python -m benchmarks.serving --soak 10 [--model-dir FOLDER]     # memory of the server over 10 minutes of load
+    python -m benchmarks.serving --soak 10 [--model-dir FOLDER]     # memory of the server over 10
+        minutes of load
 
 FOLDER is one version of a pushed model with the signature `recommend`; without it a synthetic one
 is written: a look-up of users, a dot product with --items items, masks, the best ten. The server
@@ -86,9 +87,17 @@ def _summary(times: list[float], took: float) -> dict:
 def generate(port: int, body: bytes, clients: int, seconds: float) -> dict:
     """Runs the generator in a process of its own; returns what it measured."""
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving", "--generate", str(port), str(clients),
-         str(seconds)],
-        input=body, capture_output=True,
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.serving",
+            "--generate",
+            str(port),
+            str(clients),
+            str(seconds),
+        ],
+        input=body,
+        capture_output=True,
     )
     if ran.returncode:
         raise SystemExit(f"the load generator failed: {ran.stderr.decode()[-2000:]}")
@@ -111,30 +120,41 @@ def write_synthetic(folder: Path, item_count: int = 20_000) -> None:
             self.item_vectors = tf.Variable(random.normal([WIDTH, item_count]))
             self.user_vectors = tf.Variable(random.normal([USERS + 1, WIDTH]))
             self.tables = [
-                tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(
-                    [f"{prefix}{number}" for number in range(count)],
-                    tf.range(count, dtype=tf.int64)), default)
+                tf.lookup.StaticHashTable(
+                    tf.lookup.KeyValueTensorInitializer(
+                        [f"{prefix}{number}" for number in range(count)],
+                        tf.range(count, dtype=tf.int64),
+                    ),
+                    default,
+                )
                 for prefix, count, default in (("u", USERS, USERS), ("i", item_count, -1))
             ]
 
-        @tf.function(input_signature=[
-            tf.TensorSpec([None], tf.string, "user_id"),
-            tf.TensorSpec([None, None], tf.string, "history"),
-            tf.TensorSpec([None, None], tf.string, "exclude"),
-            tf.TensorSpec([None], tf.int32, "k"),
-        ])
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "user_id"),
+                tf.TensorSpec([None, None], tf.string, "history"),
+                tf.TensorSpec([None, None], tf.string, "exclude"),
+                tf.TensorSpec([None], tf.int32, "k"),
+            ]
+        )
         def recommend(self, user_id, history, exclude, k):
             users, items = self.tables
             scores = tf.gather(self.user_vectors, users.lookup(user_id)) @ self.item_vectors
             seen = items.lookup(tf.concat([history, exclude], 1))
-            rows = tf.tile(tf.range(tf.shape(seen)[0], dtype=tf.int64)[:, None],
-                           [1, tf.shape(seen)[1]])
+            rows = tf.tile(
+                tf.range(tf.shape(seen)[0], dtype=tf.int64)[:, None], [1, tf.shape(seen)[1]]
+            )
             where = tf.boolean_mask(tf.stack([rows, seen], 2), seen >= 0)
             hidden = tf.fill(tf.shape(where)[:1], float("-inf"))
-            best, index = tf.math.top_k(tf.tensor_scatter_nd_update(scores, where, hidden),
-                                        tf.reduce_max(k))
-            return {"item_id": tf.gather(self.items, index), "score": best,
-                    "strategy": tf.fill(tf.shape(user_id), "model")}
+            best, index = tf.math.top_k(
+                tf.tensor_scatter_nd_update(scores, where, hidden), tf.reduce_max(k)
+            )
+            return {
+                "item_id": tf.gather(self.items, index),
+                "score": best,
+                "strategy": tf.fill(tf.shape(user_id), "model"),
+            }
 
     module = Model()
     tf.saved_model.save(module, str(folder), signatures={"recommend": module.recommend})
@@ -163,7 +183,8 @@ class BareCall:
 
         self._servable = Servable("model", 1, str(folder))
         self._arrays = {
-            name: np.array(value, np.int32) if name == "k"
+            name: np.array(value, np.int32)
+            if name == "k"
             else np.array(value).astype("S").astype("O")
             for name, value in inputs_of(rows).items()
         }
@@ -194,17 +215,23 @@ def _request_micros(port: int) -> np.ndarray:
     """What the server says of its requests so far: microseconds, and how many there were."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{METRICS}") as page:
         text = page.read().decode()
-    return np.array([
-        sum(float(value) for value in re.findall(rf"request_latency_{part}\S* (\S+)", text))
-        for part in ("sum", "count")
-    ])
+    return np.array(
+        [
+            sum(float(value) for value in re.findall(rf"request_latency_{part}\S* (\S+)", text))
+            for part in ("sum", "count")
+        ]
+    )
 
 
 def _load(server: dict, body: bytes, clients: int, seconds: float) -> dict:
     cpu, told = _cpu_seconds(server["pid"]), _request_micros(server["rest"])
     found = generate(server["rest"], body, clients, seconds)
     cpu, told = _cpu_seconds(server["pid"]) - cpu, _request_micros(server["rest"]) - told
-    return {**found, "cpu_ms": 1e3 * cpu / found.pop("requests"), "server_ms": told[0] / told[1] / 1e3}
+    return {
+        **found,
+        "cpu_ms": 1e3 * cpu / found.pop("requests"),
+        "server_ms": told[0] / told[1] / 1e3,
+    }
 
 
 def measure(folder: Path, seconds: float, rounds: int) -> dict:
@@ -234,14 +261,16 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
         bare = BareCall(Path(root) / "1", 32)
         results = []
         for _ in range(rounds):
-            results.append({
-                "unbatched_64": _load(plain, body_of(1), 64, seconds),
-                "batched_64": _load(batched, body_of(1), 64, seconds),
-                "unbatched_16": _load(plain, body_of(1), 16, seconds),
-                "batched_16": _load(batched, body_of(1), 16, seconds),
-                "rows_32": _load(plain, body_of(32), 1, seconds),
-                "bare_32": bare.run(seconds),
-            })
+            results.append(
+                {
+                    "unbatched_64": _load(plain, body_of(1), 64, seconds),
+                    "batched_64": _load(batched, body_of(1), 64, seconds),
+                    "unbatched_16": _load(plain, body_of(1), 16, seconds),
+                    "batched_16": _load(batched, body_of(1), 16, seconds),
+                    "rows_32": _load(plain, body_of(32), 1, seconds),
+                    "bare_32": bare.run(seconds),
+                }
+            )
     found = {
         name: {key: statistics.median(result[name][key] for result in results) for key in value}
         for name, value in results[0].items()
@@ -253,7 +282,9 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
 
 
 def soak(folder: Path, minutes: float) -> list[tuple[float, float, int]]:
-    """Loads a batching server with requests of changing sizes; returns (minutes so far, resident MiB, requests so far)."""
+    """Loads a batching server with requests of changing sizes; returns (minutes so far, resident
+    MiB, requests so far).
+    """
     from serving.process import ServerProcess
 
     with tempfile.TemporaryDirectory() as root:
@@ -267,8 +298,17 @@ def soak(folder: Path, minutes: float) -> list[tuple[float, float, int]]:
                 for rows, clients in ((1, 16), (7, 8), (32, 2)):
                     requests += generate(server["rest"], body_of(rows), clients, 4)["requests"]
                 pages = int(Path(f"/proc/{server['pid']}/statm").read_text().split()[1])
-                seen.append(((time.monotonic() - begin) / 60, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, requests))
-                print(f"{seen[-1][0]:5.1f} min  {seen[-1][1]:7.1f} MiB  {requests:,} requests", flush=True)
+                seen.append(
+                    (
+                        (time.monotonic() - begin) / 60,
+                        pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+                        requests,
+                    )
+                )
+                print(
+                    f"{seen[-1][0]:5.1f} min  {seen[-1][1]:7.1f} MiB  {requests:,} requests",
+                    flush=True,
+                )
     return seen
 
 
@@ -277,46 +317,67 @@ RATIOS = {
     "batching_64": (
         "batched over unbatched requests/s, 64 clients",
         lambda r: r["batched_64"]["requests_per_second"] / r["unbatched_64"]["requests_per_second"],
-        ">=", 3.0,
+        ">=",
+        3.0,
     ),
     "tail_16": (
         "p99 over p50, 16 clients, batched",
-        lambda r: r["batched_16"]["p99_ms"] / r["batched_16"]["p50_ms"], "<=", 4.0,
+        lambda r: r["batched_16"]["p99_ms"] / r["batched_16"]["p50_ms"],
+        "<=",
+        4.0,
     ),
     "overhead_32": (
         "server over bare call, p50, 32 rows",
-        lambda r: r["rows_32"]["p50_ms"] / r["bare_32"]["p50_ms"], "<=", 2.0,
+        lambda r: r["rows_32"]["p50_ms"] / r["bare_32"]["p50_ms"],
+        "<=",
+        2.0,
     ),
     "overhead_server": (
         "the server's own time of a request over bare call, means, 32 rows",
-        lambda r: r["rows_32"]["server_ms"] / r["bare_32"]["mean_ms"], "<=", 2.0,
+        lambda r: r["rows_32"]["server_ms"] / r["bare_32"]["mean_ms"],
+        "<=",
+        2.0,
     ),
     "batching_cpu": (
         "processor time of a request, unbatched over batched, 64 clients",
-        lambda r: r["unbatched_64"]["cpu_ms"] / r["batched_64"]["cpu_ms"], "", 0.0,
+        lambda r: r["unbatched_64"]["cpu_ms"] / r["batched_64"]["cpu_ms"],
+        "",
+        0.0,
     ),
     "overhead_cpu": (
         "processor time of 32 rows, server over bare call",
-        lambda r: r["rows_32"]["cpu_ms"] / r["bare_32"]["cpu_ms"], "", 0.0,
+        lambda r: r["rows_32"]["cpu_ms"] / r["bare_32"]["cpu_ms"],
+        "",
+        0.0,
     ),
 }
 LOADS = {
-    "unbatched_64": "64 clients, one row each, unbatched", "batched_64": "the same, batched",
-    "unbatched_16": "16 clients, one row each, unbatched", "batched_16": "the same, batched",
-    "rows_32": "1 client, 32 rows each, unbatched", "bare_32": "the bare call, 32 rows",
+    "unbatched_64": "64 clients, one row each, unbatched",
+    "batched_64": "the same, batched",
+    "unbatched_16": "16 clients, one row each, unbatched",
+    "batched_16": "the same, batched",
+    "rows_32": "1 client, 32 rows each, unbatched",
+    "bare_32": "the bare call, 32 rows",
 }
 
 
 def table(found: dict) -> str:
     """The measurements as Markdown."""
-    lines = ["| load | requests/s | p50 ms | p99 ms | processor ms a request |",
-             "|---|---|---|---|---|"]
+    lines = [
+        "| load | requests/s | p50 ms | p99 ms | processor ms a request |",
+        "|---|---|---|---|---|",
+    ]
     for name, title in LOADS.items():
         row = found[name]
-        lines.append(f"| {title} | {row['requests_per_second']:.0f} | {row['p50_ms']:.2f} | "
-                     f"{row['p99_ms']:.2f} | {row['cpu_ms']:.2f} |")
-    lines += ["", "| ratio | median | lowest to highest round | target | |",
-              "|---|---|---|---|---|"]
+        lines.append(
+            f"| {title} | {row['requests_per_second']:.0f} | {row['p50_ms']:.2f} | "
+            f"{row['p99_ms']:.2f} | {row['cpu_ms']:.2f} |"
+        )
+    lines += [
+        "",
+        "| ratio | median | lowest to highest round | target | |",
+        "|---|---|---|---|---|",
+    ]
     for name, (title, _, comparison, target) in RATIOS.items():
         values = found["ratios"][name]
         median = statistics.median(values)
@@ -324,8 +385,10 @@ def table(found: dict) -> str:
         if comparison:
             reached = median >= target if comparison == ">=" else median <= target
             verdict, goal = "reached" if reached else "missed", f"{comparison} {target:g}"
-        lines.append(f"| {title} | {median:.2f} | {min(values):.2f} to {max(values):.2f} | "
-                     f"{goal} | {verdict} |")
+        lines.append(
+            f"| {title} | {median:.2f} | {min(values):.2f} to {max(values):.2f} | "
+            f"{goal} | {verdict} |"
+        )
     return "\n".join(lines)
 
 
@@ -345,8 +408,11 @@ def main() -> None:
     if given.generate:
         port, clients, seconds = given.generate
         body = sys.stdin.buffer.read()
-        print(json.dumps(asyncio.run(
-            _generate("127.0.0.1", int(port), body, int(clients), float(seconds)))))
+        print(
+            json.dumps(
+                asyncio.run(_generate("127.0.0.1", int(port), body, int(clients), float(seconds)))
+            )
+        )
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.model_dir or Path(scratch) / "synthetic"
@@ -355,14 +421,19 @@ def main() -> None:
         if given.soak:
             seen = soak(folder, given.soak)
             early = next(memory for minute, memory, _ in seen if minute >= min(1.0, given.soak / 2))
-            print(f"\n{early:.0f} MiB after a minute, {seen[-1][1]:.0f} MiB after {seen[-1][0]:.0f} minutes and {seen[-1][2]:,} requests")
+            print(
+                f"\n{early:.0f} MiB after a minute, {seen[-1][1]:.0f} MiB after {seen[-1][0]:.0f} "
+                f"minutes and {seen[-1][2]:,} requests"
+            )
             return
         found = measure(folder, given.seconds, given.rounds)
     found["model"] = str(given.model_dir or f"synthetic, {given.items} items")
     found["cores"], found["load_average"] = os.cpu_count(), os.getloadavg()[0]
     print(table(found))
-    print(f"\n{found['cores']} cores, load average {found['load_average']:.1f}, "
-          f"model: {found['model']}")
+    print(
+        f"\n{found['cores']} cores, load average {found['load_average']:.1f}, "
+        f"model: {found['model']}"
+    )
     if given.output:
         given.output.write_text(json.dumps(found, indent=1))
 

@@ -1,10 +1,12 @@
-"""Sessions: the next item after every position of a test session, ranked against the whole catalogue.
+"""Sessions: the next item after every position of a test session, ranked against the whole
+catalogue.
 
-    python -m benchmarks.sessions --data FOLDER/session_rsc15_100k --models popularity item_knn gru4rec_xe gru4rec_bpr_max
-    python -m benchmarks.sessions --data FOLDER/session_diginetica
+    python -m benchmarks.sessions --data FOLDER/session_rsc15_100k --models popularity item_knn
+    gru4rec_xe gru4rec_bpr_max python -m benchmarks.sessions --data FOLDER/session_diginetica
 
-The source's own train and test files are the split (`predefined`); validation is the last day of train, or its last 2 % of
-sessions where there are no times. Items that the session has had are legal targets and stay in the ranking, as the papers have it.
+The source's own train and test files are the split (`predefined`); validation is the last day of
+train, or its last 2 % of sessions where there are no times. Items that the session has had are
+legal targets and stay in the ranking, as the papers have it.
 """
 
 import argparse
@@ -15,10 +17,16 @@ from benchmarks import experiment
 
 METRICS = ("recall_20", "mrr_20", "hr_10", "ndcg_10")
 LEGAL_REPEATS = {"filter_seen": False}
-SPLIT = {"name": "predefined", "sequence_by": "session", "drop_repeats": False, "valid_fraction": 0.02}
+SPLIT = {
+    "name": "predefined",
+    "sequence_by": "session",
+    "drop_repeats": False,
+    "valid_fraction": 0.02,
+}
 SMALL = {"units": [100], "batch_size": 32, "epochs": 10}
 LARGE = {"units": [256], "batch_size": 128, "epochs": 10}
-# row -> model, what is ours in all sets, and what is for a small (rsc15_100k) and for a large set (diginetica).
+# row -> model, what is ours in all sets, and what is for a small (rsc15_100k) and for a large set
+# (diginetica).
 ROWS = {
     "popularity": ("popularity", {}, {}, {}),
     "item_knn": ("item_knn", {}, {}, {}),
@@ -26,31 +34,55 @@ ROWS = {
     "gru4rec_bpr_max": ("gru4rec", {"loss": "bpr_max", "score_activation": "elu"}, SMALL, LARGE),
 }
 PUBLISHED = {
-    "diginetica": {"item_knn": "P@20 .3575, MRR@20 .1157", "gru4rec_xe": "P@20 .2945, MRR@20 .0833 (SR-GNN's table; its own: .5073, .1759)"},
+    "diginetica": {
+        "item_knn": "P@20 .3575, MRR@20 .1157",
+        "gru4rec_xe": "P@20 .2945, MRR@20 .0833 (SR-GNN's table; its own: .5073, .1759)",
+    },
 }
 
 
 def main() -> None:
     """Prints the table and writes every run to the output folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="hyper-parameters, for every model named")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyper-parameters, for every model named",
+    )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/sessions"))
     arguments = parser.parse_args()
 
     name = arguments.data.name.removeprefix("session_")
     overrides = experiment.overrides(arguments.set)
     # One kind of rows for all: what the others learn from are the same events.
-    prepared = experiment.prepare(arguments.data, arguments.output / name, "sequence", SPLIT, "generic")
+    prepared = experiment.prepare(
+        arguments.data, arguments.output / name, "sequence", SPLIT, "generic"
+    )
     rows = []
     for row in arguments.models:
         model, common, small, large = ROWS[row]
-        settings = {**LEGAL_REPEATS, **common, **(large if name == "diginetica" else small), **overrides}
+        settings = {
+            **LEGAL_REPEATS,
+            **common,
+            **(large if name == "diginetica" else small),
+            **overrides,
+        }
         runs = [experiment.measure(prepared, model, settings, seed) for seed in arguments.seeds]
         (arguments.output / f"{name}-{row}.json").write_text(json.dumps(runs, indent=1))
-        rows.append({"model": row, **experiment.summary(runs, METRICS), "published": PUBLISHED.get(name, {}).get(row, "")})
+        rows.append(
+            {
+                "model": row,
+                **experiment.summary(runs, METRICS),
+                "published": PUBLISHED.get(name, {}).get(row, ""),
+            }
+        )
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 

@@ -1,13 +1,16 @@
-"""Training speed beside RecBole's: MovieLens-100K, the same sizes, batch and one thread each, in one run.
+"""Training speed beside RecBole's: MovieLens-100K, the same sizes, batch and one thread each, in
+one run.
 
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python --models gru4rec --rounds 5
 
-RecBole is installed in an environment of its own (torch and recbole 1.2.1). Ours trains the train split, RecBole all 100,000 events; an
-epoch's seconds are taken without validation, the first one (which compiles) is left out, and the two take turns, so that whatever
-else the machine does meets both. Rows are the events that an epoch learns: positives, a user's items, next items, labelled rows.
-Mult-VAE's batch is 128 users on both sides. RecBole's GRU4Rec learns a next item from a copy of what came before it, 256 of them a batch;
-ours learns every position of a window of 50 events in one pass, 5 windows a batch: as many next items a step, as many steps an epoch.
+RecBole is installed in an environment of its own (torch and recbole 1.2.1). Ours trains the train
+split, RecBole all 100,000 events; an epoch's seconds are taken without validation, the first one
+(which compiles) is left out, and the two take turns, so that whatever else the machine does meets
+both. Rows are the events that an epoch learns: positives, a user's items, next items, labelled
+rows. Mult-VAE's batch is 128 users on both sides. RecBole's GRU4Rec learns a next item from a copy
+of what came before it, 256 of them a batch; ours learns every position of a window of 50 events in
+one pass, 5 windows a batch: as many next items a step, as many steps an epoch.
 """
 
 import argparse
@@ -43,53 +46,99 @@ class Pair:
     theirs: dict[str, Any]
     ours: dict[str, Any]
     kind: str
-    split: dict[str, Any] = field(default_factory=lambda: {"name": "leave_one_out", "query_history": "train"})
+    split: dict[str, Any] = field(
+        default_factory=lambda: {"name": "leave_one_out", "query_history": "train"}
+    )
     label: dict[str, Any] | None = None
 
 
 _EVENTS = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
-_FEATURES = {"user": ["user_id", "age", "gender", "occupation", "zip_code"], "item": ["item_id", "movie_title", "release_year", "class"]}
+_FEATURES = {
+    "user": ["user_id", "age", "gender", "occupation", "zip_code"],
+    "item": ["item_id", "movie_title", "release_year", "class"],
+}
 PAIRS = {
     "neumf": Pair(
         "NeuMF",
         {
-            "mf_embedding_size": 64, "mlp_embedding_size": 128, "mlp_hidden_size": [128, 64], "dropout_prob": 0.0, "train_batch_size": 2048 * 5,
-            "train_neg_sample_args": {"distribution": "uniform", "sample_num": 4, "alpha": 1.0, "dynamic": False, "candidate_num": 0},
+            "mf_embedding_size": 64,
+            "mlp_embedding_size": 128,
+            "mlp_hidden_size": [128, 64],
+            "dropout_prob": 0.0,
+            "train_batch_size": 2048 * 5,
+            "train_neg_sample_args": {
+                "distribution": "uniform",
+                "sample_num": 4,
+                "alpha": 1.0,
+                "dynamic": False,
+                "candidate_num": 0,
+            },
         },
         {"factors": 64, "negatives": 4, "batch_size": 2048, "pretrain": False},
         "event",
     ),
     "mult_vae": Pair(
         "MultiVAE",
-        {"mlp_hidden_size": [600], "latent_dimension": 200, "dropout_prob": 0.5, "train_batch_size": 128, "train_neg_sample_args": None},
+        {
+            "mlp_hidden_size": [600],
+            "latent_dimension": 200,
+            "dropout_prob": 0.5,
+            "train_batch_size": 128,
+            "train_neg_sample_args": None,
+        },
         {"hidden": 600, "latent": 200, "dropout": 0.5, "batch_size": 128},
         "profile",
     ),
     "gru4rec": Pair(
         "GRU4Rec",
         {
-            "embedding_size": 64, "hidden_size": 128, "num_layers": 1, "dropout_prob": 0.3, "loss_type": "CE", "MAX_ITEM_LIST_LENGTH": 50,
-            "train_batch_size": 256, "train_neg_sample_args": None,
+            "embedding_size": 64,
+            "hidden_size": 128,
+            "num_layers": 1,
+            "dropout_prob": 0.3,
+            "loss_type": "CE",
+            "MAX_ITEM_LIST_LENGTH": 50,
+            "train_batch_size": 256,
+            "train_neg_sample_args": None,
         },
         {
-            "negatives": "all", "optimizer": "adam", "learning_rate": 1e-3, "embedding": "separate", "embedding_dim": 64, "units": [128],
-            "dropout_embedding": 0.3, "history_length": 50, "batch_size": 5,
+            "negatives": "all",
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "embedding": "separate",
+            "embedding_dim": 64,
+            "units": [128],
+            "dropout_embedding": 0.3,
+            "history_length": 50,
+            "batch_size": 5,
         },
         "sequence",
     ),
     "deepfm": Pair(
         "DeepFM",
         {
-            "embedding_size": 10, "mlp_hidden_size": [400, 400, 400], "dropout_prob": 0.5, "train_batch_size": 2048, "threshold": {"rating": 4},
-            "train_neg_sample_args": None, "load_col": {**_EVENTS, **_FEATURES}, "metrics": ["AUC"], "valid_metric": "AUC",
-            "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "labeled"},
+            "embedding_size": 10,
+            "mlp_hidden_size": [400, 400, 400],
+            "dropout_prob": 0.5,
+            "train_batch_size": 2048,
+            "threshold": {"rating": 4},
+            "train_neg_sample_args": None,
+            "load_col": {**_EVENTS, **_FEATURES},
+            "metrics": ["AUC"],
+            "valid_metric": "AUC",
+            "eval_args": {
+                "split": {"RS": [1, 0, 0]},
+                "order": "RO",
+                "group_by": None,
+                "mode": "labeled",
+            },
         },
         {"factors": 10, "hidden": [400, 400, 400], "dropout": 0.5, "batch_size": 2048},
         "event",
         {"name": "ratio"},
         {"column": "rating", "threshold": 4.0},
     ),
-}  # fmt: skip
+}
 
 _RECBOLE = """
 import json, sys, time, torch, warnings
@@ -119,7 +168,9 @@ def prepare(pair: Pair, output: Path) -> experiment.Prepared:
     from components import datasets
 
     source = Path(datasets.get("movielens-100k"))
-    return experiment.prepare(source, output / pair.kind / pair.split["name"], pair.kind, pair.split, label=pair.label)
+    return experiment.prepare(
+        source, output / pair.kind / pair.split["name"], pair.kind, pair.split, label=pair.label
+    )
 
 
 def ours(name: str, output: Path) -> dict:
@@ -149,32 +200,69 @@ def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[s
     prepare(pair, output)
     parent = _atomic(Path(datasets.get("movielens-100k")).absolute(), output)
     theirs = {
-        "data_path": str(parent), "load_col": _EVENTS, "seed": 0, "state": "CRITICAL", "show_progress": False, "use_gpu": False,
-        "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"}, **pair.theirs,
-    }  # fmt: skip
+        "data_path": str(parent),
+        "load_col": _EVENTS,
+        "seed": 0,
+        "state": "CRITICAL",
+        "show_progress": False,
+        "use_gpu": False,
+        "eval_args": {
+            "split": {"RS": [1, 0, 0]},
+            "order": "TO",
+            "group_by": "user",
+            "mode": "full",
+        },
+        **pair.theirs,
+    }
     # RecBole writes its logs into the folder that it runs in.
     folders = {"recsys-tfx": None, "RecBole": parent}
     commands = {
-        "recsys-tfx": [sys.executable, "-m", "benchmarks.speed", "--recbole-python", "-", "--ours", name, "--output", str(output)],
-        "RecBole": [os.path.abspath(recbole_python), "-c", _RECBOLE, pair.recbole, str(EPOCHS), json.dumps(theirs)],
+        "recsys-tfx": [
+            sys.executable,
+            "-m",
+            "benchmarks.speed",
+            "--recbole-python",
+            "-",
+            "--ours",
+            name,
+            "--output",
+            str(output),
+        ],
+        "RecBole": [
+            os.path.abspath(recbole_python),
+            "-c",
+            _RECBOLE,
+            pair.recbole,
+            str(EPOCHS),
+            json.dumps(theirs),
+        ],
     }
     speeds: dict[str, list[float]] = {side: [] for side in commands}
     for _ in range(rounds):
         for side, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folders[side])
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, cwd=folders[side]
+            )
             if done.returncode:
                 raise SystemExit(f"{side} failed: {done.stderr.strip().splitlines()[-1]}")
             found = json.loads(done.stdout.strip().splitlines()[-1])
             speeds[side].append(found["rows"] / float(np.median(found["seconds"][1:])))
-            print(f"{name}, {side}: {speeds[side][-1]:,.0f} rows/s of {found['rows']:,}", flush=True)
+            print(
+                f"{name}, {side}: {speeds[side][-1]:,.0f} rows/s of {found['rows']:,}", flush=True
+            )
     middle = {side: float(np.median(values)) for side, values in speeds.items()}
-    shown = {side: f"{middle[side]:,.0f} ({min(values):,.0f} to {max(values):,.0f})" for side, values in speeds.items()}
+    shown = {
+        side: f"{middle[side]:,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+        for side, values in speeds.items()
+    }
     return {"model": name, **shown, "ratio": f"{middle['recsys-tfx'] / middle['RecBole']:.2f}"}
 
 
 def main() -> None:
     """Prints rows per second of both, their spread over rounds, and the ratio of the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recbole-python", required=True)
     parser.add_argument("--models", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--rounds", type=int, default=3)
@@ -184,9 +272,14 @@ def main() -> None:
     if arguments.ours:
         print(json.dumps(ours(arguments.ours, arguments.output)))
         return
-    rows = [compare(name, arguments.recbole_python, arguments.rounds, arguments.output) for name in arguments.models]
+    rows = [
+        compare(name, arguments.recbole_python, arguments.rounds, arguments.output)
+        for name in arguments.models
+    ]
     print(experiment.table(rows))
-    print(f"\nmedian (least to most) of {arguments.rounds} rounds, in turns; {experiment.machine()}")
+    print(
+        f"\nmedian (least to most) of {arguments.rounds} rounds, in turns; {experiment.machine()}"
+    )
 
 
 def _atomic(source: Path, output: Path) -> Path:

@@ -22,7 +22,14 @@ from components.columns import BYTES
 from components.parquet import open_parquet
 from models.errors import ConfigError, DataError
 
-SCHEMA = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()), ("score", pa.float32())])
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
 """A row of the answer; rank 1 is the best."""
 
 _NAMESPACE = "recsys"
@@ -50,13 +57,17 @@ def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
     """Users of a file, as requests.
 
     Args:
-        path: Parquet with a column `user_id` and, where wanted, lists of strings `history` and `exclude`; or text, an id a line.
+        path: Parquet with a column `user_id` and, where wanted, lists of strings `history` and
+            `exclude`; or text, an id a line.
 
     Raises:
         DataError: no such file, no column `user_id`, or no Parquet where the name says so.
     """
     if not Path(path).is_file():
-        raise DataError(f"--users: required: a Parquet file or a text file with an id a line; received {path}, which is no file")
+        raise DataError(
+            f"--users: required: a Parquet file or a text file with an id a line; received {path}, "
+            "which is no file"
+        )
     if path.endswith(".parquet"):
         names = open_parquet(path).schema_arrow.names
         if "user_id" not in names:
@@ -77,9 +88,14 @@ def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
 
 
 def recommend_all(
-    new_pipeline: Callable[[], beam.Pipeline], model_path: str, users: Callable[[], Iterator[dict[str, Any]]], k: int, folder: str
+    new_pipeline: Callable[[], beam.Pipeline],
+    model_path: str,
+    users: Callable[[], Iterator[dict[str, Any]]],
+    k: int,
+    folder: str,
 ) -> dict[str, int]:
-    """Asks the signature `recommend_examples` for every user and writes Parquet files of `SCHEMA`, in the order of the users.
+    """Asks the signature `recommend_examples` for every user and writes Parquet files of `SCHEMA`,
+    in the order of the users.
 
     Args:
         new_pipeline: makes the Beam pipeline.
@@ -89,7 +105,8 @@ def recommend_all(
         folder: where to; it must not exist or be empty, and appears whole or not at all.
 
     Returns:
-        Counts: `users`, `rows`, `rejected` (requests without a user id) and one of every strategy, such as `strategy model`.
+        Counts: `users`, `rows`, `rejected` (requests without a user id) and one of every strategy,
+            such as `strategy model`.
 
     Raises:
         ConfigError: the folder holds something.
@@ -97,7 +114,9 @@ def recommend_all(
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"--to: required: a new or an empty folder; received {folder}, which holds something")
+        raise ConfigError(
+            f"--to: required: a new or an empty folder; received {folder}, which holds something"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}-{uuid.uuid4().hex}"
     try:
@@ -109,7 +128,10 @@ def recommend_all(
             | "Requests" >> beam.ParDo(_Requests(k))
             | "Recommend" >> RunInference(_SavedModel(model_path))
             | "Rows" >> beam.ParDo(_Rows())
-            | "Write" >> WriteToParquetBatched(str(partial / "recommendations"), SCHEMA, file_name_suffix=".parquet")
+            | "Write"
+            >> WriteToParquetBatched(
+                str(partial / "recommendations"), SCHEMA, file_name_suffix=".parquet"
+            )
         )
         result = pipeline.run()
         result.wait_until_finish()
@@ -137,7 +159,9 @@ class _Requests(beam.DoFn):
         example.features.feature["k"].int64_list.value.append(self._k)
         for name, values in request.items():
             listed = values if isinstance(values, list) else [] if values is None else [values]
-            example.features.feature[name].bytes_list.value.extend(_bytes(value) for value in listed if value is not None)
+            example.features.feature[name].bytes_list.value.extend(
+                _bytes(value) for value in listed if value is not None
+            )
         yield example.SerializeToString()
 
 
@@ -157,17 +181,27 @@ class _SavedModel(ModelHandler):
 
         model = tf.saved_model.load(self._path)
         if "recommend_examples" not in model.signatures:
-            raise ConfigError(f"{self._path} has no signature 'recommend_examples'; it has {', '.join(sorted(model.signatures))}")
+            raise ConfigError(
+                f"{self._path} has no signature 'recommend_examples'; it has "
+                f"{', '.join(sorted(model.signatures))}"
+            )
         return model
 
-    def run_inference(self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None) -> Iterator[pa.RecordBatch]:
+    def run_inference(
+        self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         import tensorflow as tf
 
         from serving.protos import Example
 
         answer = model.signatures["recommend_examples"](tf.constant(list(batch), tf.string))
-        items, scores, strategies = (answer[name].numpy() for name in ("item_id", "score", "strategy"))
-        users = [Example.FromString(example).features.feature["user_id"].bytes_list.value[0] for example in batch]
+        items, scores, strategies = (
+            answer[name].numpy() for name in ("item_id", "score", "strategy")
+        )
+        users = [
+            Example.FromString(example).features.feature["user_id"].bytes_list.value[0]
+            for example in batch
+        ]
         there = items != b""
         counts = there.sum(axis=1)
         for strategy, count in zip(*np.unique(strategies, return_counts=True)):
@@ -175,7 +209,12 @@ class _SavedModel(ModelHandler):
         Metrics.counter(_NAMESPACE, "users").inc(len(batch))
         Metrics.counter(_NAMESPACE, "rows").inc(int(counts.sum()))
         ranks = np.tile(np.arange(1, items.shape[1] + 1, dtype=np.int32), (len(batch), 1))
-        columns = [np.repeat(np.array(users, object), counts), ranks[there], items[there], scores[there]]
+        columns = [
+            np.repeat(np.array(users, object), counts),
+            ranks[there],
+            items[there],
+            scores[there],
+        ]
         yield [_column(values, field) for values, field in zip(columns, SCHEMA, strict=True)]
 
 
@@ -212,7 +251,9 @@ def _column(values: np.ndarray, field: pa.Field) -> pa.Array:
         return pa.array(list(values), pa.binary()).cast(pa.string())
     except pa.ArrowInvalid:
         broken = next(value for value in values if not _is_utf8(value))
-        raise DataError(f"{field.name} {broken!r} is no UTF-8, which a string column of Parquet must be") from None
+        raise DataError(
+            f"{field.name} {broken!r} is no UTF-8, which a string column of Parquet must be"
+        ) from None
 
 
 def _is_utf8(value: bytes) -> bool:

@@ -1,4 +1,6 @@
-"""What a build needs of its tables, and what its report must show. Each check raises with what was required and received."""
+"""What a build needs of its tables, and what its report must show. Each check raises with what was
+required and received.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def check_document_columns(columns: Mapping[str, Mapping[str, str]]) -> None:
             own = name.removeprefix(f"{entity}_")
             if own in columns[table]:
                 raise DataError(
-                    f"the table {table} has a column {own!r}, which is what the documents made of the "
+                    f"the table {table} has a column {own!r}, which is what the documents made of "
+                    "the "
                     f"reviews are called; rename it with data.columns.{table}"
                 )
 

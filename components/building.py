@@ -303,7 +303,8 @@ def _build(
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
     made["users"] = rows.user_rows(log, parted.users)
     if has_documents:
-        # Of the log as it was split, labelled or not: what an event says does not hang on the label.
+        # Of the log as it was split, labelled or not: what an event says does not hang on the
+        # label.
         reviews = [documents.train_reviews(parted.log)]
         made["users"], left_out = documents.add(made["users"], reviews, "user")
         dropped["users"] = {_LEFT_OUT: left_out}

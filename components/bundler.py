@@ -47,18 +47,37 @@ class BundlerExecutor(base_executor.BaseExecutor):
         config = json.loads(exec_properties["config"])
         examples = artifact_utils.get_single_instance(input_dict["examples"])
         folders = {
-            stage: path_utils.serving_model_path(artifact_utils.get_single_instance(input_dict[stage]).uri) for stage in ("recall", "rank") if input_dict.get(stage)
+            stage: path_utils.serving_model_path(
+                artifact_utils.get_single_instance(input_dict[stage]).uri
+            )
+            for stage in ("recall", "rank")
+            if input_dict.get(stage)
         }
         weight = config["weight"]
-        module = TwoStage(folders["recall"], folders.get("rank"), config["recall"], config["candidates"], 1.0 if weight is None else weight)
+        module = TwoStage(
+            folders["recall"],
+            folders.get("rank"),
+            config["recall"],
+            config["candidates"],
+            1.0 if weight is None else weight,
+        )
         chosen = []
         if weight is None:
             files = records.shards(tables.split_folder(examples.uri, "valid"))
-            queries = np.array([record for path in files for record in records.read_records(path)], object)
+            queries = np.array(
+                [record for path in files for record in records.read_records(path)], object
+            )
             chosen = module.choose_weight(queries)
-        folder = path_utils.serving_model_dir(artifact_utils.get_single_instance(output_dict["model"]).uri)
+        folder = path_utils.serving_model_dir(
+            artifact_utils.get_single_instance(output_dict["model"]).uri
+        )
         module.export(folder)
-        log = {**config, "weight": round(float(module.weight.numpy()), 6), "weights": chosen, "seconds": round(time.monotonic() - started, 3)}
+        log = {
+            **config,
+            "weight": round(float(module.weight.numpy()), 6),
+            "weights": chosen,
+            "seconds": round(time.monotonic() - started, 3),
+        }
         records.write_json(os.path.join(folder, LOG), log)
         logging.info("Bundler: weight of the ranking %.1f", log["weight"])
 
@@ -70,14 +89,21 @@ class Bundler(base_component.BaseComponent):
         recall: a blessed `retrieve` model.
         rank: a blessed `score` model of the same split of the same data; None for the recall alone.
         examples: of the recall's ExampleBuilder; the weight is chosen on their validation rows.
-        config: JSON: `recall` and `rank` (names), `candidates`, `weight` (None: chosen), and `fingerprint`, which says of what and with
-            which code the bundle was made.
+        config: JSON: `recall` and `rank` (names), `candidates`, `weight` (None: chosen), and
+            `fingerprint`, which says of what and with which code the bundle was made.
     """
 
     SPEC_CLASS = BundlerSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(BundlerExecutor)
 
-    def __init__(self, *, recall: types.BaseChannel, rank: types.BaseChannel | None, examples: types.BaseChannel, config: str):
+    def __init__(
+        self,
+        *,
+        recall: types.BaseChannel,
+        rank: types.BaseChannel | None,
+        examples: types.BaseChannel,
+        config: str,
+    ):
         super().__init__(
             BundlerSpec(
                 recall=recall,

@@ -1,4 +1,6 @@
-"""`Canary`: a server process loads the blessed model and answers real requests before anything is pushed."""
+"""`Canary`: a server process loads the blessed model and answers real requests before anything is
+pushed.
+"""
 
 import posixpath
 from typing import Any
@@ -61,7 +63,8 @@ class CanaryExecutor(base_executor.BaseExecutor):
 class Canary(base_component.BaseComponent):
     """Loads the SavedModel in a server process of its own and asks it over REST and gRPC.
 
-    TFX's InfraValidator does this with Docker or Kubernetes only, and is marked as successful where there is neither.
+    TFX's InfraValidator does this with Docker or Kubernetes only, and is marked as successful where
+    there is neither.
 
     Args:
         model: the trained model.

@@ -265,21 +265,42 @@ def _first(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # check -> (table, column, what it is, of how many, threshold)
 _RULES = {
     "future": ("events", "timestamp", "events in the future", "events", "max_future_share"),
-    "duplicates": ("events", "user_id, item_id, timestamp", "duplicate events", "events",
-    "max_duplicate_share"),
+    "duplicates": (
+        "events",
+        "user_id, item_id, timestamp",
+        "duplicate events",
+        "events",
+        "max_duplicate_share",
+    ),
     "unknown_items": (
-        "events", "item_id", "events on items that the items table does not have", "events",
+        "events",
+        "item_id",
+        "events on items that the items table does not have",
+        "events",
         "max_unknown_item_share",
     ),
     "users_under_minimum": (
-        "events", "user_id", "users with fewer events than check.min_user_events", "users",
+        "events",
+        "user_id",
+        "users with fewer events than check.min_user_events",
+        "users",
         "max_users_under_minimum_share",
     ),
-    "duplicate_items": ("items", "item_id", "rows with an id that came before", "items",
-    "max_duplicate_id_share"),
-    "duplicate_users": ("users", "user_id", "rows with an id that came before", "users",
-    "max_duplicate_id_share"),
-}  # fmt: skip
+    "duplicate_items": (
+        "items",
+        "item_id",
+        "rows with an id that came before",
+        "items",
+        "max_duplicate_id_share",
+    ),
+    "duplicate_users": (
+        "users",
+        "user_id",
+        "rows with an id that came before",
+        "users",
+        "max_duplicate_id_share",
+    ),
+}
 
 
 def _judge(
@@ -353,9 +374,7 @@ def _shown(examples: list[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
     for one in examples:
         where = f"row {one['row']}" if "row" in one else f"id {one.get('id')}"
         if "row" in one and len(report.get("files", ())) == 1 and "header_lines" in report:
-            where += (
-                f" (line {one['row'] + 1 + report['header_lines']} of {report['files'][0]})"
-            )
+            where += f" (line {one['row'] + 1 + report['header_lines']} of {report['files'][0]})"
         parts.append(f"{where}: {one['received']}")
     return "for example " + "; ".join(parts) if parts else "no example row"
 

@@ -1,12 +1,15 @@
-"""The layout of Criteo's click logs: a label, 13 counts, 26 hashed categories a line. Light: no Beam, no TFX.
+"""The layout of Criteo's click logs: a label, 13 counts, 26 hashed categories a line. Light: no
+Beam, no TFX.
 
-Files are any of .txt, .csv, .tsv, also .gz: 40 values a line, TAB or comma between them, with a header (`label, I1, ..., C26`) or,
-as Criteo publishes them, without. A file whose name has `test` is test, `valid` or `dev` is validation, any other is train; with
-a test file the table has a column `split`, which the split `predefined` goes by.
+Files are any of .txt, .csv, .tsv, also .gz: 40 values a line, TAB or comma between them, with a
+header (`label, I1, ..., C26`) or, as Criteo publishes them, without. A file whose name has `test`
+is test, `valid` or `dev` is validation, any other is train; with a test file the table has a column
+`split`, which the split `predefined` goes by.
 
-The data names neither users nor items, so both are made up: an event is an impression, its user a block of 1,000 impressions that
-follow one another (so that work parts by user as it does elsewhere, and GAUC is the AUC within such blocks), and its item is the
-same for all. The schema calls these ids `anonymous`, and no model learns from them. The tables of items and users are empty.
+The data names neither users nor items, so both are made up: an event is an impression, its user a
+block of 1,000 impressions that follow one another (so that work parts by user as it does elsewhere,
+and GAUC is the AUC within such blocks), and its item is the same for all. The schema calls these
+ids `anonymous`, and no model learns from them. The tables of items and users are empty.
 """
 
 import csv
@@ -42,32 +45,57 @@ def criteo(path: Path, options: Mapping[str, Any]) -> list[Source]:
     """
     found = sorted(_text_files(path), key=lambda file: (PARTS.index(_part(file)), file.name))
     if not found:
-        raise DataError(f"{path} holds no file ending in {', '.join(_SUFFIXES)}; required: impressions of 40 values a line")
+        raise DataError(
+            f"{path} holds no file ending in {', '.join(_SUFFIXES)}; required: impressions of 40 "
+            "values a line"
+        )
     forms = {}
     for file in found:
         values = _first(file)
         if len(values) != len(COLUMNS):
             raise DataError(
-                f"{file}, line 1: required: {len(COLUMNS)} values, the label first; received: {len(values)}"
-                + (". A file without labels can be neither learnt from nor measured by; take it out of the folder" if len(values) == len(COLUMNS) - 1 else "")
+                f"{file}, line 1: required: {len(COLUMNS)} values, the label first; received: "
+                f"{len(values)}"
+                + (
+                    ". A file without labels can be neither learnt from nor measured by; take it "
+                    "out of the folder"
+                    if len(values) == len(COLUMNS) - 1
+                    else ""
+                )
             )
         forms[file] = (_delimiter(file), _is_header(values))
     if len(set(forms.values())) > 1:
-        raise DataError(f"{path}: required: one delimiter, and a header in all files or in none; {found[0].name} is not as the others")
+        raise DataError(
+            f"{path}: required: one delimiter, and a header in all files or in none; "
+            f"{found[0].name} is not as the others"
+        )
     delimiter, header = forms[found[0]]
     shares = tuple(_part(file) for file in found)
     kinds = {"label": FLOAT, **dict.fromkeys(COUNTS, FLOAT), **dict.fromkeys(CATEGORIES, BYTES)}
     fields = [Field(name, kinds[name], index, name) for index, name in enumerate(COLUMNS)]
     events = parts.make_source(
-        "events", found, fields, options,
-        format="csv" if delimiter == "," else "text", delimiter=delimiter, width=len(COLUMNS), header=header,
-        parts=shares if set(shares) != {"train"} else (), anonymous=True,
-    )  # fmt: skip
+        "events",
+        found,
+        fields,
+        options,
+        format="csv" if delimiter == "," else "text",
+        delimiter=delimiter,
+        width=len(COLUMNS),
+        header=header,
+        parts=shares if set(shares) != {"train"} else (),
+        anonymous=True,
+    )
     return [events, Source("items"), Source("users")]
 
 
 def _text_files(path: Path) -> list[Path]:
-    return [file for file in sorted(path.iterdir()) if file.is_file() and file.name.removesuffix(".gz").endswith(_SUFFIXES) and "readme" not in file.name.lower()]
+    return [
+        file
+        for file in sorted(path.iterdir())
+        if file.is_file()
+        and file.name.removesuffix(".gz").endswith(_SUFFIXES)
+        and "readme" not in file.name.lower()
+    ]
 
 
 def _part(file: Path) -> str:
@@ -93,4 +121,7 @@ def _is_header(values: list[str]) -> bool:
 def _is_impression(values: list[str]) -> bool:
     if len(values) != len(COLUMNS):
         return False
-    return _is_header(values) or (values[0] in ("0", "1") and all(value == "" or value.lstrip("-").isdigit() for value in values[1:14]))
+    return _is_header(values) or (
+        values[0] in ("0", "1")
+        and all(value == "" or value.lstrip("-").isdigit() for value in values[1:14])
+    )

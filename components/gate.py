@@ -16,10 +16,13 @@ SLICES = ("activity", "popularity", "temperature")
 OVERALL = "overall"
 
 
-def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> config_pb2.EvalConfig:
+def eval_config(
+    measured: MetricSet, min_lift: float, max_regression: float
+) -> config_pb2.EvalConfig:
     """What the Evaluator does with a model.
 
-    Most metrics are values of single rows that the model's own `evaluate` signature returns; TFMA averages and slices them.
+    Most metrics are values of single rows that the model's own `evaluate` signature returns; TFMA
+    averages and slices them.
 
     Args:
         measured: the metrics of the run.
@@ -29,31 +32,49 @@ def eval_config(measured: MetricSet, min_lift: float, max_regression: float) -> 
     specs = []
     for name in measured.means:
         config = _metric("RowMean", name)
-        # Thresholds hold overall; a threshold without slices would be applied to every slice, however small.
+        # Thresholds hold overall; a threshold without slices would be applied to every slice,
+        # however small.
         if name in (measured.lift, measured.monitor):
             overall = config.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()])
             if name == measured.lift:
                 overall.threshold.value_threshold.lower_bound.value = min_lift
             else:
                 change, better = overall.threshold.change_threshold, config_pb2.MetricDirection
-                change.direction = better.HIGHER_IS_BETTER if measured.higher_is_better else better.LOWER_IS_BETTER
-                change.absolute.value = -max_regression if measured.higher_is_better else max_regression
-        configs = [config, config_pb2.MetricConfig(class_name="ExampleCount")] if name == measured.monitor else [config]
+                change.direction = (
+                    better.HIGHER_IS_BETTER if measured.higher_is_better else better.LOWER_IS_BETTER
+                )
+                change.absolute.value = (
+                    -max_regression if measured.higher_is_better else max_regression
+                )
+        configs = (
+            [config, config_pb2.MetricConfig(class_name="ExampleCount")]
+            if name == measured.monitor
+            else [config]
+        )
         specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
     if measured.pooled:
         pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
     outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
     return config_pb2.EvalConfig(
-        model_specs=[config_pb2.ModelSpec(signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label))],
-        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[name]) for name in SLICES)],
+        model_specs=[
+            config_pb2.ModelSpec(
+                signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label)
+            )
+        ],
+        slicing_specs=[
+            config_pb2.SlicingSpec(),
+            *(config_pb2.SlicingSpec(feature_keys=[name]) for name in SLICES),
+        ],
         metrics_specs=specs,
     )
 
 
 def _metric(kind: str, name: str) -> config_pb2.MetricConfig:
     module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # of none: TFMA's own
-    return config_pb2.MetricConfig(class_name=kind, module=module, config=json.dumps({"name": name}))
+    return config_pb2.MetricConfig(
+        class_name=kind, module=module, config=json.dumps({"name": name})
+    )
 
 
 @dataclass
@@ -101,11 +122,15 @@ class Verdict:
 def read_verdict(evaluation_uri: str, blessed: bool) -> Verdict:
     """Reads the Evaluator's output folder."""
     verdict = Verdict(blessed=blessed)
-    result = tfma.load_eval_result(evaluation_uri, model_name=tfma.CANDIDATE_KEY if _has_baseline(evaluation_uri) else None)
+    result = tfma.load_eval_result(
+        evaluation_uri, model_name=tfma.CANDIDATE_KEY if _has_baseline(evaluation_uri) else None
+    )
     verdict.metrics = _means(result)
     verdict.counts = _counts(result)
     if _has_baseline(evaluation_uri):
-        verdict.baseline = _means(tfma.load_eval_result(evaluation_uri, model_name=tfma.BASELINE_KEY))
+        verdict.baseline = _means(
+            tfma.load_eval_result(evaluation_uri, model_name=tfma.BASELINE_KEY)
+        )
     for result in tfma.load_validation_result(evaluation_uri).metric_validations_per_slice:
         for failure in result.failures:
             verdict.failures.append(_failure(failure, verdict))
@@ -127,10 +152,20 @@ def _means(result: Any) -> dict[str, dict[str, float]]:
         row = slices.setdefault(_slice_name(key), {})
         for sub_keys in outputs.values():
             for values in sub_keys.values():
-                # Counts are no metrics, nor are TFMA's differences from the baseline, which stands beside; a metric that a slice has
-                # no value for is written as the text NaN.
-                means = {name: float(value["doubleValue"]) for name, value in values.items() if "doubleValue" in value}
-                row.update({name: value for name, value in means.items() if not name.endswith(("example_count", "_diff"))})
+                # Counts are no metrics, nor are TFMA's differences from the baseline, which stands
+                # beside; a metric that a slice has no value for is written as the text NaN.
+                means = {
+                    name: float(value["doubleValue"])
+                    for name, value in values.items()
+                    if "doubleValue" in value
+                }
+                row.update(
+                    {
+                        name: value
+                        for name, value in means.items()
+                        if not name.endswith(("example_count", "_diff"))
+                    }
+                )
     return {name: metrics.with_roots(row) for name, row in slices.items()}
 
 

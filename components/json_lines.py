@@ -1,6 +1,8 @@
-"""Blocks of JSON lines to columns of bytes: the counterpart of `parsing` for a layout of one JSON object a line.
+"""Blocks of JSON lines to columns of bytes: the counterpart of `parsing` for a layout of one JSON
+object a line.
 
-Python's own parser takes one line at a time, so a line that is no JSON costs that line and nothing else.
+Python's own parser takes one line at a time, so a line that is no JSON costs that line and nothing
+else.
 """
 
 import json
@@ -13,7 +15,9 @@ import pyarrow as pa
 from components.parsing import Rejects, show
 
 
-def split_json(data: bytes, names: Sequence[str], lines: np.ndarray, rejects: Rejects) -> tuple[list[pa.Array], np.ndarray]:
+def split_json(
+    data: bytes, names: Sequence[str], lines: np.ndarray, rejects: Rejects
+) -> tuple[list[pa.Array], np.ndarray]:
     """Takes named values out of JSON objects, one a line; a value that is not there is empty.
 
     Args:
@@ -50,7 +54,9 @@ def split_json(data: bytes, names: Sequence[str], lines: np.ndarray, rejects: Re
 
 
 def to_bytes(value: Any) -> bytes:
-    """A JSON value as text: that of a string or a number, of a list its values' with blanks between them, else empty."""
+    """A JSON value as text: that of a string or a number, of a list its values' with blanks between
+    them, else empty.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace")
     if isinstance(value, list):

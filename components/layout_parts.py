@@ -1,5 +1,5 @@
-"""What the layouts are put together of: columns by name, tables of files with a header. Light: no Beam,
-no TFX."""
+"""What the layouts are put together of: columns by name, tables of files with a header. Light: no
+Beam, no TFX."""
 
 import csv
 import io
@@ -13,21 +13,30 @@ from models.errors import DataError
 
 # What a column of this name holds, wherever it comes from.
 KNOWN_KINDS = {
-    "user_id": BYTES, "item_id": BYTES, "session_id": BYTES, "event_type": BYTES, "review": BYTES,
+    "user_id": BYTES,
+    "item_id": BYTES,
+    "session_id": BYTES,
+    "event_type": BYTES,
+    "review": BYTES,
     "title": BYTES,
-    "gender": BYTES, "occupation": BYTES, "zip_code": BYTES, "timestamp": INT, "year": INT,
+    "gender": BYTES,
+    "occupation": BYTES,
+    "zip_code": BYTES,
+    "timestamp": INT,
+    "year": INT,
     "age": INT,
-    "rating": FLOAT, "label": FLOAT, "dwell": FLOAT, "genres": BYTES_LIST,
-}  # fmt: skip
+    "rating": FLOAT,
+    "label": FLOAT,
+    "dwell": FLOAT,
+    "genres": BYTES_LIST,
+}
 OPTIONS = ("timestamp_unit", "list_separator", "types", "files")
 
 
 def mapping(options: Mapping[str, Any], table: str) -> dict[str, str]:
     """Column name -> name in the file, for one table."""
     flat = {
-        name: value
-        for name, value in options.items()
-        if name not in TABLES and name not in OPTIONS
+        name: value for name, value in options.items() if name not in TABLES and name not in OPTIONS
     }
     return {**flat, **options.get(table, {})}
 
@@ -48,7 +57,12 @@ def first_line(path: Path) -> str:
 
 
 def field(
-    name: str, source: str, index: int | None, options: Mapping[str, Any], default: str = BYTES, **more
+    name: str,
+    source: str,
+    index: int | None,
+    options: Mapping[str, Any],
+    default: str = BYTES,
+    **more,
 ) -> Field:
     """A column, of the kind that the options or its name say."""
     kind = dict(options.get("types", {})).get(name) or KNOWN_KINDS.get(name) or default

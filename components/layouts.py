@@ -24,11 +24,26 @@ _ATOMIC_NAMES = {
 }
 _ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float_seq": FLOAT_LIST}
 _GENRES_100K = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
-    "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)  # fmt: skip
-
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
 
 
 def detect(folder: str) -> str:
@@ -50,7 +65,8 @@ def detect(folder: str) -> str:
 
 
 def conventions(folder: str, reader: str | None = None) -> dict[str, Any]:
-    """What a run on this folder has unless it says otherwise: `schema`, `label`, and `split` where the files are parted.
+    """What a run on this folder has unless it says otherwise: `schema`, `label`, and `split` where
+    the files are parted.
 
     Raises:
         DataError: see `detect`.
@@ -190,7 +206,9 @@ def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
                     f"{', '.join(_ATOMIC_KINDS)}; received: {column!r}"
                 )
             name = mapping.get(source, _ATOMIC_NAMES.get(source, source))
-            fields.append(parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" "))
+            fields.append(
+                parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" ")
+            )
         sources.append(parts.make_source(table, [file], fields, options, width=len(header)))
     return sources
 
@@ -218,9 +236,15 @@ def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
             Field("genres", BYTES_LIST, 5, "genres", flags=genres),
         ]
         items = parts.make_source(
-            "items", [path / "u.item"], fields, options,
-            delimiter="|", width=5 + len(genres), header=False, encoding="latin-1",
-        )  # fmt: skip
+            "items",
+            [path / "u.item"],
+            fields,
+            options,
+            delimiter="|",
+            width=5 + len(genres),
+            header=False,
+            encoding="latin-1",
+        )
     if (path / "u.user").is_file():
         names = ["user_id", "age", "gender", "occupation", "zip_code"]
         users = _named("users", path / "u.user", names, options, delimiter="|")
@@ -240,9 +264,15 @@ def _ml_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
         # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
         encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
         items = parts.make_source(
-            "items", [path / "movies.dat"], fields, options,
-            delimiter="::", width=3, header=False, encoding=encoding,
-        )  # fmt: skip
+            "items",
+            [path / "movies.dat"],
+            fields,
+            options,
+            delimiter="::",
+            width=3,
+            header=False,
+            encoding=encoding,
+        )
     if (path / "users.dat").is_file():
         names = ["user_id", "gender", "age", "occupation", "zip_code"]
         users = _named("users", path / "users.dat", names, options, delimiter="::")

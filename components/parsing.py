@@ -173,8 +173,8 @@ def split_csv(
 
 
 def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of lists, a line each, are sessions that no later line goes on with; `ends` as of
-    `record_ends`."""
+    """How many bytes of lists, a line each, are sessions that no later line goes on with; `ends` as
+    of `record_ends`."""
     starts = np.concatenate([[0], ends + 1])
     number = len(ends) - 1
     if b"\t" not in data[starts[number] : ends[number]]:
@@ -208,7 +208,9 @@ def split_lists(
         Owner and item of every event (large_binary); the index of every event among all values of
         the block; the line of every value.
     """
-    text = pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    text = (
+        pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    )
     text = pc.replace_substring(text, "\r", "")
     joined = pc.replace_substring(text, "\t", delimiter)
     ahead = pc.list_element(pc.split_pattern(text, "\t", max_splits=1), 0)
@@ -223,7 +225,9 @@ def split_lists(
     owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
     flat = values.flatten()
     full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
-    if delimiter != " ":  # an empty place between two delimiters is an empty id, and rejected as such
+    if (
+        delimiter != " "
+    ):  # an empty place between two delimiters is an empty id, and rejected as such
         full |= (pc.binary_length(joined).to_numpy(zero_copy_only=False) > 0)[owner]
     flat, owner = flat.filter(pa.array(full)), owner[full]
     place = np.arange(len(owner))
@@ -232,7 +236,9 @@ def split_lists(
     if made_up is None:
         sizes = np.bincount(owner, minlength=len(text))
         lonely = np.flatnonzero(sizes == 1)
-        rejects.add("no items", lines[lonely], [show(text[int(lonely[0])].as_py())] if len(lonely) else [])
+        rejects.add(
+            "no items", lines[lonely], [show(text[int(lonely[0])].as_py())] if len(lonely) else []
+        )
         good &= ~first
         owners = flat.filter(pa.array(first)).take(pa.array(np.cumsum(first) - 1))
     else:

@@ -199,7 +199,10 @@ def parse(source: Source, block: Block) -> Parsed:
             arrays[field.name] = column
     if source.anonymous:
         blocks_, place = np.unique(rows // BLOCK_OF_ROWS, return_inverse=True)
-        names_ = np.array([b"rows %d-%d" % (n * BLOCK_OF_ROWS, (n + 1) * BLOCK_OF_ROWS - 1) for n in blocks_], object)
+        names_ = np.array(
+            [b"rows %d-%d" % (n * BLOCK_OF_ROWS, (n + 1) * BLOCK_OF_ROWS - 1) for n in blocks_],
+            object,
+        )
         arrays["user_id"] = pa.array(names_[place] if len(rows) else [], pa.large_binary())
         arrays["item_id"] = pa.array(np.full(len(rows), b"any", object), pa.large_binary())
     if source.parts:

@@ -1,4 +1,6 @@
-"""Request logs of a model server (TFRecords of PredictionLog) to the columns that training has, and counts of what was asked."""
+"""Request logs of a model server (TFRecords of PredictionLog) to the columns that training has, and
+counts of what was asked.
+"""
 
 import glob
 import gzip
@@ -36,8 +38,8 @@ class LogReading:
 
     Attributes:
         task: `retrieve` or `score`: which signatures count.
-        columns: column -> kind of the train rows; those that a request has are taken over. For `retrieve` a request's history
-            becomes `item_id`.
+        columns: column -> kind of the train rows; those that a request has are taken over. For
+            `retrieve` a request's history becomes `item_id`.
         model: read this model's records only; all where None.
         since: only records from then on, in seconds since 1970; None: all.
         until: only records before then.
@@ -55,15 +57,17 @@ class Summary:
     """What was counted in logs; summaries of parts add up.
 
     Attributes:
-        counts: `records` (readable PredictionLogs), `requests` and `rows` of them that were taken over, `empty_histories` of the
-            rows, `unreadable` records, `outside` of the time that was asked for, `other_models`.
+        counts: `records` (readable PredictionLogs), `requests` and `rows` of them that were taken
+            over, `empty_histories` of the rows, `unreadable` records, `outside` of the time that
+            was asked for, `other_models`.
         models: `name/version` -> requests.
         other: signature or kind of log that is not the task's -> records.
         damaged: file -> why it could not be read to its end.
         unreadable: an example of why a record could not be read.
         first: time of the first request in seconds since 1970; None where no record tells it.
         last: of the last.
-        values: how often each id or strategy came: `of` (user, item, recommended or strategy), `value`, `count`.
+        values: how often each id or strategy came: `of` (user, item, recommended or strategy),
+            `value`, `count`.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -77,18 +81,30 @@ class Summary:
 
     def add(self, part: "Summary") -> None:
         """Adds the counts of another part."""
-        for mine, other in ((self.counts, part.counts), (self.models, part.models), (self.other, part.other)):
+        for mine, other in (
+            (self.counts, part.counts),
+            (self.models, part.models),
+            (self.other, part.other),
+        ):
             for name, count in other.items():
                 mine[name] = mine.get(name, 0) + count
         self.damaged |= part.damaged
         self.unreadable = self.unreadable or part.unreadable
-        self.first = min((time for time in (self.first, part.first) if time is not None), default=None)
+        self.first = min(
+            (time for time in (self.first, part.first) if time is not None), default=None
+        )
         self.last = max((time for time in (self.last, part.last) if time is not None), default=None)
         if part.values.num_rows:
             together = (
-                pa.concat_tables([self.values, part.values]).group_by(["of", "value"]).aggregate([("count", "sum")])
+                pa.concat_tables([self.values, part.values])
+                .group_by(["of", "value"])
+                .aggregate([("count", "sum")])
             )
-            self.values = together.select(["of", "value", "count_sum"]).rename_columns(_VALUES.names).cast(_VALUES)
+            self.values = (
+                together.select(["of", "value", "count_sum"])
+                .rename_columns(_VALUES.names)
+                .cast(_VALUES)
+            )
 
     def to_bytes(self) -> bytes:
         """The summary as an Arrow stream: the values, and the rest as JSON in their metadata."""
@@ -113,7 +129,8 @@ class Summary:
 
 
 def find_logs(where: str) -> list[str]:
-    """The files of a folder, of a prefix (`runs/logs/recsys`), or the one file; hidden ones are still being written.
+    """The files of a folder, of a prefix (`runs/logs/recsys`), or the one file; hidden ones are
+    still being written.
 
     Raises:
         DataError: there is none.
@@ -124,10 +141,15 @@ def find_logs(where: str) -> list[str]:
         found = [where]
     else:
         found = glob.glob(glob.escape(where) + "*")
-    files = sorted(path for path in found if os.path.isfile(path) and not os.path.basename(path).startswith("."))
+    files = sorted(
+        path
+        for path in found
+        if os.path.isfile(path) and not os.path.basename(path).startswith(".")
+    )
     if not files:
         raise DataError(
-            f"no request logs at {where}; required: a folder, a file, or what the names of the files begin with (the server's "
+            f"no request logs at {where}; required: a folder, a file, or what the names of the "
+            "files begin with (the server's "
             "--request-log-prefix, or filename_prefix in its model config file)"
         )
     return files
@@ -136,7 +158,8 @@ def find_logs(where: str) -> list[str]:
 def read_file(path: str, reading: LogReading) -> Iterator[tuple[pa.RecordBatch, Summary]]:
     """Yields the rows of a file in batches of bounded size, with what was counted in each.
 
-    Every column of a batch is a list of values a row, null where the request has none. Damage ends a file, not the reading.
+    Every column of a batch is a list of values a row, null where the request has none. Damage ends
+    a file, not the reading.
     """
     gathered = _Gathered(reading)
     try:
@@ -156,8 +179,12 @@ class _Gathered:
     def __init__(self, reading: LogReading):
         self._reading = reading
         self._tensors, self._examples = _TENSORS[reading.task], _EXAMPLES[reading.task]
-        # Whatever training makes of it, in a request a column may be missing or, as a history, have many values.
-        self._columns = {name: kind if is_list(kind) else f"{kind}_list" for name, kind in reading.columns.items()}
+        # Whatever training makes of it, in a request a column may be missing or, as a history, have
+        # many values.
+        self._columns = {
+            name: kind if is_list(kind) else f"{kind}_list"
+            for name, kind in reading.columns.items()
+        }
         if reading.task == "retrieve":
             self._columns = {"user_id": BYTES_LIST, "item_id": BYTES_LIST}
         self._start()
@@ -190,20 +217,27 @@ class _Gathered:
             self._count("outside")
             return
         self._count("records")
-        signature = metadata.model_spec.signature_name or request.model_spec.signature_name or _DEFAULT
+        signature = (
+            metadata.model_spec.signature_name or request.model_spec.signature_name or _DEFAULT
+        )
         what = signature if kind == "predict_log" else kind
         if what not in (*self._tensors, self._examples):
             self.summary.other[what] = self.summary.other.get(what, 0) + 1
             return
         try:
             rows, columns = self._rows(request, signature)
-            answers = {output: to_array(log.predict_log.response.outputs[output]) for output in ("item_id", "strategy")
-                       if output in log.predict_log.response.outputs}  # fmt: skip
+            answers = {
+                output: to_array(log.predict_log.response.outputs[output])
+                for output in ("item_id", "strategy")
+                if output in log.predict_log.response.outputs
+            }
         except (ServingError, DataError, ValueError, TypeError) as error:
             self._unreadable(f"a request of {signature}: {error}")
             return
         self._take(rows, columns, answers)
-        version = metadata.model_spec.version.value or log.predict_log.response.model_spec.version.value
+        version = (
+            metadata.model_spec.version.value or log.predict_log.response.model_spec.version.value
+        )
         key = f"{name}/{version}"
         self.summary.models[key] = self.summary.models.get(key, 0) + 1
         if time:
@@ -211,7 +245,9 @@ class _Gathered:
             self.summary.first = time if first is None else min(first, time)
             self.summary.last = time if last is None else max(last, time)
 
-    def _rows(self, request, signature: str) -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    def _rows(
+        self, request, signature: str
+    ) -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """How many rows a request has, and column -> (values, number of values in each row)."""
         inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
         if signature == self._examples:
@@ -223,17 +259,27 @@ class _Gathered:
             else {name: name for name in self._columns}
         )
         if self._reading.task == "retrieve" and not {"user_id", "history"} <= set(inputs):
-            raise DataError(f"required: the inputs user_id and history; received: {', '.join(sorted(inputs))}")
+            raise DataError(
+                f"required: the inputs user_id and history; received: {', '.join(sorted(inputs))}"
+            )
         columns = {
-            column: _present(inputs[name], self._columns[column]) for name, column in names.items() if name in inputs
+            column: _present(inputs[name], self._columns[column])
+            for name, column in names.items()
+            if name in inputs
         }
         sizes = {len(lengths) for _, lengths in columns.values()}
         if len(sizes) != 1:
-            raise DataError(f"required: inputs of as many rows as each other; received: {sorted(sizes)}")
+            raise DataError(
+                f"required: inputs of as many rows as each other; received: {sorted(sizes)}"
+            )
         return sizes.pop(), columns
 
     def _decode(self, serialized: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        names = {"user_id": BYTES_LIST, "history": BYTES_LIST} if self._reading.task == "retrieve" else self._columns
+        names = (
+            {"user_id": BYTES_LIST, "history": BYTES_LIST}
+            if self._reading.task == "retrieve"
+            else self._columns
+        )
         try:
             table = records.decode(list(serialized), names)
         except Exception as error:  # the decoder raises bare RuntimeErrors
@@ -276,11 +322,18 @@ class _Gathered:
                 part.get(name, (empty, np.zeros(size, np.int64)))
                 for part, size in zip(self._parts, self._sizes, strict=True)
             ]
-            arrays[name] = _lists([values for values, _ in parts], [lengths for _, lengths in parts], kind)
+            arrays[name] = _lists(
+                [values for values, _ in parts], [lengths for _, lengths in parts], kind
+            )
         for what, parts in self._counted.items():
             values, counts = np.unique(np.concatenate(parts).astype(object), return_counts=True)
             table = pa.table(
-                [pa.array([what] * len(values)), pa.array(values, pa.large_binary()), pa.array(counts)], schema=_VALUES
+                [
+                    pa.array([what] * len(values)),
+                    pa.array(values, pa.large_binary()),
+                    pa.array(counts),
+                ],
+                schema=_VALUES,
             )
             self.summary.add(Summary(values=table))
         batch = pa.RecordBatch.from_arrays(list(arrays.values()), list(arrays))
@@ -297,9 +350,14 @@ class _Gathered:
 
 
 def _present(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a [B] or [B, L] input without padding: empty strings, NaN; and how many each row has."""
+    """The values of a [B] or [B, L] input without padding: empty strings, NaN; and how many each
+    row has.
+    """
     if (array.dtype == object) != (kind == BYTES_LIST) or array.ndim not in (1, 2):
-        raise DataError(f"required: {kind} as [B] or [B, L]; received: {array.dtype} of shape {list(array.shape)}")
+        raise DataError(
+            f"required: {kind} as [B] or [B, L]; received: {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
     matrix = array[:, np.newaxis] if array.ndim == 1 else array
     there = matrix != b"" if array.dtype == object else ~np.isnan(matrix.astype(np.float64))
     there = np.asarray(there, bool)
@@ -310,6 +368,8 @@ def _present(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
 def _lists(values: list[np.ndarray], lengths: list[np.ndarray], kind: str) -> pa.Array:
     """One list a row, null where it is empty: TFDV counts an empty list as a value that is there."""
     sizes = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), mask=np.append(sizes == 0, False))
+    offsets = pa.array(
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), mask=np.append(sizes == 0, False)
+    )
     flat = np.concatenate(values) if values else np.array([], object)
     return pa.LargeListArray.from_arrays(offsets, pa.array(flat, arrow_type(kind).value_type))

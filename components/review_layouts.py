@@ -1,10 +1,12 @@
 """The layout of Amazon reviews: JSON lines, plain or gzip. Light: no Beam, no TFX.
 
     reviews   an object a review: reviewerID, asin, overall, reviewText, unixReviewTime
-    items     an object an item, where a file of them is there: asin, title, description, brand, main_cat
+    items     an object an item, where a file of them is there: asin, title, description, brand,
+              main_cat
 
-A file is told by the keys of its first line, whatever its name. Keys that are called otherwise are named under `data.columns`. There
-is a rating and a time where the first review has them; any other key may be missing anywhere.
+A file is told by the keys of its first line, whatever its name. Keys that are called otherwise are
+named under `data.columns`. There is a rating and a time where the first review has them; any other
+key may be missing anywhere.
 """
 
 import json
@@ -18,8 +20,20 @@ from models.errors import DataError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
 _KEYS = {
-    "events": {"user_id": "reviewerID", "item_id": "asin", "rating": "overall", "timestamp": "unixReviewTime", "review": "reviewText"},
-    "items": {"item_id": "asin", "title": "title", "description": "description", "brand": "brand", "category": "main_cat"},
+    "events": {
+        "user_id": "reviewerID",
+        "item_id": "asin",
+        "rating": "overall",
+        "timestamp": "unixReviewTime",
+        "review": "reviewText",
+    },
+    "items": {
+        "item_id": "asin",
+        "title": "title",
+        "description": "description",
+        "brand": "brand",
+        "category": "main_cat",
+    },
 }
 
 
@@ -32,34 +46,57 @@ def has_reviews(path: Path) -> bool:
 def reviews(path: Path, options: Mapping[str, Any]) -> list[Source]:
     """A file of reviews or more, and of items none or more."""
     keys = {
-        # A name that stands outside of a table's own is for the columns that the layout knows; a table's may add to them.
-        table: {name: parts.mapping(options, table).get(name, key) for name, key in known.items()} | dict(options.get(table, {}))
+        # A name that stands outside of a table's own is for the columns that the layout knows; a
+        # table's may add to them.
+        table: {name: parts.mapping(options, table).get(name, key) for name, key in known.items()}
+        | dict(options.get(table, {}))
         for table, known in _KEYS.items()
     }
     found = {file: set(_first_object(file)) for file in _json_files(path)}
-    needed = {table: [keys[table][name] for name in names] for table, names in (("events", ("user_id", "item_id")), ("items", ("item_id",)))}
+    needed = {
+        table: [keys[table][name] for name in names]
+        for table, names in (("events", ("user_id", "item_id")), ("items", ("item_id",)))
+    }
     events = [file for file, has in found.items() if has.issuperset(needed["events"])]
-    items = [file for file, has in found.items() if file not in events and has.issuperset(needed["items"])]
+    items = [
+        file
+        for file, has in found.items()
+        if file not in events and has.issuperset(needed["items"])
+    ]
     if not events:
         raise DataError(
-            f"{path} holds no file of reviews; required: JSON lines with {' and '.join(needed['events'])}, or their names under data.columns; "
-            f"received: {'; '.join(f'{file.name}: ' + ', '.join(sorted(has)) for file, has in found.items()) or 'no JSON lines'}"
+            f"{path} holds no file of reviews; required: JSON lines with "
+            f"{' and '.join(needed['events'])}, or their names under data.columns; "
+            "received: "
+            f"{'; '.join(f'{file.name}: ' + ', '.join(sorted(has)) for file, has in found.items()) or 'no JSON lines'}"
         )
     for name in ("rating", "timestamp"):
         if keys["events"][name] not in found[events[0]]:
             del keys["events"][name]
-    return [_source("events", events, keys["events"], options), _source("items", items, keys["items"], options), Source("users")]
+    return [
+        _source("events", events, keys["events"], options),
+        _source("items", items, keys["items"], options),
+        Source("users"),
+    ]
 
 
-def _source(table: str, files: list[Path], keys: Mapping[str, str], options: Mapping[str, Any]) -> Source:
+def _source(
+    table: str, files: list[Path], keys: Mapping[str, str], options: Mapping[str, Any]
+) -> Source:
     if not files:
         return Source(table)
-    fields = [parts.field(name, key, index, options) for index, (name, key) in enumerate(keys.items())]
+    fields = [
+        parts.field(name, key, index, options) for index, (name, key) in enumerate(keys.items())
+    ]
     return parts.make_source(table, files, fields, options, format="json", header=False)
 
 
 def _json_files(path: Path) -> list[Path]:
-    return [file for file in sorted(path.iterdir()) if file.is_file() and file.name.removesuffix(".gz").endswith(_SUFFIXES)]
+    return [
+        file
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name.removesuffix(".gz").endswith(_SUFFIXES)
+    ]
 
 
 def _first_object(file: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Metrics for TFMA, of rows: the mean of what a model says of each, and GAUC.
 
-TFMA calls Python for every row, slice and metric: its own mean of an output looks labels, weights and
-model names up each time, so that a dozen of them take most of an evaluation. Here the outputs of a row
-are added up once for all of its metrics.
+TFMA calls Python for every row, slice and metric: its own mean of an output looks labels, weights
+and model names up each time, so that a dozen of them take most of an evaluation. Here the outputs
+of a row are added up once for all of its metrics.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ USER = "user_id"
 
 
 class RowMean(tfma.metrics.Metric):
-    """The mean over the rows of one output of the model, a number a row. The metrics of a specification
-    name the output.
+    """The mean over the rows of one output of the model, a number a row. The metrics of a
+    specification name the output.
 
     Args:
         name: of the metric.
@@ -76,11 +76,12 @@ class _RowSums(beam.CombineFn):
 
 
 class GroupAUC(tfma.metrics.Metric):
-    """GAUC: the AUC within each user, averaged with the user's rows as weights; users of one class are
-    left out. NaN where nobody is left (Zhu et al., Optimized Cost per Click in Taobao Display
+    """GAUC: the AUC within each user, averaged with the user's rows as weights; users of one class
+    are left out. NaN where nobody is left (Zhu et al., Optimized Cost per Click in Taobao Display
     Advertising, KDD 2017).
 
-    Not by TFMA's query key, which takes all of a user's rows into every slice that one of them is in.
+    Not by TFMA's query key, which takes all of a user's rows into every slice that one of them is
+    in.
 
     Args:
         name: of the metric.

@@ -150,7 +150,9 @@ def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popula
     """Rows as `event_rows` of one split, with the slice columns."""
     mask = log.split == part
     table = event_rows(log, mask, items, users)
-    if REVIEW in table.column_names:  # it is written after the fact: nothing may learn from it, or be measured with it
+    if (
+        REVIEW in table.column_names
+    ):  # it is written after the fact: nothing may learn from it, or be measured with it
         table = table.drop([REVIEW])
     return with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
 
@@ -229,8 +231,8 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Adds the column `label` to a log, in place of what it is made of; events without one belong to
-    no split.
+    """Adds the column `label` to a log, in place of what it is made of; events without one belong
+    to no split.
 
     Returns:
         The log, and how many events of each split lack a label ([3] int64, by split number).

@@ -106,7 +106,8 @@ def train_schema(
 
 
 def origins(columns: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
-    """Column of the built rows -> (table, its name there), for every column of the three tables but the two keys.
+    """Column of the built rows -> (table, its name there), for every column of the three tables but
+    the two keys.
 
     Args:
         columns: table -> its columns.

@@ -1,4 +1,5 @@
-"""What is compared to find skew: TFDV's statistics of request logs and of training, the schema between them, the known ids.
+"""What is compared to find skew: TFDV's statistics of request logs and of training, the schema
+between them, the known ids.
 
 TFDV, which imports TensorFlow, is imported where it is used.
 """
@@ -79,31 +80,46 @@ class _AddUp(beam.CombineFn):
 
 
 def measure(
-    make_pipeline: Callable[[], beam.Pipeline], files: Sequence[str], reading: LogReading, output: str
+    make_pipeline: Callable[[], beam.Pipeline],
+    files: Sequence[str],
+    reading: LogReading,
+    output: str,
 ) -> Period:
     """Reads logs with Beam; writes `statistics.pb` and `summary.arrow` to the folder `output`.
 
     Raises:
-        DataError: no record is a request of the task, or the logs are of several models and none was named.
+        DataError: no record is a request of the task, or the logs are of several models and none
+            was named.
     """
     import tensorflow_data_validation as tfdv
 
     with make_pipeline() as pipeline:
-        parts = pipeline | beam.Create(list(files)) | beam.Reshuffle() | "Read" >> beam.FlatMap(read_file, reading)
+        parts = (
+            pipeline
+            | beam.Create(list(files))
+            | beam.Reshuffle()
+            | "Read" >> beam.FlatMap(read_file, reading)
+        )
         _ = (
             parts
             | "Rows" >> beam.Map(lambda part: part[0])
             | "NotEmpty" >> beam.Filter(lambda batch: batch.num_rows > 0)
             | "Statistics" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
             | "WriteStatistics"
-            >> beam.Map(lambda found: _write(posixpath.join(output, "statistics.pb"), found.SerializeToString()))
+            >> beam.Map(
+                lambda found: _write(
+                    posixpath.join(output, "statistics.pb"), found.SerializeToString()
+                )
+            )
         )
         _ = (
             parts
             | "Counts" >> beam.Map(lambda part: part[1])
             | "AddUp" >> beam.CombineGlobally(_AddUp())
             | "WriteSummary"
-            >> beam.Map(lambda summary: _write(posixpath.join(output, "summary.arrow"), summary.to_bytes()))
+            >> beam.Map(
+                lambda summary: _write(posixpath.join(output, "summary.arrow"), summary.to_bytes())
+            )
         )
     summary = Summary.from_bytes(_read(posixpath.join(output, "summary.arrow")))
     _require_requests(summary, files, reading)
@@ -114,23 +130,38 @@ def measure(
 def _require_requests(summary: Summary, files: Sequence[str], reading: LogReading) -> None:
     names = sorted({name.rpartition("/")[0] for name in summary.models})
     if len(names) > 1:
-        raise DataError(f"the logs are of several models, {', '.join(names)}; name one of them with --model")
+        raise DataError(
+            f"the logs are of several models, {', '.join(names)}; name one of them with --model"
+        )
     if summary.counts.get("requests"):
         return
-    seen = {"unreadable": "unreadable", "other_models": "of another model", "outside": "of another time"}
-    reasons = [f"{summary.counts[key]} {words}" for key, words in seen.items() if summary.counts.get(key)]
+    seen = {
+        "unreadable": "unreadable",
+        "other_models": "of another model",
+        "outside": "of another time",
+    }
+    reasons = [
+        f"{summary.counts[key]} {words}" for key, words in seen.items() if summary.counts.get(key)
+    ]
     reasons += [f"{count} of {name}" for name, count in sorted(summary.other.items())]
     reasons += [f"{path}: {why}" for path, why in sorted(summary.damaged.items())]
     raise DataError(
-        f"no request of the task {reading.task} in {len(files)} log file{'s' if len(files) > 1 else ''}; "
+        f"no request of the task {reading.task} in {len(files)} log "
+        f"file{'s' if len(files) > 1 else ''}; "
         f"received: {'; '.join(reasons) or 'no record'}"
     )
 
 
 def split_statistics(
-    make_pipeline: Callable[[], beam.Pipeline], uri: str, split: str, columns: Mapping[str, str], output: str
+    make_pipeline: Callable[[], beam.Pipeline],
+    uri: str,
+    split: str,
+    columns: Mapping[str, str],
+    output: str,
 ) -> Statistics:
-    """TFDV's statistics of columns of a split, also written to `statistics.pb` in the folder `output`."""
+    """TFDV's statistics of columns of a split, also written to `statistics.pb` in the folder
+    `output`.
+    """
     import tensorflow_data_validation as tfdv
 
     lists = {name: kind if is_list(kind) else f"{kind}_list" for name, kind in columns.items()}
@@ -142,10 +173,16 @@ def split_statistics(
             | beam.Reshuffle()
             | "Read" >> beam.FlatMap(lambda path: records.read_table(path, lists))
             | "Batches"
-            >> beam.FlatMap(lambda table: [_with_nulls(batch) for batch in table.combine_chunks().to_batches()])
+            >> beam.FlatMap(
+                lambda table: [_with_nulls(batch) for batch in table.combine_chunks().to_batches()]
+            )
             | "Statistics" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
             | "Write"
-            >> beam.Map(lambda found: _write(posixpath.join(output, "statistics.pb"), found.SerializeToString()))
+            >> beam.Map(
+                lambda found: _write(
+                    posixpath.join(output, "statistics.pb"), found.SerializeToString()
+                )
+            )
         )
     return Statistics.FromString(_read(posixpath.join(output, "statistics.pb")))
 
@@ -156,7 +193,8 @@ def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
     for column in batch.columns:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         offsets = pa.array(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), mask=np.append(lengths == 0, False)
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            mask=np.append(lengths == 0, False),
         )
         columns.append(pa.LargeListArray.from_arrays(offsets, column.flatten()))
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
@@ -169,7 +207,8 @@ def serving_schema(
     origins: Mapping[str, tuple[str, str]],
     train: schema_pb2.Schema,
 ) -> schema_pb2.Schema:
-    """The schema of requests: columns of the train rows with the comparators of the curated schemas, none of them required.
+    """The schema of requests: columns of the train rows with the comparators of the curated
+    schemas, none of them required.
 
     Args:
         task: `retrieve` or `score`.
@@ -178,7 +217,11 @@ def serving_schema(
         origins: column -> (table, its name there).
         train: of the train rows.
     """
-    known = {(table, feature.name): feature for table, schema in curated.items() for feature in schema.feature}
+    known = {
+        (table, feature.name): feature
+        for table, schema in curated.items()
+        for feature in schema.feature
+    }
     domains = {domain.name: domain for domain in train.string_domain}
     schema = schema_pb2.Schema(default_environment=ENVIRONMENTS)
     of_train = {feature.name: feature for feature in train.feature}
@@ -202,7 +245,9 @@ def serving_schema(
 
 def known_ids(examples_uri: str, split: str, column: str) -> pa.Array:
     """The distinct ids of a split of the built examples."""
-    return pc.unique(tables.read_split(examples_uri, split, {column: BYTES})[column].combine_chunks().drop_null())
+    return pc.unique(
+        tables.read_split(examples_uri, split, {column: BYTES})[column].combine_chunks().drop_null()
+    )
 
 
 def _write(path: str, data: bytes) -> None:

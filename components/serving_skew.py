@@ -1,7 +1,9 @@
-"""Skew and drift of what a served model is asked: the statistics of request logs against training's, and an earlier period's.
+"""Skew and drift of what a served model is asked: the statistics of request logs against
+training's, and an earlier period's.
 
-TFDV compares the columns, with the comparators of the curated schemas in the environment SERVING. What TFDV cannot know is counted
-beside it: users and items that the run has never seen, empty histories, who answered, what is recommended.
+TFDV compares the columns, with the comparators of the curated schemas in the environment SERVING.
+What TFDV cannot know is counted beside it: users and items that the run has never seen, empty
+histories, who answered, what is recommended.
 """
 
 import math
@@ -33,12 +35,17 @@ class Limits:
 
     Attributes:
         max_unknown_user_share: of the rows, asked for users whom the run's data do not have.
-        max_unknown_item_share: of the items in histories (of those scored), that the run's data do not have.
-        max_empty_history_share: of the rows, without a history; ordinary where the model knows its users' own.
-        max_fallback_share: of the answers, from popularity (`fallback`) or with unknown ids (`cold`).
+        max_unknown_item_share: of the items in histories (of those scored), that the run's data do
+            not have.
+        max_empty_history_share: of the rows, without a history; ordinary where the model knows its
+            users' own.
+        max_fallback_share: of the answers, from popularity (`fallback`) or with unknown ids
+            (`cold`).
         max_share_change: of any of these shares and of each strategy, from the earlier period.
-        max_missing_change: of the share of rows that lack a column, from training and from the earlier period.
-        max_popularity_drift: L-infinity distance between the items recommended now and in the earlier period.
+        max_missing_change: of the share of rows that lack a column, from training and from the
+            earlier period.
+        max_popularity_drift: L-infinity distance between the items recommended now and in the
+            earlier period.
         min_rows: with fewer rows or values on either side nothing is held against its bound.
         allowed_anomalies: columns whose anomalies against the schema may pass.
     """
@@ -66,9 +73,16 @@ class Limits:
             if key.startswith("max_") and not (number and 0 <= value <= 1):
                 raise ConfigError(f"--set {key} must be a share in [0, 1]; received {value!r}")
             if key == "min_rows" and not (isinstance(value, int) and number and value >= 1):
-                raise ConfigError(f"--set min_rows must be an integer, at least 1; received {value!r}")
+                raise ConfigError(
+                    f"--set min_rows must be an integer, at least 1; received {value!r}"
+                )
         allowed = values.get("allowed_anomalies", ())
-        return cls(**{**values, "allowed_anomalies": tuple([allowed] if isinstance(allowed, str) else allowed)})
+        return cls(
+            **{
+                **values,
+                "allowed_anomalies": tuple([allowed] if isinstance(allowed, str) else allowed),
+            }
+        )
 
 
 @dataclass
@@ -98,7 +112,9 @@ class Finding:
     before: float | None = None
 
 
-def compare(now: Period, training: Training, earlier: Period | None, limits: Limits) -> list[Finding]:
+def compare(
+    now: Period, training: Training, earlier: Period | None, limits: Limits
+) -> list[Finding]:
     """Everything that can be compared, what is broken first."""
     findings = [
         *_columns(now, training, earlier, limits),
@@ -111,8 +127,12 @@ def compare(now: Period, training: Training, earlier: Period | None, limits: Lim
     return sorted(findings, key=lambda finding: order.index(finding.state))
 
 
-def _columns(now: Period, training: Training, earlier: Period | None, limits: Limits) -> list[Finding]:
-    """TFDV's findings: distances by the schema's comparators, and anomalies of the requests against the schema."""
+def _columns(
+    now: Period, training: Training, earlier: Period | None, limits: Limits
+) -> list[Finding]:
+    """TFDV's findings: distances by the schema's comparators, and anomalies of the requests against
+    the schema.
+    """
     import tensorflow_data_validation as tfdv  # imports TensorFlow, which nothing else here needs
 
     skew = tfdv.validate_statistics(
@@ -134,7 +154,13 @@ def _columns(now: Period, training: Training, earlier: Period | None, limits: Li
             for measured in info.skew_measurements if kind == "skew" else info.drift_measurements:
                 findings.append(
                     _distance(
-                        kind, name, measured, _feature(now.statistics, name), _feature(before, name), words, limits
+                        kind,
+                        name,
+                        measured,
+                        _feature(now.statistics, name),
+                        _feature(before, name),
+                        words,
+                        limits,
                     )
                 )
     for column, anomaly in sorted(drift.anomaly_info.items()):
@@ -153,11 +179,15 @@ def _columns(now: Period, training: Training, earlier: Period | None, limits: Li
     return findings
 
 
-def _distance(kind: str, name: str, measured: Any, now: Any, before: Any, words: str, limits: Limits) -> Finding:
+def _distance(
+    kind: str, name: str, measured: Any, now: Any, before: Any, words: str, limits: Limits
+) -> Finding:
     metric = _METRICS[type(measured).Type.Name(measured.type)]
     value, bound = measured.value, measured.threshold
     count, count_before = _values(now), _values(before)
-    text = f"{kind} of {name}: the {metric} from {words} is {value:.4f}; at most {bound:g} is allowed"
+    text = (
+        f"{kind} of {name}: the {metric} from {words} is {value:.4f}; at most {bound:g} is allowed"
+    )
     text += f" ({kind}_comparator of the schema)"
     state = "met" if value <= bound else "broken"
     if min(count, count_before) < limits.min_rows:
@@ -167,16 +197,25 @@ def _distance(kind: str, name: str, measured: Any, now: Any, before: Any, words:
     differences = _differences(now, before)
     if differences:
         value_, share, share_before = differences[0]
-        text += f"; most different: {value_!r}, {share:.1%} of the values now, {share_before:.1%} in {words}"
+        text += (
+            f"; most different: {value_!r}, {share:.1%} of the values now, {share_before:.1%} in "
+            f"{words}"
+        )
     elif (
-        now is not None and before is not None and now.WhichOneof("stats") == before.WhichOneof("stats") == "num_stats"
+        now is not None
+        and before is not None
+        and now.WhichOneof("stats") == before.WhichOneof("stats") == "num_stats"
     ):
         text += f"; median {now.num_stats.median:g} now, {before.num_stats.median:g} in {words}"
     return Finding(kind, name, metric, value, bound, state, text, differences)
 
 
-def _missing(now: Period, training: Training, earlier: Period | None, limits: Limits) -> list[Finding]:
-    """A column that requests lack more often: the skew that TFDV's comparators do not see. A history may be empty."""
+def _missing(
+    now: Period, training: Training, earlier: Period | None, limits: Limits
+) -> list[Finding]:
+    """A column that requests lack more often: the skew that TFDV's comparators do not see. A
+    history may be empty.
+    """
     findings = []
     for kind, before, words in (
         ("skew", training.statistics, "training"),
@@ -187,8 +226,12 @@ def _missing(now: Period, training: Training, earlier: Period | None, limits: Li
         for name in training.columns:
             shares = [_missing_share(statistics, name) for statistics in (now.statistics, before)]
             change = shares[0] - shares[1]
-            text = f"{name} is missing in {shares[0]:.1%} of the rows now, {shares[1]:.1%} in {words}"
-            rows = min(int(now.statistics.datasets[0].num_examples), int(before.datasets[0].num_examples))
+            text = (
+                f"{name} is missing in {shares[0]:.1%} of the rows now, {shares[1]:.1%} in {words}"
+            )
+            rows = min(
+                int(now.statistics.datasets[0].num_examples), int(before.datasets[0].num_examples)
+            )
             findings.append(
                 _bounded(
                     kind,
@@ -209,13 +252,19 @@ def shares(period: Period, training: Training) -> dict[str, tuple[int, int]]:
     """What was counted: name -> (count, of how many)."""
     summary, found = period.summary, {}
     rows = summary.counts.get("rows", 0)
-    for name, what, known in (("unknown users", USER, training.users), ("unknown items", ITEM, training.items)):
+    for name, what, known in (
+        ("unknown users", USER, training.users),
+        ("unknown items", ITEM, training.items),
+    ):
         if {USER: "user_id", ITEM: "item_id"}[what] not in training.columns:
             continue
         values = summary.values.filter(pc.equal(summary.values["of"], what))
         total = pc.sum(values["count"]).as_py() or 0
-        seen = pc.sum(values.filter(pc.is_in(values["value"], value_set=known))["count"]).as_py() or 0
-        # A row without a user is one of a user nobody knows; a history without items has no item to know.
+        seen = (
+            pc.sum(values.filter(pc.is_in(values["value"], value_set=known))["count"]).as_py() or 0
+        )
+        # A row without a user is one of a user nobody knows; a history without items has no item to
+        # know.
         of = rows if what == USER or training.task == "score" else total
         found[name] = (of - seen, of)
     if training.task == "retrieve":
@@ -224,11 +273,16 @@ def shares(period: Period, training: Training) -> dict[str, tuple[int, int]]:
     answered = sum(strategies.values())
     if answered:
         for strategy in sorted({*strategies, b"model", _FALLBACK[training.task]}):
-            found[f"answered by {strategy.decode('utf-8', 'replace')}"] = (strategies.get(strategy, 0), answered)
+            found[f"answered by {strategy.decode('utf-8', 'replace')}"] = (
+                strategies.get(strategy, 0),
+                answered,
+            )
     return found
 
 
-def _shares(now: Period, training: Training, earlier: Period | None, limits: Limits) -> list[Finding]:
+def _shares(
+    now: Period, training: Training, earlier: Period | None, limits: Limits
+) -> list[Finding]:
     fallback = f"answered by {_FALLBACK[training.task].decode()}"
     bounds = {
         "unknown users": "max_unknown_user_share",
@@ -236,7 +290,9 @@ def _shares(now: Period, training: Training, earlier: Period | None, limits: Lim
         "empty histories": "max_empty_history_share",
         fallback: "max_fallback_share",
     }
-    items = "items in histories are ones" if training.task == "retrieve" else "items to score are ones"
+    items = (
+        "items in histories are ones" if training.task == "retrieve" else "items to score are ones"
+    )
     what = {
         "unknown users": "rows are for users that the run's data do not have",
         "unknown items": f"{items} that the run's data do not have",
@@ -245,19 +301,34 @@ def _shares(now: Period, training: Training, earlier: Period | None, limits: Lim
     findings: list[Finding] = []
     found, before = shares(now, training), shares(earlier, training) if earlier else {}
     # A strategy that is new, or gone, came not at all on the other side.
-    answered, answered_before = (counts.get("answered by model", (0, 0))[1] for counts in (found, before))
+    answered, answered_before = (
+        counts.get("answered by model", (0, 0))[1] for counts in (found, before)
+    )
     for name in [*found, *(name for name in before if name not in found)]:
         count, of = found.get(name, (0, answered))
         share = count / of if of else 0.0
         key = bounds.get(name)
         text = f"{share:.1%}: {count:,} of {of:,} {what.get(name, f'rows are {name}')}"
         findings.append(
-            _bounded("share", name, "share", share, getattr(limits, key) if key else None, of, text, key or "", limits)
+            _bounded(
+                "share",
+                name,
+                "share",
+                share,
+                getattr(limits, key) if key else None,
+                of,
+                text,
+                key or "",
+                limits,
+            )
         )
         if earlier is not None:
             count_before, of_before = before.get(name, (0, answered_before))
             old = count_before / of_before if of_before else 0.0
-            text, change = f"{name}: {share:.1%} now, {old:.1%} in the earlier period", abs(share - old)
+            text, change = (
+                f"{name}: {share:.1%} now, {old:.1%} in the earlier period",
+                abs(share - old),
+            )
             rows = min(of, of_before)
             findings.append(
                 _bounded(
@@ -279,11 +350,17 @@ def _shares(now: Period, training: Training, earlier: Period | None, limits: Lim
 def _popularity(now: Period, earlier: Period, limits: Limits) -> Finding:
     found, before = now.summary.of(RECOMMENDED), earlier.summary.of(RECOMMENDED)
     distance, divergence, differences = distribution_distance(found, before)
-    text = f"the L-infinity distance of the recommended items from the earlier period's is {distance:.4f} "
+    text = (
+        "the L-infinity distance of the recommended items from the earlier period's is "
+        f"{distance:.4f} "
+    )
     text += f"(Jensen-Shannon divergence {divergence:.4f})"
     if differences:
         item, share, share_before = differences[0]
-        text += f"; most different: {item!r}, {share:.1%} of what is recommended now, {share_before:.1%} before"
+        text += (
+            f"; most different: {item!r}, {share:.1%} of what is recommended now, "
+            f"{share_before:.1%} before"
+        )
     rows = min(sum(found.values()), sum(before.values()))
     finding = _bounded(
         "drift",
@@ -303,8 +380,9 @@ def _popularity(now: Period, earlier: Period, limits: Limits) -> Finding:
 def distribution_distance(
     now: Mapping[bytes, int], before: Mapping[bytes, int]
 ) -> tuple[float, float, list[tuple[str, float, float]]]:
-    """L-infinity distance and Jensen-Shannon divergence (base 2, so in [0, 1]) of two counted distributions, and the values that
-    differ most. Nothing against something is as far as can be; nothing against nothing is no distance."""
+    """L-infinity distance and Jensen-Shannon divergence (base 2, so in [0, 1]) of two counted
+    distributions, and the values that differ most. Nothing against something is as far as can be;
+    nothing against nothing is no distance."""
     values = sorted({*now, *before})
     totals = [sum(now.values()), sum(before.values())]
     if not any(totals):
@@ -317,18 +395,32 @@ def distribution_distance(
         return float(max(shares_[0].max(), shares_[1].max())), 1.0, []
     middle = (shares_[0] + shares_[1]) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = [np.where(share > 0, share * np.log2(share / middle), 0.0).sum() for share in shares_]
+        terms = [
+            np.where(share > 0, share * np.log2(share / middle), 0.0).sum() for share in shares_
+        ]
     apart = np.abs(shares_[0] - shares_[1])
     order = np.argsort(-apart, kind="stable")[:_SHOWN]
     differences = [
-        (values[one].decode("utf-8", "backslashreplace"), float(shares_[0][one]), float(shares_[1][one]))
+        (
+            values[one].decode("utf-8", "backslashreplace"),
+            float(shares_[0][one]),
+            float(shares_[1][one]),
+        )
         for one in order
     ]
     return float(apart.max()), float(sum(terms) / 2), differences
 
 
 def _bounded(
-    kind: str, name: str, metric: str, value: float, bound: float | None, rows: int, text: str, key: str, limits: Limits
+    kind: str,
+    name: str,
+    metric: str,
+    value: float,
+    bound: float | None,
+    rows: int,
+    text: str,
+    key: str,
+    limits: Limits,
 ) -> Finding:
     if bound is None:
         return Finding(kind, name, metric, value, bound, "unbounded", text)
@@ -363,17 +455,26 @@ def _missing_share(statistics: Statistics, name: str) -> float:
 
 
 def _differences(now: Any, before: Any) -> list[tuple[str, float, float]]:
-    """The most different values of a column of strings, among the thousand most frequent ones that TFDV keeps."""
-    if now is None or before is None or {now.WhichOneof("stats"), before.WhichOneof("stats")} != {"string_stats"}:
+    """The most different values of a column of strings, among the thousand most frequent ones that
+    TFDV keeps.
+    """
+    if (
+        now is None
+        or before is None
+        or {now.WhichOneof("stats"), before.WhichOneof("stats")} != {"string_stats"}
+    ):
         return []
     counted = []
     for feature in (now, before):
         total = _values(feature) or math.inf
         counted.append(
-            {bucket.label: bucket.sample_count / total for bucket in feature.string_stats.rank_histogram.buckets}
+            {
+                bucket.label: bucket.sample_count / total
+                for bucket in feature.string_stats.rank_histogram.buckets
+            }
         )
     values = {*counted[0], *counted[1]} - {_BYTES_VALUE}
-    order = sorted(values, key=lambda value: (-abs(counted[0].get(value, 0) - counted[1].get(value, 0)), value))[
-        :_SHOWN
-    ]
+    order = sorted(
+        values, key=lambda value: (-abs(counted[0].get(value, 0) - counted[1].get(value, 0)), value)
+    )[:_SHOWN]
     return [(value, counted[0].get(value, 0.0), counted[1].get(value, 0.0)) for value in order]

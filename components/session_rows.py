@@ -1,4 +1,6 @@
-"""Queries of sessions: every position of a held-out session asks for the next item, as the papers on sessions evaluate."""
+"""Queries of sessions: every position of a held-out session asks for the next item, as the papers
+on sessions evaluate.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from components.splits import Log
 def query_rows(
     log: Log, part: int, users: "rows.Side", popularity: "rows.Popularity", drop_repeats: bool
 ) -> tuple[pa.Table, dict[str, int]]:
-    """One row an event of the split: the history is what came before it in its session, the target its item.
+    """One row an event of the split: the history is what came before it in its session, the target
+    its item.
 
     Args:
         log: the users' events, split.
@@ -26,7 +29,9 @@ def query_rows(
     session = pd.factorize(session_splits.hashes(log.table, by_session=True))[0]
     order = np.lexsort((np.arange(len(log)), session))
     session = session[order]
-    first = np.concatenate([[True], session[1:] != session[:-1]]) if len(order) else np.zeros(0, bool)
+    first = (
+        np.concatenate([[True], session[1:] != session[:-1]]) if len(order) else np.zeros(0, bool)
+    )
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
     position = np.arange(len(order)) - start
     items = log.column("item_id")[order]
@@ -53,4 +58,6 @@ def query_rows(
     }
     columns |= users.join(ids)
     columns["timestamp"] = rows.times(log)[order[places]]
-    return rows.with_slices(pa.table(columns), log, log.user[order[places]], items[places], popularity), dropped
+    return rows.with_slices(
+        pa.table(columns), log, log.user[order[places]], items[places], popularity
+    ), dropped

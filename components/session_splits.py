@@ -1,7 +1,8 @@
-"""Splits that keep a session whole: by the last days, and as the source itself says. Pure functions on arrays.
+"""Splits that keep a session whole: by the last days, and as the source itself says. Pure functions
+on arrays.
 
-A session belongs to one side by its LAST event, as the papers on sessions have it: no event of a train session comes after the
-split point, while a test session may have begun before it.
+A session belongs to one side by its LAST event, as the papers on sessions have it: no event of a
+train session comes after the split point, while a test session may have begun before it.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ class SessionEnds:
     Attributes:
         sessions: [S] uint64, ascending distinct hashes.
         ends: [S] int64, the time of the last event; its row number where the log has no times.
-        parts: [S] int8, the highest number in `PARTS` that the source gives an event of it; 0 where it says nothing.
+        parts: [S] int8, the highest number in `PARTS` that the source gives an event of it; 0 where
+            it says nothing.
     """
 
     sessions: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
@@ -75,17 +77,25 @@ def parts_of(table: pa.Table) -> np.ndarray:
         if value not in known:
             where = int(np.flatnonzero(column == value)[0])
             raise DataError(
-                f"events.{SPLIT}: required: {', '.join(PARTS)}; received {value.decode('utf-8', 'backslashreplace')!r} "
+                f"events.{SPLIT}: required: {', '.join(PARTS)}; received "
+                f"{value.decode('utf-8', 'backslashreplace')!r} "
                 f"in row {table.column('row')[where].as_py()}"
             )
     if (codes < 0).any():
-        raise DataError(f"events.{SPLIT}: required: {', '.join(PARTS)}; received nothing in {(codes < 0).sum()} rows")
-    return np.array([known[value] for value in values], np.int8)[codes] if len(values) else np.zeros(0, np.int8)
+        raise DataError(
+            f"events.{SPLIT}: required: {', '.join(PARTS)}; received nothing in "
+            f"{(codes < 0).sum()} rows"
+        )
+    return (
+        np.array([known[value] for value in values], np.int8)[codes]
+        if len(values)
+        else np.zeros(0, np.int8)
+    )
 
 
 def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndarray:
-    """[S] int8: 2 for sessions that end within `days` before the end of the log, 1 for those that end within `days` before the
-    end of what is left, 0 for the others."""
+    """[S] int8: 2 for sessions that end within `days` before the end of the log, 1 for those that
+    end within `days` before the end of what is left, 0 for the others."""
     side = np.zeros(len(found.ends), np.int8)
     side[found.ends > found.ends.max(initial=0) - int(days * DAY)] = 2
     if with_validation:
@@ -93,9 +103,12 @@ def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndar
     return side
 
 
-def predefined(found: SessionEnds, days: float, valid_fraction: float, has_times: bool) -> np.ndarray:
-    """[S] int8: what the source says; where it names no validation, the train sessions that end within the last `days` of train
-    (the last `valid_fraction` of them, in a log without times) are that."""
+def predefined(
+    found: SessionEnds, days: float, valid_fraction: float, has_times: bool
+) -> np.ndarray:
+    """[S] int8: what the source says; where it names no validation, the train sessions that end
+    within the last `days` of train (the last `valid_fraction` of them, in a log without times) are
+    that."""
     side = found.parts.copy()
     if valid_fraction and not (side == 1).any():
         train = side == 0

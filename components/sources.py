@@ -25,7 +25,8 @@ LISTS = ("session_lists", "user_lists")
 def open_file(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a file to read bytes, those inside of it where its name ends in .gz.
 
-    A position in a compressed file is one in its contents; to get there, all before it is decompressed.
+    A position in a compressed file is one in its contents; to get there, all before it is
+    decompressed.
 
     Raises:
         DataError: the compressed file is damaged or cut off.
@@ -73,14 +74,17 @@ class Source:
         table: `events`, `items` or `users`.
         files: in the order in which their rows are numbered; none for an empty table.
         fields: the columns to read.
-        format: `text` (never quoted), `csv` (double quotes), `json` (an object a line), `parquet`, or one of `LISTS`: a line a session or a user.
+        format: `text` (never quoted), `csv` (double quotes), `json` (an object a line), `parquet`,
+            or one of `LISTS`: a line a session or a user.
         delimiter: between the values of a line; of a list, a blank stands for any run of blanks.
         width: number of values of a good line.
         header: whether the first line names the columns.
         encoding: of the text; ids are re-encoded as UTF-8.
         timestamp_unit: of numeric times: s, ms, us or ns.
-        parts: events: the part of the data (`PARTS`) that each file is, for the column `split`; none for no such column.
-        anonymous: events: there are neither users nor items; every `BLOCK_OF_ROWS` rows get a user_id, all rows one item_id.
+        parts: events: the part of the data (`PARTS`) that each file is, for the column `split`;
+            none for no such column.
+        anonymous: events: there are neither users nor items; every `BLOCK_OF_ROWS` rows get a
+            user_id, all rows one item_id.
     """
 
     table: str
@@ -101,7 +105,11 @@ class Source:
 
     def columns(self) -> dict[str, str]:
         """Column name -> kind of the table that this gives."""
-        columns = {} if self.fields and not self.anonymous else {name: BYTES for name in REQUIRED[self.table]}
+        columns = (
+            {}
+            if self.fields and not self.anonymous
+            else {name: BYTES for name in REQUIRED[self.table]}
+        )
         for field in self.fields:
             columns[field.name] = field.kind
             if field.year:

@@ -42,8 +42,9 @@ class SplitConfig:
         drop_repeats: leave targets out that are in the history already.
         candidates: `ncf99` for 99 sampled negatives a query, or None.
         input_share: user_holdout: share of a held-out user's events that the query knows.
-        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and predefined: a
-            `session` is parted whole, and every position of it is a query (last_days: always).
+        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
+            predefined: a `session` is parted whole, and every position of it is a query (last_days:
+                always).
         days: of last_days, for test and again for validation; see `session_splits`.
         file: given: the TSV file with user_id, item_id and optionally candidates.
     """
@@ -333,8 +334,8 @@ def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """What the events' own column `split` says, which session readers fill by the files' names; without
-    validation in it the last sessions of train are that, or each user's last event."""
+    """What the events' own column `split` says, which session readers fill by the files' names;
+    without validation in it the last sessions of train are that, or each user's last event."""
     parts = session_splits.parts_of(log.table)
     if not config.by_session:
         missing = config.valid_fraction and not facts.named_valid

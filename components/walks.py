@@ -138,7 +138,9 @@ def merge_transitions(parts: Iterable[Transitions]) -> Transitions:
     codes, items = pd.factorize(np.concatenate([part.items for part in parts]), sort=True)
     firsts = np.cumsum([0] + [len(part.items) for part in parts[:-1]])
     source, target = (
-        np.concatenate([codes[first + getattr(part, end)] for first, part in zip(firsts, parts, strict=True)])
+        np.concatenate(
+            [codes[first + getattr(part, end)] for first, part in zip(firsts, parts, strict=True)]
+        )
         for end in ("source", "target")
     )
     counts = np.concatenate([part.count for part in parts])

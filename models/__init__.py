@@ -1,6 +1,7 @@
 """Published recommender models under one contract; importable without TFX or Beam.
 
-TensorFlow Recommenders raises under Keras 3, so the legacy Keras is chosen here, before anything can import TensorFlow.
+TensorFlow Recommenders raises under Keras 3, so the legacy Keras is chosen here, before anything
+can import TensorFlow.
 """
 
 import os

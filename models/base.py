@@ -7,12 +7,14 @@ from tensorflow.python.autograph.core import config as autograph
 from models import sampling
 from models.hyper_parameters import CommonHyperParameters
 
-# TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is. Converting it costs every process seconds.
+# TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
+# Converting it costs every process seconds.
 autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, autograph.DoNotConvert("tf_keras"))
 
 
 class Recommender(tfrs.Model):
-    """Base of every model: TFRS' one hook, `compute_loss`, around which a subclass adds its batches.
+    """Base of every model: TFRS' one hook, `compute_loss`, around which a subclass adds its
+    batches.
 
     Args:
         hyper_parameters: an instance of the class attribute `HyperParameters`.
@@ -28,10 +30,14 @@ class Recommender(tfrs.Model):
 
     def batches(self, data, seed: int, first_epoch: int) -> sampling.Batches:
         """Returns endless train batches from `first_epoch` on."""
-        raise NotImplementedError(f"{type(self).__name__} must define batches() or override learn()")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define batches() or override learn()"
+        )
 
     def learn(self, session) -> None:
-        """Trains the model; `session` is a training.TrainingSession. Papers with a procedure of their own override this."""
+        """Trains the model; `session` is a training.TrainingSession. Papers with a procedure of
+        their own override this.
+        """
         session.fit(self)
 
     def train_step(self, inputs):

@@ -1,7 +1,8 @@
 """What a model trains on: the users, the items and the train rows, as index arrays in memory.
 
-Index layout: 0 = padding, 1 = unknown, 2.. = entities; those seen in train first, in the vocabulary's order (most frequent
-first), then the ones that only the tables know ("cold"). Position p in the catalogue is index p + 2.
+Index layout: 0 = padding, 1 = unknown, 2.. = entities; those seen in train first, in the
+vocabulary's order (most frequent first), then the ones that only the tables know ("cold"). Position
+p in the catalogue is index p + 2.
 """
 
 import functools
@@ -32,7 +33,8 @@ class Entities:
     Attributes:
         ids: [N] bytes; row r has index r + 2.
         known: how many of them train has seen; the others share the unknown row of an id embedding.
-        features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1 are missing.
+        features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1
+            are missing.
         vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
         tokens: feature name -> the vocabulary, for aligning embedding rows at a warm start.
     """
@@ -74,9 +76,12 @@ class EventLog:
     """The train events, sorted by user and, within a user, by time.
 
     Attributes:
-        user: [E] int64 user index.  item: [E] int64 item index.  timestamp: [E] int64 seconds, 0 where there is none.
-        rating: [E] float32, NaN where there is none.  row: [E] int64 number in the source; it orders what no time does.
-        session: [E] int64, equal within a session of a user; 0 where the train rows are no sessions.
+        user: [E] int64 user index.  item: [E] int64 item index.  timestamp: [E] int64 seconds, 0
+            where there is none.
+        rating: [E] float32, NaN where there is none.  row: [E] int64 number in the source; it
+                                                       orders what no time does.
+        session: [E] int64, equal within a session of a user; 0 where the train rows are no
+            sessions.
         label: [E] float32, what a `score` run learns; NaN in a `retrieve` run.
     """
 
@@ -102,16 +107,20 @@ class EventLog:
         return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """The events as sequences: a user's sessions where the log has them, else all that a user has.
+        """The events as sequences: a user's sessions where the log has them, else all that a user
+        has.
 
         Returns:
-            Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order of their first events.
-            And where each of the S sequences begins, and the end: [S + 1] int64.
+            Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order
+            of their first events. And where each of the S sequences begins, and the end: [S + 1]
+            int64.
         """
         # Stable: within a session the events stay in the order of time.
         together = np.lexsort((self.session, self.user))
         user, session = self.user[together], self.session[together]
-        firsts = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])])
+        firsts = np.flatnonzero(
+            np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])]
+        )
         lengths = np.diff(np.r_[firsts, len(self)])
         order = np.lexsort((self.row[together][firsts], self.timestamp[together][firsts]))
         starts = np.r_[0, np.cumsum(lengths[order])]
@@ -119,33 +128,43 @@ class EventLog:
         return self.item[together][np.repeat(firsts[order], lengths[order]) + within], starts
 
     def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
-        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the order of `starts`; no unknown items."""
+        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the
+        order of `starts`; no unknown items.
+        """
         known = self.item >= FIRST
         rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
         shape = (len(self.starts) - 1, item_count)
-        pairs = scipy.sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST)), shape)
+        pairs = scipy.sparse.csr_matrix(
+            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST)), shape
+        )
         pairs.sum_duplicates()
         pairs.data[:] = 1.0
         return pairs
 
 
 class TrainingData:
-    """Everything that a `retrieve` model may learn from, read from the built examples and the transform graph.
+    """Everything that a `retrieve` model may learn from, read from the built examples and the
+    transform graph.
 
     Args:
         transform_graph: folder of the transform graph (it holds the vocabularies fitted on train).
         schema: text-format schema of the train rows.
-        splits: split name -> glob of its gzip TFRecord files; `train`, `items` and `users` are required.
+        splits: split name -> glob of its gzip TFRecord files; `train`, `items` and `users` are
+            required.
         cold_items: whether items that train has not seen belong to the catalogue.
 
     Raises:
         DataError: a required split is missing or train is empty.
     """
 
-    def __init__(self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False):
+    def __init__(
+        self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False
+    ):
         for name in ("train", "items", "users"):
             if not tf.io.gfile.glob(splits.get(name, "")):
-                raise DataError(f"training needs the split {name!r}; found none at {splits.get(name)!r}")
+                raise DataError(
+                    f"training needs the split {name!r}; found none at {splits.get(name)!r}"
+                )
         self.transform = tft.TFTransformOutput(transform_graph)
         columns = feature_types.read_schema(schema)
         self.features = feature_types.from_schema(columns)
@@ -159,24 +178,36 @@ class TrainingData:
 
     @functools.cached_property
     def events(self) -> EventLog:
-        """The train events, whatever the example kind: lists are taken apart into the events that they are made of."""
+        """The train events, whatever the example kind: lists are taken apart into the events that
+        they are made of.
+        """
         kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
         spec = {
             "user_id": tf.io.FixedLenFeature([], tf.string),
             "item_id": STRINGS,
             "session_id": STRINGS,
-            **{name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64) for name, kind in kinds.items()},
+            **{
+                name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+                for name, kind in kinds.items()
+            },
         }
         no_session = tf.constant(0, tf.int64)
 
         def index(row):
             items = self.item_table.lookup(row["item_id"])
-            columns = {"user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()), "item": items.flat_values}
-            # One session id a row marks a row that is a session; a list of them, one an event, belongs to a row of a whole user.
+            columns = {
+                "user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()),
+                "item": items.flat_values,
+            }
+            # One session id a row marks a row that is a session; a list of them, one an event,
+            # belongs to a row of a whole user.
             single = tf.reduce_all(row["session_id"].row_lengths() == 1)
             columns["session"] = tf.cond(
                 single,
-                lambda: tf.repeat(tf.strings.to_hash_bucket_fast(row["session_id"].flat_values, 2**62), items.row_lengths()),
+                lambda: tf.repeat(
+                    tf.strings.to_hash_bucket_fast(row["session_id"].flat_values, 2**62),
+                    items.row_lengths(),
+                ),
                 lambda: tf.fill(tf.shape(items.flat_values), no_session),
             )
             for name, kind in kinds.items():
@@ -184,12 +215,18 @@ class TrainingData:
                 whole = tf.size(row[name].flat_values) == tf.size(columns["item"])
                 missing = tf.constant(float("nan") if kind == tf.float32 else 0, kind)
                 absent = tf.fill(tf.shape(columns["item"]), missing)
-                columns[name] = tf.cond(whole, functools.partial(tf.identity, row[name].flat_values), functools.partial(tf.identity, absent))
+                columns[name] = tf.cond(
+                    whole,
+                    functools.partial(tf.identity, row[name].flat_values),
+                    functools.partial(tf.identity, absent),
+                )
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
         if not len(columns["user"]):
-            raise DataError("the train split holds no rows; required: at least one event before the split point")
+            raise DataError(
+                "the train split holds no rows; required: at least one event before the split point"
+            )
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
         return EventLog(**{name: columns.pop(name)[order] for name in list(columns)})
@@ -201,18 +238,23 @@ class TrainingData:
 
     @functools.cached_property
     def walks(self) -> tf.RaggedTensor:
-        """[W, None] int64 item indices: the walks where there are any, else the lists of the train rows; unknown items left out.
+        """[W, None] int64 item indices: the walks where there are any, else the lists of the train
+        rows; unknown items left out.
 
         Walks are no events: whatever is counted is counted in `events` and `item_counts`.
         """
         pattern = self._splits["walks" if self.has_walks else "train"]
         return read_columns(
-            pattern, {"item_id": STRINGS}, lambda row: {"item": drop_unknown(self.item_table.lookup(row["item_id"]))}
+            pattern,
+            {"item_id": STRINGS},
+            lambda row: {"item": drop_unknown(self.item_table.lookup(row["item_id"]))},
         )["item"]
 
     @functools.cached_property
     def user_history(self) -> tf.RaggedTensor:
-        """[users + 2, None] int64 item indices, oldest first: the whole log, for serving only; unknown items left out."""
+        """[users + 2, None] int64 item indices, oldest first: the whole log, for serving only;
+        unknown items left out.
+        """
         rows = read_columns(
             self._splits["users"],
             {"user_id": tf.io.FixedLenFeature([], tf.string), "history": STRINGS},
@@ -228,14 +270,17 @@ class TrainingData:
 
         Args:
             entity: `user` or `item`.
-            longest: words of one review that are read. A document is cut after twice as many, so that this many are left of it
-                when a review is taken out.
+            longest: words of one review that are read. A document is cut after twice as many, so
+                that this many are left of it when a review is taken out.
 
         Raises:
             DataError: the events have no reviews.
         """
         if feature_types.REVIEW not in self._raw_spec:
-            raise DataError(f"documents are made of reviews; required: a column {feature_types.REVIEW!r} of the table events")
+            raise DataError(
+                f"documents are made of reviews; required: a column {feature_types.REVIEW!r} of "
+                "the table events"
+            )
         text, partner = feature_types.document_columns(entity)
         tables = {"user": self.user_table, "item": self.item_table}
         layer = self.transform.transform_features_layer()
@@ -243,24 +288,42 @@ class TrainingData:
         def columns(row):
             reviews = row[text]
             review = tf.RaggedTensor.from_tensor(reviews.flat_values[:, tf.newaxis]).to_sparse()
-            words = to_ragged(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[:, :longest]
+            words = to_ragged(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[
+                :, :longest
+            ]
             other = tables[feature_types.OTHER[entity]].lookup(row[partner].flat_values)
-            parts = {"words": words, "partners": words.with_flat_values(tf.repeat(other, words.row_lengths()))}
+            parts = {
+                "words": words,
+                "partners": words.with_flat_values(tf.repeat(other, words.row_lengths())),
+            }
             whole = {
-                name: tf.RaggedTensor.from_row_splits(tf.cast(part, tf.int32), reviews.row_splits).merge_dims(1, 2)[:, : 2 * longest]
+                name: tf.RaggedTensor.from_row_splits(
+                    tf.cast(part, tf.int32), reviews.row_splits
+                ).merge_dims(1, 2)[:, : 2 * longest]
                 for name, part in parts.items()
             }
             return {"index": tables[entity].lookup(row[f"{entity}_id"]), **whole}
 
-        spec = {f"{entity}_id": tf.io.FixedLenFeature([], tf.string), text: STRINGS, partner: STRINGS}
+        spec = {
+            f"{entity}_id": tf.io.FixedLenFeature([], tf.string),
+            text: STRINGS,
+            partner: STRINGS,
+        }
         rows = read_columns(self._splits[f"{entity}s"], spec, columns)
         count = (self.users if entity == "user" else self.items).index_count
-        return Documents(*(_scatter_rows(rows[name], rows["index"], count) for name in ("words", "partners")))
+        return Documents(
+            *(_scatter_rows(rows[name], rows["index"], count) for name in ("words", "partners"))
+        )
 
     def queries(self, split: str) -> np.ndarray:
-        """[Q] bytes: the serialized query rows of `split`, in file order; empty when the split has none."""
+        """[Q] bytes: the serialized query rows of `split`, in file order; empty when the split has
+        none.
+        """
         files = sorted(tf.io.gfile.glob(self._splits.get(split, "")))
-        records = [np.array(list(tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator()), object) for file in files]
+        records = [
+            np.array(list(tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator()), object)
+            for file in files
+        ]
         return np.concatenate(records) if records else np.array([], object)
 
     def _vocabulary(self, name: str) -> list[bytes]:
@@ -279,7 +342,8 @@ class TrainingData:
             return {key: identity, **{name: to_ragged(columns[name]) for name in spec}}
 
         rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
-        # One row an id: a later duplicate (the data check has said so) does not win over an earlier one.
+        # One row an id: a later duplicate (the data check has said so) does not win over an earlier
+        # one.
         table_ids, first_rows = np.unique(rows[key].astype(object), return_index=True)
         is_known = set(known)
         cold = [identity for identity in table_ids if identity not in is_known] if with_cold else []
@@ -293,14 +357,25 @@ class TrainingData:
             table = _scatter_rows(values, present + FIRST, len(ids) + FIRST)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
             features[feature.name] = first_value(table) if single else table
-            tokens[feature.name] = [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
-            sizes[feature.name] = int(tf.reduce_max(tf.concat([values.flat_values, [len(tokens[feature.name]) + UNKNOWN]], 0))) + 1
+            tokens[feature.name] = (
+                [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
+            )
+            sizes[feature.name] = (
+                int(
+                    tf.reduce_max(
+                        tf.concat([values.flat_values, [len(tokens[feature.name]) + UNKNOWN]], 0)
+                    )
+                )
+                + 1
+            )
         return Entities(ids, len(known), features, sizes, tokens)
 
     def _item_counts(self) -> np.ndarray:
         """[N] int64 train counts in catalogue order, as Transform counted them."""
         counts = {}
-        with tf.io.gfile.GFile(self.transform.vocabulary_file_by_name(ITEM_FREQUENCY), "rb") as file:
+        with tf.io.gfile.GFile(
+            self.transform.vocabulary_file_by_name(ITEM_FREQUENCY), "rb"
+        ) as file:
             for line in file.read().split(b"\n"):
                 if line:
                     count, token = line.split(b" ", 1)
@@ -309,22 +384,31 @@ class TrainingData:
 
 
 def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray | tf.RaggedTensor]:
-    """Reads gzip TFRecords of tf.Example in large batches; `transform` maps a parsed batch to the columns to keep.
+    """Reads gzip TFRecords of tf.Example in large batches; `transform` maps a parsed batch to the
+    columns to keep.
 
     Returns:
-        Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file order.
+        Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file
+        order.
     """
     dataset = (
         tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP")
         .batch(_BATCH)
-        .map(lambda record: transform(tf.io.parse_example(record, dict(spec))), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(
+            lambda record: transform(tf.io.parse_example(record, dict(spec))),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
     )
     batches = list(dataset)
     columns = {}
     for name, element in dataset.element_spec.items():
         parts = [batch.pop(name) for batch in batches]
         if isinstance(element, tf.RaggedTensorSpec):
-            columns[name] = tf.concat(parts, axis=0) if parts else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
+            columns[name] = (
+                tf.concat(parts, axis=0)
+                if parts
+                else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
+            )
         else:
             empty = np.array([], element.dtype.as_numpy_dtype)
             columns[name] = np.concatenate([part.numpy() for part in parts]) if parts else empty
@@ -332,17 +416,25 @@ def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray
 
 
 def to_ragged(column: tf.SparseTensor) -> tf.RaggedTensor:
-    """A sparse [B, L] column whose rows are filled from the left, as Transform gives them, as a ragged one.
+    """A sparse [B, L] column whose rows are filled from the left, as Transform gives them, as a
+    ragged one.
 
     `RaggedTensor.from_sparse` checks that in-graph at every call, with some thirty ops a column.
     """
-    return tf.RaggedTensor.from_value_rowids(column.values, column.indices[:, 0], tf.cast(column.dense_shape[0], tf.int64), validate=False)
+    return tf.RaggedTensor.from_value_rowids(
+        column.values,
+        column.indices[:, 0],
+        tf.cast(column.dense_shape[0], tf.int64),
+        validate=False,
+    )
 
 
 def first_value(column: tf.RaggedTensor) -> tf.Tensor:
     """[B] the first value of every row of a ragged column of numbers, 0 where a row is empty."""
     padded = tf.concat([column.flat_values, tf.zeros([1], column.dtype)], axis=0)
-    return tf.where(column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype))
+    return tf.where(
+        column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype)
+    )
 
 
 def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
@@ -362,5 +454,7 @@ def _scatter_rows(values: tf.RaggedTensor, index: np.ndarray, count: int) -> tf.
     """Places ragged rows at `index` of a ragged tensor with `count` rows; the others stay empty."""
     order = np.full(count, len(index), np.int64)
     order[np.asarray(index)] = np.arange(len(index))
-    padded = tf.concat([values, tf.ragged.constant([[]], dtype=values.dtype, ragged_rank=1)], axis=0)
+    padded = tf.concat(
+        [values, tf.ragged.constant([[]], dtype=values.dtype, ragged_rank=1)], axis=0
+    )
     return tf.gather(padded, order)

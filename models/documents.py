@@ -11,8 +11,10 @@ class Documents:
     """The documents of all users, or of all items.
 
     Attributes:
-        words: ragged [N + 2, None] int32 word indices (1 = unknown) of the users or items by index; rows 0 and 1 are empty.
-        partners: the same shape; the index of the item (of the user) whom the review is about (is by) that a word is from.
+        words: ragged [N + 2, None] int32 word indices (1 = unknown) of the users or items by index;
+            rows 0 and 1 are empty.
+        partners: the same shape; the index of the item (of the user) whom the review is about (is
+            by) that a word is from.
     """
 
     words: tf.RaggedTensor
@@ -36,5 +38,7 @@ class Documents:
         """
         words, partners = tf.gather(self.words, owner), tf.gather(self.partners, owner)
         own = tf.repeat(tf.cast(partner, partners.dtype), partners.row_lengths())
-        others = tf.ragged.boolean_mask(words, partners.with_flat_values(partners.flat_values != own))
+        others = tf.ragged.boolean_mask(
+            words, partners.with_flat_values(partners.flat_values != own)
+        )
         return others[:, :length].to_tensor(shape=[None, length])

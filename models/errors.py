@@ -25,7 +25,9 @@ def require_known(where: str, keys: Iterable[str], known: Iterable[str]) -> None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns a hint such as ``; did you mean 'neumf'?``, or the sorted choices when nothing is close."""
+    """Returns a hint such as ``; did you mean 'neumf'?``, or the sorted choices when nothing is
+    close.
+    """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:

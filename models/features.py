@@ -47,7 +47,9 @@ DOCUMENTS = tuple(Feature(f"{entity}_document", entity, DOCUMENT) for entity in 
 
 
 def document_columns(entity: str) -> tuple[str, str]:
-    """Returns the names, in the split of the users or of the items, of the lists of reviews and of the other side of each."""
+    """Returns the names, in the split of the users or of the items, of the lists of reviews and of
+    the other side of each.
+    """
     return f"{entity}_document", f"{entity}_document_{OTHER[entity]}"
 
 
@@ -66,12 +68,18 @@ def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:
         if column.name in NOT_FEATURES:
             continue
         entity = column.name.split("_", 1)[0]
-        features.append(Feature(column.name, entity if entity in ("user", "item") else "context", _kind(column)))
+        features.append(
+            Feature(column.name, entity if entity in ("user", "item") else "context", _kind(column))
+        )
     return tuple(features)
 
 
-def text_columns(items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema) -> list[str]:
-    """Returns the names, as the built examples carry them, of the columns of three table schemas that hold text."""
+def text_columns(
+    items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
+) -> list[str]:
+    """Returns the names, as the built examples carry them, of the columns of three table schemas
+    that hold text.
+    """
     tables = (("item_", items), ("user_", users), ("", events))
     return [
         prefix + column.name
@@ -81,10 +89,19 @@ def text_columns(items: schema_pb2.Schema, users: schema_pb2.Schema, events: sch
     ]
 
 
-def log_columns(items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema) -> list[str]:
-    """Returns the names, as the built examples carry them, of the columns of three table schemas that are `LOG_SCALE`."""
+def log_columns(
+    items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
+) -> list[str]:
+    """Returns the names, as the built examples carry them, of the columns of three table schemas
+    that are `LOG_SCALE`.
+    """
     tables = (("item_", items), ("user_", users), ("", events))
-    return [prefix + column.name for prefix, table in tables for column in table.feature if LOG_SCALE in column.annotation.tag]
+    return [
+        prefix + column.name
+        for prefix, table in tables
+        for column in table.feature
+        if LOG_SCALE in column.annotation.tag
+    ]
 
 
 def _kind(column: schema_pb2.Feature) -> str:

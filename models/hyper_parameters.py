@@ -1,4 +1,6 @@
-"""Hyper-parameters that every model has; a model's own class adds its paper's and sets the defaults."""
+"""Hyper-parameters that every model has; a model's own class adds its paper's and sets the
+defaults.
+"""
 
 import pydantic
 
@@ -12,12 +14,14 @@ class CommonHyperParameters(pydantic.BaseModel):
         batch_size: train examples a step (positives, where a model draws negatives).
         learning_rate: step size of the optimiser.
         validate_every: epochs between two validations.
-        monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10, log_loss or mse.
+        monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10,
+            log_loss or mse.
         mixed_precision: compute in bfloat16, keep variables in float32.
         jit_compile: compile the train step with XLA.
-        lazy_adam: where a model learns by Adam, a step moves only the rows of an embedding table that it reads, so that its time does
-            not grow with the table; a little other than Adam.
-        unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is trained.
+        lazy_adam: where a model learns by Adam, a step moves only the rows of an embedding table
+            that it reads, so that its time does not grow with the table; a little other than Adam.
+        unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is
+            trained.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +37,8 @@ class CommonHyperParameters(pydantic.BaseModel):
     lazy_adam: bool = False
     unknown_rate: float = 0.02
 
-    # Validators, not field constraints: a model's own class sets other defaults, which would drop a field's constraints.
+    # Validators, not field constraints: a model's own class sets other defaults, which would drop a
+    # field's constraints.
     @pydantic.field_validator("epochs", "patience", "batch_size", "validate_every")
     @classmethod
     def _at_least_one(cls, value: int) -> int:
@@ -60,9 +65,10 @@ class HyperParameters(CommonHyperParameters):
     """The base of a `retrieve` model's own.
 
     Attributes:
-        filter_seen: leave out of the ranking what the user has had already, in evaluation and in serving alike.
-        segment: the feature of the users within whose values popularity is counted for users whom train has not seen; left out, the first
-            with one value a user; empty, none.
+        filter_seen: leave out of the ranking what the user has had already, in evaluation and in
+            serving alike.
+        segment: the feature of the users within whose values popularity is counted for users whom
+            train has not seen; left out, the first with one value a user; empty, none.
     """
 
     filter_seen: bool = True

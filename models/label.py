@@ -1,4 +1,6 @@
-"""What a `score` run predicts: a property of the run, never of the model. Light: the gate and the command line read it."""
+"""What a `score` run predicts: a property of the run, never of the model. Light: the gate and the
+command line read it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ _KEYS = ("column", "threshold")
 class Label:
     """The label of a run.
 
-    `{column: rating}` is a rating (any number); `{column: rating, threshold: 4}` is a click: 1 from the threshold on, else 0;
-    the column `label` holds clicks already.
+    `{column: rating}` is a rating (any number); `{column: rating, threshold: 4}` is a click: 1 from
+    the threshold on, else 0; the column `label` holds clicks already.
 
     Attributes:
         column: the column of the events that the label is made of.
@@ -44,8 +46,12 @@ class Label:
             return None
         require_known("label", values, _KEYS)
         if not isinstance(values.get("column"), str) or not values["column"]:
-            raise ConfigError(f"label requires column, the name of a column of the events; received {values}")
+            raise ConfigError(
+                f"label requires column, the name of a column of the events; received {values}"
+            )
         threshold = values.get("threshold")
-        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, (int, float))):
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, (int, float))
+        ):
             raise ConfigError(f"label.threshold must be a number; received {threshold!r}")
         return cls(values["column"], None if threshold is None else float(threshold))

@@ -7,7 +7,8 @@ from models.data import Entities
 
 
 class TokenEmbedding(tf.keras.layers.Embedding):
-    """An embedding whose row r >= 2 belongs to `tokens[r - 2]`; a warm start aligns rows by token, not by number.
+    """An embedding whose row r >= 2 belongs to `tokens[r - 2]`; a warm start aligns rows by token,
+    not by number.
 
     Args:
         tokens: what the rows from 2 on stand for.
@@ -20,17 +21,23 @@ class TokenEmbedding(tf.keras.layers.Embedding):
         self.tokens = np.asarray(tokens, object)
 
 
-def id_embedding(entities: Entities, dimension: int, stddev: float = 0.01, name: str | None = None) -> TokenEmbedding:
+def id_embedding(
+    entities: Entities, dimension: int, stddev: float = 0.01, name: str | None = None
+) -> TokenEmbedding:
     """Returns an embedding of the entities that train has seen; look up `embedding_index[index]`."""
     initializer = tf.keras.initializers.RandomNormal(stddev=stddev)
     tokens = entities.ids[: entities.known]
-    return TokenEmbedding(tokens, entities.embedding_rows, dimension, embeddings_initializer=initializer, name=name)
+    return TokenEmbedding(
+        tokens, entities.embedding_rows, dimension, embeddings_initializer=initializer, name=name
+    )
 
 
 class EntityEncoder(tf.keras.layers.Layer):
-    """Sum-pooled embedding of an entity's features and, optionally, of its id, concatenated: [...] index -> [..., width].
+    """Sum-pooled embedding of an entity's features and, optionally, of its id, concatenated: [...]
+    index -> [..., width].
 
-    Multi-valued features and text are averaged over the values present; an entity without any has zeros.
+    Multi-valued features and text are averaged over the values present; an entity without any has
+    zeros.
 
     Args:
         entities: the users or the items, with their feature tables.
@@ -38,7 +45,9 @@ class EntityEncoder(tf.keras.layers.Layer):
         feature_dimension: width of each feature's.
     """
 
-    def __init__(self, entities: Entities, dimension: int, feature_dimension: int, name: str | None = None):
+    def __init__(
+        self, entities: Entities, dimension: int, feature_dimension: int, name: str | None = None
+    ):
         super().__init__(name=name)
         self._index = tf.constant(entities.embedding_index)
         self._features = {name: _dense(table) for name, table in entities.features.items()}
@@ -48,14 +57,18 @@ class EntityEncoder(tf.keras.layers.Layer):
                 entities.tokens[feature],
                 entities.vocabulary_sizes[feature],
                 feature_dimension,
-                embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=feature_dimension**-0.5),
+                embeddings_initializer=tf.keras.initializers.RandomNormal(
+                    stddev=feature_dimension**-0.5
+                ),
                 name=feature,
             )
             for feature in sorted(self._features)
         }
 
     def call(self, index, forget=None):
-        """Encodes `index`; where the boolean `forget` (same shape) is true the id is replaced by the unknown one."""
+        """Encodes `index`; where the boolean `forget` (same shape) is true the id is replaced by
+        the unknown one.
+        """
         row = tf.gather(self._index, index)
         if forget is not None:
             row = tf.where(forget, tf.ones_like(row), row)
@@ -72,7 +85,8 @@ class EntityEncoder(tf.keras.layers.Layer):
 
 
 class Mlp(tf.keras.layers.Layer):
-    """Hidden layers of a multi-layer perceptron: [B, any] -> [B, hidden[-1]], dropout after each; no layer at all is the identity.
+    """Hidden layers of a multi-layer perceptron: [B, any] -> [B, hidden[-1]], dropout after each;
+    no layer at all is the identity.
 
     Args:
         hidden: units of each layer, with ReLU.

@@ -1,4 +1,6 @@
-"""Names of the metrics that the `evaluate` signatures return. Light: the gate and the command line read them."""
+"""Names of the metrics that the `evaluate` signatures return. Light: the gate and the command line
+read them.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -7,10 +9,28 @@ from models.label import LABEL, Label
 
 CUTOFFS = (10, 20)
 
-RANKED = ("hr_10", "hr_20", "recall_10", "recall_20", "ndcg_10", "ndcg_20", "mrr_10", "mrr_20", "map_10", "tie_gap_10")
+RANKED = (
+    "hr_10",
+    "hr_20",
+    "recall_10",
+    "recall_20",
+    "ndcg_10",
+    "ndcg_20",
+    "mrr_10",
+    "mrr_20",
+    "map_10",
+    "tie_gap_10",
+)
 """Per-query values that the ranks of the targets give."""
 
-RETRIEVE_METRICS = (*RANKED, "popularity_hr_10", "popularity_ndcg_10", "lift_ndcg_10", "ncf99_hr_10", "ncf99_ndcg_10")
+RETRIEVE_METRICS = (
+    *RANKED,
+    "popularity_hr_10",
+    "popularity_ndcg_10",
+    "lift_ndcg_10",
+    "ncf99_hr_10",
+    "ncf99_ndcg_10",
+)
 """Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
 counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
@@ -27,9 +47,12 @@ class MetricSet:
     Attributes:
         rows: what one evaluated row is called.
         means: outputs of `evaluate`, one value a row, that are averaged.
-        pooled: metric -> class of TFMA's or of `components.row_metrics`, for those that no average of rows gives; computed of the output `prediction`.
-        label: the numeric column that every evaluated row has; what the pooled metrics hold the prediction against.
-        monitor: chooses the epoch, unless a run names another; the gate compares it with the last blessed model's.
+        pooled: metric -> class of TFMA's or of `components.row_metrics`, for those that no average
+            of rows gives; computed of the output `prediction`.
+        label: the numeric column that every evaluated row has; what the pooled metrics hold the
+            prediction against.
+        monitor: chooses the epoch, unless a run names another; the gate compares it with the last
+            blessed model's.
         choosing: what a run may choose the epoch by (the hyper-parameter `monitor`).
         lift: how much better than the reference a row is; the gate holds its mean to a floor.
         reference: what the reference is called.
@@ -62,7 +85,10 @@ class MetricSet:
         if monitor is None:
             return self
         if monitor not in self.choosing:
-            raise ConfigError(f"monitor: one of {', '.join(self.choosing)} required; received {monitor!r}{nearest(monitor, self.choosing)}")
+            raise ConfigError(
+                f"monitor: one of {', '.join(self.choosing)} required; received "
+                f"{monitor!r}{nearest(monitor, self.choosing)}"
+            )
         return replace(self, monitor=monitor)
 
 
@@ -70,7 +96,8 @@ RETRIEVE = MetricSet(
     rows="queries",
     means=RETRIEVE_METRICS,
     pooled={},
-    # The signature scores by itself; TFMA wants a label all the same and gets a number that every query has.
+    # The signature scores by itself; TFMA wants a label all the same and gets a number that every
+    # query has.
     label="timestamp",
     monitor="ndcg_10",
     choosing=tuple(name for name in RANKED if not name.startswith("tie_gap")),
@@ -82,7 +109,14 @@ RETRIEVE = MetricSet(
 
 TWO_STAGE = MetricSet(
     rows="queries",
-    means=(*RANKED, "popularity_hr_10", "popularity_ndcg_10", "alone_hr_10", "alone_ndcg_10", "lift_alone_ndcg_10"),
+    means=(
+        *RANKED,
+        "popularity_hr_10",
+        "popularity_ndcg_10",
+        "alone_hr_10",
+        "alone_ndcg_10",
+        "lift_alone_ndcg_10",
+    ),
     pooled={},
     label="timestamp",
     monitor="ndcg_10",
@@ -123,7 +157,9 @@ _SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
 
 
 def of(task: str, label: Label | None = None) -> MetricSet:
-    """The metrics of a run: a `retrieve` run, a bundle of two stages, or a `score` run on clicks or on ratings."""
+    """The metrics of a run: a `retrieve` run, a bundle of two stages, or a `score` run on clicks or
+    on ratings.
+    """
     if task in ("retrieve", "two_stage"):
         return RETRIEVE if task == "retrieve" else TWO_STAGE
     return CLICK if label is None or label.is_click else RATING
@@ -135,6 +171,12 @@ def named(metric: str) -> MetricSet:
 
 
 def with_roots(values: dict[str, float]) -> dict[str, float]:
-    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean, which no average of batches or slices gives."""
-    roots = {name.replace("mse", "rmse"): max(values[name], 0.0) ** 0.5 for name in ("mse", "constant_mse") if name in values}
+    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean, which no average of
+    batches or slices gives.
+    """
+    roots = {
+        name.replace("mse", "rmse"): max(values[name], 0.0) ** 0.5
+        for name in ("mse", "constant_mse")
+        if name in values
+    }
     return {**values, **roots}

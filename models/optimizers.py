@@ -1,4 +1,6 @@
-"""Optimisers as papers define them, where Keras' own of the same name is another algorithm or a slow one."""
+"""Optimisers as papers define them, where Keras' own of the same name is another algorithm or a
+slow one.
+"""
 
 from collections.abc import Callable
 
@@ -6,16 +8,17 @@ import tensorflow as tf
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step, where Keras' own reads and writes a table of
-    embeddings ten times a step.
+    """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step, where Keras'
+    own reads and writes a table of embeddings ten times a step.
 
         m <- beta_1 m + (1 - beta_1) g,   v <- beta_2 v + (1 - beta_2) g^2
         p <- p - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
     Args:
         learning_rate: step size.
-        lazy: of a table of embeddings move only the rows that a step has gradients of, their m and v included. The time of a step
-            then does not grow with the table; m and v of the other rows wait where Adam lets them decay.
+        lazy: of a table of embeddings move only the rows that a step has gradients of, their m and
+            v included. The time of a step then does not grow with the table; m and v of the other
+            rows wait where Adam lets them decay.
     """
 
     def __init__(self, learning_rate: float = 1e-3, lazy: bool = False, name: str = "Adam"):
@@ -31,7 +34,10 @@ class Adam(tf.keras.optimizers.Adam):
         step = tf.cast(self.iterations + 1, variable.dtype)
         power_1, power_2 = beta_1**step, beta_2**step
         if self.lazy and isinstance(gradient, tf.IndexedSlices):
-            rows, values = gradient.indices, gradient.values  # each row once: Keras has added them up
+            rows, values = (
+                gradient.indices,
+                gradient.values,
+            )  # each row once: Keras has added them up
             new_m = beta_1 * tf.gather(m, rows) + (1 - beta_1) * values
             new_v = beta_2 * tf.gather(v, rows) + (1 - beta_2) * values**2
             m.scatter_update(tf.IndexedSlices(new_m, rows))
@@ -54,7 +60,11 @@ class Adam(tf.keras.optimizers.Adam):
 
     def get_config(self):
         """The constructor's arguments."""
-        return {"learning_rate": self._serialize_hyperparameter(self._learning_rate), "lazy": self.lazy, "name": self.name}
+        return {
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "lazy": self.lazy,
+            "name": self.name,
+        }
 
 
 class Adagrad(tf.keras.optimizers.Optimizer):
@@ -62,8 +72,9 @@ class Adagrad(tf.keras.optimizers.Optimizer):
 
         acc <- acc + g^2,   v <- momentum v - learning_rate g / sqrt(acc + epsilon),   p <- p + v
 
-    Keras' own starts its accumulator at 0.1, has epsilon outside the root and no momentum. Rows of a table that a step does
-    not touch stay as they are, their velocity included; gradients of a row that a step touches several times are summed first.
+    Keras' own starts its accumulator at 0.1, has epsilon outside the root and no momentum. Rows of
+    a table that a step does not touch stay as they are, their velocity included; gradients of a row
+    that a step touches several times are summed first.
 
     Args:
         learning_rate: step size.
@@ -71,7 +82,14 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         epsilon: added to the accumulator under the root.
     """
 
-    def __init__(self, learning_rate: float = 0.05, momentum: float = 0.0, epsilon: float = 1e-6, name: str = "Adagrad", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float = 0.05,
+        momentum: float = 0.0,
+        epsilon: float = 1e-6,
+        name: str = "Adagrad",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
@@ -83,8 +101,14 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         if getattr(self, "_built", False):
             return
         self._built = True
-        self._accumulators = [self.add_variable_from_reference(variable, "accumulator") for variable in var_list]
-        self._velocities = [self.add_variable_from_reference(variable, "velocity") for variable in var_list] if self.momentum else []
+        self._accumulators = [
+            self.add_variable_from_reference(variable, "accumulator") for variable in var_list
+        ]
+        self._velocities = (
+            [self.add_variable_from_reference(variable, "velocity") for variable in var_list]
+            if self.momentum
+            else []
+        )
 
     def update_step(self, gradient, variable):
         """Updates one variable, dense or by rows."""
@@ -111,18 +135,24 @@ class Adagrad(tf.keras.optimizers.Optimizer):
     def get_config(self):
         """The constructor's arguments."""
         config = super().get_config()
-        config.update(learning_rate=self._serialize_hyperparameter(self._learning_rate), momentum=self.momentum, epsilon=self.epsilon)
+        config.update(
+            learning_rate=self._serialize_hyperparameter(self._learning_rate),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+        )
         return config
 
 
 class Ftrl(tf.keras.optimizers.Optimizer):
-    """FTRL-Proximal (McMahan et al., KDD 2013): a weight is exactly zero until its gradients outweigh `l1`.
+    """FTRL-Proximal (McMahan et al., KDD 2013): a weight is exactly zero until its gradients
+    outweigh `l1`.
 
         n_new = n + g^2,   z <- z + g - (sqrt(n_new) - sqrt(n)) / learning_rate * w
         w <- 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n_new)) / learning_rate + l2)
 
-    Keras' own starts n at 0.1, has beta at 0 and computes whole tables where a step touches a few rows. The paper adds up the
-    gradients of examples where a loss here is the mean of a batch: dividing beta, l1 and l2 by `rows` makes the two the same.
+    Keras' own starts n at 0.1, has beta at 0 and computes whole tables where a step touches a few
+    rows. The paper adds up the gradients of examples where a loss here is the mean of a batch:
+    dividing beta, l1 and l2 by `rows` makes the two the same.
 
     Args:
         learning_rate: alpha of the paper.
@@ -133,7 +163,14 @@ class Ftrl(tf.keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate: float = 0.05, rows: int = 1, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0, name: str = "Ftrl", **kwargs
+        self,
+        learning_rate: float = 0.05,
+        rows: int = 1,
+        beta: float = 1.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        name: str = "Ftrl",
+        **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
@@ -145,8 +182,12 @@ class Ftrl(tf.keras.optimizers.Optimizer):
         if getattr(self, "_built", False):
             return
         self._built = True
-        self._squares = [self.add_variable_from_reference(variable, "squares") for variable in var_list]
-        self._linear = [self.add_variable_from_reference(variable, "linear") for variable in var_list]
+        self._squares = [
+            self.add_variable_from_reference(variable, "squares") for variable in var_list
+        ]
+        self._linear = [
+            self.add_variable_from_reference(variable, "linear") for variable in var_list
+        ]
 
     def update_step(self, gradient, variable):
         """Updates one variable, dense or by rows."""
@@ -154,7 +195,9 @@ class Ftrl(tf.keras.optimizers.Optimizer):
         squares, linear = self._squares[place], self._linear[place]
         if isinstance(gradient, tf.IndexedSlices):
             rows = gradient.indices
-            values = self._step(gradient.values, *(tf.gather(each, rows) for each in (squares, linear, variable)))
+            values = self._step(
+                gradient.values, *(tf.gather(each, rows) for each in (squares, linear, variable))
+            )
             for each, value in zip((squares, linear, variable), values, strict=True):
                 each.scatter_update(tf.IndexedSlices(value, rows))
         else:
@@ -186,7 +229,12 @@ class Divided(tf.keras.optimizers.Optimizer):
         part: variable -> the number of its optimiser.
     """
 
-    def __init__(self, optimizers: list[tf.keras.optimizers.Optimizer], part: Callable[[tf.Variable], int], name: str = "Divided"):
+    def __init__(
+        self,
+        optimizers: list[tf.keras.optimizers.Optimizer],
+        part: Callable[[tf.Variable], int],
+        name: str = "Divided",
+    ):
         super().__init__(name=name)
         self.optimizers = optimizers
         self._part = part
@@ -202,5 +250,7 @@ class Divided(tf.keras.optimizers.Optimizer):
         """Hands every gradient to the optimiser of its variable."""
         pairs = list(grads_and_vars)
         for number, optimizer in enumerate(self.optimizers):
-            optimizer.apply_gradients([pair for pair in pairs if self._part(pair[1]) == number], **kwargs)
+            optimizer.apply_gradients(
+                [pair for pair in pairs if self._part(pair[1]) == number], **kwargs
+            )
         return self.iterations.assign_add(1)

@@ -1,6 +1,8 @@
-"""Metrics of single predictions, in-graph: AUC over all rows or within groups, log loss, errors, calibration.
+"""Metrics of single predictions, in-graph: AUC over all rows or within groups, log loss, errors,
+calibration.
 
-Tie rule: half. A pair of equal predictions counts as half in the right order, so a constant predictor has an AUC of 0.5.
+Tie rule: half. A pair of equal predictions counts as half in the right order, so a constant
+predictor has an AUC of 0.5.
 """
 
 import tensorflow as tf
@@ -14,8 +16,11 @@ def log_loss(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
     return -(label * tf.math.log(probability) + (1 - label) * tf.math.log(1 - probability))
 
 
-def row_metrics(label: tf.Tensor, prediction: tf.Tensor, mean: tf.Tensor, is_click: bool) -> dict[str, tf.Tensor]:
-    """The values of single rows whose averages are metrics: `means` of `metrics.CLICK` or `metrics.RATING`.
+def row_metrics(
+    label: tf.Tensor, prediction: tf.Tensor, mean: tf.Tensor, is_click: bool
+) -> dict[str, tf.Tensor]:
+    """The values of single rows whose averages are metrics: `means` of `metrics.CLICK` or
+    `metrics.RATING`.
 
     Args:
         label: [B] float32.
@@ -32,11 +37,19 @@ def row_metrics(label: tf.Tensor, prediction: tf.Tensor, mean: tf.Tensor, is_cli
         return {"log_loss": ours, "constant_log_loss": reference, "lift_log_loss": reference - ours}
     error = label - prediction
     ours, reference = error**2, (label - constant) ** 2
-    return {"mse": ours, "mae": tf.abs(error), "constant_mse": reference, "lift_mse": reference - ours}
+    return {
+        "mse": ours,
+        "mae": tf.abs(error),
+        "constant_mse": reference,
+        "lift_mse": reference - ours,
+    }
 
 
-def group_auc(label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Area under the ROC curve within every group: the share of (positive, negative) pairs in the right order.
+def group_auc(
+    label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Area under the ROC curve within every group: the share of (positive, negative) pairs in the
+    right order.
 
     Args:
         label: [N] 0 or 1.
@@ -44,7 +57,8 @@ def group_auc(label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor) -> tupl
         group: [N] int64.
 
     Returns:
-        Three [G] float64 tensors: AUC (0 where a group has one class only), rows, and positive-negative pairs.
+        Three [G] float64 tensors: AUC (0 where a group has one class only), rows, and
+        positive-negative pairs.
     """
     order = tf.argsort(prediction, stable=True)
     order = tf.gather(order, tf.argsort(tf.gather(group, order), stable=True))
@@ -56,7 +70,9 @@ def group_auc(label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor) -> tupl
     place = tf.range(1, tf.size(label, tf.int64) + 1)
     rows = tf.math.segment_sum(tf.ones_like(label, tf.float64), segment)
     start = tf.cumsum(rows, exclusive=True)
-    rank = tf.gather(tf.math.segment_mean(tf.cast(place, tf.float64), tie), tie) - tf.gather(start, segment)
+    rank = tf.gather(tf.math.segment_mean(tf.cast(place, tf.float64), tie), tie) - tf.gather(
+        start, segment
+    )
     positive = tf.cast(label > 0.5, tf.float64)
     positives = tf.math.segment_sum(positive, segment)
     pairs = positives * (rows - positives)
@@ -70,8 +86,11 @@ def auc(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return tf.where(pairs[0] > 0, area[0], 0.5)
 
 
-def gauc(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """GAUC: the AUC within each user, averaged with the user's rows as weights; users with one class only have none and are left out.
+def gauc(
+    label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """GAUC: the AUC within each user, averaged with the user's rows as weights; users with one
+    class only have none and are left out.
 
     Args:
         label: [N] 0 or 1.  prediction: [N] float.  user: [N] int64.
@@ -83,7 +102,11 @@ def gauc(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> tuple[tf.T
     counted = pairs > 0
     weight = tf.where(counted, rows, 0.0)
     value = tf.math.divide_no_nan(tf.reduce_sum(area * weight), tf.reduce_sum(weight))
-    return value, tf.reduce_sum(tf.cast(counted, tf.float64)), tf.reduce_sum(tf.cast(~counted, tf.float64))
+    return (
+        value,
+        tf.reduce_sum(tf.cast(counted, tf.float64)),
+        tf.reduce_sum(tf.cast(~counted, tf.float64)),
+    )
 
 
 def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -93,7 +116,8 @@ def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> d
         label: [N] 0 or 1.  prediction: [N] probabilities.  user: [N] int64.
 
     Returns:
-        `auc`, `gauc`, `gauc_users`, `gauc_users_left_out`, and `calibration`: predicted over observed clicks.
+        `auc`, `gauc`, `gauc_users`, `gauc_users_left_out`, and `calibration`: predicted over
+        observed clicks.
     """
     value, users, left_out = gauc(label, prediction, user)
     return {
@@ -106,5 +130,9 @@ def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> d
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:
-    """[N] sorted values -> [N] bool: whether a value differs from the one before; true for the first."""
-    return tf.concat([tf.ones([tf.minimum(tf.size(values), 1)], tf.bool), values[1:] != values[:-1]], axis=0)
+    """[N] sorted values -> [N] bool: whether a value differs from the one before; true for the
+    first.
+    """
+    return tf.concat(
+        [tf.ones([tf.minimum(tf.size(values), 1)], tf.bool), values[1:] != values[:-1]], axis=0
+    )

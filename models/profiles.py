@@ -12,7 +12,8 @@ def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = No
     """Spreads lists of items over a row that has a column for every index.
 
     Args:
-        items: [B, L] int64 item indices, padded with 0; an item that is repeated counts once, with its highest weight.
+        items: [B, L] int64 item indices, padded with 0; an item that is repeated counts once, with
+            its highest weight.
         index_count: number of item indices, padding and unknown included.
         weights: [B, L] float32, at least 0; default 1.
 
@@ -21,16 +22,21 @@ def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = No
     """
     present = tf.cast(items > 0, tf.float32)
     weights = present if weights is None else weights * present
-    row = tf.repeat(tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis], tf.shape(items)[1], axis=1)
+    row = tf.repeat(
+        tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis], tf.shape(items)[1], axis=1
+    )
     empty = tf.zeros(tf.stack([tf.shape(items)[0], index_count]))
     return tf.tensor_scatter_nd_max(empty, tf.stack([row, items], axis=-1), weights)
 
 
-def shuffled_profiles(data: TrainingData, batch_size: int, seed: int, first_epoch: int = 0) -> sampling.Batches:
+def shuffled_profiles(
+    data: TrainingData, batch_size: int, seed: int, first_epoch: int = 0
+) -> sampling.Batches:
     """Endless batches of users, each with all of its train items.
 
     Returns:
-        Batches with `items` ([B, L] int64 item indices, each once, ascending, padded with 0) and `step_seed` ([2] int64).
+        Batches with `items` ([B, L] int64 item indices, each once, ascending, padded with 0) and
+        `step_seed` ([2] int64).
     """
     pairs = data.events.matrix(len(data.items))
     indices = tf.constant(pairs.indices.astype(np.int64) + FIRST)

@@ -1,7 +1,8 @@
 """Ranking metrics per query, in-graph, over the whole catalogue.
 
-Tie rule: conservative. A target ranks behind every item that scores the same, so a constant scorer gains nothing.
-A score that is not a number counts as the worst for a target and as the best for any other item.
+Tie rule: conservative. A target ranks behind every item that scores the same, so a constant scorer
+gains nothing. A score that is not a number counts as the worst for a target and as the best for any
+other item.
 """
 
 import tensorflow as tf
@@ -15,10 +16,12 @@ def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     Args:
         scores: [B, N] float, -inf where an item must not be recommended.
-        targets: [B, T] int, positions in the catalogue; -1 for a target outside of it or for padding.
+        targets: [B, T] int, positions in the catalogue; -1 for a target outside of it or for
+            padding.
 
     Returns:
-        Two [B, T] float tensors of 1-based ranks: conservative (behind its ties) and optimistic (before them).
+        Two [B, T] float tensors of 1-based ranks: conservative (behind its ties) and optimistic
+        (before them).
     """
     inside = targets >= 0
     target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
@@ -26,7 +29,9 @@ def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     numbers = tf.where(tf.math.is_nan(scores), tf.fill(tf.shape(scores), scores.dtype.max), scores)
     safe = tf.where(ranked, target_scores, tf.zeros_like(target_scores))
     # One look at every score a target is cheaper than sorting them, while the targets are few.
-    not_below, above = tf.cond(tf.shape(targets)[1] <= _FEW, lambda: _count(numbers, safe), lambda: _search(numbers, safe))
+    not_below, above = tf.cond(
+        tf.shape(targets)[1] <= _FEW, lambda: _count(numbers, safe), lambda: _search(numbers, safe)
+    )
     never = tf.fill(tf.shape(safe), _NEVER)
     return tf.where(ranked, not_below, never), tf.where(ranked, above + 1.0, never)
 
@@ -34,13 +39,19 @@ def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _count(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """How many of [B, N] scores are at least, and how many above, each of [B, T] target scores."""
     scores, targets = scores[:, tf.newaxis], targets[:, :, tf.newaxis]
-    return tuple(tf.reduce_sum(tf.cast(ahead, tf.float32), axis=2) for ahead in (scores >= targets, scores > targets))
+    return tuple(
+        tf.reduce_sum(tf.cast(ahead, tf.float32), axis=2)
+        for ahead in (scores >= targets, scores > targets)
+    )
 
 
 def _search(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """As `_count`, in a sorted copy of the scores."""
     ascending, count = tf.sort(scores, axis=1), tf.cast(tf.shape(scores)[1], tf.float32)
-    return tuple(count - tf.cast(tf.searchsorted(ascending, targets, side=side), tf.float32) for side in ("left", "right"))
+    return tuple(
+        count - tf.cast(tf.searchsorted(ascending, targets, side=side), tf.float32)
+        for side in ("left", "right")
+    )
 
 
 def hit_rate(rank: tf.Tensor, k: int) -> tf.Tensor:
@@ -105,7 +116,10 @@ def retrieve_metrics(
     popular_rank, _ = ranks(popularity, targets)
     sampled_rank = _sampled_ranks(scores, targets, candidates)
     sampled = tf.cast(tf.reduce_any(candidates >= 0, axis=1), tf.float32)
-    values, popularity_ndcg_10 = cutoff_metrics(rank, optimistic, target_count), ndcg(popular_rank, target_count, 10)
+    values, popularity_ndcg_10 = (
+        cutoff_metrics(rank, optimistic, target_count),
+        ndcg(popular_rank, target_count, 10),
+    )
     return {
         **values,
         "popularity_hr_10": hit_rate(popular_rank, 10),
@@ -116,7 +130,9 @@ def retrieve_metrics(
     }
 
 
-def cutoff_metrics(rank: tf.Tensor, optimistic: tf.Tensor, target_count: tf.Tensor) -> dict[str, tf.Tensor]:
+def cutoff_metrics(
+    rank: tf.Tensor, optimistic: tf.Tensor, target_count: tf.Tensor
+) -> dict[str, tf.Tensor]:
     """Computes every metric of `metrics.RANKED`.
 
     Args:
@@ -146,6 +162,8 @@ def _sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, candidates: tf.Tensor)
     target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
     others = tf.gather(scores, tf.maximum(candidates, 0), batch_dims=1)
     others = tf.where(candidates >= 0, others, tf.fill(tf.shape(others), scores.dtype.min))
-    ahead = tf.reduce_sum(tf.cast(others[:, tf.newaxis, :] >= target_scores[:, :, tf.newaxis], tf.float32), axis=2)
+    ahead = tf.reduce_sum(
+        tf.cast(others[:, tf.newaxis, :] >= target_scores[:, :, tf.newaxis], tf.float32), axis=2
+    )
     ranked = (targets >= 0) & tf.math.is_finite(target_scores)
     return tf.where(ranked, ahead + 1.0, tf.fill(tf.shape(ahead), _NEVER))

@@ -1,6 +1,8 @@
-"""Shuffled batches and negatives: vectorised, in the input pipeline, and a function of (seed, epoch, step) alone.
+"""Shuffled batches and negatives: vectorised, in the input pipeline, and a function of (seed,
+epoch, step) alone.
 
-Because no state is carried, a run that was killed and resumed at epoch e sees the batches that it would have seen.
+Because no state is carried, a run that was killed and resumed at epoch e sees the batches that it
+would have seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +17,9 @@ _ROUNDS = 8  # rejection rounds; a user who owns half of the catalogue keeps a c
 
 
 class Batches(NamedTuple):
-    """Endless train batches: the dataset, the steps of an epoch and the train rows of an epoch (positives, not negatives)."""
+    """Endless train batches: the dataset, the steps of an epoch and the train rows of an epoch
+    (positives, not negatives).
+    """
 
     dataset: tf.data.Dataset
     steps: int
@@ -23,10 +27,17 @@ class Batches(NamedTuple):
 
     def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order."""
-        return self._replace(dataset=self.dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE))
+        return self._replace(
+            dataset=self.dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
+        )
 
 
-def shuffled_batches(columns: Mapping[str, np.ndarray | tf.RaggedTensor], batch_size: int, seed: int, first_epoch: int = 0) -> Batches:
+def shuffled_batches(
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor],
+    batch_size: int,
+    seed: int,
+    first_epoch: int = 0,
+) -> Batches:
     """Endless batches, a fresh permutation every epoch.
 
     Args:
@@ -38,17 +49,25 @@ def shuffled_batches(columns: Mapping[str, np.ndarray | tf.RaggedTensor], batch_
     Returns:
         Batches that are dicts of the columns plus `step_seed` ([2] int64, unique to the step).
     """
-    tensors = {name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column for name, column in columns.items()}
+    tensors = {
+        name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column
+        for name, column in columns.items()
+    }
     count = int(next(iter(tensors.values())).shape[0])
     steps = -(-count // batch_size)
 
     def one_epoch(epoch):
-        order = tf.random.experimental.stateless_shuffle(tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch]))
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+        )
 
         def batch(step):
             rows = order[step * batch_size : (step + 1) * batch_size]
             gathered = {name: tf.gather(tensor, rows) for name, tensor in tensors.items()}
-            return {**gathered, "step_seed": tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step])}
+            return {
+                **gathered,
+                "step_seed": tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step]),
+            }
 
         return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -75,7 +94,9 @@ class UniformNegatives:
         owner = tf.cast(user, tf.int64)[:, tf.newaxis] * self._stride
         drawn = self._uniform(shape, seed, 0)
         for round_ in range(1, _ROUNDS):
-            drawn = tf.where(self._is_observed(owner + drawn), self._uniform(shape, seed, round_), drawn)
+            drawn = tf.where(
+                self._is_observed(owner + drawn), self._uniform(shape, seed, round_), drawn
+            )
         return drawn
 
     def _uniform(self, shape: tf.Tensor, seed: tf.Tensor, round_: int) -> tf.Tensor:
@@ -89,7 +110,9 @@ class UniformNegatives:
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Replaces a share `rate` of the indices by the unknown index, so that the unknown row is an average, not noise."""
+    """Replaces a share `rate` of the indices by the unknown index, so that the unknown row is an
+    average, not noise.
+    """
     if rate == 0.0:
         return index
     forget = tf.random.stateless_uniform(tf.shape(index), seed) < rate

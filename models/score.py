@@ -1,4 +1,6 @@
-"""The task `Score`: a rating or a click probability for one row. What all of its models share: loss, evaluation, signatures."""
+"""The task `Score`: a rating or a click probability for one row. What all of its models share:
+loss, evaluation, signatures.
+"""
 
 from typing import Any
 
@@ -18,13 +20,15 @@ _EVALUATION_ROWS = 8192
 class ScoreModel(Recommender):
     """Base of the models that score one (user, item, context) row.
 
-    A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes `score_rows`. Squared error
-    of ratings or log loss of clicks, whichever the run is about, is the loss, plus what `penalty` returns; a paper with another
-    loss writes `compute_loss`, one with other train rows `batches`, one with a procedure of its own `learn`.
+    A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes
+    `score_rows`. Squared error of ratings or log loss of clicks, whichever the run is about, is the
+    loss, plus what `penalty` returns; a paper with another loss writes `compute_loss`, one with
+    other train rows `batches`, one with a procedure of its own `learn`.
 
     Attributes:
-        uses_features: whether the model reads all features besides `user_id` and `item_id`, or none; or a static method, feature ->
-            whether it reads that one. Such a model may ask for the documents (`features.DOCUMENTS`) as well.
+        uses_features: whether the model reads all features besides `user_id` and `item_id`, or
+            none; or a static method, feature -> whether it reads that one. Such a model may ask for
+            the documents (`features.DOCUMENTS`) as well.
         label: what the run predicts; `label.is_click` chooses loss and link.
     """
 
@@ -49,7 +53,9 @@ class ScoreModel(Recommender):
         raise NotImplementedError(f"{type(self).__name__} must define score_rows()")
 
     def prepare(self) -> None:
-        """Computes what `score_rows` needs of all users or items, such as their codes; called before an evaluation and the export."""
+        """Computes what `score_rows` needs of all users or items, such as their codes; called
+        before an evaluation and the export.
+        """
 
     def penalty(self, inputs: Inputs) -> tf.Tensor | float:
         """Returns what regularisation adds to the loss of a batch, a scalar."""
@@ -58,22 +64,30 @@ class ScoreModel(Recommender):
     def predict_rows(self, inputs: Inputs) -> tf.Tensor:
         """Returns [B] float32 predictions: probabilities, or ratings within the range of train."""
         score = tf.cast(self.score_rows(inputs), tf.float32)
-        return tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
+        return (
+            tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
+        )
 
     def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
-        """The train rows: `label` and the fields; a share `unknown_rate` of ids and categories is made unknown."""
+        """The train rows: `label` and the fields; a share `unknown_rate` of ids and categories is
+        made unknown.
+        """
         names = [field.name for field in data.fields if field.single and field.kind != NUMERIC]
         rate = self.hyper_parameters.unknown_rate
 
         def prepared(batch):
-            seeds = tf.random.experimental.stateless_split(batch.pop("step_seed"), max(len(names), 1))
+            seeds = tf.random.experimental.stateless_split(
+                batch.pop("step_seed"), max(len(names), 1)
+            )
             inputs = {name: _dense(column) for name, column in batch.items()}
             for number, name in enumerate(names):
                 forgotten = sampling.forget_some(inputs[name], rate, seeds[number])
                 inputs[name] = tf.where(inputs[name] >= FIRST, forgotten, inputs[name])
             return inputs
 
-        return sampling.shuffled_batches(data.train, self.hyper_parameters.batch_size, seed, first_epoch).map(prepared)
+        return sampling.shuffled_batches(
+            data.train, self.hyper_parameters.batch_size, seed, first_epoch
+        ).map(prepared)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The mean loss of a batch of `batches`."""
@@ -89,7 +103,9 @@ class ScoreModel(Recommender):
 
 
 class Scorer(tf.Module):
-    """A model with all that it needs to answer raw requests: the transforms, and the train mean to stand beside."""
+    """A model with all that it needs to answer raw requests: the transforms, and the train mean to
+    stand beside.
+    """
 
     def __init__(self, model: ScoreModel, data: ScoreData):
         super().__init__()
@@ -100,8 +116,11 @@ class Scorer(tf.Module):
         self._user_table, self._item_table = data.user_table, data.item_table
         self._known = {field.name: field.size for field in data.fields if field.kind == ID}
         self._mean = tf.constant(data.label_mean, tf.float32)
-        # What the signatures have in common is traced once; an attribute that is a function would be traced again to be saved.
-        self._predict = tf.function(model.predict_rows, input_signature=[data.input_signature()]).__call__
+        # What the signatures have in common is traced once; an attribute that is a function would
+        # be traced again to be saved.
+        self._predict = tf.function(
+            model.predict_rows, input_signature=[data.input_signature()]
+        ).__call__
 
     def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
@@ -112,7 +131,8 @@ class Scorer(tf.Module):
         return self._answer(self._data.parse(examples)[0])
 
     def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `rank` signature, the second of two stages: the features come from the tables of users and items, context is missing.
+        """The `rank` signature, the second of two stages: the features come from the tables of
+        users and items, context is missing.
 
         Args:
             user_id: [B] strings.
@@ -124,26 +144,37 @@ class Scorer(tf.Module):
         user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
         rows = tf.repeat(user, tf.fill(tf.shape(user), tf.shape(item)[1]))
         score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
-        return {"score": tf.reshape(score, tf.shape(item)), "known": (user >= FIRST) & (user < FIRST + self._data.users.known)}
+        return {
+            "score": tf.reshape(score, tf.shape(item)),
+            "known": (user >= FIRST) & (user < FIRST + self._data.users.known),
+        }
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `evaluate` signature: [B] serialized rows -> metric name -> [B, 1] float32, and the `prediction` itself."""
+        """The `evaluate` signature: [B] serialized rows -> metric name -> [B, 1] float32, and the
+        `prediction` itself.
+        """
         inputs, label, _ = self._data.parse(examples)
         prediction = self._predict(inputs)
         values = pointwise.row_metrics(label, prediction, self._mean, self._data.label.is_click)
-        return {name: value[:, tf.newaxis] for name, value in {metrics.PREDICTION: prediction, **values}.items()}
+        return {
+            name: value[:, tf.newaxis]
+            for name, value in {metrics.PREDICTION: prediction, **values}.items()
+        }
 
     def export(self, folder: str) -> None:
         """Writes the SavedModel with all signatures."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        score = tf.function(lambda **raw: self.score(raw)).get_concrete_function(**self._data.raw_signature())
+        score = tf.function(lambda **raw: self.score(raw)).get_concrete_function(
+            **self._data.raw_signature()
+        )
         signatures = {
             "serving_default": score,
             "score": score,
             "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
             "rank": tf.function(self.rank).get_concrete_function(
-                tf.TensorSpec([None], tf.string, name="user_id"), tf.TensorSpec([None, None], tf.string, name="item_id")
+                tf.TensorSpec([None], tf.string, name="user_id"),
+                tf.TensorSpec([None, None], tf.string, name="item_id"),
             ),
         }
         tf.saved_model.save(self, folder, signatures=signatures)
@@ -172,7 +203,10 @@ class Evaluation:
         self._mean = tf.constant(data.label_mean, tf.float32)
         parse = tf.function(data.parse, input_signature=[tf.TensorSpec([None], tf.string)])
         starts = range(0, len(examples), _EVALUATION_ROWS)
-        parsed = [parse(tf.constant(examples[start : start + _EVALUATION_ROWS], tf.string)) for start in starts]
+        parsed = [
+            parse(tf.constant(examples[start : start + _EVALUATION_ROWS], tf.string))
+            for start in starts
+        ]
         self._inputs = [inputs for inputs, _, _ in parsed]
         self._labels = tf.concat([labels for _, labels, _ in parsed], axis=0)
         self._users = tf.concat([users for _, _, users in parsed], axis=0)
@@ -186,7 +220,9 @@ class Evaluation:
         def evaluate() -> dict[str, float]:
             model.prepare()
             prediction = tf.concat([predict(inputs) for inputs in self._inputs], axis=0)
-            return metrics.with_roots({name: float(value) for name, value in measure(prediction).items()})
+            return metrics.with_roots(
+                {name: float(value) for name, value in measure(prediction).items()}
+            )
 
         return evaluate
 
@@ -207,7 +243,9 @@ class ScoreTask:
         self.label = label
         self.metrics = metrics.of(self.name, label)
 
-    def load(self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]) -> ScoreData:
+    def load(
+        self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]
+    ) -> ScoreData:
         """Returns what a model of the class trains on."""
         return ScoreData(transform_graph, schema, splits, self.label, model_class.uses_features)
 

@@ -1,9 +1,11 @@
-"""Skip-gram with negative sampling over item sets and walks: what it trains on, drawn in the input pipeline.
+"""Skip-gram with negative sampling over item sets and walks: what it trains on, drawn in the input
+pipeline.
 
-A set of K kept items has K(K-1) ordered pairs. Gathered one by one they would cost two rows each; cut into blocks of at most C
-items, all pairs of a centre block and a context block are one matrix product of [C, D] and [C, D]. Such a couple of blocks of one
-set is a *tile*, a batch is some tiles, and the tiles of an epoch hold every pair of every set exactly once. Everything is
-a function of (seed, epoch, step) alone, as in models/sampling.py.
+A set of K kept items has K(K-1) ordered pairs. Gathered one by one they would cost two rows each;
+cut into blocks of at most C items, all pairs of a centre block and a context block are one matrix
+product of [C, D] and [C, D]. Such a couple of blocks of one set is a *tile*, a batch is some tiles,
+and the tiles of an epoch hold every pair of every set exactly once. Everything is a function of
+(seed, epoch, step) alone, as in models/sampling.py.
 """
 
 import numpy as np
@@ -24,30 +26,52 @@ class SkipGram:
         rows: ragged [W, None] int64 item indices, one set or walk a row.
         item_count: number of items; their indices are FIRST .. item_count + 1.
         negatives: N, negatives a positive.
-        subsample: rho; an occurrence of an item with the share f of all occurrences is kept with sqrt(rho / f), at most 1, anew
-            every epoch; 0 keeps all.
-        window: contexts are at most so many places away; None: the whole row is one set, in which an item counts once.
+        subsample: rho; an occurrence of an item with the share f of all occurrences is kept with
+            sqrt(rho / f), at most 1, anew every epoch; 0 keeps all.
+        window: contexts are at most so many places away; None: the whole row is one set, in which
+            an item counts once.
         block: C, the most items of a side of a tile.
         shared: M, negatives drawn a tile, for all of its centres.
         batch_size: positives a step, about.
-        max_set: a longer set is represented by so many of its kept items, chosen anew every epoch. (Walks are never cut.)
+        max_set: a longer set is represented by so many of its kept items, chosen anew every epoch.
+            (Walks are never cut.)
         seed: of everything that is drawn.
 
     Raises:
         DataError: no row has two different items.
     """
 
-    def __init__(self, rows, item_count, *, negatives, subsample, window, block, shared, batch_size, max_set, seed):
+    def __init__(
+        self,
+        rows,
+        item_count,
+        *,
+        negatives,
+        subsample,
+        window,
+        block,
+        shared,
+        batch_size,
+        max_set,
+        seed,
+    ):
         item, row = rows.flat_values.numpy(), rows.value_rowids().numpy()
         stride = item_count + FIRST
         members = np.unique(row * stride + item)
         if window is None:
             row, item = np.divmod(members, stride)
         if len(members) == len(np.unique(members // stride)):
-            raise DataError("there is nothing to learn from: no set or walk of the train split has two different items")
+            raise DataError(
+                "there is nothing to learn from: no set or walk of the train split has two "
+                "different items"
+            )
         self.counts = np.bincount(item, minlength=stride)
         share = self.counts / self.counts.sum()
-        self.keep = np.minimum(1.0, np.sqrt(subsample / np.maximum(share, 1e-30))) if subsample else np.ones(stride)
+        self.keep = (
+            np.minimum(1.0, np.sqrt(subsample / np.maximum(share, 1e-30)))
+            if subsample
+            else np.ones(stride)
+        )
         weights = self.counts**POWER
         self._cumulated = tf.constant(np.cumsum(weights) / weights.sum())
         self._members, self._stride = tf.constant(members), stride
@@ -70,9 +94,11 @@ class SkipGram:
             Batches of dicts; T tiles, different from batch to batch:
             `centre`, `context`: [T, C] int64 item indices, 0 where a block is shorter;
             `offset`: [T] int64: the place of the first centre minus that of the first context;
-            `weight`: [T] float32: 1 / K, K the kept items of the row or, in a walk, at most the 2 x window contexts of an item;
+            `weight`: [T] float32: 1 / K, K the kept items of the row or, in a walk, at most the 2 x
+                window contexts of an item;
             `negative`: [T, M] int64 item indices;
-            `negative_weight`: [T, M] float32 that sum to N: 0 for an item of the row and equal for all others, as if members had
+            `negative_weight`: [T, M] float32 that sum to N: 0 for an item of the row and equal for
+                all others, as if members had
             been drawn again. All 0 where nothing but members was drawn.
         """
         steps = self.steps
@@ -80,12 +106,19 @@ class SkipGram:
         def one_epoch(epoch):
             item, splits = self._kept(epoch)
             tiles = self._tiles(splits)
-            order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(tiles[0])), self._seeds(epoch, _ORDER))
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(tf.size(tiles[0])), self._seeds(epoch, _ORDER)
+            )
             tiles = tf.stack([tf.gather(part, order) for part in tiles], axis=1)
             count = tf.shape(tiles, tf.int64)[0]
 
             def batch(step):
-                return self._batch(tiles[step * count // steps : (step + 1) * count // steps], item, splits, epoch * steps + step)
+                return self._batch(
+                    tiles[step * count // steps : (step + 1) * count // steps],
+                    item,
+                    splits,
+                    epoch * steps + step,
+                )
 
             return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -94,11 +127,15 @@ class SkipGram:
 
     def _kept(self, epoch):
         """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""
-        lottery = tf.random.stateless_uniform(tf.shape(self._item), self._seeds(epoch, _KEEP), dtype=tf.float64)
+        lottery = tf.random.stateless_uniform(
+            tf.shape(self._item), self._seeds(epoch, _KEEP), dtype=tf.float64
+        )
         kept = tf.where(lottery < self._keep_rate)[:, 0]
         item, row = tf.gather(self._item, kept), tf.gather(self._row, kept)
         if self._max_set is not None:
-            order = tf.random.experimental.stateless_shuffle(tf.range(tf.size(item)), self._seeds(epoch, _CHOICE))
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(tf.size(item)), self._seeds(epoch, _CHOICE)
+            )
             order = tf.gather(order, tf.argsort(tf.gather(row, order), stable=True))
             item, row = tf.gather(item, order), tf.gather(row, order)
             place = tf.range(tf.size(row, tf.int64)) - tf.gather(self._splits(row), row)
@@ -137,8 +174,12 @@ class SkipGram:
 
         def items(block):
             position = start + block * width
-            inside = (place < width[:, tf.newaxis]) & (position[:, tf.newaxis] + place < end[:, tf.newaxis])
-            return tf.where(inside, tf.gather(item, tf.where(inside, position[:, tf.newaxis] + place, 0)), 0)
+            inside = (place < width[:, tf.newaxis]) & (
+                position[:, tf.newaxis] + place < end[:, tf.newaxis]
+            )
+            return tf.where(
+                inside, tf.gather(item, tf.where(inside, position[:, tf.newaxis] + place, 0)), 0
+            )
 
         negative, negative_weight = self.draw(row, self._seeds(number, _NEGATIVES))
         return {
@@ -151,15 +192,24 @@ class SkipGram:
         }
 
     def draw(self, row, seed):
-        """[T] row numbers and a [2] seed -> [T, M] int64 negatives from count^0.75 and their [T, M] float32 weights."""
+        """[T] row numbers and a [2] seed -> [T, M] int64 negatives from count^0.75 and their [T, M]
+        float32 weights.
+        """
         shape = tf.stack([tf.size(row), self._shared])
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
-        negative = tf.reshape(tf.searchsorted(self._cumulated, tf.reshape(uniform, [-1]), side="right", out_type=tf.int64), shape)
+        negative = tf.reshape(
+            tf.searchsorted(
+                self._cumulated, tf.reshape(uniform, [-1]), side="right", out_type=tf.int64
+            ),
+            shape,
+        )
         negative = tf.minimum(negative, self._stride - 1)
         key = tf.reshape(row[:, tf.newaxis] * self._stride + negative, [-1])
         place = tf.minimum(tf.searchsorted(self._members, key), tf.size(self._members) - 1)
         free = tf.cast(tf.reshape(tf.gather(self._members, place) != key, shape), tf.float32)
-        return negative, free * (self._negatives / tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0))
+        return negative, free * (
+            self._negatives / tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0)
+        )
 
     def _seeds(self, number, purpose):
         return tf.stack([tf.cast(self._seed, tf.int64) * 4 + purpose, tf.cast(number, tf.int64)])
@@ -173,9 +223,17 @@ class SkipGram:
         return int(tf.size(self._tiles(splits)[0])), int(pairs[size > 1].sum())
 
 
-def pair_mask(centre: tf.Tensor, context: tf.Tensor, offset: tf.Tensor, window: int | None) -> tf.Tensor:
-    """[T, C, C] float32: 1 where centre i and context j are a pair: both there, different items, within the window."""
-    mask = (centre[:, :, tf.newaxis] != context[:, tf.newaxis]) & (centre > 0)[:, :, tf.newaxis] & (context > 0)[:, tf.newaxis]
+def pair_mask(
+    centre: tf.Tensor, context: tf.Tensor, offset: tf.Tensor, window: int | None
+) -> tf.Tensor:
+    """[T, C, C] float32: 1 where centre i and context j are a pair: both there, different items,
+    within the window.
+    """
+    mask = (
+        (centre[:, :, tf.newaxis] != context[:, tf.newaxis])
+        & (centre > 0)[:, :, tf.newaxis]
+        & (context > 0)[:, tf.newaxis]
+    )
     if window is not None:
         place = tf.range(tf.shape(centre, tf.int64)[1])
         distance = tf.abs(offset[:, tf.newaxis, tf.newaxis] + place[:, tf.newaxis] - place)
@@ -183,11 +241,15 @@ def pair_mask(centre: tf.Tensor, context: tf.Tensor, offset: tf.Tensor, window: 
     return tf.cast(mask, tf.float32)
 
 
-def bounded_steps(rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float) -> tf.Tensor:
-    """Passes `rows` on, and scales their gradients so that no row of the table takes a longer step than it can bear.
+def bounded_steps(
+    rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float
+) -> tf.Tensor:
+    """Passes `rows` on, and scales their gradients so that no row of the table takes a longer step
+    than it can bear.
 
-    word2vec takes the steps of a row one after another, each from where the last one led; a batch adds them up from one
-    place, and a row that is in very many pairs overshoots. Beyond `limit` pairs such a row takes `limit` times their mean.
+    word2vec takes the steps of a row one after another, each from where the last one led; a batch
+    adds them up from one place, and a row that is in very many pairs overshoots. Beyond `limit`
+    pairs such a row takes `limit` times their mean.
 
     Args:
         rows: [R, D] looked-up rows.
@@ -208,8 +270,12 @@ def bounded_steps(rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: i
 
 @tf.custom_gradient
 def softplus(logits: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)); the sigmoid is computed once for value and gradient, which the plain operation does twice."""
-    complement = tf.sigmoid(-logits)  # at least the smallest normal number below: its logarithm must stay finite
-    return -tf.math.log(tf.maximum(complement, 1e-37)), lambda upstream: upstream * (1.0 - complement)
-
-
+    """log(1 + exp(x)); the sigmoid is computed once for value and gradient, which the plain
+    operation does twice.
+    """
+    complement = tf.sigmoid(
+        -logits
+    )  # at least the smallest normal number below: its logarithm must stay finite
+    return -tf.math.log(
+        tf.maximum(complement, 1e-37)
+    ), lambda upstream: upstream * (1.0 - complement)

@@ -1,9 +1,11 @@
-"""The two tasks: what the Trainer, the tests and the benchmarks ask instead of looking at a model's name.
+"""The two tasks: what the Trainer, the tests and the benchmarks ask instead of looking at a model's
+name.
 
 A task has `name`, `metrics` (a `metrics.MetricSet`), and
 
     load(model_class, transform_graph, schema, splits)   what a model of the class trains on
-    evaluation(data, split)                              has `metrics` and `of(model)`; None where the split has no rows
+    evaluation(data, split)                              has `metrics` and `of(model)`; None where
+                                                         the split has no rows
     exporter(model, data)                                has `export(folder)`
 """
 
@@ -23,5 +25,7 @@ def of(model: str, label: Label | None = None) -> RetrieveTask | ScoreTask:
     if registry.get(model).task == "retrieve":
         return RetrieveTask()
     if label is None:
-        raise ConfigError(f"{model} learns to score and requires label.column, such as rating; received no label")
+        raise ConfigError(
+            f"{model} learns to score and requires label.column, such as rating; received no label"
+        )
     return ScoreTask(label)

@@ -1,4 +1,6 @@
-"""The Trainer component's `run_fn`: from built examples and a transform graph to a SavedModel. It knows no single model."""
+"""The Trainer component's `run_fn`: from built examples and a transform graph to a SavedModel. It
+knows no single model.
+"""
 
 import json
 import os
@@ -21,9 +23,10 @@ def run_fn(fn_args: Any) -> None:
     """Trains and exports one model.
 
     Args:
-        fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose folder is named
-            `Split-<name>`), `transform_graph_path`, `schema_path`, `serving_model_dir`, `model_run_dir`, `base_model` and
-            `custom_config`: `model`, `hyper_parameters`, `seed`, and optionally `label`, `checkpoint_dir` and `fingerprint`.
+        fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
+            folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
+            `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
+            `hyper_parameters`, `seed`, and optionally `label`, `checkpoint_dir` and `fingerprint`.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -35,9 +38,13 @@ def run_fn(fn_args: Any) -> None:
     hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
-    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if hyper_parameters.mixed_precision else "float32")
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if hyper_parameters.mixed_precision else "float32"
+    )
     strategy = choose_strategy()
-    splits = {_split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]}
+    splits = {
+        _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
+    }
     task = tasks.of(config["model"], Label.parse(config.get("label")))
     data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
     session = TrainingSession(
@@ -56,7 +63,10 @@ def run_fn(fn_args: Any) -> None:
         session.build(model)
         warmed = warm_start.load_weights(model, fn_args.base_model)
         session.warm_started = warmed["copied"] > 0
-        say(f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} variables copied, {warmed['skipped']} new")
+        say(
+            f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
+            f"variables copied, {warmed['skipped']} new"
+        )
     model.learn(session)
     task.exporter(model, data).export(fn_args.serving_model_dir)
     warm_start.save_weights(model, fn_args.serving_model_dir)
@@ -88,25 +98,36 @@ def run_fn(fn_args: Any) -> None:
 
 
 def resolve(model: str, overrides: dict[str, Any]) -> Any:
-    """Returns the hyper-parameters of `model` with `overrides`; raises ConfigError naming what is wrong and the nearest name."""
+    """Returns the hyper-parameters of `model` with `overrides`; raises ConfigError naming what is
+    wrong and the nearest name.
+    """
     kind = registry.load(model).HyperParameters
     for name in overrides:
         if name not in kind.model_fields:
-            raise ConfigError(f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}")
+            raise ConfigError(
+                f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"
+            )
     try:
         return kind(**overrides)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}") from None
+        raise ConfigError(
+            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
+        ) from None
 
 
 def choose_strategy() -> tf.distribute.Strategy:
-    """Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or logical CPUs), else one."""
+    """Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or
+    logical CPUs), else one.
+    """
     if "cluster" in json.loads(os.environ.get("TF_CONFIG", "{}")):
         return tf.distribute.MultiWorkerMirroredStrategy()
     for kind in ("GPU", "CPU"):
-        devices = [device.name.replace("physical_device:", "") for device in tf.config.list_logical_devices(kind)]
+        devices = [
+            device.name.replace("physical_device:", "")
+            for device in tf.config.list_logical_devices(kind)
+        ]
         if len(devices) > 1:
             return tf.distribute.MirroredStrategy(devices)
         if devices:

@@ -1,4 +1,6 @@
-"""The training loop: epochs, early stopping on validation, checkpoints that survive a kill, progress that a person can read."""
+"""The training loop: epochs, early stopping on validation, checkpoints that survive a kill,
+progress that a person can read.
+"""
 
 import json
 import os
@@ -27,9 +29,12 @@ class TrainingSession:
         strategy: how steps are distributed.
         checkpoint_dir: where an interrupted training is resumed from; None keeps no checkpoint.
         log_dir: TensorBoard logs; None writes none.
-        stage_epochs: stage -> epochs, where they were chosen before: to train again on all that there is to learn from.
-        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite them is skipped.
-        history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second, validation metrics.
+        stage_epochs: stage -> epochs, where they were chosen before: to train again on all that
+            there is to learn from.
+        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite
+            them is skipped.
+        history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second,
+            validation metrics.
         best_epochs: stage -> the epoch whose weights were kept.
     """
 
@@ -45,36 +50,54 @@ class TrainingSession:
     history: list[dict] = field(default_factory=list)
     best_epochs: dict[str, int] = field(default_factory=dict)
 
-    def fit(self, model, stage: str = "model", optimizer=None, epochs: int | None = None, before_epoch=None) -> None:
-        """Trains `model` by gradient until validation stops improving, and leaves it with its best weights.
+    def fit(
+        self,
+        model,
+        stage: str = "model",
+        optimizer=None,
+        epochs: int | None = None,
+        before_epoch=None,
+    ) -> None:
+        """Trains `model` by gradient until validation stops improving, and leaves it with its best
+        weights.
 
         Args:
             model: has `batches(data, seed, first_epoch)` and a Keras `train_step`.
-            stage: names this part of a procedure that trains several models; checkpoints and logs are kept apart by it.
+            stage: names this part of a procedure that trains several models; checkpoints and logs
+                are kept apart by it.
             optimizer: default Adam with the learning rate of the hyper-parameters.
             epochs: default the hyper-parameters'.
-            before_epoch: called before the steps of every epoch, for procedures that alternate with them.
+            before_epoch: called before the steps of every epoch, for procedures that alternate with
+                them.
         """
         hyper_parameters = self.hyper_parameters
         epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
         with self.strategy.scope():
             model.compile(
-                optimizer=optimizer or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.lazy_adam),
+                optimizer=optimizer
+                or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.lazy_adam),
                 jit_compile=hyper_parameters.jit_compile,
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )
         keeper = _Keeper(self, model, stage, epochs, before_epoch)
         batches = model.batches(self.data, self.seed, keeper.first_epoch)
-        # There must be variables to restore, and those that the first step would make have it traced a second time.
+        # There must be variables to restore, and those that the first step would make have it
+        # traced a second time.
         self.build(model, batches)
         keeper.restore()
         if not keeper.finished:
             keeper.rows = batches.rows
             options = tf.data.Options()
-            options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+            options.experimental_distribute.auto_shard_policy = (
+                tf.data.experimental.AutoShardPolicy.DATA
+            )
             callbacks = [keeper]
             if self.log_dir:
-                callbacks.append(tf.keras.callbacks.TensorBoard(os.path.join(self.log_dir, stage), write_graph=False))
+                callbacks.append(
+                    tf.keras.callbacks.TensorBoard(
+                        os.path.join(self.log_dir, stage), write_graph=False
+                    )
+                )
             model.fit(
                 batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
                 initial_epoch=keeper.first_epoch,
@@ -86,7 +109,8 @@ class TrainingSession:
         keeper.keep_best()
 
     def build(self, model, batches=None) -> None:
-        """Creates the variables of a model (and of its optimiser), so that there is something to load weights into.
+        """Creates the variables of a model (and of its optimiser), so that there is something to
+        load weights into.
 
         Args:
             model: the model.
@@ -102,7 +126,13 @@ class TrainingSession:
 
     def record(self, model, stage: str = "model", seconds: float = 0.0) -> None:
         """Notes a model that was fitted in closed form."""
-        row = {"stage": stage, "epoch": 1, "seconds": seconds, "loss": None, "examples_per_second": None}
+        row = {
+            "stage": stage,
+            "epoch": 1,
+            "seconds": seconds,
+            "loss": None,
+            "examples_per_second": None,
+        }
         if self.evaluation:
             row.update(self.evaluation.of(model)())
         self.history.append(row)
@@ -111,21 +141,36 @@ class TrainingSession:
 
 
 class _Keeper(tf.keras.callbacks.Callback):
-    """Validates, keeps the best weights, saves the state after every epoch and stops when patience runs out."""
+    """Validates, keeps the best weights, saves the state after every epoch and stops when patience
+    runs out.
+    """
 
-    def __init__(self, session: TrainingSession, model, stage: str, epochs: int, before_epoch: Callable[[], None] | None):
+    def __init__(
+        self,
+        session: TrainingSession,
+        model,
+        stage: str,
+        epochs: int,
+        before_epoch: Callable[[], None] | None,
+    ):
         super().__init__()
         self._session, self._stage, self._epochs = session, stage, epochs
         self._trained = model
         self._before_epoch = before_epoch
-        self._metrics = session.evaluation.metrics.choosing_by(session.hyper_parameters.monitor) if session.evaluation else None
+        self._metrics = (
+            session.evaluation.metrics.choosing_by(session.hyper_parameters.monitor)
+            if session.evaluation
+            else None
+        )
         self._evaluate: Callable[[], dict[str, float]] | None = None
         self._best = -float("inf")
         self._best_epoch = 0
         self._best_weights = None
         self.rows = 0
         self.finished = False
-        self._folder = pathlib.Path(session.checkpoint_dir, stage) if session.checkpoint_dir else None
+        self._folder = (
+            pathlib.Path(session.checkpoint_dir, stage) if session.checkpoint_dir else None
+        )
         interrupted = self._folder is not None and (self._folder / "state.json").exists()
         self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
         self.first_epoch = self._state["epoch"] if self._state else 0
@@ -135,10 +180,13 @@ class _Keeper(tf.keras.callbacks.Callback):
         state = self._state
         if state is None:
             return
-        # The best first: a model's checkpoint holds its optimiser too, and training goes on with the latest state of both.
+        # The best first: a model's checkpoint holds its optimiser too, and training goes on with
+        # the latest state of both.
         for epoch in (state["best_epoch"], state["epoch"]):
             if epoch:
-                checkpoint = tf.train.Checkpoint(model=self._trained, optimizer=self._trained.optimizer)
+                checkpoint = tf.train.Checkpoint(
+                    model=self._trained, optimizer=self._trained.optimizer
+                )
                 checkpoint.read(str(self._folder / f"epoch-{epoch}")).expect_partial()
             if epoch == state["best_epoch"] and epoch:
                 self._best_weights = self._trained.get_weights()
@@ -158,7 +206,10 @@ class _Keeper(tf.keras.callbacks.Callback):
         seconds = time.monotonic() - self._started
         loss = float(logs["loss"])
         if not loss == loss or loss in (float("inf"), -float("inf")):
-            raise RecsysError(f"{self._stage}: the loss of epoch {epoch} is {loss}; required: a finite number. Lower learning_rate.")
+            raise RecsysError(
+                f"{self._stage}: the loss of epoch {epoch} is {loss}; required: a finite number. "
+                "Lower learning_rate."
+            )
         row = {
             "stage": self._stage,
             "epoch": epoch,
@@ -167,7 +218,9 @@ class _Keeper(tf.keras.callbacks.Callback):
             "examples_per_second": round(self.rows / seconds, 1),
         }
         evaluation = self._session.evaluation
-        if evaluation is not None and (epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs):
+        if evaluation is not None and (
+            epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
+        ):
             if self._evaluate is None:
                 self._evaluate = evaluation.of(self._trained)
             values = self._evaluate()
@@ -177,7 +230,10 @@ class _Keeper(tf.keras.callbacks.Callback):
             if score > self._best:
                 self._best, self._best_epoch = score, epoch
                 self._best_weights = self._trained.get_weights()
-            elif epoch - self._best_epoch >= hyper_parameters.patience * hyper_parameters.validate_every:
+            elif (
+                epoch - self._best_epoch
+                >= hyper_parameters.patience * hyper_parameters.validate_every
+            ):
                 self.model.stop_training = True
         self._session.history.append(row)
         say(describe(row) + (" *" if self._best_epoch == epoch else ""))
@@ -203,7 +259,8 @@ class _Keeper(tf.keras.callbacks.Callback):
             "finished": finished,
             "history": [row for row in self._session.history if row["stage"] == self._stage],
         }
-        # The state names the checkpoint and replaces the old state whole, so a kill leaves one of the two, never half of one.
+        # The state names the checkpoint and replaces the old state whole, so a kill leaves one of
+        # the two, never half of one.
         temporary = self._folder / "state.json.partial"
         temporary.write_text(json.dumps(state))
         temporary.replace(self._folder / "state.json")
@@ -217,7 +274,11 @@ def describe(row: dict) -> str:
     parts = [f"{row['stage']} epoch {row['epoch']:>3}  {row['seconds']:6.1f} s"]
     if row["loss"] is not None:
         parts.append(f"loss {row['loss']:.4f}  {row['examples_per_second']:,.0f} examples/s")
-    parts += [f"{name} {row[name]:.4f}" for name in ("hr_10", "ndcg_10", "auc", "log_loss", "rmse") if name in row]
+    parts += [
+        f"{name} {row[name]:.4f}"
+        for name in ("hr_10", "ndcg_10", "auc", "log_loss", "rmse")
+        if name in row
+    ]
     return "  ".join(parts)
 
 

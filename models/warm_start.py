@@ -1,4 +1,6 @@
-"""Start from the last blessed model: equal variables are copied, embedding rows are aligned by the token they stand for."""
+"""Start from the last blessed model: equal variables are copied, embedding rows are aligned by the
+token they stand for.
+"""
 
 import io
 import json
@@ -18,7 +20,9 @@ def save_weights(model: tf.keras.Model, folder: str) -> None:
     arrays = {f"weight_{number}": value for number, value in enumerate(model.get_weights())}
     for layer in _token_layers(model):
         names = json.dumps([token.decode("utf-8", "surrogateescape") for token in layer.tokens])
-        arrays[f"tokens_{_position(model, layer.embeddings)}"] = np.frombuffer(names.encode(), np.uint8)
+        arrays[f"tokens_{_position(model, layer.embeddings)}"] = np.frombuffer(
+            names.encode(), np.uint8
+        )
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
     buffer = io.BytesIO()
@@ -31,7 +35,8 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
     """Copies what fits from the model exported to `folder` into `model`, whose variables exist.
 
     Returns:
-        Counts: `copied` and `aligned` variables, `rows` aligned by token, and `skipped` variables whose shape is another.
+        Counts: `copied` and `aligned` variables, `rows` aligned by token, and `skipped` variables
+            whose shape is another.
     """
     counts = {"copied": 0, "aligned": 0, "rows": 0, "skipped": 0}
     path = os.path.join(folder, _FILE)
@@ -47,8 +52,15 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
             counts["skipped"] += 1
         elif number in tokens_of and f"tokens_{number}" in saved:
             names = json.loads(saved[f"tokens_{number}"].tobytes())
-            row_of = {name.encode("utf-8", "surrogateescape"): row for row, name in enumerate(names, start=FIRST)}
-            pairs = [(row, row_of[token]) for row, token in enumerate(tokens_of[number], start=FIRST) if token in row_of]
+            row_of = {
+                name.encode("utf-8", "surrogateescape"): row
+                for row, name in enumerate(names, start=FIRST)
+            }
+            pairs = [
+                (row, row_of[token])
+                for row, token in enumerate(tokens_of[number], start=FIRST)
+                if token in row_of
+            ]
             value[:FIRST] = old[:FIRST]
             if pairs:
                 new_rows, old_rows = np.array(pairs).T
@@ -66,7 +78,11 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
 
 def _token_layers(model: tf.keras.Model) -> list[TokenEmbedding]:
     # Not submodules alone: Keras wraps dicts of layers, and flattening walks through those too.
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, TokenEmbedding) and layer.built]
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, TokenEmbedding) and layer.built
+    ]
     # The buckets of a number have no tokens: their rows are copied as they are.
     return [layer for layer in layers if len(layer.tokens)]
 

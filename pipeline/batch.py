@@ -8,14 +8,22 @@ from models.errors import RecsysError
 from pipeline import lineage, local
 
 
-def run(folder: str, users: str | None, k: int, run_id: str, output: str, say: Callable[[str], None] = print) -> dict[str, int]:
+def run(
+    folder: str,
+    users: str | None,
+    k: int,
+    run_id: str,
+    output: str,
+    say: Callable[[str], None] = print,
+) -> dict[str, int]:
     """Writes recommendations as Parquet and returns the counts (see `components.batch`).
 
     Args:
         folder: where to; new or empty.
         users: file of the users; None for all of the run's data.
         k: items a user at most.
-        run_id: `latest` for the last run that pushed, or a run or pipeline as `lineage.load_run` takes it.
+        run_id: `latest` for the last run that pushed, or a run or pipeline as `lineage.load_run`
+            takes it.
         output: folder of runs.
         say: takes lines of progress.
 
@@ -28,13 +36,22 @@ def run(folder: str, users: str | None, k: int, run_id: str, output: str, say: C
         from components import batch
         from components.beam_runner import in_process_pipeline
 
-        asked = batch.users_of_file(users) if users else batch.users_of_examples(record.examples_uri)
+        asked = (
+            batch.users_of_file(users) if users else batch.users_of_examples(record.examples_uri)
+        )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()
         counts = batch.recommend_all(in_process_pipeline, record.pushed_path, asked, k, folder)
     seconds = time.monotonic() - started
-    strategies = ", ".join(f"{name.removeprefix('strategy ')} {count:,}" for name, count in sorted(counts.items()) if name.startswith("strategy "))
-    say(f"{folder}: {counts.get('rows', 0):,} rows for {counts.get('users', 0):,} users ({strategies or 'nobody'}) in {seconds:.0f} s")
+    strategies = ", ".join(
+        f"{name.removeprefix('strategy ')} {count:,}"
+        for name, count in sorted(counts.items())
+        if name.startswith("strategy ")
+    )
+    say(
+        f"{folder}: {counts.get('rows', 0):,} rows for {counts.get('users', 0):,} users "
+        f"({strategies or 'nobody'}) in {seconds:.0f} s"
+    )
     if counts.get("rejected"):
         say(f"{counts['rejected']:,} requests had no user id and were left out")
     return counts
@@ -46,4 +63,6 @@ def _pushed(run_id: str, output: str) -> lineage.RunRecord:
     record = lineage.load_run(output, run_id)
     if record.pushed_path and Path(record.pushed_path).exists():
         return record
-    raise RecsysError(f"run {record.run_id} of {record.pipeline} pushed no model that is still there")
+    raise RecsysError(
+        f"run {record.run_id} of {record.pipeline} pushed no model that is still there"
+    )

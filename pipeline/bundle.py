@@ -1,4 +1,6 @@
-"""`recsys bundle`: a small pipeline of its own makes one servable of two blessed models, evaluates it end to end, gates and pushes it."""
+"""`recsys bundle`: a small pipeline of its own makes one servable of two blessed models, evaluates
+it end to end, gates and pushes it.
+"""
 
 import hashlib
 import json
@@ -15,7 +17,12 @@ from pipeline import lineage, local
 from pipeline.config import GateConfig
 from pipeline.lineage import RunRecord
 
-_QUERIES_ONLY = {"query_history", "drop_repeats", "candidates", "sequence_by"}  # of a split: they do not move the border of train
+_QUERIES_ONLY = {
+    "query_history",
+    "drop_repeats",
+    "candidates",
+    "sequence_by",
+}  # of a split: they do not move the border of train
 
 
 class BundleConfig(pydantic.BaseModel):
@@ -25,8 +32,10 @@ class BundleConfig(pydantic.BaseModel):
         recall: a `retrieve` model: its name, or a pipeline or run of its own.
         rank: a `score` model, likewise; None leaves the order to the recall.
         candidates: how many recalled items are ranked.
-        weight: of the ranking against the recall, 0 to 1; None chooses it on the validation queries.
-        max_regression: NDCG@10 may be below the recall's alone, and below the last blessed bundle's, by at most this much.
+        weight: of the ranking against the recall, 0 to 1; None chooses it on the validation
+            queries.
+        max_regression: NDCG@10 may be below the recall's alone, and below the last blessed
+            bundle's, by at most this much.
         output: folder of the runs; the bundle goes there as well.
     """
 
@@ -44,8 +53,9 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     """Runs the pipeline and returns its record.
 
     Raises:
-        ConfigError: there is no blessed model of a name, its task is another one, or the two were not made of the same split of the
-            same data: the ranker could have learned what the recall is tested on.
+        ConfigError: there is no blessed model of a name, its task is another one, or the two were
+            not made of the same split of the same data: the ranker could have learned what the
+            recall is tested on.
         RecsysError: another run holds the output folder, or the disk is full.
     """
     records = lineage.load_runs(config.output)
@@ -54,7 +64,11 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     if rank:
         _require_same_split(recall, rank)
     names = [record.training_parameters["model"] for record in (recall, rank) if record]
-    data = recall.pipeline.removeprefix(f"{names[0]}-") if recall.pipeline.startswith(f"{names[0]}-") else recall.pipeline
+    data = (
+        recall.pipeline.removeprefix(f"{names[0]}-")
+        if recall.pipeline.startswith(f"{names[0]}-")
+        else recall.pipeline
+    )
     name = f"{'+'.join(names)}-{data}"
     return local.execute(
         Path(config.output).absolute(),
@@ -65,7 +79,9 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     )
 
 
-def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path) -> Any:
+def _create_pipeline(
+    config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path
+) -> Any:
     from components import gate
     from components.beam_runner import ARGUMENTS
     from components.bundler import Bundler
@@ -77,13 +93,17 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
 
     def existing(record: RunRecord, node: str, key: str, kind: Any, as_node: str):
         # The artifact of that run itself, so that lineage goes on through the bundle.
-        return tfx.Importer(source_uri=record.steps[node].outputs[key], artifact_type=kind).with_id(as_node)
+        return tfx.Importer(source_uri=record.steps[node].outputs[key], artifact_type=kind).with_id(
+            as_node
+        )
 
     recalled = existing(recall, "Trainer", "model", types.Model, "Recall")
     ranked = existing(rank, "Trainer", "model", types.Model, "Rank") if rank else None
     examples = existing(recall, "ExampleBuilder", "examples", types.Examples, "Examples")
     made_of = {
-        "model": "+".join(record.training_parameters["model"] for record in (recall, rank) if record),
+        "model": "+".join(
+            record.training_parameters["model"] for record in (recall, rank) if record
+        ),
         "task": "two_stage",
         "recall": recall.training_parameters["model"],
         "rank": rank.training_parameters["model"] if rank else None,
@@ -107,17 +127,26 @@ def _create_pipeline(config: BundleConfig, name: str, recall: RunRecord, rank: R
         model=tfx.Channel(type=types.Model),
         model_blessing=tfx.Channel(type=types.ModelBlessing),
     ).with_id("LastBlessed")
-    # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by more than the margin.
+    # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
+    # more than the margin.
     bounds = gate.eval_config(metrics.TWO_STAGE, -config.max_regression, config.max_regression)
     serving_dir = str(output / "serving" / name)
-    gated = gate_and_push(bundler.outputs["model"], last_blessed.outputs["model"], examples.outputs["result"], bounds, serving_dir)
+    gated = gate_and_push(
+        bundler.outputs["model"],
+        last_blessed.outputs["model"],
+        examples.outputs["result"],
+        bounds,
+        serving_dir,
+    )
     nodes = [recalled, *([ranked] if ranked else []), examples, bundler, last_blessed, *gated]
     return tfx.Pipeline(
         pipeline_name=name,
         pipeline_root=str(output / name),
         components=nodes,
         enable_cache=True,
-        metadata_connection_config=tfx.sqlite_metadata_connection_config(str(output / lineage.METADATA)),
+        metadata_connection_config=tfx.sqlite_metadata_connection_config(
+            str(output / lineage.METADATA)
+        ),
         beam_pipeline_args=list(ARGUMENTS),
     )
 
@@ -127,20 +156,32 @@ def _blessed(records: list[RunRecord], name: str, task: str, output: str) -> Run
     found = [
         record
         for record in records
-        if record.trained and name in (record.training_parameters.get("model"), record.pipeline, record.run_id)
+        if record.trained
+        and name in (record.training_parameters.get("model"), record.pipeline, record.run_id)
     ]
     if not found:
         if name not in registry.MODELS and name not in {record.pipeline for record in records}:
             registry.get(name)  # raises, naming the nearest
-        raise ConfigError(f"no run of {name} in {output}; make one: recsys run {name} --output {output}")
+        raise ConfigError(
+            f"no run of {name} in {output}; make one: recsys run {name} --output {output}"
+        )
     blessed = [record for record in found if record.blessed and record.canary]
     if not blessed:
-        raise ConfigError(f"none of the {len(found)} runs of {name} in {output} was blessed; a bundle is made of blessed models only")
+        raise ConfigError(
+            f"none of the {len(found)} runs of {name} in {output} was blessed; a bundle is made of "
+            "blessed models only"
+        )
     record = blessed[-1]
     model = record.training_parameters["model"]
     if registry.get(model).task != task:
-        wanted = "--recall takes a retrieve model" if task == "retrieve" else "--rank takes a score model"
-        raise ConfigError(f"{wanted}; received {model}, which learns to {registry.get(model).task}: recsys models")
+        wanted = (
+            "--recall takes a retrieve model"
+            if task == "retrieve"
+            else "--rank takes a score model"
+        )
+        raise ConfigError(
+            f"{wanted}; received {model}, which learns to {registry.get(model).task}: recsys models"
+        )
     return record
 
 
@@ -156,6 +197,8 @@ def _require_same_split(recall: RunRecord, rank: RunRecord) -> None:
         one, other = of(recall), of(rank)
         if one != other:
             raise ConfigError(
-                f"{recall.pipeline} and {rank.pipeline} were not made of the same {what}: {one} and {other}. The ranker could have learned "
-                f"what the recall is tested on; run it on the same {what}, such as --split leave_one_out"
+                f"{recall.pipeline} and {rank.pipeline} were not made of the same {what}: {one} "
+                f"and {other}. The ranker could have learned "
+                f"what the recall is tested on; run it on the same {what}, such as --split "
+                "leave_one_out"
             )

@@ -1,4 +1,6 @@
-"""The command line. Everything heavy is imported in the command that needs it: `recsys --help` answers at once."""
+"""The command line. Everything heavy is imported in the command that needs it: `recsys --help`
+answers at once.
+"""
 
 import atexit
 import functools
@@ -13,11 +15,12 @@ import click
 
 from models.errors import ConfigError, RecsysError
 
-# Importing TensorFlow and tracing graphs make millions of objects that live: looking through them as often as Python does by default
-# takes a fifth of a run's own work.
+# Importing TensorFlow and tracing graphs make millions of objects that live: looking through them
+# as often as Python does by default takes a fifth of a run's own work.
 gc.set_threshold(100_000, 20, 20)
 
-# Libraries below warn of what their users can do nothing about; TensorFlow's destructors complain while Python shuts down.
+# Libraries below warn of what their users can do nothing about; TensorFlow's destructors complain
+# while Python shuts down.
 if not sys.warnoptions:
     warnings.simplefilter("ignore")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -27,7 +30,9 @@ _EXAMPLES = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _mended(command: Callable) -> Callable:
-    """An error that the user can mend ends the command with its message and exit code 1, not with a traceback."""
+    """An error that the user can mend ends the command with its message and exit code 1, not with a
+    traceback.
+    """
 
     @functools.wraps(command)
     def wrapped(*arguments, **options):
@@ -54,7 +59,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute.")
+@click.option(
+    "--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute."
+)
 @_mended
 def doctor(deep: bool) -> None:
     """Check this machine: lane, versions, Keras, GPU, Beam; say what is wrong and the mend.
@@ -78,7 +85,10 @@ def list_models() -> None:
     from models.registry import MODELS
     from pipeline.show import print_table
 
-    rows = [(entry.name, entry.title, entry.task, entry.kind, entry.family, entry.paper) for entry in MODELS.values()]
+    rows = [
+        (entry.name, entry.title, entry.task, entry.kind, entry.family, entry.paper)
+        for entry in MODELS.values()
+    ]
     print_table("Models", ("name", "model", "task", "examples", "family", "paper"), rows)
 
 
@@ -93,7 +103,10 @@ def list_datasets() -> None:
     from components.datasets import DATASETS
     from pipeline.show import print_table
 
-    rows = [(name, dataset.description, dataset.source, dataset.terms) for name, dataset in DATASETS.items()]
+    rows = [
+        (name, dataset.description, dataset.source, dataset.terms)
+        for name, dataset in DATASETS.items()
+    ]
     print_table("Data sets", ("name", "what", "source", "terms"), rows)
 
 
@@ -123,14 +136,31 @@ def data_get(name: str) -> None:
 def _run_options(command: Callable) -> Callable:
     options = [
         click.argument("model", required=False),
-        click.option("--config", type=click.Path(), help="A run as a YAML file; flags override it."),
+        click.option(
+            "--config", type=click.Path(), help="A run as a YAML file; flags override it."
+        ),
         click.option("--data", "source", help="A public data set by name, or a folder."),
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
-        click.option("--split", help="leave_one_out, temporal, ratio, user_holdout, given, last_days or predefined."),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter, or a dotted key of the run."),
+        click.option(
+            "--split",
+            help="leave_one_out, temporal, ratio, user_holdout, given, last_days or predefined.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A hyper-parameter, or a dotted key of the run.",
+        ),
         click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
-        click.option("--output", type=click.Path(), help="Folder of runs, metadata and pushed models (default runs)."),
-        click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model."),
+        click.option(
+            "--output",
+            type=click.Path(),
+            help="Folder of runs, metadata and pushed models (default runs).",
+        ),
+        click.option(
+            "--warm-start/--cold-start", default=None, help="Start from the last blessed model."
+        ),
     ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
@@ -138,21 +168,36 @@ def _run_options(command: Callable) -> Callable:
 def _config(model, config, source, reader, split, settings, seed, output, warm_start):
     from pipeline import config as run_config
 
-    flags = {"model": model, "data.source": source, "data.reader": reader, "split.name": split, "seed": seed, "output": output}
+    flags = {
+        "model": model,
+        "data.source": source,
+        "data.reader": reader,
+        "split.name": split,
+        "seed": seed,
+        "output": output,
+    }
     flags["warm_start"] = warm_start
-    return run_config.load(config, {**run_config.parse_settings(settings), **{k: v for k, v in flags.items() if v is not None}})
+    return run_config.load(
+        config,
+        {
+            **run_config.parse_settings(settings),
+            **{k: v for k, v in flags.items() if v is not None},
+        },
+    )
 
 
 @main.command()
 @_run_options
 @_mended
 def run(**options) -> None:
-    """Run the pipeline for MODEL (default two_tower): read, check, split, transform, train, gate, canary, push.
+    """Run the pipeline for MODEL (default two_tower): read, check, split, transform, train, gate,
+    canary, push.
 
     Exits with 1 when nothing was pushed, and says which threshold failed by how much.
 
     \b
-    Example: recsys run two_tower --data movielens-100k --split leave_one_out --set epochs=20 --set embedding_dim=64
+    Example: recsys run two_tower --data movielens-100k --split leave_one_out --set epochs=20 --set
+    embedding_dim=64
              recsys run neumf --config my_run.yaml
     """
     _execute(_config(**options))
@@ -165,7 +210,9 @@ def _execute(config):
 
 
 def _finish(output: str, run: Callable):
-    """Runs a pipeline, writes its report however it ends, and says what was pushed or why nothing was."""
+    """Runs a pipeline, writes its report however it ends, and says what was pushed or why nothing
+    was.
+    """
     import datetime
 
     from pipeline import lineage, local, report, show
@@ -178,7 +225,8 @@ def _finish(output: str, run: Callable):
     try:
         record = run()
     except RecsysError as error:
-        # TFX names runs by the time of their start; ML Metadata knows which component failed, not why.
+        # TFX names runs by the time of their start; ML Metadata knows which component failed, not
+        # why.
         for record in lineage.load_runs(output)[-1:]:
             if record.run_id >= started:
                 write_report(record, str(error))
@@ -191,17 +239,50 @@ def _finish(output: str, run: Callable):
 
 
 @main.command()
-@click.option("--recall", required=True, metavar="MODEL", help="A retrieve model with a blessed run: its name, or a pipeline or run of it.")
-@click.option("--rank", metavar="MODEL", help="A score model, likewise; left out, the order stays the recall's.")
-@click.option("--candidates", type=click.IntRange(min=1), default=200, show_default=True, help="How many recalled items are ranked.")
-@click.option("--weight", type=click.FloatRange(0, 1), help="Of the ranking against the recall; left out, chosen on the validation queries.")
-@click.option("--max-regression", type=click.FloatRange(min=0), default=0.005, show_default=True, help="How much NDCG@10 may be below the recall's alone, and below the last bundle's.")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of the runs; the bundle goes there as well.")
+@click.option(
+    "--recall",
+    required=True,
+    metavar="MODEL",
+    help="A retrieve model with a blessed run: its name, or a pipeline or run of it.",
+)
+@click.option(
+    "--rank",
+    metavar="MODEL",
+    help="A score model, likewise; left out, the order stays the recall's.",
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="How many recalled items are ranked.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(0, 1),
+    help="Of the ranking against the recall; left out, chosen on the validation queries.",
+)
+@click.option(
+    "--max-regression",
+    type=click.FloatRange(min=0),
+    default=0.005,
+    show_default=True,
+    help="How much NDCG@10 may be below the recall's alone, and below the last bundle's.",
+)
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    help="Folder of the runs; the bundle goes there as well.",
+)
 @_mended
 def bundle(**options) -> None:
-    """Put a recall and a ranker into one servable: evaluated end to end, gated and pushed as one version.
+    """Put a recall and a ranker into one servable: evaluated end to end, gated and pushed as one
+    version.
 
-    Both must have a blessed run on the same split of the same data. Exits with 1 when nothing was pushed.
+    Both must have a blessed run on the same split of the same data. Exits with 1 when nothing was
+    pushed.
 
     \b
     Example: recsys run two_tower && recsys run deepfm --split leave_one_out
@@ -221,7 +302,8 @@ def bundle(**options) -> None:
 @click.option("--user", help="Whose recommendations to show (default: one of the data's).")
 @_mended
 def demo(user: str | None, **options) -> None:
-    """The main job, whole: run the pipeline, serve the pushed model, ask it over REST and gRPC, stop the server.
+    """The main job, whole: run the pipeline, serve the pushed model, ask it over REST and gRPC,
+    stop the server.
 
     \b
     Example: recsys demo
@@ -233,17 +315,40 @@ def demo(user: str | None, **options) -> None:
 
 
 @main.command()
-@click.option("--model-dir", type=click.Path(), help="Folder of versions (default: of the last run that pushed).")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Where to look for that run.")
-@click.option("--name", default="recsys", show_default=True, help="Name under which the model is served.")
+@click.option(
+    "--model-dir",
+    type=click.Path(),
+    help="Folder of versions (default: of the last run that pushed).",
+)
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    help="Where to look for that run.",
+)
+@click.option(
+    "--name", default="recsys", show_default=True, help="Name under which the model is served."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--rest-port", default=8501, show_default=True, help="REST port.")
 @click.option("--grpc-port", default=8500, show_default=True, help="gRPC port.")
-@click.option("--log-requests", metavar="PREFIX", help="Log sampled requests to PREFIX-*.tfrecord, for recsys drift.")
-@click.option("--log-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Share of requests to log.")
+@click.option(
+    "--log-requests",
+    metavar="PREFIX",
+    help="Log sampled requests to PREFIX-*.tfrecord, for recsys drift.",
+)
+@click.option(
+    "--log-share",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of requests to log.",
+)
 @_mended
 def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
-    """Serve a pushed model over TensorFlow Serving's REST and gRPC; new versions are picked up while it runs.
+    """Serve a pushed model over TensorFlow Serving's REST and gRPC; new versions are picked up
+    while it runs.
 
     \b
     Example: recsys serve --model-dir runs/serving/two_tower-movielens-100k-leave_one_out
@@ -256,13 +361,23 @@ def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log
 
 @main.command()
 @click.option("--user", required=True, help="User id.")
-@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option(
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
+)
 @click.option("--history", multiple=True, help="An item the user had, oldest first; repeat.")
 @click.option("--exclude", multiple=True, help="An item not to recommend; repeat.")
 @click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
 @click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
-@click.option("--name", default="recsys", show_default=True, help="Name under which the model is served.")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Where to look for item titles.")
+@click.option(
+    "--name", default="recsys", show_default=True, help="Name under which the model is served."
+)
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    help="Where to look for item titles.",
+)
 @_mended
 def recommend(user, count, history, exclude, use_grpc, address, name, output) -> None:
     """Ask a running server for a user's recommendations.
@@ -276,14 +391,36 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 
 @main.command()
-@click.option("--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files.")
-@click.option("--users", type=click.Path(), help="Parquet with user_id (and lists history, exclude), or text with an id a line; left out, every user of the run's data.")
-@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Items a user at most.")
-@click.option("--run", "run_id", default="latest", show_default=True, help="The run whose pushed model answers, as of `recsys show`.")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@click.option(
+    "--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files."
+)
+@click.option(
+    "--users",
+    type=click.Path(),
+    help="Parquet with user_id (and lists history, exclude), or text with an id a line; left out, every user of the run's data.",
+)
+@click.option(
+    "-k",
+    "count",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Items a user at most.",
+)
+@click.option(
+    "--run",
+    "run_id",
+    default="latest",
+    show_default=True,
+    help="The run whose pushed model answers, as of `recsys show`.",
+)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
 @_mended
 def batch(folder: str, users: str | None, count: int, run_id: str, output: str) -> None:
-    """Recommendations for many users, with the pushed SavedModel itself: Parquet of user_id, rank, item_id, score.
+    """Recommendations for many users, with the pushed SavedModel itself: Parquet of user_id, rank,
+    item_id, score.
 
     \b
     Example: recsys batch --to recommendations -k 20
@@ -294,7 +431,9 @@ def batch(folder: str, users: str | None, count: int, run_id: str, output: str) 
 
 
 @main.command()
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
 @_mended
 def runs(output: str) -> None:
     """List the runs in an output folder.
@@ -309,10 +448,13 @@ def runs(output: str) -> None:
 
 @main.command("show")
 @click.argument("run_id", metavar="RUN", default="latest")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
 @_mended
 def show_run(run_id: str, output: str) -> None:
-    """Show RUN (`latest`, or the beginning of its id): data, code, hyper-parameters, metrics, blessed or why not.
+    """Show RUN (`latest`, or the beginning of its id): data, code, hyper-parameters, metrics,
+    blessed or why not.
 
     \b
     Example: recsys show latest
@@ -323,16 +465,43 @@ def show_run(run_id: str, output: str) -> None:
 
 
 @main.command()
-@click.option("--logs", required=True, help="Request logs: a folder, a file, or what the files' names begin with.")
-@click.option("--run", "run_id", default="latest", show_default=True, help="The run to compare with: the newest that pushed, or an id.")
-@click.option("--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs.")
+@click.option(
+    "--logs",
+    required=True,
+    help="Request logs: a folder, a file, or what the files' names begin with.",
+)
+@click.option(
+    "--run",
+    "run_id",
+    default="latest",
+    show_default=True,
+    help="The run to compare with: the newest that pushed, or an id.",
+)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
 @click.option("--baseline-logs", help="Request logs of an earlier period, to find drift.")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
-              help="UTC; judge requests from then on. Earlier ones are the baseline, unless --baseline-logs is given.")  # fmt: skip
-@click.option("--model", help="Name under which the model is served, where the logs are of several.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+    help="UTC; judge requests from then on. Earlier ones are the baseline, unless --baseline-logs is given.",
+)
+@click.option(
+    "--model", help="Name under which the model is served, where the logs are of several."
+)
 @click.option("--schema", help="Curated schemas, by name or folder (default: those of the run).")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A bound, such as max_unknown_user_share=0.3.")
-@click.option("--report", type=click.Path(), help="Folder to write to (default: a new one under OUTPUT/drift).")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A bound, such as max_unknown_user_share=0.3.",
+)
+@click.option(
+    "--report",
+    type=click.Path(),
+    help="Folder to write to (default: a new one under OUTPUT/drift).",
+)
 @_mended
 def drift(settings, **options) -> None:
     """Compare request logs with what the served model was trained on, and with an earlier period.
@@ -346,13 +515,23 @@ def drift(settings, **options) -> None:
     from pipeline import config as run_config
     from pipeline import drift as job
 
-    limits = {name.removeprefix("hyper_parameters."): value for name, value in run_config.parse_settings(settings).items()}
+    limits = {
+        name.removeprefix("hyper_parameters."): value
+        for name, value in run_config.parse_settings(settings).items()
+    }
     job.require_met(job.run(**options, limits=limits, say=click.echo))
 
 
 @main.command("compile")
 @click.argument("config", type=click.Path())
-@click.option("--to", "target", type=click.Path(), default="pipeline.json", show_default=True, help="File to write.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(),
+    default="pipeline.json",
+    show_default=True,
+    help="File to write.",
+)
 @click.option("--image", help="Container image that holds this project.")
 @_mended
 def compile_run(config: str, target: str, image: str | None) -> None:
@@ -364,7 +543,11 @@ def compile_run(config: str, target: str, image: str | None) -> None:
     from pipeline import config as run_config
     from pipeline import kubeflow
 
-    click.echo(kubeflow.compile_pipeline(run_config.load(config), target, **({"image": image} if image else {})))
+    click.echo(
+        kubeflow.compile_pipeline(
+            run_config.load(config), target, **({"image": image} if image else {})
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A run is one YAML file; flags override it, and the resolved run is stored with its outputs. Light: no TensorFlow, no TFX."""
+"""A run is one YAML file; flags override it, and the resolved run is stored with its outputs.
+Light: no TensorFlow, no TFX.
+"""
 
 import re
 from pathlib import Path
@@ -24,7 +26,8 @@ class DataConfig(_Part):
         source: a public data set by name, or a folder.
         reader: the layout of the folder; told by its files when left out.
         columns: column mapping of the user's own CSV or Parquet files.
-        schema_name: curated table schemas: a name in `schema/` or a folder; in YAML it is called `schema`.
+        schema_name: curated table schemas: a name in `schema/` or a folder; in YAML it is called
+            `schema`.
         max_rejected_share: share of a table's rows that may be rejected before the run stops.
     """
 
@@ -40,7 +43,9 @@ class SplitConfig(_Part):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
-    name: Literal["leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined"] = "leave_one_out"
+    name: Literal[
+        "leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined"
+    ] = "leave_one_out"
     seed: int = 42
     valid_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -89,10 +94,12 @@ class FeatureConfig(_Part):
 
 
 class GateConfig(_Part):
-    """What a model must reach to be blessed, in its task's metric: NDCG@10 of `retrieve`, log loss of clicks, squared error of ratings.
+    """What a model must reach to be blessed, in its task's metric: NDCG@10 of `retrieve`, log loss
+    of clicks, squared error of ratings.
 
     Attributes:
-        min_lift: it must be better than the reference (popularity, or the train mean) by at least this much.
+        min_lift: it must be better than the reference (popularity, or the train mean) by at least
+            this much.
         max_regression: it may be worse than the last blessed model by at most this much.
     """
 
@@ -107,7 +114,8 @@ class RunConfig(_Part):
         model: a name of `recsys models`.
         data: where the events come from.
         split: how they are split.
-        label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as the model's paper does.
+        label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as
+            the model's paper does.
         walks: what a model of the kind `walk` trains on.
         features: what Transform makes of the features.
         hyper_parameters: overrides of the model's own.
@@ -135,11 +143,15 @@ class RunConfig(_Part):
 
     @property
     def pipeline_name(self) -> str:
-        """`name`, or one made of the model, the data, the split and the label: what one model is compared with another by."""
+        """`name`, or one made of the model, the data, the split and the label: what one model is
+        compared with another by.
+        """
         source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
         label = ""
         if self.label:
-            label = f"-{self.label.column}" + ("" if self.label.threshold is None else f"-{self.label.threshold:g}")
+            label = f"-{self.label.column}" + (
+                "" if self.label.threshold is None else f"-{self.label.threshold:g}"
+            )
         return self.name or f"{self.model}-{source}-{self.split.name}{label}"
 
     @property
@@ -149,7 +161,9 @@ class RunConfig(_Part):
 
     def to_yaml(self) -> str:
         """The resolved run, as a file that `recsys run --config` reads."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+        )
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -160,7 +174,8 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         overrides: dotted key -> value; None values are left out.
 
     Raises:
-        ConfigError: no such file, no YAML mapping, an unknown key or model (the nearest is named) or a bad value.
+        ConfigError: no such file, no YAML mapping, an unknown key or model (the nearest is named)
+            or a bad value.
     """
     values: dict[str, Any] = {}
     if path:
@@ -171,7 +186,10 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is no YAML: {error}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: required: a mapping of keys such as 'model'; received {type(values).__name__}")
+            raise ConfigError(
+                f"{path}: required: a mapping of keys such as 'model'; received "
+                f"{type(values).__name__}"
+            )
     for key, value in (overrides or {}).items():
         if value is not None:
             _put(values, key.split("."), value)
@@ -183,7 +201,9 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:
-    """A `score` run has a label, and its rows are drawn at random, unless it or the layout of its data says otherwise."""
+    """A `score` run has a label, and its rows are drawn at random, unless it or the layout of its
+    data says otherwise.
+    """
     entry = registry.get(config.model)
     if entry.task != "score":
         return config
@@ -201,7 +221,8 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE` flags -> dotted overrides; a name without a dot that is no key of a run is a hyper-parameter.
+    """`NAME=VALUE` flags -> dotted overrides; a name without a dot that is no key of a run is a
+    hyper-parameter.
 
     Raises:
         ConfigError: a flag without `=`.

@@ -51,12 +51,15 @@ def create_pipeline(
         checkpoint_root: where an interrupted training keeps its state; None keeps none.
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
         stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
-        schema_dir: where the components find the table schemas; None where they run on this machine.
+        schema_dir: where the components find the table schemas; None where they run on this
+            machine.
     """
     entry = registry.get(config.model)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, Label.parse(label))
-    measured.choosing_by(hyper_parameters.get("monitor"))  # refused now rather than after the first epoch
+    measured.choosing_by(
+        hyper_parameters.get("monitor")
+    )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
     walks = config.walks.model_dump()
     on_graph = WalkConfig.parse(walks, entry.kind).on_graph
@@ -64,7 +67,8 @@ def create_pipeline(
     tables = read_schemas(folder)
     folder = schema_dir or folder
 
-    # The user's files become three tables, whatever their layout; what cannot be read is counted, not dropped in silence.
+    # The user's files become three tables, whatever their layout; what cannot be read is counted,
+    # not dropped in silence.
     reader = TableReader(
         source=source,
         fingerprint=fingerprint,
@@ -74,11 +78,16 @@ def create_pipeline(
         code_hash=components_hash,
     )
 
-    # Each table is measured and held against its curated schema, before anything is learned from it.
+    # Each table is measured and held against its curated schema, before anything is learned from
+    # it.
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
-        generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(f"StatisticsGen_{table}")
-        importer = tfx.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(f"Schema_{table}")
+        generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
+            f"StatisticsGen_{table}"
+        )
+        importer = tfx.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(
+            f"Schema_{table}"
+        )
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
         ).with_id(f"ExampleValidator_{table}")
@@ -86,7 +95,8 @@ def create_pipeline(
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
 
-    # TFDV's anomalies, and what TFDV cannot know (duplicates, the future, unknown items), stop the run by name.
+    # TFDV's anomalies, and what TFDV cannot know (duplicates, the future, unknown items), stop the
+    # run by name.
     check = TableCheck(
         **{table: reader.outputs[table] for table in TABLES},
         **anomalies,
@@ -108,14 +118,16 @@ def create_pipeline(
         code_hash=components_hash,
     )
 
-    # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and serving.
+    # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
+    # serving.
     transform = tfx.Transform(
         examples=builder.outputs["examples"],
         schema=builder.outputs["schema"],
         preprocessing_fn="models.preprocessing.preprocessing_fn",
         splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
         materialize=False,
-        # The tables have statistics of their own, held to curated schemas; the same of train would take half of the time here.
+        # The tables have statistics of their own, held to curated schemas; the same of train would
+        # take half of the time here.
         disable_statistics=True,
         # Each run analyses all of its train rows: there is no run that would read the cache.
         disable_analyzer_cache=True,
@@ -134,7 +146,18 @@ def create_pipeline(
         "label": label,
         "code_hash": registry.code_hash(),
     }
-    identity = _hash_text(json.dumps([training, config.model_dump(mode="json", include={"data", "split", "check", "features", "walks"}), fingerprint, components_hash]))
+    identity = _hash_text(
+        json.dumps(
+            [
+                training,
+                config.model_dump(
+                    mode="json", include={"data", "split", "check", "features", "walks"}
+                ),
+                fingerprint,
+                components_hash,
+            ]
+        )
+    )
     training["fingerprint"] = identity
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
@@ -158,15 +181,25 @@ def create_pipeline(
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
         run_fn="models.trainer.run_fn",
-        train_args=tfx.TrainArgs(splits=["train", "items", "users", *([WALKS] if on_graph else [])]),
+        train_args=tfx.TrainArgs(
+            splits=["train", "items", "users", *([WALKS] if on_graph else [])]
+        ),
         eval_args=tfx.EvalArgs(splits=["valid"]),
         custom_config=training,
         **warm,
     )
 
     # Better than the reference, not worse than the last blessed model.
-    bounds = gate.eval_config(measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression)
-    gated = gate_and_push(trainer.outputs["model"], last_blessed.outputs["model"], builder.outputs["examples"], bounds, serving_dir)
+    bounds = gate.eval_config(
+        measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
+    )
+    gated = gate_and_push(
+        trainer.outputs["model"],
+        last_blessed.outputs["model"],
+        builder.outputs["examples"],
+        bounds,
+        serving_dir,
+    )
     metadata = tfx.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
     return tfx.Pipeline(
         pipeline_name=config.pipeline_name,
@@ -178,7 +211,9 @@ def create_pipeline(
     )
 
 
-def gate_and_push(model: Any, last_blessed: Any, examples: Any, bounds: Any, serving_dir: str) -> list[Any]:
+def gate_and_push(
+    model: Any, last_blessed: Any, examples: Any, bounds: Any, serving_dir: str
+) -> list[Any]:
     """The end of every pipeline: Evaluator, Canary, Pusher.
 
     Args:
@@ -189,9 +224,16 @@ def gate_and_push(model: Any, last_blessed: Any, examples: Any, bounds: Any, ser
         serving_dir: where versions are pushed.
     """
     # The SavedModel measures itself on the test rows.
-    evaluator = tfx.Evaluator(examples=examples, model=model, baseline_model=last_blessed, eval_config=bounds, example_splits=["test"])
+    evaluator = tfx.Evaluator(
+        examples=examples,
+        model=model,
+        baseline_model=last_blessed,
+        eval_config=bounds,
+        example_splits=["test"],
+    )
 
-    # A good model that no server can load would be pushed all the same: a server process answers real requests first.
+    # A good model that no server can load would be pushed all the same: a server process answers
+    # real requests first.
     canary = Canary(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
@@ -204,7 +246,9 @@ def gate_and_push(model: Any, last_blessed: Any, examples: Any, bounds: Any, ser
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.PushDestination(filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)),
+        push_destination=tfx.PushDestination(
+            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
+        ),
     )
     return [evaluator, canary, pusher]
 
@@ -213,7 +257,11 @@ def _hash_files(*names: str) -> str:
     digest = hashlib.sha256()
     for name in names:
         place = _ROOT / name
-        files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix in (".py", ".pbtxt"))
+        files = (
+            [place]
+            if place.is_file()
+            else sorted(path for path in place.rglob("*") if path.suffix in (".py", ".pbtxt"))
+        )
         for path in files:
             digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

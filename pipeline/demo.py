@@ -1,4 +1,6 @@
-"""Serving from the command line: the embedded server, one question, and the demonstration that ends `make run`."""
+"""Serving from the command line: the embedded server, one question, and the demonstration that ends
+`make run`.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -30,15 +32,35 @@ def last_pushed(output: str) -> str:
 
 
 def serve(
-    model_dir: str, name: str, host: str, rest_port: int, grpc_port: int, log_prefix: str | None = None, log_share: float = 0.1
+    model_dir: str,
+    name: str,
+    host: str,
+    rest_port: int,
+    grpc_port: int,
+    log_prefix: str | None = None,
+    log_share: float = 0.1,
 ) -> None:
-    """Serves a folder of versions until Ctrl-C or SIGTERM; ends the process with the server's status."""
+    """Serves a folder of versions until Ctrl-C or SIGTERM; ends the process with the server's
+    status.
+    """
     if not Path(model_dir).is_dir():
-        raise ConfigError(f"--model-dir: required: a folder of versions; received {model_dir}, which is none")
-    click.echo(f"loading {model_dir}: REST http://{host}:{rest_port}/v1/models/{name}, gRPC {host}:{grpc_port}; Ctrl-C stops", err=True)
+        raise ConfigError(
+            f"--model-dir: required: a folder of versions; received {model_dir}, which is none"
+        )
+    click.echo(
+        f"loading {model_dir}: REST http://{host}:{rest_port}/v1/models/{name}, gRPC "
+        f"{host}:{grpc_port}; Ctrl-C stops",
+        err=True,
+    )
     from serving.server import main
 
-    options = {"model-name": name, "model-base-path": model_dir, "host": host, "rest-api-port": rest_port, "port": grpc_port}
+    options = {
+        "model-name": name,
+        "model-base-path": model_dir,
+        "host": host,
+        "rest-api-port": rest_port,
+        "port": grpc_port,
+    }
     if log_prefix:
         options |= {"request-log-prefix": log_prefix, "request-log-sampling-rate": log_share}
     sys.exit(main([f"--{option}={value}" for option, value in options.items()]))
@@ -54,7 +76,8 @@ def recommend(
     name: str,
     output: str,
 ) -> None:
-    """Asks a running server and prints the answer, with titles where a run under `output` knows them.
+    """Asks a running server and prints the answer, with titles where a run under `output` knows
+    them.
 
     Raises:
         RecsysError: nobody answers, or the server refuses.
@@ -65,8 +88,17 @@ def recommend(
         with Client(address, name, protocol, timeout=10, retries=1) as client:
             answer = client.recommend(user, history, exclude, count)
     except ServingError as error:
-        raise RecsysError(f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve") from None
-    record = next((record for record in reversed(lineage.load_runs(output)) if "TableReader" in record.data_run.steps), None)
+        raise RecsysError(
+            f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve"
+        ) from None
+    record = next(
+        (
+            record
+            for record in reversed(lineage.load_runs(output))
+            if "TableReader" in record.data_run.steps
+        ),
+        None,
+    )
     print_answer(f"user {user}, over {protocol}", answer, _titles(record, answer) if record else {})
 
 
@@ -100,21 +132,39 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
     last = history[-_SHOWN:]
     known = examples.titles(_items(record), {*last, *(item for item, _ in answers["rest"].items)})
     rows = [(item, known.get(item, "")) for item in reversed(last)] or [("none", "")]
-    show.print_table(f"What user {user} had last, newest first ({len(history)} items in all)", ("item", "title"), rows)
-    print_answer(f"What the server recommends to user {user}, the same over REST and gRPC", answers["rest"], known)
-    click.echo(f"next: recsys serve --output {config.output}   then, in another terminal:   recsys recommend --user {user} -k {_SHOWN}")
-    click.echo(f"      recsys show latest --output {config.output}   recsys models   recsys run --help")
+    show.print_table(
+        f"What user {user} had last, newest first ({len(history)} items in all)",
+        ("item", "title"),
+        rows,
+    )
+    print_answer(
+        f"What the server recommends to user {user}, the same over REST and gRPC",
+        answers["rest"],
+        known,
+    )
+    click.echo(
+        f"next: recsys serve --output {config.output}   then, in another terminal:   recsys "
+        f"recommend --user {user} -k {_SHOWN}"
+    )
+    click.echo(
+        f"      recsys show latest --output {config.output}   recsys models   recsys run --help"
+    )
 
 
 def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
     """Prints one user's recommendations, best first, and where they come from."""
-    rows = [(place, item, known.get(item, ""), f"{score:.4f}") for place, (item, score) in enumerate(answer.items, 1)]
+    rows = [
+        (place, item, known.get(item, ""), f"{score:.4f}")
+        for place, (item, score) in enumerate(answer.items, 1)
+    ]
     show.print_table(title, ("rank", "item", "title", "score"), rows)
     show.console().print(Text(f"strategy: {answer.strategy}"))
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:
-    """Every item of the user in the whole log, oldest first, as the server knows it; empty for an unknown user."""
+    """Every item of the user in the whole log, oldest first, as the server knows it; empty for an
+    unknown user.
+    """
     for row in examples.read_rows(Path(examples_uri) / "Split-users") if user is not None else ():
         if examples.text(row["user_id"][0]) == user:
             return [examples.text(item) for item in row.get("history", [])]

@@ -1,4 +1,6 @@
-"""What is wrong with this machine, and the mend. Each check is a function that gives findings; nothing is changed."""
+"""What is wrong with this machine, and the mend. Each check is a function that gives findings;
+nothing is changed.
+"""
 
 import importlib
 import importlib.metadata
@@ -41,16 +43,33 @@ class Lane:
     packages: dict[str, str]
 
 
-_BOTH = {"tensorflow-recommenders": "0.7.", "numpy": "", "pyarrow": "", "grpcio": "", "aiohttp": "", "pydantic": "2."}
+_BOTH = {
+    "tensorflow-recommenders": "0.7.",
+    "numpy": "",
+    "pyarrow": "",
+    "grpcio": "",
+    "aiohttp": "",
+    "pydantic": "2.",
+}
 LANES = (
     Lane(
         "portable",
         ((3, 10),),
         (2, 17),
         {
-            "tfx": "1.16.", "tfx-bsl": "1.16.", "tensorflow": "2.16.", "tf-keras": "2.16.", "tensorflow-transform": "1.16.",
-            "tensorflow-data-validation": "1.16.", "tensorflow-model-analysis": "0.47.", "apache-beam": "2.64.",
-            "dill": "0.3.1.1", "keras-tuner": "1.3.5", "tensorflow-serving-api": "2.16.", "protobuf": "3.20.", **_BOTH,
+            "tfx": "1.16.",
+            "tfx-bsl": "1.16.",
+            "tensorflow": "2.16.",
+            "tf-keras": "2.16.",
+            "tensorflow-transform": "1.16.",
+            "tensorflow-data-validation": "1.16.",
+            "tensorflow-model-analysis": "0.47.",
+            "apache-beam": "2.64.",
+            "dill": "0.3.1.1",
+            "keras-tuner": "1.3.5",
+            "tensorflow-serving-api": "2.16.",
+            "protobuf": "3.20.",
+            **_BOTH,
         },
     ),
     Lane(
@@ -58,12 +77,20 @@ LANES = (
         ((3, 12), (3, 13)),
         (2, 39),
         {
-            "tfx": "1.21.", "tfx-bsl": "1.21.", "tensorflow": "2.21.", "tf-keras": "2.21.", "tensorflow-transform": "1.21.",
-            "tensorflow-data-validation": "1.21.", "tensorflow-model-analysis": "", "apache-beam": "2.77.",
-            "tensorflow-serving-api": "2.", "protobuf": "", **_BOTH,
+            "tfx": "1.21.",
+            "tfx-bsl": "1.21.",
+            "tensorflow": "2.21.",
+            "tf-keras": "2.21.",
+            "tensorflow-transform": "1.21.",
+            "tensorflow-data-validation": "1.21.",
+            "tensorflow-model-analysis": "",
+            "apache-beam": "2.77.",
+            "tensorflow-serving-api": "2.",
+            "protobuf": "",
+            **_BOTH,
         },
     ),
-)  # fmt: skip
+)
 
 
 def check_lane() -> Iterator[Finding]:
@@ -71,7 +98,10 @@ def check_lane() -> Iterator[Finding]:
     version = sys.version_info[:2]
     lane = _lane()
     if lane is None:
-        mend = "make venv with Python 3.10, 3.12 or 3.13 (3.11 has no wheels of TFX): make venv RECSYS_PYTHON=/path/to/python3.10"
+        mend = (
+            "make venv with Python 3.10, 3.12 or 3.13 (3.11 has no wheels of TFX): make venv "
+            "RECSYS_PYTHON=/path/to/python3.10"
+        )
         yield Finding("Python", platform.python_version(), ERROR, mend)
         return
     yield Finding("lane", lane.name)
@@ -80,7 +110,10 @@ def check_lane() -> Iterator[Finding]:
     found = tuple(int(part) for part in number.split(".")[:2]) if number else (0, 0)
     needed = ".".join(map(str, lane.glibc))
     if name != "glibc" or found < lane.glibc:
-        mend = f"the {lane.name} lane on Python {version[0]}.{version[1]} requires glibc {needed}; use Python 3.10, or Debian 13, Ubuntu 24.04 or later"
+        mend = (
+            f"the {lane.name} lane on Python {version[0]}.{version[1]} requires glibc {needed}; "
+            "use Python 3.10, or Debian 13, Ubuntu 24.04 or later"
+        )
         yield Finding("glibc", f"{name or 'another C library'} {number}", ERROR, mend)
     else:
         yield Finding("glibc", f"{number} (required: {needed})")
@@ -98,9 +131,19 @@ def check_packages() -> Iterator[Finding]:
         if version.startswith(prefix):
             yield Finding(name, version)
         else:
-            yield Finding(name, f"{version} (required: {prefix}*)", ERROR, f"make venv (installs requirements/{lane.name}.txt)")
+            yield Finding(
+                name,
+                f"{version} (required: {prefix}*)",
+                ERROR,
+                f"make venv (installs requirements/{lane.name}.txt)",
+            )
     has_pip = importlib.util.find_spec("pip") is not None
-    yield Finding("pip", "there" if has_pip else "missing", OK if has_pip else ERROR, "" if has_pip else "Transform runs it: python -m ensurepip")
+    yield Finding(
+        "pip",
+        "there" if has_pip else "missing",
+        OK if has_pip else ERROR,
+        "" if has_pip else "Transform runs it: python -m ensurepip",
+    )
 
 
 def check_keras() -> Iterator[Finding]:
@@ -112,15 +155,27 @@ def check_keras() -> Iterator[Finding]:
         return
     module = tf.keras.Model.__module__.split(".")[0]
     if module == "tf_keras":
-        yield Finding("Keras", f"{importlib.metadata.version('tf-keras')} (legacy, as TensorFlow Recommenders requires)")
+        yield Finding(
+            "Keras",
+            f"{importlib.metadata.version('tf-keras')} (legacy, as TensorFlow Recommenders "
+            "requires)",
+        )
     else:
-        mend = "set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported (importing `models` first does) and have tf-keras installed"
+        mend = (
+            "set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported (importing `models` first "
+            "does) and have tf-keras installed"
+        )
         yield Finding("Keras", f"{module}, not tf_keras", ERROR, mend)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         yield Finding("GPU", ", ".join(gpu.name for gpu in gpus))
     elif os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi"):
-        yield Finding("GPU", "a driver is there, TensorFlow sees no GPU", WARNING, "make gpu (installs TensorFlow with CUDA)")
+        yield Finding(
+            "GPU",
+            "a driver is there, TensorFlow sees no GPU",
+            WARNING,
+            "make gpu (installs TensorFlow with CUDA)",
+        )
     else:
         yield Finding("GPU", "none; training runs on the CPU")
 
@@ -129,20 +184,43 @@ def check_machine() -> Iterator[Finding]:
     """Room to work in."""
     free = shutil.disk_usage(".").free / 2**30
     short = free < _FREE_GB
-    yield Finding("disk", f"{free:.0f} GB free here", WARNING if short else OK, f"have {_FREE_GB} GB, or choose another --output" if short else "")
+    yield Finding(
+        "disk",
+        f"{free:.0f} GB free here",
+        WARNING if short else OK,
+        f"have {_FREE_GB} GB, or choose another --output" if short else "",
+    )
     yield Finding("cores", str(os.cpu_count()))
 
 
 def check_pipeline() -> Iterator[Finding]:
-    """TFX's components and a Beam pipeline on the runner that runs use; imports everything, which takes a while."""
+    """TFX's components and a Beam pipeline on the runner that runs use; imports everything, which
+    takes a while.
+    """
     try:
         from tfx import v1 as tfx
 
-        needed = ("StatisticsGen", "ImportSchemaGen", "ExampleValidator", "Transform", "Trainer", "Evaluator", "Pusher")
+        needed = (
+            "StatisticsGen",
+            "ImportSchemaGen",
+            "ExampleValidator",
+            "Transform",
+            "Trainer",
+            "Evaluator",
+            "Pusher",
+        )
         # TFX swallows ImportErrors and leaves None.
         missing = [name for name in needed if getattr(tfx.components, name, None) is None]
-        mend = "an import inside TFX failed: python -c 'from tfx.components.evaluator import component' shows it; then make venv"
-        yield Finding("TFX components", ", ".join(missing) + " missing" if missing else "all there", ERROR if missing else OK, mend if missing else "")
+        mend = (
+            "an import inside TFX failed: python -c 'from tfx.components.evaluator import "
+            "component' shows it; then make venv"
+        )
+        yield Finding(
+            "TFX components",
+            ", ".join(missing) + " missing" if missing else "all there",
+            ERROR if missing else OK,
+            mend if missing else "",
+        )
         import apache_beam as beam
 
         from components.beam_runner import in_process_pipeline
@@ -158,7 +236,12 @@ def check_pipeline() -> Iterator[Finding]:
         yield Finding("pipeline", f"{type(error).__name__}: {error}", ERROR, "make venv")
 
 
-_LIGHT: tuple[Callable[[], Iterator[Finding]], ...] = (check_lane, check_packages, check_keras, check_machine)
+_LIGHT: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_lane,
+    check_packages,
+    check_keras,
+    check_machine,
+)
 
 
 def run_doctor(deep: bool = False) -> int:
@@ -170,7 +253,11 @@ def run_doctor(deep: bool = False) -> int:
     rows = [(finding.what, finding.found, finding.state, finding.mend) for finding in findings]
     print_table("This machine", ("what", "found", "state", "mend"), rows)
     bad = [finding for finding in findings if finding.state == ERROR]
-    print(f"{len(bad)} of {len(findings)} checks found something that will not work" if bad else "nothing is wrong")
+    print(
+        f"{len(bad)} of {len(findings)} checks found something that will not work"
+        if bad
+        else "nothing is wrong"
+    )
     return 1 if bad else 0
 
 

@@ -1,4 +1,6 @@
-"""`recsys drift`: what the pushed model is asked, held against what it was trained on and against an earlier period."""
+"""`recsys drift`: what the pushed model is asked, held against what it was trained on and against
+an earlier period.
+"""
 
 import dataclasses
 import datetime
@@ -40,9 +42,11 @@ def run(
         output: folder of runs.
         run_id: the run to compare with; `latest`: the newest that pushed.
         baseline_logs: logs of an earlier period.
-        since: UTC; only requests from then on are judged. Without `baseline_logs` those before it are the earlier period.
+        since: UTC; only requests from then on are judged. Without `baseline_logs` those before it
+            are the earlier period.
         model: name of the served model, where the logs are of several.
-        schema: name or folder of the curated schemas; those that the run was checked with where None.
+        schema: name or folder of the curated schemas; those that the run was checked with where
+            None.
         limits: of `serving_skew.Limits`.
         report: the folder to write to; a new one under `<output>/drift` where None.
         say: takes lines of progress.
@@ -68,10 +72,15 @@ def run(
         folder = (
             Path(report)
             if report
-            else Path(output) / "drift" / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%SZ}"
+            else Path(output)
+            / "drift"
+            / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%SZ}"
         )
         count = f"{len(files)} log file{'s' if len(files) > 1 else ''}"
-        say(f"{count} against run {record.run_id} of {record.pipeline} (TensorFlow takes a while to load)")
+        say(
+            f"{count} against run {record.run_id} of {record.pipeline} (TensorFlow takes a while "
+            "to load)"
+        )
         training = read_training(record.data_run, schema, str(folder / "training"))
         quiet()
         start = since.replace(tzinfo=datetime.timezone.utc).timestamp() if since else None
@@ -79,9 +88,13 @@ def run(
         now = measure(in_process_pipeline, files, reading, str(folder / "now"))
         earlier = None
         if baseline_logs or since:
-            before = dataclasses.replace(reading, since=None, until=None if baseline_logs else start)
+            before = dataclasses.replace(
+                reading, since=None, until=None if baseline_logs else start
+            )
             try:
-                earlier = measure(in_process_pipeline, earlier_files or files, before, str(folder / "earlier"))
+                earlier = measure(
+                    in_process_pipeline, earlier_files or files, before, str(folder / "earlier")
+                )
             except DataError as error:
                 raise DataError(f"the earlier period: {error}") from error
         findings = serving_skew.compare(now, training, earlier, bounds)
@@ -93,9 +106,14 @@ def run(
         page = write_page(found, now, earlier, folder / PAGE)
     states = [finding.state for finding in findings]
     counted = ", ".join(
-        f"{states.count(state)} {state}" for state in ("broken", "met", "too few", "unbounded") if state in states
+        f"{states.count(state)} {state}"
+        for state in ("broken", "met", "too few", "unbounded")
+        if state in states
     )
-    say(f"{now.summary.counts['rows']:,} rows of {now.summary.counts['requests']:,} requests; comparisons: {counted}")
+    say(
+        f"{now.summary.counts['rows']:,} rows of {now.summary.counts['requests']:,} requests; "
+        f"comparisons: {counted}"
+    )
     for note in found["notes"]:
         say(f"  note: {note}")
     say(f"report: {page}")
@@ -106,11 +124,15 @@ def require_met(found: Mapping[str, Any]) -> None:
     """Raises Drifted where something is beyond its bound."""
     if found["broken"]:
         count = len(found["broken"])
-        raise Drifted(f"{count} bound{'s are' if count > 1 else ' is'} broken:\n  " + "\n  ".join(found["broken"]))
+        raise Drifted(
+            f"{count} bound{'s are' if count > 1 else ' is'} broken:\n  "
+            + "\n  ".join(found["broken"])
+        )
 
 
 def read_training(record: RunRecord, schema: str | None, folder: str):
-    """What the model of a run was trained on (`serving_measures.Training`); of a bundle that is the run of its recall.
+    """What the model of a run was trained on (`serving_measures.Training`); of a bundle that is the
+    run of its recall.
 
     Raises:
         RecsysError: the run did not get as far as a model, or its artifacts are gone.
@@ -126,19 +148,30 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     if schema:
         curated = schemas.read_schemas(schemas.schema_folder(schema))
     else:
-        texts = {table: (Path(uri) / "schema.pbtxt").read_text("utf-8") for table, uri in curated_in.items()}
-        curated = {table: text_format.Parse(text, schema_pb2.Schema()) for table, text in texts.items()}
+        texts = {
+            table: (Path(uri) / "schema.pbtxt").read_text("utf-8")
+            for table, uri in curated_in.items()
+        }
+        curated = {
+            table: text_format.Parse(text, schema_pb2.Schema()) for table, text in texts.items()
+        }
     task, train_columns = record.building["task"], record.building["columns"]["train"]
     text = (Path(_artifact(record, "ExampleBuilder", "schema")) / "schema.pbtxt").read_text("utf-8")
     train = text_format.Parse(text, schema_pb2.Schema())
     if task == "retrieve":
         columns = {"user_id": "bytes", "item_id": "bytes_list"}
-        path = Path(_artifact(record, "StatisticsGen_events", "statistics")) / "Split-all" / "FeatureStats.pb"
+        path = (
+            Path(_artifact(record, "StatisticsGen_events", "statistics"))
+            / "Split-all"
+            / "FeatureStats.pb"
+        )
         statistics = serving_measures.Statistics.FromString(path.read_bytes())
     else:
         inputs = _inputs(record, "score")
         columns = {name: kind for name, kind in train_columns.items() if name in inputs}
-        statistics = serving_measures.split_statistics(in_process_pipeline, examples, "train", columns, folder)
+        statistics = serving_measures.split_statistics(
+            in_process_pipeline, examples, "train", columns, folder
+        )
     origins = schemas.origins(
         {table: tables.table_columns(_artifact(record, "TableReader", table)) for table in _TABLES}
     )
@@ -155,7 +188,9 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
 def _artifact(record: RunRecord, node: str, key: str) -> str:
     step = record.steps.get(node)
     if step is None or key not in step.outputs:
-        raise RecsysError(f"run {record.run_id} did not get as far as {node}; required: a run that pushed a model")
+        raise RecsysError(
+            f"run {record.run_id} did not get as far as {node}; required: a run that pushed a model"
+        )
     if not os.path.isdir(step.outputs[key]):
         raise DataError(f"run {record.run_id}: {key} of {node} is gone: {step.outputs[key]}")
     return step.outputs[key]
@@ -178,9 +213,14 @@ def _report(record: RunRecord, training, now, earlier, findings, limits) -> dict
         if period is None:
             continue
         summary = period.summary
-        notes += [f"{words}{path} was read up to its damage: {why}" for path, why in sorted(summary.damaged.items())]
+        notes += [
+            f"{words}{path} was read up to its damage: {why}"
+            for path, why in sorted(summary.damaged.items())
+        ]
         if unreadable := summary.counts.get("unreadable"):
-            notes.append(f"{words}{unreadable:,} records are no requests: the first: {summary.unreadable}")
+            notes.append(
+                f"{words}{unreadable:,} records are no requests: the first: {summary.unreadable}"
+            )
         notes += [
             f"{words}{count:,} requests of {name} say nothing about skew"
             for name, count in sorted(summary.other.items())
@@ -191,11 +231,17 @@ def _report(record: RunRecord, training, now, earlier, findings, limits) -> dict
             if summary.counts.get(key)
         ]
     if version and served - {version}:
-        notes.append(f"the logs were answered by version {', '.join(sorted(served))}; the run pushed version {version}")
+        notes.append(
+            f"the logs were answered by version {', '.join(sorted(served))}; the run pushed "
+            f"version {version}"
+        )
     if training.task == "retrieve" and not any(
         feature.HasField("skew_comparator") for feature in training.schema.feature
     ):
-        notes.append("the curated schema has no skew_comparator on user_id or item_id: their skew is not bounded")
+        notes.append(
+            "the curated schema has no skew_comparator on user_id or item_id: their skew is not "
+            "bounded"
+        )
     return {
         "run": record.run_id,
         "pipeline": record.pipeline,
@@ -247,10 +293,17 @@ def write_page(found: Mapping[str, Any], now, earlier, path: Path) -> Path:
     counts = list(now.summary.of(RECOMMENDED).values())
     if counts:
         top = sum(counts[: max(1, round(0.1 * len(counts)))]) / sum(counts)
-        note = f"{len(counts):,} items were recommended {sum(counts):,} times; the first tenth of them {top:.0%} of the time."
-        chart = charts.rank_curve("Recommended items", counts, "items, the most often recommended first")
+        note = (
+            f"{len(counts):,} items were recommended {sum(counts):,} times; the first tenth of "
+            f"them {top:.0%} of the time."
+        )
+        chart = charts.rank_curve(
+            "Recommended items", counts, "items, the most often recommended first"
+        )
         figures.append({"title": "Recommended items", "note": note, "chart": chart})
-    details = [_detail(finding) for finding in found["findings"] if finding["differences"]][:_FEW_FIGURES]
+    details = [_detail(finding) for finding in found["findings"] if finding["differences"]][
+        :_FEW_FIGURES
+    ]
     groups = [
         ("skew", "Skew against training"),
         ("schema", "Anomalies against the schema"),
@@ -262,8 +315,15 @@ def write_page(found: Mapping[str, Any], now, earlier, path: Path) -> Path:
         .get_template("drift.html")
         .render(
             found=found,
-            groups=[(key, title, [one for one in found["findings"] if one["kind"] == key]) for key, title in groups],
-            periods=[(name, one) for name, one in zip(series, (found["logs"], found["earlier"]), strict=True) if one],
+            groups=[
+                (key, title, [one for one in found["findings"] if one["kind"] == key])
+                for key, title in groups
+            ],
+            periods=[
+                (name, one)
+                for name, one in zip(series, (found["logs"], found["earlier"]), strict=True)
+                if one
+            ],
             figures=figures,
             details=details,
             legend=charts.legend(series[: 2 if earlier else 1]),
@@ -282,23 +342,41 @@ def _distances(found: Mapping[str, Any]):
             and "share" not in finding["metric"]
             and "without" not in finding["metric"]
         ):
-            rows.setdefault(finding["name"], {})[finding["kind"]] = finding["value"] / finding["bound"]
+            rows.setdefault(finding["name"], {})[finding["kind"]] = (
+                finding["value"] / finding["bound"]
+            )
     if rows:
         used = [one for one in ("skew", "drift") if any(one in values for values in rows.values())]
-        chart = charts.dot_plot("Distances", [(name[:_LABEL], values) for name, values in rows.items()], used)
+        chart = charts.dot_plot(
+            "Distances", [(name[:_LABEL], values) for name, values in rows.items()], used
+        )
         note = f"As multiples of their bounds: beyond 1 a bound is broken. Circles: {used[0]}"
         note += "; diamonds: drift." if len(used) > 1 else "."
         yield {"title": "Distances", "note": note, "chart": chart}
 
 
 def _shares(found: Mapping[str, Any]):
-    rows = {finding["name"]: {"now": finding["value"]} for finding in found["findings"] if finding["kind"] == "share"}
+    rows = {
+        finding["name"]: {"now": finding["value"]}
+        for finding in found["findings"]
+        if finding["kind"] == "share"
+    }
     for finding in found["findings"]:
-        if finding["kind"] == "drift" and finding["name"] in rows and finding.get("before") is not None:
+        if (
+            finding["kind"] == "drift"
+            and finding["name"] in rows
+            and finding.get("before") is not None
+        ):
             rows[finding["name"]]["earlier period"] = finding["before"]
     if rows:
-        used = [one for one in ("now", "earlier period") if any(one in values for values in rows.values())]
-        labels = [(name.replace("answered by ", "by ")[:_LABEL], values) for name, values in rows.items()]
+        used = [
+            one
+            for one in ("now", "earlier period")
+            if any(one in values for values in rows.values())
+        ]
+        labels = [
+            (name.replace("answered by ", "by ")[:_LABEL], values) for name, values in rows.items()
+        ]
         yield {
             "title": "Shares",
             "note": "Of the rows, items or answers.",
@@ -308,7 +386,13 @@ def _shares(found: Mapping[str, Any]):
 
 def _detail(finding: Mapping[str, Any]) -> dict[str, Any]:
     before = "training" if finding["kind"] == "skew" else "earlier period"
-    rows = [(value[:_LABEL], {"now": share, before: old}) for value, share, old in finding["differences"]]
+    rows = [
+        (value[:_LABEL], {"now": share, before: old})
+        for value, share, old in finding["differences"]
+    ]
     title = f"{finding['name']}: {finding['kind']}"
-    return {"title": title, "note": f"Shares of the values that differ most: circles now, diamonds {before}.",
-            "chart": charts.dot_plot(title, rows, ("now", before))}  # fmt: skip
+    return {
+        "title": title,
+        "note": f"Shares of the values that differ most: circles now, diamonds {before}.",
+        "chart": charts.dot_plot(title, rows, ("now", before)),
+    }

@@ -1,4 +1,6 @@
-"""Built examples and tables read row by row, for people to look at. Light: neither TensorFlow nor Beam."""
+"""Built examples and tables read row by row, for people to look at. Light: neither TensorFlow nor
+Beam.
+"""
 
 import gzip
 import struct
@@ -12,7 +14,9 @@ _TITLES = ("title", "name")
 
 
 def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
-    """Yields the rows of a split's folder: column -> list of its values, bytes, int or float; none where it is missing."""
+    """Yields the rows of a split's folder: column -> list of its values, bytes, int or float; none
+    where it is missing.
+    """
     from serving.protos import Example
 
     for path in sorted(Path(folder).glob("*.gz")):
@@ -21,7 +25,9 @@ def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
                 (length, _) = _HEADER.unpack(header)
                 example = Example.FromString(file.read(length + _FOOTER_BYTES)[:length])
                 yield {
-                    name: list(getattr(feature, feature.WhichOneof("kind")).value) if feature.WhichOneof("kind") else []
+                    name: list(getattr(feature, feature.WhichOneof("kind")).value)
+                    if feature.WhichOneof("kind")
+                    else []
                     for name, feature in example.features.feature.items()
                 }
 

@@ -1,4 +1,6 @@
-"""What ran, out of ML Metadata: the store that the pipeline itself writes. Imports neither TensorFlow nor TFX."""
+"""What ran, out of ML Metadata: the store that the pipeline itself writes. Imports neither
+TensorFlow nor TFX.
+"""
 
 import functools
 import json
@@ -59,7 +61,9 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`failed` when any component failed, `interrupted` when it never reached the last one, else `complete`."""
+        """`failed` when any component failed, `interrupted` when it never reached the last one,
+        else `complete`.
+        """
         states = {step.state for step in self.steps.values()}
         if "failed" in states:
             return "failed"
@@ -68,7 +72,9 @@ class RunRecord:
     @property
     def cached(self) -> bool:
         """Whether everything but the look-up of the last blessed model came from the cache."""
-        return all(step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed")
+        return all(
+            step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed"
+        )
 
     @property
     def is_bundle(self) -> bool:
@@ -89,17 +95,29 @@ class RunRecord:
     @property
     def examples_uri(self) -> str | None:
         """Folder of the built examples; None where the run did not get there."""
-        step, key = (self.steps.get("Examples"), "result") if self.is_bundle else (self.steps.get("ExampleBuilder"), "examples")
+        step, key = (
+            (self.steps.get("Examples"), "result")
+            if self.is_bundle
+            else (self.steps.get("ExampleBuilder"), "examples")
+        )
         return step.outputs.get(key) if step else None
 
     @functools.cached_property
     def data_run(self) -> "RunRecord":
-        """The run that read the data and built the examples: of a bundle the recall's, else this one."""
-        return load_run(self.output, self.training_parameters["recall_run"]) if self.is_bundle else self
+        """The run that read the data and built the examples: of a bundle the recall's, else this
+        one.
+        """
+        return (
+            load_run(self.output, self.training_parameters["recall_run"])
+            if self.is_bundle
+            else self
+        )
 
     @property
     def training_parameters(self) -> dict[str, Any]:
-        """What the Trainer was given: model, hyper-parameters, seed, code hash; or the Bundler: the two stages."""
+        """What the Trainer was given: model, hyper-parameters, seed, code hash; or the Bundler: the
+        two stages.
+        """
         node, name = ("Bundler", "config") if self.is_bundle else ("Trainer", "custom_config")
         text = self.steps[node].properties.get(name) if node in self.steps else None
         return json.loads(text) if text else {}
@@ -119,13 +137,18 @@ class RunRecord:
 
     @property
     def bundling(self) -> dict[str, Any]:
-        """The Bundler's log: the stages, the weight of the ranking and what each weight reached; empty before there is one."""
+        """The Bundler's log: the stages, the weight of the ranking and what each weight reached;
+        empty before there is one.
+        """
         return self._json("Bundler", "model", "Format-Serving/assets.extra/training.json")
 
     @property
     def reading(self) -> dict[str, dict[str, Any]]:
         """Table -> the reader's report of rows read, kept and rejected."""
-        return {table: self._json("TableReader", table, "report.json") for table in ("events", "items", "users")}
+        return {
+            table: self._json("TableReader", table, "report.json")
+            for table in ("events", "items", "users")
+        }
 
     @property
     def checking(self) -> dict[str, Any]:
@@ -169,11 +192,15 @@ def load_runs(output: str | Path) -> list[RunRecord]:
     store = _open(Path(output))
     if store is None:
         return []
-    return [_load(store, Path(output), context) for context in sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.name)]
+    return [
+        _load(store, Path(output), context)
+        for context in sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.name)
+    ]
 
 
 def load_run(output: str | Path, run: str = "latest") -> RunRecord:
-    """One run: `latest`, its id, or the beginning of its id or of its pipeline's name (then the newest).
+    """One run: `latest`, its id, or the beginning of its id or of its pipeline's name (then the
+    newest).
 
     Raises:
         RecsysError: there is none; the nearest is named.
@@ -181,9 +208,17 @@ def load_run(output: str | Path, run: str = "latest") -> RunRecord:
     records = load_runs(output)
     if run == "latest" and records:
         return records[-1]
-    found = [record for record in records if record.run_id.startswith(run) or record.pipeline.startswith(run)]
+    found = [
+        record
+        for record in records
+        if record.run_id.startswith(run) or record.pipeline.startswith(run)
+    ]
     if not found:
-        known = nearest(run, [record.run_id for record in records]) if records else "; there are none yet: recsys run"
+        known = (
+            nearest(run, [record.run_id for record in records])
+            if records
+            else "; there are none yet: recsys run"
+        )
         raise RecsysError(f"no run {run!r} in {output}{known}")
     return found[-1]
 
@@ -197,7 +232,9 @@ def last_pushed(output: str | Path) -> RunRecord:
     for record in reversed(load_runs(output)):
         if record.pushed_path and Path(record.pushed_path).exists():
             return record
-    raise RecsysError(f"no model was pushed under {output} yet; make one: recsys run --output {output}")
+    raise RecsysError(
+        f"no model was pushed under {output} yet; make one: recsys run --output {output}"
+    )
 
 
 def _open(output: Path):
@@ -215,18 +252,37 @@ def _open(output: Path):
 
 def _load(store, output: Path, context) -> RunRecord:
     record = RunRecord(context.name, "", output)
-    executions = sorted(store.get_executions_by_context(context.id), key=lambda execution: execution.id)
-    events = store.get_events_by_execution_ids([execution.id for execution in executions]) if executions else []
-    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])}
+    executions = sorted(
+        store.get_executions_by_context(context.id), key=lambda execution: execution.id
+    )
+    events = (
+        store.get_events_by_execution_ids([execution.id for execution in executions])
+        if executions
+        else []
+    )
+    artifacts = {
+        artifact.id: artifact
+        for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])
+    }
     for execution in executions:
-        node = next(context for context in store.get_contexts_by_execution(execution.id) if context.type == "node").name
+        node = next(
+            context
+            for context in store.get_contexts_by_execution(execution.id)
+            if context.type == "node"
+        ).name
         record.pipeline, _, node = node.rpartition(".")
-        seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
-        # Cached components are new executions without work of their own: their time says what the look-up took.
+        seconds = (
+            execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        ) / 1000
+        # Cached components are new executions without work of their own: their time says what the
+        # look-up took.
         step = Step(node, _state(execution), seconds, _properties(execution))
         record.steps[node] = step
         for event in events:
-            if event.execution_id == execution.id and event.type in (event.OUTPUT, event.INTERNAL_OUTPUT):
+            if event.execution_id == execution.id and event.type in (
+                event.OUTPUT,
+                event.INTERNAL_OUTPUT,
+            ):
                 key = next(part.key for part in event.path.steps if part.HasField("key"))
                 artifact = artifacts[event.artifact_id]
                 step.outputs[key] = artifact.uri
@@ -241,4 +297,8 @@ def _state(execution) -> str:
 
 def _properties(message) -> dict[str, Any]:
     values = {**message.properties, **message.custom_properties}
-    return {name: getattr(value, value.WhichOneof("value")) for name, value in values.items() if value.WhichOneof("value")}
+    return {
+        name: getattr(value, value.WhichOneof("value"))
+        for name, value in values.items()
+        if value.WhichOneof("value")
+    }

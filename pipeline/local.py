@@ -1,4 +1,6 @@
-"""The local runner: one process, quiet logs, progress that a person can read, and a verdict that is checked, not assumed."""
+"""The local runner: one process, quiet logs, progress that a person can read, and a verdict that is
+checked, not assumed.
+"""
 
 import contextlib
 import dataclasses
@@ -35,9 +37,11 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     Raises:
         ConfigError: the data set, model, hyper-parameters or output folder are not to be had.
         DataError: the data broke a rule.
-        NotBlessed: nothing was pushed; the message names the threshold and by how much it was missed.
+        NotBlessed: nothing was pushed; the message names the threshold and by how much it was
+            missed.
         RecsysError: another run holds the output folder, or the disk is full.
     """
+
     def create(output: Path):
         source, schemas = find_data(config, say)
         # Only now: what can be refused without TensorFlow has been.
@@ -50,17 +54,27 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
             source=str(source),
             fingerprint=tables.fingerprint(str(source)),
             schemas=schemas,
-            hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(mode="json"),
+            hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(
+                mode="json"
+            ),
             pipeline_root=str(output / config.pipeline_name),
             serving_dir=str(config.serving_dir),
             checkpoint_root=str(output / "checkpoints"),
             metadata_path=str(output / lineage.METADATA),
         )
 
-    return execute(Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say)
+    return execute(
+        Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say
+    )
 
 
-def execute(output: Path, name: str, create: Callable[[Path], Any], resolved: str, say: Callable[[str], None] = print) -> lineage.RunRecord:
+def execute(
+    output: Path,
+    name: str,
+    create: Callable[[Path], Any],
+    resolved: str,
+    say: Callable[[str], None] = print,
+) -> lineage.RunRecord:
     """Runs a pipeline in this process and returns its record.
 
     Args:
@@ -71,7 +85,8 @@ def execute(output: Path, name: str, create: Callable[[Path], Any], resolved: st
         say: takes lines of progress.
 
     Raises:
-        RecsysError: as of `create` or a component; another run holds the output folder, or the disk is full.
+        RecsysError: as of `create` or a component; another run holds the output folder, or the disk
+            is full.
     """
     with _exclusive(output), readable_errors():
         quiet()
@@ -86,28 +101,45 @@ def execute(output: Path, name: str, create: Callable[[Path], Any], resolved: st
         record = lineage.load_run(output)
         save_verdict(record)
         (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")
-        say(f"all components in {time.monotonic() - started:.0f} s" + (", served from the cache" if record.cached else ""))
+        say(
+            f"all components in {time.monotonic() - started:.0f} s"
+            + (", served from the cache" if record.cached else "")
+        )
     return record
 
 
 def require_push(record: lineage.RunRecord) -> None:
-    """Raises NotBlessed unless the run ended with a pushed model: a pipeline can be green and push nothing."""
+    """Raises NotBlessed unless the run ended with a pushed model: a pipeline can be green and push
+    nothing.
+    """
     if record.pushed_path and Path(record.pushed_path).exists():
         return
     if not record.blessed:
         failures = record.verdict.get("failures", [])
-        reasons = "\n  ".join(failure["text"] for failure in failures) or "the Evaluator gave no blessing"
+        reasons = (
+            "\n  ".join(failure["text"] for failure in failures) or "the Evaluator gave no blessing"
+        )
         raise NotBlessed(f"the model was not blessed and nothing was pushed:\n  {reasons}")
     if not record.canary:
-        why = record.artifacts.get(("Canary", "blessing"), {}).get("reason", "no reason was recorded")
-        raise NotBlessed(f"the model was blessed, but no server could answer from it, so nothing was pushed: {why}")
+        why = record.artifacts.get(("Canary", "blessing"), {}).get(
+            "reason", "no reason was recorded"
+        )
+        raise NotBlessed(
+            "the model was blessed, but no server could answer from it, so nothing was pushed: "
+            f"{why}"
+        )
     if record.pushed_path:
-        raise NotBlessed(f"the model was pushed to {record.pushed_path}, which is gone; remove {record.output} to run afresh")
+        raise NotBlessed(
+            f"the model was pushed to {record.pushed_path}, which is gone; remove {record.output} "
+            "to run afresh"
+        )
     raise NotBlessed("the model was blessed, but the Pusher pushed nothing")
 
 
 def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]:
-    """Returns the data folder (fetched when it is a public data set) and the name or folder of its table schemas."""
+    """Returns the data folder (fetched when it is a public data set) and the name or folder of its
+    table schemas.
+    """
     from components import datasets, layouts
 
     name = config.data.source
@@ -121,7 +153,9 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]
 
 
 def save_verdict(record: lineage.RunRecord) -> None:
-    """Stores the gate's findings as JSON beside TFMA's own files, so that nobody needs TFMA to read them."""
+    """Stores the gate's findings as JSON beside TFMA's own files, so that nobody needs TFMA to read
+    them.
+    """
     evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
     if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():
         return
@@ -149,7 +183,10 @@ def _exclusive(output: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise RecsysError(f"another run (process {lock.read().strip()}) is using {output}; wait for it or choose another --output") from None
+            raise RecsysError(
+                f"another run (process {lock.read().strip()}) is using {output}; wait for it or "
+                "choose another --output"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -219,7 +256,9 @@ class _Progress(logging.Handler):
             self._cached = True
         elif finished := self._FINISHED.match(message):
             seconds = time.monotonic() - self._started
-            self._say(f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}")
+            self._say(
+                f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}"
+            )
 
 
 @contextlib.contextmanager

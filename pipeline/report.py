@@ -1,4 +1,6 @@
-"""The report of a run: one HTML page that needs nothing but itself, and says first whether a model was pushed and why not."""
+"""The report of a run: one HTML page that needs nothing but itself, and says first whether a model
+was pushed and why not.
+"""
 
 import importlib.metadata
 import itertools
@@ -18,13 +20,28 @@ from pipeline.lineage import RunRecord
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _OVERALL = "overall"
-_ACRONYMS = {name: name.upper() for name in ("hr", "ndcg", "mrr", "map", "auc", "gauc", "rmse", "mse", "mae", "ncf99")}
+_ACRONYMS = {
+    name: name.upper()
+    for name in ("hr", "ndcg", "mrr", "map", "auc", "gauc", "rmse", "mse", "mae", "ncf99")
+}
 _LOWER_IS_BETTER = {"loss", "log_loss", "rmse", "mse", "mae", "calibration_error"}
 _NEITHER_IS_BETTER = {"calibration", "tie_gap"}
-# A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than it, another protocol.
-_REFERENCES = {"alone": "the recall alone", "popularity": "popularity", "constant": "the train mean"}
+# A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than
+# it, another protocol.
+_REFERENCES = {
+    "alone": "the recall alone",
+    "popularity": "popularity",
+    "constant": "the train mean",
+}
 _LIFT, _SAMPLED = "lift", "ncf99"
-_PACKAGES = ("tfx", "tensorflow", "tf-keras", "tensorflow-recommenders", "apache-beam", "tensorflow-model-analysis")
+_PACKAGES = (
+    "tfx",
+    "tensorflow",
+    "tf-keras",
+    "tensorflow-recommenders",
+    "apache-beam",
+    "tensorflow-model-analysis",
+)
 
 
 def write_report(record: RunRecord, path: str | Path, error: str | None = None) -> Path:
@@ -57,15 +74,19 @@ def write_page(text: str, path: str | Path) -> Path:
 
 def render(record: RunRecord, error: str | None = None) -> str:
     """Returns the page."""
-    return environment().get_template("report.html").render(
-        run=_run(record),
-        verdict=verdict(record, error),
-        data=report_data.describe(record.data_run),
-        training=training(record),
-        stages=stages(record),
-        metrics=metrics(record),
-        users=report_users.describe(record),
-        lineage=lineage(record),
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            run=_run(record),
+            verdict=verdict(record, error),
+            data=report_data.describe(record.data_run),
+            training=training(record),
+            stages=stages(record),
+            metrics=metrics(record),
+            users=report_users.describe(record),
+            lineage=lineage(record),
+        )
     )
 
 
@@ -80,7 +101,9 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(basename=os.path.basename, seconds=_seconds, metric=label, number=_number, signed=_signed)
+    made.filters.update(
+        basename=os.path.basename, seconds=_seconds, metric=label, number=_number, signed=_signed
+    )
     return made
 
 
@@ -112,24 +135,50 @@ def _run(record: RunRecord) -> dict[str, Any]:
 
 
 def verdict(record: RunRecord, error: str | None = None) -> dict[str, Any]:
-    """What became of the run: `state` (pushed, held or failed), a headline and reasons, and every threshold."""
-    found = {"state": "held", "reasons": [], "thresholds": _thresholds(record), "canary": _canary(record), "version": ""}
+    """What became of the run: `state` (pushed, held or failed), a headline and reasons, and every
+    threshold.
+    """
+    found = {
+        "state": "held",
+        "reasons": [],
+        "thresholds": _thresholds(record),
+        "canary": _canary(record),
+        "version": "",
+    }
     failed = [step.node for step in record.steps.values() if step.state == "failed"]
     if record.pushed_path:
-        found |= {"state": "pushed", "version": Path(record.pushed_path).name, "path": _short(record, record.pushed_path)}
+        found |= {
+            "state": "pushed",
+            "version": Path(record.pushed_path).name,
+            "path": _short(record, record.pushed_path),
+        }
         found["headline"] = f"Blessed and pushed as version {found['version']}"
     elif failed or error:
-        found |= {"state": "failed", "headline": f"Failed at {', '.join(failed)}" if failed else "Failed"}
-        found["reasons"] = [error or "Nothing was pushed. The command that ran the pipeline printed the reason."]
+        found |= {
+            "state": "failed",
+            "headline": f"Failed at {', '.join(failed)}" if failed else "Failed",
+        }
+        found["reasons"] = [
+            error or "Nothing was pushed. The command that ran the pipeline printed the reason."
+        ]
     elif record.state == "interrupted":
         last = next(reversed(record.steps), "its start")
-        found |= {"state": "failed", "headline": f"Interrupted after {last}", "reasons": ["The next run goes on from there."]}
+        found |= {
+            "state": "failed",
+            "headline": f"Interrupted after {last}",
+            "reasons": ["The next run goes on from there."],
+        }
     elif not record.blessed:
         found["headline"] = "Not blessed: nothing was pushed"
         failures = record.verdict.get("failures", [])
-        found["reasons"] = [failure.get("text", failure["metric"]) for failure in failures] or ["The Evaluator gave no blessing."]
+        found["reasons"] = [failure.get("text", failure["metric"]) for failure in failures] or [
+            "The Evaluator gave no blessing."
+        ]
     elif not record.canary:
-        found |= {"headline": "Blessed, but no server could answer from it: nothing was pushed", "reasons": [found["canary"]]}
+        found |= {
+            "headline": "Blessed, but no server could answer from it: nothing was pushed",
+            "reasons": [found["canary"]],
+        }
     else:
         found |= {"headline": "Blessed, but the Pusher pushed nothing"}
     return found
@@ -141,12 +190,18 @@ def _canary(record: RunRecord) -> str:
         return ""
     if outcome.get("blessed") == 1:
         answered = outcome.get("answered")
-        return f"A server process answered {answered} requests, each over REST and gRPC." if answered else "A server process answered."
+        return (
+            f"A server process answered {answered} requests, each over REST and gRPC."
+            if answered
+            else "A server process answered."
+        )
     return str(outcome.get("reason") or "No reason was recorded.")
 
 
 def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
-    """Every threshold that holds overall: what was required, measured and left over; out of the Evaluator's own configuration."""
+    """Every threshold that holds overall: what was required, measured and left over; out of the
+    Evaluator's own configuration.
+    """
     step, overall = record.steps.get("Evaluator"), _finite(record, "metrics").get(_OVERALL, {})
     if step is None or not overall:
         return []
@@ -155,12 +210,21 @@ def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
     for spec in json.loads(step.properties.get("eval_config") or "{}").get("metrics_specs", []):
         for config in spec.get("metrics", []):
             slices = config.get("per_slice_thresholds", [])
-            bounds = [one["threshold"] for one in slices if {} in one.get("slicing_specs", [{}])] + [config.get("threshold", {})]
+            bounds = [
+                one["threshold"] for one in slices if {} in one.get("slicing_specs", [{}])
+            ] + [config.get("threshold", {})]
             name = json.loads(config.get("config") or "{}").get("name") or config["class_name"]
             if name in overall:
-                rows += [row for bound in bounds for row in _bounds(name, bound, overall[name], before.get(name))]
+                rows += [
+                    row
+                    for bound in bounds
+                    for row in _bounds(name, bound, overall[name], before.get(name))
+                ]
                 if name.startswith(f"{_LIFT}_") and reference:
-                    rows[-1] |= {"metric": name.removeprefix(f"{_LIFT}_").removeprefix(f"{reference}_"), "what": f"how much better than {_REFERENCES[reference]}"}
+                    rows[-1] |= {
+                        "metric": name.removeprefix(f"{_LIFT}_").removeprefix(f"{reference}_"),
+                        "what": f"how much better than {_REFERENCES[reference]}",
+                    }
     return rows
 
 
@@ -173,17 +237,29 @@ def _bounds(name: str, threshold: Mapping[str, Any], value: float, before: float
         sign = -1 if change.get("direction") == "LOWER_IS_BETTER" else 1
         difference = None if before is None else value - before
         if "absolute" in change:
-            yield _row(name, "change from the last blessed model", change["absolute"], difference, sign)
+            yield _row(
+                name, "change from the last blessed model", change["absolute"], difference, sign
+            )
         if "relative" in change:
             share = difference / abs(before) if before else None
-            yield _row(name, "relative change from the last blessed model", change["relative"], share, sign)
+            yield _row(
+                name, "relative change from the last blessed model", change["relative"], share, sign
+            )
 
 
 def _row(name: str, what: str, bound: float, value: float | None, sign: int) -> dict[str, Any]:
     margin = None if value is None else sign * (value - bound)
     side = "at least" if sign > 0 else "at most"
     met = margin is None or margin >= 0
-    return {"metric": name, "what": what, "side": side, "bound": bound, "value": value, "margin": margin, "met": met}
+    return {
+        "metric": name,
+        "what": what,
+        "side": side,
+        "bound": bound,
+        "value": value,
+        "margin": margin,
+        "met": met,
+    }
 
 
 def training(record: RunRecord) -> dict[str, Any]:
@@ -202,36 +278,87 @@ def training(record: RunRecord) -> dict[str, Any]:
                 prefix = _reference(rows[0])
                 level = rows[0].get(f"{prefix}_{name}")
                 reference = (_REFERENCES[prefix], level) if level is not None else None
-                chart = charts.line_chart(f"{stage}: {title}", points, best=best, reference=reference)
-                note = f"{dict(points)[best]:.4f} at the best epoch, {best}." if best in dict(points) else ""
+                chart = charts.line_chart(
+                    f"{stage}: {title}", points, best=best, reference=reference
+                )
+                note = (
+                    f"{dict(points)[best]:.4f} at the best epoch, {best}."
+                    if best in dict(points)
+                    else ""
+                )
                 figures.append({"title": title, "note": note, "chart": chart})
         stages.append({"name": stage, "best": best, "rows": rows, "figures": figures})
-    names = {name for row in epochs for name in row} - {"stage", "epoch", "seconds", "loss", "examples_per_second"}
-    return {**log, "monitor": monitor, "stages": stages, "shown": _leading(sorted(names), monitor)[:4], "base": record.training_parameters}
+    names = {name for row in epochs for name in row} - {
+        "stage",
+        "epoch",
+        "seconds",
+        "loss",
+        "examples_per_second",
+    }
+    return {
+        **log,
+        "monitor": monitor,
+        "stages": stages,
+        "shown": _leading(sorted(names), monitor)[:4],
+        "base": record.training_parameters,
+    }
 
 
 def stages(record: RunRecord) -> dict[str, Any]:
-    """The Bundler's log, and what each weight of the ranking reached on validation; empty where there was none."""
+    """The Bundler's log, and what each weight of the ranking reached on validation; empty where
+    there was none.
+    """
     log = record.bundling
     if not log:
         return {}
-    titles = {stage: registry.MODELS[log[stage]].title if log[stage] else "" for stage in ("recall", "rank")}
+    titles = {
+        stage: registry.MODELS[log[stage]].title if log[stage] else ""
+        for stage in ("recall", "rank")
+    }
     points = [(row["weight"], row["ndcg_10"]) for row in log["weights"]]
     title = "Validation NDCG@10 by the weight of the ranking"
-    chart = charts.line_chart(title, points, best=log["weight"], reference=("the recall alone", points[0][1]), over="weight") if points else None
-    note = f"{dict(points)[log['weight']]:.4f} at the weight chosen, {log['weight']:g}." if points else ""
-    return {**log, "titles": titles, "figures": [{"title": title, "note": note, "chart": chart}] if chart else []}
+    chart = (
+        charts.line_chart(
+            title,
+            points,
+            best=log["weight"],
+            reference=("the recall alone", points[0][1]),
+            over="weight",
+        )
+        if points
+        else None
+    )
+    note = (
+        f"{dict(points)[log['weight']]:.4f} at the weight chosen, {log['weight']:g}."
+        if points
+        else ""
+    )
+    return {
+        **log,
+        "titles": titles,
+        "figures": [{"title": title, "note": note, "chart": chart}] if chart else [],
+    }
 
 
 def metrics(record: RunRecord) -> dict[str, Any]:
-    """The gate's findings, overall and by slice, beside a reference's and the last blessed model's; empty before the gate."""
-    found, before, counts = _finite(record, "metrics"), _finite(record, "baseline"), record.verdict.get("counts", {})
+    """The gate's findings, overall and by slice, beside a reference's and the last blessed model's;
+    empty before the gate.
+    """
+    found, before, counts = (
+        _finite(record, "metrics"),
+        _finite(record, "baseline"),
+        record.verdict.get("counts", {}),
+    )
     if not found.get(_OVERALL):
         return {}
     overall, old = found[_OVERALL], before.get(_OVERALL, {})
     reference = _reference(overall)
     monitor = record.measured.monitor
-    names = [name for name in _leading(list(overall), monitor) if not (_protocol(name, overall) and not overall[name])]
+    names = [
+        name
+        for name in _leading(list(overall), monitor)
+        if not (_protocol(name, overall) and not overall[name])
+    ]
     rows = []
     for name in names:
         other = overall.get(f"{reference}_{name}")
@@ -249,27 +376,50 @@ def metrics(record: RunRecord) -> dict[str, Any]:
     plotted, series = names[:2], ("this model", _REFERENCES.get(reference, ""), "last blessed")
     plots: dict[str, list] = {name: [] for name in plotted}
     for name, one in itertools.product(plotted, slices):
-        values = (found[one].get(name), found[one].get(f"{reference}_{name}"), before.get(one, {}).get(name))
+        values = (
+            found[one].get(name),
+            found[one].get(f"{reference}_{name}"),
+            before.get(one, {}).get(name),
+        )
         shown = {key: value for key, value in zip(series, values, strict=True) if value is not None}
         plots[name].append((one.replace(":", ": "), shown))
-    used = [one for one in series if any(one in values for points in plots.values() for _, values in points)]
+    used = [
+        one
+        for one in series
+        if any(one in values for points in plots.values() for _, values in points)
+    ]
     table = [
-        {"name": one.replace(":", ": "), "count": counts.get(one), "values": found[one], "before": before.get(one, {})} for one in slices
+        {
+            "name": one.replace(":", ": "),
+            "count": counts.get(one),
+            "values": found[one],
+            "before": before.get(one, {}),
+        }
+        for one in slices
     ]
     return {
         "rows": rows,
         "reference": reference,
         "reference_name": _REFERENCES.get(reference, ""),
         "has_before": bool(old),
-        "ranks": record.data_run.building.get("task", record.training.get("task", "retrieve")) == "retrieve",
+        "ranks": record.data_run.building.get("task", record.training.get("task", "retrieve"))
+        == "retrieve",
         "tie_gap": any(name.startswith("tie_gap_") for name in names),
         "sampled": any(_protocol(name, overall) for name in names),
         "slices": table,
-        "shown": [name for name in names if not _protocol(name, overall) and not name.startswith("tie_gap_")],
+        "shown": [
+            name
+            for name in names
+            if not _protocol(name, overall) and not name.startswith("tie_gap_")
+        ],
         "plotted": plotted,
         "legend": charts.legend(used),
         "figures": [
-            {"title": label(name), "note": "", "chart": charts.dot_plot(f"{label(name)} by slice", points, used)}
+            {
+                "title": label(name),
+                "note": "",
+                "chart": charts.dot_plot(f"{label(name)} by slice", points, used),
+            }
             for name, points in plots.items()
         ],
         "queries": counts.get(_OVERALL),
@@ -277,21 +427,41 @@ def metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def _leading(names: list[str], monitor: str) -> list[str]:
-    """The metrics that stand for themselves: the monitored one first, then those that have a reference, then the rest."""
-    own = [name for name in names if not any(name == f"{prefix}_{other}" for prefix in (*_REFERENCES, _LIFT) for other in names)]
+    """The metrics that stand for themselves: the monitored one first, then those that have a
+    reference, then the rest.
+    """
+    own = [
+        name
+        for name in names
+        if not any(
+            name == f"{prefix}_{other}" for prefix in (*_REFERENCES, _LIFT) for other in names
+        )
+    ]
     reference = _reference(names)
-    return sorted(own, key=lambda name: (name != monitor, f"{reference}_{name}" not in names, _protocol(name, names)))
+    return sorted(
+        own,
+        key=lambda name: (
+            name != monitor,
+            f"{reference}_{name}" not in names,
+            _protocol(name, names),
+        ),
+    )
 
 
 def _reference(names) -> str:
     """The prefix of the reference's metrics among the names, or an empty string."""
-    return next((prefix for prefix in _REFERENCES if any(f"{prefix}_{name}" in names for name in names)), "")
+    return next(
+        (prefix for prefix in _REFERENCES if any(f"{prefix}_{name}" in names for name in names)), ""
+    )
 
 
 def _finite(record: RunRecord, part: str) -> dict[str, dict[str, float]]:
     """A part of the verdict without the metrics that a slice has no value for."""
     found = record.verdict.get(part, {})
-    return {one: {name: value for name, value in values.items() if math.isfinite(value)} for one, values in found.items()}
+    return {
+        one: {name: value for name, value in values.items() if math.isfinite(value)}
+        for one, values in found.items()
+    }
 
 
 def _protocol(name: str, names) -> bool:
@@ -304,7 +474,14 @@ def _compare(name: str, value: float, other: float | None) -> dict[str, Any] | N
         return None
     difference, base = value - other, re.sub(r"_\d+$", "", name)
     gain = -difference if base in _LOWER_IS_BETTER else difference
-    return {"difference": difference, "trend": "same" if not gain or base in _NEITHER_IS_BETTER else "better" if gain > 0 else "worse"}
+    return {
+        "difference": difference,
+        "trend": "same"
+        if not gain or base in _NEITHER_IS_BETTER
+        else "better"
+        if gain > 0
+        else "worse",
+    }
 
 
 def _natural(name: str) -> tuple:
@@ -318,7 +495,9 @@ def _natural(name: str) -> tuple:
 def lineage(record: RunRecord) -> dict[str, Any]:
     """Components, hashes, hyper-parameters and versions."""
     parameters, reader = record.training_parameters, record.data_run.steps.get("TableReader")
-    recorded = {values["tfx_version"] for values in record.artifacts.values() if "tfx_version" in values}
+    recorded = {
+        values["tfx_version"] for values in record.artifacts.values() if "tfx_version" in values
+    }
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -373,7 +552,13 @@ def _seconds(value: float) -> str:
 def _number(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4f}"
+        if abs(value) < 100
+        else f"{value:,.1f}"
+    )
 
 
 def _signed(value: Any) -> str:

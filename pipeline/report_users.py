@@ -16,7 +16,9 @@ _SLICES = ("activity", "popularity", "temperature")
 
 
 def describe(record: RunRecord) -> dict[str, Any]:
-    """Returns `users`, a dict each, or `reason`, why there are none; `drawn_from` test queries they were drawn."""
+    """Returns `users`, a dict each, or `reason`, why there are none; `drawn_from` test queries they
+    were drawn.
+    """
     if record.model_uri is None:
         return _none("The run did not get as far as a model.")
     model = Path(record.model_uri) / "Format-Serving"
@@ -26,7 +28,10 @@ def describe(record: RunRecord) -> dict[str, Any]:
     if not record.examples_uri or not test.is_dir():
         return _none("The test queries are gone.")
     if record.data_run.building.get("task", "retrieve") != "retrieve":
-        return _none("This model scores single pairs of user and item; it does not recommend from the catalogue.")
+        return _none(
+            "This model scores single pairs of user and item; it does not recommend from the "
+            "catalogue."
+        )
     rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
     chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
     queries = [rows[number] for number in sorted(chosen)]
@@ -66,7 +71,10 @@ def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, 
     count, nothing = len(queries), tf.zeros([len(queries), 0], tf.string)
     # As a server would be asked: with the id alone; the model knows the user's whole log.
     found = signatures["recommend"](
-        user_id=tf.constant([query["user_id"][0] for query in queries]), history=nothing, exclude=nothing, k=tf.fill([count], ITEMS)
+        user_id=tf.constant([query["user_id"][0] for query in queries]),
+        history=nothing,
+        exclude=nothing,
+        k=tf.fill([count], ITEMS),
     )
     found = {name: value.numpy() for name, value in found.items()}
     measured: dict[str, Any] = {}
@@ -78,7 +86,9 @@ def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, 
         items = zip(found["item_id"][number], found["score"][number], strict=True)
         answers.append(
             {
-                "items": [(item, f"{float(score):#.3g}".rstrip(".")) for item, score in items if item],
+                "items": [
+                    (item, f"{float(score):#.3g}".rstrip(".")) for item, score in items if item
+                ],
                 "strategy": examples.text(found["strategy"][number]) if "strategy" in found else "",
                 "measured": {name: float(values[number]) for name, values in measured.items()},
             }
@@ -108,7 +118,9 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
     found, hit = _found(answer["measured"], len(targets))
     return {
         "id": examples.text(query["user_id"][0]),
-        "slices": [f"{name}: {examples.text(query[name][0])}" for name in _SLICES if query.get(name)],
+        "slices": [
+            f"{name}: {examples.text(query[name][0])}" for name in _SLICES if query.get(name)
+        ],
         "events": len(history) + len(targets),
         "history": [{"id": item} for item in reversed(history[-_HISTORY:])],
         "targets": [{"id": item} for item in targets[:_TARGETS]],
@@ -117,14 +129,19 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
         "hit": hit,
         "strategy": answer["strategy"],
         "items": [
-            {"id": examples.text(item), "score": score, "target": examples.text(item) in targets} for item, score in answer["items"]
+            {"id": examples.text(item), "score": score, "target": examples.text(item) in targets}
+            for item, score in answer["items"]
         ],
     }
 
 
 def _found(measured: dict[str, float], targets: int) -> tuple[str, bool | None]:
-    """Where the `evaluate` signature ranked the held-out item, in words, and whether that is a hit (None: not measured)."""
-    cutoffs = sorted(int(name[3:]) for name in measured if name.startswith("hr_") and name[3:].isdigit())
+    """Where the `evaluate` signature ranked the held-out item, in words, and whether that is a hit
+    (None: not measured).
+    """
+    cutoffs = sorted(
+        int(name[3:]) for name in measured if name.startswith("hr_") and name[3:].isdigit()
+    )
     within = next((cutoff for cutoff in cutoffs if measured[f"hr_{cutoff}"] > 0), None)
     if not cutoffs:
         return "", None
@@ -138,8 +155,12 @@ def _found(measured: dict[str, float], targets: int) -> tuple[str, bool | None]:
 
 
 def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
-    shown = [item for user in users for part in ("history", "targets", "items") for item in user[part]]
+    shown = [
+        item for user in users for part in ("history", "targets", "items") for item in user[part]
+    ]
     reader = record.data_run.steps.get("TableReader")
-    known = examples.titles(reader.outputs.get("items") if reader else None, {item["id"] for item in shown})
+    known = examples.titles(
+        reader.outputs.get("items") if reader else None, {item["id"] for item in shown}
+    )
     for item in shown:
         item["title"] = known.get(item["id"], "")

@@ -33,7 +33,9 @@ def _printable(value: str) -> str:
 
 
 def print_evaluation(record: RunRecord) -> None:
-    """Prints the model beside the reference of its task and the last blessed model, overall and by slice."""
+    """Prints the model beside the reference of its task and the last blessed model, overall and by
+    slice.
+    """
     verdict = record.verdict
     if not verdict:
         return
@@ -48,13 +50,17 @@ def print_evaluation(record: RunRecord) -> None:
                 verdict["counts"].get(name, ""),
                 *(f"{values[metric]:.4f}" for metric in measured.shown),
                 " / ".join(f"{values[metric]:.4f}" for metric in measured.shown_reference),
-                " / ".join(f"{before[metric]:.4f}" for metric in decisive) if before else "none yet",
+                " / ".join(f"{before[metric]:.4f}" for metric in decisive)
+                if before
+                else "none yet",
             )
         )
     reference = f"{measured.reference}: {' / '.join(measured.shown_reference.values())}"
     blessed = f"last blessed: {' / '.join(measured.shown[metric] for metric in decisive)}"
     print_table(
-        f"{record.pipeline}: test {measured.rows}", ("slice", measured.rows, *measured.shown.values(), reference, blessed), rows
+        f"{record.pipeline}: test {measured.rows}",
+        ("slice", measured.rows, *measured.shown.values(), reference, blessed),
+        rows,
     )
     out = console()
     if record.blessed:
@@ -74,7 +80,12 @@ def print_runs(records: list[RunRecord]) -> None:
                 record.pipeline,
                 "cached" if record.cached and record.state == "complete" else record.state,
                 f"{record.seconds:.0f} s",
-                "  ".join(f"{heading} {overall[metric]:.4f}" for metric, heading in list(record.measured.shown.items())[:2]) if overall else "",
+                "  ".join(
+                    f"{heading} {overall[metric]:.4f}"
+                    for metric, heading in list(record.measured.shown.items())[:2]
+                )
+                if overall
+                else "",
                 "yes" if record.blessed else "no",
                 record.pushed_path.rsplit("/", 1)[-1] if record.pushed_path else "",
             )
@@ -88,22 +99,55 @@ def print_run(record: RunRecord) -> None:
     facts = [("run", record.run_id), ("pipeline", record.pipeline), ("state", record.state)]
     reader = record.data_run.steps.get("TableReader")
     if reader:
-        facts += [("data", reader.properties.get("source")), ("data fingerprint", reader.properties.get("fingerprint"))]
+        facts += [
+            ("data", reader.properties.get("source")),
+            ("data fingerprint", reader.properties.get("fingerprint")),
+        ]
     for table, report in record.reading.items():
         if report:
-            facts.append((table, f"{report['read']} rows read, {report['kept']} kept, {report['read'] - report['kept']} rejected"))
+            facts.append(
+                (
+                    table,
+                    f"{report['read']} rows read, {report['kept']} kept, "
+                    f"{report['read'] - report['kept']} rejected",
+                )
+            )
     facts.append(("code hash", parameters.get("code_hash")))
     if not record.is_bundle:
         facts += [("seed", parameters.get("seed"))]
-        facts += [("hyper-parameters", ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()))]
+        facts += [
+            (
+                "hyper-parameters",
+                ", ".join(f"{k}={v}" for k, v in parameters.get("hyper_parameters", {}).items()),
+            )
+        ]
     if record.bundling:
-        stages = {key: record.bundling[key] for key in ("recall", "recall_run", "rank", "rank_run", "candidates", "weight")}
+        stages = {
+            key: record.bundling[key]
+            for key in ("recall", "recall_run", "rank", "rank_run", "candidates", "weight")
+        }
         facts.append(("stages", ", ".join(f"{key}={value}" for key, value in stages.items())))
     if training:
-        facts.append(("training", f"{training['seconds']:.0f} s, best epoch {training['best_epoch']}, {training['parameters']:,} parameters, {training['strategy']}"))
-    facts += [("blessed", "yes" if record.blessed else "no"), ("canary", "answered" if record.canary else "no")]
+        facts.append(
+            (
+                "training",
+                f"{training['seconds']:.0f} s, best epoch {training['best_epoch']}, "
+                f"{training['parameters']:,} parameters, {training['strategy']}",
+            )
+        )
+    facts += [
+        ("blessed", "yes" if record.blessed else "no"),
+        ("canary", "answered" if record.canary else "no"),
+    ]
     facts += [("pushed", record.pushed_path or "nothing")]
     print_table("Run", ("what", "value"), facts)
-    steps = [(step.node, step.state, f"{step.seconds:.1f} s", *list(step.outputs.values())[:1]) for step in record.steps.values()]
-    print_table("Components", ("component", "state", "time", "first artifact"), [step if len(step) == 4 else (*step, "") for step in steps])
+    steps = [
+        (step.node, step.state, f"{step.seconds:.1f} s", *list(step.outputs.values())[:1])
+        for step in record.steps.values()
+    ]
+    print_table(
+        "Components",
+        ("component", "state", "time", "first artifact"),
+        [step if len(step) == 4 else (*step, "") for step in steps],
+    )
     print_evaluation(record)

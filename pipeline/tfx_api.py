@@ -1,6 +1,7 @@
 """The names of TFX's v1 that the pipelines use, by the places they come from.
 
-`tfx.v1` itself imports the clients of Google's AI Platform: seconds of every start, for nothing that is used here.
+`tfx.v1` itself imports the clients of Google's AI Platform: seconds of every start, for nothing
+that is used here.
 """
 
 from tfx.components import Evaluator, ExampleValidator, Pusher, StatisticsGen, Trainer, Transform

@@ -174,8 +174,9 @@ class _Rest:
         answer = self._send("POST", path, body, timeout)
         outputs = messages.predict_outputs(answer)
         if set(outputs) == {"output"}:
-            outputs = {self._only_output(model, version, label, signature, timeout):
-                       outputs["output"]}
+            outputs = {
+                self._only_output(model, version, label, signature, timeout): outputs["output"]
+            }
         wanted = output_filter or outputs
         missing = [name for name in wanted if name not in outputs]
         if missing:

@@ -69,9 +69,7 @@ def _array(value: object) -> np.ndarray:
     try:
         array = np.array(value)
     except ValueError:
-        raise ServingError(
-            Code.INVALID_ARGUMENT, "rows of one input differ in length"
-        ) from None
+        raise ServingError(Code.INVALID_ARGUMENT, "rows of one input differ in length") from None
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype == np.int64 and (abs(array) < 1 << 31).all():

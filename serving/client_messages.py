@@ -220,9 +220,7 @@ class Attempts:
         """
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise ServingError(
-                Code.DEADLINE_EXCEEDED, f"no answer within {self._timeout:g} s"
-            )
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"no answer within {self._timeout:g} s")
         return left
 
     def pause_after(self, error: ServingError) -> float:

@@ -46,9 +46,7 @@ def classification_signature(definition) -> tuple[str, ...]:
     if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
-        raise invalid(
-            f"Expected one or two output Tensors, found {len(definition.outputs)}"
-        )
+        raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
     if "inputs" not in definition.inputs:
         raise ServingError(
             Code.FAILED_PRECONDITION,
@@ -110,9 +108,7 @@ def classify_result(outputs: dict[str, np.ndarray], count: int, result) -> None:
         if array.dtype.kind != kind or (kind == "f" and array.dtype != np.float32):
             raise invalid(f"Expected {name} Tensor of {words}. Got: {_type(array)}")
         if array.shape[0] != count:
-            raise invalid(
-                f"Expected {name} output batch size of {count}. Got: {array.shape[0]}"
-            )
+            raise invalid(f"Expected {name} output batch size of {count}. Got: {array.shape[0]}")
     classes, scores = outputs.get("classes"), outputs.get("scores")
     if classes is not None and scores is not None and classes.shape[1] != scores.shape[1]:
         raise invalid(

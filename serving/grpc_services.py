@@ -161,7 +161,9 @@ class Health:
     """grpc.health.v1.Health; its two messages of one field each are coded by hand."""
 
     SERVICES = (
-        "", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService",
+        "",
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
     )
     _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 
@@ -224,8 +226,6 @@ class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
             return await continuation(details)
 
         async def refuse(request, context):
-            await context.abort(
-                _STATUS[int(Code.UNAUTHENTICATED)], "A valid API key is required"
-            )
+            await context.abort(_STATUS[int(Code.UNAUTHENTICATED)], "A valid API key is required")
 
         return grpc.unary_unary_rpc_method_handler(refuse)

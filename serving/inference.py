@@ -164,8 +164,12 @@ class Inference:
         values = await self._run(servable, signature, inputs, outputs, "Predict")
         results = dict(zip(outputs, values, strict=True))
         if config := self._sampled(servable):
-            fill = Predicted(servable.name, servable.version, asked, signature, sent, results, output_filter)
-            self._request_log.add(config, servable.name, servable.version, signature, fill.size, fill)
+            fill = Predicted(
+                servable.name, servable.version, asked, signature, sent, results, output_filter
+            )
+            self._request_log.add(
+                config, servable.name, servable.version, signature, fill.size, fill
+            )
         return results
 
     def _sampled(self, servable: Servable):
@@ -175,7 +179,9 @@ class Inference:
         config = self.manager.request_log(servable.name)
         return config if self._request_log.samples(config) else None
 
-    def _log_examples(self, servable: Servable, signature: str, kind: str, request, response) -> None:
+    def _log_examples(
+        self, servable: Servable, signature: str, kind: str, request, response
+    ) -> None:
         if config := self._sampled(servable):
 
             def fill(record) -> None:
@@ -201,7 +207,13 @@ class Inference:
         if self._batcher is not None:
             return await self._batcher.run(servable, signature, inputs, outputs, api)
         return await asyncio.get_running_loop().run_in_executor(
-            self._pool, self._timed_run, servable, signature, inputs, outputs, api,
+            self._pool,
+            self._timed_run,
+            servable,
+            signature,
+            inputs,
+            outputs,
+            api,
             time.perf_counter(),
         )
 

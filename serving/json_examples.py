@@ -49,9 +49,7 @@ def _example(content: object) -> Example:
 
 def _add_to_feature(value: object, name: str, feature) -> None:
     if value is None or isinstance(value, list) or is_object(value):
-        raise invalid(
-            f"Feature: {name} has element with unexpected JSON type: {type_name(value)}"
-        )
+        raise invalid(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
     if isinstance(value, (str, dict)):
         kind = "bytes_list"
         value = (
@@ -72,9 +70,7 @@ def _add_to_feature(value: object, name: str, feature) -> None:
             f"{before.removesuffix('_list')}"
         )
     if kind == "int64_list" and value >= 1 << 63:
-        raise invalid(
-            f"Feature: {name} has uint64_t element. Only int64_t is supported."
-        )
+        raise invalid(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
     if kind == "float_list" and math.isfinite(value) and abs(value) > 3.4028235677973366e38:
         value = math.copysign(math.inf, value)
     getattr(feature, kind).value.append(value)

@@ -93,10 +93,8 @@ def _rows_fast(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
     if isinstance(rows[0], dict) and not _is_base64(rows[0]):
         if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(inputs)}:
             raise _Slow
-        return {
-            name: _dense([row[name] for row in rows], dtype) for name, dtype in inputs.items()
-        }
-    (name, dtype), = inputs.items()
+        return {name: _dense([row[name] for row in rows], dtype) for name, dtype in inputs.items()}
+    ((name, dtype),) = inputs.items()
     if dtype != STRING and dict in set(map(type, rows)):
         raise _Slow
     return {name: _dense(rows, dtype)}
@@ -115,9 +113,7 @@ def _rows_slow(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:
         _fill(value, 0, shape, inputs[name], flat)
         before = shapes.setdefault(name, shape)
         if math.prod(before) != len(flat):
-            raise invalid(
-                f"Expecting tensor size: {math.prod(before)} but got: {len(flat)}"
-            )
+            raise invalid(f"Expecting tensor size: {math.prod(before)} but got: {len(flat)}")
         if before != shape:
             raise invalid(
                 f"Expecting shape [{','.join(map(str, before))}] "
@@ -164,7 +160,7 @@ def _columns(columns: object, inputs: dict[str, int]) -> dict[str, np.ndarray]:
                 "inputs is a plain value/list, but expecting an object as multiple input tensors "
                 "required as per tensorinfo_map"
             )
-        (name, dtype), = inputs.items()
+        ((name, dtype),) = inputs.items()
         return {name: _tensor(columns, dtype)}
     arrays = {}
     for name, dtype in inputs.items():
@@ -331,7 +327,8 @@ def decode_base64(value: dict) -> bytes:
         raise invalid(f"JSON Value: {echo(value)} not formatted correctly for base64 data")
     text = "".join(value["b64"].split())
     try:
-        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4),
-                                validate=True)
+        return base64.b64decode(
+            text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True
+        )
     except (binascii.Error, ValueError):
         raise invalid("Unable to base64 decode") from None

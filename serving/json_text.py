@@ -71,9 +71,9 @@ def _parse_error(message: str, offset: int) -> ServingError:
 def _translate(text: str, error: json.JSONDecodeError) -> ServingError:
     message = _MESSAGES.get(error.msg)
     if message is None:
-        inside_array = error.msg == "Expecting ',' delimiter" and _open_bracket(
-            text[: error.pos]
-        ) == "["
+        inside_array = (
+            error.msg == "Expecting ',' delimiter" and _open_bracket(text[: error.pos]) == "["
+        )
         message = (
             "Missing a comma or ] after an array element."
             if inside_array
@@ -130,8 +130,9 @@ def _write(value: object, pieces: list[str], room: list[int]) -> None:
         for number, (key, member) in enumerate(value.items()):
             if room[0] <= 0:
                 return
-            _add((", " if number else "") + json.dumps(key, ensure_ascii=False) + ": ",
-                 pieces, room)
+            _add(
+                (", " if number else "") + json.dumps(key, ensure_ascii=False) + ": ", pieces, room
+            )
             _write(member, pieces, room)
         _add("}", pieces, room)
     elif isinstance(value, list):

@@ -81,9 +81,7 @@ class Manager:
 
     # --- what requests need
 
-    def acquire(
-        self, name: str, version: int | None = None, label: str | None = None
-    ) -> Servable:
+    def acquire(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
         """The servable for a request; the caller must `release` it.
 
         Args:
@@ -188,8 +186,7 @@ class Manager:
             if failed:
                 raise ServingError(
                     Code.UNKNOWN,
-                    f"{len(failed)} servable(s) did not become available: "
-                    f"{{{', '.join(failed)}}}",
+                    f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}",
                 )
 
     def _why_not(self, config: ModelConfig) -> str:
@@ -244,8 +241,10 @@ class Manager:
                 try:
                     folders = find_versions(config.base_path, self._warn_once)
                 except OSError as error:
-                    self._warn_once(f"cannot list {config.base_path}: {error}; "
-                                    f"model {config.name} stays as it is")
+                    self._warn_once(
+                        f"cannot list {config.base_path}: {error}; "
+                        f"model {config.name} stays as it is"
+                    )
                     continue
                 self._step_model(config, folders)
             with self._lock:
@@ -308,13 +307,19 @@ class Manager:
             entry.next_attempt = time.monotonic() + self._retry_interval
             if entry.attempts > self._max_load_retries:
                 entry.state = State.END
-            log.error("model %s version %d does not load (attempt %d): %s",
-                      name, number, entry.attempts, error.message)
+            log.error(
+                "model %s version %d does not load (attempt %d): %s",
+                name,
+                number,
+                entry.attempts,
+                error.message,
+            )
             return
         with self._lock:
             entry.servable, entry.state, entry.error = servable, State.AVAILABLE, None
-        log.info("model %s version %d available after %.2f s",
-                 name, number, time.monotonic() - begin)
+        log.info(
+            "model %s version %d available after %.2f s", name, number, time.monotonic() - begin
+        )
 
     def _unload(self, name: str, entry: Version) -> None:
         with self._lock:
@@ -350,9 +355,7 @@ class Manager:
         give_memory_back()
 
 
-def find_versions(
-    base_path: str, warn: Callable[[str], None] = log.warning
-) -> dict[int, str]:
+def find_versions(base_path: str, warn: Callable[[str], None] = log.warning) -> dict[int, str]:
     """The version folders of a model: number -> path.
 
     Names that are not numbers are ignored; of two names for one number the first by name counts.

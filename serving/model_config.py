@@ -70,9 +70,7 @@ def from_proto(config: "protos.server_config.ModelServerConfig") -> list[ModelCo
     models: dict[str, ModelConfig] = {}
     for entry in config.model_config_list.config:
         if entry.name in models:
-            raise invalid(
-                f"Illegal to list model {entry.name} multiple times in config list"
-            )
+            raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
         if not entry.model_type and not entry.model_platform:
             raise invalid(
                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
@@ -133,9 +131,7 @@ def _request_log(entry: "protos.server_config.ModelConfig") -> RequestLogConfig:
             f"filename_prefix that ends in a name; got filename_prefix()={prefix}"
         )
     if not 0 <= rate <= 1:
-        raise invalid(
-            f"Expected sampling_rate of model {entry.name} to be in [0, 1]; got {rate:g}"
-        )
+        raise invalid(f"Expected sampling_rate of model {entry.name} to be in [0, 1]; got {rate:g}")
     return RequestLogConfig(prefix, rate)
 
 

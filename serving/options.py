@@ -79,25 +79,38 @@ class ServerOptions:
             raise StartError("both ports are switched off")
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             raise StartError("--tls-certificate-file and --tls-key-file belong together")
-        for name in ("max_num_load_retries", "load_retry_interval_micros", "max_rows",
-                     "max_concurrent_requests", "threads", "rest_api_timeout_in_ms"):
+        for name in (
+            "max_num_load_retries",
+            "load_retry_interval_micros",
+            "max_rows",
+            "max_concurrent_requests",
+            "threads",
+            "rest_api_timeout_in_ms",
+        ):
             if getattr(self, name) < 0:
                 raise StartError(f"--{name} must not be negative, got {getattr(self, name)}")
         if self.request_log_prefix and self.model_config_file:
-            raise StartError("--request_log_prefix belongs to --model_base_path; in a "
-                             "--model_config_file each model has a logging_config")
+            raise StartError(
+                "--request_log_prefix belongs to --model_base_path; in a "
+                "--model_config_file each model has a logging_config"
+            )
         if self.request_log_prefix and not os.path.basename(self.request_log_prefix):
-            raise StartError("--request_log_prefix must end in a name, got "
-                             f"{self.request_log_prefix}")
+            raise StartError(
+                f"--request_log_prefix must end in a name, got {self.request_log_prefix}"
+            )
         if not 0 <= self.request_log_sampling_rate <= 1:
-            raise StartError("--request_log_sampling_rate must be 0 to 1, got "
-                             f"{self.request_log_sampling_rate}")
+            raise StartError(
+                f"--request_log_sampling_rate must be 0 to 1, got {self.request_log_sampling_rate}"
+            )
         if self.request_log_max_file_bytes < 1 or not self.request_log_max_file_seconds > 0:
-            raise StartError("--request_log_max_file_bytes must be at least 1 and "
-                             "--request_log_max_file_seconds more than 0")
+            raise StartError(
+                "--request_log_max_file_bytes must be at least 1 and "
+                "--request_log_max_file_seconds more than 0"
+            )
         if self.max_body_bytes < 1 or self.num_request_iterations_for_warmup < 1:
-            raise StartError("--max_body_bytes and --num_request_iterations_for_warmup must be "
-                             "at least 1")
+            raise StartError(
+                "--max_body_bytes and --num_request_iterations_for_warmup must be at least 1"
+            )
         return self
 
 
@@ -114,8 +127,9 @@ def parse_arguments(arguments: list[str]) -> ServerOptions:
         flag = "--" + entry.name.replace("_", "-")
         help_text = entry.metadata["help"] + default
         if isinstance(entry.default, bool):
-            parser.add_argument(flag, type=_truth, nargs="?", const=True,
-                                default=entry.default, help=help_text)
+            parser.add_argument(
+                flag, type=_truth, nargs="?", const=True, default=entry.default, help=help_text
+            )
         else:
             kind = float if entry.type == "float" else type(entry.default)
             parser.add_argument(flag, type=kind, default=entry.default, help=help_text)

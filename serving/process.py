@@ -1,4 +1,6 @@
-"""A server in a process of its own, for whoever needs one for a while: the canary, the demonstration, tests."""
+"""A server in a process of its own, for whoever needs one for a while: the canary, the
+demonstration, tests.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,17 @@ class ServerProcess:
       options: further flags of the server.
     """
 
-    def __init__(self, name: str, base_path: str, seconds: float = 180, options: tuple[str, ...] = ()):
+    def __init__(
+        self, name: str, base_path: str, seconds: float = 180, options: tuple[str, ...] = ()
+    ):
         self._seconds = seconds
         self._command = [sys.executable, "-W", "ignore", "-m", "serving.server"]
         self._command += ["--model-name", name, "--model-base-path", base_path]
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
 
     def __enter__(self) -> dict[str, Any]:
-        """Returns the server's ready line: `rest` and `grpc` are its ports, `models` what it serves.
+        """Returns the server's ready line: `rest` and `grpc` are its ports, `models` what it
+        serves.
 
         Raises:
           StartError: it ended, or was not ready in time; with the last line it printed.
@@ -65,7 +70,9 @@ class ServerProcess:
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").strip().splitlines() or ["nothing"]
         self.__exit__()
-        raise StartError(f"the server ended with status {status} before it was ready; it said: {said[-1]}")
+        raise StartError(
+            f"the server ended with status {status} before it was ready; it said: {said[-1]}"
+        )
 
     def __exit__(self, *_) -> None:
         self._process.terminate()

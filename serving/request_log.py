@@ -33,7 +33,9 @@ SUFFIX = ".tfrecord"
 _MASK = 0xA282EAD8
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
-_STRING_BYTES = 32  # what a string of a tensor is taken to hold, where its length would have to be looked up
+_STRING_BYTES = (
+    32  # what a string of a tensor is taken to hold, where its length would have to be looked up
+)
 _COMPLAIN_SECONDS = 60.0
 
 
@@ -119,7 +121,9 @@ class RequestLog:
         entry = _Entry(config, model, version, signature, int(time.time()), size, fill)
         limits = self._limits
         with self._changed:
-            full = len(self._pending) >= limits.pending or (self._pending_bytes + size > limits.pending_bytes)
+            full = len(self._pending) >= limits.pending or (
+                self._pending_bytes + size > limits.pending_bytes
+            )
             if not full and not self._closing:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -237,7 +241,10 @@ class Predicted:
     def size(self) -> int:
         """About how many bytes of memory the arrays hold."""
         arrays = [*self.inputs.values(), *self.outputs.values()]
-        return sum(array.size * (_STRING_BYTES if array.dtype == object else array.itemsize) for array in arrays)
+        return sum(
+            array.size * (_STRING_BYTES if array.dtype == object else array.itemsize)
+            for array in arrays
+        )
 
     def __call__(self, record: "protos.prediction_log.PredictionLog") -> None:
         """Fills `record`."""
@@ -274,7 +281,9 @@ class _LogFile:
     def append(self, record: bytes) -> None:
         """Writes one record, or raises OSError and leaves the file as it was."""
         header = struct.pack("<Q", len(record))
-        framed = memoryview(header + _CHECKSUM.pack(_masked(header)) + record + _CHECKSUM.pack(_masked(record)))
+        framed = memoryview(
+            header + _CHECKSUM.pack(_masked(header)) + record + _CHECKSUM.pack(_masked(record))
+        )
         written = 0
         try:
             while written < len(framed):
@@ -311,7 +320,9 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
                 raise StartError(f"cannot write request logs to {folder}: {reason}") from error
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StartError(f"cannot write request logs to {folder}: Permission denied")
-    return RequestLog(metrics, Limits(options.request_log_max_file_bytes, options.request_log_max_file_seconds))
+    return RequestLog(
+        metrics, Limits(options.request_log_max_file_bytes, options.request_log_max_file_seconds)
+    )
 
 
 class DamagedLog(Exception):

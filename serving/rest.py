@@ -68,11 +68,15 @@ class RestHandler:
         ):
             return self._error(ServingError(Code.UNAUTHENTICATED, "A valid API key is required"))
         if options.metrics_path and path == options.metrics_path:
-            return web.Response(body=self._inference.metrics.page().encode(),
-                                headers={"Content-Type": "text/plain"})
+            return web.Response(
+                body=self._inference.metrics.page().encode(), headers={"Content-Type": "text/plain"}
+            )
         if not _HANDLED.fullmatch(path):
-            return web.Response(status=404, text="<html><body><h1>Not Found</h1></body></html>",
-                                content_type="text/html")
+            return web.Response(
+                status=404,
+                text="<html><body><h1>Not Found</h1></body></html>",
+                content_type="text/html",
+            )
         if request.method == "OPTIONS":
             return self._response(200 if "Origin" in request.headers else 400, b"")
         try:
@@ -153,15 +157,14 @@ class RestHandler:
             definition = servable.signatures.get(signature)
             if definition is None:
                 raise invalid(f'Serving signature name: "{signature}" not found in signature def')
-            dtypes = {name: definition.inputs[name].dtype
-                      for name in servable.input_names(signature)}
+            dtypes = {
+                name: definition.inputs[name].dtype for name in servable.input_names(signature)
+            }
             if not dtypes:
                 raise invalid(f"Failed to get input map for signature: {signature}")
             large = len(body) > _LARGE
             if large:
-                inputs, by_row = await asyncio.to_thread(
-                    json_parse.parse_predict, document, dtypes
-                )
+                inputs, by_row = await asyncio.to_thread(json_parse.parse_predict, document, dtypes)
             else:
                 inputs, by_row = json_parse.parse_predict(document, dtypes)
             outputs = await self._inference.predict(servable, signature, inputs)

@@ -233,8 +233,10 @@ class Server:
             try:
                 context.load_cert_chain(options.tls_certificate_file, options.tls_key_file)
             except (OSError, ssl.SSLError) as error:
-                raise StartError(f"cannot use {options.tls_certificate_file} with "
-                                 f"{options.tls_key_file}: {error}") from error
+                raise StartError(
+                    f"cannot use {options.tls_certificate_file} with "
+                    f"{options.tls_key_file}: {error}"
+                ) from error
         if options.rest_api_port >= 0:
             await self._open_rest(rest_options, context)
         if options.port >= 0:

@@ -92,8 +92,11 @@ def _tensors(tensors: dict) -> str:
 
 def _type(tensor: dict) -> str:
     shape = _shape(tensor)
-    sizes = "of any shape" if shape is None else "[" + ", ".join(
-        "?" if size < 0 else str(size) for size in shape) + "]"
+    sizes = (
+        "of any shape"
+        if shape is None
+        else "[" + ", ".join("?" if size < 0 else str(size) for size in shape) + "]"
+    )
     return f"{tensor['dtype'].removeprefix('DT_').lower()} {sizes}"
 
 

@@ -105,9 +105,7 @@ def replay(servable: Servable, log) -> None:
                 servable, request.input, task.model_spec.signature_name, task.method_name
             )
     else:
-        raise ServingError(
-            Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind or 'none'}"
-        )
+        raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind or 'none'}")
 
 
 def _replay_examples(servable: Servable, request_input, signature: str, method: str) -> None:

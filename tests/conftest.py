@@ -18,7 +18,8 @@ import pytest
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Tracing makes millions of objects that live; looking through them as often as Python does takes a fifth of the time.
+# Tracing makes millions of objects that live; looking through them as often as Python does takes a
+# fifth of the time.
 gc.set_threshold(100_000, 20, 20)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(items):
     """Long files first, so that no worker is left with one of them at the end.
 
-    The first of all makes the run that the other pipeline tests share; the models keep the other worker busy meanwhile.
+    The first of all makes the run that the other pipeline tests share; the models keep the other
+    worker busy meanwhile.
     """
 
     def turn(item) -> int:
@@ -107,18 +109,31 @@ def recsys(*arguments, cwd=ROOT, timeout=600, **environment) -> subprocess.Compl
     """Runs `recsys` in a process of its own."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        recsys_command(*arguments), capture_output=True, text=True, env=variables, cwd=cwd, timeout=timeout
+        recsys_command(*arguments),
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=cwd,
+        timeout=timeout,
     )
 
 
 def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
-    """Runs `recsys`, sends it the signal `number` once it has printed `line`; returns its status and what it printed."""
+    """Runs `recsys`, sends it the signal `number` once it has printed `line`; returns its status
+    and what it printed.
+    """
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    # Tests in the background of a shell have SIGINT ignored, and what they start would inherit that.
+    # Tests in the background of a shell have SIGINT ignored, and what they start would inherit
+    # that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            recsys_command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables, cwd=ROOT
+            recsys_command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=variables,
+            cwd=ROOT,
         )
     finally:
         signal.signal(signal.SIGINT, before)
@@ -167,33 +182,58 @@ def toy_run(tmp_path_factory) -> ToyRun:
 def _toy_run(root: Path) -> ToyRun:
     source, output = write_toy_source(root / "toy_run_source"), root / "toy_run"
     arguments = ["run", "two_tower", "--data", str(source), "--output", str(output), "--seed", "3"]
-    for setting in ("epochs=12", "patience=12", "data.schema=movielens", "batch_size=64", "learning_rate=0.01"):
+    for setting in (
+        "epochs=12",
+        "patience=12",
+        "data.schema=movielens",
+        "batch_size=64",
+        "learning_rate=0.01",
+    ):
         arguments += ["--set", setting]
     interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
     finished = recsys(*arguments)
-    return ToyRun(output, arguments, interrupted, killed, finished, Path(shutil.copytree(output, root / "toy_run_copy")))
+    return ToyRun(
+        output,
+        arguments,
+        interrupted,
+        killed,
+        finished,
+        Path(shutil.copytree(output, root / "toy_run_copy")),
+    )
 
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a label, of ratings to score."""
+    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a
+    label, of ratings to score.
+    """
     from models.label import Label
     from tests.models import toy
 
     root = shared_by_workers(tmp_path_factory)
 
     def same_rows(kind: str, randomness: float, label) -> "toy.ToyData | None":
-        """Clicks are of the rows that ratings are of, and noise is the same for all kinds without features."""
+        """Clicks are of the rows that ratings are of, and noise is the same for all kinds without
+        features.
+        """
         if label and label.is_click:
             return get(kind, randomness, Label(label.column))
         return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
     def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
-        folder = root / (f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else ""))
+        folder = root / (
+            f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else "")
+        )
         with locked(root / f"{folder.name}.lock"):
             if not (folder / "done").exists():
-                toy.build(folder, randomness, kind, label=label, same_rows=same_rows(kind, randomness, label))
+                toy.build(
+                    folder,
+                    randomness,
+                    kind,
+                    label=label,
+                    same_rows=same_rows(kind, randomness, label),
+                )
                 (folder / "done").touch()
         return toy.ToyData(folder, label)
 

@@ -1,17 +1,21 @@
 """AutoRec: an auto-encoder of rating vectors; of items (I-AutoRec) or of users (U-AutoRec).
 
-Cite: Sedhain, Menon, Sanner, Xie: AutoRec: Autoencoders Meet Collaborative Filtering, WWW 2015 companion.
+Cite: Sedhain, Menon, Sanner, Xie: AutoRec: Autoencoders Meet Collaborative Filtering, WWW 2015
+companion.
 
-    h(r)  = W g(V r + mu) + b                        g: sigmoid; r: the train ratings of an item (or user), 0 where there is none
+    h(r)  = W g(V r + mu) + b                        g: sigmoid; r: the train ratings of an item (or
+                                                     user), 0 where there is none
     loss  = sum over items i of |r_i - h(r_i)|^2 over the observed ratings + l2 / 2 (|W|^2 + |V|^2)
 
-Biases are not penalised. The prediction for a user and an item reads the item's train vector at the user's place: a rating that is
-asked for is never in the input. Predictions are clipped to the range of the train ratings. An item without ratings gets the train
-mean; a user without any, in I-AutoRec, the item's mean (U-AutoRec: the other way round).
+Biases are not penalised. The prediction for a user and an item reads the item's train vector at the
+user's place: a rating that is asked for is never in the input. Predictions are clipped to the range
+of the train ratings. An item without ratings gets the train mean; a user without any, in I-AutoRec,
+the item's mean (U-AutoRec: the other way round).
 
-Deviations: Adam on batches of items rather than L-BFGS or Rprop on all at once: the loss of a batch is divided by its items and the
-penalty by all items, so that l2 means what it means in the paper; where the paper predicts 3.0 the means stand. One hidden layer.
-A rating of exactly 0 is an error to learn from, but in the input it looks like none; so clicks are refused.
+Deviations: Adam on batches of items rather than L-BFGS or Rprop on all at once: the loss of a batch
+is divided by its items and the penalty by all items, so that l2 means what it means in the paper;
+where the paper predicts 3.0 the means stand. One hidden layer. A rating of exactly 0 is an error to
+learn from, but in the input it looks like none; so clicks are refused.
 """
 
 from typing import Literal
@@ -30,7 +34,9 @@ from models.score import ScoreModel
 
 
 class HyperParameters(BaseHyperParameters):
-    """AutoRec's own: `variant` says whose rating vectors are rebuilt, `hidden` is k. A batch holds items (or users)."""
+    """AutoRec's own: `variant` says whose rating vectors are rebuilt, `hidden` is k. A batch holds
+    items (or users).
+    """
 
     epochs: int = 300
     patience: int = 20
@@ -50,21 +56,32 @@ class AutoRec(ScoreModel):
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
         if self.label.is_click:
-            raise ConfigError("autorec rebuilds ratings and requires a label of numbers: label.column without label.threshold")
+            raise ConfigError(
+                "autorec rebuilds ratings and requires a label of numbers: label.column without "
+                "label.threshold"
+            )
         by_item = hyper_parameters.variant == "item"
         self._row, self._column = ("item_id", "user_id") if by_item else ("user_id", "item_id")
         rows, columns = (data.items, data.users) if by_item else (data.users, data.items)
-        self._ratings = rating_matrix(data.events, by_item, rows.embedding_rows, columns.embedding_rows)
+        self._ratings = rating_matrix(
+            data.events, by_item, rows.embedding_rows, columns.embedding_rows
+        )
         self._rated = np.flatnonzero(np.diff(self._ratings.indptr))
-        weights, biases = (tf.keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001))
-        self.encoder = FromEntities(columns, hyper_parameters.hidden, "sigmoid", weights, biases, name="encoder")
+        weights, biases = (
+            tf.keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001)
+        )
+        self.encoder = FromEntities(
+            columns, hyper_parameters.hidden, "sigmoid", weights, biases, name="encoder"
+        )
         self.decoder = ToEntities(columns, hyper_parameters.hidden, weights, biases, name="decoder")
         counts = np.maximum(np.diff(self._ratings.indptr), 1)
         self._means = tf.constant(np.asarray(self._ratings.sum(axis=1))[:, 0] / counts, tf.float32)
         self._is_rated = tf.constant(np.diff(self._ratings.indptr) > 0)
         # The codes of all rows: what serving needs of the rating vectors.
         shape = [rows.embedding_rows, hyper_parameters.hidden]
-        self.codes = self.add_weight(name="codes", shape=shape, initializer="zeros", trainable=False)
+        self.codes = self.add_weight(
+            name="codes", shape=shape, initializer="zeros", trainable=False
+        )
 
     def batches(self, data, seed, first_epoch):
         ratings = self._ratings[self._rated]
@@ -77,17 +94,27 @@ class AutoRec(ScoreModel):
         def padded(batch):
             return {"column": batch["column"].to_tensor(), "rating": batch["rating"].to_tensor()}
 
-        return sampling.shuffled_batches(columns, self.hyper_parameters.batch_size, seed, first_epoch).map(padded)
+        return sampling.shuffled_batches(
+            columns, self.hyper_parameters.batch_size, seed, first_epoch
+        ).map(padded)
 
     def compute_loss(self, inputs, training=False):
         column, observed = inputs["column"], tf.cast(inputs["column"] > 0, tf.float32)
         rows = tf.shape(column, tf.int64)[0]
-        place = tf.stack([tf.repeat(tf.range(rows)[:, tf.newaxis], tf.shape(column)[1], axis=1), column], axis=-1)
+        place = tf.stack(
+            [tf.repeat(tf.range(rows)[:, tf.newaxis], tf.shape(column)[1], axis=1), column], axis=-1
+        )
         shape = tf.stack([rows, self._ratings.shape[1]])
-        rebuilt = tf.cast(self.decoder(self.encoder(tf.scatter_nd(place, inputs["rating"], shape))), tf.float32)
+        rebuilt = tf.cast(
+            self.decoder(self.encoder(tf.scatter_nd(place, inputs["rating"], shape))), tf.float32
+        )
         rebuilt = tf.gather(rebuilt, tf.maximum(column - FIRST, 0), batch_dims=1)
-        errors = tf.reduce_sum(observed * (inputs["rating"] - rebuilt) ** 2) / tf.cast(rows, tf.float32)
-        squares = tf.add_n([tf.reduce_sum(layer.kernel.embeddings**2) for layer in (self.encoder, self.decoder)])
+        errors = tf.reduce_sum(observed * (inputs["rating"] - rebuilt) ** 2) / tf.cast(
+            rows, tf.float32
+        )
+        squares = tf.add_n(
+            [tf.reduce_sum(layer.kernel.embeddings**2) for layer in (self.encoder, self.decoder)]
+        )
         return errors + 0.5 * self.hyper_parameters.l2 / len(self._rated) * squares
 
     def prepare(self):
@@ -99,12 +126,18 @@ class AutoRec(ScoreModel):
         kernel, bias = (table.embeddings for table in (self.decoder.kernel, self.decoder.bias))
         code, weights = tf.gather(self.codes, row), tf.gather(kernel, column)
         rebuilt = tf.reduce_sum(code * weights, axis=1) + tf.gather(bias[:, 0], column)
-        mean = tf.where(tf.gather(self._is_rated, row), tf.gather(self._means, row), self.label_mean)
+        mean = tf.where(
+            tf.gather(self._is_rated, row), tf.gather(self._means, row), self.label_mean
+        )
         return tf.where(tf.gather(self._is_rated, row) & (column >= FIRST), rebuilt, mean)
 
 
-def rating_matrix(events, by_item: bool, row_count: int, column_count: int) -> scipy.sparse.csr_matrix:
-    """[row_count, column_count] float32 train labels by index; of several ratings of a pair the last; unknown entities left out."""
+def rating_matrix(
+    events, by_item: bool, row_count: int, column_count: int
+) -> scipy.sparse.csr_matrix:
+    """[row_count, column_count] float32 train labels by index; of several ratings of a pair the
+    last; unknown entities left out.
+    """
     rows, columns = (events.item, events.user) if by_item else (events.user, events.item)
     known = (rows >= FIRST) & (rows < row_count) & (columns >= FIRST) & (columns < column_count)
     rows, columns, labels = rows[known], columns[known], events.label[known]
@@ -112,7 +145,9 @@ def rating_matrix(events, by_item: bool, row_count: int, column_count: int) -> s
     _, last = np.unique((rows * column_count + columns)[::-1], return_index=True)
     chosen = len(rows) - 1 - last
     starts = np.searchsorted(rows[chosen], np.arange(row_count + 1))
-    return scipy.sparse.csr_matrix((labels[chosen], columns[chosen], starts), (row_count, column_count))
+    return scipy.sparse.csr_matrix(
+        (labels[chosen], columns[chosen], starts), (row_count, column_count)
+    )
 
 
 Model = AutoRec

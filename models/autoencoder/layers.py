@@ -1,4 +1,6 @@
-"""Dense layers with a row of weights for every item (or user), so that a warm start aligns them by id."""
+"""Dense layers with a row of weights for every item (or user), so that a warm start aligns them by
+id.
+"""
 
 import tensorflow as tf
 
@@ -18,7 +20,15 @@ class FromEntities(tf.keras.layers.Layer):
         bias_initializer: of b.
     """
 
-    def __init__(self, entities: Entities, units: int, activation, kernel_initializer, bias_initializer, name: str):
+    def __init__(
+        self,
+        entities: Entities,
+        units: int,
+        activation,
+        kernel_initializer,
+        bias_initializer,
+        name: str,
+    ):
         super().__init__(name=name)
         self._activation = tf.keras.activations.get(activation)
         self.kernel = _rows(entities, units, kernel_initializer, f"{name}_kernel")
@@ -26,24 +36,34 @@ class FromEntities(tf.keras.layers.Layer):
 
     def call(self, profile):
         # Keras casts no embedding by itself where it computes in half precision.
-        return self._activation(tf.matmul(profile, tf.cast(self.kernel.embeddings, self.compute_dtype)) + self.bias)
+        return self._activation(
+            tf.matmul(profile, tf.cast(self.kernel.embeddings, self.compute_dtype)) + self.bias
+        )
 
 
 class ToEntities(tf.keras.layers.Layer):
-    """hidden W' + b: [B, units] -> [B, N], the padding and the unknown left out; linear. Arguments as for FromEntities."""
+    """hidden W' + b: [B, units] -> [B, N], the padding and the unknown left out; linear. Arguments
+    as for FromEntities.
+    """
 
-    def __init__(self, entities: Entities, units: int, kernel_initializer, bias_initializer, name: str):
+    def __init__(
+        self, entities: Entities, units: int, kernel_initializer, bias_initializer, name: str
+    ):
         super().__init__(name=name)
         self.kernel = _rows(entities, units, kernel_initializer, f"{name}_kernel")
         self.bias = _rows(entities, 1, bias_initializer, f"{name}_bias")
 
     def call(self, hidden):
-        kernel, bias = (tf.cast(table.embeddings, self.compute_dtype) for table in (self.kernel, self.bias))
+        kernel, bias = (
+            tf.cast(table.embeddings, self.compute_dtype) for table in (self.kernel, self.bias)
+        )
         return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST:]
 
 
 def _rows(entities: Entities, units: int, initializer, name: str) -> TokenEmbedding:
     tokens = entities.ids[: entities.known]
-    table = TokenEmbedding(tokens, entities.embedding_rows, units, embeddings_initializer=initializer, name=name)
+    table = TokenEmbedding(
+        tokens, entities.embedding_rows, units, embeddings_initializer=initializer, name=name
+    )
     table.build(None)
     return table

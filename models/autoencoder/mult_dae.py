@@ -1,16 +1,20 @@
 """Mult-DAE: a denoising auto-encoder with a multinomial likelihood.
 
-Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW 2018.
+Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW
+2018.
 
-    x~     = dropout(x / |x|)                                       x in {0, 1}^N: the items that the user has
+    x~     = dropout(x / |x|)                                       x in {0, 1}^N: the items that
+        the user has
     logits = W' tanh(W x~ + b) + b'                                 N - 200 - N
-    loss   = - mean over users of sum_i x_i log softmax(logits)_i + (l2 / batch_size) (|W|^2 + |W'|^2)
+    loss   = - mean over users of sum_i x_i log softmax(logits)_i + (l2 / batch_size) (|W|^2 +
+           |W'|^2)
 
-The target is the whole profile, not the corrupted one, and not normalised; biases are not penalised. Ranking sees the normalised
-history without dropout. Kernels start from Glorot's distribution, biases from a truncated normal of deviation 0.001.
+The target is the whole profile, not the corrupted one, and not normalised; biases are not
+penalised. Ranking sees the normalised history without dropout. Kernels start from Glorot's
+distribution, biases from a truncated normal of deviation 0.001.
 
-Deviations: the batch is 128 users rather than 500 (small data sets have few users an epoch); the epoch is chosen by NDCG@10 on
-validation rather than NDCG@100.
+Deviations: the batch is 128 users rather than 500 (small data sets have few users an epoch); the
+epoch is chosen by NDCG@10 on validation rather than NDCG@100.
 """
 
 import pydantic

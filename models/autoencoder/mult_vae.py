@@ -1,20 +1,24 @@
-"""Mult-VAE: a variational auto-encoder with a multinomial likelihood and a KL term that is annealed.
+"""Mult-VAE: a variational auto-encoder with a multinomial likelihood and a KL term that is
+annealed.
 
-Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW 2018 (Mult-VAE^PR).
+Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW
+2018 (Mult-VAE^PR).
 
-    x~              = dropout(x / |x|)                              x in {0, 1}^N: the items that the user has
+    x~              = dropout(x / |x|)                              x in {0, 1}^N: the items that
+        the user has
     [mu ; log s^2]  = V_2 tanh(V_1 x~ + b_1) + b_2                  N - 600 - 2 x 200
     z               = mu + e exp(log s^2 / 2), e ~ N(0, I)          in training; z = mu in ranking
     logits          = W_2 tanh(W_1 z + c_1) + c_2                   200 - 600 - N
-    loss            = mean over users of [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) | N(0, I)) ]
+    loss            = mean over users of [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) |
+                    N(0, I)) ]
     beta            = min(anneal_cap, t / anneal_updates)           t: updates so far
 
-The KL is summed over the dimensions, and the likelihood over the items: the balance that beta stands for. The target is the whole
-profile, not the corrupted one, and not normalised. Kernels start from Glorot's distribution, biases from a truncated normal of
-deviation 0.001.
+The KL is summed over the dimensions, and the likelihood over the items: the balance that beta
+stands for. The target is the whole profile, not the corrupted one, and not normalised. Kernels
+start from Glorot's distribution, biases from a truncated normal of deviation 0.001.
 
-Deviations: the batch is 128 users rather than 500 (small data sets have few users an epoch); the epoch is chosen by NDCG@10 on
-validation rather than NDCG@100.
+Deviations: the batch is 128 users rather than 500 (small data sets have few users an epoch); the
+epoch is chosen by NDCG@10 on validation rather than NDCG@100.
 """
 
 import pydantic
@@ -45,8 +49,12 @@ class MultVAE(MultinomialAutoEncoder):
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data, hyper_parameters.hidden)
         hidden, latent = hyper_parameters.hidden, hyper_parameters.latent
-        self.posterior = tf.keras.layers.Dense(2 * latent, bias_initializer=bias_initializer(), name="posterior")
-        self.generator = tf.keras.layers.Dense(hidden, "tanh", bias_initializer=bias_initializer(), name="generator")
+        self.posterior = tf.keras.layers.Dense(
+            2 * latent, bias_initializer=bias_initializer(), name="posterior"
+        )
+        self.generator = tf.keras.layers.Dense(
+            hidden, "tanh", bias_initializer=bias_initializer(), name="generator"
+        )
 
     def train_inputs(self, batch):
         hyper_parameters, users = self.hyper_parameters, tf.shape(batch["items"])[0]
@@ -58,7 +66,9 @@ class MultVAE(MultinomialAutoEncoder):
 
     def posterior_of(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """[B, N + 2] inputs -> [B, latent] mu and log s^2."""
-        return tuple(tf.split(tf.cast(self.posterior(self.from_items(inputs)), tf.float32), 2, axis=1))
+        return tuple(
+            tf.split(tf.cast(self.posterior(self.from_items(inputs)), tf.float32), 2, axis=1)
+        )
 
     def encode(self, inputs):
         return self.posterior_of(inputs)[0]

@@ -1,4 +1,6 @@
-"""What Mult-VAE and Mult-DAE share: the corrupted input, the multinomial likelihood and the ranking."""
+"""What Mult-VAE and Mult-DAE share: the corrupted input, the multinomial likelihood and the
+ranking.
+"""
 
 import pydantic
 import tensorflow as tf
@@ -12,7 +14,9 @@ from models.retrieve import RetrieveModel
 
 
 class MultinomialHyperParameters(BaseHyperParameters):
-    """Both models' own: `dropout` is the share of a user's items hidden from the input. A batch holds users."""
+    """Both models' own: `dropout` is the share of a user's items hidden from the input. A batch
+    holds users.
+    """
 
     epochs: int = 200
     patience: int = 20
@@ -24,8 +28,8 @@ class MultinomialHyperParameters(BaseHyperParameters):
 class MultinomialAutoEncoder(RetrieveModel):
     """x -> x / |x| -> dropout -> encoder -> decoder -> logits over all items.
 
-    A subclass defines `encode` (input -> code), `decode` (code -> [B, N] logits) and `compute_loss`. None asks for a user id, so
-    any history will do.
+    A subclass defines `encode` (input -> code), `decode` (code -> [B, N] logits) and
+    `compute_loss`. None asks for a user id, so any history will do.
     """
 
     uses_user_id = False
@@ -47,12 +51,16 @@ class MultinomialAutoEncoder(RetrieveModel):
         raise NotImplementedError(f"{type(self).__name__} must define decode()")
 
     def batches(self, data, seed, first_epoch) -> sampling.Batches:
-        return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(self.train_inputs)
+        return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(
+            self.train_inputs
+        )
 
     def train_inputs(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch of `shuffled_profiles` -> what `compute_loss` takes: `items` and, of the corrupted input, `weights`, [B, L] both.
+        """A batch of `shuffled_profiles` -> what `compute_loss` takes: `items` and, of the
+        corrupted input, `weights`, [B, L] both.
 
-        All noise is drawn here, with the seed of the step, so that a resumed training goes on with the noise that was its due.
+        All noise is drawn here, with the seed of the step, so that a resumed training goes on with
+        the noise that was its due.
         """
         rate = self.hyper_parameters.dropout
         weights = normalised(batch["items"])
@@ -77,7 +85,9 @@ def bias_initializer() -> tf.keras.initializers.Initializer:
 
 
 def normalised(items: tf.Tensor) -> tf.Tensor:
-    """[B, L] items, each once, padded with 0 -> [B, L] the weights that give every row the length 1."""
+    """[B, L] items, each once, padded with 0 -> [B, L] the weights that give every row the length
+    1.
+    """
     present = tf.cast(items > 0, tf.float32)
     return tf.math.l2_normalize(present, axis=1)
 
@@ -90,4 +100,6 @@ def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
     """
     profile = multi_hot(items, tf.shape(logits)[1] + FIRST)[:, FIRST:]
-    return -tf.reduce_mean(tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1))
+    return -tf.reduce_mean(
+        tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1)
+    )

@@ -1,15 +1,16 @@
 """Biased matrix factorisation for ratings, by stochastic gradient descent.
 
-Cite: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, IEEE Computer 2009.
+Cite: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Systems, IEEE Computer
+2009.
 
     r = mu + b_u + b_i + p_u . q_i
     loss of one rating = 1/2 [ (r_ui - r)^2 + l2 (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2) ]
 
-Every rating regularises its own user and item, so a row decays as often as it is learnt. mu is the train mean. An unknown user or
-item adds nothing: its bias and vector are zero, and stay so.
+Every rating regularises its own user and item, so a row decays as often as it is learnt. mu is the
+train mean. An unknown user or item adds nothing: its bias and vector are zero, and stay so.
 
-Deviations: steps are taken for `batch_size` ratings at once, each at the full learning rate, where the paper goes one by one. For
-clicks the same score is a log-odds, with log loss.
+Deviations: steps are taken for `batch_size` ratings at once, each at the full learning rate, where
+the paper goes one by one. For clicks the same score is a log-odds, with log loss.
 """
 
 import pydantic
@@ -64,21 +65,34 @@ class BiasedMF(ScoreModel):
         return tf.reduce_sum(loss + penalty) / self.hyper_parameters.batch_size
 
     def _score(self, user, item):
-        return self.initial_score + user[:, 0] + item[:, 0] + tf.reduce_sum(user[:, 1:] * item[:, 1:], axis=1)
+        return (
+            self.initial_score
+            + user[:, 0]
+            + item[:, 0]
+            + tf.reduce_sum(user[:, 1:] * item[:, 1:], axis=1)
+        )
 
     def _look_up(self, inputs):
-        """Bias and vector of each row's user and item, [B, 1 + factors] float32; zeros for unknown ones."""
+        """Bias and vector of each row's user and item, [B, 1 + factors] float32; zeros for unknown
+        ones.
+        """
         for table, name in ((self.users, "user_id"), (self.items, "item_id")):
             known = tf.cast(inputs[name] >= FIRST, tf.float32)
             yield tf.cast(table(inputs[name]), tf.float32) * known[:, tf.newaxis]
 
     def _table(self, field):
         def initial(shape, dtype=None, **_):
-            vectors = tf.random.normal([shape[0], shape[1] - 1], stddev=self.hyper_parameters.stddev, dtype=dtype or tf.float32)
+            vectors = tf.random.normal(
+                [shape[0], shape[1] - 1],
+                stddev=self.hyper_parameters.stddev,
+                dtype=dtype or tf.float32,
+            )
             return tf.concat([tf.zeros([shape[0], 1], vectors.dtype), vectors], axis=1)
 
         width = 1 + self.hyper_parameters.factors
-        return TokenEmbedding(field.tokens, field.size, width, embeddings_initializer=initial, name=field.name)
+        return TokenEmbedding(
+            field.tokens, field.size, width, embeddings_initializer=initial, name=field.name
+        )
 
 
 Model = BiasedMF

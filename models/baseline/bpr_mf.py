@@ -1,16 +1,19 @@
 """BPR-MF: matrix factorisation that ranks what a user has above what it has not.
 
-Cite: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009.
+Cite: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized Ranking from
+Implicit Feedback, UAI 2009.
 
     x_ui = b_i + p_u . q_i
-    loss = - ln sigmoid(x_ui - x_uj) + l2_user |p_u|^2 + l2_item |q_i|^2 + l2_negative |q_j|^2 + l2_bias (b_i^2 + b_j^2)
+    loss = - ln sigmoid(x_ui - x_uj) + l2_user |p_u|^2 + l2_item |q_i|^2 + l2_negative |q_j|^2 +
+    l2_bias (b_i^2 + b_j^2)
 
-i is an item of the user, j one that it has not, uniform over the train items, drawn anew every epoch. Only the rows of a triple are
-penalised. A bias of the user would cancel.
+i is an item of the user, j one that it has not, uniform over the train items, drawn anew every
+epoch. Only the rows of a triple are penalised. A bias of the user would cancel.
 
-Deviations: an epoch visits every train event once, in a random order, so a user weighs as much as it has events (the paper draws
-triples uniformly, where a user weighs events x non-events); Adam on the mean over a batch instead of plain steps on single triples;
-an id is forgotten at `unknown_rate` (0 by default, as in the paper).
+Deviations: an epoch visits every train event once, in a random order, so a user weighs as much as
+it has events (the paper draws triples uniformly, where a user weighs events x non-events); Adam on
+the mean over a batch instead of plain steps on single triples; an id is forgotten at `unknown_rate`
+(0 by default, as in the paper).
 """
 
 import pydantic
@@ -44,10 +47,16 @@ class BPRMF(DotProductModel):
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
         self._user_row = tf.constant(data.users.embedding_index)
-        self.user_factors = id_embedding(data.users, hyper_parameters.factors, stddev=0.1, name="user_factors")
-        self.item_factors = id_embedding(data.items, hyper_parameters.factors, stddev=0.1, name="item_factors")
+        self.user_factors = id_embedding(
+            data.users, hyper_parameters.factors, stddev=0.1, name="user_factors"
+        )
+        self.item_factors = id_embedding(
+            data.items, hyper_parameters.factors, stddev=0.1, name="item_factors"
+        )
         tokens = data.items.ids[: data.items.known]
-        self.item_bias = TokenEmbedding(tokens, data.items.embedding_rows, 1, embeddings_initializer="zeros", name="item_bias")
+        self.item_bias = TokenEmbedding(
+            tokens, data.items.embedding_rows, 1, embeddings_initializer="zeros", name="item_bias"
+        )
         self._item_rows = tf.range(FIRST, data.items.embedding_rows, dtype=tf.int64)
 
     def batches(self, data, seed, first_epoch):
@@ -60,11 +69,15 @@ class BPRMF(DotProductModel):
             drawn = negatives.draw(batch["user"], 1, seeds[0])
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {
-                "user": sampling.forget_some(tf.gather(self._user_row, batch["user"]), rate, seeds[1]),
+                "user": sampling.forget_some(
+                    tf.gather(self._user_row, batch["user"]), rate, seeds[1]
+                ),
                 "items": sampling.forget_some(items, rate, seeds[2]),
             }
 
-        return sampling.shuffled_batches(columns, self.hyper_parameters.batch_size, seed, first_epoch).map(with_negative)
+        return sampling.shuffled_batches(
+            columns, self.hyper_parameters.batch_size, seed, first_epoch
+        ).map(with_negative)
 
     def compute_loss(self, inputs, training=False):
         user = tf.cast(self.user_factors(inputs["user"]), tf.float32)
@@ -89,7 +102,9 @@ class BPRMF(DotProductModel):
 
     def item_embeddings(self):
         """The items' factors and biases."""
-        return tf.concat([self.item_factors(self._item_rows), self.item_bias(self._item_rows)], axis=1)
+        return tf.concat(
+            [self.item_factors(self._item_rows), self.item_bias(self._item_rows)], axis=1
+        )
 
 
 Model = BPRMF

@@ -2,10 +2,11 @@
 
 Cite: Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019.
 
-    P = (X'X + lambda I)^-1,   B = I - P diag(1 / diag P),   score = x_u B      X: users x items, 1 where the user has the item
+    P = (X'X + lambda I)^-1,   B = I - P diag(1 / diag P),   score = x_u B      X: users x items, 1
+        where the user has the item
 
-Deviations: none in the formula; the inverse is taken in float64. The matrix has items x items entries, so a catalogue beyond
-`max_items` is refused rather than left to run out of memory.
+Deviations: none in the formula; the inverse is taken in float64. The matrix has items x items
+entries, so a catalogue beyond `max_items` is refused rather than left to run out of memory.
 """
 
 import time
@@ -32,13 +33,18 @@ class EASE(ItemBased):
 
     def __init__(self, hyper_parameters, data):
         if len(data.items) > hyper_parameters.max_items:
-            raise ConfigError(f"ease needs a matrix of items x items; max_items is {hyper_parameters.max_items}, the catalogue has {len(data.items)}")
+            raise ConfigError(
+                f"ease needs a matrix of items x items; max_items is {hyper_parameters.max_items}, "
+                f"the catalogue has {len(data.items)}"
+            )
         super().__init__(hyper_parameters, data)
 
     def learn(self, session):
         started = time.monotonic()
         pairs = session.data.events.matrix(len(session.data.items))
-        self.weights_matrix.assign(solve((pairs.T @ pairs).toarray().astype(np.float64), self.hyper_parameters.l2))
+        self.weights_matrix.assign(
+            solve((pairs.T @ pairs).toarray().astype(np.float64), self.hyper_parameters.l2)
+        )
         session.record(self, seconds=time.monotonic() - started)
 
 

@@ -1,4 +1,6 @@
-"""What models of an item-item matrix share: a score is the sum of an item-item matrix over the history."""
+"""What models of an item-item matrix share: a score is the sum of an item-item matrix over the
+history.
+"""
 
 import tensorflow as tf
 
@@ -8,7 +10,8 @@ from models.retrieve import RetrieveModel
 
 
 class ItemBased(RetrieveModel):
-    """score(u, i) = sum over the items j of the history of weights[j, i]; any history will do, so new users are native.
+    """score(u, i) = sum over the items j of the history of weights[j, i]; any history will do, so
+    new users are native.
 
     A subclass sets `self.weights_matrix`, a [N, N] float32 variable, in `learn`.
     """
@@ -19,7 +22,9 @@ class ItemBased(RetrieveModel):
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
         count = len(data.items)
-        self.weights_matrix = self.add_weight(name="weights", shape=[count, count], initializer="zeros", trainable=False)
+        self.weights_matrix = self.add_weight(
+            name="weights", shape=[count, count], initializer="zeros", trainable=False
+        )
 
     def catalogue(self):
         return tf.identity(self.weights_matrix)

@@ -1,11 +1,13 @@
 """Item-based nearest neighbours with shrunk cosine similarity.
 
-Cite: Sarwar, Karypis, Konstan, Riedl: Item-Based Collaborative Filtering Recommendation Algorithms, WWW 2001; shrinkage and
-settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS 2021.
+Cite: Sarwar, Karypis, Konstan, Riedl: Item-Based Collaborative Filtering Recommendation Algorithms,
+WWW 2001; shrinkage and settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS 2021.
 
-    s_ij = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0,   the `neighbours` largest of a column are kept,   score = x_u S
+    s_ij = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0,   the `neighbours` largest of a column are kept,   score
+        = x_u S
 
-Deviations: implicit data only, without row weighting. What is kept of S is stored as lists, so that a catalogue of any size fits.
+Deviations: implicit data only, without row weighting. What is kept of S is stored as lists, so that
+a catalogue of any size fits.
 """
 
 import time
@@ -28,7 +30,9 @@ class HyperParameters(BaseHyperParameters):
 
 
 class ItemKNN(RetrieveModel):
-    """Every item of a history votes for the items that it is near to; any history will do, so new users are native."""
+    """Every item of a history votes for the items that it is near to; any history will do, so new
+    users are native.
+    """
 
     HyperParameters = HyperParameters
     uses_user_id = False
@@ -40,9 +44,12 @@ class ItemKNN(RetrieveModel):
         kept = self._count * min(hyper_parameters.neighbours, self._count)
 
         def lists(name, shape, dtype):
-            return self.add_weight(name=name, shape=[shape], dtype=dtype, initializer="zeros", trainable=False)
+            return self.add_weight(
+                name=name, shape=[shape], dtype=dtype, initializer="zeros", trainable=False
+            )
 
-        # The votes of item j are entries splits[j] up to splits[j + 1]: for which item, and how much.
+        # The votes of item j are entries splits[j] up to splits[j + 1]: for which item, and how
+        # much.
         self.splits = lists("splits", self._count + 1, tf.int64)
         self.votes_for = lists("votes_for", kept, tf.int64)
         self.votes = lists("votes", kept, tf.float32)
@@ -50,9 +57,13 @@ class ItemKNN(RetrieveModel):
     def learn(self, session):
         started = time.monotonic()
         pairs = session.data.events.matrix(self._count)
-        weights = similarities(pairs.T @ pairs, self.hyper_parameters.neighbours, self.hyper_parameters.shrink)
+        weights = similarities(
+            pairs.T @ pairs, self.hyper_parameters.neighbours, self.hyper_parameters.shrink
+        )
         self.splits.assign(weights.indptr.astype(np.int64))
-        rest = self.votes.shape[0] - weights.nnz  # items with fewer neighbours than are asked for leave places over
+        rest = (
+            self.votes.shape[0] - weights.nnz
+        )  # items with fewer neighbours than are asked for leave places over
         self.votes_for.assign(np.pad(weights.indices.astype(np.int64), (0, rest)))
         self.votes.assign(np.pad(weights.data.astype(np.float32), (0, rest)))
         session.record(self, seconds=time.monotonic() - started)
@@ -64,16 +75,27 @@ class ItemKNN(RetrieveModel):
         splits, votes_for, votes = catalogue
 
         def one_query(history):
-            # A repeated item counts once, as in the binary matrix that the similarities were computed on.
+            # A repeated item counts once, as in the binary matrix that the similarities were
+            # computed on.
             items = tf.unique(history - FIRST).y
-            entries = tf.ragged.range(tf.gather(splits, items), tf.gather(splits, items + 1)).flat_values
-            return tf.math.unsorted_segment_sum(tf.gather(votes, entries), tf.gather(votes_for, entries), self._count)
+            entries = tf.ragged.range(
+                tf.gather(splits, items), tf.gather(splits, items + 1)
+            ).flat_values
+            return tf.math.unsorted_segment_sum(
+                tf.gather(votes, entries), tf.gather(votes_for, entries), self._count
+            )
 
-        return tf.map_fn(one_query, query["history"], fn_output_signature=tf.TensorSpec([self._count], tf.float32))
+        return tf.map_fn(
+            one_query,
+            query["history"],
+            fn_output_signature=tf.TensorSpec([self._count], tf.float32),
+        )
 
 
 def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_matrix:
-    """[N, N] counts (dense or sparse) of users who have both items -> [N, N], the largest `neighbours` of each column."""
+    """[N, N] counts (dense or sparse) of users who have both items -> [N, N], the largest
+    `neighbours` of each column.
+    """
     together = scipy.sparse.coo_matrix(together)
     norm = np.sqrt(together.diagonal().astype(np.float64))
     apart = (together.row != together.col) & (together.data > 0)
@@ -84,7 +106,9 @@ def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_m
     column = column[order]
     rank = np.arange(len(order)) - np.searchsorted(column, column)
     kept = order[rank < neighbours]
-    return scipy.sparse.csr_matrix((similarity[kept], (row[kept], column[rank < neighbours])), together.shape)
+    return scipy.sparse.csr_matrix(
+        (similarity[kept], (row[kept], column[rank < neighbours])), together.shape
+    )
 
 
 Model = ItemKNN

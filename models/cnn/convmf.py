@@ -1,23 +1,33 @@
-"""ConvMF: matrix factorisation whose item factors are drawn towards what a convolutional network makes of the items' texts.
+"""ConvMF: matrix factorisation whose item factors are drawn towards what a convolutional network
+makes of the items' texts.
 
-Cite: Kim, Park, Oh, Lee, Yu: Convolutional Matrix Factorization for Document Context-Aware Recommendation, RecSys 2016.
+Cite: Kim, Park, Oh, Lee, Yu: Convolutional Matrix Factorization for Document Context-Aware
+Recommendation, RecSys 2016.
 
-    r_ij ~ N(u_i . v_j, 1),   u_i ~ N(0, 1 / l2_users),   v_j ~ N(s_j, 1 / (l2_items c_j)),   s_j = cnn(text of item j)
-    u_i = (sum_j v_j v_j' + l2_users I)^-1 sum_j r_ij v_j                                          over the items that i has rated
-    v_j = (sum_i u_i u_i' + l2_items c_j I)^-1 (sum_i r_ij u_i + l2_items c_j s_j)                 over the users that have rated j
-    cnn: words -> windows of 3, 4, 5 -> ReLU, max over time -> tanh(W1 ..) -> dropout -> tanh(W2 ..), fitted to V by c_j |v_j - s_j|^2
+    r_ij ~ N(u_i . v_j, 1),   u_i ~ N(0, 1 / l2_users),   v_j ~ N(s_j, 1 / (l2_items c_j)),   s_j =
+        cnn(text of item j)
+    u_i = (sum_j v_j v_j' + l2_users I)^-1 sum_j r_ij v_j                                          over
+        the items that i has rated
+    v_j = (sum_i u_i u_i' + l2_items c_j I)^-1 (sum_i r_ij u_i + l2_items c_j s_j)                 over
+        the users that have rated j
+    cnn: words -> windows of 3, 4, 5 -> ReLU, max over time -> tanh(W1 ..) -> dropout -> tanh(W2
+        ..), fitted to V by c_j |v_j - s_j|^2
 
-An epoch is one round: all users, all items, then `network_epochs` passes of the network over the items, from where the last round
-left it. It begins with s of the untrained network, V = s, U uniform in [0, 1). c_j = 1, or with `weigh_items` the square root of the
-ratings that j has, scaled to mean 1 (R-ConvMF). No biases; ratings are not centred. An unknown user has the mean user's factors; an
-unknown item those of its text, where the request has one, else the mean item's.
+An epoch is one round: all users, all items, then `network_epochs` passes of the network over the
+items, from where the last round left it. It begins with s of the untrained network, V = s, U
+uniform in [0, 1). c_j = 1, or with `weigh_items` the square root of the ratings that j has, scaled
+to mean 1 (R-ConvMF). No biases; ratings are not centred. An unknown user has the mean user's
+factors; an unknown item those of its text, where the request has one, else the mean item's.
 
-Text: all text columns of the items, then the reviews of train, newest first; the first `length` words, of which the commonest
-`vocabulary` are kept, without those in more than `max_share` of the texts.
+Text: all text columns of the items, then the reviews of train, newest first; the first `length`
+words, of which the commonest `vocabulary` are kept, without those in more than `max_share` of the
+texts.
 
-Deviations: word vectors start at random (ConvMF, not ConvMF+) unless `vectors` names a file; windows over padding do not count;
-an item without text stays, with the text of no words; the best round so far is kept, where the authors' code compares with the one
-before; no stop-word list (theirs names a single word) and, as there, no weight decay of the network. Validation clips to the scale.
+Deviations: word vectors start at random (ConvMF, not ConvMF+) unless `vectors` names a file;
+windows over padding do not count; an item without text stays, with the text of no words; the best
+round so far is kept, where the authors' code compares with the one before; no stop-word list
+(theirs names a single word) and, as there, no weight decay of the network. Validation clips to the
+scale.
 """
 
 import numpy as np
@@ -79,8 +89,13 @@ class Network(tf.keras.layers.Layer):
 
     def __init__(self, hyper_parameters: HyperParameters, tokens, name: str = "network"):
         super().__init__(name=name)
-        initial, vectors = tf.keras.initializers.RandomUniform(-0.05, 0.05), hyper_parameters.vectors
-        self._embedding = WordEmbedding(tokens, hyper_parameters.word_dimension, initial, vectors, scale=1 / 20, name="words")
+        initial, vectors = (
+            tf.keras.initializers.RandomUniform(-0.05, 0.05),
+            hyper_parameters.vectors,
+        )
+        self._embedding = WordEmbedding(
+            tokens, hyper_parameters.word_dimension, initial, vectors, scale=1 / 20, name="words"
+        )
         self._widths = [MaxOverTime(hyper_parameters.kernels, width) for width in (3, 4, 5)]
         self._hidden = tf.keras.layers.Dense(hyper_parameters.units, activation="tanh")
         self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
@@ -97,24 +112,42 @@ class ConvMF(ScoreModel):
     """Factors of users and items in closed form, a network of the items' texts in turn."""
 
     HyperParameters = HyperParameters
-    uses_features = staticmethod(lambda feature: feature.entity == "item" and feature.kind in (TEXT, DOCUMENT))
+    uses_features = staticmethod(
+        lambda feature: feature.entity == "item" and feature.kind in (TEXT, DOCUMENT)
+    )
 
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
         if data.label.is_click:
-            raise ConfigError("convmf predicts ratings by their squared error; required: a label without a threshold, such as label.column: rating")
+            raise ConfigError(
+                "convmf predicts ratings by their squared error; required: a label without a "
+                "threshold, such as label.column: rating"
+            )
         users, items = data.field("user_id"), data.field("item_id")
-        self._text = ItemText(data, hyper_parameters.length, hyper_parameters.vocabulary, hyper_parameters.max_share)
+        self._text = ItemText(
+            data, hyper_parameters.length, hyper_parameters.vocabulary, hyper_parameters.max_share
+        )
         self.network = Network(hyper_parameters, self._text.tokens)
         log = data.events
         self._by_user = Ratings(log.user, log.item, log.label, users.size)
         self._by_item = Ratings(log.item, log.user, log.label, items.size)
         self._items = np.arange(FIRST, items.size, dtype=np.int64)
-        weight = np.sqrt(self._by_item.counts) if hyper_parameters.weigh_items else np.ones(items.size)
+        weight = (
+            np.sqrt(self._by_item.counts) if hyper_parameters.weigh_items else np.ones(items.size)
+        )
         self._weight = tf.constant(weight / max(weight[FIRST:].mean(), 1e-9), tf.float32)
         width, uniform = hyper_parameters.factors, tf.keras.initializers.RandomUniform(0.0, 1.0)
-        self.user_factors = TokenEmbedding(users.tokens, users.size, width, embeddings_initializer=uniform, trainable=False, name="users")
-        self.item_factors = TokenEmbedding(items.tokens, items.size, width, trainable=False, name="items")
+        self.user_factors = TokenEmbedding(
+            users.tokens,
+            users.size,
+            width,
+            embeddings_initializer=uniform,
+            trainable=False,
+            name="users",
+        )
+        self.item_factors = TokenEmbedding(
+            items.tokens, items.size, width, trainable=False, name="items"
+        )
         self.user_factors.build(None)
         self.item_factors.build(None)
         self.item_factors.embeddings.assign(self.read_texts())
@@ -126,7 +159,9 @@ class ConvMF(ScoreModel):
 
     def batches(self, data, seed, first_epoch):
         passes = self.hyper_parameters.network_epochs
-        batches = sampling.shuffled_batches({"item": self._items}, self.hyper_parameters.batch_size, seed, first_epoch * passes)
+        batches = sampling.shuffled_batches(
+            {"item": self._items}, self.hyper_parameters.batch_size, seed, first_epoch * passes
+        )
         return batches._replace(steps=passes * batches.steps, rows=passes * batches.rows)
 
     def compute_loss(self, inputs, training=False):
@@ -139,7 +174,9 @@ class ConvMF(ScoreModel):
         given = self._text.read(inputs)
         new = (inputs["item_id"] < FIRST) & tf.reduce_any(given > 0, axis=1)
         # The known items' texts are not read again: all of them make one text of no words.
-        of_text = encode_distinct(self.network, tf.where(new[:, tf.newaxis], given, 0), self.hyper_parameters.factors)
+        of_text = encode_distinct(
+            self.network, tf.where(new[:, tf.newaxis], given, 0), self.hyper_parameters.factors
+        )
         item = tf.where(new[:, tf.newaxis], of_text, self.item_factors(inputs["item_id"]))
         return tf.reduce_sum(self.user_factors(inputs["user_id"]) * item, axis=1)
 
@@ -152,7 +189,13 @@ class ConvMF(ScoreModel):
         users, items = self.user_factors.embeddings, self.item_factors.embeddings
         ridge = tf.fill([len(self._by_user.counts)], self.hyper_parameters.l2_users)
         users.assign(with_mean(self._by_user.solve(items, ridge, tf.zeros_like(users))))
-        items.assign(with_mean(self._by_item.solve(users, self.hyper_parameters.l2_items * self._weight, self.read_texts())))
+        items.assign(
+            with_mean(
+                self._by_item.solve(
+                    users, self.hyper_parameters.l2_items * self._weight, self.read_texts()
+                )
+            )
+        )
 
 
 class Ratings:
@@ -166,12 +209,15 @@ class Ratings:
     def __init__(self, row: np.ndarray, other: np.ndarray, value: np.ndarray, count: int):
         order = np.argsort(row, kind="stable")
         self.counts = np.bincount(row, minlength=count)
-        # One more row without ratings, to fill the last block with; rows of like numbers of ratings share a block.
+        # One more row without ratings, to fill the last block with; rows of like numbers of ratings
+        # share a block.
         lengths = np.append(self.counts, 0)
         self._other = tf.RaggedTensor.from_row_lengths(other[order], lengths)
         self._value = tf.RaggedTensor.from_row_lengths(value[order].astype(np.float32), lengths)
         by_size = np.argsort(-self.counts, kind="stable")
-        self._blocks = np.append(by_size, np.full(-count % _ROWS_AT_ONCE, count)).reshape(-1, _ROWS_AT_ONCE)
+        self._blocks = np.append(by_size, np.full(-count % _ROWS_AT_ONCE, count)).reshape(
+            -1, _ROWS_AT_ONCE
+        )
         self._place = np.argsort(by_size)
 
     def solve(self, factors: tf.Tensor, ridge: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:
@@ -193,17 +239,34 @@ class Ratings:
             present = tf.sequence_mask(other.row_lengths(), dtype=tf.float32)[..., tf.newaxis]
             known = tf.gather(factors, other.to_tensor()) * present
             value = tf.gather(self._value, rows).to_tensor()[..., tf.newaxis]
-            squares = tf.matmul(known, known, transpose_a=True) + strength[..., tf.newaxis] * tf.eye(width)
-            right = tf.matmul(known, value, transpose_a=True)[..., 0] + strength * tf.gather(prior, rows)
-            return tf.linalg.cholesky_solve(tf.linalg.cholesky(squares), right[..., tf.newaxis])[..., 0]
+            squares = tf.matmul(known, known, transpose_a=True) + strength[
+                ..., tf.newaxis
+            ] * tf.eye(width)
+            right = tf.matmul(known, value, transpose_a=True)[..., 0] + strength * tf.gather(
+                prior, rows
+            )
+            return tf.linalg.cholesky_solve(tf.linalg.cholesky(squares), right[..., tf.newaxis])[
+                ..., 0
+            ]
 
-        solved = tf.map_fn(block, tf.constant(self._blocks), fn_output_signature=tf.TensorSpec([None, width], tf.float32), parallel_iterations=1)
+        solved = tf.map_fn(
+            block,
+            tf.constant(self._blocks),
+            fn_output_signature=tf.TensorSpec([None, width], tf.float32),
+            parallel_iterations=1,
+        )
         return tf.gather(tf.reshape(solved, [-1, width]), self._place)
 
 
 def with_mean(factors: tf.Tensor) -> tf.Tensor:
     """Puts the mean of the known rows in the place of the missing one and the unknown one."""
-    return tf.concat([tf.tile(tf.reduce_mean(factors[FIRST:], axis=0, keepdims=True), [FIRST, 1]), factors[FIRST:]], axis=0)
+    return tf.concat(
+        [
+            tf.tile(tf.reduce_mean(factors[FIRST:], axis=0, keepdims=True), [FIRST, 1]),
+            factors[FIRST:],
+        ],
+        axis=0,
+    )
 
 
 Model = ConvMF

@@ -14,7 +14,8 @@ from models.score_data import ScoreData
 class ItemText:
     """Words of items in a vocabulary of its own, chosen by the texts of the items that train has.
 
-    A text is cut after its first words; words that are not in the vocabulary are then taken out, as in Kim et al.'s code.
+    A text is cut after its first words; words that are not in the vocabulary are then taken out, as
+    in Kim et al.'s code.
 
     Args:
         data: has text fields of items, or reviews.
@@ -31,22 +32,34 @@ class ItemText:
     """
 
     def __init__(self, data: ScoreData, length: int, vocabulary: int, max_share: float):
-        self._fields = [field for field in data.fields if field.entity == "item" and field.kind in (TEXT, DOCUMENT)]
+        self._fields = [
+            field
+            for field in data.fields
+            if field.entity == "item" and field.kind in (TEXT, DOCUMENT)
+        ]
         if not self._fields:
             raise DataError(
-                "the model reads the text of items; required: a column of the table items that data.schema says is text "
+                "the model reads the text of items; required: a column of the table items that "
+                "data.schema says is text "
                 "(natural_language_domain), or a column 'review' of the table events; received none"
             )
         self._length = length
         tokens = np.concatenate([np.asarray(field.tokens, object) for field in self._fields])
-        distinct, number = np.unique(tokens, return_inverse=True) if len(tokens) else (tokens, np.zeros(0, np.int64))
-        # Every index of every field, one field after the other -> number of the distinct word; -1 for missing and unknown ones.
+        distinct, number = (
+            np.unique(tokens, return_inverse=True)
+            if len(tokens)
+            else (tokens, np.zeros(0, np.int64))
+        )
+        # Every index of every field, one field after the other -> number of the distinct word; -1
+        # for missing and unknown ones.
         numbers, start = [], 0
         for field in self._fields:
             numbers += [np.full(FIRST, -1), number[start : start + len(field.tokens)]]
             start += len(field.tokens)
         numbers = np.concatenate(numbers).astype(np.int64)
-        texts = self._cut({field.name: _of_all_items(data, field, length) for field in self._fields})
+        texts = self._cut(
+            {field.name: _of_all_items(data, field, length) for field in self._fields}
+        )
         kept = self._choose(numbers, texts, data.items.known, len(distinct), vocabulary, max_share)
         self.tokens = tuple(distinct[kept])
         place = np.zeros(len(distinct) + 1, np.int32)  # the last is that of -1
@@ -63,14 +76,20 @@ class ItemText:
         parts, offset = [], 0
         for field in self._fields:
             column = columns[field.name]
-            words = column if isinstance(column, tf.RaggedTensor) else tf.ragged.boolean_mask(column, column > 0)
+            words = (
+                column
+                if isinstance(column, tf.RaggedTensor)
+                else tf.ragged.boolean_mask(column, column > 0)
+            )
             parts.append(tf.cast(words, tf.int32) + offset)
             offset += field.size
         return tf.concat(parts, axis=1)[:, : self._length]
 
     def _known(self, texts: tf.RaggedTensor) -> tf.Tensor:
         words = texts.with_flat_values(tf.gather(self._index, texts.flat_values))
-        return tf.ragged.boolean_mask(words, words.with_flat_values(words.flat_values > 0)).to_tensor(shape=[None, self._length])
+        return tf.ragged.boolean_mask(
+            words, words.with_flat_values(words.flat_values > 0)
+        ).to_tensor(shape=[None, self._length])
 
     @staticmethod
     def _choose(numbers, texts, known, count, vocabulary, max_share) -> np.ndarray:
@@ -86,4 +105,8 @@ class ItemText:
 
 
 def _of_all_items(data: ScoreData, field, length: int) -> tf.RaggedTensor:
-    return data.documents("item", length).words if field.kind == DOCUMENT else data.items.features[field.name]
+    return (
+        data.documents("item", length).words
+        if field.kind == DOCUMENT
+        else data.items.features[field.name]
+    )

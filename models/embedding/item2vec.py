@@ -1,23 +1,28 @@
 """Item2vec: skip-gram with negative sampling on item sets, and on walks over the item graph.
 
-Cite: Barkan, Koenigstein: Item2vec: Neural Item Embedding for Collaborative Filtering, MLSP 2016. The run's `walks.kind` makes
+Cite: Barkan, Koenigstein: Item2vec: Neural Item Embedding for Collaborative Filtering, MLSP 2016.
+The run's `walks.kind` makes
 walks: Perozzi, Al-Rfou, Skiena: DeepWalk, KDD 2014; Grover, Leskovec: node2vec, KDD 2016.
 
-    loss of a set = 1/K sum over i, j != i of [ - log sigmoid(u_i . v_j) - sum over N negatives k of log sigmoid(- u_i . v_k) ]
-    i, j: the K items of the set that subsampling kept, redrawn every epoch: P(keep) = sqrt(rho / f), f = share of occurrences
+    loss of a set = 1/K sum over i, j != i of [ - log sigmoid(u_i . v_j) - sum over N negatives k of
+    log sigmoid(- u_i . v_k) ] i, j: the K items of the set that subsampling kept, redrawn every
+    epoch: P(keep) = sqrt(rho / f), f = share of occurrences
     k: drawn from count^0.75
     similarity = cos(u_i, u_j);  score(history, i) = mean over j in the history of cos(u_j, u_i)
 
-Pairs are over the whole set. In a walk a context is at most `window` steps away, an item is no context of itself, and K counts
-no more than 2 `window`. The paper has no users: that a query is the mean over the last `history_length` items is this project's
-choice, made on validation, as are the rate and rho. On MovieLens-100K the mean over the whole history does half as well.
+Pairs are over the whole set. In a walk a context is at most `window` steps away, an item is no
+context of itself, and K counts no more than 2 `window`. The paper has no users: that a query is the
+mean over the last `history_length` items is this project's choice, made on validation, as are the
+rate and rho. On MovieLens-100K the mean over the whole history does half as well.
 
-Deviations: a batch of tiles (see models/skip_gram.py) is one step of SGD, where word2vec steps pair by pair; so that a popular
-item does not overshoot, its step is bounded. At the default rate a pair of a set of 20 steps by word2vec's 0.025; the rate falls
-linearly to nothing over `epochs`. The centres of a tile share one draw of negatives, weighted to N a positive: the paper's loss in
-expectation, from fewer draws; an item of the set is never a negative of it. The tables start as u = 0 and v uniform, word2vec's
-with the two exchanged: so a row u that is still 0 has never been trained; its item has no vector, and is neither returned nor
-asked with. DeepWalk's hierarchical softmax is negative sampling here, as in node2vec.
+Deviations: a batch of tiles (see models/skip_gram.py) is one step of SGD, where word2vec steps pair
+by pair; so that a popular item does not overshoot, its step is bounded. At the default rate a pair
+of a set of 20 steps by word2vec's 0.025; the rate falls linearly to nothing over `epochs`. The
+centres of a tile share one draw of negatives, weighted to N a positive: the paper's loss in
+expectation, from fewer draws; an item of the set is never a negative of it. The tables start as u =
+0 and v uniform, word2vec's with the two exchanged: so a row u that is still 0 has never been
+trained; its item has no vector, and is neither returned nor asked with. DeepWalk's hierarchical
+softmax is negative sampling here, as in node2vec.
 """
 
 import pydantic
@@ -36,14 +41,17 @@ class HyperParameters(BaseHyperParameters):
     Attributes:
         embedding_dim: m, width of the vectors.
         negatives: N, negatives a positive.
-        subsample: rho; the paper has 1e-5 for 49,000 artists and 1e-3 for 1,700 products; 0 keeps every occurrence.
+        subsample: rho; the paper has 1e-5 for 49,000 artists and 1e-3 for 1,700 products; 0 keeps
+            every occurrence.
         window: walks: contexts are at most so many steps away.
         history_length: a query is the mean of the last so many items that have a vector.
         block: most items of a side of a tile.
-        shared_negatives: negatives drawn a tile; left out, as many as one centre of a full tile has in the paper: N a context.
-        step_limit: learning_rate times the pairs, each weighing 1/K, that a row may add up in a batch; a row in more of them
-            takes a shorter step (see skip_gram.bounded_steps).
-        max_set: a larger set is represented by so many of its items, chosen anew every epoch: pairs grow with the square.
+        shared_negatives: negatives drawn a tile; left out, as many as one centre of a full tile has
+            in the paper: N a context.
+        step_limit: learning_rate times the pairs, each weighing 1/K, that a row may add up in a
+            batch; a row in more of them takes a shorter step (see skip_gram.bounded_steps).
+        max_set: a larger set is represented by so many of its items, chosen anew every epoch: pairs
+            grow with the square.
     """
 
     epochs: int = 20
@@ -71,13 +79,21 @@ class Item2vec(DotProductModel):
 
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
-        width, rows, tokens = hyper_parameters.embedding_dim, data.items.embedding_rows, data.items.ids[: data.items.known]
+        width, rows, tokens = (
+            hyper_parameters.embedding_dim,
+            data.items.embedding_rows,
+            data.items.ids[: data.items.known],
+        )
         self._window = hyper_parameters.window if data.has_walks else None
         self._row_count = rows
         self._skip_gram: SkipGram | None = None
-        self.vectors = TokenEmbedding(tokens, rows, width, embeddings_initializer="zeros", name="vectors")
+        self.vectors = TokenEmbedding(
+            tokens, rows, width, embeddings_initializer="zeros", name="vectors"
+        )
         around_zero = tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
-        self.contexts = TokenEmbedding(tokens, rows, width, embeddings_initializer=around_zero, name="contexts")
+        self.contexts = TokenEmbedding(
+            tokens, rows, width, embeddings_initializer=around_zero, name="contexts"
+        )
         for table in (self.vectors, self.contexts):
             table.build(None)
 
@@ -92,7 +108,8 @@ class Item2vec(DotProductModel):
                 subsample=own.subsample,
                 window=self._window,
                 block=own.block,
-                shared=own.shared_negatives or own.negatives * min(own.block, 2 * (self._window or own.block)),
+                shared=own.shared_negatives
+                or own.negatives * min(own.block, 2 * (self._window or own.block)),
                 batch_size=own.batch_size,
                 max_set=own.max_set,
                 seed=seed,
@@ -106,16 +123,21 @@ class Item2vec(DotProductModel):
         own = self.hyper_parameters
         steps = own.epochs * self.skip_gram(session.data, session.seed).steps
         with session.strategy.scope():
-            rate = tf.keras.optimizers.schedules.PolynomialDecay(own.learning_rate, steps, 1e-4 * own.learning_rate)
+            rate = tf.keras.optimizers.schedules.PolynomialDecay(
+                own.learning_rate, steps, 1e-4 * own.learning_rate
+            )
             optimizer = tf.keras.optimizers.SGD(rate)
         session.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs, training=False):
-        """The sum over the batch, not the mean: the step of an item must not shrink with the batch that it happens to be in."""
+        """The sum over the batch, not the mean: the step of an item must not shrink with the batch
+        that it happens to be in.
+        """
         own = self.hyper_parameters
         mask = pair_mask(inputs["centre"], inputs["context"], inputs["offset"], self._window)
         weight, negative_weight = inputs["weight"][:, tf.newaxis], inputs["negative_weight"]
-        # Positives of each centre, of each context, and what the centres' negatives add up to: in sets, so weighted by 1 / K.
+        # Positives of each centre, of each context, and what the centres' negatives add up to: in
+        # sets, so weighted by 1 / K.
         of_centre, of_context = (tf.reduce_sum(mask, axis=axis) * weight for axis in (2, 1))
         of_negative = negative_weight * tf.reduce_sum(of_centre, axis=1, keepdims=True)
         centre = self._rows(self.vectors, inputs["centre"], of_centre * (1.0 + own.negatives))
@@ -123,7 +145,9 @@ class Item2vec(DotProductModel):
         others = self._rows(self.contexts, others, tf.concat([of_context, of_negative], axis=1))
         logits = tf.matmul(centre, others, transpose_b=True)
         positive = tf.cast(softplus(-logits[:, :, : own.block]), tf.float32) * mask
-        negative = tf.linalg.matvec(tf.cast(softplus(logits[:, :, own.block :]), tf.float32), negative_weight)
+        negative = tf.linalg.matvec(
+            tf.cast(softplus(logits[:, :, own.block :]), tf.float32), negative_weight
+        )
         return tf.reduce_sum(tf.reduce_sum(positive, axis=2) * weight + negative * of_centre)
 
     def _rows(self, table, index, weight):
@@ -131,13 +155,17 @@ class Item2vec(DotProductModel):
         flat = tf.reshape(index, [-1])
         limit = self.hyper_parameters.step_limit / self.hyper_parameters.learning_rate
         rows = bounded_steps(table(flat), flat, tf.reshape(weight, [-1]), self._row_count, limit)
-        return tf.reshape(rows, tf.concat([tf.shape(index), [self.hyper_parameters.embedding_dim]], axis=0))
+        return tf.reshape(
+            rows, tf.concat([tf.shape(index), [self.hyper_parameters.embedding_dim]], axis=0)
+        )
 
     def item_embeddings(self):
         return tf.math.l2_normalize(self.vectors.embeddings[FIRST:], axis=1)
 
     def catalogue(self):
-        """([N, D] unit vectors, 0 where an item has none; [N] what is added to the score: 0, or -inf where it has none)."""
+        """([N, D] unit vectors, 0 where an item has none; [N] what is added to the score: 0, or
+        -inf where it has none).
+        """
         vectors = tf.cast(self.item_embeddings(), tf.float32)
         return vectors, tf.where(tf.reduce_any(vectors != 0, axis=1), 0.0, float("-inf"))
 
@@ -160,7 +188,9 @@ class Item2vec(DotProductModel):
 
     def _with_vector(self, history):
         rows = tf.gather(self.vectors.embeddings, history.flat_values)
-        return tf.ragged.boolean_mask(history, history.with_flat_values(tf.reduce_any(rows != 0, axis=1)))
+        return tf.ragged.boolean_mask(
+            history, history.with_flat_values(tf.reduce_any(rows != 0, axis=1))
+        )
 
 
 Model = Item2vec

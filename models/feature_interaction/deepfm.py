@@ -1,13 +1,17 @@
 """DeepFM: a factorization machine and a deep network on one and the same embedding table.
 
-Cite: Guo, Tang, Ye, Li, He: DeepFM: A Factorization-Machine based Neural Network for CTR Prediction, IJCAI 2017.
+Cite: Guo, Tang, Ye, Li, He: DeepFM: A Factorization-Machine based Neural Network for CTR
+Prediction, IJCAI 2017.
 
-    y_FM  = <w, x> + sum_{i < j} <e_i, e_j>              e_i: embedding of field i; of many values their mean
+    y_FM  = <w, x> + sum_{i < j} <e_i, e_j>              e_i: embedding of field i; of many values
+                                                         their mean
     y_DNN = W_out relu(... relu(W_1 [e_1; ...; e_m] + b_1) ...) + b_out
-    score = y_FM + y_DNN                                  summed with coefficient 1, trained together without pre-training
+    score = y_FM + y_DNN                                  summed with coefficient 1, trained
+                                                          together without pre-training
 
-Deviations: numbers are quantile buckets with an embedding each, where the paper multiplies one embedding by the value; L2 of the
-rows that a batch uses, which the paper does not state; the last bias starts at the train mean (for clicks, its log-odds).
+Deviations: numbers are quantile buckets with an embedding each, where the paper multiplies one
+embedding by the value; L2 of the rows that a batch uses, which the paper does not state; the last
+bias starts at the train mean (for clicks, its log-odds).
 """
 
 import pydantic
@@ -41,9 +45,13 @@ class DeepFM(ScoreModel):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
-        self.factors = self.rows.embedding(hyper_parameters.factors, hyper_parameters.stddev, name="factors")
+        self.factors = self.rows.embedding(
+            hyper_parameters.factors, hyper_parameters.stddev, name="factors"
+        )
         self.deep = Mlp(hyper_parameters.hidden, hyper_parameters.dropout, name="deep")
-        self.output_layer = tf.keras.layers.Dense(1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output")
+        self.output_layer = tf.keras.layers.Dense(
+            1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
+        )
 
     def score_rows(self, inputs, training=False):
         return sum(self.components(inputs, *self._look_up(inputs), training))
@@ -52,14 +60,18 @@ class DeepFM(ScoreModel):
         linear, factors, x = self._look_up(inputs)
         score = sum(self.components(inputs, linear, factors, x, training))
         penalty = row_penalty(linear, x) + row_penalty(factors, x)
-        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.hyper_parameters.l2 * penalty
+        return (
+            tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.hyper_parameters.l2 * penalty
+        )
 
     def components(self, inputs, linear, factors, x, training=False):
         """Returns the two [B] parts of the score: y_FM and y_DNN."""
         fields = self.rows.pool(factors * x, inputs)
         machine = tf.reduce_sum(linear * x, axis=[1, 2]) + pair_sum(fields)
         flat = tf.reshape(fields, [-1, len(self.rows.fields) * self.hyper_parameters.factors])
-        return machine, tf.cast(self.output_layer(self.deep(flat, training=training))[:, 0], tf.float32)
+        return machine, tf.cast(
+            self.output_layer(self.deep(flat, training=training))[:, 0], tf.float32
+        )
 
     def _look_up(self, inputs):
         row, x = self.rows(inputs)

@@ -2,14 +2,18 @@
 
 Cite: Rendle: Factorization Machines, ICDM 2010.
 
-    score = w0 + sum_i w_i x_i + sum_{i < j} <v_i, v_j> x_i x_j          x: 1 for a single value, 1 / n for each of n values
-    sum_{i < j} <v_i, v_j> x_i x_j = 1/2 sum_f [ (sum_i v_if x_i)^2 - sum_i v_if^2 x_i^2 ]       (linear in the values)
+    score = w0 + sum_i w_i x_i + sum_{i < j} <v_i, v_j> x_i x_j          x: 1 for a single value, 1
+        / n for each of n values
+    sum_{i < j} <v_i, v_j> x_i x_j = 1/2 sum_f [ (sum_i v_if x_i)^2 - sum_i v_if^2 x_i^2 ]       (linear
+        in the values)
 
-Pairs within a multi-valued field count, as in the paper; the same x stands in both terms. `l2_linear` and `l2_factors` are the
-paper's separate regularisation of w and V, taken of the rows that a batch uses.
+Pairs within a multi-valued field count, as in the paper; the same x stands in both terms.
+`l2_linear` and `l2_factors` are the paper's separate regularisation of w and V, taken of the rows
+that a batch uses.
 
-Deviations: trained with Adam in mini-batches rather than by SGD, alternating least squares or MCMC; w0 starts at the train mean
-(for clicks, its log-odds); numbers are quantile buckets, values of their own.
+Deviations: trained with Adam in mini-batches rather than by SGD, alternating least squares or MCMC;
+w0 starts at the train mean (for clicks, its log-odds); numbers are quantile buckets, values of
+their own.
 """
 
 import pydantic
@@ -41,8 +45,12 @@ class FactorizationMachine(ScoreModel):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
-        self.factors = self.rows.embedding(hyper_parameters.factors, hyper_parameters.stddev, name="factors")
-        self.bias = self.add_weight(name="bias", shape=[], initializer=tf.keras.initializers.Constant(self.initial_score))
+        self.factors = self.rows.embedding(
+            hyper_parameters.factors, hyper_parameters.stddev, name="factors"
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=[], initializer=tf.keras.initializers.Constant(self.initial_score)
+        )
 
     def score_rows(self, inputs, training=False):
         return self._score(*self._look_up(inputs))
@@ -51,7 +59,9 @@ class FactorizationMachine(ScoreModel):
         linear, factors, x = self._look_up(inputs)
         loss = tf.reduce_mean(self.row_loss(inputs[LABEL], self._score(linear, factors, x)))
         own = self.hyper_parameters
-        return loss + own.l2_linear * row_penalty(linear, x) + own.l2_factors * row_penalty(factors, x)
+        return (
+            loss + own.l2_linear * row_penalty(linear, x) + own.l2_factors * row_penalty(factors, x)
+        )
 
     def _look_up(self, inputs):
         row, x = self.rows(inputs)
@@ -63,7 +73,9 @@ class FactorizationMachine(ScoreModel):
 
 def pair_sum(weighted: tf.Tensor) -> tf.Tensor:
     """[B, n, k] vectors v_i x_i -> [B] sum over i < j of their dot products, in time linear in n."""
-    return 0.5 * tf.reduce_sum(tf.reduce_sum(weighted, axis=1) ** 2 - tf.reduce_sum(weighted**2, axis=1), axis=1)
+    return 0.5 * tf.reduce_sum(
+        tf.reduce_sum(weighted, axis=1) ** 2 - tf.reduce_sum(weighted**2, axis=1), axis=1
+    )
 
 
 Model = FactorizationMachine

@@ -2,12 +2,14 @@
 
 Cite: McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013.
 
-    score = w0 + sum_i w_i x_i                      x: 1 for a single value, 1 / n for each of n values of a field
+    score = w0 + sum_i w_i x_i                      x: 1 for a single value, 1 / n for each of n
+                                                    values of a field
     n += g^2,  z += g - (sqrt(n) - sqrt(n_old)) / alpha w,
     w = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
 
-Deviations: w0 is the log-odds of the train rate (for ratings, the train mean) plus a weight that is learnt like the others; the
-paper's systems work (probabilistic feature inclusion, encoding of weights in few bits, subsampling of negatives) is left out.
+Deviations: w0 is the log-odds of the train rate (for ratings, the train mean) plus a weight that is
+learnt like the others; the paper's systems work (probabilistic feature inclusion, encoding of
+weights in few bits, subsampling of negatives) is left out.
 """
 
 import pydantic
@@ -38,18 +40,23 @@ class LogisticRegression(ScoreModel):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.weights_of = self.rows.embedding(1, 0.0, name="weights")
-        # Added to the base rate, for FTRL makes weights of gradients alone and would forget where one has started.
+        # Added to the base rate, for FTRL makes weights of gradients alone and would forget where
+        # one has started.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
     def learn(self, session):
         own = self.hyper_parameters
         with session.strategy.scope():
-            optimizer = Ftrl(own.learning_rate, rows=own.batch_size, beta=own.beta, l1=own.l1, l2=own.l2)
+            optimizer = Ftrl(
+                own.learning_rate, rows=own.batch_size, beta=own.beta, l1=own.l1, l2=own.l2
+            )
         session.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         row, x = self.rows(inputs)
-        return self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)
+        return (
+            self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)
+        )
 
 
 Model = LogisticRegression

@@ -1,18 +1,24 @@
-"""Wide & Deep: a linear model of crossed features and a deep network, trained jointly with an optimiser each.
+"""Wide & Deep: a linear model of crossed features and a deep network, trained jointly with an
+optimiser each.
 
 Cite: Cheng et al.: Wide & Deep Learning for Recommender Systems, DLRS at RecSys 2016.
 
-    wide  = w . [x, phi(x)]          x: values of the fields; phi: 1 for every pair of values of two crossed fields that both occur
-    deep  = W_out relu(... relu(W_1 [e_1; ...; e_m; c] + b_1) ...)      e: embeddings, c: numbers as quantile (i - 1) / (n - 1)
-    score = wide + deep + b          one sum, one loss; FTRL with L1 for the wide part, AdaGrad for the deep one
+    wide  = w . [x, phi(x)]          x: values of the fields; phi: 1 for every pair of values of two
+                                     crossed fields that both occur
+    deep  = W_out relu(... relu(W_1 [e_1; ...; e_m; c] + b_1) ...)      e: embeddings, c: numbers as
+        quantile (i - 1) / (n - 1)
+    score = wide + deep + b          one sum, one loss; FTRL with L1 for the wide part, AdaGrad for
+                                     the deep one
 
-A cross is hashed, by token rather than by index, to one of `cross_buckets` weights; the values of a multi-valued field share a
-weight of 1. `crosses` names the pairs of fields; left out, every field of the user is crossed with every field of the item (the
-paper crosses the user's installed apps with the app that is shown) and, where rows have a context only, every two categories of
+A cross is hashed, by token rather than by index, to one of `cross_buckets` weights; the values of a
+multi-valued field share a weight of 1. `crosses` names the pairs of fields; left out, every field
+of the user is crossed with every field of the item (the paper crosses the user's installed apps
+with the app that is shown) and, where rows have a context only, every two categories of
 `cross_vocabulary` values at most.
 
-Deviations: learning rates, deep-side dropout and the paper's layer widths are not published in full; those here are defaults.
-A number without a value has a c of 0 and an indicator of its own. Text is crossed with nothing.
+Deviations: learning rates, deep-side dropout and the paper's layer widths are not published in
+full; those here are defaults. A number without a value has a c of 0 and an indicator of its own.
+Text is crossed with nothing.
 """
 
 import itertools
@@ -57,23 +63,42 @@ class WideDeep(ScoreModel):
         self.rows = FieldRows(data.fields)
         self.wide = self.rows.embedding(1, 0.0, name="wide")
         self.crosses = _pairs(data.fields, hyper_parameters)
-        self.crossed = tf.keras.layers.Embedding(hyper_parameters.cross_buckets, 1, embeddings_initializer="zeros", dtype="float32", name="crossed")
+        self.crossed = tf.keras.layers.Embedding(
+            hyper_parameters.cross_buckets,
+            1,
+            embeddings_initializer="zeros",
+            dtype="float32",
+            name="crossed",
+        )
         self._fingerprints = tf.constant(self.rows.fingerprints())
         self._numbers = [field.name for field in data.fields if field.kind == NUMERIC]
         self.deep_rows = FieldRows([field for field in data.fields if field.kind != NUMERIC])
         self.embeddings = self.deep_rows.embedding(width, width**-0.5, name="embeddings")
         self.deep = Mlp(hyper_parameters.hidden, hyper_parameters.dropout, name="deep")
-        self.output_layer = tf.keras.layers.Dense(1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output")
+        self.output_layer = tf.keras.layers.Dense(
+            1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
+        )
 
     def learn(self, session):
         hyper_parameters = self.hyper_parameters
         with session.strategy.scope():
-            wide = Ftrl(hyper_parameters.wide_learning_rate, rows=hyper_parameters.batch_size, l1=hyper_parameters.l1)
+            wide = Ftrl(
+                hyper_parameters.wide_learning_rate,
+                rows=hyper_parameters.batch_size,
+                l1=hyper_parameters.l1,
+            )
             deep = tf.keras.optimizers.Adagrad(hyper_parameters.learning_rate)
-            optimizer = Divided([wide, deep], lambda variable: int(all(variable is not each for each in self.wide_variables())))
+            optimizer = Divided(
+                [wide, deep],
+                lambda variable: int(all(variable is not each for each in self.wide_variables())),
+            )
         session.fit(self, optimizer=optimizer)
-        weights = tf.concat([tf.reshape(variable, [-1]) for variable in self.wide_variables()], axis=0)
-        session.history[-1]["zero_wide_weights"] = float(tf.reduce_mean(tf.cast(weights == 0.0, tf.float32)))
+        weights = tf.concat(
+            [tf.reshape(variable, [-1]) for variable in self.wide_variables()], axis=0
+        )
+        session.history[-1]["zero_wide_weights"] = float(
+            tf.reduce_mean(tf.cast(weights == 0.0, tf.float32))
+        )
 
     def wide_variables(self) -> list[tf.Variable]:
         """The variables of the linear part, once it has been called."""
@@ -95,12 +120,19 @@ class WideDeep(ScoreModel):
         """Returns the [B] part of the score that the network adds, the bias included."""
         row, x = self.deep_rows(inputs)
         fields = self.deep_rows.pool(self.embeddings(row) * x[..., tf.newaxis], inputs)
-        parts = [tf.reshape(fields, [-1, len(self.deep_rows.fields) * self.hyper_parameters.embedding_dim])]
+        parts = [
+            tf.reshape(
+                fields, [-1, len(self.deep_rows.fields) * self.hyper_parameters.embedding_dim]
+            )
+        ]
         for name in self._numbers:
             quantile = tf.cast(inputs[name] - FIRST, tf.float32) / (BUCKETS - 1)
             present = tf.cast(inputs[name] >= FIRST, tf.float32)
             parts.append(tf.stack([quantile * present, 1 - present], axis=1))
-        return tf.cast(self.output_layer(self.deep(tf.concat(parts, axis=1), training=training))[:, 0], tf.float32)
+        return tf.cast(
+            self.output_layer(self.deep(tf.concat(parts, axis=1), training=training))[:, 0],
+            tf.float32,
+        )
 
     def _cross(self, row, x, inputs):
         """Returns [B, c] hash buckets and weights of all crosses."""
@@ -108,15 +140,21 @@ class WideDeep(ScoreModel):
         weights = self.rows.by_field(x, inputs)
         keys, products = [], []
         for left, right in self.crosses:
-            # Unequal on purpose: a value of one field and the same of the other must not cancel out.
+            # Unequal on purpose: a value of one field and the same of the other must not cancel
+            # out.
             key = hashes[left][:, :, tf.newaxis] * 31 + hashes[right][:, tf.newaxis, :]
             product = weights[left][:, :, tf.newaxis] * weights[right][:, tf.newaxis, :]
             keys.append(tf.reshape(key, [tf.shape(row)[0], -1]))
             products.append(tf.reshape(product, [tf.shape(row)[0], -1]))
         key = tf.concat(keys, axis=1)
-        key = tf.bitwise.bitwise_xor(key, tf.bitwise.right_shift(key, tf.constant(29, tf.int64))) * 0x2545F4914F6CDD1D
+        key = (
+            tf.bitwise.bitwise_xor(key, tf.bitwise.right_shift(key, tf.constant(29, tf.int64)))
+            * 0x2545F4914F6CDD1D
+        )
         key = tf.bitwise.bitwise_xor(key, tf.bitwise.right_shift(key, tf.constant(32, tf.int64)))
-        return tf.math.floormod(key, self.hyper_parameters.cross_buckets), tf.concat(products, axis=1)
+        return tf.math.floormod(key, self.hyper_parameters.cross_buckets), tf.concat(
+            products, axis=1
+        )
 
 
 def _pairs(fields, hyper_parameters):
@@ -125,7 +163,9 @@ def _pairs(fields, hyper_parameters):
     if hyper_parameters.crosses is not None:
         for name in itertools.chain(*hyper_parameters.crosses):
             if name not in names:
-                raise ConfigError(f"wide_deep: crosses: unknown field {name!r}{nearest(name, names)}")
+                raise ConfigError(
+                    f"wide_deep: crosses: unknown field {name!r}{nearest(name, names)}"
+                )
         return list(hyper_parameters.crosses)
     usable = [field for field in fields if field.kind != TEXT]
     pairs = [
@@ -134,7 +174,11 @@ def _pairs(fields, hyper_parameters):
         # Two ids name the row: a cross that occurs once and is never met again.
         if (left.entity, right.entity) == ("user", "item") and not left.kind == right.kind == ID
     ]
-    small = [field.name for field in usable if field.kind == CATEGORICAL and field.size <= hyper_parameters.cross_vocabulary]
+    small = [
+        field.name
+        for field in usable
+        if field.kind == CATEGORICAL and field.size <= hyper_parameters.cross_vocabulary
+    ]
     return pairs or list(itertools.combinations(small, 2))
 
 

@@ -1,19 +1,23 @@
 """Two-tower retrieval with in-batch softmax and sampling-bias correction.
 
-Cite: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei, Chi: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
-Recommendations, RecSys 2019. Implemented on tfrs.tasks.Retrieval.
+Cite: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei, Chi: Sampling-Bias-Corrected Neural
+Modeling for Large Corpus Item Recommendations, RecSys 2019. Implemented on tfrs.tasks.Retrieval.
 
-    u = normalise(f(user id, features, history)),  v = normalise(g(item id, title words, genres, year))
+    u = normalise(f(user id, features, history)),  v = normalise(g(item id, title words, genres,
+                                                   year))
     s(u, v) = u.v / temperature
-    loss = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)   over the items j of the batch
+    loss = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)   over the items j of
+        the batch
 
-p_i, the probability that item i is in a batch, is its share of the train events, counted in Transform.
+p_i, the probability that item i is in a batch, is its share of the train events, counted in
+Transform.
 
-Deviations: p is exact rather than the streaming estimate of the paper (the train split is at hand); the reward weight r_i is 1;
-the history of a train row holds the items before it, so the row never sees its own item or later ones; items of the batch that
-equal the positive are removed from the negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the
-unknown rows and lets the towers answer from features and history alone. The history is pooled with one learned weight a
-position, counted back from now, through the item encoder that both towers share.
+Deviations: p is exact rather than the streaming estimate of the paper (the train split is at hand);
+the reward weight r_i is 1; the history of a train row holds the items before it, so the row never
+sees its own item or later ones; items of the batch that equal the positive are removed from the
+negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the unknown rows and
+lets the towers answer from features and history alone. The history is pooled with one learned
+weight a position, counted back from now, through the item encoder that both towers share.
 """
 
 import numpy as np
@@ -50,7 +54,9 @@ class Tower(tf.keras.layers.Layer):
     def __init__(self, hyper_parameters: HyperParameters, name: str):
         super().__init__(name=name)
         self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
-        self._hidden = [tf.keras.layers.Dense(units, activation="relu") for units in hyper_parameters.hidden]
+        self._hidden = [
+            tf.keras.layers.Dense(units, activation="relu") for units in hyper_parameters.hidden
+        ]
         self._output = tf.keras.layers.Dense(hyper_parameters.embedding_dim)
 
     def call(self, inputs, training=False):
@@ -74,19 +80,32 @@ class TwoTower(DotProductModel):
         self._user_tower = Tower(hyper_parameters, name="user_tower")
         self._item_tower = Tower(hyper_parameters, name="item_tower")
         self._recency = self.add_weight(
-            name="recency", shape=[hyper_parameters.history_length], initializer=tf.keras.initializers.Constant(0.0)
+            name="recency",
+            shape=[hyper_parameters.history_length],
+            initializer=tf.keras.initializers.Constant(0.0),
         )
         self._item_count = len(data.items)
         probability = data.item_counts / max(1, data.item_counts.sum())
-        self._probability = tf.constant(np.concatenate([[1.0] * FIRST, np.maximum(probability, 1e-12)]), tf.float32)
-        self._task = tfrs.tasks.Retrieval(temperature=hyper_parameters.temperature, remove_accidental_hits=True)
+        self._probability = tf.constant(
+            np.concatenate([[1.0] * FIRST, np.maximum(probability, 1e-12)]), tf.float32
+        )
+        self._task = tfrs.tasks.Retrieval(
+            temperature=hyper_parameters.temperature, remove_accidental_hits=True
+        )
 
     def batches(self, data, seed, first_epoch):
         events = data.events
         length = self.hyper_parameters.history_length
-        columns = {"user": events.user, "item": events.item, "row": np.arange(len(events)), "position": events.position}
+        columns = {
+            "user": events.user,
+            "item": events.item,
+            "row": np.arange(len(events)),
+            "position": events.position,
+        }
         items = tf.constant(events.item)
-        batches = sampling.shuffled_batches(columns, self.hyper_parameters.batch_size, seed, first_epoch)
+        batches = sampling.shuffled_batches(
+            columns, self.hyper_parameters.batch_size, seed, first_epoch
+        )
 
         def with_history(batch):
             back = tf.range(1, length + 1, dtype=tf.int64)
@@ -95,15 +114,26 @@ class TwoTower(DotProductModel):
             history = tf.where(inside, tf.gather(items, tf.maximum(before, 0)), 0)
             seeds = tf.unstack(tf.random.experimental.stateless_split(batch["step_seed"], 2))
             rate = self.hyper_parameters.unknown_rate
-            forget_user, forget_item = (tf.random.stateless_uniform(tf.shape(batch["user"]), s) < rate for s in seeds)
-            return {**batch, "history": history, "forget_user": forget_user, "forget_item": forget_item}
+            forget_user, forget_item = (
+                tf.random.stateless_uniform(tf.shape(batch["user"]), s) < rate for s in seeds
+            )
+            return {
+                **batch,
+                "history": history,
+                "forget_user": forget_user,
+                "forget_item": forget_item,
+            }
 
         return batches.map(with_history)
 
     def compute_loss(self, inputs, training=False):
         history = self._encode_items(inputs["history"])
-        query = self._embed_query(inputs["user"], inputs["history"], history, inputs["forget_user"], training)
-        item = self._item_tower(self._items(inputs["item"], inputs["forget_item"]), training=training)
+        query = self._embed_query(
+            inputs["user"], inputs["history"], history, inputs["forget_user"], training
+        )
+        item = self._item_tower(
+            self._items(inputs["item"], inputs["forget_item"]), training=training
+        )
         loss = self._task(
             query,
             item,
@@ -114,28 +144,43 @@ class TwoTower(DotProductModel):
         loss /= tf.cast(tf.shape(query)[0], loss.dtype)
         if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
             return loss
-        return loss + self.hyper_parameters.l2 * tf.add_n([tf.nn.l2_loss(weight) for weight in self.trainable_variables])
+        return loss + self.hyper_parameters.l2 * tf.add_n(
+            [tf.nn.l2_loss(weight) for weight in self.trainable_variables]
+        )
 
     def query_embedding(self, query):
         oldest_first = query["history"][:, -self.hyper_parameters.history_length :]
-        newest_first = tf.reverse_sequence(oldest_first.to_tensor(), oldest_first.row_lengths(), seq_axis=1)
+        newest_first = tf.reverse_sequence(
+            oldest_first.to_tensor(), oldest_first.row_lengths(), seq_axis=1
+        )
         return self._embed_query(query["user"], newest_first, self._encode_items(newest_first))
 
     def item_embeddings(self):
-        return self._item_tower(self._items(tf.range(FIRST, FIRST + self._item_count, dtype=tf.int64)))
+        return self._item_tower(
+            self._items(tf.range(FIRST, FIRST + self._item_count, dtype=tf.int64))
+        )
 
     def _encode_items(self, index):
-        """Encodes [B, L] items; a catalogue smaller than a full batch of histories is encoded once and gathered from."""
-        if self._item_count > self.hyper_parameters.batch_size * self.hyper_parameters.history_length:
+        """Encodes [B, L] items; a catalogue smaller than a full batch of histories is encoded once
+        and gathered from.
+        """
+        if (
+            self._item_count
+            > self.hyper_parameters.batch_size * self.hyper_parameters.history_length
+        ):
             return self._items(index)
         return tf.gather(self._items(tf.range(FIRST + self._item_count, dtype=tf.int64)), index)
 
     def _embed_query(self, user, history, encoded, forget=None, training=False):
-        """`history` is [B, up to history_length] item indices, newest first, padded with 0; `encoded` their encodings."""
+        """`history` is [B, up to history_length] item indices, newest first, padded with 0;
+        `encoded` their encodings.
+        """
         weight = tf.exp(self._recency[: tf.shape(history)[1]]) * tf.cast(history > 0, tf.float32)
         weight /= tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1e-9)
         pooled = tf.einsum("bl,bld->bd", weight, encoded)
-        return self._user_tower(tf.concat([self._users(user, forget), pooled], axis=-1), training=training)
+        return self._user_tower(
+            tf.concat([self._users(user, forget), pooled], axis=-1), training=training
+        )
 
 
 Model = TwoTower

@@ -2,18 +2,22 @@
 
 Cite: He, Liao, Zhang, Nie, Hu, Chua: Neural Collaborative Filtering, WWW 2017.
 
-    GMF    phi = p_u * q_i                                          (element-wise; tables of width f)
-    MLP    z_1 = relu(W_1 [p'_u ; q'_i] + b_1), ..., z_n            (tables of their own; layers 4f -> 2f -> f)
+    GMF    phi = p_u * q_i                                          (element-wise; tables of width
+        f)
+    MLP    z_1 = relu(W_1 [p'_u ; q'_i] + b_1), ..., z_n            (tables of their own; layers 4f
+        -> 2f -> f)
     NeuMF  y = sigmoid(h . [phi ; z_n] + b)
     loss   binary cross-entropy, mean over the positives and their `negatives` sampled negatives
 
-Negatives are uniform over the train items, rejected while the user has them in train, drawn anew every epoch. Pre-training
-(default): GMF and MLP are trained alone with Adam, each stopped on validation; all their weights are copied,
-h = [alpha h_GMF ; (1 - alpha) h_MLP], b the mean of both; then plain SGD, which inherits no momentum.
+Negatives are uniform over the train items, rejected while the user has them in train, drawn anew
+every epoch. Pre-training (default): GMF and MLP are trained alone with Adam, each stopped on
+validation; all their weights are copied, h = [alpha h_GMF ; (1 - alpha) h_MLP], b the mean of both;
+then plain SGD, which inherits no momentum.
 
-Deviations: epochs are chosen on validation, where the released code keeps the epoch with the best test score; W_1 is kept as a
-user and an item half, the same function at less work; an id is forgotten at `unknown_rate` (0 by default, as in the paper).
-The tower is the paper's 4f -> 2f -> f, not the released code's [64, 32, 16, 8].
+Deviations: epochs are chosen on validation, where the released code keeps the epoch with the best
+test score; W_1 is kept as a user and an item half, the same function at less work; an id is
+forgotten at `unknown_rate` (0 by default, as in the paper). The tower is the paper's 4f -> 2f -> f,
+not the released code's [64, 32, 16, 8].
 """
 
 from typing import Literal
@@ -64,11 +68,17 @@ class NeuMF(RetrieveModel):
             self.mlp_item = id_embedding(data.items, 2 * factors, name="mlp_item")
             # Glorot's limit of the undivided [4f, 2f] matrix.
             glorot = tf.keras.initializers.RandomUniform(-(factors**-0.5), factors**-0.5)
-            self.first_user = tf.keras.layers.Dense(2 * factors, kernel_initializer=glorot, name="first_user")
-            self.first_item = tf.keras.layers.Dense(2 * factors, use_bias=False, kernel_initializer=glorot, name="first_item")
+            self.first_user = tf.keras.layers.Dense(
+                2 * factors, kernel_initializer=glorot, name="first_user"
+            )
+            self.first_item = tf.keras.layers.Dense(
+                2 * factors, use_bias=False, kernel_initializer=glorot, name="first_item"
+            )
             self.second = tf.keras.layers.Dense(factors, activation="relu", name="second")
             self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
-        self.prediction = tf.keras.layers.Dense(1, kernel_initializer="lecun_uniform", name="prediction")
+        self.prediction = tf.keras.layers.Dense(
+            1, kernel_initializer="lecun_uniform", name="prediction"
+        )
 
     def batches(self, data, seed, first_epoch):
         events, hyper_parameters = data.events, self.hyper_parameters
@@ -80,11 +90,17 @@ class NeuMF(RetrieveModel):
             drawn = negatives.draw(batch["user"], hyper_parameters.negatives, seeds[0])
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {
-                "user": sampling.forget_some(tf.gather(self._user_row, batch["user"]), hyper_parameters.unknown_rate, seeds[1]),
+                "user": sampling.forget_some(
+                    tf.gather(self._user_row, batch["user"]),
+                    hyper_parameters.unknown_rate,
+                    seeds[1],
+                ),
                 "items": sampling.forget_some(items, hyper_parameters.unknown_rate, seeds[2]),
             }
 
-        return sampling.shuffled_batches(columns, hyper_parameters.batch_size, seed, first_epoch).map(with_negatives)
+        return sampling.shuffled_batches(
+            columns, hyper_parameters.batch_size, seed, first_epoch
+        ).map(with_negatives)
 
     def compute_loss(self, inputs, training=False):
         user, items = inputs["user"], inputs["items"]
@@ -94,19 +110,27 @@ class NeuMF(RetrieveModel):
             parts.append(rows[0] * rows[1])
         if self._has_mlp:
             rows += [self.mlp_user(user)[:, tf.newaxis], self.mlp_item(items)]
-            parts.append(self._tower(self.first_user(rows[-2]) + self.first_item(rows[-1]), training))
+            parts.append(
+                self._tower(self.first_user(rows[-2]) + self.first_item(rows[-1]), training)
+            )
         logits = tf.cast(self.prediction(tf.concat(parts, axis=-1))[..., 0], tf.float32)
         labels = tf.one_hot(tf.zeros_like(user), tf.shape(items)[1])
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
         if self.hyper_parameters.l2:
-            # Only the rows that the batch names, averaged over its labels: a penalty of whole tables would shrink all rows at every step.
-            squares = [tf.reduce_mean(tf.reduce_sum(tf.cast(row, tf.float32) ** 2, axis=-1)) for row in rows]
+            # Only the rows that the batch names, averaged over its labels: a penalty of whole
+            # tables would shrink all rows at every step.
+            squares = [
+                tf.reduce_mean(tf.reduce_sum(tf.cast(row, tf.float32) ** 2, axis=-1))
+                for row in rows
+            ]
             loss += self.hyper_parameters.l2 * tf.add_n(squares)
         return loss
 
     def learn(self, session):
         hyper_parameters = self.hyper_parameters
-        if session.warm_started or not (self._has_gmf and self._has_mlp and hyper_parameters.pretrain):
+        if session.warm_started or not (
+            self._has_gmf and self._has_mlp and hyper_parameters.pretrain
+        ):
             session.fit(self)
             return
         halves = {}
@@ -121,7 +145,9 @@ class NeuMF(RetrieveModel):
         session.fit(self, stage="neumf", optimizer=optimizer)
 
     def catalogue(self):
-        """What the item contributes to the first step of either half; it does not depend on the user."""
+        """What the item contributes to the first step of either half; it does not depend on the
+        user.
+        """
         items = tf.range(2, 2 + self._data.items.known, dtype=tf.int64)
         gmf = self.gmf_item(items) if self._has_gmf else ()
         mlp = self.first_item(self.mlp_item(items)) if self._has_mlp else ()
@@ -141,7 +167,9 @@ class NeuMF(RetrieveModel):
             projected = self.first_user(self.mlp_user(user))
 
             def one_user(first):
-                return tf.linalg.matvec(tf.cast(self._tower(first + mlp_items), tf.float32), kernel[factors:])
+                return tf.linalg.matvec(
+                    tf.cast(self._tower(first + mlp_items), tf.float32), kernel[factors:]
+                )
 
             scores = scores + tf.map_fn(one_user, projected, fn_output_signature=tf.float32)
         return scores
@@ -155,8 +183,12 @@ class NeuMF(RetrieveModel):
         for layer in ("mlp_user", "mlp_item", "first_user", "first_item", "second"):
             getattr(self, layer).set_weights(getattr(mlp, layer).get_weights())
         alpha = self.hyper_parameters.alpha
-        kernel = tf.concat([alpha * gmf.prediction.kernel, (1 - alpha) * mlp.prediction.kernel], axis=0)
-        self.prediction.set_weights([kernel.numpy(), 0.5 * (gmf.prediction.bias + mlp.prediction.bias).numpy()])
+        kernel = tf.concat(
+            [alpha * gmf.prediction.kernel, (1 - alpha) * mlp.prediction.kernel], axis=0
+        )
+        self.prediction.set_weights(
+            [kernel.numpy(), 0.5 * (gmf.prediction.bias + mlp.prediction.bias).numpy()]
+        )
 
 
 Model = NeuMF

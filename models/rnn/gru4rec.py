@@ -1,22 +1,30 @@
-"""GRU4Rec: a recurrent network over the events of a session, trained on session-parallel mini-batches to rank the next item.
+"""GRU4Rec: a recurrent network over the events of a session, trained on session-parallel
+mini-batches to rank the next item.
 
-Cite: Hidasi, Karatzoglou, Baltrunas, Tikk: Session-based Recommendations with Recurrent Neural Networks, ICLR 2016; Hidasi,
-Karatzoglou: Recurrent Neural Networks with Top-k Gains for Session-based Recommendations, CIKM 2018 (additional samples, the
--max losses, constrained embeddings). With `negatives: all`, the network of Tan, Xu, Liu: Improved Recurrent Neural Networks for
-Session-based Recommendations, DLRS 2016, for a comparison: full softmax, back-propagation through time, Adam by default.
+Cite: Hidasi, Karatzoglou, Baltrunas, Tikk: Session-based Recommendations with Recurrent Neural
+Networks, ICLR 2016; Hidasi,
+Karatzoglou: Recurrent Neural Networks with Top-k Gains for Session-based Recommendations, CIKM 2018
+(additional samples, the -max losses, constrained embeddings). With `negatives: all`, the network of
+Tan, Xu, Liu: Improved Recurrent Neural Networks for Session-based Recommendations, DLRS 2016, for a
+comparison: full softmax, back-propagation through time, Adam by default.
 
-    c = tanh(W_c x + U_c (r * h)),  r, z = sigmoid(W x + U h),  h' = (1 - z) h + z c,  score(i) = w_i . h' + b_i
-    loss = sum of the rows' losses / batch size, over the targets of the batch and `n_sample` items drawn with support^alpha
+    c = tanh(W_c x + U_c (r * h)),  r, z = sigmoid(W x + U h),  h' = (1 - z) h + z c,  score(i) =
+        w_i . h' + b_i
+    loss = sum of the rows' losses / batch size, over the targets of the batch and `n_sample` items
+    drawn with support^alpha
 
-The state of a slot is carried from step to step, never propagated through, zeroed where a session begins; what dropout leaves of
-it is what is carried. Losses: models/rnn/losses.py. Optimiser: Adagrad with an empty accumulator and momentum after scaling.
-Defaults: the papers' architecture, sampling and batch of 32; rates and dropout differ a set in the papers, and are ours here.
+The state of a slot is carried from step to step, never propagated through, zeroed where a session
+begins; what dropout leaves of it is what is carried. Losses: models/rnn/losses.py. Optimiser:
+Adagrad with an empty accumulator and momentum after scaling.
+Defaults: the papers' architecture, sampling and batch of 32; rates and dropout differ a set in the
+papers, and are ours here.
 
-Deviations: the batch keeps its size at the end of an epoch and masks the rows that have run out; a row that a step touches several
-times gets one Adagrad update of the summed gradient; ranking uses the scores before their activation, which is monotone but
-saturates; unknown items are skipped; at serving only the last `history_length` items are read, from a zero state.
-Tan et al.: every position of a sequence is a target in one pass, which covers their prefixes without copying them, in windows of
-`history_length`; `click_dropout` zeroes whole clicks of the input.
+Deviations: the batch keeps its size at the end of an epoch and masks the rows that have run out; a
+row that a step touches several times gets one Adagrad update of the summed gradient; ranking uses
+the scores before their activation, which is monotone but saturates; unknown items are skipped; at
+serving only the last `history_length` items are read, from a zero state. Tan et al.: every position
+of a sequence is a target in one pass, which covers their prefixes without copying them, in windows
+of `history_length`; `click_dropout` zeroes whole clicks of the input.
 """
 
 from typing import Literal
@@ -37,9 +45,10 @@ from models.rnn import losses, sessions
 class HyperParameters(BaseHyperParameters):
     """GRU4Rec's own.
 
-    `units` are the widths of the GRU layers; `embedding` says what the input is: the output table (constrained), a table of its
-    own of `embedding_dim` (separate) or nothing but the item (one_hot). `logq` (cross-entropy) and `bpreg` (BPR-max) as in the
-    authors' later work; `score_activation` applies to all losses but cross-entropy.
+    `units` are the widths of the GRU layers; `embedding` says what the input is: the output table
+    (constrained), a table of its own of `embedding_dim` (separate) or nothing but the item
+    (one_hot). `logq` (cross-entropy) and `bpreg` (BPR-max) as in the authors' later work;
+    `score_activation` applies to all losses but cross-entropy.
     """
 
     epochs: int = 10
@@ -68,12 +77,15 @@ class HyperParameters(BaseHyperParameters):
     @pydantic.model_validator(mode="after")
     def _full_softmax(self):
         if self.negatives == "all" and self.loss != "cross_entropy":
-            raise ValueError(f"negatives 'all' is for the loss 'cross_entropy'; received {self.loss!r}")
+            raise ValueError(
+                f"negatives 'all' is for the loss 'cross_entropy'; received {self.loss!r}"
+            )
         return self
 
 
 class GRU(tf.keras.layers.Layer):
-    """One step of a GRU whose reset gate acts before the recurrent product: ([B, 3 units] W x, [B, units] h) -> [B, units] h'.
+    """One step of a GRU whose reset gate acts before the recurrent product: ([B, 3 units] W x, [B,
+    units] h) -> [B, units] h'.
 
     Gates in the order candidate, reset, update. W is not here: a one-hot input has a table for it.
     """
@@ -87,14 +99,18 @@ class GRU(tf.keras.layers.Layer):
 
     def call(self, inputs):
         projected, state = inputs
-        candidate, gates = tf.split(projected + self.bias, [state.shape[-1], 2 * state.shape[-1]], axis=-1)
+        candidate, gates = tf.split(
+            projected + self.bias, [state.shape[-1], 2 * state.shape[-1]], axis=-1
+        )
         reset, update = tf.split(tf.sigmoid(gates + tf.matmul(state, self.gates)), 2, axis=-1)
         candidate = tf.tanh(candidate + tf.matmul(reset * state, self.candidate))
         return state + update * (candidate - state)
 
 
 def uniform(inputs: int, outputs: int) -> tf.keras.initializers.Initializer:
-    """U(-l, l) with l = sqrt(6 / (inputs + outputs)) of one matrix, not of matrices laid side by side."""
+    """U(-l, l) with l = sqrt(6 / (inputs + outputs)) of one matrix, not of matrices laid side by
+    side.
+    """
     limit = (6.0 / (inputs + outputs)) ** 0.5
     return tf.keras.initializers.RandomUniform(-limit, limit)
 
@@ -108,14 +124,28 @@ class GRU4Rec(DotProductModel):
 
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)
-        units, rows, self._known = hyper_parameters.units, data.items.embedding_rows, data.items.known
+        units, rows, self._known = (
+            hyper_parameters.units,
+            data.items.embedding_rows,
+            data.items.known,
+        )
 
         def table(width, name, initializer):
-            return TokenEmbedding(data.items.ids[: self._known], rows, width, embeddings_initializer=initializer, name=name)
+            return TokenEmbedding(
+                data.items.ids[: self._known],
+                rows,
+                width,
+                embeddings_initializer=initializer,
+                name=name,
+            )
 
         self.items = table(units[-1], "items", uniform(rows, units[-1]))
         self.biases = table(1, "biases", "zeros")
-        width = {"constrained": units[-1], "separate": hyper_parameters.embedding_dim, "one_hot": 3 * units[0]}[hyper_parameters.embedding]
+        width = {
+            "constrained": units[-1],
+            "separate": hyper_parameters.embedding_dim,
+            "one_hot": 3 * units[0],
+        }[hyper_parameters.embedding]
         self.inputs = self.items
         if hyper_parameters.embedding != "constrained":
             one_hot = hyper_parameters.embedding == "one_hot"
@@ -127,7 +157,14 @@ class GRU4Rec(DotProductModel):
                 self.projections.append(tf.keras.layers.Activation("linear", name="projection_0"))
             else:
                 kernel = uniform(below, size)
-                self.projections.append(tf.keras.layers.Dense(3 * size, use_bias=False, kernel_initializer=kernel, name=f"projection_{number}"))
+                self.projections.append(
+                    tf.keras.layers.Dense(
+                        3 * size,
+                        use_bias=False,
+                        kernel_initializer=kernel,
+                        name=f"projection_{number}",
+                    )
+                )
             self.layers_.append(GRU(size, name=f"gru_{number}"))
         self._embedding_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_embedding)
         self._hidden_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_hidden)
@@ -138,10 +175,15 @@ class GRU4Rec(DotProductModel):
             self._states = [self._state(size, number) for number, size in enumerate(units)]
 
     def _state(self, size: int, number: int):
-        """The carried state of the slots; every replica has its own slots, and nothing is exchanged."""
+        """The carried state of the slots; every replica has its own slots, and nothing is
+        exchanged.
+        """
         slots, rest = divmod(self.hyper_parameters.batch_size, self._replicas)
         if rest:
-            raise ConfigError(f"gru4rec: batch_size must be a multiple of the {self._replicas} replicas; received {slots * self._replicas + rest}")
+            raise ConfigError(
+                f"gru4rec: batch_size must be a multiple of the {self._replicas} replicas; "
+                f"received {slots * self._replicas + rest}"
+            )
         return self.add_weight(
             f"state_{number}",
             [slots, size],
@@ -156,16 +198,35 @@ class GRU4Rec(DotProductModel):
         hyper_parameters = self.hyper_parameters
         items, starts = data.events.sequences()
         if hyper_parameters.negatives == "all":
-            return sessions.window_batches(items, starts, hyper_parameters.history_length, hyper_parameters.batch_size, seed, first_epoch)
+            return sessions.window_batches(
+                items,
+                starts,
+                hyper_parameters.history_length,
+                hyper_parameters.batch_size,
+                seed,
+                first_epoch,
+            )
         # A replica gets its share of whatever a batch holds, and needs n_sample for itself.
         count = hyper_parameters.n_sample * self._replicas
-        samples = sessions.PopularitySamples(data.item_counts[: data.items.known], hyper_parameters.sample_alpha, count) if count else None
-        return sessions.parallel_batches(items, starts, hyper_parameters.batch_size, samples, seed, first_epoch)
+        samples = (
+            sessions.PopularitySamples(
+                data.item_counts[: data.items.known], hyper_parameters.sample_alpha, count
+            )
+            if count
+            else None
+        )
+        return sessions.parallel_batches(
+            items, starts, hyper_parameters.batch_size, samples, seed, first_epoch
+        )
 
     def learn(self, session):
         hyper_parameters = self.hyper_parameters
         with session.strategy.scope():
-            adagrad = Adagrad(hyper_parameters.learning_rate, hyper_parameters.momentum) if hyper_parameters.optimizer == "adagrad" else None
+            adagrad = (
+                Adagrad(hyper_parameters.learning_rate, hyper_parameters.momentum)
+                if hyper_parameters.optimizer == "adagrad"
+                else None
+            )
         session.fit(self, optimizer=adagrad)
 
     def compute_loss(self, inputs, training=False):
@@ -173,7 +234,9 @@ class GRU4Rec(DotProductModel):
             return self._full_softmax(inputs, training)
         valid = inputs["valid"]
         hidden = self._embed(inputs["item"], training)
-        for projection, layer, state in zip(self.projections, self.layers_, self._states, strict=True):
+        for projection, layer, state in zip(
+            self.projections, self.layers_, self._states, strict=True
+        ):
             before = tf.where(inputs["fresh"][:, tf.newaxis], 0.0, state)
             hidden = self._hidden_dropout(layer((projection(hidden), before)), training=training)
             if training:
@@ -183,12 +246,15 @@ class GRU4Rec(DotProductModel):
         counted = tf.concat([valid, tf.ones_like(sampled, tf.bool)], axis=0)
         scores = self._activate(self._scores(hidden, columns), inputs["target"], sampled)
         own = tf.range(tf.shape(valid)[0])
-        rows = losses.row_losses(self.hyper_parameters.loss, scores, own, counted, self.hyper_parameters.bpreg)
+        rows = losses.row_losses(
+            self.hyper_parameters.loss, scores, own, counted, self.hyper_parameters.bpreg
+        )
         return tf.reduce_sum(tf.where(valid, rows, 0.0)) / self.hyper_parameters.batch_size
 
     def query_embedding(self, query):
         history = query["history"][:, -self.hyper_parameters.history_length :]
-        # One place of padding more, so that there is something to scan when all histories are empty.
+        # One place of padding more, so that there is something to scan when all histories are
+        # empty.
         hidden = self._read(tf.pad(history.to_tensor(default_value=0), [[0, 0], [0, 1]]))[:, -1]
         return tf.concat([tf.cast(hidden, tf.float32), tf.ones([tf.shape(hidden)[0], 1])], axis=1)
 
@@ -199,9 +265,20 @@ class GRU4Rec(DotProductModel):
     def _full_softmax(self, inputs, training):
         valid = inputs["valid"]
         hidden = self._hidden_dropout(self._read(inputs["item"], training), training=training)
-        scores = tf.matmul(tf.cast(hidden[valid], tf.float32), self.item_embeddings()[:, :-1], transpose_b=True) + self.item_embeddings()[:, -1]
-        rows = tf.nn.sparse_softmax_cross_entropy_with_logits(inputs["target"][valid] - FIRST, scores)
-        return tf.reduce_sum(rows) / tf.maximum(tf.cast(tf.size(rows), tf.float32), 1.0) / self._replicas
+        scores = (
+            tf.matmul(
+                tf.cast(hidden[valid], tf.float32), self.item_embeddings()[:, :-1], transpose_b=True
+            )
+            + self.item_embeddings()[:, -1]
+        )
+        rows = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            inputs["target"][valid] - FIRST, scores
+        )
+        return (
+            tf.reduce_sum(rows)
+            / tf.maximum(tf.cast(tf.size(rows), tf.float32), 1.0)
+            / self._replicas
+        )
 
     def _embed(self, items, training=False):
         """[...] item indices -> [..., width] of the first layer's input, after both dropouts."""
@@ -212,13 +289,21 @@ class GRU4Rec(DotProductModel):
         return hidden
 
     def _read(self, items, training=False):
-        """[B, L] items, 0 where there is none -> [B, L, units] states from the zero state on; padding changes nothing."""
+        """[B, L] items, 0 where there is none -> [B, L, units] states from the zero state on;
+        padding changes nothing.
+        """
         hidden = self._embed(items, training)
         present = tf.transpose(items > 0)[..., tf.newaxis]
-        for projection, layer, size in zip(self.projections, self.layers_, self.hyper_parameters.units, strict=True):
+        for projection, layer, size in zip(
+            self.projections, self.layers_, self.hyper_parameters.units, strict=True
+        ):
             zero = tf.zeros([tf.shape(items)[0], size], hidden.dtype)
             steps = (tf.transpose(projection(hidden), [1, 0, 2]), present)
-            states = tf.scan(lambda state, step, layer=layer: tf.where(step[1], layer((step[0], state)), state), steps, zero)
+            states = tf.scan(
+                lambda state, step, layer=layer: tf.where(step[1], layer((step[0], state)), state),
+                steps,
+                zero,
+            )
             hidden = tf.transpose(states, [1, 0, 2])
         return hidden
 
@@ -230,11 +315,18 @@ class GRU4Rec(DotProductModel):
         hyper_parameters, scores = self.hyper_parameters, tf.cast(scores, tf.float32)
         if hyper_parameters.loss == "cross_entropy":
             if hyper_parameters.logq:
-                expected = [tf.gather(self._log_support, target), hyper_parameters.sample_alpha * tf.gather(self._log_support, sampled)]
+                expected = [
+                    tf.gather(self._log_support, target),
+                    hyper_parameters.sample_alpha * tf.gather(self._log_support, sampled),
+                ]
                 scores -= hyper_parameters.logq * tf.concat(expected, axis=0)
             return scores
         if hyper_parameters.score_activation == "elu":
-            return tf.where(scores > 0, scores, hyper_parameters.elu_alpha * tf.math.expm1(tf.minimum(scores, 0.0)))
+            return tf.where(
+                scores > 0,
+                scores,
+                hyper_parameters.elu_alpha * tf.math.expm1(tf.minimum(scores, 0.0)),
+            )
         return tf.tanh(scores) if hyper_parameters.score_activation == "tanh" else scores
 
 

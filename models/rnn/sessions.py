@@ -1,4 +1,6 @@
-"""Mini-batches of sequences: session-parallel, and windows. A function of (seed, epoch, step) alone, as in models/sampling.py."""
+"""Mini-batches of sequences: session-parallel, and windows. A function of (seed, epoch, step)
+alone, as in models/sampling.py.
+"""
 
 import heapq
 
@@ -11,44 +13,58 @@ IDLE = -1
 
 
 def session_parallel(starts: np.ndarray, slots: int) -> np.ndarray:
-    """Lays sequences side by side: a slot that has come to the end of one goes on with the next that nobody has begun.
+    """Lays sequences side by side: a slot that has come to the end of one goes on with the next
+    that nobody has begun.
 
     Args:
-        starts: [S + 1] where each sequence begins in the list of events, and the end; their order is the order of reading.
+        starts: [S + 1] where each sequence begins in the list of events, and the end; their order
+            is the order of reading.
         slots: sequences read at a time.
 
     Returns:
-        [T, slots] int64: step -> the event that every slot reads; its target is the event after it. IDLE where none is left.
+        [T, slots] int64: step -> the event that every slot reads; its target is the event after it.
+        IDLE where none is left.
     """
     lengths = np.diff(starts)
     usable = np.flatnonzero(lengths > 1)
     steps = lengths[usable] - 1
     begin, slot = np.empty(len(usable), np.int64), np.empty(len(usable), np.int64)
-    # One look at a small heap a sequence, once a training: who is free first is next, the lower slot where two are.
+    # One look at a small heap a sequence, once a training: who is free first is next, the lower
+    # slot where two are.
     free = [(0, number) for number in range(slots)]
     for number, length in enumerate(steps.tolist()):
         begin[number], slot[number] = free[0]
         heapq.heapreplace(free, (free[0][0] + length, free[0][1]))
     schedule = np.full((int((begin + steps).max(initial=0)), slots), IDLE, np.int64)
     within = np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)
-    schedule[np.repeat(begin, steps) + within, np.repeat(slot, steps)] = np.repeat(starts[:-1][usable], steps) + within
+    schedule[np.repeat(begin, steps) + within, np.repeat(slot, steps)] = (
+        np.repeat(starts[:-1][usable], steps) + within
+    )
     return schedule
 
 
 def parallel_batches(
-    items: np.ndarray, starts: np.ndarray, slots: int, samples: "PopularitySamples | None", seed: int, first_epoch: int = 0
+    items: np.ndarray,
+    starts: np.ndarray,
+    slots: int,
+    samples: "PopularitySamples | None",
+    seed: int,
+    first_epoch: int = 0,
 ) -> sampling.Batches:
-    """Endless session-parallel batches; every epoch reads the sequences in the same order, as time has it.
+    """Endless session-parallel batches; every epoch reads the sequences in the same order, as time
+    has it.
 
     Args:
-        items: [E] int64 item indices, sequence after sequence.  starts: [S + 1], see `session_parallel`.
+        items: [E] int64 item indices, sequence after sequence.  starts: [S + 1], see
+            `session_parallel`.
         slots: rows of a batch.
         samples: draws the additional negatives of a step; None for none.
         seed: of the draws.
         first_epoch: the epoch to start with.
 
     Returns:
-        Batches of `item` and `target` ([slots] int64), `fresh` ([slots] bool: the slot begins a sequence), `valid` ([slots]
+        Batches of `item` and `target` ([slots] int64), `fresh` ([slots] bool: the slot begins a
+        sequence), `valid` ([slots]
         bool: the slot reads anything) and, with `samples`, `sampled`.
     """
     schedule = tf.constant(session_parallel(starts, slots))
@@ -61,7 +77,12 @@ def parallel_batches(
         event = schedule[number % steps]
         valid, place = event >= 0, tf.maximum(event, 0)
         read = tf.where(valid, tf.gather(items, [place, place + 1]), 0)
-        found = {"item": read[0], "target": read[1], "fresh": tf.gather(first, place), "valid": valid}
+        found = {
+            "item": read[0],
+            "target": read[1],
+            "fresh": tf.gather(first, place),
+            "valid": valid,
+        }
         return {**found, "sampled": samples.draw(tf.stack([seed, number]))} if samples else found
 
     numbers = tf.data.Dataset.range(first_epoch * steps, np.iinfo(np.int64).max)
@@ -89,30 +110,50 @@ class PopularitySamples:
         return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST
 
 
-def window_batches(items: np.ndarray, starts: np.ndarray, length: int, batch_size: int, seed: int, first_epoch: int = 0) -> sampling.Batches:
-    """Endless shuffled batches of windows of `length` events; where long sequences are cut moves from epoch to epoch.
+def window_batches(
+    items: np.ndarray,
+    starts: np.ndarray,
+    length: int,
+    batch_size: int,
+    seed: int,
+    first_epoch: int = 0,
+) -> sampling.Batches:
+    """Endless shuffled batches of windows of `length` events; where long sequences are cut moves
+    from epoch to epoch.
 
     Every event but a sequence's first is a target exactly once an epoch.
 
     Returns:
-        Batches of `item`, `target` ([B, length] int64) and `valid` ([B, length] bool: the place holds an event and its target).
+        Batches of `item`, `target` ([B, length] int64) and `valid` ([B, length] bool: the place
+        holds an event and its target).
     """
     sizes = np.diff(starts) - 1
     # A sequence that is cut anywhere touches one window more than its length has.
     counts = np.where(sizes > length, -(-sizes // length) + 1, (sizes > 0).astype(np.int64))
     owner = np.repeat(np.arange(len(sizes)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    columns = {"first": starts[owner], "end": starts[owner + 1] - 1, "from": starts[owner] + number * length, "moves": counts[owner] > 1}
+    columns = {
+        "first": starts[owner],
+        "end": starts[owner + 1] - 1,
+        "from": starts[owner] + number * length,
+        "moves": counts[owner] > 1,
+    }
     batches = sampling.shuffled_batches(columns, batch_size, seed, first_epoch)
     items = tf.constant(np.append(items, 0))
 
     def window(batch):
         epoch = batch["step_seed"][1] // batches.steps
-        phase = tf.random.stateless_uniform([], tf.stack([tf.cast(seed, tf.int64), epoch]), 0, length, tf.int64)
+        phase = tf.random.stateless_uniform(
+            [], tf.stack([tf.cast(seed, tf.int64), epoch]), 0, length, tf.int64
+        )
         start = batch["from"] - tf.where(batch["moves"], phase, 0)
         place = start[:, tf.newaxis] + tf.range(length, dtype=tf.int64)
         valid = (place >= batch["first"][:, tf.newaxis]) & (place < batch["end"][:, tf.newaxis])
         place = tf.where(valid, place, 0)
-        return {"item": tf.where(valid, tf.gather(items, place), 0), "target": tf.gather(items, place + 1), "valid": valid}
+        return {
+            "item": tf.where(valid, tf.gather(items, place), 0),
+            "target": tf.gather(items, place + 1),
+            "valid": valid,
+        }
 
     return batches.map(window)._replace(rows=int(sizes.clip(0).sum()))

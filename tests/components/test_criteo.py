@@ -8,7 +8,11 @@ from components import building, layouts, local, readers, records
 from models.errors import DataError
 from tests.components.test_readers import read, write
 
-HEADER = ["label", *(f"I{number}" for number in range(1, 14)), *(f"C{number}" for number in range(1, 27))]
+HEADER = [
+    "label",
+    *(f"I{number}" for number in range(1, 14)),
+    *(f"C{number}" for number in range(1, 27)),
+]
 
 
 def impression(label, count="", category="", delimiter="\t"):
@@ -17,13 +21,21 @@ def impression(label, count="", category="", delimiter="\t"):
 
 
 def lines(*rows, header=False, delimiter="\t"):
-    return "\n".join(([delimiter.join(HEADER)] if header else []) + [impression(*row, delimiter=delimiter) for row in rows]) + "\n"
+    return (
+        "\n".join(
+            ([delimiter.join(HEADER)] if header else [])
+            + [impression(*row, delimiter=delimiter) for row in rows]
+        )
+        + "\n"
+    )
 
 
 @pytest.mark.parametrize("header", [False, True])
 @pytest.mark.parametrize("delimiter", ["\t", ","])
 def test_with_and_without_header_and_either_delimiter(tmp_path, header, delimiter):
-    (tmp_path / "train.csv").write_text(lines((0, -1, "68fd1e64"), (1, "", ""), (1, 52, "é"), header=header, delimiter=delimiter))
+    (tmp_path / "train.csv").write_text(
+        lines((0, -1, "68fd1e64"), (1, "", ""), (1, 52, "é"), header=header, delimiter=delimiter)
+    )
     assert layouts.detect(str(tmp_path)) == "criteo"
     found, rejects = read(tmp_path)
     assert not rejects and found["items"] == found["users"] == []
@@ -31,7 +43,10 @@ def test_with_and_without_header_and_either_delimiter(tmp_path, header, delimite
     assert [row["label"] for row in events] == [0.0, 1.0, 1.0]
     assert [row["I1"] for row in events] == [-1.0, None, 52.0] and events[0]["I2"] is None
     assert [row["C26"] for row in events] == [b"68fd1e64", None, "é".encode()]
-    assert "split" not in events[0] and layouts.conventions(str(tmp_path)) == {"schema": "criteo", "label": {"column": "label"}}
+    assert "split" not in events[0] and layouts.conventions(str(tmp_path)) == {
+        "schema": "criteo",
+        "label": {"column": "label"},
+    }
 
 
 def test_users_are_blocks_of_rows_and_the_item_is_one(tmp_path):
@@ -55,7 +70,13 @@ def test_files_are_the_parts_of_the_split(tmp_path):
 
 def test_bad_rows_are_named_and_counted(tmp_path):
     good = impression(1, 3, "a")
-    write(tmp_path, train__txt="\n".join([good, good + "\tmore", impression("yes"), impression(""), impression(0, "many"), good]) + "\n")
+    write(
+        tmp_path,
+        train__txt="\n".join(
+            [good, good + "\tmore", impression("yes"), impression(""), impression(0, "many"), good]
+        )
+        + "\n",
+    )
     found, rejects = read(tmp_path)
     assert len(found["events"]) == 3 and found["events"][1]["I1"] is None
     (count, line, received) = rejects["events", "label is not a number"]
@@ -68,8 +89,14 @@ def test_bad_rows_are_named_and_counted(tmp_path):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ({"train.txt": lines((1,)), "test.txt": "\t".join(["1"] * 39) + "\n"}, "test.txt, line 1: required: 40 values.*received: 39.*without labels"),
-        ({"train.txt": lines((1,)), "test.txt": lines((1,), header=True)}, "a header in all files or in none"),
+        (
+            {"train.txt": lines((1,)), "test.txt": "\t".join(["1"] * 39) + "\n"},
+            "test.txt, line 1: required: 40 values.*received: 39.*without labels",
+        ),
+        (
+            {"train.txt": lines((1,)), "test.txt": lines((1,), header=True)},
+            "a header in all files or in none",
+        ),
         ({"train.txt": lines((1,)), "test.txt": lines((1,), delimiter=",")}, "one delimiter"),
         ({"train.txt": lines((1,)), "test.txt": ""}, "test.txt, line 1: required: 40 values"),
     ],
@@ -85,9 +112,21 @@ def test_the_sample_with_its_own_parts(shared_dir, tmp_path):
     source = shared_dir / "data" / "ctr_criteo_sample"
     reports = local.read_tables(str(source), output=str(tmp_path / "tables"))
     assert reports["events"]["read"] == reports["events"]["kept"] == 8000
-    local.build_examples(str(tmp_path / "tables"), str(tmp_path), "score", "event", {"name": "predefined"}, "criteo", {"column": "label"})
+    local.build_examples(
+        str(tmp_path / "tables"),
+        str(tmp_path),
+        "score",
+        "event",
+        {"name": "predefined"},
+        "criteo",
+        {"column": "label"},
+    )
     report = records.read_json(str(tmp_path / "examples" / "report.json"))
-    assert {name: report["splits"][name]["rows"] for name in ("train", "valid", "test")} == {"train": 7200, "valid": 409, "test": 391}
+    assert {name: report["splits"][name]["rows"] for name in ("train", "valid", "test")} == {
+        "train": 7200,
+        "valid": 409,
+        "test": 391,
+    }
     assert set(building.EXAMPLE_SPLITS) <= set(report["splits"])
     schema = (tmp_path / "schema" / "schema.pbtxt").read_text()
     assert schema.count('tag: "log_scale"') == 13 and schema.count('tag: "anonymous"') == 2

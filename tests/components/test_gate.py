@@ -1,4 +1,6 @@
-"""The gate on real SavedModels of either kind of label, evaluated as the Evaluator does: a first time, then against a baseline."""
+"""The gate on real SavedModels of either kind of label, evaluated as the Evaluator does: a first
+time, then against a baseline.
+"""
 
 import json
 from dataclasses import asdict
@@ -20,22 +22,39 @@ from tests.models import toy
 CLICK, RATING = Label("rating", 4.0), Label("rating")
 
 
-def evaluate(data: toy.ToyData, measured, model: str, baseline: str | None, output: Path, min_lift: float = 0.01) -> gate.Verdict:
+def evaluate(
+    data: toy.ToyData,
+    measured,
+    model: str,
+    baseline: str | None,
+    output: Path,
+    min_lift: float = 0.01,
+) -> gate.Verdict:
     """What TFX's Evaluator does with the test rows."""
     config = gate.eval_config(measured, min_lift=min_lift, max_regression=0.005)
-    config = tfma.utils.update_eval_config_with_defaults(config, has_baseline=bool(baseline), rubber_stamp=True)
+    config = tfma.utils.update_eval_config_with_defaults(
+        config, has_baseline=bool(baseline), rubber_stamp=True
+    )
     paths = {True: baseline, False: model}
     shared = [
-        tfma.default_eval_shared_model(eval_saved_model_path=paths[spec.is_baseline], model_name=spec.name, eval_config=config)
+        tfma.default_eval_shared_model(
+            eval_saved_model_path=paths[spec.is_baseline], model_name=spec.name, eval_config=config
+        )
         for spec in config.model_specs
     ]
-    source = tfxio.TFExampleRecord(data.splits["test"], raw_record_column_name=tfma.ARROW_INPUT_COLUMN, telemetry_descriptors=["test"])
+    source = tfxio.TFExampleRecord(
+        data.splits["test"],
+        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
+        telemetry_descriptors=["test"],
+    )
     with in_process_pipeline() as pipeline:
         _ = (
             pipeline
             | source.BeamSource()
             | tfma.ExtractEvaluateAndWriteResults(
-                eval_shared_model=shared if baseline else shared[0], eval_config=config, output_path=str(output)
+                eval_shared_model=shared if baseline else shared[0],
+                eval_config=config,
+                output_path=str(output),
             )
         )
     blessed = tfma.load_validation_result(str(output)).validation_ok
@@ -44,14 +63,19 @@ def evaluate(data: toy.ToyData, measured, model: str, baseline: str | None, outp
 
 @pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
 def exported(request, toy_data, tmp_path_factory):
-    """Toy data, and a good and a bad model on it, exported; and what the good one's own evaluation says."""
+    """Toy data, and a good and a bad model on it, exported; and what the good one's own evaluation
+    says.
+    """
     folder = tmp_path_factory.mktemp("gate")
     data = toy_data("event", 0.0, request.param)
     task, module = tasks.of("fm", request.param), registry.load("fm")
     loaded, paths, inside = data.load("fm"), {}, {}
     for name, epochs in (("good", 12), ("bad", 1)):
         tf.keras.utils.set_random_seed(1)
-        model = module.Model(module.HyperParameters(epochs=epochs, batch_size=128, learning_rate=0.01, stddev=0.1), loaded)
+        model = module.Model(
+            module.HyperParameters(epochs=epochs, batch_size=128, learning_rate=0.01, stddev=0.1),
+            loaded,
+        )
         model.learn(TrainingSession(model.hyper_parameters, loaded, seed=1))
         paths[name] = str(folder / name)
         task.exporter(model, loaded).export(paths[name])
@@ -66,12 +90,18 @@ def test_evaluated_twice(exported, tmp_path):
     overall = first.metrics[gate.OVERALL]
     for name in (*measured.means, *measured.shown):
         # AUC is TFMA's, interpolated between thresholds; the others are the same sums.
-        np.testing.assert_allclose(overall[name], inside["good"][name], atol=2e-3 if name == "auc" else 1e-5, err_msg=name)
-    assert first.counts[gate.OVERALL] == 216 and any(name.startswith("activity:") for name in first.metrics)
+        np.testing.assert_allclose(
+            overall[name], inside["good"][name], atol=2e-3 if name == "auc" else 1e-5, err_msg=name
+        )
+    assert first.counts[gate.OVERALL] == 216 and any(
+        name.startswith("activity:") for name in first.metrics
+    )
 
     second = evaluate(data, measured, paths["good"], paths["bad"], tmp_path / "second")
     assert second.blessed and set(second.baseline[gate.OVERALL]) >= set(measured.shown)
-    np.testing.assert_allclose(second.baseline[gate.OVERALL][measured.monitor], inside["bad"][measured.monitor], atol=1e-5)
+    np.testing.assert_allclose(
+        second.baseline[gate.OVERALL][measured.monitor], inside["bad"][measured.monitor], atol=1e-5
+    )
     assert json.dumps(asdict(second))
 
     worse = evaluate(data, measured, paths["bad"], paths["good"], tmp_path / "worse")
@@ -80,22 +110,33 @@ def test_evaluated_twice(exported, tmp_path):
     fall = inside["bad"][measured.monitor] - inside["good"][measured.monitor]
     failure = by_metric[measured.monitor]
     assert failure.kind == "change" and abs(failure.value - fall) < 1e-5
-    assert f"{measured.monitor}: {fall:+.4f} against the last blessed model; required: at most +0.0050; over by" in str(failure)
-
-
-def test_the_floor_is_the_train_mean(exported, tmp_path):
-    """A lift that nobody reaches: the verdict names the metric, the reference and by how much it fell short."""
-    data, measured, paths, inside = exported
-    lift = inside["good"][measured.lift]
-    verdict = evaluate(data, measured, paths["good"], None, tmp_path / "floor", min_lift=lift + 0.02)
-    assert not verdict.blessed
-    (failure,) = verdict.failures
-    assert str(failure) == (
-        f"{measured.monitor}: {lift:+.4f} better than the train mean's; required: at least {lift + 0.02:+.4f}; short by 0.0200"
+    assert (
+        f"{measured.monitor}: {fall:+.4f} against the last blessed model; required: at most "
+        "+0.0050; over by" in str(failure)
     )
 
 
-@pytest.mark.parametrize("task, label, name", [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")])
+def test_the_floor_is_the_train_mean(exported, tmp_path):
+    """A lift that nobody reaches: the verdict names the metric, the reference and by how much it
+    fell short.
+    """
+    data, measured, paths, inside = exported
+    lift = inside["good"][measured.lift]
+    verdict = evaluate(
+        data, measured, paths["good"], None, tmp_path / "floor", min_lift=lift + 0.02
+    )
+    assert not verdict.blessed
+    (failure,) = verdict.failures
+    assert str(failure) == (
+        f"{measured.monitor}: {lift:+.4f} better than the train mean's; required: at least "
+        f"{lift + 0.02:+.4f}; short by 0.0200"
+    )
+
+
+@pytest.mark.parametrize(
+    "task, label, name",
+    [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")],
+)
 def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(task, label, name):
     config = gate.eval_config(metrics.of(task, label), 0.25, 0.5)
     bounds = {}

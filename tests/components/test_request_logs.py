@@ -39,7 +39,10 @@ def test_damage_is_counted_by_file_and_the_others_go_on(tmp_path):
     # Two whole files of two requests, one request of the file that was cut in its second.
     assert period.summary.counts["requests"] == 5 and period.summary.counts["rows"] == 5
     assert period.summary.damaged == {
-        str(cut): f"it ends in the middle of a record at byte {os.path.getsize(whole) - _last_record(whole)}",
+        str(cut): (
+            "it ends in the middle of a record at byte "
+            f"{os.path.getsize(whole) - _last_record(whole)}"
+        ),
         str(text): "no record begins at byte 0",
     }
     assert period.summary.of(USER) == {b"u1": 3, b"u2": 2}
@@ -67,9 +70,20 @@ def test_what_is_no_request_of_the_task_is_counted(tmp_path):
     assert period.summary.counts["requests"] == 1 and period.summary.counts["unreadable"] == 3
     assert period.summary.other == {"classify_log": 1, "embed": 1}
     ((_, summary),) = read_file(path, RETRIEVE)
-    assert summary.counts == {"records": 3, "requests": 1, "rows": 1, "unreadable": 2, "empty_histories": 0}
-    assert summary.unreadable == "a request of recommend: required: the inputs user_id and history; received: user_id"
-    with pytest.raises(DataError, match="no request of the task retrieve in 1 log file; received: 1 of embed"):
+    assert summary.counts == {
+        "records": 3,
+        "requests": 1,
+        "rows": 1,
+        "unreadable": 2,
+        "empty_histories": 0,
+    }
+    assert (
+        summary.unreadable
+        == "a request of recommend: required: the inputs user_id and history; received: user_id"
+    )
+    with pytest.raises(
+        DataError, match="no request of the task retrieve in 1 log file; received: 1 of embed"
+    ):
         measured(tmp_path, [embed])
 
 
@@ -82,11 +96,19 @@ def test_several_models_must_be_told_apart_and_one_can_be_named(tmp_path):
 
 
 def test_a_time_parts_the_logs(tmp_path):
-    files = [write_log(tmp_path / f"l{hour}", [asked([(f"u{hour}", [])])], time=1000 + hour) for hour in range(4)]
+    files = [
+        write_log(tmp_path / f"l{hour}", [asked([(f"u{hour}", [])])], time=1000 + hour)
+        for hour in range(4)
+    ]
     later = measured(tmp_path, files, LogReading("retrieve", RETRIEVE.columns, since=1002))
     earlier = measured(tmp_path, files, LogReading("retrieve", RETRIEVE.columns, until=1002))
-    assert set(later.summary.of(USER)) == {b"u2", b"u3"} and set(earlier.summary.of(USER)) == {b"u0", b"u1"}
-    assert (later.summary.first, later.summary.last) == (1002, 1003) and later.summary.counts["outside"] == 2
+    assert set(later.summary.of(USER)) == {b"u2", b"u3"} and set(earlier.summary.of(USER)) == {
+        b"u0",
+        b"u1",
+    }
+    assert (later.summary.first, later.summary.last) == (1002, 1003) and later.summary.counts[
+        "outside"
+    ] == 2
     with pytest.raises(DataError, match="4 of another time"):
         measured(tmp_path, files, LogReading("retrieve", RETRIEVE.columns, since=2000))
 
@@ -99,7 +121,11 @@ def test_large_files_come_in_batches(tmp_path):
     total = Summary()
     for _, summary in parts:
         total.add(summary)
-    assert total.counts["rows"] == 25_000 and total.of(ITEM) == {b"i1": 25_000} and len(total.of(USER)) == 25_000
+    assert (
+        total.counts["rows"] == 25_000
+        and total.of(ITEM) == {b"i1": 25_000}
+        and len(total.of(USER)) == 25_000
+    )
     again = Summary.from_bytes(total.to_bytes())
     assert again.counts == total.counts and again.values.equals(total.values)
 

@@ -14,14 +14,19 @@ def test_group_auc_is_that_of_the_trainings_with_ties_and_users_of_one_class():
     positive = (random.rand(600) < 0.4) & (user > 4)  # five users never click
     wanted = pointwise.click_metrics(positive.astype(np.float32), prediction, user.astype(np.int64))
     assert wanted["gauc_users_left_out"] >= 5
-    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx(float(wanted["gauc"]), abs=1e-9)
+    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx(
+        float(wanted["gauc"]), abs=1e-9
+    )
 
 
 def test_known_values():
-    # User 1 orders one of two pairs rightly (3 rows), user 2 its pair wrongly (2 rows), user 3 has one class.
+    # User 1 orders one of two pairs rightly (3 rows), user 2 its pair wrongly (2 rows), user 3 has
+    # one class.
     user = np.array([1, 1, 1, 2, 2, 3])
     prediction = np.array([0.5, 0.9, 0.1, 0.2, 0.3, 0.4])
     positive = np.array([1, 0, 0, 1, 0, 1])
-    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx((3 * 0.5 + 2 * 0.0) / 5)
+    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx(
+        (3 * 0.5 + 2 * 0.0) / 5
+    )
     assert np.isnan(row_metrics.group_auc(user[5:], prediction[5:], positive[5:]))
     assert np.isnan(row_metrics.group_auc(user[:0], prediction[:0], positive[:0]))

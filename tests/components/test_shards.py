@@ -48,4 +48,7 @@ def test_what_beam_carries_does_not_grow_with_the_rows(tmp_path):
 
 
 def test_a_shard_without_rows_has_the_columns(tmp_path):
-    assert columns_of(shards.gather([], {"user_id": BYTES, "row": INT})) == {"user_id": BYTES, "row": INT}
+    assert columns_of(shards.gather([], {"user_id": BYTES, "row": INT})) == {
+        "user_id": BYTES,
+        "row": INT,
+    }

@@ -159,7 +159,9 @@ def test_given_takes_the_named_events_and_validates_on_the_last_that_remains(tmp
 
 
 # Those that part sessions are in test_session_splits.py.
-@pytest.mark.parametrize("name", [name for name in SPLITS if name not in ("last_days", "predefined")])
+@pytest.mark.parametrize(
+    "name", [name for name in SPLITS if name not in ("last_days", "predefined")]
+)
 def test_nothing_after_the_split_point_reaches_train(name, tmp_path):
     events = random_events()
     config = {"name": name}

@@ -1,4 +1,6 @@
-"""Walks: the graph by hand, the probabilities of a step by hand and as walkers take it, and what train does not have."""
+"""Walks: the graph by hand, the probabilities of a step by hand and as walkers take it, and what
+train does not have.
+"""
 
 import json
 
@@ -17,14 +19,25 @@ A, B, C, D = range(4)
 
 
 def log_of(events, split=None, sessions=None):
-    """[(user, item), ...], sorted by user and time -> a log; every event in train unless `split` says otherwise."""
+    """[(user, item), ...], sorted by user and time -> a log; every event in train unless `split`
+    says otherwise.
+    """
     users, items = (np.array(column, object) for column in zip(*events, strict=True))
     codes, names = pd.factorize(users, sort=True)
-    columns = {"user_id": pa.array(users, pa.large_binary()), "item_id": pa.array(items, pa.large_binary())}
+    columns = {
+        "user_id": pa.array(users, pa.large_binary()),
+        "item_id": pa.array(items, pa.large_binary()),
+    }
     if sessions:
         columns["session_id"] = pa.array(sessions, pa.large_binary())
     starts = np.searchsorted(codes, np.arange(len(names) + 1))
-    return Log(pa.table(columns), np.asarray(names, object), codes, starts, np.array(split or [TRAIN] * len(events), np.int8))
+    return Log(
+        pa.table(columns),
+        np.asarray(names, object),
+        codes,
+        starts,
+        np.array(split or [TRAIN] * len(events), np.int8),
+    )
 
 
 def edges(transitions):
@@ -44,8 +57,20 @@ def graph(pairs, size=4, **config):
     return Graph(Transitions(items, source, target, count), settings), settings
 
 
-# u: a b a c, v: a b b c; w has its second event in test.  a->b twice, b->a once, a->c and b->c once; b->b is no edge.
-EVENTS = [(b"u", b"a"), (b"u", b"b"), (b"u", b"a"), (b"u", b"c"), (b"v", b"a"), (b"v", b"b"), (b"v", b"b"), (b"v", b"c"), (b"w", b"d"), (b"w", b"c")]
+# u: a b a c, v: a b b c; w has its second event in test.  a->b twice, b->a once, a->c and b->c
+# once; b->b is no edge.
+EVENTS = [
+    (b"u", b"a"),
+    (b"u", b"b"),
+    (b"u", b"a"),
+    (b"u", b"c"),
+    (b"v", b"a"),
+    (b"v", b"b"),
+    (b"v", b"b"),
+    (b"v", b"c"),
+    (b"w", b"d"),
+    (b"w", b"c"),
+]
 SPLIT = [TRAIN] * 9 + [TEST]
 
 
@@ -58,16 +83,23 @@ def test_transitions_are_those_of_train_and_of_one_user():
 
 def test_transitions_of_sessions_stay_within_them():
     # u's events interleave two sessions: a c in one, b d in the other.
-    log = log_of([(b"u", b"a"), (b"u", b"b"), (b"u", b"c"), (b"u", b"d")], sessions=[b"1", b"2", b"1", b"2"])
+    log = log_of(
+        [(b"u", b"a"), (b"u", b"b"), (b"u", b"c"), (b"u", b"d")], sessions=[b"1", b"2", b"1", b"2"]
+    )
     assert edges(walks.count_transitions(log, by_session=True)) == {("a", "c"): 1, ("b", "d"): 1}
 
 
 def test_merged_shards_are_the_whole_in_any_order():
     whole = walks.count_transitions(log_of(EVENTS, SPLIT), by_session=False)
-    parts = [walks.count_transitions(log_of(EVENTS[a:b], SPLIT[a:b]), by_session=False) for a, b in ((0, 4), (4, 8), (8, 10))]
+    parts = [
+        walks.count_transitions(log_of(EVENTS[a:b], SPLIT[a:b]), by_session=False)
+        for a, b in ((0, 4), (4, 8), (8, 10))
+    ]
     for merged in (
         walks.merge_transitions(parts[::-1]),
-        walks.merge_transitions([walks.merge_transitions(parts[:2]), walks.merge_transitions([]), parts[2]]),
+        walks.merge_transitions(
+            [walks.merge_transitions(parts[:2]), walks.merge_transitions([]), parts[2]]
+        ),
     ):
         assert edges(merged) == edges(whole) and merged.repeats == whole.repeats
         assert merged.items.tolist() == whole.items.tolist()
@@ -80,7 +112,12 @@ def test_graph_by_hand():
     assert both.target.tolist() == [B, C, A, A] and both.weight.tolist() == [3, 1, 3, 1]
     assert both.totals(np.arange(4)).tolist() == [4, 3, 1, 0]
     one_way, _ = graph(pairs, directed=True)
-    assert one_way.target.tolist() == [B, C, A] and one_way.totals(np.arange(4)).tolist() == [3, 1, 0, 0]
+    assert one_way.target.tolist() == [B, C, A] and one_way.totals(np.arange(4)).tolist() == [
+        3,
+        1,
+        0,
+        0,
+    ]
     assert one_way.has_edge(np.array([A, C]), np.array([C, A])).tolist() == [True, False]
     alike, _ = graph(pairs, weighted=False)
     assert alike.totals(np.arange(4)).tolist() == [2, 1, 1, 0]
@@ -89,20 +126,35 @@ def test_graph_by_hand():
 def test_a_step_has_the_probability_of_its_weight_exactly():
     # From a: b 3/4, c 1/4. The draws 0 .. 7 are two rounds of the four ranks.
     both, _ = graph({(A, B): 2, (B, A): 1, (A, C): 1})
-    assert both.step(np.zeros(8, np.int64), np.arange(8, dtype=np.uint64)).tolist() == [B, B, B, C, B, B, B, C]
+    assert both.step(np.zeros(8, np.int64), np.arange(8, dtype=np.uint64)).tolist() == [
+        B,
+        B,
+        B,
+        C,
+        B,
+        B,
+        B,
+        C,
+    ]
 
 
-@pytest.mark.parametrize("weighted, expected", [(True, [0, 3 / 4, 1 / 4, 0]), (False, [0, 1 / 2, 1 / 2, 0])])
+@pytest.mark.parametrize(
+    "weighted, expected", [(True, [0, 3 / 4, 1 / 4, 0]), (False, [0, 1 / 2, 1 / 2, 0])]
+)
 def test_first_order_frequencies(weighted, expected):
-    made, config = graph({(A, B): 2, (B, A): 1, (A, C): 1}, kind="deepwalk", weighted=weighted, walk_length=2)
+    made, config = graph(
+        {(A, B): 2, (B, A): 1, (A, C): 1}, kind="deepwalk", weighted=weighted, walk_length=2
+    )
     path = walks.walk(made, config, np.zeros(40_000, np.int64), np.arange(40_000))
     # Four standard errors of a share of 1/2 among 40,000: 0.01.
     np.testing.assert_allclose(np.bincount(path[:, 1], minlength=4) / 40_000, expected, atol=0.01)
 
 
-# The triangle a b c and d hanging on c; a walk that came from a to c may go on to a, b or d, weights 1, 2, 4:
+# The triangle a b c and d hanging on c; a walk that came from a to c may go on to a, b or d,
+# weights 1, 2, 4:
 #   a = the previous one: 1 * 1/p;  b has an edge to a: 2;  d has none: 4 * 1/q.
-# p = 0.25, q = 4: 4, 2, 1 of 7.   p = 4, q = 0.5: 0.25, 2, 8 of 10.25.   p = 1e-9: back, all but always.
+# p = 0.25, q = 4: 4, 2, 1 of 7.   p = 4, q = 0.5: 0.25, 2, 8 of 10.25.   p = 1e-9: back, all but
+# always.
 SQUARE = {(A, B): 1, (A, C): 1, (B, C): 2, (C, D): 4}
 STEPS = [
     (0.25, 4.0, [4 / 7, 2 / 7, 0, 1 / 7]),
@@ -128,8 +180,11 @@ def test_second_order_frequencies(monkeypatch, p, q, expected, rounds):
 def test_bias_by_hand():
     made, config = graph(SQUARE, p=0.25, q=4.0)
     assert walks.bias(made, config, np.full(3, A), np.array([A, B, D])).tolist() == [4.0, 1.0, 0.25]
-    # Directed, the edge must lead from the next item to the previous one: b -> a is missing, d -> a is there.
-    made, config = graph({(A, B): 1, (A, C): 1, (C, B): 1, (C, D): 1, (D, A): 1}, p=0.25, q=4.0, directed=True)
+    # Directed, the edge must lead from the next item to the previous one: b -> a is missing, d -> a
+    # is there.
+    made, config = graph(
+        {(A, B): 1, (A, C): 1, (C, B): 1, (C, D): 1, (D, A): 1}, p=0.25, q=4.0, directed=True
+    )
     assert walks.bias(made, config, np.full(2, A), np.array([B, D])).tolist() == [0.25, 1.0]
 
 
@@ -143,8 +198,16 @@ def test_walks_use_the_second_order_from_the_second_step_on():
 def test_walks_end_at_a_dead_end_and_one_item_is_no_walk():
     made, config = graph({(A, B): 1, (B, C): 1}, kind="deepwalk", directed=True, walk_length=5)
     path = walks.walk(made, config, np.arange(4), np.arange(4))
-    assert path.tolist() == [[A, B, C, -1, -1], [B, C, -1, -1, -1], [C, -1, -1, -1, -1], [D, -1, -1, -1, -1]]
-    assert walks.walk_rows(made, path).column("item_id").to_pylist() == [[b"a", b"b", b"c"], [b"b", b"c"]]
+    assert path.tolist() == [
+        [A, B, C, -1, -1],
+        [B, C, -1, -1, -1],
+        [C, -1, -1, -1, -1],
+        [D, -1, -1, -1, -1],
+    ]
+    assert walks.walk_rows(made, path).column("item_id").to_pylist() == [
+        [b"a", b"b", b"c"],
+        [b"b", b"c"],
+    ]
 
 
 def test_a_walk_depends_on_its_number_and_the_seed_alone():
@@ -163,10 +226,16 @@ def test_a_walk_depends_on_its_number_and_the_seed_alone():
     [
         ({"kind": "deepwlk"}, "walks.kind: unknown value 'deepwlk'; did you mean 'deepwalk'"),
         ({"walk_lenght": 3}, "walks: unknown key 'walk_lenght'; did you mean 'walk_length'"),
-        ({"kind": "node2vec", "walk_length": 1}, "walks.walk_length must be .* at least 2; received 1"),
+        (
+            {"kind": "node2vec", "walk_length": 1},
+            "walks.walk_length must be .* at least 2; received 1",
+        ),
         ({"kind": "node2vec", "walks_per_node": 2.5}, "walks.walks_per_node .* received 2.5"),
         ({"kind": "node2vec", "p": 0}, "walks.p must be greater than 0; received 0"),
-        ({"kind": "deepwalk", "q": 2.0}, "walks.q belongs to the kind 'node2vec'; received 2.0 with 'deepwalk'"),
+        (
+            {"kind": "deepwalk", "q": 2.0},
+            "walks.q belongs to the kind 'node2vec'; received 2.0 with 'deepwalk'",
+        ),
     ],
 )
 def test_bad_values_are_refused_with_the_reason(values, message):
@@ -175,7 +244,9 @@ def test_bad_values_are_refused_with_the_reason(values, message):
 
 
 def test_walks_are_for_the_kind_walk():
-    with pytest.raises(ConfigError, match="for models that train on rows of the kind 'walk'.*'event'"):
+    with pytest.raises(
+        ConfigError, match="for models that train on rows of the kind 'walk'.*'event'"
+    ):
         WalkConfig.parse({"kind": "deepwalk"}, "event")
     assert not WalkConfig.parse({}, "event").on_graph
 
@@ -185,9 +256,21 @@ def built(toy_source, tmp_path_factory):
     """The toy log with node2vec walks, in one shard and in many; and as baskets."""
     folder = tmp_path_factory.mktemp("walks")
     local.read_tables(str(toy_source), output=str(folder / "tables"))
-    settings = {"kind": "node2vec", "p": 0.5, "walks_per_node": 3, "walk_length": 7, "directed": True}
-    for name, size, made in (("one", 10**6, settings), ("many", 100, settings), ("baskets", 10**6, None)):
-        local.build_examples(str(folder / "tables"), str(folder / name), kind="walk", rows_a_shard=size, walks=made)
+    settings = {
+        "kind": "node2vec",
+        "p": 0.5,
+        "walks_per_node": 3,
+        "walk_length": 7,
+        "directed": True,
+    }
+    for name, size, made in (
+        ("one", 10**6, settings),
+        ("many", 100, settings),
+        ("baskets", 10**6, None),
+    ):
+        local.build_examples(
+            str(folder / "tables"), str(folder / name), kind="walk", rows_a_shard=size, walks=made
+        )
     return folder
 
 
@@ -199,16 +282,33 @@ def rows_of(folder, split):
 def test_walks_through_beam_do_not_depend_on_shards_and_leave_train_alone(built):
     one, many = (rows_of(built / name, "walks") for name in ("one", "many"))
     assert one == many and len(one) == 3 * 40
-    train, baskets = (sorted(rows_of(built / name, "train"), key=repr) for name in ("one", "baskets"))
+    train, baskets = (
+        sorted(rows_of(built / name, "train"), key=repr) for name in ("one", "baskets")
+    )
     assert train == baskets and len(train) == 60
     report = json.loads((built / "one" / "examples" / "report.json").read_text())
-    assert report["splits"]["walks"] == {"rows": 120, "items": sum(len(row["item_id"]) for row in one), "edges": 40}
-    assert "walks" not in json.loads((built / "baskets" / "examples" / "report.json").read_text())["splits"]
+    assert report["splits"]["walks"] == {
+        "rows": 120,
+        "items": sum(len(row["item_id"]) for row in one),
+        "edges": 40,
+    }
+    assert (
+        "walks"
+        not in json.loads((built / "baskets" / "examples" / "report.json").read_text())["splits"]
+    )
 
 
 def test_no_step_of_a_walk_is_one_that_only_validation_or_test_has(built):
-    follows = {pair for row in rows_of(built / "one", "train") for pair in zip(row["item_id"], row["item_id"][1:], strict=False)}
-    steps = {pair for row in rows_of(built / "one", "walks") for pair in zip(row["item_id"], row["item_id"][1:], strict=False)}
+    follows = {
+        pair
+        for row in rows_of(built / "one", "train")
+        for pair in zip(row["item_id"], row["item_id"][1:], strict=False)
+    }
+    steps = {
+        pair
+        for row in rows_of(built / "one", "walks")
+        for pair in zip(row["item_id"], row["item_id"][1:], strict=False)
+    }
     assert steps and steps <= follows
 
 
@@ -221,9 +321,15 @@ def test_files_hold_so_many_walks_and_change_none(built, tmp_path):
     for size in (3, 1000):
         folder = tmp_path / str(size) / "Split-walks"
         with in_process_pipeline() as pipeline:
-            _ = pipeline | beam.Create([log]) | walks.WriteWalks(config, str(folder), False, walks_at_once=size)
+            _ = (
+                pipeline
+                | beam.Create([log])
+                | walks.WriteWalks(config, str(folder), False, walks_at_once=size)
+            )
         files = sorted(folder.glob("*.gz"))
         assert len(files) == {3: 7, 1000: 1}[size]  # 5 walks from each of 4 items
-        written[size] = tables.read_split(str(tmp_path / str(size)), "walks", {"item_id": "bytes_list"}).to_pylist()
+        written[size] = tables.read_split(
+            str(tmp_path / str(size)), "walks", {"item_id": "bytes_list"}
+        ).to_pylist()
     # d has no edge: its 5 walks are left out.
     assert written[3] == written[1000] and len(written[3]) == 15

@@ -1,4 +1,6 @@
-"""What every `retrieve` model must do. A model's own test subclasses `RetrieveContract` and names itself."""
+"""What every `retrieve` model must do. A model's own test subclasses `RetrieveContract` and names
+itself.
+"""
 
 from types import SimpleNamespace
 
@@ -14,7 +16,9 @@ from models.training import TrainingSession
 def strings(rows):
     """Pads lists of ids with empty strings: [B, longest]."""
     width = max(map(len, rows), default=0)
-    return tf.constant([list(row) + [""] * (width - len(row)) for row in rows], tf.string, shape=[len(rows), width])
+    return tf.constant(
+        [list(row) + [""] * (width - len(row)) for row in rows], tf.string, shape=[len(rows), width]
+    )
 
 
 def train(model_name, data, hyper_parameters, seed=3):
@@ -22,7 +26,14 @@ def train(model_name, data, hyper_parameters, seed=3):
     module = registry.load(model_name)
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
-    model.learn(TrainingSession(model.hyper_parameters, data, seed=seed, evaluation=Evaluation(data, data.queries("valid"))))
+    model.learn(
+        TrainingSession(
+            model.hyper_parameters,
+            data,
+            seed=seed,
+            evaluation=Evaluation(data, data.queries("valid")),
+        )
+    )
     return model
 
 
@@ -41,7 +52,9 @@ class RetrieveContract:
         retriever = Retriever(model, data)
         retriever.export(folder)
         loaded = tf.saved_model.load(folder)
-        return SimpleNamespace(data=data, model=model, retriever=retriever, loaded=loaded, signatures=loaded.signatures)
+        return SimpleNamespace(
+            data=data, model=model, retriever=retriever, loaded=loaded, signatures=loaded.signatures
+        )
 
     def ask(self, trained, users, histories=None, exclude=None, k=5):
         """Calls the exported `recommend`."""
@@ -67,7 +80,10 @@ class RetrieveContract:
         queries = data.queries("test")
         values = Evaluation(data, queries).of(model)()
         # HR@10 of a blind guess is about 10 / 52; three standard errors of 120 queries.
-        assert abs(values["hr_10"] - values["popularity_hr_10"]) < 3 * (0.19 * 0.81 / len(queries)) ** 0.5 * 2**0.5
+        assert (
+            abs(values["hr_10"] - values["popularity_hr_10"])
+            < 3 * (0.19 * 0.81 / len(queries)) ** 0.5 * 2**0.5
+        )
 
     def test_exported_model_measures_the_same(self, trained):
         queries = trained.data.queries("test")
@@ -78,18 +94,30 @@ class RetrieveContract:
             assert outside[name].shape == (len(queries), 1)
 
     def test_batch_equals_single(self, trained):
-        users, histories = ["user 0", "nobody", "user 5"], [[], ["item 3 é世", "item 4 é世"], ["item 20 é世"]]
+        users, histories = (
+            ["user 0", "nobody", "user 5"],
+            [[], ["item 3 é世", "item 4 é世"], ["item 20 é世"]],
+        )
         together = self.ask(trained, users, histories)
         for row, (user, history) in enumerate(zip(users, histories)):
             alone = self.ask(trained, [user], [history])
             np.testing.assert_array_equal(alone["item_id"][0], together["item_id"][row])
-            np.testing.assert_allclose(alone["score"][0], together["score"][row], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                alone["score"][0], together["score"][row], rtol=1e-4, atol=1e-5
+            )
 
     def test_never_returns_seen_or_excluded_items(self, trained):
         first = self.ask(trained, ["user 1"], k=10)["item_id"][0]
-        again = self.ask(trained, ["user 1"], exclude=[[item.decode() for item in first[:4]] + ["no such item"]], k=60)
+        again = self.ask(
+            trained,
+            ["user 1"],
+            exclude=[[item.decode() for item in first[:4]] + ["no such item"]],
+            k=60,
+        )
         returned = set(again["item_id"][0]) - {b""}
-        history = trained.data.user_history[int(trained.data.user_table.lookup(tf.constant("user 1")))].numpy()
+        history = trained.data.user_history[
+            int(trained.data.user_table.lookup(tf.constant("user 1")))
+        ].numpy()
         seen = set(trained.data.items.ids[history - 2])
         assert returned and not returned & seen and not returned & set(first[:4])
         asked = self.ask(trained, ["user 1"], histories=[["item 7 é世"]], k=60)
@@ -120,7 +148,12 @@ class RetrieveContract:
         assert set(answer["strategy"]) == {expected}
 
     def test_unknown_user_with_a_history(self, trained):
-        answer = self.ask(trained, ["nobody", "nobody"], [["item 2 é世", "item 3 é世", "item 5 é世"], ["no such item"]], k=5)
+        answer = self.ask(
+            trained,
+            ["nobody", "nobody"],
+            [["item 2 é世", "item 3 é世", "item 5 é世"], ["no such item"]],
+            k=5,
+        )
         if trained.model.uses_history:
             assert answer["strategy"].tolist() == [b"fold-in", b"fallback"]
             block = {f"item {number} é世".encode() for number in range(15)}
@@ -130,7 +163,12 @@ class RetrieveContract:
 
     def test_examples_give_the_same_answer(self, trained):
         def example(**lists):
-            feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values])) for name, values in lists.items()}
+            feature = {
+                name: tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[v.encode() for v in values])
+                )
+                for name, values in lists.items()
+            }
             return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
         rows = [example(user_id=["user 0"]), example(user_id=["user 1"], exclude=["item 1 é世"])]

@@ -19,30 +19,43 @@ def train(model_name, toy, hyper_parameters, seed=3):
     data = toy.load(model_name)
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
-    model.learn(TrainingSession(model.hyper_parameters, data, seed=seed, evaluation=task.evaluation(data, "valid")))
+    model.learn(
+        TrainingSession(
+            model.hyper_parameters, data, seed=seed, evaluation=task.evaluation(data, "valid")
+        )
+    )
     return model, data
 
 
 def raw_columns(data, examples):
     """The raw values of serialized rows, as a request to `score` gives them."""
-    rows = tf.io.parse_example(tf.constant(examples, tf.string), {field.name: tf.io.VarLenFeature(field.dtype) for field in data.fields})
+    rows = tf.io.parse_example(
+        tf.constant(examples, tf.string),
+        {field.name: tf.io.VarLenFeature(field.dtype) for field in data.fields},
+    )
     columns = {}
     for field in data.fields:
         ragged = tf.RaggedTensor.from_sparse(rows[field.name])
         default = "" if field.dtype == tf.string else float("nan")
         ragged = ragged if field.dtype == tf.string else tf.cast(ragged, tf.float32)
-        dense = ragged.to_tensor(default) if field.listed else ragged.to_tensor(default, shape=[None, 1])[:, 0]
+        dense = (
+            ragged.to_tensor(default)
+            if field.listed
+            else ragged.to_tensor(default, shape=[None, 1])[:, 0]
+        )
         columns[field.name] = dense
     return columns
 
 
 class ScoreContract:
-    """Subclass, set `name`, `hyper_parameters` that learn the toy ratings in seconds, and what they must reach.
+    """Subclass, set `name`, `hyper_parameters` that learn the toy ratings in seconds, and what they
+    must reach.
 
     Attributes:
         label: clicks, or ratings.
         kind: example kind, None for the registry's.
-        least_auc: clicks: what must be reached on learnable data; 0.95 needs the interaction of user and item.
+        least_auc: clicks: what must be reached on learnable data; 0.95 needs the interaction of
+            user and item.
         most_error: ratings: the same, as RMSE over the constant predictor's.
     """
 
@@ -60,7 +73,9 @@ class ScoreContract:
         folder = str(tmp_path_factory.mktemp(self.name) / "1")
         tasks.of(self.name, self.label).exporter(model, data).export(folder)
         signatures = tf.saved_model.load(folder).signatures
-        return SimpleNamespace(data=data, model=model, signatures=signatures, folder=folder, test=data.queries("test"))
+        return SimpleNamespace(
+            data=data, model=model, signatures=signatures, folder=folder, test=data.queries("test")
+        )
 
     def evaluate(self, model, data, split="test"):
         return tasks.of(self.name, self.label).evaluation(data, split).of(model)()
@@ -95,40 +110,71 @@ class ScoreContract:
                 np.testing.assert_allclose(np.mean(value), inside[name], atol=1e-5, err_msg=name)
         if self.label.is_click:
             _, label, user = trained.data.parse(tf.constant(trained.test, tf.string))
-            for name, value in pointwise.click_metrics(label, outside["prediction"][:, 0], user).items():
+            for name, value in pointwise.click_metrics(
+                label, outside["prediction"][:, 0], user
+            ).items():
                 np.testing.assert_allclose(value, inside[name], atol=1e-5, err_msg=name)
 
     def test_loaded_model_answers_as_the_trained_one(self, trained):
         inputs, _, _ = trained.data.parse(tf.constant(trained.test, tf.string))
-        np.testing.assert_allclose(self.score_examples(trained, trained.test)["score"], trained.model.predict_rows(inputs), atol=1e-5)
+        np.testing.assert_allclose(
+            self.score_examples(trained, trained.test)["score"],
+            trained.model.predict_rows(inputs),
+            atol=1e-5,
+        )
 
     def test_raw_features_score_as_their_examples(self, trained):
         raw = raw_columns(trained.data, trained.test)
         answer = trained.signatures["score"](**raw)
-        np.testing.assert_allclose(answer["score"], self.score_examples(trained, trained.test)["score"], atol=1e-6)
-        assert set(trained.signatures["serving_default"].structured_input_signature[1]) == {field.name for field in trained.data.fields}
+        np.testing.assert_allclose(
+            answer["score"], self.score_examples(trained, trained.test)["score"], atol=1e-6
+        )
+        assert set(trained.signatures["serving_default"].structured_input_signature[1]) == {
+            field.name for field in trained.data.fields
+        }
 
     def test_batch_equals_single(self, trained):
         together = self.score_examples(trained, trained.test[:20])["score"].numpy()
-        alone = [self.score_examples(trained, trained.test[row : row + 1])["score"].numpy()[0] for row in range(20)]
+        alone = [
+            self.score_examples(trained, trained.test[row : row + 1])["score"].numpy()[0]
+            for row in range(20)
+        ]
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
     def test_unknown_ids_and_missing_values_are_ordinary(self, trained):
         def example(**values):
-            feature = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()])) for name, value in values.items()}
+            feature = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
+                for name, value in values.items()
+            }
             return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
-        rows = [example(), example(user_id="nobody", item_id="nothing"), example(user_id="user 1"), example(user_id="user 1", item_id="item 1 é")]
+        rows = [
+            example(),
+            example(user_id="nobody", item_id="nothing"),
+            example(user_id="user 1"),
+            example(user_id="user 1", item_id="item 1 é"),
+        ]
         answer = self.score_examples(trained, rows)
         low, high = (0.0, 1.0) if self.label.is_click else trained.data.label_range
-        assert np.isfinite(answer["score"]).all() and (answer["score"].numpy() >= low).all() and (answer["score"].numpy() <= high).all()
+        assert (
+            np.isfinite(answer["score"]).all()
+            and (answer["score"].numpy() >= low).all()
+            and (answer["score"].numpy() <= high).all()
+        )
         assert answer["strategy"].numpy().tolist() == [b"cold", b"cold", b"cold", b"model"]
 
     def test_pairs_looked_up_in_the_tables_score_as_rows(self, trained):
         """What a two-stage model does: features by id, in-graph, where the row carries them."""
         keys = tf.io.parse_example(
-            tf.constant(trained.test, tf.string), {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "item_id")}
+            tf.constant(trained.test, tf.string),
+            {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "item_id")},
         )
-        user, item = trained.data.user_table.lookup(keys["user_id"]), trained.data.item_table.lookup(keys["item_id"])
+        user, item = (
+            trained.data.user_table.lookup(keys["user_id"]),
+            trained.data.item_table.lookup(keys["item_id"]),
+        )
         answer = trained.model.predict_rows(trained.data.lookup(user, item))
-        np.testing.assert_allclose(answer, self.score_examples(trained, trained.test)["score"], atol=1e-5)
+        np.testing.assert_allclose(
+            answer, self.score_examples(trained, trained.test)["score"], atol=1e-5
+        )

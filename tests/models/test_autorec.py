@@ -1,4 +1,6 @@
-"""AutoRec: the contract on ratings for both variants, the loss by hand, and what toy versions get wrong."""
+"""AutoRec: the contract on ratings for both variants, the loss by hand, and what toy versions get
+wrong.
+"""
 
 from types import SimpleNamespace
 
@@ -11,7 +13,14 @@ from models.autoencoder.autorec import rating_matrix
 from models.errors import ConfigError
 from tests.models.score_contract import CLICK, RATING, ScoreContract
 
-TOY = {"epochs": 120, "batch_size": 8, "learning_rate": 3e-3, "hidden": 32, "l2": 1.0, "patience": 20}
+TOY = {
+    "epochs": 120,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "hidden": 32,
+    "l2": 1.0,
+    "patience": 20,
+}
 
 
 class TestItemAutoRec(ScoreContract):
@@ -19,23 +28,33 @@ class TestItemAutoRec(ScoreContract):
     hyper_parameters = TOY
     label = RATING
 
-    def test_prediction_is_the_rebuilt_train_vector_of_the_item_at_the_place_of_the_user(self, trained):
+    def test_prediction_is_the_rebuilt_train_vector_of_the_item_at_the_place_of_the_user(
+        self, trained
+    ):
         model, events = trained.model, trained.data.events
         item, user = int(events.item[0]), 7
         vector = np.zeros((1, trained.data.users.embedding_rows), np.float32)
         chosen = events.item == item
         vector[0, events.user[chosen]] = events.label[chosen]
         expected = model.decoder(model.encoder(tf.constant(vector)))[0, user - 2]
-        inputs = {"user_id": tf.constant([user], tf.int32), "item_id": tf.constant([item], tf.int32)}
+        inputs = {
+            "user_id": tf.constant([user], tf.int32),
+            "item_id": tf.constant([item], tf.int32),
+        }
         np.testing.assert_allclose(model.score_rows(inputs)[0], expected, rtol=1e-4)
 
     def test_strangers_get_means(self, trained):
         """An unknown user: the item's mean. An unknown item: the mean of all."""
         events, item = trained.data.events, 5
-        inputs = {"user_id": tf.constant([1, 0, 4, 1], tf.int32), "item_id": tf.constant([item, item, 1, 1], tf.int32)}
+        inputs = {
+            "user_id": tf.constant([1, 0, 4, 1], tf.int32),
+            "item_id": tf.constant([item, item, 1, 1], tf.int32),
+        }
         mean = events.label[events.item == item].mean()
         total = trained.data.label_mean
-        np.testing.assert_allclose(trained.model.score_rows(inputs), [mean, mean, total, total], rtol=1e-5)
+        np.testing.assert_allclose(
+            trained.model.score_rows(inputs), [mean, mean, total, total], rtol=1e-5
+        )
 
 
 class TestUserAutoRec(ScoreContract):
@@ -46,9 +65,14 @@ class TestUserAutoRec(ScoreContract):
     def test_strangers_get_means(self, trained):
         """An unknown item: the user's mean. An unknown user: the mean of all."""
         events, user = trained.data.events, 5
-        inputs = {"user_id": tf.constant([user, 1], tf.int32), "item_id": tf.constant([1, 4], tf.int32)}
+        inputs = {
+            "user_id": tf.constant([user, 1], tf.int32),
+            "item_id": tf.constant([1, 4], tf.int32),
+        }
         mean = events.label[events.user == user].mean()
-        np.testing.assert_allclose(trained.model.score_rows(inputs), [mean, trained.data.label_mean], rtol=1e-5)
+        np.testing.assert_allclose(
+            trained.model.score_rows(inputs), [mean, trained.data.label_mean], rtol=1e-5
+        )
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +86,14 @@ def make(data, **changes):
 
 
 def test_loss_is_masked_and_penalised_by_hand(data):
-    """Two items, two and one ratings: squares of three errors over two items, and l2 / 2 of the squared kernels over 40 items."""
+    """Two items, two and one ratings: squares of three errors over two items, and l2 / 2 of the
+    squared kernels over 40 items.
+    """
     model = make(data, l2=80.0)
-    batch = {"column": tf.constant([[2, 5], [3, 0]], tf.int64), "rating": tf.constant([[4.0, 1.0], [5.0, 0.0]])}
+    batch = {
+        "column": tf.constant([[2, 5], [3, 0]], tf.int64),
+        "rating": tf.constant([[4.0, 1.0], [5.0, 0.0]]),
+    }
     vectors = np.zeros((2, data.users.embedding_rows), np.float32)
     vectors[[0, 0, 1], [2, 5, 3]] = [4, 1, 5]
     weights, back = model.encoder.kernel.embeddings.numpy(), model.decoder.kernel.embeddings.numpy()
@@ -80,7 +109,14 @@ def test_only_observed_ratings_give_a_gradient(data):
     batch = {"column": tf.constant([[2, 5]], tf.int64), "rating": tf.constant([[4.0, 1.0]])}
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch)
-    gradients = tape.gradient(loss, [model.encoder.kernel.embeddings, model.decoder.kernel.embeddings, model.decoder.bias.embeddings])
+    gradients = tape.gradient(
+        loss,
+        [
+            model.encoder.kernel.embeddings,
+            model.decoder.kernel.embeddings,
+            model.decoder.bias.embeddings,
+        ],
+    )
     for gradient in gradients:
         assert set(np.flatnonzero(np.abs(tf.convert_to_tensor(gradient)).sum(axis=1))) == {2, 5}
 
@@ -88,14 +124,20 @@ def test_only_observed_ratings_give_a_gradient(data):
 def test_an_epoch_has_every_train_rating_once_and_no_other(data):
     model = make(data)
     batches = model.batches(data, 0, 0)
-    seen = [rating for batch in batches.dataset.take(batches.steps).as_numpy_iterator() for rating in batch["rating"][batch["column"] > 0]]
+    seen = [
+        rating
+        for batch in batches.dataset.take(batches.steps).as_numpy_iterator()
+        for rating in batch["rating"][batch["column"] > 0]
+    ]
     assert batches.rows == 40 and batches.steps == 5
     assert sorted(seen) == sorted(data.events.label)
 
 
 def test_of_several_ratings_of_a_pair_the_last_counts():
     events = SimpleNamespace(
-        user=np.array([2, 2, 2, 3]), item=np.array([4, 3, 4, 4]), label=np.array([1.0, 2.0, 5.0, 3.0], np.float32)
+        user=np.array([2, 2, 2, 3]),
+        item=np.array([4, 3, 4, 4]),
+        label=np.array([1.0, 2.0, 5.0, 3.0], np.float32),
     )
     expected = np.zeros((5, 4), np.float32)
     expected[4, 2], expected[3, 2], expected[4, 3] = 5, 2, 3

@@ -17,7 +17,9 @@ class TestBPRMF(RetrieveContract):
     def test_embedding_times_index_is_the_score_bias_included(self, trained):
         bias = trained.model.item_bias.embeddings
         assert np.ptp(bias) > 0
-        embedding = trained.signatures["embed"](user_id=tf.constant(["user 0"]), history=tf.zeros([1, 0], tf.string))["embedding"]
+        embedding = trained.signatures["embed"](
+            user_id=tf.constant(["user 0"]), history=tf.zeros([1, 0], tf.string)
+        )["embedding"]
         found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(60))
         answer = self.ask(trained, ["user 0"], k=60)
         score = dict(zip(found["item_id"].numpy()[0], found["score"].numpy()[0], strict=True))
@@ -40,14 +42,19 @@ def make(data, **changes):
 
 def set_by_hand(model):
     """User 2: (1, 2). Item 2: (0.5, 1), bias 0.1. Item 3: (1, -1), bias 0.3."""
-    for layer, rows in ((model.user_factors, [[1.0, 2.0]]), (model.item_factors, [[0.5, 1.0], [1.0, -1.0]]), (model.item_bias, [[0.1], [0.3]])):
+    for layer, rows in (
+        (model.user_factors, [[1.0, 2.0]]),
+        (model.item_factors, [[0.5, 1.0], [1.0, -1.0]]),
+        (model.item_bias, [[0.1], [0.3]]),
+    ):
         values = layer.embeddings.numpy()
         values[2 : 2 + len(rows)] = rows
         layer.embeddings.assign(values)
 
 
 def test_loss_by_hand(data):
-    # x_ui = 0.1 + 0.5 + 2 = 2.6, x_uj = 0.3 + 1 - 2 = -0.7; -ln sigmoid(3.3) = ln(1 + e^-3.3) = 0.036221.
+    # x_ui = 0.1 + 0.5 + 2 = 2.6, x_uj = 0.3 + 1 - 2 = -0.7; -ln sigmoid(3.3) = ln(1 + e^-3.3) =
+    # 0.036221.
     model = make(data, l2_user=0.0, l2_item=0.0, l2_negative=0.0)
     set_by_hand(model)
     batch = {"user": tf.constant([2]), "items": tf.constant([[2, 3]])}
@@ -55,22 +62,31 @@ def test_loss_by_hand(data):
     # |p|^2 = 5, |q_i|^2 = 1.25, |q_j|^2 = 2, biases 0.01 + 0.09.
     model = make(data, l2_user=0.1, l2_item=0.2, l2_negative=0.3, l2_bias=0.5)
     set_by_hand(model)
-    np.testing.assert_allclose(model.compute_loss(batch), np.log1p(np.exp(-3.3)) + 0.5 + 0.25 + 0.6 + 0.05, rtol=1e-5)
+    np.testing.assert_allclose(
+        model.compute_loss(batch), np.log1p(np.exp(-3.3)) + 0.5 + 0.25 + 0.6 + 0.05, rtol=1e-5
+    )
 
 
 def test_only_the_rows_of_the_batch_are_penalised(data):
     model = make(data, l2_user=1.0, l2_item=1.0, l2_negative=1.0, l2_bias=1.0)
     with tf.GradientTape() as tape:
-        loss = model.compute_loss({"user": tf.constant([2, 4]), "items": tf.constant([[5, 3], [5, 6]])})
+        loss = model.compute_loss(
+            {"user": tf.constant([2, 4]), "items": tf.constant([[5, 3], [5, 6]])}
+        )
     gradients = tape.gradient(loss, [model.user_factors.embeddings, model.item_factors.embeddings])
-    touched = [set(np.flatnonzero(np.abs(tf.convert_to_tensor(gradient)).sum(axis=1))) for gradient in gradients]
+    touched = [
+        set(np.flatnonzero(np.abs(tf.convert_to_tensor(gradient)).sum(axis=1)))
+        for gradient in gradients
+    ]
     assert touched == [{2, 4}, {3, 5, 6}]
 
 
 def test_negatives_are_unobserved_and_redrawn_every_epoch(data):
     model = make(data)
     observed = set(zip(data.events.user, data.events.item, strict=True))
-    first, second = (next(model.batches(data, 0, epoch).dataset.as_numpy_iterator()) for epoch in (0, 1))
+    first, second = (
+        next(model.batches(data, 0, epoch).dataset.as_numpy_iterator()) for epoch in (0, 1)
+    )
     for user, (positive, negative) in zip(first["user"], first["items"], strict=True):
         assert (user, positive) in observed and (user, negative) not in observed
     assert not np.array_equal(np.sort(first["items"][:, 1]), np.sort(second["items"][:, 1]))
@@ -83,7 +99,9 @@ def test_an_epoch_has_every_event_once(data):
         for batch in batches.dataset.take(batches.steps).as_numpy_iterator()
         for pair in zip(batch["user"].tolist(), batch["items"][:, 0].tolist(), strict=True)
     ]
-    assert sorted(pairs) == sorted(zip(data.events.user.tolist(), data.events.item.tolist(), strict=True))
+    assert sorted(pairs) == sorted(
+        zip(data.events.user.tolist(), data.events.item.tolist(), strict=True)
+    )
 
 
 def test_training_twice_with_a_seed_gives_the_same_model(data):

@@ -6,7 +6,16 @@ import tensorflow as tf
 from models import tasks
 from tests.models.score_contract import CLICK, ScoreContract, train
 
-TOY = {"epochs": 30, "batch_size": 128, "learning_rate": 5e-3, "factors": 4, "hidden": (32, 32), "dropout": 0.2, "l2": 1e-3, "stddev": 0.1}
+TOY = {
+    "epochs": 30,
+    "batch_size": 128,
+    "learning_rate": 5e-3,
+    "factors": 4,
+    "hidden": (32, 32),
+    "dropout": 0.2,
+    "l2": 1e-3,
+    "stddev": 0.1,
+}
 
 
 class TestDeepFM(ScoreContract):
@@ -19,7 +28,11 @@ class TestDeepFM(ScoreContract):
             machine, deep = trained.model.components(inputs, *trained.model._look_up(inputs))
         for component in (machine, deep):
             assert tape.gradient(component, trained.model.factors.embeddings) is not None
-        tables = [variable for variable in trained.model.trainable_variables if variable.shape.rank == 2 and variable.shape[0] == trained.model.rows.count]
+        tables = [
+            variable
+            for variable in trained.model.trainable_variables
+            if variable.shape.rank == 2 and variable.shape[0] == trained.model.rows.count
+        ]
         assert [table.shape[1] for table in tables] == [1, 4]
         np.testing.assert_allclose(trained.model.score_rows(inputs), machine + deep, atol=1e-6)
 

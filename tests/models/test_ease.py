@@ -21,13 +21,18 @@ class TestEASE(RetrieveContract):
 
 
 def test_two_items_by_hand():
-    # X = [[1, 1], [1, 0]]: X'X = [[2, 1], [1, 1]]; with lambda 1: [[3, 1], [1, 2]], P = 1/5 [[2, -1], [-1, 3]].
-    # B = -P / diag(P) by columns, diagonal 0: B_01 = (1/5) / (3/5) = 1/3, B_10 = (1/5) / (2/5) = 1/2.
-    np.testing.assert_allclose(solve(np.array([[2.0, 1.0], [1.0, 1.0]]), 1.0), [[0, 1 / 3], [1 / 2, 0]])
+    # X = [[1, 1], [1, 0]]: X'X = [[2, 1], [1, 1]]; with lambda 1: [[3, 1], [1, 2]], P = 1/5 [[2,
+    # -1], [-1, 3]]. B = -P / diag(P) by columns, diagonal 0: B_01 = (1/5) / (3/5) = 1/3, B_10 =
+    # (1/5) / (2/5) = 1/2.
+    np.testing.assert_allclose(
+        solve(np.array([[2.0, 1.0], [1.0, 1.0]]), 1.0), [[0, 1 / 3], [1 / 2, 0]]
+    )
 
 
 def test_columns_are_ridge_regressions_on_the_other_items():
-    """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0: an ordinary ridge regression without column j."""
+    """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0: an ordinary ridge regression
+    without column j.
+    """
     pairs = (np.random.RandomState(5).rand(40, 6) < 0.4).astype(float)
     weights = solve(pairs.T @ pairs, 3.0)
     for item in range(6):

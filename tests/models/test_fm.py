@@ -7,7 +7,14 @@ import tensorflow as tf
 from models.feature_interaction.fm import pair_sum
 from tests.models.score_contract import RATING, ScoreContract
 
-TOY = {"epochs": 30, "batch_size": 128, "learning_rate": 1e-2, "factors": 4, "stddev": 0.1, "l2_factors": 1e-3}
+TOY = {
+    "epochs": 30,
+    "batch_size": 128,
+    "learning_rate": 1e-2,
+    "factors": 4,
+    "stddev": 0.1,
+    "l2_factors": 1e-3,
+}
 
 
 class TestFM(ScoreContract):
@@ -15,7 +22,8 @@ class TestFM(ScoreContract):
     hyper_parameters = TOY
 
     def test_missing_and_unknown_rows_are_trained(self, trained):
-        # Some users have no age in train, and unknown_rate makes some ids unknown: their rows have moved from zero.
+        # Some users have no age in train, and unknown_rate makes some ids unknown: their rows have
+        # moved from zero.
         rows, table = trained.model.rows, trained.model.linear.embeddings.numpy()
         for name, index in (("user_occupation", 0), ("user_id", 1), ("item_id", 1)):
             assert abs(table[rows.offsets[name] + index, 0]) > 1e-4, name
@@ -28,7 +36,8 @@ class TestFMOnRatings(ScoreContract):
 
 
 def test_golden_vector():
-    # The sheet's: w0 .1, w [.1, -.2, .3, .4], V [[1, 0], [.5, -.5], [2, 1], [0, 1]], x [1, 2, 0, 3] -> -1.0.
+    # The sheet's: w0 .1, w [.1, -.2, .3, .4], V [[1, 0], [.5, -.5], [2, 1], [0, 1]], x [1, 2, 0, 3]
+    # -> -1.0.
     x = np.array([1.0, 2.0, 0.0, 3.0], np.float32)
     factors = np.array([[1, 0], [0.5, -0.5], [2, 1], [0, 1]], np.float32)
     linear = 0.1 + np.dot([0.1, -0.2, 0.3, 0.4], x)

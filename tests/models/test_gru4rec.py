@@ -1,4 +1,6 @@
-"""GRU4Rec: the contract, golden vectors of its losses, and what session-parallel mini-batches must never do."""
+"""GRU4Rec: the contract, golden vectors of its losses, and what session-parallel mini-batches must
+never do.
+"""
 
 from itertools import pairwise
 
@@ -13,8 +15,23 @@ from models.rnn import gru4rec, losses, sessions
 from models.trainer import resolve
 from tests.models.contract import RetrieveContract, train
 
-TOY = {"epochs": 3, "batch_size": 16, "learning_rate": 0.15, "n_sample": 32, "units": (24,), "history_length": 10}
-FULL = {"negatives": "all", "optimizer": "adam", "learning_rate": 1e-2, "epochs": 10, "batch_size": 16, "units": (24,), "history_length": 8}
+TOY = {
+    "epochs": 3,
+    "batch_size": 16,
+    "learning_rate": 0.15,
+    "n_sample": 32,
+    "units": (24,),
+    "history_length": 10,
+}
+FULL = {
+    "negatives": "all",
+    "optimizer": "adam",
+    "learning_rate": 1e-2,
+    "epochs": 10,
+    "batch_size": 16,
+    "units": (24,),
+    "history_length": 8,
+}
 
 
 class TestGRU4Rec(RetrieveContract):
@@ -23,14 +40,21 @@ class TestGRU4Rec(RetrieveContract):
 
     def test_order_of_the_history_matters_and_unknown_items_are_skipped(self, trained):
         items = ["item 3 é世", "item 20 é世", "item 4 é世"]
-        answer = self.ask(trained, ["nobody"] * 3, [items, items[::-1], [items[0], "no such item", *items[1:]]], k=60)
+        answer = self.ask(
+            trained,
+            ["nobody"] * 3,
+            [items, items[::-1], [items[0], "no such item", *items[1:]]],
+            k=60,
+        )
         assert answer["score"][0].tolist() != answer["score"][1].tolist()
         np.testing.assert_array_equal(answer["item_id"][0], answer["item_id"][2])
         np.testing.assert_allclose(answer["score"][0], answer["score"][2], rtol=1e-5)
 
     def test_embedding_times_index_is_the_score(self, trained):
         history = tf.constant([["item 3 é世", "item 4 é世"]])
-        embedding = trained.signatures["embed"](user_id=tf.constant(["nobody"]), history=history)["embedding"]
+        embedding = trained.signatures["embed"](user_id=tf.constant(["nobody"]), history=history)[
+            "embedding"
+        ]
         found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(60))
         score = dict(zip(found["item_id"].numpy()[0], found["score"].numpy()[0], strict=True))
         answer = self.ask(trained, ["nobody"], [["item 3 é世", "item 4 é世"]], k=60)
@@ -39,7 +63,8 @@ class TestGRU4Rec(RetrieveContract):
                 np.testing.assert_allclose(score[item], value, rtol=1e-4)
 
 
-# Rows 0 and 1; columns 0 and 1 are their targets, 2 and 3 are sampled (section 0.4 of the fact sheet).
+# Rows 0 and 1; columns 0 and 1 are their targets, 2 and 3 are sampled (section 0.4 of the fact
+# sheet).
 SCORES = np.array([[2, 0.5, -1, 0], [1, 3, 0.2, -0.4]], np.float32)
 OWN, ALL = np.arange(2), np.ones(4, bool)
 GOLDEN = {
@@ -57,26 +82,37 @@ def test_golden_losses(name):
 
 
 def test_golden_softmax_over_negatives_and_penalty():
-    weight = losses.negative_softmax(tf.constant(SCORES), tf.constant(np.eye(2, 4, dtype=bool)), tf.constant(ALL))
-    np.testing.assert_allclose(weight, [[0, 0.546549, 0.121952, 0.331499], [0.589648, 0, 0.264946, 0.145406]], atol=1e-6)
+    weight = losses.negative_softmax(
+        tf.constant(SCORES), tf.constant(np.eye(2, 4, dtype=bool)), tf.constant(ALL)
+    )
+    np.testing.assert_allclose(
+        weight, [[0, 0.546549, 0.121952, 0.331499], [0.589648, 0, 0.264946, 0.145406]], atol=1e-6
+    )
     penalised = losses.row_losses("bpr_max", SCORES, OWN, ALL, 1.0)
-    np.testing.assert_allclose(penalised - losses.row_losses("bpr_max", SCORES, OWN, ALL), [0.258589, 0.623511], atol=1e-5)
+    np.testing.assert_allclose(
+        penalised - losses.row_losses("bpr_max", SCORES, OWN, ALL), [0.258589, 0.623511], atol=1e-5
+    )
 
 
 def test_golden_bpr_max_of_activated_scores(toy_data):
     model = make(toy_data, loss="bpr_max", score_activation="elu", elu_alpha=0.5, bpreg=1.0)
     activated = model._activate(tf.constant(SCORES), None, None)
-    np.testing.assert_allclose(losses.row_losses("bpr_max", activated, OWN, ALL, 1.0), [0.298743, 0.676517], atol=1e-5)
+    np.testing.assert_allclose(
+        losses.row_losses("bpr_max", activated, OWN, ALL, 1.0), [0.298743, 0.676517], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_columns_that_do_not_count_might_as_well_not_be_there(name):
     whole = losses.row_losses(name, SCORES[:1], OWN[:1], np.array([True, False, True, True]), 0.5)
-    np.testing.assert_allclose(whole, losses.row_losses(name, SCORES[:1, [0, 2, 3]], OWN[:1], ALL[:3], 0.5), rtol=1e-6)
+    np.testing.assert_allclose(
+        whole, losses.row_losses(name, SCORES[:1, [0, 2, 3]], OWN[:1], ALL[:3], 0.5), rtol=1e-6
+    )
 
 
 def test_gradient_flows_through_the_softmax_over_negatives():
-    # TOP1-max of two negatives with r_i far away: d loss / d r_j has the term s_j (f_j - sum s f), which stopping would drop.
+    # TOP1-max of two negatives with r_i far away: d loss / d r_j has the term s_j (f_j - sum s f),
+    # which stopping would drop.
     scores = tf.constant([[0.0, 1.0, -1.0]])
     with tf.GradientTape() as tape:
         tape.watch(scores)
@@ -86,12 +122,14 @@ def test_gradient_flows_through_the_softmax_over_negatives():
     s = np.exp([1.0, -1.0]) / np.exp([1.0, -1.0]).sum()
     slope = lambda x: sigmoid(x) * (1 - sigmoid(x))  # noqa: E731
     direct = s * np.array([slope(1.0) + slope(1.0) * 2, slope(-1.0) - slope(1.0) * 2])
-    np.testing.assert_allclose(tape.gradient(loss, scores)[0, 1:], direct + s * (f - (s * f).sum()), rtol=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(loss, scores)[0, 1:], direct + s * (f - (s * f).sum()), rtol=1e-5
+    )
 
 
 def test_session_parallel_by_hand():
-    # Sessions of 3, 2, 4, 1 and 2 events in two slots. The second slot is free first and takes the third session; the fourth has
-    # no target and is never read; the first slot takes the fifth.
+    # Sessions of 3, 2, 4, 1 and 2 events in two slots. The second slot is free first and takes the
+    # third session; the fourth has no target and is never read; the first slot takes the fifth.
     starts = np.array([0, 3, 5, 9, 10, 12])
     assert sessions.session_parallel(starts, 2).tolist() == [[0, 3], [1, 5], [10, 6], [-1, 7]]
     assert sessions.session_parallel(np.array([0, 1]), 3).shape == (0, 3)
@@ -110,16 +148,24 @@ def test_an_epoch_reads_every_session_once_and_in_order(slots):
     begun = []
     for slot in schedule.T:
         own = slot[slot >= 0]
-        assert (np.flatnonzero(slot >= 0) == np.arange(len(own))).all(), "a slot is never idle before it is done"
+        assert (np.flatnonzero(slot >= 0) == np.arange(len(own))).all(), (
+            "a slot is never idle before it is done"
+        )
         for here, after in pairwise(own):
             # On by one event, or a new session from its beginning.
-            assert after == here + 1 if owner[after] == owner[here] else after in starts and here + 2 in starts
+            assert (
+                after == here + 1
+                if owner[after] == owner[here]
+                else after in starts and here + 2 in starts
+            )
     for step in schedule:
         begun += [owner[event] for event in step if event in starts]
     assert begun == sorted(begun), "the next session is always the earliest that nobody has begun"
     batches = sessions.parallel_batches(items, starts, slots, None, seed=0)
     assert (batches.steps, batches.rows) == (len(schedule), len(read))
-    for event, batch in zip(schedule, batches.dataset.take(len(schedule)).as_numpy_iterator(), strict=True):
+    for event, batch in zip(
+        schedule, batches.dataset.take(len(schedule)).as_numpy_iterator(), strict=True
+    ):
         valid = event >= 0
         np.testing.assert_array_equal(batch["valid"], valid)
         np.testing.assert_array_equal(batch["item"][valid], items[event[valid]])
@@ -140,14 +186,20 @@ def test_batches_are_a_function_of_seed_epoch_and_step():
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])
     assert whole[0]["sampled"].tolist() != whole[4]["sampled"].tolist()
-    assert whole[0]["sampled"].tolist() != next(batches(2, 0).dataset.as_numpy_iterator())["sampled"].tolist()
+    assert (
+        whole[0]["sampled"].tolist()
+        != next(batches(2, 0).dataset.as_numpy_iterator())["sampled"].tolist()
+    )
 
 
 def test_samples_follow_support_to_the_power_of_alpha():
     supports = np.array([16, 4, 0, 1])
-    # 16^.5 : 4^.5 : 1 = 4 : 2 : 1; an item without support is never drawn; alpha 0 draws the others alike.
+    # 16^.5 : 4^.5 : 1 = 4 : 2 : 1; an item without support is never drawn; alpha 0 draws the others
+    # alike.
     for alpha, shares in ((0.5, [4 / 7, 2 / 7, 0, 1 / 7]), (0.0, [1 / 3, 1 / 3, 0, 1 / 3])):
-        drawn = sessions.PopularitySamples(supports, alpha, 40_000).draw(tf.constant([1, 2])).numpy()
+        drawn = (
+            sessions.PopularitySamples(supports, alpha, 40_000).draw(tf.constant([1, 2])).numpy()
+        )
         np.testing.assert_allclose(np.bincount(drawn - 2, minlength=4) / 40_000, shares, atol=0.01)
 
 
@@ -158,9 +210,24 @@ def test_windows_take_every_event_but_the_first_as_a_target_once_an_epoch():
     assert batches.rows == 30 - 4
     records, cuts = list(batches.dataset.take(2 * batches.steps).as_numpy_iterator()), []
     for epoch in (records[: batches.steps], records[batches.steps :]):
-        pairs = [pair for batch in epoch for pair in zip(batch["item"][batch["valid"]], batch["target"][batch["valid"]], strict=True)]
-        assert sorted(pairs) == [(item, item + 1) for item in range(100, 129) if item + 1 - 100 not in starts]
-        cuts.append({row[valid][0] for batch in epoch for row, valid in zip(batch["item"], batch["valid"], strict=True) if valid.any()})
+        pairs = [
+            pair
+            for batch in epoch
+            for pair in zip(
+                batch["item"][batch["valid"]], batch["target"][batch["valid"]], strict=True
+            )
+        ]
+        assert sorted(pairs) == [
+            (item, item + 1) for item in range(100, 129) if item + 1 - 100 not in starts
+        ]
+        cuts.append(
+            {
+                row[valid][0]
+                for batch in epoch
+                for row, valid in zip(batch["item"], batch["valid"], strict=True)
+                if valid.any()
+            }
+        )
         assert all((batch["item"][~batch["valid"]] == 0).all() for batch in epoch)
     assert cuts[0] != cuts[1]
 
@@ -173,14 +240,22 @@ def make(toy_data, **hyper_parameters):
 
 def test_reset_gate_acts_before_the_recurrent_product():
     layer = gru4rec.GRU(2, "gru")
-    candidate, gates = np.array([[0.5, -1.0], [2.0, 0.3]]), np.array([[1.0, 0.2, -0.4, 0.1], [0.7, -0.6, 0.9, 0.0]])
+    candidate, gates = (
+        np.array([[0.5, -1.0], [2.0, 0.3]]),
+        np.array([[1.0, 0.2, -0.4, 0.1], [0.7, -0.6, 0.9, 0.0]]),
+    )
     layer.set_weights([candidate, gates, np.array([0.1, -0.1, 0.2, 0.0, -0.3, 0.4])])
-    x, h = np.array([[0.3, -0.2, 0.1, 0.5, -0.7, 0.6]], np.float32), np.array([[0.8, -0.5]], np.float32)
+    x, h = (
+        np.array([[0.3, -0.2, 0.1, 0.5, -0.7, 0.6]], np.float32),
+        np.array([[0.8, -0.5]], np.float32),
+    )
     sigmoid = lambda value: 1 / (1 + np.exp(-value))  # noqa: E731
     reset = sigmoid(x[:, 2:4] + [0.2, 0.0] + h @ gates[:, :2])
     update = sigmoid(x[:, 4:] + [-0.3, 0.4] + h @ gates[:, 2:])
     new = np.tanh(x[:, :2] + [0.1, -0.1] + (reset * h) @ candidate)
-    np.testing.assert_allclose(layer((tf.constant(x), tf.constant(h))), (1 - update) * h + update * new, rtol=1e-5)
+    np.testing.assert_allclose(
+        layer((tf.constant(x), tf.constant(h))), (1 - update) * h + update * new, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("units", [(8,), (8, 6)])
@@ -205,20 +280,37 @@ def test_the_carried_state_is_that_of_the_session_so_far_and_nothing_else(toy_da
     assert not valid.all() or number == batches.steps
 
 
-@pytest.mark.parametrize("changes", [
-    {"embedding": "separate"}, {"embedding": "one_hot"}, {"embedding": "one_hot", "units": (8, 6)}, {"loss": "top1", "score_activation": "tanh"},
-    {"loss": "top1_max"}, {"loss": "bpr"}, {"loss": "bpr_max", "score_activation": "elu"}, {"logq": 1.0}, {"n_sample": 0},
-    {"dropout_embedding": 0.3, "dropout_hidden": 0.3, "click_dropout": 0.2},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embedding": "separate"},
+        {"embedding": "one_hot"},
+        {"embedding": "one_hot", "units": (8, 6)},
+        {"loss": "top1", "score_activation": "tanh"},
+        {"loss": "top1_max"},
+        {"loss": "bpr"},
+        {"loss": "bpr_max", "score_activation": "elu"},
+        {"logq": 1.0},
+        {"n_sample": 0},
+        {"dropout_embedding": 0.3, "dropout_hidden": 0.3, "click_dropout": 0.2},
+    ],
+)
 def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
     model = make(toy_data, **{"units": (8,), **changes})
-    batch = next(iter(model.batches(toy_data("sequence", 0.0).load("gru4rec"), 0, 0).dataset.skip(1)))
+    batch = next(
+        iter(model.batches(toy_data("sequence", 0.0).load("gru4rec"), 0, 0).dataset.skip(1))
+    )
     model.compute_loss(batch, training=True)
     with tf.GradientTape() as tape:
         loss = model.compute_loss(batch, training=True)
     assert np.isfinite(loss)
-    for gradient, variable in zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True):
-        assert gradient is not None and float(tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient)))) > 0, variable.name
+    for gradient, variable in zip(
+        tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True
+    ):
+        assert (
+            gradient is not None
+            and float(tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient)))) > 0
+        ), variable.name
     # The output table is the input table where it is constrained, not a copy of it.
     assert (model.inputs is model.items) == ("embedding" not in changes)
 
@@ -226,7 +318,9 @@ def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
 def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability(toy_data):
     model = make(toy_data, logq=1.0, sample_alpha=0.5)
     model._log_support = tf.constant([0.0, 0.0, 1.0, 2.0, 4.0])
-    corrected = model._activate(tf.zeros([1, 2]), tf.constant([3], tf.int64), tf.constant([4], tf.int64))
+    corrected = model._activate(
+        tf.zeros([1, 2]), tf.constant([3], tf.int64), tf.constant([4], tf.int64)
+    )
     np.testing.assert_allclose(corrected, [[-2.0, -0.5 * 4.0]])
 
 
@@ -243,23 +337,35 @@ def test_sequences_are_sessions_where_the_rows_are(toy_data):
     items, starts = data.events.sequences()
     assert len(starts) - 1 == len(data.events.starts) - 1 == 120
     first = {tuple(items[start:end]) for start, end in pairwise(starts)}
-    assert first == {tuple(data.events.item[start:end]) for start, end in pairwise(data.events.starts)}
+    assert first == {
+        tuple(data.events.item[start:end]) for start, end in pairwise(data.events.starts)
+    }
     log = type(data.events)(
-        user=np.array([2, 2, 2, 2, 3]), item=np.array([10, 11, 12, 13, 14]), timestamp=np.array([1, 2, 3, 4, 0]),
-        session=np.array([7, 5, 7, 5, 7]), row=np.arange(5), rating=np.zeros(5), label=np.zeros(5),
-    )  # fmt: skip
+        user=np.array([2, 2, 2, 2, 3]),
+        item=np.array([10, 11, 12, 13, 14]),
+        timestamp=np.array([1, 2, 3, 4, 0]),
+        session=np.array([7, 5, 7, 5, 7]),
+        row=np.arange(5),
+        rating=np.zeros(5),
+        label=np.zeros(5),
+    )
     items, starts = log.sequences()
-    # By the time of their first events: user 3's, then 7 of user 2, then 5; the same session id of two users is two sessions.
+    # By the time of their first events: user 3's, then 7 of user 2, then 5; the same session id of
+    # two users is two sessions.
     assert (items.tolist(), starts.tolist()) == ([14, 10, 12, 11, 13], [0, 1, 3, 5])
 
 
 def test_adagrad_by_hand():
-    # A row that a step touches twice, with 3 and 4: the sum is 7, the accumulator 49, the step 7 / sqrt(49 + 1e-6).
+    # A row that a step touches twice, with 3 and 4: the sum is 7, the accumulator 49, the step 7 /
+    # sqrt(49 + 1e-6).
     table = tf.Variable([[1.0], [2.0], [5.0]])
     optimizer = Adagrad(learning_rate=0.1, momentum=0.5)
     for gradients, rows in (([[3.0], [4.0]], [0, 0]), ([[1.0], [7.0]], [1, 0])):
-        optimizer.apply_gradients([(tf.IndexedSlices(tf.constant(gradients), tf.constant(rows), [3, 1]), table)])
-    # Row 0: -0.1; then accumulator 98, velocity 0.5 * -0.1 - 0.1 * 7 / sqrt(98) = -0.120711. Row 1: -0.1. Row 2 is not touched.
+        optimizer.apply_gradients(
+            [(tf.IndexedSlices(tf.constant(gradients), tf.constant(rows), [3, 1]), table)]
+        )
+    # Row 0: -0.1; then accumulator 98, velocity 0.5 * -0.1 - 0.1 * 7 / sqrt(98) = -0.120711. Row 1:
+    # -0.1. Row 2 is not touched.
     np.testing.assert_allclose(table.numpy()[:, 0], [1 - 0.1 - 0.120711, 1.9, 5.0], atol=1e-5)
     dense = tf.Variable([1.0])
     optimizer = Adagrad(learning_rate=0.1)
@@ -268,6 +374,8 @@ def test_adagrad_by_hand():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ConfigError, match="negatives 'all' is for the loss 'cross_entropy'; received 'bpr'"):
+    with pytest.raises(
+        ConfigError, match="negatives 'all' is for the loss 'cross_entropy'; received 'bpr'"
+    ):
         resolve("gru4rec", {"negatives": "all", "loss": "bpr"})
     assert registry.get("gru4rec").kind == "sequence"

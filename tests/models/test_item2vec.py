@@ -1,4 +1,6 @@
-"""Item2vec: the contract, the pairs, the negatives and the loss by hand, walks, and that nothing untrained is ever returned."""
+"""Item2vec: the contract, the pairs, the negatives and the loss by hand, walks, and that nothing
+untrained is ever returned.
+"""
 
 import collections
 
@@ -17,8 +19,25 @@ from models.training import TrainingSession
 from tests.models.contract import RetrieveContract, train
 
 # 60 items alike: a share of 1/60 each would be kept with sqrt(60 rho).
-TOY = {"epochs": 15, "batch_size": 1024, "learning_rate": 0.5, "embedding_dim": 16, "subsample": 0.0, "block": 8, "history_length": 8}
-SETTINGS = {"negatives": 5, "subsample": 0.0, "window": None, "block": 4, "shared": 20, "batch_size": 64, "max_set": 1000, "seed": 3}
+TOY = {
+    "epochs": 15,
+    "batch_size": 1024,
+    "learning_rate": 0.5,
+    "embedding_dim": 16,
+    "subsample": 0.0,
+    "block": 8,
+    "history_length": 8,
+}
+SETTINGS = {
+    "negatives": 5,
+    "subsample": 0.0,
+    "window": None,
+    "block": 4,
+    "shared": 20,
+    "batch_size": 64,
+    "max_set": 1000,
+    "seed": 3,
+}
 
 
 class TestItem2vec(RetrieveContract):
@@ -26,7 +45,9 @@ class TestItem2vec(RetrieveContract):
     hyper_parameters = TOY
 
     def test_embedding_times_index_is_the_score(self, trained):
-        embedding = trained.signatures["embed"](user_id=tf.constant(["user 0"]), history=tf.zeros([1, 0], tf.string))["embedding"]
+        embedding = trained.signatures["embed"](
+            user_id=tf.constant(["user 0"]), history=tf.zeros([1, 0], tf.string)
+        )["embedding"]
         found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(60))
         score = dict(zip(found["item_id"].numpy()[0], found["score"].numpy()[0], strict=True))
         answer = self.ask(trained, ["user 0"], k=60)
@@ -37,18 +58,26 @@ class TestItem2vec(RetrieveContract):
     def test_a_score_is_the_mean_cosine_with_the_last_items(self, trained):
         vectors = trained.model.vectors.embeddings.numpy().astype(np.float64)
         ids = trained.data.items.ids.tolist()
-        last = [f"item {number} é世" for number in (20, 2, 3, 5, 4, 6, 7, 8, 9)]  # nine; the first is too long ago
+        last = [
+            f"item {number} é世" for number in (20, 2, 3, 5, 4, 6, 7, 8, 9)
+        ]  # nine; the first is too long ago
         rows = [ids.index(item.encode()) + 2 for item in last[1:]]
         answer = self.ask(trained, ["nobody"], [last], k=60)
         for item, value in zip(answer["item_id"][0], answer["score"][0], strict=True):
             if item:
                 u = vectors[ids.index(item) + 2]
-                cosines = [u @ vectors[row] / np.linalg.norm(u) / np.linalg.norm(vectors[row]) for row in rows]
+                cosines = [
+                    u @ vectors[row] / np.linalg.norm(u) / np.linalg.norm(vectors[row])
+                    for row in rows
+                ]
                 np.testing.assert_allclose(value, np.mean(cosines), rtol=1e-4, atol=1e-5)
 
     def test_an_untrained_item_is_neither_returned_nor_asked_with(self, trained):
         model = registry.load("item2vec").Model(trained.model.hyper_parameters, trained.data)
-        nobody = {"history": tf.ragged.constant([[5, 7]], dtype=tf.int64), "known": tf.constant([False])}
+        nobody = {
+            "history": tf.ragged.constant([[5, 7]], dtype=tf.int64),
+            "known": tf.constant([False]),
+        }
         assert not model.answers(nobody)[0]  # before the first step no item has a vector
         vectors = trained.model.vectors.embeddings.numpy()
         vectors[5] = 0.0
@@ -59,16 +88,22 @@ class TestItem2vec(RetrieveContract):
 
         def recommend(history):
             history = tf.constant([history], tf.string, shape=[1, len(history)])
-            return retriever.recommend(tf.constant(["nobody"]), history, tf.zeros([1, 0], tf.string), tf.constant([60]))
+            return retriever.recommend(
+                tf.constant(["nobody"]), history, tf.zeros([1, 0], tf.string), tf.constant([60])
+            )
 
         other = trained.data.items.ids[10]
         answer = recommend([other])
         returned = answer["item_id"].numpy()[0].tolist()
         assert missing not in returned and answer["strategy"][0] == b"fold-in"
-        assert sum(item != b"" for item in returned) == 60 - 2  # all but the one asked with and the one without a vector
+        assert (
+            sum(item != b"" for item in returned) == 60 - 2
+        )  # all but the one asked with and the one without a vector
         assert first.count(b"") < 60
         # Beside a known item it changes nothing; alone it is no history at all.
-        np.testing.assert_allclose(recommend([other, missing])["score"][0, :50], answer["score"][0, :50], rtol=1e-5)
+        np.testing.assert_allclose(
+            recommend([other, missing])["score"][0, :50], answer["score"][0, :50], rtol=1e-5
+        )
         alone = recommend([missing])
         assert alone["strategy"][0] == b"fallback" and missing not in alone["item_id"].numpy()[0]
         found = retriever._brute_force()(tf.ones([1, 16]), tf.constant(60))["item_id"].numpy()[0]
@@ -93,7 +128,9 @@ def pairs(batches, window=None):
     """Counts the (centre, context) pairs of an epoch."""
     found = collections.Counter()
     for batch in batches:
-        mask = skip_gram.pair_mask(*(tf.constant(batch[name]) for name in ("centre", "context", "offset")), window)
+        mask = skip_gram.pair_mask(
+            *(tf.constant(batch[name]) for name in ("centre", "context", "offset")), window
+        )
         for tile, centre, context in np.argwhere(mask.numpy() > 0):
             found[int(batch["centre"][tile, centre]), int(batch["context"][tile, context])] += 1
     return found
@@ -117,7 +154,9 @@ def test_the_pairs_of_a_set_are_all_of_it_each_once():
 
 
 def test_an_item_counts_once_in_a_set_whatever_its_order():
-    once, twice = (SkipGram(ragged([items, [2, 3]]), 5, **SETTINGS) for items in ([4, 5, 6], [6, 4, 5, 4, 6]))
+    once, twice = (
+        SkipGram(ragged([items, [2, 3]]), 5, **SETTINGS) for items in ([4, 5, 6], [6, 4, 5, 4, 6])
+    )
     assert pairs(epoch(once)) == pairs(epoch(twice))
     for left, right in zip(epoch(once), epoch(twice), strict=True):
         for name, value in left.items():
@@ -125,9 +164,12 @@ def test_an_item_counts_once_in_a_set_whatever_its_order():
 
 
 def test_pairs_of_a_walk_are_within_the_window():
-    # 2 3 2 4 5 6, window 2. Neighbours: 2-3 twice, 2-4, 4-5, 5-6; two apart: 3-4, 2-5, 4-6, and 2-2, which is no pair.
+    # 2 3 2 4 5 6, window 2. Neighbours: 2-3 twice, 2-4, 4-5, 5-6; two apart: 3-4, 2-5, 4-6, and
+    # 2-2, which is no pair.
     walk = [2, 3, 2, 4, 5, 6]
-    expected = collections.Counter({(2, 3): 2, (2, 4): 1, (4, 5): 1, (5, 6): 1, (3, 4): 1, (2, 5): 1, (4, 6): 1})
+    expected = collections.Counter(
+        {(2, 3): 2, (2, 4): 1, (4, 5): 1, (5, 6): 1, (3, 4): 1, (2, 5): 1, (4, 6): 1}
+    )
     expected += collections.Counter({(j, i): count for (i, j), count in expected.items()})
     for block in (2, 3, 4, 8):
         made = SkipGram(ragged([walk]), 5, **{**SETTINGS, "window": 2, "block": block})
@@ -137,13 +179,18 @@ def test_pairs_of_a_walk_are_within_the_window():
     long = list(range(2, 202))
     made = SkipGram(ragged([long]), 200, **{**SETTINGS, "window": 3})
     found = pairs(epoch(made), 3)
-    assert set(found) == {(i, j) for i in long for j in long if 0 < abs(i - j) <= 3} and made.pairs == len(found)
+    assert set(found) == {
+        (i, j) for i in long for j in long if 0 < abs(i - j) <= 3
+    } and made.pairs == len(found)
 
 
 def test_subsampling_keeps_the_papers_share_and_is_redrawn():
-    # Item 2 is in all of 400 sets of two: half of all occurrences. rho = 0.125 keeps sqrt(0.125 / 0.5) = 1/2 of it; the others, a
-    # share of 1/800 each, are all kept. Only a set that keeps item 2 has a pair.
-    made = SkipGram(ragged([[2, item] for item in range(3, 403)]), 401, **{**SETTINGS, "subsample": 0.125})
+    # Item 2 is in all of 400 sets of two: half of all occurrences. rho = 0.125 keeps sqrt(0.125 /
+    # 0.5) = 1/2 of it; the others, a share of 1/800 each, are all kept. Only a set that keeps item
+    # 2 has a pair.
+    made = SkipGram(
+        ragged([[2, item] for item in range(3, 403)]), 401, **{**SETTINGS, "subsample": 0.125}
+    )
     np.testing.assert_allclose(made.keep[[2, 3]], [0.5, 1.0])
     kept = [{j for i, j in pairs(epoch(made, number)) if i == 2} for number in range(5)]
     # Four standard errors of a share of 1/2 among 2000.
@@ -191,7 +238,9 @@ def test_batches_are_a_function_of_seed_epoch_and_step():
 
 
 def test_sets_of_one_item_teach_nothing_and_say_so():
-    with pytest.raises(DataError, match="no set or walk of the train split has two different items"):
+    with pytest.raises(
+        DataError, match="no set or walk of the train split has two different items"
+    ):
         SkipGram(ragged([[2], [3, 3], []]), 2, **SETTINGS)
 
 
@@ -206,7 +255,8 @@ def test_softplus_and_its_gradient():
 
 
 def test_a_row_takes_no_longer_step_than_its_limit():
-    # Row 1 is there twice and weighs 3 + 5 = 8, the limit is 4: its gradients are halved. Row 0 weighs 2 and keeps its own.
+    # Row 1 is there twice and weighs 3 + 5 = 8, the limit is 4: its gradients are halved. Row 0
+    # weighs 2 and keeps its own.
     index, weight = tf.constant([1, 0, 1], tf.int64), tf.constant([3.0, 2.0, 5.0])
     table = tf.Variable([[1.0, 2.0], [3.0, 4.0]])
     with tf.GradientTape() as tape:
@@ -227,8 +277,15 @@ def walked(baskets, tmp_path_factory):
     """The same log with walks, its vocabulary and counts fitted on the examples that hold them."""
     folder = tmp_path_factory.mktemp("walked")
     settings = {"kind": "node2vec", "p": 0.5, "q": 2.0, "walks_per_node": 20, "walk_length": 12}
-    local.build_examples(str(baskets.folder / "tables"), str(folder), "retrieve", "walk", walks=settings)
-    local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": ["item_title"]})
+    local.build_examples(
+        str(baskets.folder / "tables"), str(folder), "retrieve", "walk", walks=settings
+    )
+    local.transform(
+        str(folder / "examples"),
+        str(folder / "schema" / "schema.pbtxt"),
+        str(folder / "graph"),
+        {"text": ["item_title"]},
+    )
     return type(baskets)(folder)
 
 
@@ -239,8 +296,8 @@ def test_the_loss_by_hand(baskets):
     u, v = (generator.randn(62, 2) for _ in range(2))
     model.vectors.set_weights([u])
     model.contexts.set_weights([v])
-    # A set of the items 2, 3 and 5 (K = 3) in blocks of two: centres 2 and 3, contexts 5 and padding; negatives 7 and 8, weighing
-    # 1.5 and 3.5. Two pairs: (2, 5) and (3, 5).
+    # A set of the items 2, 3 and 5 (K = 3) in blocks of two: centres 2 and 3, contexts 5 and
+    # padding; negatives 7 and 8, weighing 1.5 and 3.5. Two pairs: (2, 5) and (3, 5).
     batch = {
         "centre": tf.constant([[2, 3]], tf.int64),
         "context": tf.constant([[5, 0]], tf.int64),
@@ -250,7 +307,10 @@ def test_the_loss_by_hand(baskets):
         "negative_weight": tf.constant([[1.5, 3.5]]),
     }
     expected = sum(
-        -np.log(sigmoid(u[i] @ v[5])) - 1.5 * np.log(sigmoid(-u[i] @ v[7])) - 3.5 * np.log(sigmoid(-u[i] @ v[8])) for i in (2, 3)
+        -np.log(sigmoid(u[i] @ v[5]))
+        - 1.5 * np.log(sigmoid(-u[i] @ v[7]))
+        - 3.5 * np.log(sigmoid(-u[i] @ v[8]))
+        for i in (2, 3)
     )
     np.testing.assert_allclose(model.compute_loss(batch), expected / 3, rtol=1e-5)
 
@@ -273,12 +333,19 @@ def test_counts_are_those_of_the_log_not_of_the_walks(baskets, walked):
     model = registry.load("item2vec").Model(registry.load("item2vec").HyperParameters(**TOY), data)
     counts = model.skip_gram(data, 0).counts[2:]
     assert counts.sum() == data.walks.flat_values.shape[0] > 10_000
-    assert (np.argsort(-counts, kind="stable") != np.argsort(-data.item_counts, kind="stable")).any()
+    assert (
+        np.argsort(-counts, kind="stable") != np.argsort(-data.item_counts, kind="stable")
+    ).any()
     # A model that has learnt nothing falls back on popularity: that of the log.
-    overall = registry.load("item2vec").Model(registry.load("item2vec").HyperParameters(**TOY, segment=""), data)
+    overall = registry.load("item2vec").Model(
+        registry.load("item2vec").HyperParameters(**TOY, segment=""), data
+    )
     untrained = Evaluation(data, data.queries("test")).of(overall)()
     popularity = Evaluation(log, log.queries("test")).of(model)()
-    assert untrained["lift_ndcg_10"] == 0.0 and untrained["hr_10"] == popularity["popularity_hr_10"] > 0
+    assert (
+        untrained["lift_ndcg_10"] == 0.0
+        and untrained["hr_10"] == popularity["popularity_hr_10"] > 0
+    )
 
 
 def test_walks_teach_the_blocks(walked):
@@ -314,7 +381,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(baskets, tmp_path
         parameters = module.HyperParameters(**{**TOY, "epochs": 4, "patience": 50})
         evaluation = Evaluating(data, data.queries("valid"))
         evaluation.limit = limit
-        session = TrainingSession(parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder)
+        session = TrainingSession(
+            parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder
+        )
         module.Model(parameters, data).learn(session)
         return session
 
@@ -333,4 +402,6 @@ def test_training_data_of_another_kind_has_no_sets(toy_data):
     data = toy_data("event", 0.0)
     other = TrainingData(data.graph, data.schema, data.splits)
     with pytest.raises(DataError, match="two different items"):
-        registry.load("item2vec").Model(registry.load("item2vec").HyperParameters(**TOY), other).skip_gram(other, 0)
+        registry.load("item2vec").Model(
+            registry.load("item2vec").HyperParameters(**TOY), other
+        ).skip_gram(other, 0)

@@ -6,7 +6,8 @@ import tensorflow as tf
 from models.baseline import item_knn
 from tests.models.contract import RetrieveContract, train
 
-# Users who have both items; the diagonal: who have the item. Items 0 and 1 share 2 of 4 and 2, items 0 and 2 one of 4 and 1.
+# Users who have both items; the diagonal: who have the item. Items 0 and 1 share 2 of 4 and 2,
+# items 0 and 2 one of 4 and 1.
 TOGETHER = np.array([[4.0, 2.0, 1.0], [2.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
 
 
@@ -21,7 +22,9 @@ class TestItemKNN(RetrieveContract):
 
     def test_score_is_the_sum_over_the_history(self, trained):
         history = ["item 2 é世", "item 3 é世"]
-        parts = [self.ask(trained, ["nobody"], [[item]], exclude=[history], k=60) for item in history]
+        parts = [
+            self.ask(trained, ["nobody"], [[item]], exclude=[history], k=60) for item in history
+        ]
         whole = self.ask(trained, ["nobody"], [history], k=60)
         tables = [dict(zip(part["item_id"][0], part["score"][0], strict=True)) for part in parts]
         for item, score in zip(whole["item_id"][0], whole["score"][0], strict=True):
@@ -30,8 +33,11 @@ class TestItemKNN(RetrieveContract):
 
 
 def test_cosines_by_hand():
-    # 2 / sqrt(4 * 2) = 0.7071, 1 / sqrt(4 * 1) = 0.5, no user in common: 0; never an item with itself.
-    np.testing.assert_allclose(similarities(TOGETHER, 10, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0.5, 0, 0]])
+    # 2 / sqrt(4 * 2) = 0.7071, 1 / sqrt(4 * 1) = 0.5, no user in common: 0; never an item with
+    # itself.
+    np.testing.assert_allclose(
+        similarities(TOGETHER, 10, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0.5, 0, 0]]
+    )
 
 
 def test_shrinkage_weakens_what_few_users_support():
@@ -40,8 +46,11 @@ def test_shrinkage_weakens_what_few_users_support():
 
 
 def test_each_column_keeps_its_nearest_neighbours_only():
-    # Column 0 has 0.7071 and 0.5: with one neighbour item 2 loses its say on item 0, but not the reverse.
-    np.testing.assert_allclose(similarities(TOGETHER, 1, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0, 0, 0]])
+    # Column 0 has 0.7071 and 0.5: with one neighbour item 2 loses its say on item 0, but not the
+    # reverse.
+    np.testing.assert_allclose(
+        similarities(TOGETHER, 1, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0, 0, 0]]
+    )
 
 
 def test_of_equal_similarities_the_more_popular_item_is_kept():
@@ -62,5 +71,8 @@ def test_lists_score_as_the_matrix_does(toy_data):
     assert ((matrix > 0).sum(axis=0) <= 9).all()
     histories = [[3, 7, 3], [2, 40, 41, 42], []]  # a repeated item counts once
     query = {"history": tf.ragged.constant(histories, dtype=tf.int64)}
-    expected = [sum((matrix[item - 2] for item in set(history)), np.zeros(len(data.items))) for history in histories]
+    expected = [
+        sum((matrix[item - 2] for item in set(history)), np.zeros(len(data.items)))
+        for history in histories
+    ]
     np.testing.assert_allclose(model.score_items(query, model.catalogue()), expected, atol=1e-6)

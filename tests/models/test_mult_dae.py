@@ -33,7 +33,10 @@ def test_one_tanh_layer_between_the_items(data):
     batch = one_batch(model, data)
     inputs = model.corrupted(batch).numpy()
     first, bias = model.from_items.kernel.embeddings.numpy(), model.from_items.bias.numpy()
-    last, last_bias = model.to_items.kernel.embeddings.numpy(), model.to_items.bias.embeddings.numpy()[:, 0]
+    last, last_bias = (
+        model.to_items.kernel.embeddings.numpy(),
+        model.to_items.bias.embeddings.numpy()[:, 0],
+    )
     logits = (np.tanh(inputs @ first + bias) @ last.T + last_bias)[:, 2:]
     np.testing.assert_allclose(model.decode(model.encode(inputs)), logits, atol=1e-5)
     log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -46,8 +49,13 @@ def test_kernels_are_penalised_once_a_batch_and_biases_never(data):
     batch = one_batch(model, data)
     without = float(model.compute_loss(batch))
     model.hyper_parameters = model.hyper_parameters.model_copy(update={"l2": 8.0})
-    squares = sum((kernel.embeddings.numpy() ** 2).sum() for kernel in (model.from_items.kernel, model.to_items.kernel))
-    np.testing.assert_allclose(float(model.compute_loss(batch)) - without, 8.0 / 32 * squares, rtol=1e-4)
+    squares = sum(
+        (kernel.embeddings.numpy() ** 2).sum()
+        for kernel in (model.from_items.kernel, model.to_items.kernel)
+    )
+    np.testing.assert_allclose(
+        float(model.compute_loss(batch)) - without, 8.0 / 32 * squares, rtol=1e-4
+    )
 
 
 def test_training_twice_with_a_seed_gives_the_same_model(data):

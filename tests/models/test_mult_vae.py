@@ -13,7 +13,15 @@ from models.warm_start import load_weights, save_weights
 from tests.models import toy
 from tests.models.contract import RetrieveContract, train
 
-TOY = {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, "hidden": 32, "latent": 8, "anneal_updates": 400, "patience": 10}
+TOY = {
+    "epochs": 40,
+    "batch_size": 32,
+    "learning_rate": 5e-3,
+    "hidden": 32,
+    "latent": 8,
+    "anneal_updates": 400,
+    "patience": 10,
+}
 
 
 class TestMultVAE(RetrieveContract):
@@ -30,7 +38,10 @@ class TestMultVAE(RetrieveContract):
         np.testing.assert_array_equal(scores, trained.model.score_items({"history": history}, ()))
 
     def test_a_repeated_item_counts_once(self, trained):
-        scores = [trained.model.score_items({"history": tf.ragged.constant([row], dtype=tf.int64)}, ()) for row in ([5, 9], [5, 9, 5])]
+        scores = [
+            trained.model.score_items({"history": tf.ragged.constant([row], dtype=tf.int64)}, ())
+            for row in ([5, 9], [5, 9, 5])
+        ]
         np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
@@ -49,19 +60,24 @@ def take(model, data, count, epoch=0):
 
 
 def test_golden_kl_divergence():
-    value = kl_divergence(tf.constant([[0.5, -1.0]]), tf.constant([[0.0, np.log(0.25)]], tf.float32))
+    value = kl_divergence(
+        tf.constant([[0.5, -1.0]]), tf.constant([[0.0, np.log(0.25)]], tf.float32)
+    )
     np.testing.assert_allclose(value, [0.943147], atol=1e-5)
 
 
 def test_likelihood_by_hand():
-    # softmax of [0, ln 2, ln 5] is [1/8, 2/8, 5/8]. Items 0 and 2: ln 8 + ln 8/5; item 1 alone: ln 4. A mean over users, a sum over items.
+    # softmax of [0, ln 2, ln 5] is [1/8, 2/8, 5/8]. Items 0 and 2: ln 8 + ln 8/5; item 1 alone: ln
+    # 4. A mean over users, a sum over items.
     logits = tf.math.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])
     loss = negative_log_likelihood(logits, tf.constant([[2, 4], [3, 0]], tf.int64))
     np.testing.assert_allclose(loss, (np.log(8) + np.log(8 / 5) + np.log(4)) / 2, rtol=1e-6)
 
 
 def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):
-    """Every toy user has 7 train items: what is kept weighs 7^-0.5 / 0.75 at a rate of 0.25, the rest nothing."""
+    """Every toy user has 7 train items: what is kept weighs 7^-0.5 / 0.75 at a rate of 0.25, the
+    rest nothing.
+    """
     model = make(data, dropout=0.25)
     profiles = {tuple(row) for row in data.events.matrix(60).tolil().rows}
     weights = []
@@ -69,7 +85,9 @@ def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):
         assert {tuple(row - 2) for row in batch["items"]} <= profiles
         weights.append(batch["weights"])
         inputs = model.corrupted(batch).numpy()
-        np.testing.assert_allclose(np.take_along_axis(inputs, batch["items"], axis=1), batch["weights"])
+        np.testing.assert_allclose(
+            np.take_along_axis(inputs, batch["items"], axis=1), batch["weights"]
+        )
         assert np.count_nonzero(inputs) == np.count_nonzero(batch["weights"])
     weights = np.concatenate(weights)
     kept = weights > 0
@@ -80,7 +98,11 @@ def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):
 def test_beta_grows_by_updates_up_to_its_cap(data):
     # 120 users in batches of 32: 4 updates an epoch. beta = min(0.2, t / 30) for t = 0, 1, ...
     batches = take(make(data, anneal_updates=30), data, 9)
-    np.testing.assert_allclose([batch["beta"][0] for batch in batches], [0, 1 / 30, 2 / 30, 3 / 30, 4 / 30, 5 / 30, 0.2, 0.2, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(
+        [batch["beta"][0] for batch in batches],
+        [0, 1 / 30, 2 / 30, 3 / 30, 4 / 30, 5 / 30, 0.2, 0.2, 0.2],
+        rtol=1e-5,
+    )
     assert [len(batch["beta"]) for batch in batches[:4]] == [32, 32, 32, 24]
 
 
@@ -100,7 +122,9 @@ def test_loss_is_likelihood_of_a_sample_plus_beta_times_divergence(data):
     logits = model.decode(mean + batch["noise"] * np.exp(log_variance / 2)).numpy()
     log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.take_along_axis(log_softmax, batch["items"] - 2, axis=1).sum(axis=1).mean()
-    divergence = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).numpy().sum(axis=1).mean()
+    divergence = (
+        0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).numpy().sum(axis=1).mean()
+    )
     assert divergence > 0
     for beta in (0.0, 0.7):
         value = model.compute_loss({**batch, "beta": np.full(32, beta, np.float32)})
@@ -111,8 +135,17 @@ def test_initial_weights(data):
     model = make(data, hidden=600, latent=200)
     model.compute_loss(take(model, data, 1)[0])
     kernel, bias = (weight.numpy() for weight in (model.posterior.kernel, model.posterior.bias))
-    assert kernel.shape == (600, 400) and np.abs(kernel).max() <= (6 / 1000) ** 0.5 and np.abs(kernel).max() > 0.99 * (6 / 1000) ** 0.5
-    for bias in (model.from_items.bias, model.posterior.bias, model.generator.bias, model.to_items.bias.embeddings):
+    assert (
+        kernel.shape == (600, 400)
+        and np.abs(kernel).max() <= (6 / 1000) ** 0.5
+        and np.abs(kernel).max() > 0.99 * (6 / 1000) ** 0.5
+    )
+    for bias in (
+        model.from_items.bias,
+        model.posterior.bias,
+        model.generator.bias,
+        model.to_items.bias.embeddings,
+    ):
         assert 0 < np.abs(bias.numpy()).max() <= 0.0021
 
 
@@ -131,11 +164,23 @@ def test_warm_start_aligns_the_items_on_both_sides(data, tmp_path):
 
 
 def test_strong_generalisation(tmp_path):
-    """Users held out whole: train has none of their events, and a part of their items is enough to find the others."""
-    built = toy.build(tmp_path, 0.0, "profile", {"name": "user_holdout", "valid_fraction": 0.2, "test_fraction": 0.2, "input_share": 0.7})
+    """Users held out whole: train has none of their events, and a part of their items is enough to
+    find the others.
+    """
+    built = toy.build(
+        tmp_path,
+        0.0,
+        "profile",
+        {"name": "user_holdout", "valid_fraction": 0.2, "test_fraction": 0.2, "input_share": 0.7},
+    )
     data = built.load("mult_vae")
-    assert data.users.known == 72 and len(data.events.starts) - 1 == 72 and len(data.queries("test")) == 24
+    assert (
+        data.users.known == 72
+        and len(data.events.starts) - 1 == 72
+        and len(data.queries("test")) == 24
+    )
     values = Evaluation(data, data.queries("test")).of(train("mult_vae", data, TOY))()
-    # 9 items a user: 6 known, 3 wanted. Whoever knows the block has them among 9, so at least 3 of the first 10 of a blind order
-    # of the block; a blind order of the catalogue has each within its first 10 with probability 10 / 54.
+    # 9 items a user: 6 known, 3 wanted. Whoever knows the block has them among 9, so at least 3 of
+    # the first 10 of a blind order of the block; a blind order of the catalogue has each within its
+    # first 10 with probability 10 / 54.
     assert values["recall_10"] > 0.9, values

@@ -41,7 +41,9 @@ def test_negatives_are_unobserved_and_redrawn_every_epoch(data, model):
     observed = set(zip(data.events.user, data.events.item))
     first, second = one_batch(data, model, 0), one_batch(data, model, 1)
     for user, items in zip(first["user"], first["items"]):
-        assert (user, items[0]) in observed and not any((user, item) in observed for item in items[1:])
+        assert (user, items[0]) in observed and not any(
+            (user, item) in observed for item in items[1:]
+        )
     assert first["items"].shape == (64, 5)
     assert not np.array_equal(np.sort(first["items"][:, 1:]), np.sort(second["items"][:, 1:]))
     np.testing.assert_array_equal(first["items"], one_batch(data, model, 0)["items"])
@@ -53,30 +55,42 @@ def test_ranking_scores_are_the_training_logits(data, model):
     model.compute_loss(batch)
     users, items = tf.constant(batch["user"][:4]), tf.constant(batch["items"][:4])
     gmf = model.gmf_user(users)[:, tf.newaxis] * model.gmf_item(items)
-    first = model.first_user(model.mlp_user(users))[:, tf.newaxis] + model.first_item(model.mlp_item(items))
+    first = model.first_user(model.mlp_user(users))[:, tf.newaxis] + model.first_item(
+        model.mlp_item(items)
+    )
     logits = model.prediction(tf.concat([gmf, model.second(tf.nn.relu(first))], axis=-1))[..., 0]
     scores = model.score_items({"user": users}, model.catalogue())
-    np.testing.assert_allclose(tf.gather(scores, items - 2, batch_dims=1), logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        tf.gather(scores, items - 2, batch_dims=1), logits, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_pre_training_hands_over_tables_and_a_fused_output(data):
     """alpha = 0.3: h = [0.3 h_GMF ; 0.7 h_MLP], b the mean of both."""
     module = registry.load("neumf")
     parameters = module.HyperParameters(**TOY, alpha=0.3)
-    models = {variant: module.Model(parameters, data, variant) for variant in ("gmf", "mlp", "neumf")}
+    models = {
+        variant: module.Model(parameters, data, variant) for variant in ("gmf", "mlp", "neumf")
+    }
     batch = one_batch(data, models["neumf"])
     for number, each in enumerate(models.values()):
         each.compute_loss(batch)
         each.prediction.bias.assign([float(number)])
     fused = models["neumf"]
     fused._inherit(models["gmf"], models["mlp"])
-    np.testing.assert_allclose(fused.prediction.kernel[:8], 0.3 * models["gmf"].prediction.kernel, rtol=1e-6)
-    np.testing.assert_allclose(fused.prediction.kernel[8:], 0.7 * models["mlp"].prediction.kernel, rtol=1e-6)
+    np.testing.assert_allclose(
+        fused.prediction.kernel[:8], 0.3 * models["gmf"].prediction.kernel, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        fused.prediction.kernel[8:], 0.7 * models["mlp"].prediction.kernel, rtol=1e-6
+    )
     np.testing.assert_allclose(fused.prediction.bias, [0.5])
     np.testing.assert_array_equal(fused.gmf_item.embeddings, models["gmf"].gmf_item.embeddings)
 
 
 def test_training_twice_with_a_seed_gives_the_same_model(data):
-    first, second = (train("neumf", data, {**TOY, "epochs": 2, "pretrain": False}) for _ in range(2))
+    first, second = (
+        train("neumf", data, {**TOY, "epochs": 2, "pretrain": False}) for _ in range(2)
+    )
     for left, right in zip(first.get_weights(), second.get_weights()):
         np.testing.assert_allclose(left, right, atol=1e-5)

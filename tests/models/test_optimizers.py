@@ -21,7 +21,9 @@ def trained(optimizer, steps=STEPS) -> tuple[np.ndarray, np.ndarray]:
     def step(rows):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum((tf.gather(table, rows) @ weight - 1.0) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(loss, [table, weight]), [table, weight], strict=True))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, [table, weight]), [table, weight], strict=True)
+        )
 
     for rows in steps:
         step(tf.constant(rows))
@@ -29,7 +31,9 @@ def trained(optimizer, steps=STEPS) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_fused_step_is_keras_own():
-    for ours, keras in zip(trained(Adam(RATE)), trained(tf.keras.optimizers.Adam(RATE)), strict=True):
+    for ours, keras in zip(
+        trained(Adam(RATE)), trained(tf.keras.optimizers.Adam(RATE)), strict=True
+    ):
         np.testing.assert_allclose(ours, keras, atol=1e-5)
 
 
@@ -44,7 +48,9 @@ def test_a_lazy_step_leaves_the_rows_that_it_does_not_read():
 
 def test_where_every_step_reads_every_row_lazy_is_adam():
     steps = [list(range(6))] * 3
-    for lazy, eager in zip(trained(Adam(RATE, lazy=True), steps), trained(Adam(RATE), steps), strict=True):
+    for lazy, eager in zip(
+        trained(Adam(RATE, lazy=True), steps), trained(Adam(RATE), steps), strict=True
+    ):
         np.testing.assert_allclose(lazy, eager, atol=1e-5)
 
 

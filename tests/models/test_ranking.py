@@ -11,8 +11,12 @@ INF = float("inf")
 
 def test_conservative_ranks_count_ties_against_the_target():
     # Scores 3 1 1 2: target 1 ties with item 2 -> ranks 3 (optimistic) and 4 (conservative).
-    conservative, optimistic = ranking.ranks(tf.constant([[3.0, 1.0, 1.0, 2.0]]), tf.constant([[1, 0]]))
-    assert conservative.numpy().tolist() == [[4.0, 1.0]] and optimistic.numpy().tolist() == [[3.0, 1.0]]
+    conservative, optimistic = ranking.ranks(
+        tf.constant([[3.0, 1.0, 1.0, 2.0]]), tf.constant([[1, 0]])
+    )
+    assert conservative.numpy().tolist() == [[4.0, 1.0]] and optimistic.numpy().tolist() == [
+        [3.0, 1.0]
+    ]
 
 
 def test_masked_unknown_and_not_a_number_targets_rank_nowhere():
@@ -28,7 +32,8 @@ def test_constant_scorer_gains_nothing():
 
 
 def test_golden_vector():
-    # Ranked relevance [0, 1, 0, 1, 0], 3 relevant items, K = 5: targets at ranks 2 and 4, the third beyond.
+    # Ranked relevance [0, 1, 0, 1, 0], 3 relevant items, K = 5: targets at ranks 2 and 4, the third
+    # beyond.
     rank, count = tf.constant([[2.0, 4.0, 40.0]]), tf.constant([3.0])
     np.testing.assert_allclose(ranking.recall(rank, count, 5), [2 / 3], atol=1e-6)
     np.testing.assert_allclose(ranking.ndcg(rank, count, 5), [0.498189], atol=1e-6)
@@ -44,15 +49,22 @@ def test_leave_one_out_ndcg_by_rank():
 
 def test_sampled_candidates_rank_among_themselves_only():
     scores = tf.constant([[5.0, 4.0, 3.0, 2.0]])
-    values = ranking.retrieve_metrics(scores, scores, tf.constant([[2]]), tf.ones([1]), tf.constant([[3, -1]]))
-    assert float(values["ncf99_ndcg_10"][0]) == 1.0 and abs(float(values["ndcg_10"][0]) - 0.5) < 1e-6
+    values = ranking.retrieve_metrics(
+        scores, scores, tf.constant([[2]]), tf.ones([1]), tf.constant([[3, -1]])
+    )
+    assert (
+        float(values["ncf99_ndcg_10"][0]) == 1.0 and abs(float(values["ndcg_10"][0]) - 0.5) < 1e-6
+    )
     assert set(values) == set(RETRIEVE_METRICS)
-    empty = ranking.retrieve_metrics(scores, scores, tf.constant([[2]]), tf.ones([1]), tf.zeros([1, 0], tf.int32))
+    empty = ranking.retrieve_metrics(
+        scores, scores, tf.constant([[2]]), tf.ones([1]), tf.zeros([1, 0], tf.int32)
+    )
     assert float(empty["ncf99_hr_10"][0]) == 0.0
 
 
 def test_many_targets_rank_as_few():
-    # Up to four targets are counted, more are searched for: scores with ties, -inf and what is not a number.
+    # Up to four targets are counted, more are searched for: scores with ties, -inf and what is not
+    # a number.
     scores = np.round(np.random.RandomState(0).randn(6, 40), 1).astype(np.float32)
     scores[:, 3], scores[2, 5] = -INF, np.nan
     targets = np.tile(np.arange(-1, 9), (6, 1))

@@ -12,11 +12,19 @@ from models.segments import popularity_scores
 
 
 def data(values, events):
-    """Users of indices 0 and 1 (padding, unknown) and one a further value; events are (user, item) indices; 4 items."""
+    """Users of indices 0 and 1 (padding, unknown) and one a further value; events are (user, item)
+    indices; 4 items.
+    """
     user, item = np.array(events).T
     return SimpleNamespace(
-        features=(Feature("user_tags", "user", MULTIVALUED), Feature("user_country", "user", CATEGORICAL), Feature("item_genre", "item", CATEGORICAL)),
-        users=SimpleNamespace(features={"user_country": np.array([0, 0, *values])}, index_count=2 + len(values)),
+        features=(
+            Feature("user_tags", "user", MULTIVALUED),
+            Feature("user_country", "user", CATEGORICAL),
+            Feature("item_genre", "item", CATEGORICAL),
+        ),
+        users=SimpleNamespace(
+            features={"user_country": np.array([0, 0, *values])}, index_count=2 + len(values)
+        ),
         items=range(4),
         item_counts=np.bincount(item[item >= 2] - 2, minlength=4),
         events=SimpleNamespace(user=user, item=item),
@@ -30,15 +38,24 @@ LOG = data([2, 2, 3, 3, 2, 1], [(2, 2), (2, 3), (3, 3), (4, 2), (4, 4), (5, 4), 
 def test_each_segment_counts_its_own_events():
     segment_of, scores = segments.popularity(LOG, None)
     assert segment_of.tolist() == [0, 0, 1, 1, 2, 2, 1, 0]
-    # Overall items 2, 3, 4, 5 have 3, 2, 2 and 0 events; country 2 has 1, 2, 0, 0 of them, country 3 has 2, 0, 2, 0.
+    # Overall items 2, 3, 4, 5 have 3, 2, 2 and 0 events; country 2 has 1, 2, 0, 0 of them, country
+    # 3 has 2, 0, 2, 0.
     np.testing.assert_allclose(scores[0], popularity_scores(np.array([3, 2, 2, 0])))
     assert np.argsort(-scores[1]).tolist() == [1, 0, 2, 3]
-    assert np.argsort(-scores[2]).tolist() == [0, 2, 1, 3]  # equal counts in the order of popularity overall
+    assert np.argsort(-scores[2]).tolist() == [
+        0,
+        2,
+        1,
+        3,
+    ]  # equal counts in the order of popularity overall
     assert all(len(set(row)) == 4 and row.max() == 1.0 and row.min() > 0 for row in scores)
 
 
 def test_segments_can_be_switched_off_or_named():
-    for found in (segments.popularity(LOG, ""), segments.popularity(data([1, 1], [(2, 2), (3, 3)]), None)):
+    for found in (
+        segments.popularity(LOG, ""),
+        segments.popularity(data([1, 1], [(2, 2), (3, 3)]), None),
+    ):
         assert not found[0].any() and len(found[1]) == 1
     assert segments.popularity(LOG, "user_country")[1].shape == (3, 4)
     with pytest.raises(ConfigError, match=r"one value each \(user_country\); received 'user_tags'"):

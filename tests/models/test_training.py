@@ -45,7 +45,9 @@ def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
     log = json.loads((tmp_path / "run" / "training.json").read_text())
     assert log["model"] == "neumf" and len(log["epochs"]) == 3 and log["parameters"] > 1000
     assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
-    assert {"recommend", "evaluate", "serving_default"} <= set(tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures)
+    assert {"recommend", "evaluate", "serving_default"} <= set(
+        tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures
+    )
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert not (tmp_path / "checkpoints").exists()
 
@@ -76,7 +78,13 @@ def test_interrupted_and_whole_training_agree(toy, tmp_path):
         tf.keras.utils.set_random_seed(seed)
         parameters = module.HyperParameters(**{**SMALL, "epochs": epochs, "patience": 50})
         model = module.Model(parameters, data)
-        session = TrainingSession(parameters, data, seed=seed, evaluation=Evaluation(data, data.queries("valid")), checkpoint_dir=folder)
+        session = TrainingSession(
+            parameters,
+            data,
+            seed=seed,
+            evaluation=Evaluation(data, data.queries("valid")),
+            checkpoint_dir=folder,
+        )
         model.learn(session)
         return session
 
@@ -104,20 +112,31 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
         trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r}), **{config!r}))
         """
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
     log = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert log["model"] == "gru4rec" and log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
+    assert (
+        log["model"] == "gru4rec" and log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
+    )
     assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
 
 
 @pytest.mark.parametrize("option", ["mixed_precision", "jit_compile", "lazy_adam"])
 def test_mixed_precision_xla_and_lazy_adam(toy, tmp_path, option):
     try:
-        trainer.run_fn(arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 2, option: True}))
+        trainer.run_fn(
+            arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 2, option: True})
+        )
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     log = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"] and log["hyper_parameters"][option] is True
+    assert (
+        log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
+        and log["hyper_parameters"][option] is True
+    )
 
 
 def test_warm_start_aligns_rows_by_token(toy, tmp_path):
@@ -163,12 +182,20 @@ def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
 
 
 def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path):
-    trainer.run_fn(arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 6, "patience": 6, "monitor": "recall_20"}))
+    trainer.run_fn(
+        arguments(
+            toy,
+            tmp_path,
+            hyper_parameters={**SMALL, "epochs": 6, "patience": 6, "monitor": "recall_20"},
+        )
+    )
     log = json.loads((tmp_path / "run" / "training.json").read_text())
     recall = [row["recall_20"] for row in log["epochs"]]
     assert log["monitor"] == "recall_20" and log["best_epoch"] == 1 + recall.index(max(recall))
     assert not metrics.CLICK.higher_is_better and metrics.CLICK.choosing_by("auc").higher_is_better
-    with pytest.raises(ConfigError, match="monitor: one of .*received 'ndgc_10'.*did you mean 'ndcg_10'"):
+    with pytest.raises(
+        ConfigError, match="monitor: one of .*received 'ndgc_10'.*did you mean 'ndcg_10'"
+    ):
         metrics.RETRIEVE.choosing_by("ndgc_10")
 
 
@@ -190,12 +217,20 @@ def test_missing_split_is_named(toy, tmp_path):
 
 def test_batches_cover_every_row_once_an_epoch():
     batches = sampling.shuffled_batches({"row": np.arange(10)}, 4, seed=1)
-    epochs = [np.concatenate([batch["row"] for batch in part]) for part in (list(batches.dataset.take(3).as_numpy_iterator()), list(batches.dataset.skip(3).take(3).as_numpy_iterator()))]
+    epochs = [
+        np.concatenate([batch["row"] for batch in part])
+        for part in (
+            list(batches.dataset.take(3).as_numpy_iterator()),
+            list(batches.dataset.skip(3).take(3).as_numpy_iterator()),
+        )
+    ]
     for rows in epochs:
         assert sorted(rows) == list(range(10))
     assert epochs[0].tolist() != epochs[1].tolist() and batches.steps == 3
     later = sampling.shuffled_batches({"row": np.arange(10)}, 4, seed=1, first_epoch=1)
-    np.testing.assert_array_equal(np.concatenate([b["row"] for b in later.dataset.take(3).as_numpy_iterator()]), epochs[1])
+    np.testing.assert_array_equal(
+        np.concatenate([b["row"] for b in later.dataset.take(3).as_numpy_iterator()]), epochs[1]
+    )
 
 
 def test_every_model_has_a_test_of_its_own():

@@ -20,7 +20,9 @@ def exported(name, data, label, folder, **hyper_parameters):
     parameters = module.HyperParameters(**hyper_parameters)
     tf.keras.utils.set_random_seed(3)
     model = module.Model(parameters, loaded)
-    model.learn(TrainingSession(parameters, loaded, seed=3, evaluation=task.evaluation(loaded, "valid")))
+    model.learn(
+        TrainingSession(parameters, loaded, seed=3, evaluation=task.evaluation(loaded, "valid"))
+    )
     task.exporter(model, loaded).export(str(folder))
     return str(folder), loaded
 
@@ -30,7 +32,15 @@ def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
     recall, data = exported("item_knn", toy_data("profile", 0.0), None, folder / "recall")
-    rated = toy.build(folder / "rated", 0.0, "event", {"name": "leave_one_out"}, LIKED, write=toy.write_log, same_rows=toy_data("event", 0.0))
+    rated = toy.build(
+        folder / "rated",
+        0.0,
+        "event",
+        {"name": "leave_one_out"},
+        LIKED,
+        write=toy.write_log,
+        same_rows=toy_data("event", 0.0),
+    )
     rank, _ = exported("fm", rated, LIKED, folder / "rank", epochs=3, batch_size=64)
     return recall, rank, data
 
@@ -64,11 +74,17 @@ def test_the_ranker_orders_what_the_recall_found(bundled, stages):
     for row in range(len(user)):
         there = found["item_id"][row] != b""
         order = np.argsort(-expected["score"].numpy()[row][there], kind="stable")
-        np.testing.assert_array_equal(answer["item_id"][row][: there.sum()], found["item_id"][row][there][order])
-    assert set(answer["source"].ravel()) <= {b"item_knn", b""} and set(answer["strategy"]) == {b"model"}
+        np.testing.assert_array_equal(
+            answer["item_id"][row][: there.sum()], found["item_id"][row][there][order]
+        )
+    assert set(answer["source"].ravel()) <= {b"item_knn", b""} and set(answer["strategy"]) == {
+        b"model"
+    }
 
 
-def test_what_is_excluded_or_seen_never_comes_and_more_than_the_candidates_can_be_had(bundled, stages):
+def test_what_is_excluded_or_seen_never_comes_and_more_than_the_candidates_can_be_had(
+    bundled, stages
+):
     data = stages[2]
     user = data.users.ids[:1]
     first = ask(bundled, user, 3)["item_id"]
@@ -76,7 +92,11 @@ def test_what_is_excluded_or_seen_never_comes_and_more_than_the_candidates_can_b
     everything = ask(bundled, user, 10_000)["item_id"][0]
     seen = {data.items.ids[index - 2] for index in data.user_history[2].numpy()}
     there = [item for item in everything if item]
-    assert len(there) == len(set(there)) > 8 and set(there) | seen == set(data.items.ids) and not set(there) & seen
+    assert (
+        len(there) == len(set(there)) > 8
+        and set(there) | seen == set(data.items.ids)
+        and not set(there) & seen
+    )
 
 
 def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
@@ -85,7 +105,15 @@ def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
     assert answer["strategy"].tolist() == [b"fold-in", b"fallback"]
     assert set(answer["source"][0]) == {b"item_knn"} and set(answer["source"][1]) == {b"popularity"}
     # The ranker does not know them, so the recall's order stays.
-    np.testing.assert_array_equal(answer["item_id"], ask(tf.saved_model.load(stages[0]).signatures, ["nobody", "nobody"], 3, history=[[item], [""]])["item_id"])
+    np.testing.assert_array_equal(
+        answer["item_id"],
+        ask(
+            tf.saved_model.load(stages[0]).signatures,
+            ["nobody", "nobody"],
+            3,
+            history=[[item], [""]],
+        )["item_id"],
+    )
 
 
 def test_one_answer_does_not_depend_on_the_batch_or_on_the_form_of_the_request(bundled, stages):
@@ -94,7 +122,10 @@ def test_one_answer_does_not_depend_on_the_batch_or_on_the_form_of_the_request(b
     example = tf.train.Example()
     example.features.feature["user_id"].bytes_list.value.append(users[1])
     example.features.feature["k"].int64_list.value.append(5)
-    for alone in (ask(bundled, users[1:2], 5), bundled["recommend_examples"](tf.constant([example.SerializeToString()]))):
+    for alone in (
+        ask(bundled, users[1:2], 5),
+        bundled["recommend_examples"](tf.constant([example.SerializeToString()])),
+    ):
         np.testing.assert_array_equal(np.asarray(alone["item_id"])[0], together["item_id"][1])
         np.testing.assert_allclose(np.asarray(alone["score"])[0], together["score"][1], rtol=1e-5)
 
@@ -111,10 +142,14 @@ def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages
     for name in ("hr_10", "ndcg_10", "mrr_20"):
         np.testing.assert_allclose(np.mean(values[name]), np.mean(alone[name]), atol=0.02)
     np.testing.assert_allclose(values["alone_ndcg_10"], alone["ndcg_10"], rtol=1e-5)
-    np.testing.assert_allclose(values["lift_alone_ndcg_10"], values["ndcg_10"] - values["alone_ndcg_10"], atol=1e-6)
+    np.testing.assert_allclose(
+        values["lift_alone_ndcg_10"], values["ndcg_10"] - values["alone_ndcg_10"], atol=1e-6
+    )
     # A target that is not recalled is not found, whatever the ranker says.
     one = TwoStage(recall, rank, "item_knn", candidates=1, weight=1.0).evaluate(queries)
-    assert np.mean(one["hr_10"]) == pytest.approx(np.mean(np.asarray(alone["mrr_10"]) == 1.0), abs=1e-6)
+    assert np.mean(one["hr_10"]) == pytest.approx(
+        np.mean(np.asarray(alone["mrr_10"]) == 1.0), abs=1e-6
+    )
 
 
 def test_the_weight_is_the_best_on_validation(stages):
@@ -125,7 +160,9 @@ def test_the_weight_is_the_best_on_validation(stages):
     assert [row["weight"] for row in rows] == list(WEIGHTS)
     best = max(rows, key=lambda row: (row["ndcg_10"], -row["weight"]))
     assert module.weight.numpy() == pytest.approx(best["weight"])
-    assert np.mean(module.evaluate(tf.constant(queries))["ndcg_10"]) == pytest.approx(best["ndcg_10"], abs=1e-6)
+    assert np.mean(module.evaluate(tf.constant(queries))["ndcg_10"]) == pytest.approx(
+        best["ndcg_10"], abs=1e-6
+    )
 
 
 def test_without_a_ranker_the_order_is_the_recalls(stages):
@@ -135,7 +172,9 @@ def test_without_a_ranker_the_order_is_the_recalls(stages):
     users = tf.constant(data.users.ids[:3])
     nothing = tf.zeros([3, 0], tf.string)
     answer = module.recommend(users, nothing, nothing, tf.fill([3], 4))
-    np.testing.assert_array_equal(answer["item_id"], ask(tf.saved_model.load(recall).signatures, users.numpy(), 4)["item_id"])
+    np.testing.assert_array_equal(
+        answer["item_id"], ask(tf.saved_model.load(recall).signatures, users.numpy(), 4)["item_id"]
+    )
 
 
 def test_a_k_of_zero_is_refused(bundled):
@@ -144,5 +183,11 @@ def test_a_k_of_zero_is_refused(bundled):
 
 
 def test_the_rankers_score_is_still_asked_by_name(bundled, stages):
-    inputs = {name: spec for name, spec in tf.saved_model.load(stages[1]).signatures["score"].structured_input_signature[1].items()}
+    inputs = {
+        name: spec
+        for name, spec in tf.saved_model.load(stages[1])
+        .signatures["score"]
+        .structured_input_signature[1]
+        .items()
+    }
     assert set(bundled["score"].structured_input_signature[1]) == set(inputs)

@@ -8,7 +8,16 @@ from models import registry
 from models.errors import ConfigError
 from tests.models.score_contract import CLICK, ScoreContract
 
-TOY = {"epochs": 30, "batch_size": 128, "learning_rate": 0.1, "l1": 2.0, "embedding_dim": 4, "hidden": (16,), "dropout": 0.0, "cross_buckets": 2000}
+TOY = {
+    "epochs": 30,
+    "batch_size": 128,
+    "learning_rate": 0.1,
+    "l1": 2.0,
+    "embedding_dim": 4,
+    "hidden": (16,),
+    "dropout": 0.0,
+    "cross_buckets": 2000,
+}
 
 
 class TestWideDeep(ScoreContract):
@@ -28,7 +37,10 @@ class TestWideDeep(ScoreContract):
         assert np.ptp(wide) > 0 and np.ptp(deep) > 0
 
     def test_crosses_join_user_and_item_but_not_the_two_ids(self, trained):
-        assert ("user_id", "item_genres") in trained.model.crosses and ("user_occupation", "item_id") in trained.model.crosses
+        assert ("user_id", "item_genres") in trained.model.crosses and (
+            "user_occupation",
+            "item_id",
+        ) in trained.model.crosses
         assert ("user_id", "item_id") not in trained.model.crosses
         assert not any("title" in right for _, right in trained.model.crosses)
 
@@ -39,9 +51,16 @@ def data(toy_data):
 
 
 def test_a_cross_is_the_and_of_two_values(data):
-    """Equal pairs of values share a bucket, other pairs (nearly) never do; a missing list crosses with weight 0."""
+    """Equal pairs of values share a bucket, other pairs (nearly) never do; a missing list crosses
+    with weight 0.
+    """
     module = registry.load("wide_deep")
-    model = module.Model(module.HyperParameters(**{**TOY, "crosses": (("user_id", "item_genres"),), "cross_buckets": 1_000_000}), data)
+    model = module.Model(
+        module.HyperParameters(
+            **{**TOY, "crosses": (("user_id", "item_genres"),), "cross_buckets": 1_000_000}
+        ),
+        data,
+    )
     inputs, _, _ = data.parse(tf.constant(data.queries("test"), tf.string))
     bucket, weight = model._cross(*model.rows(inputs), inputs)
     users, genres = inputs["user_id"].numpy(), inputs["item_genres"].numpy()
@@ -50,7 +69,9 @@ def test_a_cross_is_the_and_of_two_values(data):
         pair = (users[row], genres[row, column])
         assert of_pair.setdefault(pair, int(bucket[row, column])) == int(bucket[row, column])
     assert len(set(of_pair.values())) == len(of_pair) > 50
-    np.testing.assert_allclose(tf.reduce_sum(weight, axis=1), (genres > 0).any(axis=1).astype(np.float32), rtol=1e-6)
+    np.testing.assert_allclose(
+        tf.reduce_sum(weight, axis=1), (genres > 0).any(axis=1).astype(np.float32), rtol=1e-6
+    )
 
 
 def test_an_unknown_field_to_cross_names_the_nearest(data):

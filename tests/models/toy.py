@@ -16,10 +16,11 @@ BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 
 
 def write_log(folder: Path, randomness: float, described: bool = True, seed: int = 7) -> Path:
-    """Writes atomic files: users of a block have items of their block, or with `randomness` any item at all.
+    """Writes atomic files: users of a block have items of their block, or with `randomness` any
+    item at all.
 
-    Within a block every item is equally likely, so popularity knows nothing and the block is all there is to learn. Not `described`,
-    there is no table of items.
+    Within a block every item is equally likely, so popularity knows nothing and the block is all
+    there is to learn. Not `described`, there is no table of items.
     """
     generator = random.Random(seed)
     items = [f"item {number} \u00e9\u4e16" for number in range(BLOCKS * ITEMS_A_BLOCK)]
@@ -33,23 +34,38 @@ def write_log(folder: Path, randomness: float, described: bool = True, seed: int
             if generator.random() < randomness:
                 item = generator.choice([other for other in items if other not in taken])
                 taken[position] = item
-            events.append(f"user {number}\t{item}\t{generator.randint(1, 5)}\t{1_000_000 + 100 * position + number % 7}")
+            events.append(
+                "user "
+                f"{number}\t{item}\t{generator.randint(1, 5)}\t{1_000_000 + 100 * position + number % 7}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "toy.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float", events)
+    _write(
+        folder / "toy.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float", events
+    )
     if described:
-        titles = [f"{item}\tThe {'red blue green grey'.split()[n // ITEMS_A_BLOCK]} one\t{1980 + n % 20}\tDrama Comedy" for n, item in enumerate(items)]
-        _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
+        titles = [
+            f"{item}\tThe {'red blue green grey'.split()[n // ITEMS_A_BLOCK]} "
+            f"one\t{1980 + n % 20}\tDrama Comedy"
+            for n, item in enumerate(items)
+        ]
+        _write(
+            folder / "toy.item",
+            "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+            titles,
+        )
     _write(folder / "toy.user", "user_id:token\tage:token\tgender:token", users)
     return folder
 
 
 def write_ratings(folder: Path, randomness: float, described: bool = True, seed: int = 11) -> Path:
-    """Writes atomic files of ratings 1 to 5 that follow from user and item, or with `randomness` from nothing.
+    """Writes atomic files of ratings 1 to 5 that follow from user and item, or with `randomness`
+    from nothing.
 
-    A rating is 3, one more or less for a mild or a strict user, one more or less for a good or a bad item, and one more where the
-    user's block is the item's, one less where it is not. Blocks stand in the features too (occupation, genre). Every tenth user
-    and item is missing in the tables, every seventh user has no age. A review says what user and item are like, whatever the rating.
-    Not `described`, there are neither tables nor reviews.
+    A rating is 3, one more or less for a mild or a strict user, one more or less for a good or a
+    bad item, and one more where the user's block is the item's, one less where it is not. Blocks
+    stand in the features too (occupation, genre). Every tenth user and item is missing in the
+    tables, every seventh user has no age. A review says what user and item are like, whatever the
+    rating. Not `described`, there are neither tables nor reviews.
     """
     generator = random.Random(seed)
     users, items, events = range(90), range(40), []
@@ -58,20 +74,37 @@ def write_ratings(folder: Path, randomness: float, described: bool = True, seed:
             rating = 3 + user // 2 % 3 - 1 + item // 2 % 3 - 1 + (1 if user % 2 == item % 2 else -1)
             if generator.random() < randomness:
                 rating = generator.randint(1, 5)
-            of_user = f"{'Strict fair mild'.split()[user // 2 % 3]} {'redder bluish'.split()[user % 2]}"
+            of_user = (
+                f"{'Strict fair mild'.split()[user // 2 % 3]} {'redder bluish'.split()[user % 2]}"
+            )
             of_item = f"{'poor plain fine'.split()[item // 2 % 3]} {'red blue'.split()[item % 2]}"
             review = f"{of_user} {generator.choice('I say thought'.split())}, {of_item}!"
-            event = f"user {user}\titem {item} é\t{min(5, max(1, rating))}\t{1_000_000 + len(events)}"
+            event = (
+                f"user {user}\titem {item} é\t{min(5, max(1, rating))}\t{1_000_000 + len(events)}"
+            )
             events.append(f"{event}\t{review}" if described else event)
     folder.mkdir(parents=True, exist_ok=True)
     columns = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
     if not described:
         _write(folder / "toy.inter", columns, events)
         return folder
-    titles = [f"item {n} é\tThe {'red blue'.split()[n % 2]} one\t{1980 + n % 20}\t{'Drama Comedy'.split()[n % 2]} Film" for n in items if n % 10]
-    people = [f"user {n}\t{'' if n % 7 == 0 else 20 + n % 40}\t{'MF'[n // 2 % 2]}\tjob {n % 2}" for n in users if n % 10]
+    titles = [
+        f"item {n} é\tThe {'red blue'.split()[n % 2]} "
+        f"one\t{1980 + n % 20}\t{'Drama Comedy'.split()[n % 2]} Film"
+        for n in items
+        if n % 10
+    ]
+    people = [
+        f"user {n}\t{'' if n % 7 == 0 else 20 + n % 40}\t{'MF'[n // 2 % 2]}\tjob {n % 2}"
+        for n in users
+        if n % 10
+    ]
     _write(folder / "toy.inter", f"{columns}\treview:token_seq", events)
-    _write(folder / "toy.item", "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq", titles)
+    _write(
+        folder / "toy.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq",
+        titles,
+    )
     _write(folder / "toy.user", "user_id:token\tage:token\tgender:token\toccupation:token", people)
     return folder
 
@@ -98,7 +131,9 @@ class ToyData:
 
     def load(self, model: str) -> TrainingData:
         """The training data as the Trainer would load it for `model`."""
-        return tasks.of(model, self.label).load(registry.load(model).Model, self.graph, self.schema, self.splits)
+        return tasks.of(model, self.label).load(
+            registry.load(model).Model, self.graph, self.schema, self.splits
+        )
 
 
 def build(
@@ -110,21 +145,34 @@ def build(
     write: Callable | None = None,
     same_rows: ToyData | None = None,
 ) -> ToyData:
-    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes another log than the usual one.
+    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes
+    another log than the usual one.
 
-    Models of other kinds than `event` read no features of items: their logs have none to transform. `same_rows` was built of the same
-    log by the same split, so that its transform graph is this one's too: to fit one takes longer than all the rest.
+    Models of other kinds than `event` read no features of items: their logs have none to transform.
+    `same_rows` was built of the same log by the same split, so that its transform graph is this
+    one's too: to fit one takes longer than all the rest.
     """
-    source = (write or (write_ratings if label else write_log))(folder / "source", randomness, described=kind == "event")
+    source = (write or (write_ratings if label else write_log))(
+        folder / "source", randomness, described=kind == "event"
+    )
     local.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", asdict(label)) if label else ("retrieve", None)
     local.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
-    text = [column.name for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature if column.HasField("natural_language_domain")]
+    text = [
+        column.name
+        for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature
+        if column.HasField("natural_language_domain")
+    ]
     if same_rows:
         shutil.copytree(same_rows.graph, folder / "graph")
     else:
-        local.transform(str(folder / "examples"), str(folder / "schema" / "schema.pbtxt"), str(folder / "graph"), {"text": text})
+        local.transform(
+            str(folder / "examples"),
+            str(folder / "schema" / "schema.pbtxt"),
+            str(folder / "graph"),
+            {"text": text},
+        )
     return ToyData(folder, label)
 
 

@@ -16,7 +16,10 @@ pytestmark = [pytest.mark.timeout(1200)]
 
 def texts(cell) -> str:
     """Everything that a cell printed or showed as text."""
-    shown = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])]
+    shown = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.get("outputs", [])
+    ]
     return "\n".join(shown)
 
 
@@ -37,8 +40,15 @@ def test_take_a_run_apart(toy_run, monkeypatch):
     monkeypatch.setenv("RECSYS_OUTPUT", str(toy_run.output))
     pushed = [record for record in lineage.load_runs(toy_run.output) if record.pushed_path][-1]
     notebook = nbformat.read(FOLDER / "take_a_run_apart.ipynb", as_version=4)
-    # A cell that raises fails the test with its traceback; the notebook's own assertions are checks, too.
-    NotebookClient(notebook, timeout=600, startup_timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    # A cell that raises fails the test with its traceback; the notebook's own assertions are
+    # checks, too.
+    NotebookClient(
+        notebook,
+        timeout=600,
+        startup_timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
+    ).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert pushed.run_id in texts(code[0])
     (measured,) = [texts(cell) for cell in code if "measured now" in texts(cell)]
@@ -46,4 +56,6 @@ def test_take_a_run_apart(toy_run, monkeypatch):
     # `rows` of the slice `overall`: the toy log has 60 users, each of them a query.
     (slices,) = [texts(cell) for cell in code if "overall" in texts(cell)]
     assert "60" in slices and "blessed" in slices
-    assert any("Recommendations" in texts(cell) and "strategy='model'" in texts(cell) for cell in code)
+    assert any(
+        "Recommendations" in texts(cell) and "strategy='model'" in texts(cell) for cell in code
+    )

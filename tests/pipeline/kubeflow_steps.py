@@ -1,10 +1,13 @@
-"""A stand-in for a cluster: runs the steps of a compiled file by their command lines, in an order that their inputs allow.
+"""A stand-in for a cluster: runs the steps of a compiled file by their command lines, in an order
+that their inputs allow.
 
-What Kubeflow's driver and launcher do for a step is done here: its ExecutorInput is filled in and put in the place of `{{$}}`
-on the command line; its ExecutorOutput is read, so that the steps after it see the properties that it set. Resolver tasks find
-nothing, as on a first run. The project's folder stands for the image.
+What Kubeflow's driver and launcher do for a step is done here: its ExecutorInput is filled in and
+put in the place of `{{$}}` on the command line; its ExecutorOutput is read, so that the steps after
+it see the properties that it set. Resolver tasks find nothing, as on a first run. The project's
+folder stands for the image.
 
-    python -m tests.pipeline.kubeflow_steps pipeline.json FOLDER       # all steps, each a process of its own
+    python -m tests.pipeline.kubeflow_steps pipeline.json FOLDER       # all steps, each a process
+        of its own
 """
 
 import json
@@ -29,11 +32,24 @@ def run_process(command: list[str], arguments: list[str]) -> None:
         AssertionError: it failed; the message ends with what it said.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": "",
+        "TF_USE_LEGACY_KERAS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     ended = subprocess.run(
-        [*command, *arguments], cwd=IMAGE_ROOT, env=environment, capture_output=True, text=True, check=False
+        [*command, *arguments],
+        cwd=IMAGE_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert ended.returncode == 0, f"{command} {arguments[:2]} ended with {ended.returncode}:\n{ended.stderr[-3000:]}"
+    assert ended.returncode == 0, (
+        f"{command} {arguments[:2]} ended with {ended.returncode}:\n{ended.stderr[-3000:]}"
+    )
 
 
 def run_here(command: list[str], arguments: list[str]) -> None:
@@ -53,9 +69,16 @@ class Steps:
         execute: runs a command with arguments: `run_process` or `run_here`.
     """
 
-    def __init__(self, spec: dict[str, Any], root: Path, execute: Callable[[list[str], list[str]], None] = run_process):
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        root: Path,
+        execute: Callable[[list[str], list[str]], None] = run_process,
+    ):
         self.spec = json_format.ParseDict(spec, pb.PipelineSpec())
-        self.deployment = json_format.ParseDict(spec["deploymentSpec"], pb.PipelineDeploymentConfig())
+        self.deployment = json_format.ParseDict(
+            spec["deploymentSpec"], pb.PipelineDeploymentConfig()
+        )
         self.tasks = self.spec.root.dag.tasks
         self._root = root
         self._execute = execute
@@ -77,23 +100,35 @@ class Steps:
         return self.deployment.executors[component.executor_label]
 
     def run(self, task: str) -> dict[str, pb.RuntimeArtifact]:
-        """Runs one task, whose predecessors have run (those of optional inputs need not); returns its output artifacts."""
+        """Runs one task, whose predecessors have run (those of optional inputs need not); returns
+        its output artifacts.
+        """
         if self.executor(task).WhichOneof("spec") == "resolver":
             return {}
         container = self.executor(task).container
         filled = self._input(task)
-        arguments = [argument.replace("{{$}}", json_format.MessageToJson(filled)) for argument in container.args]
+        arguments = [
+            argument.replace("{{$}}", json_format.MessageToJson(filled))
+            for argument in container.args
+        ]
         self._execute(list(container.command), arguments)
-        written = json_format.Parse(Path(filled.outputs.output_file).read_text("utf-8"), pb.ExecutorOutput())
+        written = json_format.Parse(
+            Path(filled.outputs.output_file).read_text("utf-8"), pb.ExecutorOutput()
+        )
         outputs = {}
         for key, planned in filled.outputs.artifacts.items():
             artifact = planned.artifacts[0]
-            artifact.metadata.update(json_format.MessageToDict(written.artifacts[key].artifacts[0].metadata))
+            artifact.metadata.update(
+                json_format.MessageToDict(written.artifacts[key].artifacts[0].metadata)
+            )
             outputs[key] = self._artifacts[task, key] = artifact
         return outputs
 
     def _input(self, task: str) -> pb.ExecutorInput:
-        inputs, component = self.tasks[task].inputs, self.spec.components[self.tasks[task].component_ref.name]
+        inputs, component = (
+            self.tasks[task].inputs,
+            self.spec.components[self.tasks[task].component_ref.name],
+        )
         filled = pb.ExecutorInput()
         for name, parameter in inputs.parameters.items():
             filled.inputs.parameter_values[name].CopyFrom(parameter.runtime_value.constant)
@@ -103,7 +138,9 @@ class Steps:
                 filled.inputs.artifacts[name].artifacts.append(found)
         for name, artifact in component.output_definitions.artifacts.items():
             uri = self._root / task / name
-            planned = filled.outputs.artifacts[name].artifacts.add(name=f"artifacts/{task}-{name}", uri=str(uri))
+            planned = filled.outputs.artifacts[name].artifacts.add(
+                name=f"artifacts/{task}-{name}", uri=str(uri)
+            )
             planned.type.CopyFrom(artifact.artifact_type)
         filled.outputs.output_file = str(self._root / task / "executor_output.json")
         return filled

@@ -1,4 +1,6 @@
-"""A bundle out of blessed models, to a pushed version; its answers over the wire and as Parquet; refusals."""
+"""A bundle out of blessed models, to a pushed version; its answers over the wire and as Parquet;
+refusals.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +25,13 @@ def silent(_):
 def output(toy_run) -> str:
     """A folder of runs with a blessed recall and a blessed ranker of the same split."""
     folder = str(toy_run.copy)
-    settings = {"model": "lr", "data.source": toy_run.arguments[3], "data.schema": "movielens", "split.name": "leave_one_out", "output": folder}
+    settings = {
+        "model": "lr",
+        "data.source": toy_run.arguments[3],
+        "data.schema": "movielens",
+        "split.name": "leave_one_out",
+        "output": folder,
+    }
     # Ratings are random in the toy log: the gate is not what is tried here.
     settings.update({"hyper_parameters": {"epochs": 1}, "gate.min_lift": -1.0})
     local.require_push(local.run(load(None, settings), silent))
@@ -41,23 +49,43 @@ def pushed(output):
 
 def test_the_bundle_is_measured_beside_its_recall_and_pushed_as_one_version(pushed, output):
     overall = pushed.verdict["metrics"]["overall"]
-    assert pushed.blessed and pushed.canary and pushed.is_bundle and len(list(Path(pushed.pushed_path).parent.iterdir())) == 1
-    recall = next(record for record in lineage.load_runs(output) if record.run_id == pushed.training_parameters["recall_run"])
-    assert overall["alone_ndcg_10"] == pytest.approx(recall.verdict["metrics"]["overall"]["ndcg_10"], abs=1e-4)
-    assert overall["lift_alone_ndcg_10"] == pytest.approx(overall["ndcg_10"] - overall["alone_ndcg_10"], abs=1e-5)
-    # Ratings say nothing of the next item here: validation gives the ranking no more weight than is good for the answer.
+    assert (
+        pushed.blessed
+        and pushed.canary
+        and pushed.is_bundle
+        and len(list(Path(pushed.pushed_path).parent.iterdir())) == 1
+    )
+    recall = next(
+        record
+        for record in lineage.load_runs(output)
+        if record.run_id == pushed.training_parameters["recall_run"]
+    )
+    assert overall["alone_ndcg_10"] == pytest.approx(
+        recall.verdict["metrics"]["overall"]["ndcg_10"], abs=1e-4
+    )
+    assert overall["lift_alone_ndcg_10"] == pytest.approx(
+        overall["ndcg_10"] - overall["alone_ndcg_10"], abs=1e-5
+    )
+    # Ratings say nothing of the next item here: validation gives the ranking no more weight than is
+    # good for the answer.
     weights = {row["weight"]: row["ndcg_10"] for row in pushed.bundling["weights"]}
     assert weights[pushed.bundling["weight"]] == max(weights.values()) >= weights[0.0]
 
 
 def test_its_report_tells_both_stages(pushed):
     page = report.render(pushed)
-    assert "Two-tower recalls 12 items a request" in page and "the recall alone" in page and "Film" in page
+    assert (
+        "Two-tower recalls 12 items a request" in page
+        and "the recall alone" in page
+        and "Film" in page
+    )
     assert "Validation NDCG@10 by the weight of the ranking" in page
 
 
 def test_an_unchanged_bundle_comes_from_the_cache(pushed, output):
-    again = bundle.run(bundle.BundleConfig(recall="two_tower", rank="lr", candidates=12, output=output), silent)
+    again = bundle.run(
+        bundle.BundleConfig(recall="two_tower", rank="lr", candidates=12, output=output), silent
+    )
     assert again.cached and again.pushed_path == pushed.pushed_path
 
 
@@ -65,10 +93,19 @@ def test_a_batch_is_what_the_server_answers_row_for_row(pushed, output, tmp_path
     users = tmp_path / "users.txt"
     users.write_text("u0\nu17\n\nnobody ☃\n", "utf-8")
     counts = batch.run(str(tmp_path / "answer"), str(users), 4, pushed.run_id, output, silent)
-    assert (counts["users"], counts["rows"], counts["rejected"], counts["strategy model"], counts["strategy fallback"]) == (3, 12, 1, 2, 1)
+    assert (
+        counts["users"],
+        counts["rows"],
+        counts["rejected"],
+        counts["strategy model"],
+        counts["strategy fallback"],
+    ) == (3, 12, 1, 2, 1)
     rows = pq.read_table(tmp_path / "answer").to_pylist()
     assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
-    with ServerProcess("recsys", str(Path(pushed.pushed_path).parent)) as ready, Client(f"127.0.0.1:{ready['grpc']}", "recsys", "grpc") as client:
+    with (
+        ServerProcess("recsys", str(Path(pushed.pushed_path).parent)) as ready,
+        Client(f"127.0.0.1:{ready['grpc']}", "recsys", "grpc") as client,
+    ):
         answers = client.recommend_many([Query("u0"), Query("u17"), Query("nobody ☃")], 4)
     assert answers[0].sources == ("two_tower",) * 4 and answers[2].sources == ("popularity",) * 4
     expected = [
@@ -81,7 +118,9 @@ def test_a_batch_is_what_the_server_answers_row_for_row(pushed, output, tmp_path
 
 def test_a_batch_for_everybody_covers_the_users_table(pushed, output, tmp_path):
     counts = batch.run(str(tmp_path / "all"), None, 2, pushed.run_id, output, silent)
-    assert counts["users"] == 60 and counts["rows"] == pq.read_table(tmp_path / "all").num_rows == 120
+    assert (
+        counts["users"] == 60 and counts["rows"] == pq.read_table(tmp_path / "all").num_rows == 120
+    )
     with pytest.raises(ConfigError, match="which holds something"):
         batch.run(str(tmp_path / "all"), None, 2, pushed.run_id, output, silent)
 
@@ -89,19 +128,33 @@ def test_a_batch_for_everybody_covers_the_users_table(pushed, output, tmp_path):
 def test_a_broken_request_file_is_refused_and_leaves_nothing(pushed, output, tmp_path):
     (tmp_path / "users.txt").write_bytes(b"u0\n\xff\xfe\n")
     with pytest.raises(DataError, match=r"user_id b'\\xff\\xfe' is no UTF-8"):
-        batch.run(str(tmp_path / "answer"), str(tmp_path / "users.txt"), 4, pushed.run_id, output, silent)
+        batch.run(
+            str(tmp_path / "answer"), str(tmp_path / "users.txt"), 4, pushed.run_id, output, silent
+        )
     (tmp_path / "users.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="no whole Parquet file"):
-        batch.run(str(tmp_path / "answer"), str(tmp_path / "users.parquet"), 4, pushed.run_id, output, silent)
+        batch.run(
+            str(tmp_path / "answer"),
+            str(tmp_path / "users.parquet"),
+            4,
+            pushed.run_id,
+            output,
+            silent,
+        )
     with pytest.raises(DataError, match="which is no file"):
-        batch.run(str(tmp_path / "answer"), str(tmp_path / "none.txt"), 4, pushed.run_id, output, silent)
+        batch.run(
+            str(tmp_path / "answer"), str(tmp_path / "none.txt"), 4, pushed.run_id, output, silent
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["users.parquet", "users.txt"]
 
 
 def test_only_blessed_models_of_the_right_task_make_a_bundle(output):
     for values, message in (
         ({"recall": "lr"}, "--recall takes a retrieve model; received lr"),
-        ({"recall": "two_tower", "rank": "two_tower"}, "--rank takes a score model; received two_tower"),
+        (
+            {"recall": "two_tower", "rank": "two_tower"},
+            "--rank takes a score model; received two_tower",
+        ),
         ({"recall": "neumf"}, "no run of neumf in .*; make one: recsys run neumf"),
         ({"recall": "two_towr"}, "two_tower"),
     ):
@@ -111,7 +164,14 @@ def test_only_blessed_models_of_the_right_task_make_a_bundle(output):
 
 def test_models_of_different_splits_or_data_make_no_bundle(output):
     """A ranker of another split may have learned what the recall is tested on."""
-    recall, rank = (next(record for record in lineage.load_runs(output) if record.pipeline.startswith(name) and record.blessed) for name in ("two_tower-", "lr-"))
+    recall, rank = (
+        next(
+            record
+            for record in lineage.load_runs(output)
+            if record.pipeline.startswith(name) and record.blessed
+        )
+        for name in ("two_tower-", "lr-")
+    )
     bundle._require_same_split(recall, rank)
     split = rank.steps["ExampleBuilder"].properties
     split["split"] = json.dumps({**json.loads(split["split"]), "name": "ratio"})

@@ -16,8 +16,13 @@ from tests.conftest import ROOT, recsys
 def test_help_answers_at_once_and_imports_nothing_heavy():
     best = min(_timed("--help") for _ in range(3))
     assert best < 0.5
-    code = "import pipeline.cli, sys; print([m for m in ('tensorflow', 'tfx', 'apache_beam', 'pandas', 'pyarrow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    code = (
+        "import pipeline.cli, sys; print([m for m in ('tensorflow', 'tfx', 'apache_beam', "
+        "'pandas', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -77,7 +82,9 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
     assert done.returncode == 1 and "cannot write to the output folder" in done.stderr
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full") or not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full") or not os.access("/dev/full", os.W_OK), reason="needs /dev/full"
+)
 def test_a_full_disk_is_said_in_one_line():
     from models.errors import RecsysError
     from pipeline.local import readable_errors

@@ -14,14 +14,33 @@ def write(tmp_path, text):
 
 def test_defaults_and_names(tmp_path):
     run = config.load()
-    assert (run.model, run.data.source, run.split.name) == ("two_tower", "movielens-100k", "leave_one_out")
+    assert (run.model, run.data.source, run.split.name) == (
+        "two_tower",
+        "movielens-100k",
+        "leave_one_out",
+    )
     assert run.pipeline_name == "two_tower-movielens-100k-leave_one_out"
-    assert config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name == "two_tower-my-log-leave_one_out"
+    assert (
+        config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name
+        == "two_tower-my-log-leave_one_out"
+    )
 
 
 def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
-    path = write(tmp_path, "model: neumf\nseed: 3\nhyper_parameters: {epochs: 4, factors: 8}\ndata: {schema: generic}\n")
-    run = config.load(path, {"seed": 5, **config.parse_settings(("epochs=7", "learning_rate=1e-3", "split.seed=9", "gate.max_regression=0.01"))})
+    path = write(
+        tmp_path,
+        "model: neumf\nseed: 3\nhyper_parameters: {epochs: 4, factors: 8}\ndata: {schema: "
+        "generic}\n",
+    )
+    run = config.load(
+        path,
+        {
+            "seed": 5,
+            **config.parse_settings(
+                ("epochs=7", "learning_rate=1e-3", "split.seed=9", "gate.max_regression=0.01")
+            ),
+        },
+    )
     assert run.seed == 5 and run.split.seed == 9 and run.gate.max_regression == 0.01
     assert run.hyper_parameters == {"epochs": 7, "factors": 8, "learning_rate": 0.001}
     assert run.data.schema_name == "generic"
@@ -61,12 +80,31 @@ def test_a_setting_needs_a_name_and_a_value(setting):
 
 
 def test_a_score_run_has_a_label_and_a_random_split(tmp_path):
-    click, rating = config.load(None, {"model": "deepfm"}), config.load(None, {"model": "biased_mf"})
+    click, rating = (
+        config.load(None, {"model": "deepfm"}),
+        config.load(None, {"model": "biased_mf"}),
+    )
     assert (click.label.column, click.label.threshold, click.split.name) == ("rating", 4.0, "ratio")
     assert (rating.label.column, rating.label.threshold) == ("rating", None)
-    assert click.pipeline_name == "deepfm-movielens-100k-ratio-rating-4" and rating.pipeline_name == "biased_mf-movielens-100k-ratio-rating"
-    own = config.load(None, {"model": "fm", **config.parse_settings(("label.column=label", "split.name=temporal", "features.min_count=5"))})
-    assert (own.label.column, own.label.threshold, own.split.name, own.features.min_count) == ("label", None, "temporal", 5)
+    assert (
+        click.pipeline_name == "deepfm-movielens-100k-ratio-rating-4"
+        and rating.pipeline_name == "biased_mf-movielens-100k-ratio-rating"
+    )
+    own = config.load(
+        None,
+        {
+            "model": "fm",
+            **config.parse_settings(
+                ("label.column=label", "split.name=temporal", "features.min_count=5")
+            ),
+        },
+    )
+    assert (own.label.column, own.label.threshold, own.split.name, own.features.min_count) == (
+        "label",
+        None,
+        "temporal",
+        5,
+    )
     assert config.load(write(tmp_path, own.to_yaml())) == own
     assert config.load().label is None
 
@@ -77,14 +115,25 @@ def test_the_layout_of_the_data_may_say_what_is_usual(tmp_path):
         (tmp_path / name).write_text(impressions)
     run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
     assert (run.label.column, run.label.threshold, run.split.name) == ("label", None, "predefined")
-    assert config.load(None, {"model": "lr", "data.source": str(tmp_path), "split.name": "ratio"}).split.name == "ratio"
+    assert (
+        config.load(
+            None, {"model": "lr", "data.source": str(tmp_path), "split.name": "ratio"}
+        ).split.name
+        == "ratio"
+    )
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("label: {colum: rating}", "unknown key 'label.colum'; did you mean 'column'|label.column: Field required"),
-        ("label: {column: rating, treshold: 4}", "unknown key 'label.treshold'; did you mean 'threshold'"),
+        (
+            "label: {colum: rating}",
+            "unknown key 'label.colum'; did you mean 'column'|label.column: Field required",
+        ),
+        (
+            "label: {column: rating, treshold: 4}",
+            "unknown key 'label.treshold'; did you mean 'threshold'",
+        ),
         ("label: {column: rating, threshold: high}", "label.threshold: .*received 'high'"),
     ],
 )

@@ -21,7 +21,9 @@ def pushed(toy_run) -> lineage.RunRecord:
 
 @pytest.fixture(scope="module")
 def logs(toy_run, tmp_path_factory):
-    """Requests to the pushed model: for each user in `asked`, and 120 strangers in `strange`; over both protocols."""
+    """Requests to the pushed model: for each user in `asked`, and 120 strangers in `strange`; over
+    both protocols.
+    """
     assert toy_run.finished.returncode == 0, toy_run.finished.stderr
     folder, record = tmp_path_factory.mktemp("logs"), pushed(toy_run)
     histories = {f"u{user}": [] for user in range(60)}
@@ -30,9 +32,13 @@ def logs(toy_run, tmp_path_factory):
         ("strange", [Query(f"x{n}", ["no such item"]) for n in range(240)]),
     ):
         options = ("--request-log-prefix", str(folder / prefix), "--request-log-sampling-rate", "1")
-        with ServerProcess("recsys", record.pushed_path.rpartition("/")[0], options=options) as ready:
+        with ServerProcess(
+            "recsys", record.pushed_path.rpartition("/")[0], options=options
+        ) as ready:
             for protocol, half in (("rest", queries[:120]), ("grpc", queries[120:])):
-                with Client(f"127.0.0.1:{ready[protocol]}", "recsys", protocol, timeout=60) as client:
+                with Client(
+                    f"127.0.0.1:{ready[protocol]}", "recsys", protocol, timeout=60
+                ) as client:
                     for start in range(0, 120, 10):
                         client.recommend_many(half[start : start + 10], 5)
     return folder
@@ -40,13 +46,28 @@ def logs(toy_run, tmp_path_factory):
 
 def test_logs_of_known_users_pass(toy_run, logs, tmp_path):
     record, said = pushed(toy_run), []
-    drift.require_met(drift.run(str(logs / "asked"), str(toy_run.output), record.run_id, report=str(tmp_path), say=said.append))
-    assert any("240 rows of 24 requests" in line for line in said) and f"report: {tmp_path / 'report.html'}" in said
+    drift.require_met(
+        drift.run(
+            str(logs / "asked"),
+            str(toy_run.output),
+            record.run_id,
+            report=str(tmp_path),
+            say=said.append,
+        )
+    )
+    assert (
+        any("240 rows of 24 requests" in line for line in said)
+        and f"report: {tmp_path / 'report.html'}" in said
+    )
     found = json.loads((tmp_path / "findings.json").read_text("utf-8"))
     assert found["run"] == record.run_id and found["broken"] == [] and found["earlier"] is None
     assert found["logs"]["models"] == {f"recsys/{found['version']}": 24} and found["notes"] == []
     shares = {one["name"]: one["value"] for one in found["findings"] if one["kind"] == "share"}
-    assert shares["unknown users"] == 0 and shares["answered by model"] == 1 and shares["empty histories"] == 1
+    assert (
+        shares["unknown users"] == 0
+        and shares["answered by model"] == 1
+        and shares["empty histories"] == 1
+    )
     # Each user asked four times of 240, and has 9 of 540 events.
     skew = {one["name"]: one["value"] for one in found["findings"] if one["kind"] == "skew"}
     assert skew["user_id"] == pytest.approx(0, abs=1e-4)
@@ -55,13 +76,21 @@ def test_logs_of_known_users_pass(toy_run, logs, tmp_path):
 def test_strangers_break_bounds_and_the_page_says_so(toy_run, logs, tmp_path):
     limits = {"max_fallback_share": 0.1}
     found = drift.run(
-        str(logs / "strange"), str(toy_run.output), pushed(toy_run).run_id, str(logs / "asked"), limits=limits, report=str(tmp_path), say=str
+        str(logs / "strange"),
+        str(toy_run.output),
+        pushed(toy_run).run_id,
+        str(logs / "asked"),
+        limits=limits,
+        report=str(tmp_path),
+        say=str,
     )
     with pytest.raises(drift.Drifted, match="bounds are broken") as broken:
         drift.require_met(found)
     for text in (
-        "100.0%: 240 of 240 rows are for users that the run's data do not have; at most 20.00% is allowed",
-        "100.0%: 240 of 240 rows are answered by fallback; at most 10.00% is allowed (max_fallback_share)",
+        "100.0%: 240 of 240 rows are for users that the run's data do not have; at most 20.00% is "
+        "allowed",
+        "100.0%: 240 of 240 rows are answered by fallback; at most 10.00% is allowed "
+        "(max_fallback_share)",
     ):
         assert text in str(broken.value)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
@@ -75,15 +104,32 @@ def test_strangers_break_bounds_and_the_page_says_so(toy_run, logs, tmp_path):
 def test_what_is_not_there_is_named(toy_run, logs, tmp_path):
     asked, output, run_id = str(logs / "asked"), str(toy_run.output), pushed(toy_run).run_id
     for arguments, message in (
-        ({"logs": str(tmp_path / "none"), "output": output, "run_id": run_id}, "no request logs at"),
+        (
+            {"logs": str(tmp_path / "none"), "output": output, "run_id": run_id},
+            "no request logs at",
+        ),
         ({"logs": asked, "output": str(tmp_path)}, "no model was pushed under"),
         ({"logs": asked, "output": output, "run_id": "no-such-run"}, "no run 'no-such-run'"),
-        ({"logs": asked, "output": output, "run_id": run_id, "limits": {"max_fallback": 1}}, "did you mean 'max_fallback_share'"),
+        (
+            {"logs": asked, "output": output, "run_id": run_id, "limits": {"max_fallback": 1}},
+            "did you mean 'max_fallback_share'",
+        ),
     ):
         with pytest.raises(RecsysError, match=message):
             drift.run(**arguments, report=str(tmp_path / "report"), say=str)
 
 
 def test_the_command_exits_with_1_and_the_reason(toy_run, tmp_path):
-    done = CliRunner().invoke(cli.main, ["drift", "--logs", str(tmp_path / "none"), "--output", str(toy_run.output), "--set", "min_rows=1"])
+    done = CliRunner().invoke(
+        cli.main,
+        [
+            "drift",
+            "--logs",
+            str(tmp_path / "none"),
+            "--output",
+            str(toy_run.output),
+            "--set",
+            "min_rows=1",
+        ],
+    )
     assert done.exit_code == 1 and "error: no request logs at" in done.stderr

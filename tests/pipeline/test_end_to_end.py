@@ -1,4 +1,6 @@
-"""The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model that is not blessed."""
+"""The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model
+that is not blessed.
+"""
 
 import re
 import signal
@@ -16,7 +18,9 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 
 def recsys_here(*arguments):
-    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already; what would be a traceback is raised."""
+    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already; what would be a
+    traceback is raised.
+    """
     return CliRunner().invoke(cli.main, list(map(str, arguments)), catch_exceptions=False)
 
 
@@ -26,7 +30,11 @@ def versions(run):
 
 def test_ctrl_c_ends_a_run_with_one_line(toy_run):
     status, printed = toy_run.interrupted
-    assert status == 130 and "interrupted; the next run goes on from here" in printed and "Traceback" not in printed
+    assert (
+        status == 130
+        and "interrupted; the next run goes on from here" in printed
+        and "Traceback" not in printed
+    )
 
 
 def test_a_killed_run_goes_on_where_it_was(toy_run):
@@ -49,7 +57,10 @@ def test_the_model_is_blessed_tried_and_pushed(toy_run):
     assert {"activity:1-9", "temperature:warm"} <= set(record.verdict["metrics"])
     assert versions(toy_run) == [record.pushed_path.rsplit("/", 1)[-1]]
     page = next((toy_run.output / "reports").glob("*.html")).read_text("utf-8")
-    assert "two_tower" in page and str(next((toy_run.output / "reports").glob("*.html"))) in toy_run.finished.stdout
+    assert (
+        "two_tower" in page
+        and str(next((toy_run.output / "reports").glob("*.html"))) in toy_run.finished.stdout
+    )
 
 
 def test_an_unchanged_run_comes_from_the_cache(toy_run):
@@ -57,7 +68,9 @@ def test_an_unchanged_run_comes_from_the_cache(toy_run):
     again = recsys_here(*toy_run.arguments)
     assert again.exit_code == 0, again.output
     record = lineage.load_run(toy_run.output)
-    assert record.cached and {step.state for node, step in record.steps.items() if node != "LastBlessed"} == {"cached"}
+    assert record.cached and {
+        step.state for node, step in record.steps.items() if node != "LastBlessed"
+    } == {"cached"}
     assert "served from the cache" in again.stdout and versions(toy_run) == before
 
 
@@ -66,13 +79,23 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     assert before
     worse = recsys_here(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
     assert worse.exit_code == 1, worse.output
-    found = re.search(r"ndcg_10: (-0\.\d+) against the last blessed model; required: at least -0\.0050; short by (0\.\d+)", worse.stderr)
+    found = re.search(
+        r"ndcg_10: (-0\.\d+) against the last blessed model; required: at least -0\.0050; short by "
+        r"(0\.\d+)",
+        worse.stderr,
+    )
     assert found, worse.stderr
     assert float(found.group(2)) == pytest.approx(-0.005 - float(found.group(1)), abs=2e-4)
     assert versions(toy_run) == before
     record = lineage.load_run(toy_run.output)
-    assert not record.blessed and record.verdict["baseline"]["overall"]["ndcg_10"] > record.verdict["metrics"]["overall"]["ndcg_10"]
-    assert not any(name.endswith("_diff") for name in record.verdict["metrics"]["overall"])  # TFMA's own; the baseline stands beside
+    assert (
+        not record.blessed
+        and record.verdict["baseline"]["overall"]["ndcg_10"]
+        > record.verdict["metrics"]["overall"]["ndcg_10"]
+    )
+    assert not any(
+        name.endswith("_diff") for name in record.verdict["metrics"]["overall"]
+    )  # TFMA's own; the baseline stands beside
     assert record.artifacts["Canary", "blessing"]["reason"] == "the gate did not bless the model"
 
 
@@ -85,21 +108,51 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
                 first = client.recommend("u0", k=3)
                 assert first.strategy == "model" and len(first.items) == 3
                 excluded = [item for item, _ in first.items]
-            asked = recsys("recommend", "--user", "u0", "-k", "5", "--address", address, *flags, "--output", toy_run.output,
-                           *(part for item in excluded for part in ("--exclude", item)))
+            asked = recsys(
+                "recommend",
+                "--user",
+                "u0",
+                "-k",
+                "5",
+                "--address",
+                address,
+                *flags,
+                "--output",
+                toy_run.output,
+                *(part for item in excluded for part in ("--exclude", item)),
+            )
             assert asked.returncode == 0, asked.stderr
-            shown = {line.split("│")[2].strip() for line in asked.stdout.splitlines() if line.count("│") > 3}
+            shown = {
+                line.split("│")[2].strip()
+                for line in asked.stdout.splitlines()
+                if line.count("│") > 3
+            }
             assert shown and not shown & set(excluded)
-            stranger = recsys("recommend", "--user", "nobody", "--address", address, *flags, "--output", toy_run.output)
+            stranger = recsys(
+                "recommend",
+                "--user",
+                "nobody",
+                "--address",
+                address,
+                *flags,
+                "--output",
+                toy_run.output,
+            )
             assert "strategy: fallback" in stranger.stdout and "Film" in stranger.stdout
 
 
 def test_runs_are_listed_and_shown(toy_run):
     listed = recsys("runs", "--output", toy_run.output)
-    assert listed.returncode == 0 and "two_tower" in listed.stdout and "interrupted" in listed.stdout
+    assert (
+        listed.returncode == 0 and "two_tower" in listed.stdout and "interrupted" in listed.stdout
+    )
     record = next(one for one in lineage.load_runs(toy_run.output) if one.pushed_path)
     shown = recsys("show", record.run_id, "--output", toy_run.output)
-    assert shown.returncode == 0 and record.pushed_path in shown.stdout.replace("\n", "") and "code hash" in shown.stdout
+    assert (
+        shown.returncode == 0
+        and record.pushed_path in shown.stdout.replace("\n", "")
+        and "code hash" in shown.stdout
+    )
 
 
 def test_a_second_server_on_the_same_port_is_refused(toy_run):

@@ -1,4 +1,6 @@
-"""The compiled pipeline: it holds every component with the dependencies of the local DAG, today's kfp loads it, its steps run."""
+"""The compiled pipeline: it holds every component with the dependencies of the local DAG, today's
+kfp loads it, its steps run.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ pytestmark = [pytest.mark.timeout(1200)]
 
 
 def needs_kfp():
-    pytest.importorskip("kfp.pipeline_spec", reason="needs kfp, which the `current` lane does not hold")
+    pytest.importorskip(
+        "kfp.pipeline_spec", reason="needs kfp, which the `current` lane does not hold"
+    )
 
 
 def config(source="/mnt/data/events", output="gs://bucket/runs", **values):
@@ -55,13 +59,20 @@ def local_dependencies() -> dict[str, set[str]]:
     from pipeline import dag
 
     pipeline = dag.create_pipeline(
-        config(), source="", fingerprint="", schemas="movielens", hyper_parameters={}, pipeline_root="", serving_dir=""
+        config(),
+        source="",
+        fingerprint="",
+        schemas="movielens",
+        hyper_parameters={},
+        pipeline_root="",
+        serving_dir="",
     )
     return {node.id: {before.id for before in node.upstream_nodes} for node in pipeline.components}
 
 
 def test_dependencies_are_those_of_the_local_pipeline(steps):
-    # Kubeflow finds the last blessed model in two tasks, the blessing and then its model; they count as one.
+    # Kubeflow finds the last blessed model in two tasks, the blessing and then its model; they
+    # count as one.
     found: dict[str, set[str]] = {}
     for name, task in steps.tasks.items():
         one, *before = (part.split("-")[0] for part in (name, *task.dependent_tasks))
@@ -84,9 +95,16 @@ def test_every_input_comes_from_an_output_of_its_type(steps):
 
 def test_executors_name_our_classes_and_the_image(steps):
     executors = {name: steps.executor(name) for name in steps.tasks}
-    containers = {name: executor.container for name, executor in executors.items() if executor.HasField("container")}
+    containers = {
+        name: executor.container
+        for name, executor in executors.items()
+        if executor.HasField("container")
+    }
     # All but the two tasks of the resolver.
-    assert set(steps.tasks) - set(containers) == {"LastBlessed-model-blessing-resolver", "LastBlessed-model-resolver"}
+    assert set(steps.tasks) - set(containers) == {
+        "LastBlessed-model-blessing-resolver",
+        "LastBlessed-model-resolver",
+    }
     for container in containers.values():
         assert container.image == IMAGE and list(container.command[:2]) == ["python", "-m"]
         assert list(container.args[:1]) == ["--executor_class_path"] and "{{$}}" in container.args
@@ -102,8 +120,14 @@ def test_places_are_those_of_the_cluster(steps, compiled):
     assert steps.spec.default_pipeline_root == "gs://bucket/runs/two-tower-events-leave-one-out"
     assert constant("TableReader", "source") == "/mnt/data/events"
     assert constant("Schema_items", "schema_file") == "schema/movielens/items.pbtxt"
-    assert constant("ExampleBuilder", "schema_folder") == constant("TableCheck", "schema_folder") == "schema/movielens"
-    assert "gs://bucket/runs/serving/two-tower-events-leave-one-out" in constant("Pusher", "push_destination")
+    assert (
+        constant("ExampleBuilder", "schema_folder")
+        == constant("TableCheck", "schema_folder")
+        == "schema/movielens"
+    )
+    assert "gs://bucket/runs/serving/two-tower-events-leave-one-out" in constant(
+        "Pusher", "push_destination"
+    )
     assert constant("Trainer", "run_fn") == "models.trainer.run_fn"
     training = json.loads(constant("Trainer", "custom_config"))
     assert training["hyper_parameters"]["epochs"] == 2 and "checkpoint_dir" not in training
@@ -124,22 +148,29 @@ def test_the_first_steps_run_by_their_command_lines(toy_source, tmp_path, monkey
     target, root = tmp_path / "pipeline.json", tmp_path / "artifacts"
     kubeflow.compile_pipeline(config(toy_source, root), str(target))
     steps = Steps(json.loads(target.read_text("utf-8")), root, run_here)
-    # The toy log: 60 users with 9 events each, for a ring of 10 items is never gone round (`write_toy_source`).
+    # The toy log: 60 users with 9 events each, for a ring of 10 items is never gone round
+    # (`write_toy_source`).
     read = steps.run("TableReader")
     assert read["events"].metadata["kept"] == 540 and read["events"].metadata["rejected"] == 0
     measured = steps.run("StatisticsGen_events")["statistics"]
-    assert measured.metadata["split_names"] == '["all"]' and (Path(measured.uri) / "Split-all" / "FeatureStats.pb").is_file()
+    assert (
+        measured.metadata["split_names"] == '["all"]'
+        and (Path(measured.uri) / "Split-all" / "FeatureStats.pb").is_file()
+    )
     assert (Path(steps.run("Schema_events")["schema"].uri) / "schema.pbtxt").is_file()
     steps.run("ExampleValidator_events")
     # Our own artifact type is imported by its name in the file, in the step that reads it.
     assert steps.run("TableCheck")["report"].metadata["duplicates"] == 0
-    # Leave-one-out: a user's last event is for test, the one before for validation: 540 - 2 * 60 are left.
+    # Leave-one-out: a user's last event is for test, the one before for validation: 540 - 2 * 60
+    # are left.
     assert steps.run("ExampleBuilder")["examples"].metadata["train_rows"] == 420
 
 
 @pytest.fixture(scope="session")
 def current_kfp() -> Path:
-    """The Python of a virtual environment with the newest kfp, kept in the project's cache; skipped where it cannot be made."""
+    """The Python of a virtual environment with the newest kfp, kept in the project's cache; skipped
+    where it cannot be made.
+    """
     uv = shutil.which("uv") or str(IMAGE_ROOT / ".cache" / "tools" / "bin" / "uv")
     folder = IMAGE_ROOT / ".cache" / "kfp-venv"
     python = folder / "bin" / "python"
@@ -151,9 +182,22 @@ def current_kfp() -> Path:
         if index := environment.get("PIP_INDEX_URL") or told.stdout.strip():
             environment["UV_DEFAULT_INDEX"] = index
     try:
-        if not python.exists() or subprocess.run([python, "-c", "import kfp.components"], capture_output=True).returncode:
-            subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder], env=environment, check=True)
-            subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "kfp>=2.14"], env=environment, check=True)
+        if (
+            not python.exists()
+            or subprocess.run(
+                [python, "-c", "import kfp.components"], capture_output=True
+            ).returncode
+        ):
+            subprocess.run(
+                [uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
+                env=environment,
+                check=True,
+            )
+            subprocess.run(
+                [uv, "pip", "install", "--quiet", "--python", python, "kfp>=2.14"],
+                env=environment,
+                check=True,
+            )
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot make a virtual environment with today's kfp: {error}")
     return python
@@ -177,7 +221,9 @@ print(kfp.__version__, loaded.name, len(loaded.pipeline_spec.root.dag.tasks))
 
 
 def test_todays_kfp_loads_and_validates_the_file(compiled, current_kfp, steps):
-    loaded = subprocess.run([current_kfp, "-c", LOAD, str(compiled)], capture_output=True, text=True)
+    loaded = subprocess.run(
+        [current_kfp, "-c", LOAD, str(compiled)], capture_output=True, text=True
+    )
     assert loaded.returncode == 0, loaded.stderr
     version, name, count = loaded.stdout.split()
     assert tuple(map(int, version.split(".")[:2])) >= (2, 14)
@@ -186,14 +232,20 @@ def test_todays_kfp_loads_and_validates_the_file(compiled, current_kfp, steps):
 
 def test_an_environment_without_kfp_is_told_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kfp.pipeline_spec", None)
-    with pytest.raises(ConfigError, match="recsys compile needs Kubeflow's package .*pip install 'kfp"):
+    with pytest.raises(
+        ConfigError, match="recsys compile needs Kubeflow's package .*pip install 'kfp"
+    ):
         kubeflow.compile_pipeline(config(), str(tmp_path / "pipeline.json"))
 
 
 @pytest.mark.parametrize(
     "values, target, message",
     [
-        ({"source": "movielens-100k"}, "p.json", "data.source: required for a cluster: .* received 'movielens-100k'"),
+        (
+            {"source": "movielens-100k"},
+            "p.json",
+            "data.source: required for a cluster: .* received 'movielens-100k'",
+        ),
         ({"source": "gs://bucket/events"}, "p.json", "data.source: required for a cluster"),
         ({"output": "runs"}, "p.json", "output: required for a cluster: a URI .* received 'runs'"),
         ({"name": "???"}, "p.json", "name: required for a cluster: letters"),
@@ -213,7 +265,10 @@ def test_a_target_that_cannot_be_written_is_said(tmp_path):
 
 
 def test_names_become_legal():
-    assert kubeflow.legal_name("two_tower-MovieLens_1M.é-leave_one_out") == "two-tower-movielens-1m-leave-one-out"
+    assert (
+        kubeflow.legal_name("two_tower-MovieLens_1M.é-leave_one_out")
+        == "two-tower-movielens-1m-leave-one-out"
+    )
     assert len(kubeflow.legal_name("a" * 127 + "--" + "b")) <= 128
 
 

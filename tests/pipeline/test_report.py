@@ -62,65 +62,156 @@ class Run:
         self.record = RunRecord("2026-01-02T03:04:05", "two_tower-toy-leave_one_out", folder)
         self.folder = folder
 
-    def step(self, node, outputs=(), state="complete", seconds=1.0, **properties) -> dict[str, Path]:
+    def step(
+        self, node, outputs=(), state="complete", seconds=1.0, **properties
+    ) -> dict[str, Path]:
         paths = {key: self.folder / node / key / "1" for key in outputs}
-        self.record.steps[node] = Step(node, state, seconds, properties, {key: str(path) for key, path in paths.items()})
+        self.record.steps[node] = Step(
+            node, state, seconds, properties, {key: str(path) for key, path in paths.items()}
+        )
         for path in paths.values():
             path.mkdir(parents=True, exist_ok=True)
         return paths
 
     def read(self, events: dict, items: dict | None = None, rejected: dict | None = None) -> "Run":
-        paths = self.step("TableReader", ("events", "items", "users"), source="data/toy", fingerprint="f00d", code_hash="c0de")
-        tables = {"events": events, "items": items or {"item_id": [bytes_(item) for item in ITEMS]}, "users": {"user_id": []}}
+        paths = self.step(
+            "TableReader",
+            ("events", "items", "users"),
+            source="data/toy",
+            fingerprint="f00d",
+            code_hash="c0de",
+        )
+        tables = {
+            "events": events,
+            "items": items or {"item_id": [bytes_(item) for item in ITEMS]},
+            "users": {"user_id": []},
+        }
         kinds = {"rating": ("float", pa.float32()), "timestamp": ("int", pa.int64())}
         for name, columns in tables.items():
             types = {column: kinds.get(column, ("bytes", pa.large_binary())) for column in columns}
-            table = pa.table({column: pa.array(values, types[column][1]) for column, values in columns.items()})
+            table = pa.table(
+                {column: pa.array(values, types[column][1]) for column, values in columns.items()}
+            )
             records.write_table(table, str(paths[name] / "Split-all"), 0)
             bad = rejected if name == "events" and rejected else {}
             kept = table.num_rows
             read = kept + sum(first["count"] for first in bad.values())
-            facts = {"table": name, "files": [f"toy.{name}"], "read": read, "kept": kept, "rejected": bad, "unreadable": {}}
-            facts |= {"columns": {column: kind for column, (kind, _) in types.items()}, "header_lines": 1}
+            facts = {
+                "table": name,
+                "files": [f"toy.{name}"],
+                "read": read,
+                "kept": kept,
+                "rejected": bad,
+                "unreadable": {},
+            }
+            facts |= {
+                "columns": {column: kind for column, (kind, _) in types.items()},
+                "header_lines": 1,
+            }
             (paths[name] / "report.json").write_text(json.dumps(facts))
         return self
 
     def build(self, queries: list[dict], task="retrieve") -> "Run":
         (folder,) = self.step("ExampleBuilder", ("examples",)).values()
         kinds = {"user_id": pa.large_binary(), "activity": pa.large_binary()}
-        columns = {name: [query[name] for query in queries] for name in queries[0]} if queries else {"user_id": []}
-        table = pa.table({name: pa.array(values, kinds.get(name, pa.large_list(pa.large_binary()))) for name, values in columns.items()})
+        columns = (
+            {name: [query[name] for query in queries] for name in queries[0]}
+            if queries
+            else {"user_id": []}
+        )
+        table = pa.table(
+            {
+                name: pa.array(values, kinds.get(name, pa.large_list(pa.large_binary())))
+                for name, values in columns.items()
+            }
+        )
         records.write_table(table, str(folder / "Split-test"), 0)
-        splits = {"train": {"rows": 9, "users": 3, "events": 9, "items": 5}, "test": {"rows": len(queries), "users": 3, "events": 3}}
-        facts = {"task": task, "kind": "event", "split": {"name": "leave_one_out", "seed": 42, "candidates": None}, "splits": splits}
-        (folder / "report.json").write_text(json.dumps({**facts, "dropped": {"test": {"repeated targets": 2}}}))
+        splits = {
+            "train": {"rows": 9, "users": 3, "events": 9, "items": 5},
+            "test": {"rows": len(queries), "users": 3, "events": 3},
+        }
+        facts = {
+            "task": task,
+            "kind": "event",
+            "split": {"name": "leave_one_out", "seed": 42, "candidates": None},
+            "splits": splits,
+        }
+        (folder / "report.json").write_text(
+            json.dumps({**facts, "dropped": {"test": {"repeated targets": 2}}})
+        )
         return self
 
-    def train(self, epochs: list[dict], monitor="ndcg_10", best=2, model: Path | None = None) -> "Run":
-        config = {"model": "two_tower", "hyper_parameters": {"epochs": 3, "hidden": [64]}, "seed": 5}
+    def train(
+        self, epochs: list[dict], monitor="ndcg_10", best=2, model: Path | None = None
+    ) -> "Run":
+        config = {
+            "model": "two_tower",
+            "hyper_parameters": {"epochs": 3, "hidden": [64]},
+            "seed": 5,
+        }
         config |= {"code_hash": "beef", "fingerprint": "cafe"}
-        paths = self.step("Trainer", ("model", "model_run"), seconds=100, custom_config=json.dumps(config))
-        log = {"model": "two_tower", "task": "retrieve", "seed": 5, "parameters": 1234, "strategy": "OneDeviceStrategy", "replicas": 1}
-        log |= {"warm_start": None, "best_epochs": {"model": best}, "epochs": epochs, "seconds": 61.0, "monitor": monitor}
+        paths = self.step(
+            "Trainer", ("model", "model_run"), seconds=100, custom_config=json.dumps(config)
+        )
+        log = {
+            "model": "two_tower",
+            "task": "retrieve",
+            "seed": 5,
+            "parameters": 1234,
+            "strategy": "OneDeviceStrategy",
+            "replicas": 1,
+        }
+        log |= {
+            "warm_start": None,
+            "best_epochs": {"model": best},
+            "epochs": epochs,
+            "seconds": 61.0,
+            "monitor": monitor,
+        }
         (paths["model_run"] / "training.json").write_text(json.dumps(log))
         if model:
             (paths["model"] / "Format-Serving").symlink_to(model)
         return self
 
-    def judge(self, metrics, counts, baseline=None, blessed=True, failures=(), thresholds=None) -> "Run":
+    def judge(
+        self, metrics, counts, baseline=None, blessed=True, failures=(), thresholds=None
+    ) -> "Run":
         specs = []
         for name, bound in (thresholds or {}).items():
             config = {"class_name": "MeanPrediction", "config": json.dumps({"name": name})}
-            specs.append({"metrics": [{**config, "per_slice_thresholds": [{"slicing_specs": [{}], "threshold": bound}]}]})
-        paths = self.step("Evaluator", ("evaluation", "blessing"), eval_config=json.dumps({"metrics_specs": specs}))
-        found = {"metrics": metrics, "baseline": baseline or {}, "counts": counts, "blessed": blessed, "failures": list(failures)}
+            specs.append(
+                {
+                    "metrics": [
+                        {
+                            **config,
+                            "per_slice_thresholds": [{"slicing_specs": [{}], "threshold": bound}],
+                        }
+                    ]
+                }
+            )
+        paths = self.step(
+            "Evaluator",
+            ("evaluation", "blessing"),
+            eval_config=json.dumps({"metrics_specs": specs}),
+        )
+        found = {
+            "metrics": metrics,
+            "baseline": baseline or {},
+            "counts": counts,
+            "blessed": blessed,
+            "failures": list(failures),
+        }
         (paths["evaluation"] / "verdict.json").write_text(json.dumps(found))
         self.record.artifacts["Evaluator", "blessing"] = {"blessed": int(blessed)}
         return self
 
     def push(self, answers=True) -> "Run":
         self.step("Canary", ("blessing",))
-        outcome = {"blessed": 1, "answered": 23} if answers else {"blessed": 0, "reason": "user '<b>': the score is nan"}
+        outcome = (
+            {"blessed": 1, "answered": 23}
+            if answers
+            else {"blessed": 0, "reason": "user '<b>': the score is nan"}
+        )
         self.record.artifacts["Canary", "blessing"] = outcome
         self.step("Pusher", ("pushed_model",))
         pushed = {"pushed": 1, "pushed_destination": str(self.folder / "serving" / "1795552887")}
@@ -137,14 +228,23 @@ class Run:
 def check_anywhere(page: Page) -> None:
     """What holds for every page: self-contained, nothing that runs, readable without eyes."""
     identities = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
-    assert len(identities) == len(set(identities)) and {"gate", "data", "training", "metrics", "users", "lineage"} <= set(identities)
+    assert len(identities) == len(set(identities)) and {
+        "gate",
+        "data",
+        "training",
+        "metrics",
+        "users",
+        "lineage",
+    } <= set(identities)
     for tag, attrs in page.tags:
         assert tag not in ("script", "img", "link", "iframe", "object", "image", "use"), tag
         assert not any(name.startswith("on") or name == "src" for name in attrs), attrs
         assert "href" not in attrs or attrs["href"].removeprefix("#") in identities
         assert tag != "th" or attrs["scope"] in ("row", "col")
         if tag == "svg":
-            assert attrs.get("aria-hidden") == "true" or (attrs["role"] == "img" and attrs["aria-label"])
+            assert attrs.get("aria-hidden") == "true" or (
+                attrs["role"] == "img" and attrs["aria-label"]
+            )
 
 
 EVENTS = {
@@ -154,16 +254,37 @@ EVENTS = {
     "timestamp": [0, 86_400, 86_400, 10 * 86_400],
 }
 EPOCH = {"stage": "model", "seconds": 1.5, "examples_per_second": 1000.0, "popularity_ndcg_10": 0.1}
-EPOCHS = [{**EPOCH, "epoch": epoch, "loss": 3.0 - epoch, "ndcg_10": value} for epoch, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
-OVERALL = {"ndcg_10": 0.25, "hr_10": 0.5, "popularity_ndcg_10": 0.2, "popularity_hr_10": 0.6, "lift_ndcg_10": 0.05, "ncf99_ndcg_10": 0.0}
-METRICS = {"overall": OVERALL, "activity:10-49": OVERALL, "activity:0": OVERALL, "popularity:tail": OVERALL, "popularity:head": OVERALL}
+EPOCHS = [
+    {**EPOCH, "epoch": epoch, "loss": 3.0 - epoch, "ndcg_10": value}
+    for epoch, value in ((1, 0.2), (2, 0.4), (3, 0.3))
+]
+OVERALL = {
+    "ndcg_10": 0.25,
+    "hr_10": 0.5,
+    "popularity_ndcg_10": 0.2,
+    "popularity_hr_10": 0.6,
+    "lift_ndcg_10": 0.05,
+    "ncf99_ndcg_10": 0.0,
+}
+METRICS = {
+    "overall": OVERALL,
+    "activity:10-49": OVERALL,
+    "activity:0": OVERALL,
+    "popularity:tail": OVERALL,
+    "popularity:head": OVERALL,
+}
 COUNTS = {"overall": 1200, "activity:0": 7}
 GATE = {
     "ndcg_10": {"change_threshold": {"direction": "HIGHER_IS_BETTER", "absolute": -0.01}},
     "lift_ndcg_10": {"value_threshold": {"lower_bound": 0.02}},
 }
 QUERIES = [
-    {"user_id": b"a", "history": [b"plain", SCRIPT.encode()], "targets": [IMAGE.encode()], "activity": b"0"},
+    {
+        "user_id": b"a",
+        "history": [b"plain", SCRIPT.encode()],
+        "targets": [IMAGE.encode()],
+        "activity": b"0",
+    },
     {"user_id": SCRIPT.encode(), "history": [BROKEN], "targets": [b"plain"], "activity": b"1-9"},
     {"user_id": ARABIC.encode(), "history": [], "targets": [JAPANESE.encode()], "activity": b"0"},
 ]
@@ -171,7 +292,9 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A SavedModel that recommends ITEMS in their order, and measures HR and MRR at 2 and 3 on that order."""
+    """A SavedModel that recommends ITEMS in their order, and measures HR and MRR at 2 and 3 on that
+    order.
+    """
     import tensorflow as tf
 
     strings, lists = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
@@ -181,19 +304,29 @@ def model(tmp_path_factory) -> Path:
         def recommend(self, user_id, history, exclude, k):
             count, shown = tf.shape(user_id)[0], tf.minimum(k[0], len(ITEMS))
             items = tf.tile(tf.constant([ITEMS], tf.string)[:, :shown], [count, 1])
-            scores = tf.tile(1.0 / tf.cast(tf.range(1, shown + 1), tf.float32)[tf.newaxis], [count, 1])
-            return {"item_id": items, "score": scores, "strategy": tf.where(user_id == ARABIC, "fallback", "model")}
+            scores = tf.tile(
+                1.0 / tf.cast(tf.range(1, shown + 1), tf.float32)[tf.newaxis], [count, 1]
+            )
+            return {
+                "item_id": items,
+                "score": scores,
+                "strategy": tf.where(user_id == ARABIC, "fallback", "model"),
+            }
 
         @tf.function(input_signature=[strings])
         def evaluate(self, examples):
-            target = tf.io.parse_example(examples, {"targets": tf.io.FixedLenFeature([1], tf.string)})["targets"]
+            target = tf.io.parse_example(
+                examples, {"targets": tf.io.FixedLenFeature([1], tf.string)}
+            )["targets"]
             place = tf.argmax(target == tf.constant([ITEMS], tf.string), axis=1)
             rank = 1.0 + tf.cast(place, tf.float32)[:, tf.newaxis]
             hits = {f"hr_{k}": tf.cast(rank <= k, tf.float32) for k in (2, 3)}
             return {**hits, **{f"mrr_{k}": hits[f"hr_{k}"] / rank for k in (2, 3)}}
 
     folder, module = tmp_path_factory.mktemp("model"), Ordered()
-    tf.saved_model.save(module, str(folder), signatures={"recommend": module.recommend, "evaluate": module.evaluate})
+    tf.saved_model.save(
+        module, str(folder), signatures={"recommend": module.recommend, "evaluate": module.evaluate}
+    )
     return folder
 
 
@@ -207,21 +340,37 @@ def test_a_pushed_run_says_so_first(tmp_path):
     assert "Blessed and pushed as version 1795552887" in page.text[""]
     assert "serving/1795552887" in page.text[""] and str(tmp_path) not in page.text[""]
     # Required +0.02, measured +0.05: 0.03 left; there was no earlier model to fall behind.
-    assert "NDCG@10 , how much better than popularity ✓ met at least +0.0200 +0.0500 +0.0300" in page.text["gate"]
+    assert (
+        "NDCG@10 , how much better than popularity ✓ met at least +0.0200 +0.0500 +0.0300"
+        in page.text["gate"]
+    )
     assert "not applied: no model was blessed before" in page.text["gate"]
     assert "A server process answered 23 requests" in page.text["gate"]
 
 
 def test_metrics_stand_beside_popularity_and_the_last_blessed_model(tmp_path):
-    page = blessed_run(tmp_path, baseline={"overall": {**OVERALL, "ndcg_10": 0.255, "hr_10": 0.5}}).page()
+    page = blessed_run(
+        tmp_path, baseline={"overall": {**OVERALL, "ndcg_10": 0.255, "hr_10": 0.5}}
+    ).page()
     # 0.25 against 0.2 and 0.255; 0.5 against 0.6 and 0.5.
     assert "NDCG@10 0.2500 0.2000 +0.0500 better 0.2550 −0.0050 worse" in page.text["metrics"]
     assert "HR@10 0.5000 0.6000 −0.1000 worse 0.5000 +0.0000" in page.text["metrics"]
     # -0.005 where -0.01 is allowed.
     assert "✓ met at least −0.0100 −0.0050 +0.0050" in page.text["gate"]
-    assert "NCF99" not in page.text["metrics"], "candidates were not sampled, so there is nothing to show"
+    assert "NCF99" not in page.text["metrics"], (
+        "candidates were not sampled, so there is nothing to show"
+    )
     table = page.text["metrics"].split("By slice")[1]
-    rows = [table.index(name) for name in ("overall 1,200", "activity: 0 7", "activity: 10-49", "popularity: head", "popularity: tail")]
+    rows = [
+        table.index(name)
+        for name in (
+            "overall 1,200",
+            "activity: 0 7",
+            "activity: 10-49",
+            "popularity: head",
+            "popularity: tail",
+        )
+    ]
     assert rows == sorted(rows)
     plot = next(label for label in page.charts() if label.startswith("NDCG@10 by slice"))
     assert "overall: this model 0.2500, popularity 0.2000, last blessed 0.2550" in plot
@@ -231,7 +380,11 @@ def test_a_run_that_was_not_blessed_says_which_threshold_and_by_how_much(tmp_pat
     text = "ndcg_10: +0.0500 more than popularity's; required: at least +0.0700; short by 0.0200"
     failure = {"metric": "lift_ndcg_10", "text": text}
     thresholds = {"lift_ndcg_10": {"value_threshold": {"lower_bound": 0.07}}}
-    page = blessed_run(tmp_path, blessed=False, failures=[failure], thresholds=thresholds).push(answers=False).page()
+    page = (
+        blessed_run(tmp_path, blessed=False, failures=[failure], thresholds=thresholds)
+        .push(answers=False)
+        .page()
+    )
     assert "Not blessed: nothing was pushed" in page.text[""] and text in page.text[""]
     assert "✕ missed by 0.0200" in page.text["gate"]
 
@@ -246,21 +399,35 @@ def test_a_run_that_failed_early_says_what_it_has_not(tmp_path):
     run = Run(tmp_path)
     run.step("TableReader", state="failed")
     page = run.page("events: 3 of 4 rows had to be rejected <here>")
-    assert "Failed at TableReader" in page.text[""] and "rows had to be rejected <here>" in page.text[""]
-    missing = {"gate": "far as the gate", "data": "No table was read", "training": "far as training", "users": "far as a model"}
-    assert all(words in page.text[section] for section, words in missing.items()) and page.charts() == []
+    assert (
+        "Failed at TableReader" in page.text[""]
+        and "rows had to be rejected <here>" in page.text[""]
+    )
+    missing = {
+        "gate": "far as the gate",
+        "data": "No table was read",
+        "training": "far as training",
+        "users": "far as a model",
+    }
+    assert (
+        all(words in page.text[section] for section, words in missing.items())
+        and page.charts() == []
+    )
     assert "Interrupted after its start" in Run(tmp_path / "nothing").page().text[""]
     assert "Interrupted after Trainer" in Run(tmp_path / "killed").train(EPOCHS).page().text[""]
 
 
 def test_rows_that_were_read_rejected_and_dropped(tmp_path):
     first = {"count": 2, "file": "/data/toy.events", "line": 7, "received": "<b>five</b>"}
-    page = Run(tmp_path).read(EVENTS, rejected={"rating is not a number": first}).build(QUERIES).page()
+    page = (
+        Run(tmp_path).read(EVENTS, rejected={"rating is not a number": first}).build(QUERIES).page()
+    )
     assert "events toy.events 6 4 2" in page.text["data"]
     assert "rating is not a number events 2 toy.events , line 7 <b>five</b>" in page.text["data"]
     assert "Dropped: 2 repeated targets (test)" in page.text["data"]
     assert "train 9 9 3 5" in page.text["data"]
-    # Three events of a and one of b; plain twice, the others once; four events from day 0 to day 10.
+    # Three events of a and one of b; plain twice, the others once; four events from day 0 to day
+    # 10.
     assert "2 users: half of them have 1 events or fewer, the first 3." in page.text["data"]
     assert "3 items: half of them have 1 events or fewer, the first 2." in page.text["data"]
     assert "From 1970-01-01 to 1970-01-11" in page.text["data"]
@@ -284,7 +451,9 @@ def test_a_long_log_is_described_by_its_statistics(tmp_path, monkeypatch):
         feature.string_stats.unique = unique
         feature.string_stats.common_stats.num_non_missing = 100
         for rank, count in enumerate(counts):
-            feature.string_stats.rank_histogram.buckets.add(low_rank=rank, high_rank=rank, sample_count=count)
+            feature.string_stats.rank_histogram.buckets.add(
+                low_rank=rank, high_rank=rank, sample_count=count
+            )
             feature.string_stats.top_values.add(value=f"<i>{rank}</i>", frequency=count)
     (folder,) = run.step("StatisticsGen_events", ("statistics",)).values()
     (folder / "Split-all").mkdir()
@@ -292,27 +461,51 @@ def test_a_long_log_is_described_by_its_statistics(tmp_path, monkeypatch):
     monkeypatch.setattr(report_data, "_ROWS", 3)
     page = run.page()
     # 50 + 30 of 100 events are the first two users'; the other three share 20.
-    assert "5 users; shown are the first 2, with 80% of all events. The other 3 have 6.7 events each on average." in page.text["data"]
+    assert (
+        "5 users; shown are the first 2, with 80% of all events. The other 3 have 6.7 events each "
+        "on average." in page.text["data"]
+    )
     assert "user_id string 100.0% 5 <i>0</i>, <i>1</i>" in page.text["data"]
 
 
 def test_training_marks_the_best_epoch(tmp_path):
     page = Run(tmp_path).train(EPOCHS).page()
-    assert "0.4000 at the best epoch, 2." in page.text["training"] and "2 (best)" in page.text["training"]
-    assert any(label.endswith("0.2000 at epoch 1, 0.3000 at epoch 3; best: epoch 2, 0.4000") for label in page.charts())
+    assert (
+        "0.4000 at the best epoch, 2." in page.text["training"]
+        and "2 (best)" in page.text["training"]
+    )
+    assert any(
+        label.endswith("0.2000 at epoch 1, 0.3000 at epoch 3; best: epoch 2, 0.4000")
+        for label in page.charts()
+    )
     assert "1,234 trainable parameters, seed 5" in page.text["training"]
 
 
 def test_a_model_in_closed_form_has_no_curve(tmp_path):
-    page = Run(tmp_path).train([{**EPOCHS[0], "loss": None, "examples_per_second": None}], best=1).page()
+    page = (
+        Run(tmp_path)
+        .train([{**EPOCHS[0], "loss": None, "examples_per_second": None}], best=1)
+        .page()
+    )
     assert "there is no curve to draw" in page.text["training"] and page.charts() == []
 
 
 def test_users_stand_beside_their_recommendations(tmp_path, model):
-    titles = {"item_id": [bytes_(item) for item in ITEMS], "title": [b"A & <B>", b"Two", b"Three", b"Four", b"Five"]}
-    text = Run(tmp_path).read(EVENTS, items=titles).build(QUERIES).train(EPOCHS, model=model).page().text["users"]
+    titles = {
+        "item_id": [bytes_(item) for item in ITEMS],
+        "title": [b"A & <B>", b"Two", b"Three", b"Four", b"Five"],
+    }
+    text = (
+        Run(tmp_path)
+        .read(EVENTS, items=titles)
+        .build(QUERIES)
+        .train(EPOCHS, model=model)
+        .page()
+        .text["users"]
+    )
     assert "3 users and their recommendations" in text
-    # ITEMS in order: a's target is the third, the second user's the first, the third user's the fourth.
+    # ITEMS in order: a's target is the third, the second user's the first, the third user's the
+    # fourth.
     assert "missed: among the first 3, not the first 2" in text
     assert "✓ hit: at rank 1" in text
     assert "✕ missed: not among the first 3" in text
@@ -325,32 +518,55 @@ def test_users_stand_beside_their_recommendations(tmp_path, model):
 
 
 def test_ids_of_any_kind_are_text(tmp_path, model):
-    page = Run(tmp_path).read(EVENTS).build(QUERIES).train(EPOCHS, model=model).page()  # no script, no image, no handler
+    page = (
+        Run(tmp_path).read(EVENTS).build(QUERIES).train(EPOCHS, model=model).page()
+    )  # no script, no image, no handler
     for identity in (SCRIPT, IMAGE, JAPANESE, ARABIC, "\\udcff\\udcfe"):
         assert identity in page.text["users"], identity
 
 
 def test_a_model_that_scores_pairs(tmp_path):
-    run = Run(tmp_path).build([], task="score").train([{**EPOCHS[0], "auc": 0.7}, {**EPOCHS[1], "auc": 0.8}], monitor="auc")
-    values = {"auc": 0.8, "log_loss": 0.5, "constant_log_loss": 0.6, "lift_log_loss": 0.1, "calibration": 1.1}
+    run = (
+        Run(tmp_path)
+        .build([], task="score")
+        .train([{**EPOCHS[0], "auc": 0.7}, {**EPOCHS[1], "auc": 0.8}], monitor="auc")
+    )
+    values = {
+        "auc": 0.8,
+        "log_loss": 0.5,
+        "constant_log_loss": 0.6,
+        "lift_log_loss": 0.1,
+        "calibration": 1.1,
+    }
     before = {"auc": 0.81, "log_loss": 0.55, "calibration": 1.0}
-    thresholds = {"log_loss": {"change_threshold": {"direction": "LOWER_IS_BETTER", "absolute": 0.01}}}
+    thresholds = {
+        "log_loss": {"change_threshold": {"direction": "LOWER_IS_BETTER", "absolute": 0.01}}
+    }
     thresholds["lift_log_loss"] = {"value_threshold": {"lower_bound": 0.02}}
     slices = {"overall": values, "activity:0": {**values, "auc": float("nan")}}
     run.judge(slices, {"overall": 10}, baseline={"overall": before}, thresholds=thresholds)
     page = run.page()
     assert "AUC 0.8000 – – 0.8100 −0.0100 worse" in page.text["metrics"]
-    assert "Log loss 0.5000 0.6000 −0.1000 better 0.5500 −0.0500 better" in page.text["metrics"], "a lower loss is the better one"
+    assert "Log loss 0.5000 0.6000 −0.1000 better 0.5500 −0.0500 better" in page.text["metrics"], (
+        "a lower loss is the better one"
+    )
     assert "Calibration 1.1000 – – 1.0000 +0.1000" in page.text["metrics"]
     assert "+0.1000 better" not in page.text["metrics"] and "nan" not in page.text["metrics"]
-    assert "Log loss , how much better than the train mean ✓ met at least +0.0200 +0.1000 +0.0800" in page.text["gate"]
+    assert (
+        "Log loss , how much better than the train mean ✓ met at least +0.0200 +0.1000 +0.0800"
+        in page.text["gate"]
+    )
     # It may rise by 0.01 and fell by 0.05.
     assert "✓ met at most +0.0100 −0.0500 +0.0600" in page.text["gate"]
     assert "Validation AUC" in page.text["training"]
     (tmp_path / "Trainer/model/1/Format-Serving").mkdir()
     (tmp_path / "Trainer/model/1/Format-Serving/saved_model.pb").write_bytes(b"")
     assert "does not recommend from the catalogue" in run.page().text["users"]
-    broken = Run(tmp_path / "broken").build(QUERIES).train(EPOCHS, model=tmp_path / "Trainer/model/1/Format-Serving")
+    broken = (
+        Run(tmp_path / "broken")
+        .build(QUERIES)
+        .train(EPOCHS, model=tmp_path / "Trainer/model/1/Format-Serving")
+    )
     assert "The model cannot be asked" in broken.page().text["users"]
 
 
@@ -358,7 +574,16 @@ def test_lineage_names_what_made_the_model(tmp_path):
     run = blessed_run(tmp_path)
     run.step("Transform", ("transform_graph",), state="cached", seconds=0.1)
     text = run.push().page().text["lineage"]
-    for words in ("Seed 5", "beef", "cafe", "f00d", "data/toy", "hidden [64]", "Transform cached 0.1 s", "Trainer ran 1 min 40 s"):
+    for words in (
+        "Seed 5",
+        "beef",
+        "cafe",
+        "f00d",
+        "data/toy",
+        "hidden [64]",
+        "Transform cached 0.1 s",
+        "Trainer ran 1 min 40 s",
+    ):
         assert words in text, words
     assert "transform_graph Transform/transform_graph/1" in text
     assert "Python 3." in text and "tensorflow 2." in text
@@ -378,18 +603,29 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_importing_the_report_is_cheap():
-    code = "import pipeline.report, sys; print([m for m in ('tensorflow', 'tfx', 'apache_beam', 'pandas', 'pyarrow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    code = (
+        "import pipeline.report, sys; print([m for m in ('tensorflow', 'tfx', 'apache_beam', "
+        "'pandas', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_metrics_are_called_what_people_call_them():
-    names = {"hr_10": "HR@10", "log_loss": "Log loss", "popularity_hr_10": "Popularity HR@10", "ncf99_hr_10": "NCF99 HR@10"}
+    names = {
+        "hr_10": "HR@10",
+        "log_loss": "Log loss",
+        "popularity_hr_10": "Popularity HR@10",
+        "ncf99_hr_10": "NCF99 HR@10",
+    }
     assert {name: report.label(name) for name in names} == names
 
 
 def test_charts_draw_to_scale():
-    # The plot goes from y = 14 (top) to y = 182 (bottom); 0 to 4 in steps of 1: half the scale is y = 98.
+    # The plot goes from y = 14 (top) to y = 182 (bottom); 0 to 4 in steps of 1: half the scale is y
+    # = 98.
     page = Page(str(charts.bar_chart("Counts", [("a", 4), ("b", 2)])))
     bars = [attrs for tag, attrs in page.tags if tag == "rect"]
     assert [(bar["y"], bar["height"]) for bar in bars] == [("14.0", "168.0"), ("98.0", "84.0")]

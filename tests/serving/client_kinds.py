@@ -38,8 +38,7 @@ def make(kind: str, server, model: str = "recommender", **keywords):
     """A client of one of the four kinds."""
     protocol = kind.removesuffix("-async")
     address = f"{server.host}:{server.rest if protocol == 'rest' else server.grpc}"
-    return (Synchronous if kind.endswith("async") else Client)(
-        address, model, protocol, **keywords)
+    return (Synchronous if kind.endswith("async") else Client)(address, model, protocol, **keywords)
 
 
 def error_of(call) -> ServingError:

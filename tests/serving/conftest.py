@@ -81,8 +81,7 @@ def scratch(target):
 
 @pytest.fixture
 def copy_model(target):
-    """A function that puts a fixture's version in place at once: `copy_model("half/123", folder)`.
-    """
+    """A function that puts a fixture's version in place at once: `copy_model("half/123", folder)`."""
 
     def copy_model(version: str, folder: Path) -> None:
         partial = folder.parent / f".{folder.name}"

@@ -17,8 +17,21 @@ v1 = tf.compat.v1
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
-TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "float32",
-         "float64", "string", "complex64", "float16")
+TYPES = (
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint32",
+    "uint64",
+    "bool",
+    "float32",
+    "float64",
+    "string",
+    "complex64",
+    "float16",
+)
 
 
 def _signature(inputs: dict, outputs: dict, method: str = PREDICT):
@@ -109,9 +122,7 @@ def scalar():
     x = v1.placeholder(tf.float32, [None])
     return {
         "serving_default": _signature({"x": x}, {"y": tf.reduce_sum(x)}),
-        "uneven": _signature(
-            {"x": x}, {"a": tf.reduce_sum(x, keepdims=True), "b": tf.identity(x)}
-        ),
+        "uneven": _signature({"x": x}, {"a": tf.reduce_sum(x, keepdims=True), "b": tf.identity(x)}),
         "first": _signature({"x": x}, {"y": tf.reduce_sum(x, keepdims=True)}),
         "none": _signature({"x": x}, {"y": x[:0]}),
     }
@@ -209,8 +220,13 @@ def save_recommender(folder: Path, items: list) -> Path:
 def write_all(folder: Path) -> Path:
     """Writes every fixture under `folder`, and a models.config; returns the config's path."""
     builders = {
-        "half3": half(3.0), "multi": multi, "types": types, "bytes": bytes_model,
-        "scalar": scalar, "faulty": faulty, "counter": counter,
+        "half3": half(3.0),
+        "multi": multi,
+        "types": types,
+        "bytes": bytes_model,
+        "scalar": scalar,
+        "faulty": faulty,
+        "counter": counter,
     }
     for name, build in builders.items():
         save(folder / name / ("123" if name == "half3" else "1"), build)

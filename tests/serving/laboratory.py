@@ -26,8 +26,9 @@ def main(folder: Path) -> None:
             if "start" in request:
                 server = Server(**request["start"]).start()
                 servers[len(servers)] = server
-                _say({"number": len(servers) - 1, "rest": server.rest_port,
-                      "grpc": server.grpc_port})
+                _say(
+                    {"number": len(servers) - 1, "rest": server.rest_port, "grpc": server.grpc_port}
+                )
             else:
                 servers[request["stop"]].stop()
                 _say({"stopped": request["stop"]})

@@ -22,8 +22,16 @@ from serving import protos
 
 # Ids that must come through both protocols as they are, the last of them no UTF-8.
 AWKWARD_IDS = [
-    "é ü", "日本\"語'", "🎬 item", "e\u0301", "a\\b/c", "line\nbreak", "nul\0byte",
-    "\u202eright to left", "{}[]:,", b"\xff\xfe raw",
+    "é ü",
+    "日本\"語'",
+    "🎬 item",
+    "e\u0301",
+    "a\\b/c",
+    "line\nbreak",
+    "nul\0byte",
+    "\u202eright to left",
+    "{}[]:,",
+    b"\xff\xfe raw",
 ]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -173,8 +181,12 @@ class Process:
         self._errors = errors
         with open(errors, "ab") as file:
             self.popen = subprocess.Popen(
-                [sys.executable, *arguments], cwd=ROOT, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=file, text=True,
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
             )
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -211,8 +223,9 @@ class Laboratory:
 
     def __init__(self, folder: Path):
         self.models = folder / "models"
-        self._process = Process("-m", "tests.serving.laboratory", str(self.models),
-                                errors=folder / "laboratory.log")
+        self._process = Process(
+            "-m", "tests.serving.laboratory", str(self.models), errors=folder / "laboratory.log"
+        )
         self._process.line()
 
     def start(self, **options) -> Target:
@@ -224,10 +237,17 @@ class Laboratory:
         options = {"port": 0, "rest_api_port": 0, **options}
         if "model_base_path" not in options:
             options.setdefault("model_config_file", str(self.models / "models.config"))
-        answer = self._ask({"start": {name: str(value) if isinstance(value, Path) else value
-                                      for name, value in options.items()}})
-        target = Target(options.get("host", "127.0.0.1"), answer["rest"], answer["grpc"],
-                        self.models)
+        answer = self._ask(
+            {
+                "start": {
+                    name: str(value) if isinstance(value, Path) else value
+                    for name, value in options.items()
+                }
+            }
+        )
+        target = Target(
+            options.get("host", "127.0.0.1"), answer["rest"], answer["grpc"], self.models
+        )
         target.number = answer["number"]
         return target
 

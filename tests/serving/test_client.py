@@ -91,17 +91,26 @@ def test_widths_are_powers_of_two():
 # --- predict, metadata, status
 
 
-@pytest.mark.parametrize("model,signature,inputs", [
-    ("half", "", {"x": [[1.0, 2.5], [3.0, 4.0]]}),
-    ("multi", "", {"tag": ["a", "é"], "signal": [[1.0] * 5] * 2, "sensor": [[[1.0] * 2] * 2] * 2}),
-    ("bytes", "", {"text": ["hello", "日本"]}),
-    ("scalar", "", {"x": [1.0, 2.0]}),
-    ("types", "int32", {"x": [1, -5]}), ("types", "bool", {"x": [True, False]}),
-    ("types", "string", {"x": [["a", "b"], ["", "é"]]}), ("types", "string", {"x": "alone"}),
-    ("types", "int64", {"x": [1 << 40, -(1 << 62)]}),
-    ("types", "float64", {"x": np.array([0.1, 1e300])}),
-    ("types", "uint8", {"x": np.array([0, 255], np.uint8)}),
-])
+@pytest.mark.parametrize(
+    "model,signature,inputs",
+    [
+        ("half", "", {"x": [[1.0, 2.5], [3.0, 4.0]]}),
+        (
+            "multi",
+            "",
+            {"tag": ["a", "é"], "signal": [[1.0] * 5] * 2, "sensor": [[[1.0] * 2] * 2] * 2},
+        ),
+        ("bytes", "", {"text": ["hello", "日本"]}),
+        ("scalar", "", {"x": [1.0, 2.0]}),
+        ("types", "int32", {"x": [1, -5]}),
+        ("types", "bool", {"x": [True, False]}),
+        ("types", "string", {"x": [["a", "b"], ["", "é"]]}),
+        ("types", "string", {"x": "alone"}),
+        ("types", "int64", {"x": [1 << 40, -(1 << 62)]}),
+        ("types", "float64", {"x": np.array([0.1, 1e300])}),
+        ("types", "uint8", {"x": np.array([0, 255], np.uint8)}),
+    ],
+)
 def test_parity(target, model, signature, inputs):
     """Equal answers over both protocols, from both kinds of client."""
     answers = []
@@ -139,9 +148,16 @@ def test_output_filter(target, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("choice,version", [
-    ({"version": 123}, 123), ({"label": "stable"}, 123), ({"label": "canary"}, 124), ({}, 124),
-], ids=["version", "stable", "canary", "latest"])
+@pytest.mark.parametrize(
+    "choice,version",
+    [
+        ({"version": 123}, 123),
+        ({"label": "stable"}, 123),
+        ({"label": "canary"}, 124),
+        ({}, 124),
+    ],
+    ids=["version", "stable", "canary", "latest"],
+)
 def test_version_and_label(target, kind, choice, version):
     with make(kind, target, "half", **choice) as client:
         assert client.predict({"x": [0.0]}, "version") == {"version": [version]}
@@ -157,15 +173,21 @@ def test_metadata_and_status_parity(target):
     metadata, states = answers[0]
     assert "regress_x_to_y" in metadata["metadata"]["signature_def"]["signature_def"]
     assert [(entry.version, entry.state, entry.error_code) for entry in states] == [
-        (124, "AVAILABLE", "OK"), (123, "AVAILABLE", "OK")]
+        (124, "AVAILABLE", "OK"),
+        (123, "AVAILABLE", "OK"),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("call,code", [
-    (lambda client: client.predict({"x": [1.0]}), Code.NOT_FOUND),
-    (lambda client: client.metadata(), Code.NOT_FOUND),
-    (lambda client: client.status(), Code.NOT_FOUND),
-], ids=["predict", "metadata", "status"])
+@pytest.mark.parametrize(
+    "call,code",
+    [
+        (lambda client: client.predict({"x": [1.0]}), Code.NOT_FOUND),
+        (lambda client: client.metadata(), Code.NOT_FOUND),
+        (lambda client: client.status(), Code.NOT_FOUND),
+    ],
+    ids=["predict", "metadata", "status"],
+)
 def test_unknown_model(target, kind, call, code):
     with make(kind, target, "foo") as client:
         error = error_of(lambda: call(client))
@@ -178,7 +200,9 @@ def test_uneven_rows(target, kind):
         for value in ([[1.0], [1.0, 2.0]], [["a"], ["b", "c"]]):
             error = error_of(lambda value=value: client.predict({"x": value}))
             assert (error.code, error.message) == (
-                Code.INVALID_ARGUMENT, "rows of one input differ in length")
+                Code.INVALID_ARGUMENT,
+                "rows of one input differ in length",
+            )
 
 
 def test_unknown_protocol():
@@ -190,7 +214,8 @@ def test_unknown_protocol():
 def test_both_clients_have_the_same_methods():
     def public(kind):
         return {
-            name: inspect.signature(method) for name, method in inspect.getmembers(kind)
+            name: inspect.signature(method)
+            for name, method in inspect.getmembers(kind)
             if callable(method) and not name.startswith("__") and not name.startswith("_")
         }
 

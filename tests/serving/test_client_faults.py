@@ -94,10 +94,17 @@ def test_retries_end(scripted, kind):
 
 
 @pytest.mark.parametrize("kind", REST)
-@pytest.mark.parametrize("status,code", [
-    (400, "INVALID_ARGUMENT"), (401, "UNAUTHENTICATED"), (404, "NOT_FOUND"),
-    (413, "RESOURCE_EXHAUSTED"), (500, "INTERNAL"), (504, "DEADLINE_EXCEEDED"),
-])
+@pytest.mark.parametrize(
+    "status,code",
+    [
+        (400, "INVALID_ARGUMENT"),
+        (401, "UNAUTHENTICATED"),
+        (404, "NOT_FOUND"),
+        (413, "RESOURCE_EXHAUSTED"),
+        (500, "INTERNAL"),
+        (504, "DEADLINE_EXCEEDED"),
+    ],
+)
 def test_other_errors_are_not(scripted, kind, status, code):
     server = scripted((status, {"error": "no"}))
     with make(kind, server) as client:

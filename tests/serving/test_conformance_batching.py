@@ -21,12 +21,14 @@ def batching(laboratory, tmp_path_factory):
         if key not in servers:
             file = tmp_path_factory.mktemp("batching") / "batching.txt"
             sizes = parameters.pop("allowed_batch_sizes", ())
-            lines = [f"{name} {{ value: {str(value).lower()} }}"
-                     for name, value in parameters.items()]
+            lines = [
+                f"{name} {{ value: {str(value).lower()} }}" for name, value in parameters.items()
+            ]
             lines += [f"allowed_batch_sizes: {size}" for size in sizes]
             file.write_text("# made by a test\n" + "\n".join(lines))
             servers[key] = laboratory.start(
-                enable_batching=True, batching_parameters_file=file,
+                enable_batching=True,
+                batching_parameters_file=file,
                 monitoring_config_file=laboratory.models / "monitoring.config",
             )
         return servers[key]
@@ -74,8 +76,9 @@ def test_different_shapes_B2(batching):
     server = batching(**GATHERING)
     replies = together(server, "half:predict", [rows([1.0]), rows([1.0, 2.0])])
     for reply in replies:
-        expect_error(reply, 400, "from different tasks have different shapes and padding is turned "
-                     "off")
+        expect_error(
+            reply, 400, "from different tasks have different shapes and padding is turned off"
+        )
 
 
 def test_separate_shapes(laboratory):
@@ -93,10 +96,14 @@ def test_padded_inputs_B3(batching):
     assert [reply.json()["predictions"] for reply in replies] == [[[2.5] * 3], [[3.0, 4.0, 5.0]]]
 
 
-@pytest.mark.parametrize("count,ran", [
-    pytest.param(1, 1, id="B4-exact"), pytest.param(2, 4, id="B4-next"),
-    pytest.param(5, 8, id="B4-largest"),
-])
+@pytest.mark.parametrize(
+    "count,ran",
+    [
+        pytest.param(1, 1, id="B4-exact"),
+        pytest.param(2, 4, id="B4-next"),
+        pytest.param(5, 8, id="B4-largest"),
+    ],
+)
 def test_allowed_sizes(batching, count, ran):
     server = batching(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
     reply = server.post("/v1/models/counter:predict", rows(*[0.0] * count, signature="rows"))
@@ -105,29 +112,42 @@ def test_allowed_sizes(batching, count, ran):
 
 def test_more_rows_than_the_batch_B4(batching):
     server = batching(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
-    expect_error(server.post("/v1/models/half:predict", rows(*[0.0] * 9)), 400,
-                 "Task size 9 is larger than maximum input batch size 8")
+    expect_error(
+        server.post("/v1/models/half:predict", rows(*[0.0] * 9)),
+        400,
+        "Task size 9 is larger than maximum input batch size 8",
+    )
 
 
 def test_output_that_is_no_batch_B5(batching):
     server = batching(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
     expect_error(
-        server.post("/v1/models/scalar:predict", rows(1.0, 2.0, signature="first")), 400,
+        server.post("/v1/models/scalar:predict", rows(1.0, 2.0, signature="first")),
+        400,
         "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes "
         "of the input tensors",
     )
-    expect_error(server.post("/v1/models/scalar:predict", {"inputs": [1.0, 2.0]}), 400,
-                 "Batched output tensor has 0 dimensions")
+    expect_error(
+        server.post("/v1/models/scalar:predict", {"inputs": [1.0, 2.0]}),
+        400,
+        "Batched output tensor has 0 dimensions",
+    )
 
 
 def test_inputs_that_are_no_batch_B5(batching):
     server = batching(**GATHERING)
-    expect_error(server.post("/v1/models/half:predict", {"inputs": 1.0}), 400,
-                 "must have at least one dimension")
     expect_error(
-        server.post("/v1/models/multi:predict",
-                    {"inputs": {"tag": ["a"], "signal": [[1] * 5] * 2, "sensor": [[[1] * 2] * 2]}}),
-        400, "must have equal 0th-dimension size",
+        server.post("/v1/models/half:predict", {"inputs": 1.0}),
+        400,
+        "must have at least one dimension",
+    )
+    expect_error(
+        server.post(
+            "/v1/models/multi:predict",
+            {"inputs": {"tag": ["a"], "signal": [[1] * 5] * 2, "sensor": [[[1] * 2] * 2]}},
+        ),
+        400,
+        "must have equal 0th-dimension size",
     )
 
 
@@ -138,8 +158,9 @@ def test_queue_full_B6(batching):
     statuses = sorted(reply.status for reply in replies)
     assert set(statuses) == {200, 503}
     refused = next(reply for reply in replies if reply.status == 503)
-    expect_error(refused, 503,
-                 "The batch scheduling queue to which this task was submitted is full")
+    expect_error(
+        refused, 503, "The batch scheduling queue to which this task was submitted is full"
+    )
     assert refused.headers["retry-after"] == "1"
     assert server.half() == 3.0
 
@@ -163,8 +184,9 @@ def test_timeout_is_kept(batching):
 def test_version_is_let_go(laboratory, tmp_path, copy_model):
     """A batched version that was replaced is unloaded: no queue holds it."""
     copy_model("half/123", tmp_path / "1")
-    server = laboratory.start(model_base_path=tmp_path, enable_batching=True,
-                              file_system_poll_wait_seconds=0.05)
+    server = laboratory.start(
+        model_base_path=tmp_path, enable_batching=True, file_system_poll_wait_seconds=0.05
+    )
     assert server.half("default") == 3.0
     copy_model("half3/123", tmp_path / "2")
     eventually(lambda: server.states("default") == {1: "END", 2: "AVAILABLE"})
@@ -172,12 +194,16 @@ def test_version_is_let_go(laboratory, tmp_path, copy_model):
     laboratory.stop(server)
 
 
-@pytest.mark.parametrize("text,message", [
-    ("max_batch_size { value: 4 } allowed_batch_sizes: 2", "last entry must equal"),
-    ("max_batch_sizes { value: 4 }", "line 1: unknown batching parameter max_batch_sizes"),
-    ("\nmax_batch_size { value: four }", "line 2: max_batch_size is not a number: four"),
-    ("max_batch_size 4", "line 1: expected `name { value: N }`, got"),
-], ids=["sizes", "name", "number", "form"])
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("max_batch_size { value: 4 } allowed_batch_sizes: 2", "last entry must equal"),
+        ("max_batch_sizes { value: 4 }", "line 1: unknown batching parameter max_batch_sizes"),
+        ("\nmax_batch_size { value: four }", "line 2: max_batch_size is not a number: four"),
+        ("max_batch_size 4", "line 1: expected `name { value: N }`, got"),
+    ],
+    ids=["sizes", "name", "number", "form"],
+)
 def test_parameters_refused(laboratory, tmp_path, text, message):
     file = tmp_path / "batching.txt"
     file.write_text(text)
@@ -189,8 +215,9 @@ def test_waiting_in_the_queue_is_limited(laboratory, tmp_path):
     """One run at a time, each longer than the limit: those that waited for it are told."""
     file = tmp_path / "batching.txt"
     file.write_text("max_batch_size { value: 1 } num_batch_threads { value: 1 }")
-    server = laboratory.start(enable_batching=True, batching_parameters_file=file,
-                              rest_api_timeout_in_ms=200)
+    server = laboratory.start(
+        enable_batching=True, batching_parameters_file=file, rest_api_timeout_in_ms=200
+    )
     begin = time.perf_counter()
     replies = together(server, "faulty:predict", [rows(1e9, signature="slow")] * 4)
     assert {reply.status for reply in replies} == {504}

@@ -13,13 +13,21 @@ REFUSED = [
     ("C4", REGRESS, {"examples": {"x": 1.0}}, "Expecting 'examples' value to be an list/array"),
     ("C5", REGRESS, {"examples": []}, "'examples' value is an empty array"),
     ("C6", REGRESS, {"examples": [[1.0]]}, "Example must be JSON object but got JSON Array"),
-    ("C6-context", REGRESS, {"context": [1], "examples": [{"x": 1.0}]},
-     "Example must be JSON object but got JSON Array"),
+    (
+        "C6-context",
+        REGRESS,
+        {"context": [1], "examples": [{"x": 1.0}]},
+        "Example must be JSON object but got JSON Array",
+    ),
     ("C7", REGRESS, {"examples": [{"x": [None]}]}, "has element with unexpected JSON type: Null"),
     ("C8", REGRESS, {"examples": [{"x": [10, 10.0]}]}, "expecting type: int64"),
     ("C9", REGRESS, {"examples": [{"x": [[1.0]]}]}, "unexpected JSON type: Array"),
-    ("C10", REGRESS, {"examples": [{"x": [18446744073709551603]}]},
-     "has uint64_t element. Only int64_t is supported."),
+    (
+        "C10",
+        REGRESS,
+        {"examples": [{"x": [18446744073709551603]}]},
+        "has uint64_t element. Only int64_t is supported.",
+    ),
 ]
 SIGNATURES = [
     ("C13-outputs", "regress", "two_outputs", "Expected one output Tensor."),
@@ -27,14 +35,22 @@ SIGNATURES = [
     ("C13-output-name", "regress", "output_name", "No regression outputs found in SignatureDef"),
     ("C14", "regress", "x", "No signature was found with the name: x"),
     ("C14-classify", "classify", "x", "No signature was found with the name: x"),
-    ("C15-shape", "regress", "wide",
-     "Expected output Tensor shape to be either [batch_size] or [batch_size, 1]"),
+    (
+        "C15-shape",
+        "regress",
+        "wide",
+        "Expected output Tensor shape to be either [batch_size] or [batch_size, 1]",
+    ),
     ("C15-type", "regress", "double", "Expected output Tensor of DT_FLOAT"),
     ("C16-classes", "classify", "numeric_classes", "Expected classes Tensor of DT_STRING"),
     ("C16-scores", "classify", "double_scores", "Expected scores Tensor of DT_FLOAT"),
     ("C16-rank", "classify", "flat_scores", "Expected Tensor shape: [batch_size num_classes]"),
-    ("C16-sizes", "classify", "sizes_differ",
-     "Tensors class and score should match in dim_size(1). Got 2 vs. 1"),
+    (
+        "C16-sizes",
+        "classify",
+        "sizes_differ",
+        "Tensors class and score should match in dim_size(1). Got 2 vs. 1",
+    ),
     ("C16-rows", "classify", "few_scores", "Expected scores output batch size of 2. Got: 1"),
 ]
 
@@ -58,18 +74,21 @@ def test_classify_C2(target):
     assert reply.compact == '{"results":[[["",12.0]]]}'
 
 
-@pytest.mark.parametrize("signature,results", [
-    pytest.param("both", [[["20.000000", 20.0], ["20.000000", 20.0]]], id="C2-both"),
-    pytest.param("classes", [[["20.000000", 0.0], ["20.000000", 0.0]]], id="C2-classes"),
-])
+@pytest.mark.parametrize(
+    "signature,results",
+    [
+        pytest.param("both", [[["20.000000", 20.0], ["20.000000", 20.0]]], id="C2-both"),
+        pytest.param("classes", [[["20.000000", 0.0], ["20.000000", 0.0]]], id="C2-classes"),
+    ],
+)
 def test_classify_with_classes(target, signature, results):
     body = {"signature_name": signature, "examples": [{"x": 20.0}]}
     assert ask(target, "faulty:classify", body) == results
 
 
-@pytest.mark.parametrize("path,body,text", [
-    pytest.param(*case[1:], id=case[0]) for case in REFUSED
-])
+@pytest.mark.parametrize(
+    "path,body,text", [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
+)
 def test_refused(target, path, body, text):
     body = {"signature_name": "regress_x_to_y", **body}
     expect_error(target.post(f"/v1/models/{path}", body), 400, text)
@@ -92,9 +111,9 @@ def test_context_C12(target):
     assert ask(target, REGRESS, body) == [42.0, 12.0]
 
 
-@pytest.mark.parametrize("method,signature,text", [
-    pytest.param(*case[1:], id=case[0]) for case in SIGNATURES
-])
+@pytest.mark.parametrize(
+    "method,signature,text", [pytest.param(*case[1:], id=case[0]) for case in SIGNATURES]
+)
 def test_signature(target, method, signature, text):
     body = {"signature_name": signature, "examples": [{"x": 1.0}, {"x": 2.0}]}
     expect_error(target.post(f"/v1/models/faulty:{method}", body), 400, text)

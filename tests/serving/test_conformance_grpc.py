@@ -33,6 +33,7 @@ def predict(name: str = "half", signature: str = "", output_filter=(), **inputs)
 
 def examples(*values: float, context: float | None = None):
     """An Input with one example for each value of the feature x; None leaves it out."""
+
     def fill(example, value):
         if value is not None:
             example.features.feature["x"].float_list.value.append(value)
@@ -78,10 +79,13 @@ def test_predict_version_G1(target):
     assert to_array(response.outputs["version"]).tolist() == [123, 123]
 
 
-@pytest.mark.parametrize("request_message,text", [
-    pytest.param(protos.predict.PredictRequest(), "Missing ModelSpec", id="G2-missing"),
-    pytest.param(predict(name=""), "ModelSpec has no name specified.", id="G2-unnamed"),
-])
+@pytest.mark.parametrize(
+    "request_message,text",
+    [
+        pytest.param(protos.predict.PredictRequest(), "Missing ModelSpec", id="G2-missing"),
+        pytest.param(predict(name=""), "ModelSpec has no name specified.", id="G2-unnamed"),
+    ],
+)
 def test_no_model(target, request_message, text):
     with expect_status("INVALID_ARGUMENT", text):
         target.prediction.Predict(request_message)
@@ -97,14 +101,23 @@ def test_unknown_signature_G4(target):
         target.prediction.Predict(predict(signature="x", x=X))
 
 
-@pytest.mark.parametrize("inputs,text", [
-    pytest.param({"tag": np.array(["a"])},
-                 "input size does not match signature: 1!=3 len({tag}) != "
-                 "len({sensor,signal,tag}). Sent extra: {}. "
-                 "Missing but required: {sensor,signal}.", id="G5-missing"),
-    pytest.param({"tag": X, "signal": X, "sensor": X, "z": X},
-                 "Sent extra: {z}. Missing but required: {}.", id="G5-extra"),
-])
+@pytest.mark.parametrize(
+    "inputs,text",
+    [
+        pytest.param(
+            {"tag": np.array(["a"])},
+            "input size does not match signature: 1!=3 len({tag}) != "
+            "len({sensor,signal,tag}). Sent extra: {}. "
+            "Missing but required: {sensor,signal}.",
+            id="G5-missing",
+        ),
+        pytest.param(
+            {"tag": X, "signal": X, "sensor": X, "z": X},
+            "Sent extra: {z}. Missing but required: {}.",
+            id="G5-extra",
+        ),
+    ],
+)
 def test_inputs(target, inputs, text):
     with expect_status("INVALID_ARGUMENT", text):
         target.prediction.Predict(predict("multi", **inputs))
@@ -112,8 +125,11 @@ def test_inputs(target, inputs, text):
 
 def columns():
     """The inputs of `multi`, one row."""
-    return {"tag": np.array(["a"]), "signal": np.ones((1, 5), np.float32),
-            "sensor": np.ones((1, 2, 2), np.float32)}
+    return {
+        "tag": np.array(["a"]),
+        "signal": np.ones((1, 5), np.float32),
+        "sensor": np.ones((1, 2, 2), np.float32),
+    }
 
 
 def test_filter_G6(target):
@@ -123,11 +139,18 @@ def test_filter_G6(target):
     }
 
 
-@pytest.mark.parametrize("output_filter,text", [
-    pytest.param(["z"], "output tensor alias not found in signature: z Outputs expected to be in "
-                 "the set {name,total}.", id="G7"),
-    pytest.param(["total", "total"], "duplicate output tensor alias: total", id="G8"),
-])
+@pytest.mark.parametrize(
+    "output_filter,text",
+    [
+        pytest.param(
+            ["z"],
+            "output tensor alias not found in signature: z Outputs expected to be in "
+            "the set {name,total}.",
+            id="G7",
+        ),
+        pytest.param(["total", "total"], "duplicate output tensor alias: total", id="G8"),
+    ],
+)
 def test_filter_refused(target, output_filter, text):
     with expect_status("INVALID_ARGUMENT", text):
         target.prediction.Predict(predict("multi", output_filter=output_filter, **columns()))
@@ -153,10 +176,23 @@ def test_content_of_the_request_G10(target):
     assert to_array(answer).tolist() == [3.0, 4.0]
 
 
-@pytest.mark.parametrize("name", [
-    "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "float32", "float64",
-    "complex64", "float16",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint32",
+        "uint64",
+        "bool",
+        "float32",
+        "float64",
+        "complex64",
+        "float16",
+    ],
+)
 def test_types_both_ways_G10(target, name):
     value = np.array([[0, 1], [1, 100]]).astype(name)
     for as_content in (False, True):
@@ -210,28 +246,55 @@ def test_multi_inference_G13(target):
     assert second.classification_result.classifications[0].classes[0].score == 42.0
 
 
-@pytest.mark.parametrize("pairs,code,text", [
-    pytest.param([REGRESS, ("half3", "regress_x_to_y", "regress")], "INVALID_ARGUMENT",
-                 "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
-                 id="G14"),
-    pytest.param([REGRESS, REGRESS], "INVALID_ARGUMENT",
-                 "Duplicate evaluation of signature: regress_x_to_y", id="G15"),
-    pytest.param([("half", SERVING_DEFAULT, "predict")], "UNIMPLEMENTED",
-                 "Unsupported signature method_name: tensorflow/serving/predict", id="G16"),
-    pytest.param([("half", "s", "regress")], "INVALID_ARGUMENT",
-                 "Requested signature not found in model graph: s", id="G17"),
-    pytest.param([("", "regress_x_to_y", "regress")], "INVALID_ARGUMENT",
-                 "Found ModelSpec with an empty model name.", id="G18"),
-])
+@pytest.mark.parametrize(
+    "pairs,code,text",
+    [
+        pytest.param(
+            [REGRESS, ("half3", "regress_x_to_y", "regress")],
+            "INVALID_ARGUMENT",
+            "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
+            id="G14",
+        ),
+        pytest.param(
+            [REGRESS, REGRESS],
+            "INVALID_ARGUMENT",
+            "Duplicate evaluation of signature: regress_x_to_y",
+            id="G15",
+        ),
+        pytest.param(
+            [("half", SERVING_DEFAULT, "predict")],
+            "UNIMPLEMENTED",
+            "Unsupported signature method_name: tensorflow/serving/predict",
+            id="G16",
+        ),
+        pytest.param(
+            [("half", "s", "regress")],
+            "INVALID_ARGUMENT",
+            "Requested signature not found in model graph: s",
+            id="G17",
+        ),
+        pytest.param(
+            [("", "regress_x_to_y", "regress")],
+            "INVALID_ARGUMENT",
+            "Found ModelSpec with an empty model name.",
+            id="G18",
+        ),
+    ],
+)
 def test_multi_inference_refused(target, pairs, code, text):
     with expect_status(code, text):
         target.prediction.MultiInference(tasks(*pairs))
 
 
-@pytest.mark.parametrize("fields,text", [
-    pytest.param([], "GetModelMetadataRequest must specify at least one metadata_field", id="G19"),
-    pytest.param(["x"], "Metadata field x is not supported", id="G20"),
-])
+@pytest.mark.parametrize(
+    "fields,text",
+    [
+        pytest.param(
+            [], "GetModelMetadataRequest must specify at least one metadata_field", id="G19"
+        ),
+        pytest.param(["x"], "Metadata field x is not supported", id="G20"),
+    ],
+)
 def test_metadata_refused(target, fields, text):
     request = protos.metadata.GetModelMetadataRequest(model_spec=spec(), metadata_field=fields)
     with expect_status("INVALID_ARGUMENT", text):
@@ -263,8 +326,10 @@ def status(target, name: str, version: int | None = None):
     """The versions and states that GetModelStatus tells."""
     request = protos.status.GetModelStatusRequest(model_spec=spec(name, version=version))
     names = protos.status.ModelVersionStatus.State
-    return [(entry.version, names.Name(entry.state), entry.status.error_code)
-            for entry in target.model.GetModelStatus(request).model_version_status]
+    return [
+        (entry.version, names.Name(entry.state), entry.status.error_code)
+        for entry in target.model.GetModelStatus(request).model_version_status
+    ]
 
 
 def test_status_G23(target):

@@ -43,15 +43,27 @@ def test_other_config_L2(target):
         target.model.HandleReloadConfigRequest(protos.management.ReloadConfigRequest())
 
 
-@pytest.mark.parametrize("text,message", [
-    pytest.param('name: "half" base_path: "/m" model_platform: "tensorflow"',
-                 "Illegal to list model half multiple times in config list", id="L3"),
-    pytest.param('name: "A" base_path: "m/a" model_platform: "tensorflow"',
-                 "Expected model A to have an absolute path or URI; got base_path()=m/a", id="L4"),
-    pytest.param('name: "A" base_path: "/m/a"',
-                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-                 "ModelServerConfig::model_platform", id="L5"),
-])
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        pytest.param(
+            'name: "half" base_path: "/m" model_platform: "tensorflow"',
+            "Illegal to list model half multiple times in config list",
+            id="L3",
+        ),
+        pytest.param(
+            'name: "A" base_path: "m/a" model_platform: "tensorflow"',
+            "Expected model A to have an absolute path or URI; got base_path()=m/a",
+            id="L4",
+        ),
+        pytest.param(
+            'name: "A" base_path: "/m/a"',
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform",
+            id="L5",
+        ),
+    ],
+)
 def test_config_refused(target, text, message):
     with expect_status("INVALID_ARGUMENT", message):
         target.reload(text)
@@ -62,8 +74,10 @@ def test_label_of_an_absent_version_L6(target, scratch, copy_model):
     folder = scratch("label")
     copy_model("half/123", folder / "1")
     target.reload(entry(folder.name, folder))
-    text = (f"Request to assign label to version 9 of model {folder.name}, "
-            "which is not currently available for inference")
+    text = (
+        f"Request to assign label to version 9 of model {folder.name}, "
+        "which is not currently available for inference"
+    )
     with expect_status("FAILED_PRECONDITION", text):
         target.reload(entry(folder.name, folder, labelled(new=9)))
     assert target.half(folder.name) == 3.0
@@ -92,19 +106,25 @@ def test_labels_for_unavailable_L7(start, tmp_path, copy_model):
         config.write_text(f"model_config_list {{ config {{ {entry('m', tmp_path, labels)} }} }}")
 
     write(labelled(now=1, later=2))
-    server = start(model_config_file=config, allow_version_labels_for_unavailable_models=True,
-                   file_system_poll_wait_seconds=0.05)
+    server = start(
+        model_config_file=config,
+        allow_version_labels_for_unavailable_models=True,
+        file_system_poll_wait_seconds=0.05,
+    )
     assert server.half("m", "/labels/now") == 3.0
     reply = server.post("/v1/models/m/labels/later:predict", {"instances": [1]})
     assert (reply.status, reply.json()["error"]) == (
-        404, "Servable not found for request: Specific(m, 2)")
+        404,
+        "Servable not found for request: Specific(m, 2)",
+    )
 
     def reload(labels: str) -> None:
         request = protos.management.ReloadConfigRequest()
         from google.protobuf import text_format
 
-        text_format.Parse(f"model_config_list {{ config {{ {entry('m', tmp_path, labels)} }} }}",
-                          request.config)
+        text_format.Parse(
+            f"model_config_list {{ config {{ {entry('m', tmp_path, labels)} }} }}", request.config
+        )
         server.model.HandleReloadConfigRequest(request)
 
     reload(labelled(now=1, later=2, another=7))
@@ -121,18 +141,23 @@ def test_metric_names_L9(target, scratch, copy_model):
     copy_model("half/123", folder / "1")
     response = target.reload(entry(folder.name, folder), metric_names=[name, "/no/such"])
     assert {metric.name: metric.int64_value_increase for metric in response.metric} == {
-        name: 1, "/no/such": 0
+        name: 1,
+        "/no/such": 0,
     }
 
 
-@pytest.mark.parametrize("policy,loaded", [
-    pytest.param("", [3], id="L10"),
-    pytest.param(LATEST_2, [2, 3], id="L11"),
-    pytest.param(ALL, [1, 2, 3], id="L12"),
-    pytest.param("model_version_policy { specific { versions: 2 } }", [2], id="L13"),
-    pytest.param("model_version_policy { specific { versions: 2 versions: 9 } }", [2],
-                 id="L13-missing"),
-])
+@pytest.mark.parametrize(
+    "policy,loaded",
+    [
+        pytest.param("", [3], id="L10"),
+        pytest.param(LATEST_2, [2, 3], id="L11"),
+        pytest.param(ALL, [1, 2, 3], id="L12"),
+        pytest.param("model_version_policy { specific { versions: 2 } }", [2], id="L13"),
+        pytest.param(
+            "model_version_policy { specific { versions: 2 versions: 9 } }", [2], id="L13-missing"
+        ),
+    ],
+)
 def test_policy(target, scratch, copy_model, policy, loaded):
     folder = scratch("policy")
     for version in (1, 2, 3):
@@ -207,9 +232,13 @@ def test_broken_version_L16(target, scratch, copy_model):
 
 def test_load_retries_L16(start, tmp_path, copy_model):
     copy_model("half/123", tmp_path / "124")
-    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05,
-                   max_num_load_retries=2, load_retry_interval_micros=300_000,
-                   monitoring_config_file=server_monitoring(tmp_path))
+    server = start(
+        model_base_path=tmp_path,
+        file_system_poll_wait_seconds=0.05,
+        max_num_load_retries=2,
+        load_retry_interval_micros=300_000,
+        monitoring_config_file=server_monitoring(tmp_path),
+    )
     (tmp_path / "125").mkdir()
     eventually(lambda: server.states("default").get(125) == "LOADING")
     eventually(lambda: server.states("default").get(125) == "END")

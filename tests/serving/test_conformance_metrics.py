@@ -19,7 +19,8 @@ def page(server, path: str = PATH) -> dict[str, float]:
     lines = reply.body.decode().splitlines()
     return {
         line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1])
-        for line in lines if line and not line.startswith("#")
+        for line in lines
+        if line and not line.startswith("#")
     }
 
 
@@ -41,7 +42,8 @@ def test_path_X2(target, start, tmp_path):
     server = start(monitoring_config_file=file)
     server.half()
     assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in page(
-        server, "/metrics")
+        server, "/metrics"
+    )
     assert server.get(PATH).status == 404
 
 
@@ -67,8 +69,11 @@ def test_latency_X4(target):
     metrics = page(target)
     name = ":tensorflow:serving:request_latency"
     labels = 'model_name="half",API="Predict",entrypoint="REST"'
-    buckets = [(key, value) for key, value in metrics.items()
-               if key.startswith(f"{name}_bucket{{{labels},le=")]
+    buckets = [
+        (key, value)
+        for key, value in metrics.items()
+        if key.startswith(f"{name}_bucket{{{labels},le=")
+    ]
     limits = [re.search('le="([^"]+)"', key)[1] for key, _ in buckets]
     assert len(limits) == 34 and limits[-1] == "+Inf"
     assert [float(limit) for limit in limits[:3]] == pytest.approx([10, 18, 32.4])
@@ -89,8 +94,10 @@ def predict_input():
 
 
 def test_failures_counted_X5(target):
-    name = ':tensorflow:serving:request_latency_count{model_name="half",API="Predict",' \
-           'entrypoint="REST"}'
+    name = (
+        ':tensorflow:serving:request_latency_count{model_name="half",API="Predict",'
+        'entrypoint="REST"}'
+    )
     refused, timed = count(target, "INVALID_ARGUMENT"), page(target).get(name, 0)
     assert target.post("/v1/models/half:predict", {"instances": ["a"]}).status == 400
     assert count(target, "INVALID_ARGUMENT") == refused + 1

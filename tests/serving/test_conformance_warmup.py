@@ -69,11 +69,14 @@ def test_replayed_once_each_W2(target, try_version):
     assert target.post(f"/v1/models/{found['name']}:predict", ZERO).json() == {"predictions": [3]}
 
 
-@pytest.mark.parametrize("kind,signature", [
-    pytest.param("classify", "classify_x_to_y", id="W2-classify"),
-    pytest.param("regress", "regress_x_to_y", id="W2-regress"),
-    pytest.param("multi_inference", "regress_x_to_y", id="W2-multi"),
-])
+@pytest.mark.parametrize(
+    "kind,signature",
+    [
+        pytest.param("classify", "classify_x_to_y", id="W2-classify"),
+        pytest.param("regress", "regress_x_to_y", id="W2-regress"),
+        pytest.param("multi_inference", "regress_x_to_y", id="W2-multi"),
+    ],
+)
 def test_kind_of_record(try_version, kind, signature):
     good, bad = examples_record(kind, signature), examples_record(kind, "missing")
     assert try_version("half/123", [good])["state"] == "AVAILABLE"
@@ -92,17 +95,25 @@ def test_iterations_W2(start, tmp_path, copy_model):
 
 REFUSED = [
     ("W3", [b"\xff\xff no message"], "INVALID_ARGUMENT", "Failed to parse warmup record: "),
-    ("W4", [predict_record(0.0)] * 1001, "INVALID_ARGUMENT",
-     "Number of warmup records exceeds the maximum (1000) at "),
+    (
+        "W4",
+        [predict_record(0.0)] * 1001,
+        "INVALID_ARGUMENT",
+        "Number of warmup records exceeds the maximum (1000) at ",
+    ),
     ("W5", [predict_record(0.0), predict_record(-1.0)], "INVALID_ARGUMENT", "value is negative"),
-    ("W5-input", [examples_record("regress", "double")], "INVALID_ARGUMENT",
-     "Expected output Tensor of DT_FLOAT"),
+    (
+        "W5-input",
+        [examples_record("regress", "double")],
+        "INVALID_ARGUMENT",
+        "Expected output Tensor of DT_FLOAT",
+    ),
 ]
 
 
-@pytest.mark.parametrize("records,code,text", [
-    pytest.param(*case[1:], id=case[0]) for case in REFUSED
-])
+@pytest.mark.parametrize(
+    "records,code,text", [pytest.param(*case[1:], id=case[0]) for case in REFUSED]
+)
 def test_version_refused(target, try_version, records, code, text):
     found = try_version("faulty/1", records)
     assert (found["state"], found["error_code"]) == ("END", code)

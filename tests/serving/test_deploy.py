@@ -154,11 +154,15 @@ def test_kubernetes_schema():
     check(service, "V1Service", "Service")
 
 
-@pytest.mark.parametrize("change,text", [
-    (lambda spec: spec["containers"][0].update(port=1), "V1Container has no"),
-    (lambda spec: spec["containers"][0].pop("name"), "name"),
-    (lambda spec: spec.update(terminationGracePeriodSeconds="30"), "int is needed"),
-], ids=["unknown", "missing", "type"])
+@pytest.mark.parametrize(
+    "change,text",
+    [
+        (lambda spec: spec["containers"][0].update(port=1), "V1Container has no"),
+        (lambda spec: spec["containers"][0].pop("name"), "name"),
+        (lambda spec: spec.update(terminationGracePeriodSeconds="30"), "int is needed"),
+    ],
+    ids=["unknown", "missing", "type"],
+)
 def test_the_check_finds(change, text):
     deployment, _ = read("kubernetes.yaml")
     change(deployment["spec"]["template"]["spec"])
@@ -181,8 +185,11 @@ def test_kubernetes_fits_together():
     volumes = {volume["name"] for volume in template["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     annotations = template["metadata"]["annotations"]
-    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/port": "8501",
-                           "prometheus.io/path": DEFAULT_PATH}
+    assert annotations == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "8501",
+        "prometheus.io/path": DEFAULT_PATH,
+    }
 
 
 # --- KServe
@@ -190,8 +197,10 @@ def test_kubernetes_fits_together():
 
 def test_kserve():
     (service,) = read("kserve.yaml")
-    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1",
-                                                        "InferenceService")
+    assert (service["apiVersion"], service["kind"]) == (
+        "serving.kserve.io/v1beta1",
+        "InferenceService",
+    )
     assert re.fullmatch("[a-z0-9]([-a-z0-9]*[a-z0-9])?", service["metadata"]["name"])
     predictor = service["spec"]["predictor"]
     assert 0 < predictor["minReplicas"] <= predictor["maxReplicas"]
@@ -206,6 +215,7 @@ def test_kserve():
     for volume in predictor["volumes"]:
         check(volume, "V1Volume", "volume")
     assert {mount["name"] for mount in model["volumeMounts"]} == {
-        volume["name"] for volume in predictor["volumes"]}
+        volume["name"] for volume in predictor["volumes"]
+    }
     # What the runtime sets itself must not be set a second time.
     assert not {"model_name", "model_base_path", "port", "rest_api_port"} & set(flags_of("kserve"))

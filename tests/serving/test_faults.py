@@ -26,7 +26,9 @@ MEGABYTES_100 = 100 << 20
 def server(laboratory):
     """A server with small limits."""
     server = laboratory.start(
-        body_timeout_seconds=0.5, rest_api_timeout_in_ms=400, max_rows=100,
+        body_timeout_seconds=0.5,
+        rest_api_timeout_in_ms=400,
+        max_rows=100,
         monitoring_config_file=laboratory.models / "monitoring.config",
     )
     yield server
@@ -111,14 +113,17 @@ def test_too_large_without_a_length(server):
 
 
 def test_too_large_when_unpacked(server):
-    reply = server.send("POST", "/v1/models/half:predict", gzip.compress(b" " * MEGABYTES_100),
-                        {"Content-Encoding": "gzip"})
+    reply = server.send(
+        "POST",
+        "/v1/models/half:predict",
+        gzip.compress(b" " * MEGABYTES_100),
+        {"Content-Encoding": "gzip"},
+    )
     expect_error(reply, 413, "The body has more than")
 
 
 def test_damaged_gzip(server):
-    reply = server.send("POST", "/v1/models/half:predict", b"no gzip",
-                        {"Content-Encoding": "gzip"})
+    reply = server.send("POST", "/v1/models/half:predict", b"no gzip", {"Content-Encoding": "gzip"})
     assert reply.status == 400
     assert server.half() == 3.0
 
@@ -134,10 +139,16 @@ def test_expect_continue(server):
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.parametrize("junk", [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\x00" * 100,
-    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
-], ids=["tls", "no-path", "zeros", "long-path"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"\x00" * 100,
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+    ids=["tls", "no-path", "zeros", "long-path"],
+)
 def test_no_http(server, junk):
     answer = exchange(server, junk + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
@@ -148,15 +159,23 @@ def test_no_http(server, junk):
 
 
 def test_invalid_utf8_comes_back(server):
-    reply = server.post("/v1/models/bytes:predict",
-                        b'{"signature_name": "one", "instances": ["\xff\xfe"]}')
+    reply = server.post(
+        "/v1/models/bytes:predict", b'{"signature_name": "one", "instances": ["\xff\xfe"]}'
+    )
     assert (reply.status, reply.body) == (200, b'{"predictions": ["\xff\xfe"]}')
 
 
-@pytest.mark.parametrize("body", [
-    b'{"instances": ["\xff"]}', b'{"\xff": 1}', b'\xff{"instances": [1]}',
-    b'{"signature_name": "\xff", "instances": [1]}', b'{"instances": ["\\ud800"]}',
-], ids=["value", "key", "outside", "signature", "lone-surrogate"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": ["\xff"]}',
+        b'{"\xff": 1}',
+        b'\xff{"instances": [1]}',
+        b'{"signature_name": "\xff", "instances": [1]}',
+        b'{"instances": ["\\ud800"]}',
+    ],
+    ids=["value", "key", "outside", "signature", "lone-surrogate"],
+)
 def test_invalid_utf8_refused(server, body):
     reply = server.post("/v1/models/half:predict", body)
     assert reply.status == 400
@@ -171,10 +190,16 @@ def test_invalid_utf8_in_a_name(server, method):
 
 
 @pytest.mark.parametrize("depth", [10, 300, 900, 930, 960, 990, 1000, 100_000])
-@pytest.mark.parametrize("start,end", [
-    ('{"instances": ', "}"), ('{"inputs": ', "}"), ('{"examples": ', "}"),
-    ('{"signature_name": ', ', "instances": [1]}'),
-], ids=["instances", "inputs", "examples", "signature"])
+@pytest.mark.parametrize(
+    "start,end",
+    [
+        ('{"instances": ', "}"),
+        ('{"inputs": ', "}"),
+        ('{"examples": ', "}"),
+        ('{"signature_name": ', ', "instances": [1]}'),
+    ],
+    ids=["instances", "inputs", "examples", "signature"],
+)
 def test_deep_json(server, depth, start, end):
     method = "classify" if "examples" in start else "predict"
     for opening, closing in ("[]", ('{"a":', "}")):
@@ -194,14 +219,19 @@ def test_numbers_of_thousands_of_digits(server):
 def test_nan_goes_through_the_model(server):
     reply = server.post("/v1/models/half:predict", '{"instances": [NaN, 2.0]}')
     assert reply.body == b'{"predictions": [NaN, 3.0]}'
-    expect_error(server.post("/v1/models/types:predict",
-                             '{"signature_name": "int32", "instances": [NaN]}'),
-                 400, "is not of expected type: int32")
+    expect_error(
+        server.post("/v1/models/types:predict", '{"signature_name": "int32", "instances": [NaN]}'),
+        400,
+        "is not of expected type: int32",
+    )
 
 
 def test_too_many_rows(server):
-    expect_error(server.post("/v1/models/half:predict", {"instances": [0] * 101}), 400,
-                 "The request has 101 rows; the limit is 100")
+    expect_error(
+        server.post("/v1/models/half:predict", {"instances": [0] * 101}),
+        400,
+        "The request has 101 rows; the limit is 100",
+    )
 
 
 # --- gRPC
@@ -215,9 +245,14 @@ def test_too_large_a_message(server):
     assert server.prediction.Predict(predict(x=np.zeros(1, np.float32))).outputs["y"]
 
 
-@pytest.mark.parametrize("shape,text", [
-    ([1 << 40], "at most"), ([1 << 40, 1 << 40], "at most"), ([-1], "no complete shape"),
-])
+@pytest.mark.parametrize(
+    "shape,text",
+    [
+        ([1 << 40], "at most"),
+        ([1 << 40, 1 << 40], "at most"),
+        ([-1], "no complete shape"),
+    ],
+)
 def test_shape_without_values(server, shape, text):
     request = predict()
     tensor = request.inputs["x"]
@@ -249,8 +284,11 @@ def test_bytes_that_are_no_message(server):
 
 
 def test_other_shapes_than_the_signature(server):
-    inputs = {"tag": np.array(["a"]), "signal": np.ones((3,), np.float32),
-              "sensor": np.ones((1, 2, 2), np.float32)}
+    inputs = {
+        "tag": np.array(["a"]),
+        "signal": np.ones((3,), np.float32),
+        "sensor": np.ones((1, 2, 2), np.float32),
+    }
     with expect_status("INVALID_ARGUMENT"):
         server.prediction.Predict(predict("multi", **inputs))
     assert server.half() == 3.0
@@ -300,8 +338,9 @@ def test_damaged_versions_beside_a_good_one(start, tmp_path, copy_model):
     variables.unlink()
     (tmp_path / "3").mkdir()
     (tmp_path / "3" / "saved_model.pb").write_bytes(b"\x0a\xffcut")
-    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05,
-                   max_num_load_retries=0)
+    server = start(
+        model_base_path=tmp_path, file_system_poll_wait_seconds=0.05, max_num_load_retries=0
+    )
     assert server.half("default") == 3.0
     assert server.states("default") == {1: "AVAILABLE", 2: "END", 3: "END"}
     (tmp_path / "4").mkdir()
@@ -320,8 +359,12 @@ def test_no_version_at_all(laboratory, tmp_path):
 def test_versions_swapped_under_load(start, tmp_path, copy_model):
     """Eight clients, both protocols, batching on, three versions, no second attempts."""
     copy_model("half/123", tmp_path / "1")
-    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05,
-                   enable_batching=True, batch_separate_shapes=True)
+    server = start(
+        model_base_path=tmp_path,
+        file_system_poll_wait_seconds=0.05,
+        enable_batching=True,
+        batch_separate_shapes=True,
+    )
     stop, answers, failures = threading.Event(), [], []
 
     def ask(protocol: str) -> None:
@@ -333,12 +376,18 @@ def test_versions_swapped_under_load(start, tmp_path, copy_model):
                 except ServingError as error:
                     failures.append(error)
 
-    threads = [threading.Thread(target=ask, args=(protocol,))
-               for protocol in ("rest", "grpc") for _ in range(4)]
+    threads = [
+        threading.Thread(target=ask, args=(protocol,))
+        for protocol in ("rest", "grpc")
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
-    for version, source, answer in ((2, "half3/123", 4.0), (3, "half/123", 3.0),
-                                    (4, "half3/123", 4.0)):
+    for version, source, answer in (
+        (2, "half3/123", 4.0),
+        (3, "half/123", 3.0),
+        (4, "half3/123", 4.0),
+    ):
         copy_model(source, tmp_path / str(version))
         eventually(lambda version=version: server.states("default").get(version) == "AVAILABLE")
         eventually(lambda answer=answer: answers[-8:] == [answer] * 8)
@@ -355,5 +404,3 @@ def test_model_of_the_configuration_is_missing(target, scratch):
     with expect_status("UNKNOWN", f"No versions of servable {folder.name} found"):
         target.reload(entry(folder.name, folder))
     assert target.half() == 3.0
-
-

@@ -26,9 +26,16 @@ def launch(laboratory, tmp_path_factory):
     def launch() -> tuple[Process, dict]:
         if not processes or processes[-1][0].popen.poll() is not None:
             process = Process(
-                "-m", "serving.server", "--rest-api-port", str(rest), "--port", str(grpc_port),
-                "--model-config-file", str(laboratory.models / "models.config"),
-                "--drain-seconds=2", errors=errors,
+                "-m",
+                "serving.server",
+                "--rest-api-port",
+                str(rest),
+                "--port",
+                str(grpc_port),
+                "--model-config-file",
+                str(laboratory.models / "models.config"),
+                "--drain-seconds=2",
+                errors=errors,
             )
             processes.append((process, process.line()))
         return processes[-1]
@@ -102,8 +109,13 @@ def listens(port: int) -> bool:
 
 def run(*flags: str) -> subprocess.CompletedProcess:
     """Runs a server that is expected to end by itself."""
-    return subprocess.run([sys.executable, "-m", "serving.server", *flags], cwd=ROOT,
-                          capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "serving.server", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("flag", ["--port", "--rest-api-port"])
@@ -136,22 +148,36 @@ def test_port_in_use_in_process(laboratory, option):
     assert not listens(other)
 
 
-@pytest.mark.parametrize("flags,code,text", [
-    (["--model-base-path", "/no/such"], 1, "error: model base path /no/such is not a folder\n"),
-    ([], 1, "error: exactly one of --model-base-path and --model-config-file is required\n"),
-    (["--model-config-file", "/m", "--port", "-1", "--rest_api_port=-1"], 1,
-     "error: both ports are switched off\n"),
-    (["--colour", "red"], 2, "unrecognized arguments: --colour red"),
-], ids=["folder", "no-model", "no-port", "unknown-flag"])
+@pytest.mark.parametrize(
+    "flags,code,text",
+    [
+        (["--model-base-path", "/no/such"], 1, "error: model base path /no/such is not a folder\n"),
+        ([], 1, "error: exactly one of --model-base-path and --model-config-file is required\n"),
+        (
+            ["--model-config-file", "/m", "--port", "-1", "--rest_api_port=-1"],
+            1,
+            "error: both ports are switched off\n",
+        ),
+        (["--colour", "red"], 2, "unrecognized arguments: --colour red"),
+    ],
+    ids=["folder", "no-model", "no-port", "unknown-flag"],
+)
 def test_flags_refused(flags, code, text):
     ended = run(*flags)
     assert ended.returncode == code
     assert text in ended.stderr
 
 
-@pytest.mark.parametrize("options", [
-    {"port": 70_000}, {"tls_key_file": "k"}, {"threads": -1}, {"max_body_bytes": 0},
-], ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": 70_000},
+        {"tls_key_file": "k"},
+        {"threads": -1},
+        {"max_body_bytes": 0},
+    ],
+    ids=lambda options: next(iter(options)),
+)
 def test_options_refused(tmp_path, options):
     from serving.errors import StartError
 

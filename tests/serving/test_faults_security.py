@@ -21,10 +21,28 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """A certificate that signs itself for 127.0.0.1, and its key."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
     )
     return certificate, key
 
@@ -44,8 +62,9 @@ def secured(laboratory, certificates, tmp_path_factory):
     key_file = tmp_path_factory.mktemp("key") / "key"
     key_file.write_text(KEY + "\n")
     (certificate, key), _ = certificates
-    server = laboratory.start(tls_certificate_file=certificate, tls_key_file=key,
-                              api_key_file=key_file)
+    server = laboratory.start(
+        tls_certificate_file=certificate, tls_key_file=key, api_key_file=key_file
+    )
     yield server
     laboratory.stop(server)
 
@@ -55,8 +74,9 @@ def keyed(laboratory, tmp_path_factory):
     """A server with an API key and no TLS."""
     key_file = tmp_path_factory.mktemp("key") / "key"
     key_file.write_text(KEY)
-    server = laboratory.start(api_key_file=key_file,
-                              monitoring_config_file=laboratory.models / "monitoring.config")
+    server = laboratory.start(
+        api_key_file=key_file, monitoring_config_file=laboratory.models / "monitoring.config"
+    )
     yield server
     laboratory.stop(server)
 
@@ -96,20 +116,41 @@ def test_no_tls(secured, protocol):
     assert raised.value.code == Code.UNAVAILABLE
 
 
-@pytest.mark.parametrize("headers", [
-    {}, {"X-Api-Key": "wrong"}, {"X-Api-Key": ""}, {"Authorization": f"Basic {KEY}"},
-    {"Authorization": "Bearer wrong"}, {"X-Api-Key": "\xff"}, {"X-Api-Key": KEY + "x"},
-], ids=["none", "wrong", "empty", "basic", "bearer", "no-utf8", "longer"])
-@pytest.mark.parametrize("path", [
-    "/v1/models/half", "/v1/models/half/metadata", "/monitoring/prometheus/metrics", "/other",
-])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Api-Key": "wrong"},
+        {"X-Api-Key": ""},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Bearer wrong"},
+        {"X-Api-Key": "\xff"},
+        {"X-Api-Key": KEY + "x"},
+    ],
+    ids=["none", "wrong", "empty", "basic", "bearer", "no-utf8", "longer"],
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/half",
+        "/v1/models/half/metadata",
+        "/monitoring/prometheus/metrics",
+        "/other",
+    ],
+)
 def test_rest_refused(keyed, path, headers):
     expect_error(keyed.get(path, **headers), 401, "A valid API key is required")
 
 
-@pytest.mark.parametrize("headers", [
-    {"X-Api-Key": KEY}, {"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"},
-], ids=["header", "bearer", "lower-case"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Api-Key": KEY},
+        {"Authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer {KEY}"},
+    ],
+    ids=["header", "bearer", "lower-case"],
+)
 def test_rest_accepted(keyed, headers):
     assert keyed.get("/v1/models/half", **headers).status == 200
 
@@ -126,8 +167,9 @@ def test_grpc_key(keyed):
     assert check_health(keyed, "") == b"\x08\x01"
 
 
-@pytest.mark.parametrize("ports", [{}, {"rest_api_port": -1}, {"port": -1}],
-                         ids=["both", "grpc", "rest"])
+@pytest.mark.parametrize(
+    "ports", [{}, {"rest_api_port": -1}, {"port": -1}], ids=["both", "grpc", "rest"]
+)
 def test_key_of_another_certificate(laboratory, certificates, ports):
     (certificate, _), (_, key) = certificates
     with pytest.raises(RuntimeError, match="cannot use .*one.crt"):
@@ -141,5 +183,3 @@ def test_files_that_are_missing(laboratory, tmp_path):
     missing.write_text(" \n")
     with pytest.raises(RuntimeError, match="holds no key"):
         laboratory.start(api_key_file=missing)
-
-

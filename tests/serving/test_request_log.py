@@ -44,7 +44,8 @@ def visible(folder: Path) -> list[str]:
 
 def logging_config(folder: Path, name: str, rate: float = 1.0, type_: str = "file") -> str:
     return (
-        f'logging_config {{ log_collector_config {{ type: "{type_}" filename_prefix: "{folder / name}" }} '
+        f'logging_config {{ log_collector_config {{ type: "{type_}" filename_prefix: '
+        f'"{folder / name}" }} '
         f"sampling_config {{ sampling_rate: {rate} }} }}"
     )
 
@@ -52,21 +53,27 @@ def logging_config(folder: Path, name: str, rate: float = 1.0, type_: str = "fil
 def config_file(models: Path, path: Path, **logs: str) -> Path:
     """A model config file: a `config` for each model, with its logging_config."""
     entries = [
-        f'config {{ name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" {text} }}'
+        f'config {{ name: "{name}" base_path: "{models / name}" model_platform: "tensorflow" '
+        f"{text} }}"
         for name, text in logs.items()
     ]
     path.write_text("model_config_list { " + " ".join(entries) + " }")
     return path
 
 
-def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_stop(laboratory, tmp_path):
+def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_stop(
+    laboratory, tmp_path
+):
     logs, rest, grpc_port = tmp_path / "logs", free_port(), free_port()
     names = {name: logging_config(logs, name) for name in ("half", "faulty")}
     process = Process(
-        "-m", "serving.server", f"--rest-api-port={rest}", f"--port={grpc_port}",
+        "-m",
+        "serving.server",
+        f"--rest-api-port={rest}",
+        f"--port={grpc_port}",
         f"--model-config-file={config_file(laboratory.models, tmp_path / 'models.config', **names)}",
         errors=tmp_path / "server.log",
-    )  # fmt: skip
+    )
     try:
         process.line()
         target = Target("127.0.0.1", rest, grpc_port, laboratory.models)
@@ -78,7 +85,10 @@ def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_s
         response = target.prediction.Predict(request)
         # A request that fails is not logged.
         assert target.post("/v1/models/half:predict", {"instances": ["a"]}).status == 400
-        eventually(lambda: any(name.startswith(".half-") for name in os.listdir(logs)), what="a temporary file")
+        eventually(
+            lambda: any(name.startswith(".half-") for name in os.listdir(logs)),
+            what="a temporary file",
+        )
         assert visible(logs) == []
         # One request is under way when the process is told to stop: it is answered, and logged.
         slow, answered = ask_slowly(target, 30_000.0)
@@ -110,10 +120,14 @@ def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_s
     assert logged.response == response
 
 
-def test_a_file_is_closed_by_age_while_the_server_goes_on_and_only_its_model_is_logged(laboratory, start, tmp_path):
+def test_a_file_is_closed_by_age_while_the_server_goes_on_and_only_its_model_is_logged(
+    laboratory, start, tmp_path
+):
     logs, path = tmp_path / "logs", tmp_path / "models.config"
     server = start(
-        model_config_file=config_file(laboratory.models, path, half=logging_config(logs, "half"), multi=""),
+        model_config_file=config_file(
+            laboratory.models, path, half=logging_config(logs, "half"), multi=""
+        ),
         monitoring_config_file=laboratory.models / "monitoring.config",
         request_log_max_file_seconds=0.2,
     )
@@ -131,9 +145,12 @@ def test_a_file_is_closed_by_age_while_the_server_goes_on_and_only_its_model_is_
 def test_examples_are_logged_under_their_own_kind(laboratory, start, tmp_path):
     logs = tmp_path / "logs"
     server = start(
-        model_name="half", model_base_path=laboratory.models / "half",
-        request_log_prefix=logs / "half", request_log_sampling_rate=1, request_log_max_file_bytes=1,
-    )  # fmt: skip
+        model_name="half",
+        model_base_path=laboratory.models / "half",
+        request_log_prefix=logs / "half",
+        request_log_sampling_rate=1,
+        request_log_max_file_bytes=1,
+    )
     body = {"signature_name": "regress_x_to_y", "examples": [{"x": 2.0}]}
     assert server.post("/v1/models/half:regress", body).json() == {"results": [3.0]}
     body["signature_name"] = "classify_x_to_y"
@@ -142,17 +159,22 @@ def test_examples_are_logged_under_their_own_kind(laboratory, start, tmp_path):
     eventually(lambda: len(visible(logs)) == 2, what="two files")
     regress, classify = read_all(logs)
     assert regress.regress_log.response.result.regressions[0].value == 3.0
-    assert regress.regress_log.request.input.example_list.examples[0].features.feature["x"].float_list.value == [2.0]
+    assert regress.regress_log.request.input.example_list.examples[0].features.feature[
+        "x"
+    ].float_list.value == [2.0]
     assert classify.classify_log.request.model_spec.signature_name == "classify_x_to_y"
 
 
 def test_a_rate_of_zero_logs_nothing_and_opens_no_file(laboratory, start, tmp_path):
     logs = tmp_path / "logs"
     server = start(
-        model_name="half", model_base_path=laboratory.models / "half",
-        request_log_prefix=logs / "half", request_log_sampling_rate=0, request_log_max_file_bytes=1,
+        model_name="half",
+        model_base_path=laboratory.models / "half",
+        request_log_prefix=logs / "half",
+        request_log_sampling_rate=0,
+        request_log_max_file_bytes=1,
         monitoring_config_file=laboratory.models / "monitoring.config",
-    )  # fmt: skip
+    )
     for _ in range(5):
         server.half()
     assert os.listdir(logs) == []
@@ -167,7 +189,9 @@ def test_reloading_the_configuration_switches_logs_on_and_off(laboratory, start,
     )
     server.half()
     request = protos.management.ReloadConfigRequest()
-    text = config_file(laboratory.models, tmp_path / "on.config", half=logging_config(logs, "half")).read_text()
+    text = config_file(
+        laboratory.models, tmp_path / "on.config", half=logging_config(logs, "half")
+    ).read_text()
     text_format.Parse(text, request.config)
     server.model.HandleReloadConfigRequest(request, timeout=60)
     server.half()
@@ -181,7 +205,9 @@ def test_reloading_the_configuration_switches_logs_on_and_off(laboratory, start,
 def test_warm_up_takes_a_log_as_it_is(laboratory, start, tmp_path):
     """The log of one version replays on the next: its request names no version."""
     log, config = RequestLog(Metrics()), RequestLogConfig(str(tmp_path / "half"), 1.0)
-    fill = Predicted("half", 123, "", "serving_default", {"x": np.float32([2])}, {"y": np.float32([3])})
+    fill = Predicted(
+        "half", 123, "", "serving_default", {"x": np.float32([2])}, {"y": np.float32([3])}
+    )
     log.add(config, "half", 123, "serving_default", fill.size, fill)
     log.close()
     model, (name,) = tmp_path / "models" / "124", visible(tmp_path)
@@ -189,10 +215,14 @@ def test_warm_up_takes_a_log_as_it_is(laboratory, start, tmp_path):
     (model / "assets.extra").mkdir(exist_ok=True)
     os.rename(tmp_path / name, model / "assets.extra" / "tf_serving_warmup_requests")
     server = start(
-        model_name="half", model_base_path=model.parent, monitoring_config_file=laboratory.models / "monitoring.config"
+        model_name="half",
+        model_base_path=model.parent,
+        monitoring_config_file=laboratory.models / "monitoring.config",
     )
     assert server.half() == 3.0
-    warmed = {name: value for name, value in page(server).items() if "model_warmup_latency_count" in name}
+    warmed = {
+        name: value for name, value in page(server).items() if "model_warmup_latency_count" in name
+    }
     assert list(warmed.values()) == [1] and 'status="OK"' in next(iter(warmed))
 
 
@@ -201,7 +231,9 @@ def test_warm_up_takes_a_log_as_it_is(laboratory, start, tmp_path):
 
 def add(log: RequestLog, config: RequestLogConfig, number: int = 0, size: int = 100) -> None:
     array = np.array([b"u%d" % number], object)
-    fill = Predicted("m", 1, "", "serving_default", {"user_id": array}, {"score": np.float32([number])})
+    fill = Predicted(
+        "m", 1, "", "serving_default", {"user_id": array}, {"score": np.float32([number])}
+    )
     log.add(config, "m", 1, "serving_default", size, fill)
 
 
@@ -215,7 +247,10 @@ def users(records: list) -> list[bytes]:
 
 def test_files_are_closed_at_their_size_and_hold_every_record_once(tmp_path):
     metrics = Metrics()
-    log, config = RequestLog(metrics, Limits(file_bytes=1000)), RequestLogConfig(str(tmp_path / "m"), 1.0)
+    log, config = (
+        RequestLog(metrics, Limits(file_bytes=1000)),
+        RequestLogConfig(str(tmp_path / "m"), 1.0),
+    )
     for number in range(50):
         add(log, config, number)
     log.close()
@@ -336,7 +371,10 @@ def test_damage_is_told_after_the_good_records(tmp_path, damage, good, text):
             {"half": logging_config(Path("/l"), "a", type_="bigtable")},
             "Cannot find LogCollector::Factory for type: bigtable",
         ),
-        ({"half": logging_config(Path("/l"), "a", rate=1.5)}, "sampling_rate of model half to be in [0, 1]; got 1.5"),
+        (
+            {"half": logging_config(Path("/l"), "a", rate=1.5)},
+            "sampling_rate of model half to be in [0, 1]; got 1.5",
+        ),
         ({"half": logging_config(Path("logs"), "a")}, "absolute filename_prefix"),
         (
             {"half": logging_config(Path("/l"), "a"), "multi": logging_config(Path("/l"), "a")},
@@ -346,7 +384,9 @@ def test_damage_is_told_after_the_good_records(tmp_path, damage, good, text):
 )
 def test_a_wrong_logging_config_is_refused_by_name(tmp_path, texts, message):
     with pytest.raises((StartError, ServingError)) as caught:
-        read_model_config_file(str(config_file(Path("/models"), tmp_path / "models.config", **texts)))
+        read_model_config_file(
+            str(config_file(Path("/models"), tmp_path / "models.config", **texts))
+        )
     assert message in str(caught.value)
 
 
@@ -367,5 +407,8 @@ def test_wrong_flags_are_refused_by_name(options, message):
 def test_a_folder_that_cannot_be_made_stops_the_start(laboratory, start, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeError, match="cannot write request logs to"):
-        start(model_name="half", model_base_path=laboratory.models / "half",
-              request_log_prefix=tmp_path / "file" / "below" / "half")  # fmt: skip
+        start(
+            model_name="half",
+            model_base_path=laboratory.models / "half",
+            request_log_prefix=tmp_path / "file" / "below" / "half",
+        )

@@ -61,8 +61,11 @@ def test_names_are_quoted():
     signature = {"inputs": {"it's": tensor}, "outputs": {"y": tensor}, "method_name": "m"}
     metadata = {"metadata": {"signature_def": {"signature_def": {"a'b": signature}}}}
     (usage,) = usages(metadata, "h:1", "m'n")
-    words = subprocess.run(["bash", "-c", usage.curl.replace("curl", "printf '%s\\n'", 1)],
-                           capture_output=True, text=True).stdout.splitlines()
+    words = subprocess.run(
+        ["bash", "-c", usage.curl.replace("curl", "printf '%s\\n'", 1)],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
     assert json.loads(words[2]) == {"signature_name": "a'b", "inputs": {"it's": [1.0]}}
     assert words[3] == "http://h:1/v1/models/m%27n:predict"
 

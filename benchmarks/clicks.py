@@ -1,13 +1,13 @@
 """Click prediction: LR, FM, Wide & Deep, DeepFM side by side.
 
-    python -m benchmarks.clicks --split FOLDER                     MovieLens-100K, rating >= 4, on
-        given validation and test rows
-    python -m benchmarks.clicks                                    the same on a random 80/10/10
-        split of ours
-    python -m benchmarks.clicks --criteo FOLDER --min-count 5      impressions in Criteo's layout,
-        on their own train/dev/test files
-    python -m benchmarks.clicks --adult FILE                       Adult (income over 50K), a
-        Parquet file, random 80/10/10
+    python -m benchmarks.clicks --split FOLDER
+        MovieLens-100K, rating >= 4, on given validation and test rows
+    python -m benchmarks.clicks
+        the same on a random 80/10/10 split of ours
+    python -m benchmarks.clicks --criteo FOLDER --min-count 5
+        impressions in Criteo's layout, on their own train/dev/test files
+    python -m benchmarks.clicks --adult FILE
+        Adult (income over 50K), a Parquet file, random 80/10/10
 
 FOLDER of `--split` holds `ml100k_ctr_valid.tsv` and `ml100k_ctr_test.tsv` (user_id, item_id,
 label), the rows that peers were measured on. The epoch is chosen on validation by AUC, the number
@@ -44,8 +44,9 @@ GRID = {
 
 
 def with_parts(source: Path, split: Path, target: Path) -> Path:
-    """Copies RecBole's files of MovieLens-100K with a column `split` that says which rows are
-    validation and test.
+    """Copies RecBole's files of MovieLens-100K and marks the split of every row.
+
+    The column `split` says which rows are validation and test.
     """
     target.mkdir(parents=True, exist_ok=True)
     log = pd.read_csv(source / "ml-100k.inter", sep="\t", dtype=str)
@@ -61,8 +62,9 @@ def with_parts(source: Path, split: Path, target: Path) -> Path:
 
 
 def adult_tables(file: Path, target: Path) -> Path:
-    """Adult as events: a row is a person; there are no users and no items (both ids are `anonymous`
-    in schema/adult).
+    """Adult as events: a row is a person.
+
+    There are no users and no items (both ids are `anonymous` in schema/adult).
     """
     frame = pd.read_parquet(file)
     frame = frame.rename(columns={name: name.replace("-", "_") for name in frame.columns}).replace(

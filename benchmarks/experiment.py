@@ -53,8 +53,9 @@ def prepare(
     min_count: int = 1,
     walks: dict[str, Any] | None = None,
 ) -> Prepared:
-    """Reads, splits and transforms `source` into `folder`, unless that has been done with the same
-    settings.
+    """Reads, splits and transforms `source` into `folder`.
+
+    Nothing is done where that has been done with the same settings.
 
     Args:
         source: folder of the data.
@@ -146,8 +147,9 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def described(setting: dict[str, Any]) -> str:
-    """A setting as a cell of the table; what chooses the epoch is the same in all rows and is left
-    out.
+    """A setting as a cell of the table.
+
+    What chooses the epoch is the same in all rows and is left out.
     """
     return (
         ", ".join(f"{name}={value}" for name, value in setting.items() if name != "monitor")
@@ -163,8 +165,9 @@ def choose(
     metric: str,
     sign: int,
 ) -> dict[str, Any]:
-    """The setting of the grid whose validation metric is the best: the largest with a sign of 1,
-    the smallest with one of -1.
+    """The setting of the grid whose validation metric is the best.
+
+    The best is the largest with a sign of 1, the smallest with one of -1.
     """
     return (
         max(

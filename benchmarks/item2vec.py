@@ -1,5 +1,6 @@
-"""Item2vec: baskets, DeepWalk and node2vec walks side by side on MovieLens-100K; and pairs a second
-against gensim's.
+"""Item2vec on MovieLens-100K: baskets, DeepWalk and node2vec walks side by side, and speed.
+
+Speed is pairs a second, against gensim's.
 
     python -m benchmarks.item2vec quality --seeds 0 1 2
     python -m benchmarks.item2vec speed --gensim .cache/gensim/bin/python
@@ -34,7 +35,8 @@ from gensim.models import Word2Vec
 sets, width, negatives, workers = json.load(sys.stdin)
 pairs = sum(len(one) * (len(one) - 1) for one in sets)
 # A sentence longer than 10,000 would be cut; the window reaches over the longest.
-model = Word2Vec(vector_size=width, window=max(map(len, sets)), shrink_windows=False, negative=negatives, sg=1, sample=0, min_count=1,
+model = Word2Vec(vector_size=width, window=max(map(len, sets)), shrink_windows=False, \
+negative=negatives, sg=1, sample=0, min_count=1,
                  workers=workers, epochs=1, seed=1)
 model.build_vocab(sets)
 def used():
@@ -42,7 +44,8 @@ def used():
     return usage.ru_utime + usage.ru_stime
 started, before = time.monotonic(), used()
 model.train(sets, total_examples=len(sets), epochs=1)
-print(json.dumps({"pairs": pairs, "seconds": time.monotonic() - started, "processor": used() - before}))
+print(json.dumps({"pairs": pairs, "seconds": time.monotonic() - started, \
+"processor": used() - before}))
 """
 
 

@@ -26,8 +26,9 @@ METRICS = ("ncf99_hr_10", "ncf99_ndcg_10", "hr_10", "ndcg_10")
 
 
 def write_given_split(source: Path, split: Path, target: Path) -> Path:
-    """Writes the test pairs and candidates of the paper under the ids of the log, as a file for the
-    split `given`.
+    """Writes the paper's test pairs and candidates as a file for the split `given`.
+
+    They stand there under the ids of the log.
     """
     log = pd.read_csv(next(source.glob("*.inter")), sep="\t", dtype=str)
     users, items = log.iloc[:, 0], log.iloc[:, 1]

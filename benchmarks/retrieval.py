@@ -1,8 +1,9 @@
-"""How long the nearest items of a query take: the exact index of the signature `retrieve`, faiss,
-ScaNN.
+"""How long the nearest items of a query take: an exact index, faiss and ScaNN.
+
+The exact index is that of the signature `retrieve`.
 
     python -m benchmarks.retrieval [--items 10000 100000 1000000] [--batch 32] [--seconds 3]
-    [--output FILE]
+        [--output FILE]
 
 TFRS' BruteForce, which a pushed dot-product model carries, beside faiss' exact IndexFlatIP and
 beside TFRS' ScaNN, all in one process on vectors of 64 dimensions, the best 100 of them, the
@@ -30,8 +31,9 @@ WIDTH, K, QUERIES, ROUNDS = 64, 100, 256, 3
 
 
 def vectors(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items [count, WIDTH] around centres of their own, one in a hundred, and queries [QUERIES,
-    WIDTH] near items; all of length 1.
+    """Items [count, WIDTH] and queries [QUERIES, WIDTH] near items, all of length 1.
+
+    The items lie around centres of their own, one centre to a hundred items.
     """
     random = np.random.RandomState(seed)
     centres = random.randn(max(1, count // 100), WIDTH)
@@ -54,8 +56,9 @@ def brute_force(items: np.ndarray):
 
 
 def scann(items: np.ndarray):
-    """TFRS' ScaNN with about the square root of the items as leaves, a tenth of them searched, ten
-    times K reordered.
+    """TFRS' ScaNN with about the square root of the items as leaves.
+
+    A tenth of the leaves is searched, and ten times K are reordered.
     """
     leaves = max(1, int(np.sqrt(len(items))))
     index = tfrs.layers.factorized_top_k.ScaNN(
@@ -74,7 +77,7 @@ def scann(items: np.ndarray):
 
 
 def faiss_flat(items: np.ndarray):
-    """faiss' exact inner-product index."""
+    """The exact inner-product index of faiss."""
     import faiss
 
     index = faiss.IndexFlatIP(WIDTH)

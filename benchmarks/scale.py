@@ -1,8 +1,9 @@
-"""How time and memory grow with the data: reading, ExampleBuilder, Transform, training on synthetic
-events.
+"""How time and memory grow with the data, on synthetic events.
 
-    python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower] [--set
-    lazy_adam=true] [--output FOLDER]
+Measured are reading, ExampleBuilder, Transform and training.
+
+    python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower]
+        [--set lazy_adam=true] [--output FOLDER]
 
 Events are drawn with popularity as of Zipf's law; a user has about 50 of them, an item about 500.
 Every stage is a process of its own, so that its peak memory is its own; Beam runs in that one

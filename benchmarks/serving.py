@@ -1,8 +1,8 @@
 """What the embedded server costs and what batching brings, in one run on one machine.
 
     python -m benchmarks.serving [--model-dir FOLDER] [--seconds 2] [--rounds 5] [--output FILE]
-    python -m benchmarks.serving --soak 10 [--model-dir FOLDER]     # memory of the server over 10
-        minutes of load
+    python -m benchmarks.serving --soak 10 [--model-dir FOLDER]
+        memory of the server over 10 minutes of load
 
 FOLDER is one version of a pushed model with the signature `recommend`; without it a synthetic one
 is written: a look-up of users, a dot product with --items items, masks, the best ten. The server
@@ -235,8 +235,9 @@ def _load(server: dict, body: bytes, clients: int, seconds: float) -> dict:
 
 
 def measure(folder: Path, seconds: float, rounds: int) -> dict:
-    """All measurements: in every round each load once, one after the other, so that whatever else
-    the machine does meets all of them.
+    """All measurements: in every round each load once.
+
+    The loads run one after the other, so that whatever else the machine does meets all of them.
 
     Args:
       folder: one version of a model.
@@ -282,8 +283,9 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
 
 
 def soak(folder: Path, minutes: float) -> list[tuple[float, float, int]]:
-    """Loads a batching server with requests of changing sizes; returns (minutes so far, resident
-    MiB, requests so far).
+    """Loads a batching server with requests of changing sizes.
+
+    Returns (minutes so far, resident MiB, requests so far) at every look.
     """
     from serving.process import ServerProcess
 

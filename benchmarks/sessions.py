@@ -1,8 +1,10 @@
-"""Sessions: the next item after every position of a test session, ranked against the whole
-catalogue.
+"""Sessions: the next item after every position of a test session.
 
-    python -m benchmarks.sessions --data FOLDER/session_rsc15_100k --models popularity item_knn
-    gru4rec_xe gru4rec_bpr_max python -m benchmarks.sessions --data FOLDER/session_diginetica
+The items are ranked against the whole catalogue.
+
+    python -m benchmarks.sessions --data FOLDER/session_rsc15_100k
+        --models popularity item_knn gru4rec_xe gru4rec_bpr_max
+    python -m benchmarks.sessions --data FOLDER/session_diginetica
 
 The source's own train and test files are the split (`predefined`); validation is the last day of
 train, or its last 2 % of sessions where there are no times. Items that the session has had are

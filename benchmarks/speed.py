@@ -1,5 +1,6 @@
-"""Training speed beside RecBole's: MovieLens-100K, the same sizes, batch and one thread each, in
-one run.
+"""Training speed beside RecBole's on MovieLens-100K, in one run.
+
+Both sides have the same sizes, the same batch and one thread each.
 
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python --models gru4rec --rounds 5

@@ -47,8 +47,9 @@ GRID: dict[str, list[dict[str, Any]]] = {
 
 
 def without_copies(source: Path, target: Path) -> Path:
-    """Copies the JSON lines of a folder, of reviews only the first of a user of an item; prints how
-    many are left out.
+    """Copies the JSON lines of a folder without a user's further reviews of an item.
+
+    Of such reviews the first is kept. Prints how many are left out.
     """
     target.mkdir(parents=True, exist_ok=True)
     seen, left_out = set(), 0

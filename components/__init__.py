@@ -1,5 +1,7 @@
-"""TFX components that a recommender needs and TFX lacks: readers, checks, example building, the
-canary."""
+"""TFX components that a recommender needs and TFX lacks.
+
+They are readers, checks, example building and the canary.
+"""
 
 import models  # noqa: F401  (chooses the Keras before TensorFlow is imported)
 

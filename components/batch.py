@@ -1,4 +1,4 @@
-"""Recommendations for many users at once: the pushed SavedModel, run by Beam, written as Parquet."""
+"""Recommendations for many users at once: the pushed SavedModel, run by Beam, as Parquet."""
 
 from __future__ import annotations
 
@@ -94,8 +94,9 @@ def recommend_all(
     k: int,
     folder: str,
 ) -> dict[str, int]:
-    """Asks the signature `recommend_examples` for every user and writes Parquet files of `SCHEMA`,
-    in the order of the users.
+    """Asks the signature `recommend_examples` for every user and writes Parquet files.
+
+    The files have the columns of `SCHEMA`, in the order of the users.
 
     Args:
         new_pipeline: makes the Beam pipeline.

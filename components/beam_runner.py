@@ -1,5 +1,7 @@
-"""The Beam pipeline that runs in this process: for tests, notebooks and tools outside the TFX
-launcher."""
+"""The Beam pipeline that runs in this process.
+
+It is for tests, notebooks and tools outside the TFX launcher.
+"""
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions

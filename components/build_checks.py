@@ -1,5 +1,6 @@
-"""What a build needs of its tables, and what its report must show. Each check raises with what was
-required and received.
+"""What a build needs of its tables, and what its report must show.
+
+Each check raises with what was required and received.
 """
 
 from __future__ import annotations

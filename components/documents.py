@@ -23,8 +23,9 @@ _COLUMNS = ("user_id", "item_id", REVIEW)
 
 
 def train_reviews(log: Log) -> pa.Table:
-    """The reviews of the train events: user_id, item_id, review, timestamp and row; events without
-    a review have none.
+    """The reviews of the train events: user_id, item_id, review, timestamp and row.
+
+    Events without a review have none.
 
     Raises:
         DataError: the column `review` holds no text.

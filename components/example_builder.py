@@ -86,8 +86,9 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
 
 
 class ExampleBuilder(base_beam_component.BaseBeamComponent):
-    """Splits the log, builds the train rows of a model's example kind and the query rows it is
-    measured by.
+    """Splits the log and builds the train rows and query rows of a model.
+
+    The train rows are of the model's example kind; the query rows are what it is measured by.
 
     Outputs: `examples` with the splits train, valid, test, items, users and, where asked for,
     walks, and a `report.json` of counts; `schema`, of the train rows.

@@ -1,4 +1,4 @@
-"""The gate: what the Evaluator measures, slices and holds to thresholds, and how its verdict reads."""
+"""The gate: the Evaluator's metrics, slices and thresholds, and how its verdict reads."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
-"""Seeded hashes of whole arrays: random choices that do not depend on the order or the sharding of
-the rows."""
+"""Seeded hashes of whole arrays.
+
+They make random choices that do not depend on the order or the sharding of the rows.
+"""
 
 import numpy as np
 import pandas as pd

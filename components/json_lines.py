@@ -1,5 +1,6 @@
-"""Blocks of JSON lines to columns of bytes: the counterpart of `parsing` for a layout of one JSON
-object a line.
+"""Blocks of JSON lines to columns of bytes.
+
+The counterpart of `parsing` for a layout of one JSON object a line.
 
 Python's own parser takes one line at a time, so a line that is no JSON costs that line and nothing
 else.
@@ -54,8 +55,10 @@ def split_json(
 
 
 def to_bytes(value: Any) -> bytes:
-    """A JSON value as text: that of a string or a number, of a list its values' with blanks between
-    them, else empty.
+    """A JSON value as text.
+
+    That of a string or a number is its own, that of a list its values' with blanks between them;
+    any other value is empty.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace")

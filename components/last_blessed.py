@@ -27,8 +27,9 @@ class LastBlessedOther(ResolverStrategy):
         self._fingerprint = fingerprint
 
     def resolve_artifacts(self, store, input_dict):
-        """Returns the model and its blessing, or None or empty lists as TFX's strategy does when
-        there is none.
+        """Returns the model and its blessing.
+
+        Where there is none it returns None or empty lists, as TFX's strategy does.
         """
         others = [
             model

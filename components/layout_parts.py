@@ -1,5 +1,7 @@
-"""What the layouts are put together of: columns by name, tables of files with a header. Light: no
-Beam, no TFX."""
+"""What the layouts are put together of: columns by name, tables of files with a header.
+
+Light: no Beam, no TFX.
+"""
 
 import csv
 import io

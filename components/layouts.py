@@ -1,5 +1,6 @@
-"""Where each public layout keeps its three tables: files, separators, columns. Light: no Beam, no
-TFX.
+"""Where each public layout keeps its three tables: files, separators, columns.
+
+Light: no Beam, no TFX.
 
 A *layout* is found in a folder by its file names and described as three `Source`s, which
 `components.readers` reads.
@@ -65,8 +66,9 @@ def detect(folder: str) -> str:
 
 
 def conventions(folder: str, reader: str | None = None) -> dict[str, Any]:
-    """What a run on this folder has unless it says otherwise: `schema`, `label`, and `split` where
-    the files are parted.
+    """What a run on this folder has unless it says otherwise.
+
+    That is `schema`, `label`, and `split` where the files are parted.
 
     Raises:
         DataError: see `detect`.
@@ -214,8 +216,10 @@ def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
-    """A file without a header: the layout says what each position holds; an empty name is passed
-    over."""
+    """A file without a header: the layout says what each position holds.
+
+    An empty name is passed over.
+    """
     fields = [parts.field(name, name, index, options) for index, name in enumerate(names) if name]
     return parts.make_source(table, [file], fields, options, header=False, width=len(names), **more)
 
@@ -302,8 +306,10 @@ def _ml_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def _table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """`events.csv`, or `events-*.csv`, or a folder `events/` of them; in the order of their
-    names."""
+    """The files of a table, in the order of their names.
+
+    They are `events.csv`, or `events-*.csv`, or a folder `events/` of them.
+    """
     for suffix in suffixes:
         found = [path / f"{table}{suffix}"] if (path / f"{table}{suffix}").is_file() else []
         found = (

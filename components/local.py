@@ -21,8 +21,10 @@ def read_tables(
     output: str = "tables",
     max_rejected_share: float = 0.01,
 ) -> dict[str, dict[str, Any]]:
-    """Reads a folder into `<output>/{events,items,users}`; returns the reports (see
-    `tables.write_tables`)."""
+    """Reads a folder into `<output>/{events,items,users}` and returns the reports.
+
+    See `tables.write_tables`.
+    """
     uris = {table: str(Path(output) / table) for table in TABLES}
     return tables.write_tables(
         in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share
@@ -40,8 +42,9 @@ def build_examples(
     rows_a_shard: int = building.ROWS_A_SHARD,
     walks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`;
-    returns the report.
+    """Builds the examples of the tables in `tables_dir` and returns the report.
+
+    Writes `<output>/examples` and `<output>/schema/schema.pbtxt`.
 
     Args:
         tables_dir: what `read_tables` wrote.
@@ -68,8 +71,9 @@ def build_examples(
 def transform(
     examples_dir: str, schema_path: str, output: str, custom_config: Mapping[str, Any]
 ) -> str:
-    """Fits `models.preprocessing.preprocessing_fn` on the train rows and writes the transform graph
-    to `output`.
+    """Fits the preprocessing on the train rows and writes the transform graph to `output`.
+
+    The preprocessing is `models.preprocessing.preprocessing_fn`.
 
     Args:
         examples_dir: the Examples artifact (`<output of build_examples>/examples`).

@@ -29,8 +29,10 @@ class Rejects:
     reasons: dict[str, tuple[int, int, str]] = field(default_factory=dict)
 
     def add(self, reason: str, lines: np.ndarray, received: list[str]) -> None:
-        """Counts rows under `reason`; `lines` are their 1-based lines in the file, `received` what
-        the first held."""
+        """Counts rows under `reason`.
+
+        `lines` are their 1-based lines in the file, `received` what the first held.
+        """
         if len(lines):
             count, line, text = self.reasons.get(
                 reason, (0, int(lines[0]), received[0] if received else "")
@@ -112,8 +114,10 @@ def split_csv(
     lines: np.ndarray,
     rejects: Rejects,
 ) -> tuple[list[pa.Array], np.ndarray]:
-    """Splits CSV text with double quotes; arguments and result as of `split_fields`, `ends` as of
-    `record_ends`."""
+    """Splits CSV text with double quotes.
+
+    Arguments and result are as of `split_fields`, `ends` as of `record_ends`.
+    """
     bounds = np.concatenate([[0], ends + 1, [len(data)]])[: len(lines) + 1]
     bounds[-1] = len(data)
     heads = np.frombuffer(data + b"\n", np.uint8)[bounds[:-1]]
@@ -173,8 +177,10 @@ def split_csv(
 
 
 def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of lists, a line each, are sessions that no later line goes on with; `ends` as
-    of `record_ends`."""
+    """How many bytes of lists, a line each, are sessions that no later line goes on with.
+
+    `ends` is as of `record_ends`.
+    """
     starts = np.concatenate([[0], ends + 1])
     number = len(ends) - 1
     if b"\t" not in data[starts[number] : ends[number]]:
@@ -249,8 +255,10 @@ def split_lists(
 
 
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
-    """Finds ids that cannot be: blank ones, and ones with a line break, which the vocabulary files
-    could not hold."""
+    """Finds ids that cannot be: blank ones, and ones with a line break.
+
+    The vocabulary files could not hold them.
+    """
     length = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     empty = length == 0
     # ASCII blanks only: other Unicode spaces may be part of somebody's id.
@@ -273,8 +281,11 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
 
 
 def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads numbers: float64 values, the exact int64 values where they are whole, and which are not
-    finite numbers."""
+    """Reads numbers.
+
+    Returns float64 values, the exact int64 values where they are whole, and which are not finite
+    numbers.
+    """
     text = _utf8(column)
     try:
         whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
@@ -292,8 +303,10 @@ def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601; int64 seconds and which
-    are neither."""
+    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601.
+
+    Returns int64 seconds and which values are neither.
+    """
     numbers, whole, bad = to_numbers(column)
     seconds = whole // UNITS[unit]
     if bad.any():
@@ -312,8 +325,10 @@ def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
-    """Splits every value on `separator` (a blank: on any run of blanks); empty values give empty
-    lists."""
+    """Splits every value on `separator` (a blank: on any run of blanks).
+
+    Empty values give empty lists.
+    """
     lists = pc.split_pattern(column.cast(pa.large_binary()), separator)
     values = lists.flatten().cast(pa.large_binary())
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -347,8 +362,10 @@ def to_feature(column: pa.Array, kind: str, separator: str) -> tuple[pa.Array, n
 
 
 def split_year(column: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """`Toy Story (1995)` -> `Toy Story` and 1995; a title without a year keeps its text and has
-    none."""
+    """`Toy Story (1995)` -> `Toy Story` and 1995.
+
+    A title without a year keeps its text and has none.
+    """
     text = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object)
     parts = text.str.decode("utf-8", "surrogateescape").str.extract(r"^(.*?)\s*\((\d{4})\)\s*$")
     title = parts[0].str.encode("utf-8", "surrogateescape").where(parts[0].notna(), text)

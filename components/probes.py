@@ -1,5 +1,6 @@
-"""What the canary asks a server: real test rows and strangers, over both protocols, and what it
-makes of the answers.
+"""What the canary asks a server, and what it makes of the answers.
+
+It asks with real test rows and strangers, over both protocols.
 """
 
 import contextlib
@@ -53,8 +54,9 @@ def try_model(model_path: str, examples_uri: str) -> int:
 
 
 def _place(model_path: str, target: str) -> None:
-    """Puts a model where the server looks for versions: a link, or a copy of one on another file
-    system.
+    """Puts a model where the server looks for versions.
+
+    That is a link, or a copy of one on another file system.
     """
     if "://" not in model_path:
         os.symlink(os.path.abspath(model_path), target)
@@ -83,8 +85,7 @@ def sample_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:
 
 
 def sample_rows(examples_uri: str, signature: dict[str, Any], count: int = _ROWS) -> dict[str, Any]:
-    """Returns the inputs of `score` for real rows, one of strangers, and one in which everything is
-    missing.
+    """Returns inputs of `score`: real rows, one of strangers, one with everything missing.
 
     Args:
         examples_uri: folder of the built examples.

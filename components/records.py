@@ -38,8 +38,10 @@ def encode(table: pa.Table) -> Iterator[bytes]:
 
 
 def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
-    """Parses serialized tf.Examples into the given columns; single-valued columns become flat
-    arrays with nulls."""
+    """Parses serialized tf.Examples into the given columns.
+
+    Single-valued columns become flat arrays with nulls.
+    """
     if not examples:
         return empty_table(columns)
     schema = schema_pb2.Schema()
@@ -94,8 +96,10 @@ def write_table(table: pa.Table, folder: str, shard: int) -> int:
 
 
 def write_records(records, folder: str, shard: int) -> int:
-    """Writes serialized records as one gzip TFRecord file, to a temporary name first; returns their
-    number."""
+    """Writes serialized records as one gzip TFRecord file and returns their number.
+
+    The file has a temporary name first.
+    """
     path = posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
     count = 0
 

@@ -1,5 +1,6 @@
-"""Request logs of a model server (TFRecords of PredictionLog) to the columns that training has, and
-counts of what was asked.
+"""Request logs of a model server to the columns that training has.
+
+The logs are TFRecords of PredictionLog. What was asked is counted too.
 """
 
 import glob
@@ -129,8 +130,9 @@ class Summary:
 
 
 def find_logs(where: str) -> list[str]:
-    """The files of a folder, of a prefix (`runs/logs/recsys`), or the one file; hidden ones are
-    still being written.
+    """The files of a folder, of a prefix (`runs/logs/recsys`), or the one file.
+
+    Hidden files are left out: they are still being written.
 
     Raises:
         DataError: there is none.
@@ -350,8 +352,9 @@ class _Gathered:
 
 
 def _present(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a [B] or [B, L] input without padding: empty strings, NaN; and how many each
-    row has.
+    """The values of a [B] or [B, L] input without padding, and how many each row has.
+
+    Padding is empty strings and NaN.
     """
     if (array.dtype == object) != (kind == BYTES_LIST) or array.ndim not in (1, 2):
         raise DataError(
@@ -366,7 +369,10 @@ def _present(array: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lists(values: list[np.ndarray], lengths: list[np.ndarray], kind: str) -> pa.Array:
-    """One list a row, null where it is empty: TFDV counts an empty list as a value that is there."""
+    """One list a row, null where it is empty.
+
+    TFDV counts an empty list as a value that is there.
+    """
     sizes = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
     offsets = pa.array(
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), mask=np.append(sizes == 0, False)

@@ -68,7 +68,10 @@ def reviews(path: Path, options: Mapping[str, Any]) -> list[Source]:
             f"{path} holds no file of reviews; required: JSON lines with "
             f"{' and '.join(needed['events'])}, or their names under data.columns; "
             "received: "
-            f"{'; '.join(f'{file.name}: ' + ', '.join(sorted(has)) for file, has in found.items()) or 'no JSON lines'}"
+            f"""{
+                "; ".join(f"{file.name}: " + ", ".join(sorted(has)) for file, has in found.items())
+                or "no JSON lines"
+            }"""
         )
     for name in ("rating", "timestamp"):
         if keys["events"][name] not in found[events[0]]:

@@ -20,8 +20,9 @@ USER = "user_id"
 
 
 class RowMean(tfma.metrics.Metric):
-    """The mean over the rows of one output of the model, a number a row. The metrics of a
-    specification name the output.
+    """The mean over the rows of one output of the model, a number a row.
+
+    The metrics of a specification name the output.
 
     Args:
         name: of the metric.
@@ -76,9 +77,10 @@ class _RowSums(beam.CombineFn):
 
 
 class GroupAUC(tfma.metrics.Metric):
-    """GAUC: the AUC within each user, averaged with the user's rows as weights; users of one class
-    are left out. NaN where nobody is left (Zhu et al., Optimized Cost per Click in Taobao Display
-    Advertising, KDD 2017).
+    """GAUC: the AUC within each user, averaged with the user's rows as weights.
+
+    Users of one class are left out; NaN where nobody is left (Zhu et al., Optimized Cost per Click
+    in Taobao Display Advertising, KDD 2017).
 
     Not by TFMA's query key, which takes all of a user's rows into every slice that one of them is
     in.

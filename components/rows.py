@@ -1,5 +1,7 @@
-"""Rows of examples out of the log of some users: pure functions on Arrow tables, vectorised,
-without Beam."""
+"""Rows of examples out of the log of some users.
+
+Pure functions on Arrow tables, vectorised, without Beam.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -40,8 +42,10 @@ class Side:
         self._names = {name: prefix + name for name in table.column_names if name != key}
 
     def join(self, ids: np.ndarray) -> dict[str, pa.Array]:
-        """[N] ids -> the prefixed feature columns of N rows, null where an id is not in the
-        table."""
+        """[N] ids -> the prefixed feature columns of N rows.
+
+        They are null where an id is not in the table.
+        """
         position = self._index.get_indexer(pd.Index(ids, dtype=object))
         if not len(self._index):
             return {
@@ -67,8 +71,11 @@ class Popularity:
     counts: np.ndarray
 
     def slices(self, items: np.ndarray) -> np.ndarray:
-        """[M] ids -> `head`, `middle`, `tail` (items that cover half, the next 30 %, the last 20 %
-        of train) or `cold`."""
+        """[M] ids -> `head`, `middle`, `tail` or `cold`.
+
+        Head, middle and tail are the items that cover half, the next 30 % and the last 20 % of
+        train; any other item is cold.
+        """
         order = np.lexsort((np.arange(len(self.items)), -self.counts))
         before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(
             self.counts.sum(), 1
@@ -109,8 +116,9 @@ def event_rows(log: Log, mask: np.ndarray, items: Side, users: Side) -> pa.Table
 
 
 def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.Table:
-    """One row a user (or session): every column of its events as a list, oldest first, with the
-    user's features.
+    """One row a user (or session): every column of its events as a list, oldest first.
+
+    The user's features stand beside them.
 
     Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns
     that are lists already have no place in a list and are left out.
@@ -210,8 +218,10 @@ def query_rows(
 
 
 def user_rows(log: Log, users: pa.Table) -> pa.Table:
-    """One row a user of the log or of the table: id, features, and every item of the whole log,
-    oldest first."""
+    """One row a user of the log or of the table.
+
+    It holds the id, the features, and every item of the whole log, oldest first.
+    """
     ids = users.column("user_id").to_numpy()
     extra = np.setdiff1d(np.unique(ids), log.users) if len(ids) else np.array([], object)
     everybody = np.concatenate([log.users, extra]).astype(object)
@@ -231,8 +241,9 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Adds the column `label` to a log, in place of what it is made of; events without one belong
-    to no split.
+    """Adds the column `label` to a log, in place of what it is made of.
+
+    Events without a label belong to no split.
 
     Returns:
         The log, and how many events of each split lack a label ([3] int64, by split number).
@@ -350,7 +361,10 @@ def _given_candidates(
 
 
 def times(log: Log) -> np.ndarray:
-    """[E] int64 seconds; noughts where the log has none, since TFMA wants a number of every query."""
+    """[E] int64 seconds; noughts where the log has none.
+
+    TFMA wants a number of every query.
+    """
     if "timestamp" in log.table.column_names:
         return log.column("timestamp")
     return np.zeros(len(log), np.int64)

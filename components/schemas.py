@@ -16,8 +16,9 @@ _FOLDER = Path(__file__).resolve().parent.parent / "schema"
 
 
 def schema_folder(name_or_path: str) -> str:
-    """The folder of `events.pbtxt`, `items.pbtxt` and `users.pbtxt`: one of the project's by name,
-    or the user's own.
+    """The folder of `events.pbtxt`, `items.pbtxt` and `users.pbtxt`.
+
+    It is one of the project's by name, or the user's own.
 
     Raises:
         ConfigError: a file is missing there.
@@ -57,8 +58,9 @@ def train_schema(
     origins: Mapping[str, tuple[str, str]],
     tables: Mapping[str, schema_pb2.Schema],
 ) -> schema_pb2.Schema:
-    """The schema of the train rows: columns that are in the data, with what the curated schemas
-    know of them.
+    """The schema of the train rows.
+
+    It has the columns that are in the data, with what the curated schemas know of them.
 
     Every feature is sparse (`value_count`, no `shape`): single-valued columns have
     `value_count.max` 1.
@@ -106,8 +108,9 @@ def train_schema(
 
 
 def origins(columns: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
-    """Column of the built rows -> (table, its name there), for every column of the three tables but
-    the two keys.
+    """Column of the built rows -> (table, its name there).
+
+    It holds every column of the three tables but the two keys.
 
     Args:
         columns: table -> its columns.

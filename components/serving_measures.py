@@ -1,5 +1,6 @@
-"""What is compared to find skew: TFDV's statistics of request logs and of training, the schema
-between them, the known ids.
+"""What is compared to find skew.
+
+TFDV's statistics of request logs and of training, the schema between them, the known ids.
 
 TFDV, which imports TensorFlow, is imported where it is used.
 """
@@ -159,8 +160,9 @@ def split_statistics(
     columns: Mapping[str, str],
     output: str,
 ) -> Statistics:
-    """TFDV's statistics of columns of a split, also written to `statistics.pb` in the folder
-    `output`.
+    """TFDV's statistics of columns of a split.
+
+    They are also written to `statistics.pb` in the folder `output`.
     """
     import tensorflow_data_validation as tfdv
 
@@ -207,8 +209,9 @@ def serving_schema(
     origins: Mapping[str, tuple[str, str]],
     train: schema_pb2.Schema,
 ) -> schema_pb2.Schema:
-    """The schema of requests: columns of the train rows with the comparators of the curated
-    schemas, none of them required.
+    """The schema of requests: columns of the train rows, none of them required.
+
+    They have the comparators of the curated schemas.
 
     Args:
         task: `retrieve` or `score`.

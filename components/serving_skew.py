@@ -1,5 +1,6 @@
-"""Skew and drift of what a served model is asked: the statistics of request logs against
-training's, and an earlier period's.
+"""Skew and drift of what a served model is asked.
+
+The statistics of request logs are held against training's, and against an earlier period's.
 
 TFDV compares the columns, with the comparators of the curated schemas in the environment SERVING.
 What TFDV cannot know is counted beside it: users and items that the run has never seen, empty
@@ -130,8 +131,10 @@ def compare(
 def _columns(
     now: Period, training: Training, earlier: Period | None, limits: Limits
 ) -> list[Finding]:
-    """TFDV's findings: distances by the schema's comparators, and anomalies of the requests against
-    the schema.
+    """TFDV's findings.
+
+    They are distances by the schema's comparators, and anomalies of the requests against the
+    schema.
     """
     import tensorflow_data_validation as tfdv  # imports TensorFlow, which nothing else here needs
 
@@ -213,8 +216,9 @@ def _distance(
 def _missing(
     now: Period, training: Training, earlier: Period | None, limits: Limits
 ) -> list[Finding]:
-    """A column that requests lack more often: the skew that TFDV's comparators do not see. A
-    history may be empty.
+    """A column that requests lack more often.
+
+    This is the skew that TFDV's comparators do not see. A history may be empty.
     """
     findings = []
     for kind, before, words in (
@@ -380,9 +384,11 @@ def _popularity(now: Period, earlier: Period, limits: Limits) -> Finding:
 def distribution_distance(
     now: Mapping[bytes, int], before: Mapping[bytes, int]
 ) -> tuple[float, float, list[tuple[str, float, float]]]:
-    """L-infinity distance and Jensen-Shannon divergence (base 2, so in [0, 1]) of two counted
-    distributions, and the values that differ most. Nothing against something is as far as can be;
-    nothing against nothing is no distance."""
+    """Two distances of two counted distributions, and the values that differ most.
+
+    The distances are L-infinity and the Jensen-Shannon divergence (base 2, so in [0, 1]). Nothing
+    against something is as far as can be; nothing against nothing is no distance.
+    """
     values = sorted({*now, *before})
     totals = [sum(now.values()), sum(before.values())]
     if not any(totals):
@@ -455,8 +461,9 @@ def _missing_share(statistics: Statistics, name: str) -> float:
 
 
 def _differences(now: Any, before: Any) -> list[tuple[str, float, float]]:
-    """The most different values of a column of strings, among the thousand most frequent ones that
-    TFDV keeps.
+    """The most different values of a column of strings.
+
+    They are among the thousand most frequent ones that TFDV keeps.
     """
     if (
         now is None

@@ -41,7 +41,10 @@ def has_log(path: Path) -> bool:
 
 
 def has_session_lists(path: Path) -> bool:
-    """Whether a folder holds a file of sessions, by its name: a list of items looks like anything."""
+    """Whether a folder holds a file of sessions, by its name.
+
+    The content does not tell: a list of items looks like anything.
+    """
     return any(
         re.search(r"sessions?\b", file.name.lower()) for file in _text_files(path)
     ) and not has_log(path)

@@ -1,5 +1,6 @@
-"""Queries of sessions: every position of a held-out session asks for the next item, as the papers
-on sessions evaluate.
+"""Queries of sessions: every position of a held-out session asks for the next item.
+
+The papers on sessions evaluate so.
 """
 
 import numpy as np
@@ -13,8 +14,9 @@ from components.splits import Log
 def query_rows(
     log: Log, part: int, users: "rows.Side", popularity: "rows.Popularity", drop_repeats: bool
 ) -> tuple[pa.Table, dict[str, int]]:
-    """One row an event of the split: the history is what came before it in its session, the target
-    its item.
+    """One row an event of the split.
+
+    The history is what came before it in its session, the target its item.
 
     Args:
         log: the users' events, split.

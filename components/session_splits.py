@@ -1,5 +1,6 @@
-"""Splits that keep a session whole: by the last days, and as the source itself says. Pure functions
-on arrays.
+"""Splits that keep a session whole: by the last days, and as the source itself says.
+
+Pure functions on arrays.
 
 A session belongs to one side by its LAST event, as the papers on sessions have it: no event of a
 train session comes after the split point, while a test session may have begun before it.
@@ -94,8 +95,11 @@ def parts_of(table: pa.Table) -> np.ndarray:
 
 
 def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndarray:
-    """[S] int8: 2 for sessions that end within `days` before the end of the log, 1 for those that
-    end within `days` before the end of what is left, 0 for the others."""
+    """[S] int8: 2 for the sessions of the last days, 1 for those of the days before.
+
+    2 is for sessions that end within `days` before the end of the log, 1 for those that end within
+    `days` before the end of what is left, 0 for the others.
+    """
     side = np.zeros(len(found.ends), np.int8)
     side[found.ends > found.ends.max(initial=0) - int(days * DAY)] = 2
     if with_validation:
@@ -106,9 +110,11 @@ def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndar
 def predefined(
     found: SessionEnds, days: float, valid_fraction: float, has_times: bool
 ) -> np.ndarray:
-    """[S] int8: what the source says; where it names no validation, the train sessions that end
-    within the last `days` of train (the last `valid_fraction` of them, in a log without times) are
-    that."""
+    """[S] int8: what the source says.
+
+    Where it names no validation, the train sessions that end within the last `days` of train (the
+    last `valid_fraction` of them, in a log without times) are that.
+    """
     side = found.parts.copy()
     if valid_fraction and not (side == 1).any():
         train = side == 0

@@ -1,5 +1,6 @@
-"""Which event belongs to which split: pure functions over the whole log of some users, vectorised,
-without Beam.
+"""Which event belongs to which split.
+
+Pure functions over the whole log of some users, vectorised, without Beam.
 
 A function that needs to know the whole log (a global time cut, the number of rows) takes it as
 `Facts`, which are gathered batch by batch and merged.
@@ -231,8 +232,10 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
 
 
 def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Last event of each user to test, the one before to validation; users of fewer than three stay
-    in train."""
+    """Last event of each user to test, the one before to validation.
+
+    Users of fewer than three stay in train.
+    """
     split = np.zeros(len(log), np.int8)
     sizes = np.diff(log.starts)
     ends = log.starts[1:][sizes >= 3]
@@ -243,8 +246,10 @@ def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
-    """The times from which on events are validation, and test; events of one time are never
-    parted."""
+    """The times from which on events are validation, and test.
+
+    Events of one time are never parted.
+    """
     total = facts.counts.sum()
     before = np.concatenate([[0], np.cumsum(facts.counts)])
 
@@ -268,8 +273,10 @@ def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def ratio_of_rows(rows: int, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
-    """[rows] int8: the split of every row of the source, drawn as scikit-learn and the papers draw
-    it."""
+    """[rows] int8: the split of every row of the source.
+
+    It is drawn as scikit-learn and the papers draw it.
+    """
     order = np.random.RandomState(seed).permutation(rows)
     test = round(rows * test_fraction)
     valid = round(rows * valid_fraction)
@@ -286,8 +293,10 @@ def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Users drawn at random are in no part of train; a seeded share of their events is what a query
-    knows of them."""
+    """Users drawn at random are in no part of train.
+
+    A seeded share of their events is what a query knows of them.
+    """
     hashes = mix(hash_ids(log.users), config.seed)
     test = round(len(facts.hashes) * config.test_fraction)
     valid = round(len(facts.hashes) * config.valid_fraction)
@@ -334,8 +343,11 @@ def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """What the events' own column `split` says, which session readers fill by the files' names;
-    without validation in it the last sessions of train are that, or each user's last event."""
+    """What the events' own column `split` says.
+
+    Session readers fill it by the files' names. Without validation in it the last sessions of train
+    are that, or each user's last event.
+    """
     parts = session_splits.parts_of(log.table)
     if not config.by_session:
         missing = config.valid_fraction and not facts.named_valid

@@ -1,5 +1,7 @@
-"""The three tables as artifacts: `Split-all` of gzip TFRecords, and `report.json` that says what
-was read and rejected."""
+"""The three tables as artifacts.
+
+Each is `Split-all` of gzip TFRecords, and `report.json` that says what was read and rejected.
+"""
 
 import hashlib
 import posixpath
@@ -26,8 +28,9 @@ def split_folder(uri: str, split: str) -> str:
 
 
 def fingerprint(folder: str) -> str:
-    """A hash of a data folder that changes when its files do, so that a cached read is never a
-    stale one.
+    """A hash of a data folder that changes when its files do.
+
+    So a cached read is never a stale one.
 
     Up to 256 MB the contents are hashed whole; beyond that names, sizes, times of change and the
     ends of each file.
@@ -179,8 +182,10 @@ def summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def table_columns(uri: str) -> dict[str, str]:
-    """Column name -> kind of a table: from its report, or from its rows when another component
-    wrote it."""
+    """Column name -> kind of a table.
+
+    It is known from the table's report, or from its rows when another component wrote it.
+    """
     report = posixpath.join(uri, records.REPORT)
     if records.exists(report):
         return records.read_json(report)["columns"]

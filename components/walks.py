@@ -280,8 +280,9 @@ def walk_rows(graph: Graph, path: np.ndarray) -> pa.Table:
 
 
 class WriteWalks(beam.PTransform):
-    """Logs (see `splits.Log`) of all users -> one dict: how many walks and items were written, and
-    how much was left out, by reason.
+    """Logs (see `splits.Log`) of all users -> one dict of counts.
+
+    It says how many walks and items were written, and how much was left out, by reason.
 
     Every worker holds the graph: about 32 bytes an edge, and the ids.
 

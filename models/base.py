@@ -13,8 +13,9 @@ autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, autograph.DoNotConver
 
 
 class Recommender(tfrs.Model):
-    """Base of every model: TFRS' one hook, `compute_loss`, around which a subclass adds its
-    batches.
+    """Base of every model, around TFRS' one hook, `compute_loss`.
+
+    A subclass adds its batches.
 
     Args:
         hyper_parameters: an instance of the class attribute `HyperParameters`.
@@ -35,13 +36,17 @@ class Recommender(tfrs.Model):
         )
 
     def learn(self, session) -> None:
-        """Trains the model; `session` is a training.TrainingSession. Papers with a procedure of
-        their own override this.
+        """Trains the model; `session` is a training.TrainingSession.
+
+        Papers with a procedure of their own override this.
         """
         session.fit(self)
 
     def train_step(self, inputs):
-        """One step; reports the mean loss of the epoch so far, where TFRS reports the last step's."""
+        """One step; reports the mean loss of the epoch so far.
+
+        TFRS reports the last step's.
+        """
         values = super().train_step(inputs)
         self._mean_loss.update_state(values["total_loss"])
         return {"loss": self._mean_loss.result()}

@@ -107,8 +107,9 @@ class EventLog:
         return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """The events as sequences: a user's sessions where the log has them, else all that a user
-        has.
+        """The events as sequences.
+
+        They are a user's sessions where the log has them, else all that a user has.
 
         Returns:
             Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order
@@ -128,8 +129,9 @@ class EventLog:
         return self.item[together][np.repeat(firsts[order], lengths[order]) + within], starts
 
     def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
-        """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the
-        order of `starts`; no unknown items.
+        """[P, item_count] float32: 1 where a user has the item, by catalogue position.
+
+        The rows are in the order of `starts`; there are no unknown items.
         """
         known = self.item >= FIRST
         rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
@@ -143,8 +145,9 @@ class EventLog:
 
 
 class TrainingData:
-    """Everything that a `retrieve` model may learn from, read from the built examples and the
-    transform graph.
+    """Everything that a `retrieve` model may learn from.
+
+    It is read from the built examples and the transform graph.
 
     Args:
         transform_graph: folder of the transform graph (it holds the vocabularies fitted on train).
@@ -178,8 +181,9 @@ class TrainingData:
 
     @functools.cached_property
     def events(self) -> EventLog:
-        """The train events, whatever the example kind: lists are taken apart into the events that
-        they are made of.
+        """The train events, whatever the example kind.
+
+        Lists are taken apart into the events that they are made of.
         """
         kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
         spec = {
@@ -238,8 +242,9 @@ class TrainingData:
 
     @functools.cached_property
     def walks(self) -> tf.RaggedTensor:
-        """[W, None] int64 item indices: the walks where there are any, else the lists of the train
-        rows; unknown items left out.
+        """[W, None] int64 item indices: the walks where there are any, else lists.
+
+        The lists are those of the train rows. Unknown items are left out.
 
         Walks are no events: whatever is counted is counted in `events` and `item_counts`.
         """
@@ -252,8 +257,9 @@ class TrainingData:
 
     @functools.cached_property
     def user_history(self) -> tf.RaggedTensor:
-        """[users + 2, None] int64 item indices, oldest first: the whole log, for serving only;
-        unknown items left out.
+        """[users + 2, None] int64 item indices, oldest first: the whole log.
+
+        It is for serving only; unknown items are left out.
         """
         rows = read_columns(
             self._splits["users"],
@@ -316,8 +322,9 @@ class TrainingData:
         )
 
     def queries(self, split: str) -> np.ndarray:
-        """[Q] bytes: the serialized query rows of `split`, in file order; empty when the split has
-        none.
+        """[Q] bytes: the serialized query rows of `split`, in file order.
+
+        It is empty when the split has none.
         """
         files = sorted(tf.io.gfile.glob(self._splits.get(split, "")))
         records = [
@@ -384,8 +391,9 @@ class TrainingData:
 
 
 def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray | tf.RaggedTensor]:
-    """Reads gzip TFRecords of tf.Example in large batches; `transform` maps a parsed batch to the
-    columns to keep.
+    """Reads gzip TFRecords of tf.Example in large batches.
+
+    `transform` maps a parsed batch to the columns to keep.
 
     Returns:
         Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file
@@ -416,8 +424,9 @@ def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray
 
 
 def to_ragged(column: tf.SparseTensor) -> tf.RaggedTensor:
-    """A sparse [B, L] column whose rows are filled from the left, as Transform gives them, as a
-    ragged one.
+    """A sparse [B, L] column as a ragged one.
+
+    Its rows are filled from the left, as Transform gives them.
 
     `RaggedTensor.from_sparse` checks that in-graph at every call, with some thirty ops a column.
     """

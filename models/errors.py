@@ -1,4 +1,7 @@
-"""Errors that a user can cause and mend; the command line prints their message and exits non-zero."""
+"""Errors that a user can cause and mend.
+
+The command line prints their message and exits non-zero.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -25,8 +28,9 @@ def require_known(where: str, keys: Iterable[str], known: Iterable[str]) -> None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Returns a hint such as ``; did you mean 'neumf'?``, or the sorted choices when nothing is
-    close.
+    """Returns a hint such as ``; did you mean 'neumf'?``.
+
+    When nothing is close it names the sorted choices.
     """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)

@@ -8,7 +8,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
 
 LOG_SCALE = "log_scale"
-"""Schema tag of a heavy-tailed count: Transform makes categories of it that are equally wide on a squared logarithmic scale."""
+"""Schema tag of a heavy-tailed count: Transform makes categories of it that are equally wide \
+on a squared logarithmic scale."""
 
 DOCUMENT = "document"
 """Kind of the documents of `DOCUMENTS`."""
@@ -19,7 +20,8 @@ REVIEW = "review"
 OTHER = {"user": "item", "item": "user"}
 
 ANONYMOUS = "anonymous"
-"""Schema tag of an id that the reader made up because the data has none: no model may learn from it."""
+"""Schema tag of an id that the reader made up because the data has none: \
+no model may learn from it."""
 
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
@@ -43,12 +45,14 @@ class Feature:
 
 
 DOCUMENTS = tuple(Feature(f"{entity}_document", entity, DOCUMENT) for entity in OTHER)
-"""All that train's reviews say of a user, and of an item. No model gets them unasked: they hold the reviews of the train rows."""
+"""All that train's reviews say of a user, and of an item. \
+No model gets them unasked: they hold the reviews of the train rows."""
 
 
 def document_columns(entity: str) -> tuple[str, str]:
-    """Returns the names, in the split of the users or of the items, of the lists of reviews and of
-    the other side of each.
+    """Returns the names of the lists of reviews and of the other side of each.
+
+    They are columns in the split of the users or of the items.
     """
     return f"{entity}_document", f"{entity}_document_{OTHER[entity]}"
 
@@ -77,8 +81,9 @@ def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:
 def text_columns(
     items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
 ) -> list[str]:
-    """Returns the names, as the built examples carry them, of the columns of three table schemas
-    that hold text.
+    """Returns the names of the columns of three table schemas that hold text.
+
+    The names are as the built examples carry them.
     """
     tables = (("item_", items), ("user_", users), ("", events))
     return [
@@ -92,8 +97,9 @@ def text_columns(
 def log_columns(
     items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
 ) -> list[str]:
-    """Returns the names, as the built examples carry them, of the columns of three table schemas
-    that are `LOG_SCALE`.
+    """Returns the names of the columns of three table schemas that are `LOG_SCALE`.
+
+    The names are as the built examples carry them.
     """
     tables = (("item_", items), ("user_", users), ("", events))
     return [

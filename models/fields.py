@@ -1,4 +1,7 @@
-"""Fields as rows of one embedding table: what the rankers of the feature-interaction family share."""
+"""Fields as rows of one embedding table.
+
+The rankers of the feature-interaction family share them.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +15,9 @@ from models.score_data import Field, Inputs
 
 
 class FieldRows:
-    """Gives every index of every field a row of its own in one table, so that one look-up serves
-    all fields.
+    """Gives every index of every field a row of its own in one table.
+
+    So one look-up serves all fields.
 
     A multi-valued field weighs each of its n values 1 / n, so x sums to 1 over a field that has any
     value; padding weighs 0. A missing single value is a value of its own, with a row that train
@@ -41,8 +45,9 @@ class FieldRows:
         self._multiple = [field for field in self.fields if not field.single]
 
     def __call__(self, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns [B, n] int32 rows and [B, n] float32 weights x: single values first, then each
-        multi-valued field.
+        """Returns [B, n] int32 rows and [B, n] float32 weights x.
+
+        Single values come first, then each multi-valued field.
         """
         offsets = tf.constant([self.offsets[field.name] for field in self._single], tf.int32)
         parts = (
@@ -61,8 +66,9 @@ class FieldRows:
         return tf.concat(parts, axis=1), tf.concat(weights, axis=1)
 
     def pool(self, weighted: tf.Tensor, inputs: Inputs) -> tf.Tensor:
-        """Sums [B, n, k] weighted vectors within each field: [B, fields, k], single-valued fields
-        first.
+        """Sums [B, n, k] weighted vectors within each field: [B, fields, k].
+
+        Single-valued fields come first.
         """
         first, *others = tf.split(weighted, self._sizes(inputs), axis=1)
         return tf.concat(
@@ -88,8 +94,9 @@ class FieldRows:
         )
 
     def embedding(self, dimension: int, stddev: float, name: str) -> TokenEmbedding:
-        """Returns a table of `count` rows, normal with `stddev`; those of missing and unknown
-        values start at zero.
+        """Returns a table of `count` rows, normal with `stddev`.
+
+        The rows of missing and unknown values start at zero.
 
         In mixed precision too the look-ups stay float32: sums of many small terms, which a
         network's layers cast themselves.
@@ -108,8 +115,9 @@ class FieldRows:
 
 
 class _Initial(tf.keras.initializers.Initializer):
-    """Normal rows, but zeros for missing and unknown values: where train never has one, it then
-    says nothing.
+    """Normal rows, but zeros for missing and unknown values.
+
+    Where train never has one, it then says nothing.
     """
 
     def __init__(self, rows: FieldRows, stddev: float):
@@ -125,8 +133,9 @@ class _Initial(tf.keras.initializers.Initializer):
 
 
 def row_penalty(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Half the squared norm of the looked-up rows [B, n, k], padding (weight [B, n, 1] of 0) left
-    out, a scalar mean over B.
+    """Half the squared norm of the looked-up rows [B, n, k], a scalar mean over B.
+
+    Padding (weight [B, n, 1] of 0) is left out.
 
     Regularising what a row of data uses, not the table: a weight decays as often as it is learnt.
     """

@@ -1,5 +1,6 @@
-"""Hyper-parameters that every model has; a model's own class adds its paper's and sets the
-defaults.
+"""Hyper-parameters that every model has.
+
+A model's own class adds its paper's and sets the defaults.
 """
 
 import pydantic

@@ -1,5 +1,6 @@
-"""What a `score` run predicts: a property of the run, never of the model. Light: the gate and the
-command line read it.
+"""What a `score` run predicts: a property of the run, never of the model.
+
+Light: the gate and the command line read it.
 """
 
 from collections.abc import Mapping

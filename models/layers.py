@@ -7,8 +7,9 @@ from models.data import Entities
 
 
 class TokenEmbedding(tf.keras.layers.Embedding):
-    """An embedding whose row r >= 2 belongs to `tokens[r - 2]`; a warm start aligns rows by token,
-    not by number.
+    """An embedding whose row r >= 2 belongs to `tokens[r - 2]`.
+
+    A warm start aligns rows by token, not by number.
 
     Args:
         tokens: what the rows from 2 on stand for.
@@ -24,7 +25,10 @@ class TokenEmbedding(tf.keras.layers.Embedding):
 def id_embedding(
     entities: Entities, dimension: int, stddev: float = 0.01, name: str | None = None
 ) -> TokenEmbedding:
-    """Returns an embedding of the entities that train has seen; look up `embedding_index[index]`."""
+    """Returns an embedding of the entities that train has seen.
+
+    Look up `embedding_index[index]`.
+    """
     initializer = tf.keras.initializers.RandomNormal(stddev=stddev)
     tokens = entities.ids[: entities.known]
     return TokenEmbedding(
@@ -33,8 +37,9 @@ def id_embedding(
 
 
 class EntityEncoder(tf.keras.layers.Layer):
-    """Sum-pooled embedding of an entity's features and, optionally, of its id, concatenated: [...]
-    index -> [..., width].
+    """Sum-pooled embedding of an entity's features and, optionally, of its id, concatenated.
+
+    Maps [...] index -> [..., width].
 
     Multi-valued features and text are averaged over the values present; an entity without any has
     zeros.
@@ -66,8 +71,9 @@ class EntityEncoder(tf.keras.layers.Layer):
         }
 
     def call(self, index, forget=None):
-        """Encodes `index`; where the boolean `forget` (same shape) is true the id is replaced by
-        the unknown one.
+        """Encodes `index`.
+
+        Where the boolean `forget` (same shape) is true the id is replaced by the unknown one.
         """
         row = tf.gather(self._index, index)
         if forget is not None:
@@ -85,8 +91,9 @@ class EntityEncoder(tf.keras.layers.Layer):
 
 
 class Mlp(tf.keras.layers.Layer):
-    """Hidden layers of a multi-layer perceptron: [B, any] -> [B, hidden[-1]], dropout after each;
-    no layer at all is the identity.
+    """Hidden layers of a multi-layer perceptron: [B, any] -> [B, hidden[-1]].
+
+    Dropout comes after each; no layer at all is the identity.
 
     Args:
         hidden: units of each layer, with ReLU.

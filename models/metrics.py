@@ -1,5 +1,6 @@
-"""Names of the metrics that the `evaluate` signatures return. Light: the gate and the command line
-read them.
+"""Names of the metrics that the `evaluate` signatures return.
+
+Light: the gate and the command line read them.
 """
 
 from dataclasses import dataclass, replace
@@ -31,8 +32,10 @@ RETRIEVE_METRICS = (
     "ncf99_hr_10",
     "ncf99_ndcg_10",
 )
-"""Per-query values, averaged over queries. `lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
-counting ties in our favour would add; `ncf99_` ranks among sampled candidates and is there to compare with papers."""
+"""Per-query values, averaged over queries. \
+`lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
+counting ties in our favour would add; \
+`ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
 _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
@@ -157,8 +160,9 @@ _SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
 
 
 def of(task: str, label: Label | None = None) -> MetricSet:
-    """The metrics of a run: a `retrieve` run, a bundle of two stages, or a `score` run on clicks or
-    on ratings.
+    """The metrics of a run.
+
+    That is a `retrieve` run, a bundle of two stages, or a `score` run on clicks or on ratings.
     """
     if task in ("retrieve", "two_stage"):
         return RETRIEVE if task == "retrieve" else TWO_STAGE
@@ -171,8 +175,9 @@ def named(metric: str) -> MetricSet:
 
 
 def with_roots(values: dict[str, float]) -> dict[str, float]:
-    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean, which no average of
-    batches or slices gives.
+    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean.
+
+    No average of batches or slices gives it.
     """
     roots = {
         name.replace("mse", "rmse"): max(values[name], 0.0) ** 0.5

@@ -1,5 +1,6 @@
-"""Optimisers as papers define them, where Keras' own of the same name is another algorithm or a
-slow one.
+"""Optimisers as papers define them.
+
+Keras' own of the same name is another algorithm or a slow one.
 """
 
 from collections.abc import Callable
@@ -8,8 +9,9 @@ import tensorflow as tf
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step, where Keras'
-    own reads and writes a table of embeddings ten times a step.
+    """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step.
+
+    Keras' own reads and writes a table of embeddings ten times a step.
 
         m <- beta_1 m + (1 - beta_1) g,   v <- beta_2 v + (1 - beta_2) g^2
         p <- p - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
@@ -144,8 +146,9 @@ class Adagrad(tf.keras.optimizers.Optimizer):
 
 
 class Ftrl(tf.keras.optimizers.Optimizer):
-    """FTRL-Proximal (McMahan et al., KDD 2013): a weight is exactly zero until its gradients
-    outweigh `l1`.
+    """FTRL-Proximal (McMahan et al., KDD 2013).
+
+    A weight is exactly zero until its gradients outweigh `l1`.
 
         n_new = n + g^2,   z <- z + g - (sqrt(n_new) - sqrt(n)) / learning_rate * w
         w <- 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n_new)) / learning_rate + l2)

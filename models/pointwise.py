@@ -1,5 +1,6 @@
-"""Metrics of single predictions, in-graph: AUC over all rows or within groups, log loss, errors,
-calibration.
+"""Metrics of single predictions, in-graph.
+
+AUC over all rows or within groups, log loss, errors, calibration.
 
 Tie rule: half. A pair of equal predictions counts as half in the right order, so a constant
 predictor has an AUC of 0.5.
@@ -19,8 +20,9 @@ def log_loss(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
 def row_metrics(
     label: tf.Tensor, prediction: tf.Tensor, mean: tf.Tensor, is_click: bool
 ) -> dict[str, tf.Tensor]:
-    """The values of single rows whose averages are metrics: `means` of `metrics.CLICK` or
-    `metrics.RATING`.
+    """The values of single rows whose averages are metrics.
+
+    The metrics are `means` of `metrics.CLICK` or `metrics.RATING`.
 
     Args:
         label: [B] float32.
@@ -48,8 +50,9 @@ def row_metrics(
 def group_auc(
     label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Area under the ROC curve within every group: the share of (positive, negative) pairs in the
-    right order.
+    """Area under the ROC curve within every group.
+
+    It is the share of (positive, negative) pairs in the right order.
 
     Args:
         label: [N] 0 or 1.
@@ -89,8 +92,9 @@ def auc(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 def gauc(
     label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """GAUC: the AUC within each user, averaged with the user's rows as weights; users with one
-    class only have none and are left out.
+    """GAUC: the AUC within each user, averaged with the user's rows as weights.
+
+    Users with one class only have none and are left out.
 
     Args:
         label: [N] 0 or 1.  prediction: [N] float.  user: [N] int64.
@@ -130,8 +134,9 @@ def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> d
 
 
 def _changes(values: tf.Tensor) -> tf.Tensor:
-    """[N] sorted values -> [N] bool: whether a value differs from the one before; true for the
-    first.
+    """[N] sorted values -> [N] bool: whether a value differs from the one before.
+
+    It is true for the first.
     """
     return tf.concat(
         [tf.ones([tf.minimum(tf.size(values), 1)], tf.bool), values[1:] != values[:-1]], axis=0

@@ -1,5 +1,6 @@
-"""The Transform step: every vocabulary, boundary and count is fitted on the train split and nothing
-else.
+"""The Transform step: what it fits, it fits on the train split and nothing else.
+
+That goes for every vocabulary, boundary and count.
 
 Index layout of every transformed id and category: 0 = padding or missing, 1 = unknown, 2.. =
 vocabulary, most frequent first.
@@ -78,8 +79,9 @@ def words(column: tf.SparseTensor) -> tf.SparseTensor:
 
 
 def log_category(column: tf.SparseTensor) -> tf.SparseTensor:
-    """Counts to categories: a value up to 2 is one of its own; beyond, 2 + floor(ln(x)^2), so a
-    long tail takes few of them.
+    """Counts to categories, so that a long tail takes few of them.
+
+    A value up to 2 is one of its own; beyond, it is 2 + floor(ln(x)^2).
     """
     number = tf.cast(column.values, tf.float32)
     logarithm = tf.math.log(tf.maximum(number, 1.0))

@@ -213,8 +213,9 @@ def load(name: str) -> ModuleType:
 
 
 def code_hash() -> str:
-    """Returns a hash of the source of `models/`: TFX caches by dotted path, so an edit must change
-    something else.
+    """Returns a hash of the source of `models/`.
+
+    TFX caches by dotted path, so an edit must change something else.
     """
     digest = hashlib.sha256()
     root = pathlib.Path(__file__).parent

@@ -1,5 +1,6 @@
-"""The task `Retrieve`: a score for every item. What all of its models share: evaluation and the
-exported signatures.
+"""The task `Retrieve`: a score for every item.
+
+What all of its models share: evaluation and the exported signatures.
 """
 
 from typing import Any
@@ -35,8 +36,9 @@ class RetrieveModel(Recommender):
     cold_items = False
 
     def catalogue(self) -> Any:
-        """Returns what scoring needs of the items; computed once an evaluation and frozen at
-        export.
+        """Returns what scoring needs of the items.
+
+        It is computed once an evaluation and frozen at export.
         """
         return ()
 
@@ -45,8 +47,9 @@ class RetrieveModel(Recommender):
         raise NotImplementedError(f"{type(self).__name__} must define score_items()")
 
     def answers(self, query: dict[str, Any]) -> tf.Tensor:
-        """Returns [B] bool: whether the model has what it needs for a query; the others get
-        popularity.
+        """Returns [B] bool: whether the model has what it needs for a query.
+
+        The others get popularity.
         """
         by_id = query["known"] if self.uses_user_id else tf.zeros_like(query["known"])
         return by_id | (query["history"].row_lengths() > 0) if self.uses_history else by_id
@@ -67,8 +70,9 @@ class DotProductModel(RetrieveModel):
         return tf.cast(self.item_embeddings(), tf.float32)
 
     def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what the signature `retrieve` searches: [M, D] float32 vectors and their [M]
-        int64 catalogue positions.
+        """Returns what the signature `retrieve` searches.
+
+        That is [M, D] float32 vectors and their [M] int64 catalogue positions.
         """
         return catalogue, tf.range(tf.shape(catalogue, tf.int64)[0])
 
@@ -104,8 +108,9 @@ def parse_requests(examples: tf.Tensor) -> dict[str, Any]:
 
 
 class Retriever(tf.Module):
-    """A model with all that it needs to answer raw requests: look-ups, stored histories,
-    popularity, the seen filter.
+    """A model with all that it needs to answer raw requests.
+
+    That is look-ups, stored histories, popularity and the seen filter.
     """
 
     def __init__(self, model: RetrieveModel, data: TrainingData):
@@ -131,8 +136,9 @@ class Retriever(tf.Module):
         self._answer = tf.function(self._answer_requests).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
-        """Parses [B] serialized query rows into indices; the evaluation's own history is used,
-        never the stored one.
+        """Parses [B] serialized query rows into indices.
+
+        The evaluation's own history is used, never the stored one.
         """
         spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
         lists = ("history", "exclude", "targets", "candidates")
@@ -160,8 +166,9 @@ class Retriever(tf.Module):
         return self._measure(examples)[0]
 
     def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `recall_queries` signature, on which a second stage is evaluated: what `recommend`
-        returns and what `evaluate` does.
+        """The `recall_queries` signature, on which a second stage is evaluated.
+
+        It returns what `recommend` returns and what `evaluate` does.
 
         Args:
             examples: [B] serialized query rows; their own history is what the user has had, never
@@ -227,8 +234,9 @@ class Retriever(tf.Module):
         tf.saved_model.save(self, folder, signatures=signatures)
 
     def _brute_force(self):
-        """Unfiltered nearest items of a query vector: TFRS' exact index, plain ops that a stock
-        server loads.
+        """Unfiltered nearest items of a query vector.
+
+        TFRS' exact index: plain ops that a stock server loads.
         """
         self.index = tfrs.layers.factorized_top_k.BruteForce()
         vectors, positions = self._model.index(
@@ -246,8 +254,9 @@ class Retriever(tf.Module):
         )
 
     def _measure_queries(self, examples):
-        """[B] serialized query rows -> metrics [B, 1]; masked scores [B, N], users and who was
-        answered, to recall from.
+        """[B] serialized query rows -> metrics [B, 1], and what to recall from.
+
+        That is masked scores [B, N], users and who was answered.
         """
         queries = self.parse_queries(examples)
         values, scores, answered = self._ranked(queries, self._frozen)
@@ -299,8 +308,9 @@ class Retriever(tf.Module):
         }
 
     def _scores(self, user, history, catalogue):
-        """[B, N] scores of the model or, where it cannot answer, of popularity in the segment;
-        popularity's; and who was answered.
+        """[B, N] scores; popularity's; and who was answered.
+
+        The scores are the model's or, where it cannot answer, those of popularity in the segment.
         """
         query = self._query(user, history)
         answered = self._model.answers(query)
@@ -310,8 +320,9 @@ class Retriever(tf.Module):
         return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
 
     def _query(self, user, history):
-        """A user whom train has not seen is not known to the model, though the tables may hold
-        features and a history.
+        """A user whom train has not seen is not known to the model.
+
+        That holds though the tables may hold features and a history.
         """
         return {"user": user, "known": self._known(user), "history": history}
 
@@ -333,8 +344,9 @@ class Retriever(tf.Module):
 
 
 def _positions(index: tf.RaggedTensor) -> tf.Tensor:
-    """Ragged item indices -> dense catalogue positions, -1 for padding and for items outside the
-    catalogue.
+    """Ragged item indices -> dense catalogue positions.
+
+    They are -1 for padding and for items outside the catalogue.
     """
     dense = tf.maximum(index - FIRST, -1).to_tensor(default_value=-1)
     return tf.cast(dense, tf.int32)
@@ -355,8 +367,9 @@ class Evaluation:
         self._queries = queries
 
     def of(self, model: RetrieveModel):
-        """Returns a function that evaluates `model` as it then is: () -> {metric: mean over
-        queries}.
+        """Returns a function that evaluates `model` as it then is.
+
+        The function is () -> {metric: mean over queries}.
         """
         retriever = Retriever(model, self._data)
         size = max(1, _EVALUATION_CELLS // max(1, len(self._data.items)))

@@ -1,5 +1,6 @@
-"""Shuffled batches and negatives: vectorised, in the input pipeline, and a function of (seed,
-epoch, step) alone.
+"""Shuffled batches and negatives, vectorised, in the input pipeline.
+
+They are a function of (seed, epoch, step) alone.
 
 Because no state is carried, a run that was killed and resumed at epoch e sees the batches that it
 would have seen.
@@ -13,12 +14,14 @@ import tensorflow as tf
 
 from models.preprocessing import FIRST, UNKNOWN
 
-_ROUNDS = 8  # rejection rounds; a user who owns half of the catalogue keeps a collision with probability 2**-8
+# Rejection rounds; a user who owns half of the catalogue keeps a collision with probability 2**-8.
+_ROUNDS = 8
 
 
 class Batches(NamedTuple):
-    """Endless train batches: the dataset, the steps of an epoch and the train rows of an epoch
-    (positives, not negatives).
+    """Endless train batches: the dataset, and the steps and train rows of an epoch.
+
+    The rows are positives, not negatives.
     """
 
     dataset: tf.data.Dataset
@@ -89,7 +92,10 @@ class UniformNegatives:
         self._observed = tf.constant(np.unique(user.astype(np.int64) * self._stride + item))
 
     def draw(self, user: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-        """Draws negatives for [B] users with a stateless [2] seed: [B, count] int64 item indices."""
+        """Draws negatives for [B] users: [B, count] int64 item indices.
+
+        The seed is a stateless one, [2].
+        """
         shape = tf.stack([tf.shape(user)[0], count])
         owner = tf.cast(user, tf.int64)[:, tf.newaxis] * self._stride
         drawn = self._uniform(shape, seed, 0)
@@ -110,8 +116,9 @@ class UniformNegatives:
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
-    """Replaces a share `rate` of the indices by the unknown index, so that the unknown row is an
-    average, not noise.
+    """Replaces a share `rate` of the indices by the unknown index.
+
+    So the unknown row is an average, not noise.
     """
     if rate == 0.0:
         return index

@@ -1,5 +1,6 @@
-"""The task `Score`: a rating or a click probability for one row. What all of its models share:
-loss, evaluation, signatures.
+"""The task `Score`: a rating or a click probability for one row.
+
+What all of its models share: loss, evaluation, signatures.
 """
 
 from typing import Any
@@ -53,8 +54,9 @@ class ScoreModel(Recommender):
         raise NotImplementedError(f"{type(self).__name__} must define score_rows()")
 
     def prepare(self) -> None:
-        """Computes what `score_rows` needs of all users or items, such as their codes; called
-        before an evaluation and the export.
+        """Computes what `score_rows` needs of all users or items, such as their codes.
+
+        It is called before an evaluation and the export.
         """
 
     def penalty(self, inputs: Inputs) -> tf.Tensor | float:
@@ -69,8 +71,9 @@ class ScoreModel(Recommender):
         )
 
     def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
-        """The train rows: `label` and the fields; a share `unknown_rate` of ids and categories is
-        made unknown.
+        """The train rows: `label` and the fields.
+
+        A share `unknown_rate` of ids and categories is made unknown.
         """
         names = [field.name for field in data.fields if field.single and field.kind != NUMERIC]
         rate = self.hyper_parameters.unknown_rate
@@ -103,8 +106,9 @@ class ScoreModel(Recommender):
 
 
 class Scorer(tf.Module):
-    """A model with all that it needs to answer raw requests: the transforms, and the train mean to
-    stand beside.
+    """A model with all that it needs to answer raw requests.
+
+    That is the transforms, and the train mean to stand beside.
     """
 
     def __init__(self, model: ScoreModel, data: ScoreData):
@@ -131,8 +135,9 @@ class Scorer(tf.Module):
         return self._answer(self._data.parse(examples)[0])
 
     def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `rank` signature, the second of two stages: the features come from the tables of
-        users and items, context is missing.
+        """The `rank` signature, the second of two stages.
+
+        The features come from the tables of users and items; context is missing.
 
         Args:
             user_id: [B] strings.
@@ -150,8 +155,9 @@ class Scorer(tf.Module):
         }
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `evaluate` signature: [B] serialized rows -> metric name -> [B, 1] float32, and the
-        `prediction` itself.
+        """The `evaluate` signature: metrics, and the `prediction` itself.
+
+        Maps [B] serialized rows -> metric name -> [B, 1] float32.
         """
         inputs, label, _ = self._data.parse(examples)
         prediction = self._predict(inputs)

@@ -55,8 +55,9 @@ class Field:
 
 
 class ScoreData(TrainingData):
-    """What a `score` model may learn from: the train rows as they are built, besides the events,
-    users and items.
+    """What a `score` model may learn from: the train rows as they are built.
+
+    The events, users and items stand beside them.
 
     Args:
         transform_graph: folder of the transform graph.
@@ -118,8 +119,10 @@ class ScoreData(TrainingData):
         self._transform = tf.function(self._transform_columns, reduce_retracing=True)
 
     def field(self, name: str) -> Field:
-        """Returns the field called `name`; raises DataError where the data has none (anonymous data
-        has no ids).
+        """Returns the field called `name`.
+
+        Raises:
+            DataError: the data has none (anonymous data has no ids).
         """
         for field in self.fields:
             if field.name == name:
@@ -131,8 +134,9 @@ class ScoreData(TrainingData):
 
     @functools.cached_property
     def train(self) -> dict[str, np.ndarray | tf.RaggedTensor]:
-        """The train rows of the `event` kind: `label` ([E] float32) first, then every field, [E]
-        int32 or ragged [E, None] int32.
+        """The train rows of the `event` kind: `label` ([E] float32) first, then every field.
+
+        A field is [E] int32 or ragged [E, None] int32.
         """
         rows = self._read("train")
         if not len(rows[LABEL]):
@@ -179,15 +183,17 @@ class ScoreData(TrainingData):
         )
 
     def transform_raw(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
-        """Transforms raw values by name as a request gives them: strings [B] or [B, L] padded with
-        "", numbers [B] float32 or NaN.
+        """Transforms raw values by name as a request gives them.
+
+        These are strings [B] or [B, L] padded with "", numbers [B] float32 or NaN.
         """
         columns = {field.name: _present(raw[field.name], field.dtype) for field in self.fields}
         return {name: _dense(column) for name, column in self._transform(columns).items()}
 
     def lookup(self, user: tf.Tensor, item: tf.Tensor) -> Inputs:
-        """Inputs of (user, item) pairs out of the two tables, in-graph; context fields and
-        documents are missing.
+        """Inputs of (user, item) pairs out of the two tables, in-graph.
+
+        Context fields and documents are missing.
 
         Args:
             user: [B] int64 indices of `user_table`.

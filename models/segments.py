@@ -1,5 +1,6 @@
-"""Popularity within segments of users: what a user whom train has not seen gets, where the users
-table says something of them.
+"""Popularity within segments of users.
+
+It is what a user whom train has not seen gets, where the users table says something of them.
 """
 
 import numpy as np
@@ -13,8 +14,9 @@ _CELLS = 10_000_000  # segments times items; more than that is not worth the mem
 
 
 def popularity_scores(item_counts: np.ndarray) -> np.ndarray:
-    """[N] float32 in (0, 1], unique: the share of items that are not more popular; equal counts in
-    catalogue order.
+    """[N] float32 in (0, 1], unique: the share of items that are not more popular.
+
+    Equal counts are in catalogue order.
     """
     count = len(item_counts)
     scores = np.empty(count, np.float32)
@@ -23,8 +25,9 @@ def popularity_scores(item_counts: np.ndarray) -> np.ndarray:
 
 
 def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Popularity of every segment, which is one value of a user feature; within it equal counts
-    keep the order of popularity overall.
+    """Popularity of every segment, which is one value of a user feature.
+
+    Within it equal counts keep the order of popularity overall.
 
     Args:
         data: users with features, and the train events.

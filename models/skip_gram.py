@@ -1,5 +1,6 @@
-"""Skip-gram with negative sampling over item sets and walks: what it trains on, drawn in the input
-pipeline.
+"""Skip-gram with negative sampling over item sets and walks.
+
+What it trains on is drawn in the input pipeline.
 
 A set of K kept items has K(K-1) ordered pairs. Gathered one by one they would cost two rows each;
 cut into blocks of at most C items, all pairs of a centre block and a context block are one matrix
@@ -192,8 +193,9 @@ class SkipGram:
         }
 
     def draw(self, row, seed):
-        """[T] row numbers and a [2] seed -> [T, M] int64 negatives from count^0.75 and their [T, M]
-        float32 weights.
+        """Draws [T, M] int64 negatives from count^0.75, and their [T, M] float32 weights.
+
+        Takes [T] row numbers and a [2] seed.
         """
         shape = tf.stack([tf.size(row), self._shared])
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
@@ -226,8 +228,9 @@ class SkipGram:
 def pair_mask(
     centre: tf.Tensor, context: tf.Tensor, offset: tf.Tensor, window: int | None
 ) -> tf.Tensor:
-    """[T, C, C] float32: 1 where centre i and context j are a pair: both there, different items,
-    within the window.
+    """[T, C, C] float32: 1 where centre i and context j are a pair.
+
+    A pair is both there, of different items and within the window.
     """
     mask = (
         (centre[:, :, tf.newaxis] != context[:, tf.newaxis])
@@ -244,8 +247,9 @@ def pair_mask(
 def bounded_steps(
     rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float
 ) -> tf.Tensor:
-    """Passes `rows` on, and scales their gradients so that no row of the table takes a longer step
-    than it can bear.
+    """Passes `rows` on, and scales their gradients.
+
+    So no row of the table takes a longer step than it can bear.
 
     word2vec takes the steps of a row one after another, each from where the last one led; a batch
     adds them up from one place, and a row that is in very many pairs overshoots. Beyond `limit`
@@ -270,8 +274,9 @@ def bounded_steps(
 
 @tf.custom_gradient
 def softplus(logits: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)); the sigmoid is computed once for value and gradient, which the plain
-    operation does twice.
+    """The function log(1 + exp(x)), with one sigmoid.
+
+    The sigmoid is computed once for value and gradient, which the plain operation does twice.
     """
     complement = tf.sigmoid(
         -logits

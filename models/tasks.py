@@ -1,12 +1,15 @@
-"""The two tasks: what the Trainer, the tests and the benchmarks ask instead of looking at a model's
-name.
+"""The two tasks.
+
+They are what the Trainer, the tests and the benchmarks ask instead of looking at a model's name.
 
 A task has `name`, `metrics` (a `metrics.MetricSet`), and
 
-    load(model_class, transform_graph, schema, splits)   what a model of the class trains on
-    evaluation(data, split)                              has `metrics` and `of(model)`; None where
-                                                         the split has no rows
-    exporter(model, data)                                has `export(folder)`
+    load(model_class, transform_graph, schema, splits)
+        what a model of the class trains on
+    evaluation(data, split)
+        has `metrics` and `of(model)`; None where the split has no rows
+    exporter(model, data)
+        has `export(folder)`
 """
 
 from models import registry

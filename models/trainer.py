@@ -1,5 +1,6 @@
-"""The Trainer component's `run_fn`: from built examples and a transform graph to a SavedModel. It
-knows no single model.
+"""The Trainer component's `run_fn`: built examples and a transform graph to a SavedModel.
+
+It knows no single model.
 """
 
 import json
@@ -98,8 +99,10 @@ def run_fn(fn_args: Any) -> None:
 
 
 def resolve(model: str, overrides: dict[str, Any]) -> Any:
-    """Returns the hyper-parameters of `model` with `overrides`; raises ConfigError naming what is
-    wrong and the nearest name.
+    """Returns the hyper-parameters of `model` with `overrides`.
+
+    Raises:
+        ConfigError: names what is wrong and the nearest name.
     """
     kind = registry.load(model).HyperParameters
     for name in overrides:
@@ -118,8 +121,10 @@ def resolve(model: str, overrides: dict[str, Any]) -> Any:
 
 
 def choose_strategy() -> tf.distribute.Strategy:
-    """Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or
-    logical CPUs), else one.
+    """Chooses the distribution strategy.
+
+    Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or logical
+    CPUs), else one.
     """
     if "cluster" in json.loads(os.environ.get("TF_CONFIG", "{}")):
         return tf.distribute.MultiWorkerMirroredStrategy()

@@ -1,5 +1,7 @@
-"""The training loop: epochs, early stopping on validation, checkpoints that survive a kill,
-progress that a person can read.
+"""The training loop.
+
+Epochs, early stopping on validation, checkpoints that survive a kill, progress that a person can
+read.
 """
 
 import json
@@ -58,8 +60,9 @@ class TrainingSession:
         epochs: int | None = None,
         before_epoch=None,
     ) -> None:
-        """Trains `model` by gradient until validation stops improving, and leaves it with its best
-        weights.
+        """Trains `model` by gradient until validation stops improving.
+
+        Leaves it with its best weights.
 
         Args:
             model: has `batches(data, seed, first_epoch)` and a Keras `train_step`.
@@ -109,8 +112,9 @@ class TrainingSession:
         keeper.keep_best()
 
     def build(self, model, batches=None) -> None:
-        """Creates the variables of a model (and of its optimiser), so that there is something to
-        load weights into.
+        """Creates the variables of a model (and of its optimiser).
+
+        So there is something to load weights into.
 
         Args:
             model: the model.
@@ -141,8 +145,9 @@ class TrainingSession:
 
 
 class _Keeper(tf.keras.callbacks.Callback):
-    """Validates, keeps the best weights, saves the state after every epoch and stops when patience
-    runs out.
+    """Validates, keeps the best weights and stops when patience runs out.
+
+    It saves the state after every epoch.
     """
 
     def __init__(

@@ -1,11 +1,12 @@
-"""Two stages in one SavedModel: a `retrieve` model recalls candidates from the whole catalogue, a
-`score` model orders them.
+"""Two stages in one SavedModel: a `retrieve` model recalls, a `score` model orders.
+
+The candidates are recalled from the whole catalogue.
 
 Source: the division of labour of Covington et al., RecSys 2016. Deviation: the paper's ranking
 alone orders the candidates; here
 
-    score(c) = w z(rank(c)) + (1 - w) z(recall(c)),   z(x) = (x - mean) / deviation over the
-                                                      candidates of the request,
+    score(c) = w z(rank(c)) + (1 - w) z(recall(c))
+    z(x)     = (x - mean) / deviation over the candidates of the request,
 
 of which the paper's is w = 1. The weight is chosen on the validation queries, because a ranker that
 learned ratings or clicks need not know what comes next.
@@ -98,8 +99,9 @@ class TwoStage(tf.Module):
         return self.recommend(rows["user_id"], history, exclude, rows["k"])
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `evaluate` signature: [B] serialized query rows -> metric of `metrics.TWO_STAGE` ->
-        [B, 1] float32.
+        """The `evaluate` signature of two stages.
+
+        Maps [B] serialized query rows -> metric of `metrics.TWO_STAGE` -> [B, 1] float32.
         """
         parts = self._queries(examples)
         values = {**parts["reference"], **_measure(parts, self._ordered(parts, self.weight))}
@@ -107,8 +109,9 @@ class TwoStage(tf.Module):
         return {name: values[name][:, tf.newaxis] for name in metrics.TWO_STAGE.means}
 
     def choose_weight(self, queries: np.ndarray) -> list[dict[str, float]]:
-        """Sets the weight to the one of `WEIGHTS` with the best NDCG@10; of equal ones the
-        smallest.
+        """Sets the weight to the one of `WEIGHTS` with the best NDCG@10.
+
+        Of equal ones it takes the smallest.
 
         Args:
             queries: [Q] serialized validation rows; where there are none, the ranking decides
@@ -165,8 +168,9 @@ class TwoStage(tf.Module):
         tf.saved_model.save(self, folder, signatures=signatures)
 
     def _queries(self, examples: tf.Tensor) -> dict[str, Any]:
-        """Candidates of [B] serialized query rows, where the targets are among them, and what the
-        recall reaches alone.
+        """Candidates of [B] serialized query rows.
+
+        Beside them: where the targets are among them, and what the recall reaches alone.
         """
         rows = tf.io.parse_example(
             examples,

@@ -1,5 +1,6 @@
-"""Start from the last blessed model: equal variables are copied, embedding rows are aligned by the
-token they stand for.
+"""Start from the last blessed model.
+
+Equal variables are copied, embedding rows are aligned by the token they stand for.
 """
 
 import io

@@ -1,5 +1,6 @@
-"""`recsys bundle`: a small pipeline of its own makes one servable of two blessed models, evaluates
-it end to end, gates and pushes it.
+"""`recsys bundle`: a small pipeline of its own makes one servable of two blessed models.
+
+It evaluates the servable end to end, gates and pushes it.
 """
 
 import hashlib

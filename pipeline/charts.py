@@ -1,5 +1,6 @@
-"""Charts as inline SVG: they need no script, follow the page's light or dark colours and are read
-out by name.
+"""Charts as inline SVG.
+
+They need no script, follow the page's light or dark colours and are read out by name.
 
 Colours are the style sheet's (`.s0`, `.s1`, `.s2`: safe for the colour-blind); a series has a shape
 of its own as well.

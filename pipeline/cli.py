@@ -1,6 +1,9 @@
-"""The command line. Everything heavy is imported in the command that needs it: `recsys --help`
-answers at once.
+"""The command line.
+
+Everything heavy is imported in the command that needs it: `recsys --help` answers at once.
 """
+
+# ruff: noqa: D301 (`\b` is click's mark before lines that it must not wrap.)
 
 import atexit
 import functools
@@ -30,8 +33,9 @@ _EXAMPLES = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def _mended(command: Callable) -> Callable:
-    """An error that the user can mend ends the command with its message and exit code 1, not with a
-    traceback.
+    """Ends the command on an error that the user can mend.
+
+    It ends with the error's message and exit code 1, not with a traceback.
     """
 
     @functools.wraps(command)
@@ -190,14 +194,15 @@ def _config(model, config, source, reader, split, settings, seed, output, warm_s
 @_run_options
 @_mended
 def run(**options) -> None:
-    """Run the pipeline for MODEL (default two_tower): read, check, split, transform, train, gate,
-    canary, push.
+    """Run the pipeline for MODEL (default two_tower).
+
+    That is: read, check, split, transform, train, gate, canary, push.
 
     Exits with 1 when nothing was pushed, and says which threshold failed by how much.
 
     \b
-    Example: recsys run two_tower --data movielens-100k --split leave_one_out --set epochs=20 --set
-    embedding_dim=64
+    Example: recsys run two_tower --data movielens-100k --split leave_one_out \\
+             --set epochs=20 --set embedding_dim=64
              recsys run neumf --config my_run.yaml
     """
     _execute(_config(**options))
@@ -210,8 +215,9 @@ def _execute(config):
 
 
 def _finish(output: str, run: Callable):
-    """Runs a pipeline, writes its report however it ends, and says what was pushed or why nothing
-    was.
+    """Runs a pipeline and writes its report however it ends.
+
+    It says what was pushed or why nothing was.
     """
     import datetime
 
@@ -278,8 +284,9 @@ def _finish(output: str, run: Callable):
 )
 @_mended
 def bundle(**options) -> None:
-    """Put a recall and a ranker into one servable: evaluated end to end, gated and pushed as one
-    version.
+    """Put a recall and a ranker into one servable.
+
+    It is evaluated end to end, gated and pushed as one version.
 
     Both must have a blessed run on the same split of the same data. Exits with 1 when nothing was
     pushed.
@@ -302,8 +309,9 @@ def bundle(**options) -> None:
 @click.option("--user", help="Whose recommendations to show (default: one of the data's).")
 @_mended
 def demo(user: str | None, **options) -> None:
-    """The main job, whole: run the pipeline, serve the pushed model, ask it over REST and gRPC,
-    stop the server.
+    """The main job, whole: run the pipeline, serve the pushed model and ask it.
+
+    It is asked over REST and gRPC; then the server is stopped.
 
     \b
     Example: recsys demo
@@ -347,8 +355,9 @@ def demo(user: str | None, **options) -> None:
 )
 @_mended
 def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
-    """Serve a pushed model over TensorFlow Serving's REST and gRPC; new versions are picked up
-    while it runs.
+    """Serve a pushed model over TensorFlow Serving's REST and gRPC.
+
+    New versions are picked up while it runs.
 
     \b
     Example: recsys serve --model-dir runs/serving/two_tower-movielens-100k-leave_one_out
@@ -397,7 +406,8 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 @click.option(
     "--users",
     type=click.Path(),
-    help="Parquet with user_id (and lists history, exclude), or text with an id a line; left out, every user of the run's data.",
+    help="Parquet with user_id (and lists history, exclude), or text with an id a line; "
+    "left out, every user of the run's data.",
 )
 @click.option(
     "-k",
@@ -419,8 +429,9 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 )
 @_mended
 def batch(folder: str, users: str | None, count: int, run_id: str, output: str) -> None:
-    """Recommendations for many users, with the pushed SavedModel itself: Parquet of user_id, rank,
-    item_id, score.
+    """Recommendations for many users, with the pushed SavedModel itself.
+
+    They are written as Parquet of user_id, rank, item_id, score.
 
     \b
     Example: recsys batch --to recommendations -k 20
@@ -453,8 +464,9 @@ def runs(output: str) -> None:
 )
 @_mended
 def show_run(run_id: str, output: str) -> None:
-    """Show RUN (`latest`, or the beginning of its id): data, code, hyper-parameters, metrics,
-    blessed or why not.
+    """Show RUN (`latest`, or the beginning of its id).
+
+    Shown are data, code, hyper-parameters, metrics, blessed or why not.
 
     \b
     Example: recsys show latest
@@ -484,7 +496,8 @@ def show_run(run_id: str, output: str) -> None:
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
-    help="UTC; judge requests from then on. Earlier ones are the baseline, unless --baseline-logs is given.",
+    help="UTC; judge requests from then on. "
+    "Earlier ones are the baseline, unless --baseline-logs is given.",
 )
 @click.option(
     "--model", help="Name under which the model is served, where the logs are of several."

@@ -1,5 +1,6 @@
-"""A run is one YAML file; flags override it, and the resolved run is stored with its outputs.
-Light: no TensorFlow, no TFX.
+"""A run is one YAML file; flags override it.
+
+The resolved run is stored with its outputs. Light: no TensorFlow, no TFX.
 """
 
 import re
@@ -94,8 +95,9 @@ class FeatureConfig(_Part):
 
 
 class GateConfig(_Part):
-    """What a model must reach to be blessed, in its task's metric: NDCG@10 of `retrieve`, log loss
-    of clicks, squared error of ratings.
+    """What a model must reach to be blessed, in its task's metric.
+
+    The metric is NDCG@10 of `retrieve`, log loss of clicks, squared error of ratings.
 
     Attributes:
         min_lift: it must be better than the reference (popularity, or the train mean) by at least
@@ -143,8 +145,9 @@ class RunConfig(_Part):
 
     @property
     def pipeline_name(self) -> str:
-        """`name`, or one made of the model, the data, the split and the label: what one model is
-        compared with another by.
+        """`name`, or one made of the model, the data, the split and the label.
+
+        It is what one model is compared with another by.
         """
         source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
         label = ""
@@ -201,8 +204,9 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:
-    """A `score` run has a label, and its rows are drawn at random, unless it or the layout of its
-    data says otherwise.
+    """A `score` run has a label, and its rows are drawn at random.
+
+    That is unless it or the layout of its data says otherwise.
     """
     entry = registry.get(config.model)
     if entry.task != "score":
@@ -221,8 +225,9 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE` flags -> dotted overrides; a name without a dot that is no key of a run is a
-    hyper-parameter.
+    """`NAME=VALUE` flags -> dotted overrides.
+
+    A name without a dot that is no key of a run is a hyper-parameter.
 
     Raises:
         ConfigError: a flag without `=`.

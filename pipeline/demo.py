@@ -1,5 +1,6 @@
-"""Serving from the command line: the embedded server, one question, and the demonstration that ends
-`make run`.
+"""Serving from the command line.
+
+The embedded server, one question, and the demonstration that ends `make run`.
 """
 
 import sys
@@ -40,8 +41,9 @@ def serve(
     log_prefix: str | None = None,
     log_share: float = 0.1,
 ) -> None:
-    """Serves a folder of versions until Ctrl-C or SIGTERM; ends the process with the server's
-    status.
+    """Serves a folder of versions until Ctrl-C or SIGTERM.
+
+    It ends the process with the server's status.
     """
     if not Path(model_dir).is_dir():
         raise ConfigError(
@@ -76,8 +78,9 @@ def recommend(
     name: str,
     output: str,
 ) -> None:
-    """Asks a running server and prints the answer, with titles where a run under `output` knows
-    them.
+    """Asks a running server and prints the answer.
+
+    Titles are shown where a run under `output` knows them.
 
     Raises:
         RecsysError: nobody answers, or the server refuses.
@@ -162,8 +165,9 @@ def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> 
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:
-    """Every item of the user in the whole log, oldest first, as the server knows it; empty for an
-    unknown user.
+    """Every item of the user in the whole log, oldest first, as the server knows it.
+
+    It is empty for an unknown user.
     """
     for row in examples.read_rows(Path(examples_uri) / "Split-users") if user is not None else ():
         if examples.text(row["user_id"][0]) == user:

@@ -1,5 +1,6 @@
-"""What is wrong with this machine, and the mend. Each check is a function that gives findings;
-nothing is changed.
+"""What is wrong with this machine, and the mend.
+
+Each check is a function that gives findings; nothing is changed.
 """
 
 import importlib
@@ -194,8 +195,9 @@ def check_machine() -> Iterator[Finding]:
 
 
 def check_pipeline() -> Iterator[Finding]:
-    """TFX's components and a Beam pipeline on the runner that runs use; imports everything, which
-    takes a while.
+    """TFX's components and a Beam pipeline on the runner that runs use.
+
+    Imports everything, which takes a while.
     """
     try:
         from tfx import v1 as tfx

@@ -1,5 +1,6 @@
-"""`recsys drift`: what the pushed model is asked, held against what it was trained on and against
-an earlier period.
+"""`recsys drift`: what the pushed model is asked, held against what it was trained on.
+
+It is held against an earlier period as well.
 """
 
 import dataclasses
@@ -131,8 +132,9 @@ def require_met(found: Mapping[str, Any]) -> None:
 
 
 def read_training(record: RunRecord, schema: str | None, folder: str):
-    """What the model of a run was trained on (`serving_measures.Training`); of a bundle that is the
-    run of its recall.
+    """What the model of a run was trained on (`serving_measures.Training`).
+
+    Of a bundle that is the run of its recall.
 
     Raises:
         RecsysError: the run did not get as far as a model, or its artifacts are gone.
@@ -279,7 +281,8 @@ def _time(seconds: int | None) -> str | None:
     return (
         None
         if seconds is None
-        else f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+        else f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%d %H:%M:%S}"
+        " UTC"
     )
 
 

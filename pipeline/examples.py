@@ -1,5 +1,6 @@
-"""Built examples and tables read row by row, for people to look at. Light: neither TensorFlow nor
-Beam.
+"""Built examples and tables read row by row, for people to look at.
+
+Light: neither TensorFlow nor Beam.
 """
 
 import gzip
@@ -14,8 +15,9 @@ _TITLES = ("title", "name")
 
 
 def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
-    """Yields the rows of a split's folder: column -> list of its values, bytes, int or float; none
-    where it is missing.
+    """Yields the rows of a split's folder.
+
+    A row is column -> list of its values, bytes, int or float; none where it is missing.
     """
     from serving.protos import Example
 
@@ -33,7 +35,10 @@ def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
 
 
 def titles(items_uri: str | Path | None, wanted: Collection[str]) -> dict[str, str]:
-    """Item id -> its title or name in the items table, for those of the wanted ids that have one."""
+    """Item id -> its title or name in the items table.
+
+    It holds those of the wanted ids that have one.
+    """
     found: dict[str, str] = {}
     if items_uri is None:
         return found

@@ -1,5 +1,6 @@
-"""The same pipeline for a cluster: compiled to a Kubeflow Pipelines v2 specification; nothing is
-run here.
+"""The same pipeline for a cluster, compiled to a Kubeflow Pipelines v2 specification.
+
+Nothing is run here.
 
 A cluster sees neither this machine's files nor its caches, so the run file must name places that
 every step can reach:

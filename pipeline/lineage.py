@@ -1,5 +1,6 @@
-"""What ran, out of ML Metadata: the store that the pipeline itself writes. Imports neither
-TensorFlow nor TFX.
+"""What ran, out of ML Metadata: the store that the pipeline itself writes.
+
+Imports neither TensorFlow nor TFX.
 """
 
 import functools
@@ -61,8 +62,9 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """`failed` when any component failed, `interrupted` when it never reached the last one,
-        else `complete`.
+        """`failed`, `interrupted` or `complete`.
+
+        It failed when any component failed, and was interrupted when it never reached the last one.
         """
         states = {step.state for step in self.steps.values()}
         if "failed" in states:
@@ -88,7 +90,10 @@ class RunRecord:
 
     @property
     def model_uri(self) -> str | None:
-        """Folder of the trained or bundled model's artifact; None where the run did not get there."""
+        """Folder of the trained or bundled model's artifact.
+
+        None where the run did not get there.
+        """
         step = self.steps.get("Bundler" if self.is_bundle else "Trainer")
         return step.outputs.get("model") if step else None
 
@@ -104,8 +109,9 @@ class RunRecord:
 
     @functools.cached_property
     def data_run(self) -> "RunRecord":
-        """The run that read the data and built the examples: of a bundle the recall's, else this
-        one.
+        """The run that read the data and built the examples.
+
+        Of a bundle it is the recall's, else this one.
         """
         return (
             load_run(self.output, self.training_parameters["recall_run"])
@@ -115,8 +121,9 @@ class RunRecord:
 
     @property
     def training_parameters(self) -> dict[str, Any]:
-        """What the Trainer was given: model, hyper-parameters, seed, code hash; or the Bundler: the
-        two stages.
+        """What the Trainer was given: model, hyper-parameters, seed, code hash.
+
+        Of a bundle it is what the Bundler was given: the two stages.
         """
         node, name = ("Bundler", "config") if self.is_bundle else ("Trainer", "custom_config")
         text = self.steps[node].properties.get(name) if node in self.steps else None
@@ -137,8 +144,9 @@ class RunRecord:
 
     @property
     def bundling(self) -> dict[str, Any]:
-        """The Bundler's log: the stages, the weight of the ranking and what each weight reached;
-        empty before there is one.
+        """The Bundler's log; empty before there is one.
+
+        It holds the stages, the weight of the ranking and what each weight reached.
         """
         return self._json("Bundler", "model", "Format-Serving/assets.extra/training.json")
 
@@ -199,8 +207,9 @@ def load_runs(output: str | Path) -> list[RunRecord]:
 
 
 def load_run(output: str | Path, run: str = "latest") -> RunRecord:
-    """One run: `latest`, its id, or the beginning of its id or of its pipeline's name (then the
-    newest).
+    """One run: `latest`, its id, or the beginning of its id or of its pipeline's name.
+
+    Of several that begin so it is the newest.
 
     Raises:
         RecsysError: there is none; the nearest is named.

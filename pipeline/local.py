@@ -1,5 +1,6 @@
-"""The local runner: one process, quiet logs, progress that a person can read, and a verdict that is
-checked, not assumed.
+"""The local runner: one process, quiet logs and progress that a person can read.
+
+Its verdict is checked, not assumed.
 """
 
 import contextlib
@@ -109,8 +110,9 @@ def execute(
 
 
 def require_push(record: lineage.RunRecord) -> None:
-    """Raises NotBlessed unless the run ended with a pushed model: a pipeline can be green and push
-    nothing.
+    """Raises NotBlessed unless the run ended with a pushed model.
+
+    A pipeline can be green and push nothing.
     """
     if record.pushed_path and Path(record.pushed_path).exists():
         return
@@ -137,8 +139,9 @@ def require_push(record: lineage.RunRecord) -> None:
 
 
 def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]:
-    """Returns the data folder (fetched when it is a public data set) and the name or folder of its
-    table schemas.
+    """Returns the data folder and the name or folder of its table schemas.
+
+    The data is fetched when it is a public data set.
     """
     from components import datasets, layouts
 
@@ -153,8 +156,9 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]
 
 
 def save_verdict(record: lineage.RunRecord) -> None:
-    """Stores the gate's findings as JSON beside TFMA's own files, so that nobody needs TFMA to read
-    them.
+    """Stores the gate's findings as JSON beside TFMA's own files.
+
+    So nobody needs TFMA to read them.
     """
     evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
     if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():

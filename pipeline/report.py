@@ -1,5 +1,6 @@
-"""The report of a run: one HTML page that needs nothing but itself, and says first whether a model
-was pushed and why not.
+"""The report of a run: one HTML page that needs nothing but itself.
+
+It says first whether a model was pushed and why not.
 """
 
 import importlib.metadata
@@ -135,8 +136,9 @@ def _run(record: RunRecord) -> dict[str, Any]:
 
 
 def verdict(record: RunRecord, error: str | None = None) -> dict[str, Any]:
-    """What became of the run: `state` (pushed, held or failed), a headline and reasons, and every
-    threshold.
+    """What became of the run.
+
+    That is `state` (pushed, held or failed), a headline and reasons, and every threshold.
     """
     found = {
         "state": "held",
@@ -199,8 +201,9 @@ def _canary(record: RunRecord) -> str:
 
 
 def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
-    """Every threshold that holds overall: what was required, measured and left over; out of the
-    Evaluator's own configuration.
+    """Every threshold that holds overall: what was required, measured and left over.
+
+    They come out of the Evaluator's own configuration.
     """
     step, overall = record.steps.get("Evaluator"), _finite(record, "metrics").get(_OVERALL, {})
     if step is None or not overall:
@@ -305,8 +308,9 @@ def training(record: RunRecord) -> dict[str, Any]:
 
 
 def stages(record: RunRecord) -> dict[str, Any]:
-    """The Bundler's log, and what each weight of the ranking reached on validation; empty where
-    there was none.
+    """The Bundler's log, and what each weight of the ranking reached on validation.
+
+    It is empty where there was none.
     """
     log = record.bundling
     if not log:
@@ -341,8 +345,9 @@ def stages(record: RunRecord) -> dict[str, Any]:
 
 
 def metrics(record: RunRecord) -> dict[str, Any]:
-    """The gate's findings, overall and by slice, beside a reference's and the last blessed model's;
-    empty before the gate.
+    """The gate's findings, overall and by slice; empty before the gate.
+
+    They stand beside a reference's and the last blessed model's.
     """
     found, before, counts = (
         _finite(record, "metrics"),
@@ -427,8 +432,9 @@ def metrics(record: RunRecord) -> dict[str, Any]:
 
 
 def _leading(names: list[str], monitor: str) -> list[str]:
-    """The metrics that stand for themselves: the monitored one first, then those that have a
-    reference, then the rest.
+    """The metrics that stand for themselves.
+
+    The monitored one comes first, then those that have a reference, then the rest.
     """
     own = [
         name

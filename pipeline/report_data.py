@@ -23,7 +23,10 @@ _IDS = ("user_id", "item_id", "row", "timestamp", "session_id")
 
 
 def describe(record: RunRecord) -> dict[str, Any]:
-    """Everything that the data section shows; keys whose part of the run did not happen are empty."""
+    """Everything that the data section shows.
+
+    Keys whose part of the run did not happen are empty.
+    """
     statistics = {table: _statistics(record, table) for table in TABLES}
     return {
         "tables": [report for report in record.reading.values() if report],
@@ -143,8 +146,9 @@ def _estimated(statistics: Any) -> Iterator[dict[str, Any]]:
 
 
 def _long_tail(one: str, counts: Sequence[int], distinct: int, events: int) -> dict[str, Any]:
-    """The rank curve of users or items. Beyond the counts that are known, only their number and sum
-    are.
+    """The rank curve of users or items.
+
+    Beyond the counts that are known, only their number and sum are.
     """
     shown, marks = sum(counts), {}
     if len(counts) == distinct:

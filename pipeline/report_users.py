@@ -16,8 +16,9 @@ _SLICES = ("activity", "popularity", "temperature")
 
 
 def describe(record: RunRecord) -> dict[str, Any]:
-    """Returns `users`, a dict each, or `reason`, why there are none; `drawn_from` test queries they
-    were drawn.
+    """Returns `users`, a dict each, or `reason`, why there are none.
+
+    `drawn_from` is how many test queries they were drawn from.
     """
     if record.model_uri is None:
         return _none("The run did not get as far as a model.")
@@ -136,8 +137,9 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _found(measured: dict[str, float], targets: int) -> tuple[str, bool | None]:
-    """Where the `evaluate` signature ranked the held-out item, in words, and whether that is a hit
-    (None: not measured).
+    """Where the `evaluate` signature ranked the held-out item, in words.
+
+    Beside it: whether that is a hit (None: not measured).
     """
     cutoffs = sorted(
         int(name[3:]) for name in measured if name.startswith("hr_") and name[3:].isdigit()

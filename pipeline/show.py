@@ -33,8 +33,9 @@ def _printable(value: str) -> str:
 
 
 def print_evaluation(record: RunRecord) -> None:
-    """Prints the model beside the reference of its task and the last blessed model, overall and by
-    slice.
+    """Prints the model beside the reference of its task and the last blessed model.
+
+    It does so overall and by slice.
     """
     verdict = record.verdict
     if not verdict:

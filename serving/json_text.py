@@ -94,7 +94,7 @@ def _open_bracket(text: str) -> str:
 
 
 def _has_lone_escape(body: bytes) -> bool:
-    """Whether a \\uD800 to \\uDFFF escape stands without its other half."""
+    r"""Whether a \uD800 to \uDFFF escape stands without its other half."""
     units = re.findall(rb"(?<!\\)(?:\\\\)*((?:\\u[0-9a-fA-F]{4})+)", body)
     for run in units:
         decoded = "".join(chr(int(unit, 16)) for unit in run.split(b"\\u")[1:])

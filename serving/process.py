@@ -1,5 +1,6 @@
-"""A server in a process of its own, for whoever needs one for a while: the canary, the
-demonstration, tests.
+"""A server in a process of its own, for whoever needs one for a while.
+
+That is the canary, the demonstration and tests.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class ServerProcess:
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
 
     def __enter__(self) -> dict[str, Any]:
-        """Returns the server's ready line: `rest` and `grpc` are its ports, `models` what it
-        serves.
+        """Returns the server's ready line.
+
+        In it `rest` and `grpc` are its ports, `models` what it serves.
 
         Raises:
           StartError: it ended, or was not ready in time; with the last line it printed.

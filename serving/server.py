@@ -343,8 +343,10 @@ def _read_key(path: str) -> str:
 
 
 def _freeze_imports() -> None:
-    """Imports TensorFlow and takes its million objects out of every later garbage collection, which
-    would otherwise hold up requests for a tenth of a second each time."""
+    """Imports TensorFlow and takes its objects out of every later garbage collection.
+
+    Its million objects would otherwise hold up requests for a tenth of a second each time.
+    """
     importlib.import_module("serving.servable")
     gc.collect()
     gc.freeze()

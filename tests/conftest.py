@@ -44,8 +44,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of reference data: $RECSYS_SHARED, or `shared` beside the repository; the test is
-    skipped without it."""
+    """The folder of reference data.
+
+    It is $RECSYS_SHARED, or `shared` beside the repository; the test is skipped without it.
+    """
     folder = Path(os.environ.get("RECSYS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
     if not (folder / "data").is_dir():
         pytest.skip("needs the reference data: set RECSYS_SHARED")
@@ -95,8 +97,10 @@ def write_toy_source(
 
 @pytest.fixture(scope="session")
 def toy_source(tmp_path_factory) -> Path:
-    """A small folder in RecBole's layout with a pattern to learn (see `write_toy_source`); read
-    only."""
+    """A small folder in RecBole's layout with a pattern to learn.
+
+    See `write_toy_source`. It is read only.
+    """
     return write_toy_source(tmp_path_factory.mktemp("toy"))
 
 
@@ -119,8 +123,9 @@ def recsys(*arguments, cwd=ROOT, timeout=600, **environment) -> subprocess.Compl
 
 
 def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
-    """Runs `recsys`, sends it the signal `number` once it has printed `line`; returns its status
-    and what it printed.
+    """Runs `recsys` and sends it the signal `number` once it has printed `line`.
+
+    Returns its status and what it printed.
     """
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     # Tests in the background of a shell have SIGINT ignored, and what they start would inherit
@@ -205,8 +210,9 @@ def _toy_run(root: Path) -> ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a
-    label, of ratings to score.
+    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers.
+
+    With a label, it is of ratings to score.
     """
     from models.label import Label
     from tests.models import toy
@@ -214,8 +220,9 @@ def toy_data(tmp_path_factory):
     root = shared_by_workers(tmp_path_factory)
 
     def same_rows(kind: str, randomness: float, label) -> "toy.ToyData | None":
-        """Clicks are of the rows that ratings are of, and noise is the same for all kinds without
-        features.
+        """Clicks are of the rows that ratings are of.
+
+        Noise is the same for all kinds without features.
         """
         if label and label.is_click:
             return get(kind, randomness, Label(label.column))

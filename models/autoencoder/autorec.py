@@ -3,9 +3,9 @@
 Cite: Sedhain, Menon, Sanner, Xie: AutoRec: Autoencoders Meet Collaborative Filtering, WWW 2015
 companion.
 
-    h(r)  = W g(V r + mu) + b                        g: sigmoid; r: the train ratings of an item (or
-                                                     user), 0 where there is none
-    loss  = sum over items i of |r_i - h(r_i)|^2 over the observed ratings + l2 / 2 (|W|^2 + |V|^2)
+    h(r) = W g(V r + mu) + b
+        g: sigmoid; r: the train ratings of an item (or user), 0 where there is none
+    loss = sum over items i of |r_i - h(r_i)|^2 over the observed ratings + l2 / 2 (|W|^2 + |V|^2)
 
 Biases are not penalised. The prediction for a user and an item reads the item's train vector at the
 user's place: a rating that is asked for is never in the input. Predictions are clipped to the range
@@ -34,8 +34,9 @@ from models.score import ScoreModel
 
 
 class HyperParameters(BaseHyperParameters):
-    """AutoRec's own: `variant` says whose rating vectors are rebuilt, `hidden` is k. A batch holds
-    items (or users).
+    """AutoRec's own hyper-parameters.
+
+    `variant` says whose rating vectors are rebuilt, `hidden` is k. A batch holds items (or users).
     """
 
     epochs: int = 300
@@ -135,8 +136,9 @@ class AutoRec(ScoreModel):
 def rating_matrix(
     events, by_item: bool, row_count: int, column_count: int
 ) -> scipy.sparse.csr_matrix:
-    """[row_count, column_count] float32 train labels by index; of several ratings of a pair the
-    last; unknown entities left out.
+    """[row_count, column_count] float32 train labels by index.
+
+    Of several ratings of a pair the last stands; unknown entities are left out.
     """
     rows, columns = (events.item, events.user) if by_item else (events.user, events.item)
     known = (rows >= FIRST) & (rows < row_count) & (columns >= FIRST) & (columns < column_count)

@@ -1,5 +1,6 @@
-"""Dense layers with a row of weights for every item (or user), so that a warm start aligns them by
-id.
+"""Dense layers with a row of weights for every item (or user).
+
+So a warm start aligns them by id.
 """
 
 import tensorflow as tf
@@ -42,8 +43,9 @@ class FromEntities(tf.keras.layers.Layer):
 
 
 class ToEntities(tf.keras.layers.Layer):
-    """hidden W' + b: [B, units] -> [B, N], the padding and the unknown left out; linear. Arguments
-    as for FromEntities.
+    """Computes hidden W' + b: [B, units] -> [B, N]; linear.
+
+    The padding and the unknown are left out. Arguments are as for FromEntities.
     """
 
     def __init__(

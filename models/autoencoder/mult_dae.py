@@ -3,11 +3,10 @@
 Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW
 2018.
 
-    x~     = dropout(x / |x|)                                       x in {0, 1}^N: the items that
-        the user has
-    logits = W' tanh(W x~ + b) + b'                                 N - 200 - N
-    loss   = - mean over users of sum_i x_i log softmax(logits)_i + (l2 / batch_size) (|W|^2 +
-           |W'|^2)
+    x~     = dropout(x / |x|)                      x in {0, 1}^N: the items that the user has
+    logits = W' tanh(W x~ + b) + b'                N - 200 - N
+    loss   = - mean over users of sum_i x_i log softmax(logits)_i
+             + (l2 / batch_size) (|W|^2 + |W'|^2)
 
 The target is the whole profile, not the corrupted one, and not normalised; biases are not
 penalised. Ranking sees the normalised history without dropout. Kernels start from Glorot's

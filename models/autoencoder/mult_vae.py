@@ -1,17 +1,15 @@
-"""Mult-VAE: a variational auto-encoder with a multinomial likelihood and a KL term that is
-annealed.
+"""Mult-VAE: a variational auto-encoder with a multinomial likelihood and annealed KL term.
 
 Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborative Filtering, WWW
 2018 (Mult-VAE^PR).
 
-    x~              = dropout(x / |x|)                              x in {0, 1}^N: the items that
-        the user has
-    [mu ; log s^2]  = V_2 tanh(V_1 x~ + b_1) + b_2                  N - 600 - 2 x 200
-    z               = mu + e exp(log s^2 / 2), e ~ N(0, I)          in training; z = mu in ranking
-    logits          = W_2 tanh(W_1 z + c_1) + c_2                   200 - 600 - N
-    loss            = mean over users of [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) |
-                    N(0, I)) ]
-    beta            = min(anneal_cap, t / anneal_updates)           t: updates so far
+    x~             = dropout(x / |x|)                      x in {0, 1}^N: the items of the user
+    [mu ; log s^2] = V_2 tanh(V_1 x~ + b_1) + b_2          N - 600 - 2 x 200
+    z              = mu + e exp(log s^2 / 2), e ~ N(0, I)  in training; z = mu in ranking
+    logits         = W_2 tanh(W_1 z + c_1) + c_2           200 - 600 - N
+    loss           = mean over users of
+                     [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) | N(0, I)) ]
+    beta           = min(anneal_cap, t / anneal_updates)   t: updates so far
 
 The KL is summed over the dimensions, and the likelihood over the items: the balance that beta
 stands for. The target is the whole profile, not the corrupted one, and not normalised. Kernels

@@ -1,5 +1,6 @@
-"""What Mult-VAE and Mult-DAE share: the corrupted input, the multinomial likelihood and the
-ranking.
+"""What Mult-VAE and Mult-DAE share.
+
+That is the corrupted input, the multinomial likelihood and the ranking.
 """
 
 import pydantic
@@ -14,8 +15,9 @@ from models.retrieve import RetrieveModel
 
 
 class MultinomialHyperParameters(BaseHyperParameters):
-    """Both models' own: `dropout` is the share of a user's items hidden from the input. A batch
-    holds users.
+    """Both models' own hyper-parameters.
+
+    `dropout` is the share of a user's items hidden from the input. A batch holds users.
     """
 
     epochs: int = 200
@@ -56,8 +58,9 @@ class MultinomialAutoEncoder(RetrieveModel):
         )
 
     def train_inputs(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A batch of `shuffled_profiles` -> what `compute_loss` takes: `items` and, of the
-        corrupted input, `weights`, [B, L] both.
+        """A batch of `shuffled_profiles` -> what `compute_loss` takes.
+
+        That is `items` and, of the corrupted input, `weights`, [B, L] both.
 
         All noise is drawn here, with the seed of the step, so that a resumed training goes on with
         the noise that was its due.
@@ -85,8 +88,9 @@ def bias_initializer() -> tf.keras.initializers.Initializer:
 
 
 def normalised(items: tf.Tensor) -> tf.Tensor:
-    """[B, L] items, each once, padded with 0 -> [B, L] the weights that give every row the length
-    1.
+    """[B, L] items -> [B, L] the weights that give every row the length 1.
+
+    Items come once each, padded with 0.
     """
     present = tf.cast(items > 0, tf.float32)
     return tf.math.l2_normalize(present, axis=1)

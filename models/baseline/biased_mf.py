@@ -73,8 +73,9 @@ class BiasedMF(ScoreModel):
         )
 
     def _look_up(self, inputs):
-        """Bias and vector of each row's user and item, [B, 1 + factors] float32; zeros for unknown
-        ones.
+        """Bias and vector of each row's user and item, [B, 1 + factors] float32.
+
+        Unknown ones have zeros.
         """
         for table, name in ((self.users, "user_id"), (self.items, "item_id")):
             known = tf.cast(inputs[name] >= FIRST, tf.float32)

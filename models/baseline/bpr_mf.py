@@ -4,8 +4,8 @@ Cite: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized
 Implicit Feedback, UAI 2009.
 
     x_ui = b_i + p_u . q_i
-    loss = - ln sigmoid(x_ui - x_uj) + l2_user |p_u|^2 + l2_item |q_i|^2 + l2_negative |q_j|^2 +
-    l2_bias (b_i^2 + b_j^2)
+    loss = - ln sigmoid(x_ui - x_uj)
+           + l2_user |p_u|^2 + l2_item |q_i|^2 + l2_negative |q_j|^2 + l2_bias (b_i^2 + b_j^2)
 
 i is an item of the user, j one that it has not, uniform over the train items, drawn anew every
 epoch. Only the rows of a triple are penalised. A bias of the user would cancel.

@@ -2,8 +2,9 @@
 
 Cite: Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019.
 
-    P = (X'X + lambda I)^-1,   B = I - P diag(1 / diag P),   score = x_u B      X: users x items, 1
-        where the user has the item
+    P     = (X'X + lambda I)^-1         X: users x items, 1 where the user has the item
+    B     = I - P diag(1 / diag P)
+    score = x_u B
 
 Deviations: none in the formula; the inverse is taken in float64. The matrix has items x items
 entries, so a catalogue beyond `max_items` is refused rather than left to run out of memory.
@@ -27,7 +28,10 @@ class HyperParameters(BaseHyperParameters):
 
 
 class EASE(ItemBased):
-    """The item-item matrix that best rebuilds every user's row without looking at the item itself."""
+    """The item-item matrix that best rebuilds every user's row.
+
+    An item is rebuilt without looking at the item itself.
+    """
 
     HyperParameters = HyperParameters
 

@@ -1,5 +1,6 @@
-"""What models of an item-item matrix share: a score is the sum of an item-item matrix over the
-history.
+"""What models of an item-item matrix share.
+
+A score is the sum of an item-item matrix over the history.
 """
 
 import tensorflow as tf
@@ -10,8 +11,9 @@ from models.retrieve import RetrieveModel
 
 
 class ItemBased(RetrieveModel):
-    """score(u, i) = sum over the items j of the history of weights[j, i]; any history will do, so
-    new users are native.
+    """score(u, i) = sum over the items j of the history of weights[j, i].
+
+    Any history will do, so new users are native.
 
     A subclass sets `self.weights_matrix`, a [N, N] float32 variable, in `learn`.
     """

@@ -3,8 +3,9 @@
 Cite: Sarwar, Karypis, Konstan, Riedl: Item-Based Collaborative Filtering Recommendation Algorithms,
 WWW 2001; shrinkage and settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS 2021.
 
-    s_ij = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0,   the `neighbours` largest of a column are kept,   score
-        = x_u S
+    s_ij  = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0
+            the `neighbours` largest of a column are kept
+    score = x_u S
 
 Deviations: implicit data only, without row weighting. What is kept of S is stored as lists, so that
 a catalogue of any size fits.
@@ -30,8 +31,9 @@ class HyperParameters(BaseHyperParameters):
 
 
 class ItemKNN(RetrieveModel):
-    """Every item of a history votes for the items that it is near to; any history will do, so new
-    users are native.
+    """Every item of a history votes for the items that it is near to.
+
+    Any history will do, so new users are native.
     """
 
     HyperParameters = HyperParameters
@@ -93,8 +95,9 @@ class ItemKNN(RetrieveModel):
 
 
 def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_matrix:
-    """[N, N] counts (dense or sparse) of users who have both items -> [N, N], the largest
-    `neighbours` of each column.
+    """[N, N] counts -> [N, N], the largest `neighbours` of each column.
+
+    The counts (dense or sparse) are of users who have both items.
     """
     together = scipy.sparse.coo_matrix(together)
     norm = np.sqrt(together.diagonal().astype(np.float64))

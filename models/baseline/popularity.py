@@ -1,10 +1,11 @@
-"""Most popular items: the floor that every other model must beat, and their fallback for whom they
-cannot answer.
+"""Most popular items: the floor that every other model must beat.
+
+They are also the fallback of the other models for whom they cannot answer.
 
 Cite: no paper; the sheet of every comparison starts with it.
 
-    score(i) = share of the catalogue's items that are not more popular than i,   popularity =
-        number of train events
+    score(i)   = share of the catalogue's items that are not more popular than i
+    popularity = number of train events
 
 Deviations: the score is the rank's share, not the count, so that no two items tie; equal counts
 keep the catalogue's order.

@@ -1,17 +1,18 @@
-"""ConvMF: matrix factorisation whose item factors are drawn towards what a convolutional network
-makes of the items' texts.
+"""ConvMF: matrix factorisation whose item factors are drawn towards the items' texts.
+
+A convolutional network makes of a text what its item's factors are drawn towards.
 
 Cite: Kim, Park, Oh, Lee, Yu: Convolutional Matrix Factorization for Document Context-Aware
 Recommendation, RecSys 2016.
 
-    r_ij ~ N(u_i . v_j, 1),   u_i ~ N(0, 1 / l2_users),   v_j ~ N(s_j, 1 / (l2_items c_j)),   s_j =
-        cnn(text of item j)
-    u_i = (sum_j v_j v_j' + l2_users I)^-1 sum_j r_ij v_j                                          over
-        the items that i has rated
-    v_j = (sum_i u_i u_i' + l2_items c_j I)^-1 (sum_i r_ij u_i + l2_items c_j s_j)                 over
-        the users that have rated j
-    cnn: words -> windows of 3, 4, 5 -> ReLU, max over time -> tanh(W1 ..) -> dropout -> tanh(W2
-        ..), fitted to V by c_j |v_j - s_j|^2
+    r_ij ~ N(u_i . v_j, 1),   u_i ~ N(0, 1 / l2_users)
+    v_j  ~ N(s_j, 1 / (l2_items c_j)),   s_j = cnn(text of item j)
+    u_i  = (sum_j v_j v_j' + l2_users I)^-1 sum_j r_ij v_j
+           over the items j that i has rated
+    v_j  = (sum_i u_i u_i' + l2_items c_j I)^-1 (sum_i r_ij u_i + l2_items c_j s_j)
+           over the users i that have rated j
+    cnn: words -> windows of 3, 4, 5 -> ReLU, max over time -> tanh(W1 ..) -> dropout
+           -> tanh(W2 ..), fitted to V by c_j |v_j - s_j|^2
 
 An epoch is one round: all users, all items, then `network_epochs` passes of the network over the
 items, from where the last round left it. It begins with s of the untrained network, V = s, U
@@ -221,7 +222,7 @@ class Ratings:
         self._place = np.argsort(by_size)
 
     def solve(self, factors: tf.Tensor, ridge: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:
-        """argmin over x of sum (value - x . factor)^2 + ridge |x - prior|^2, for every row.
+        """The argmin over x of sum (value - x . factor)^2 + ridge |x - prior|^2, for every row.
 
         Args:
             factors: [M, k] of the other side.

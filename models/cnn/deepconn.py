@@ -1,14 +1,17 @@
-"""DeepCoNN: two convolutional networks read what a user has written and what has been written about
-an item.
+"""DeepCoNN: two convolutional networks read the reviews of a user and of an item.
+
+One reads what a user has written, the other what has been written about an item.
 
 Cite: Zheng, Noroozi, Yu: Joint Deep Modeling of Users and Items Using Reviews for Recommendation,
 WSDM 2017.
 
-    x = ReLU(W max over time ReLU(V * K + b) + g)       V: the vectors of the words of the user's
-                                                        document
-    y = likewise of the item's document, with kernels and weights of its own;   z = [x, y]
-    rating = w0 + w . z + sum_{j < l} <v_j, v_l> z_j z_l = w0 + w . z + 1/2 sum_f [ (sum_j v_jf
-    z_j)^2 - sum_j v_jf^2 z_j^2 ] loss = squared error
+    x      = ReLU(W max over time ReLU(V * K + b) + g)
+             V: the vectors of the words of the user's document
+    y      = likewise of the item's document, with kernels and weights of its own
+    z      = [x, y]
+    rating = w0 + w . z + sum_{j < l} <v_j, v_l> z_j z_l
+           = w0 + w . z + 1/2 sum_f [ (sum_j v_jf z_j)^2 - sum_j v_jf^2 z_j^2 ]
+    loss   = squared error
 
 A document is all the reviews that train has of a user (of an item), the newest first, cut at the
 end. The pair's own review is never in it, neither in training nor at the prediction: it does not
@@ -101,8 +104,10 @@ class Network(tf.keras.layers.Layer):
         )
 
     def words(self, given, owner, partner):
-        """[B, length] int32: the document `given` ([B, any] words) where there is one, else train's
-        without the pair's own review.
+        """[B, length] int32: the words of the documents.
+
+        That is the document `given` ([B, any] words) where there is one, else train's without the
+        pair's own review.
         """
         given = given[:, : self.length]
         given = tf.pad(given, [[0, 0], [0, self.length - tf.shape(given)[1]]])

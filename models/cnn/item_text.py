@@ -1,4 +1,7 @@
-"""The text of items as one sequence of words, out of all columns that hold text and of the reviews."""
+"""The text of items as one sequence of words.
+
+It comes out of all columns that hold text and of the reviews.
+"""
 
 from collections.abc import Mapping
 

@@ -14,8 +14,9 @@ _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows
 
 
 class WordEmbedding(TokenEmbedding):
-    """Vectors of words: [B, L] indices -> [B, L, dimension], zeros where there is no word (index
-    0).
+    """Vectors of words: [B, L] indices -> [B, L, dimension].
+
+    They are zeros where there is no word (index 0).
 
     Args:
         tokens: the vocabulary; index 2 + n is word n.
@@ -48,8 +49,9 @@ class WordEmbedding(TokenEmbedding):
 
 
 class MaxOverTime(tf.keras.layers.Layer):
-    """max over t of ReLU(window_t * K + b): one convolution over all windows of `width` words, the
-    best window for every kernel.
+    """The max over t of ReLU(window_t * K + b).
+
+    One convolution over all windows of `width` words, the best window for every kernel.
 
     Only windows of words count: a document of n words has n - width + 1 of them, one that is
     shorter than a window has the one that begins it, filled up with zeros. So the padding of a
@@ -82,8 +84,9 @@ def count_words(words: tf.Tensor) -> tf.Tensor:
 
 
 def trim(words: tf.Tensor) -> tf.Tensor:
-    """[B, L] indices -> [B, longest] without the columns in which no document has a word; one is
-    left.
+    """[B, L] indices -> [B, longest] without the columns in which no document has a word.
+
+    At least one column is left.
     """
     return words[:, : tf.reduce_max(tf.maximum(count_words(words), 1))]
 
@@ -121,8 +124,9 @@ def encode_distinct(
 
 
 def pretrained(path: str, tokens: Sequence[bytes], dimension: int, others, scale: float = 1.0):
-    """Returns an initializer with the vectors of a file where it has a word, and those of `others`
-    elsewhere.
+    """Returns an initializer with the vectors of a file where it has a word.
+
+    Elsewhere it has those of `others`.
 
     Raises:
         DataError: the file is missing, its vectors are of another dimension, or it has no word of

@@ -1,14 +1,16 @@
 """Item2vec: skip-gram with negative sampling on item sets, and on walks over the item graph.
 
 Cite: Barkan, Koenigstein: Item2vec: Neural Item Embedding for Collaborative Filtering, MLSP 2016.
-The run's `walks.kind` makes
-walks: Perozzi, Al-Rfou, Skiena: DeepWalk, KDD 2014; Grover, Leskovec: node2vec, KDD 2016.
+The run's `walks.kind` makes walks: Perozzi, Al-Rfou, Skiena: DeepWalk, KDD 2014; Grover, Leskovec:
+node2vec, KDD 2016.
 
-    loss of a set = 1/K sum over i, j != i of [ - log sigmoid(u_i . v_j) - sum over N negatives k of
-    log sigmoid(- u_i . v_k) ] i, j: the K items of the set that subsampling kept, redrawn every
-    epoch: P(keep) = sqrt(rho / f), f = share of occurrences
-    k: drawn from count^0.75
-    similarity = cos(u_i, u_j);  score(history, i) = mean over j in the history of cos(u_j, u_i)
+    loss of a set = 1/K sum over i, j != i of
+        [ - log sigmoid(u_i . v_j) - sum over N negatives k of log sigmoid(- u_i . v_k) ]
+        i, j: the K items of the set that subsampling kept, redrawn every epoch:
+              P(keep) = sqrt(rho / f), f = share of occurrences
+        k:    drawn from count^0.75
+    similarity        = cos(u_i, u_j)
+    score(history, i) = mean over j in the history of cos(u_j, u_i)
 
 Pairs are over the whole set. In a walk a context is at most `window` steps away, an item is no
 context of itself, and K counts no more than 2 `window`. The paper has no users: that a query is the
@@ -130,8 +132,9 @@ class Item2vec(DotProductModel):
         session.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs, training=False):
-        """The sum over the batch, not the mean: the step of an item must not shrink with the batch
-        that it happens to be in.
+        """The sum over the batch, not the mean.
+
+        The step of an item must not shrink with the batch that it happens to be in.
         """
         own = self.hyper_parameters
         mask = pair_mask(inputs["centre"], inputs["context"], inputs["offset"], self._window)
@@ -163,8 +166,9 @@ class Item2vec(DotProductModel):
         return tf.math.l2_normalize(self.vectors.embeddings[FIRST:], axis=1)
 
     def catalogue(self):
-        """([N, D] unit vectors, 0 where an item has none; [N] what is added to the score: 0, or
-        -inf where it has none).
+        """([N, D] unit vectors; [N] what is added to the score).
+
+        Where an item has no vector these are 0 and -inf; elsewhere 0 is added.
         """
         vectors = tf.cast(self.item_embeddings(), tf.float32)
         return vectors, tf.where(tf.reduce_any(vectors != 0, axis=1), 0.0, float("-inf"))

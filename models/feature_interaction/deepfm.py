@@ -3,11 +3,11 @@
 Cite: Guo, Tang, Ye, Li, He: DeepFM: A Factorization-Machine based Neural Network for CTR
 Prediction, IJCAI 2017.
 
-    y_FM  = <w, x> + sum_{i < j} <e_i, e_j>              e_i: embedding of field i; of many values
-                                                         their mean
+    y_FM  = <w, x> + sum_{i < j} <e_i, e_j>
+            e_i: embedding of field i; of many values their mean
     y_DNN = W_out relu(... relu(W_1 [e_1; ...; e_m] + b_1) ...) + b_out
-    score = y_FM + y_DNN                                  summed with coefficient 1, trained
-                                                          together without pre-training
+    score = y_FM + y_DNN
+            summed with coefficient 1, trained together without pre-training
 
 Deviations: numbers are quantile buckets with an embedding each, where the paper multiplies one
 embedding by the value; L2 of the rows that a batch uses, which the paper does not state; the last

@@ -2,10 +2,10 @@
 
 Cite: Rendle: Factorization Machines, ICDM 2010.
 
-    score = w0 + sum_i w_i x_i + sum_{i < j} <v_i, v_j> x_i x_j          x: 1 for a single value, 1
-        / n for each of n values
-    sum_{i < j} <v_i, v_j> x_i x_j = 1/2 sum_f [ (sum_i v_if x_i)^2 - sum_i v_if^2 x_i^2 ]       (linear
-        in the values)
+    score = w0 + sum_i w_i x_i + sum_{i < j} <v_i, v_j> x_i x_j
+            x: 1 for a single value, 1 / n for each of n values
+    sum_{i < j} <v_i, v_j> x_i x_j = 1/2 sum_f [ (sum_i v_if x_i)^2 - sum_i v_if^2 x_i^2 ]
+            linear in the values
 
 Pairs within a multi-valued field count, as in the paper; the same x stands in both terms.
 `l2_linear` and `l2_factors` are the paper's separate regularisation of w and V, taken of the rows
@@ -72,7 +72,10 @@ class FactorizationMachine(ScoreModel):
 
 
 def pair_sum(weighted: tf.Tensor) -> tf.Tensor:
-    """[B, n, k] vectors v_i x_i -> [B] sum over i < j of their dot products, in time linear in n."""
+    """[B, n, k] vectors v_i x_i -> [B] sum over i < j of their dot products.
+
+    Takes time linear in n.
+    """
     return 0.5 * tf.reduce_sum(
         tf.reduce_sum(weighted, axis=1) ** 2 - tf.reduce_sum(weighted**2, axis=1), axis=1
     )

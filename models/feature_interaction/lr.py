@@ -2,8 +2,8 @@
 
 Cite: McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013.
 
-    score = w0 + sum_i w_i x_i                      x: 1 for a single value, 1 / n for each of n
-                                                    values of a field
+    score = w0 + sum_i w_i x_i
+            x: 1 for a single value, 1 / n for each of n values of a field
     n += g^2,  z += g - (sqrt(n) - sqrt(n_old)) / alpha w,
     w = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
 

@@ -1,14 +1,16 @@
-"""Wide & Deep: a linear model of crossed features and a deep network, trained jointly with an
-optimiser each.
+"""Wide & Deep: a linear model of crossed features and a deep network, trained jointly.
+
+Each has an optimiser of its own.
 
 Cite: Cheng et al.: Wide & Deep Learning for Recommender Systems, DLRS at RecSys 2016.
 
-    wide  = w . [x, phi(x)]          x: values of the fields; phi: 1 for every pair of values of two
-                                     crossed fields that both occur
-    deep  = W_out relu(... relu(W_1 [e_1; ...; e_m; c] + b_1) ...)      e: embeddings, c: numbers as
-        quantile (i - 1) / (n - 1)
-    score = wide + deep + b          one sum, one loss; FTRL with L1 for the wide part, AdaGrad for
-                                     the deep one
+    wide  = w . [x, phi(x)]
+            x: values of the fields;
+            phi: 1 for every pair of values of two crossed fields that both occur
+    deep  = W_out relu(... relu(W_1 [e_1; ...; e_m; c] + b_1) ...)
+            e: embeddings; c: numbers as quantile (i - 1) / (n - 1)
+    score = wide + deep + b
+            one sum, one loss; FTRL with L1 for the wide part, AdaGrad for the deep one
 
 A cross is hashed, by token rather than by index, to one of `cross_buckets` weights; the values of a
 multi-valued field share a weight of 1. `crosses` names the pairs of fields; left out, every field

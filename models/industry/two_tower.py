@@ -3,11 +3,11 @@
 Cite: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei, Chi: Sampling-Bias-Corrected Neural
 Modeling for Large Corpus Item Recommendations, RecSys 2019. Implemented on tfrs.tasks.Retrieval.
 
-    u = normalise(f(user id, features, history)),  v = normalise(g(item id, title words, genres,
-                                                   year))
+    u       = normalise(f(user id, features, history))
+    v       = normalise(g(item id, title words, genres, year))
     s(u, v) = u.v / temperature
-    loss = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)   over the items j of
-        the batch
+    loss    = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
+              over the items j of the batch
 
 p_i, the probability that item i is in a batch, is its share of the train events, counted in
 Transform.
@@ -161,8 +161,9 @@ class TwoTower(DotProductModel):
         )
 
     def _encode_items(self, index):
-        """Encodes [B, L] items; a catalogue smaller than a full batch of histories is encoded once
-        and gathered from.
+        """Encodes [B, L] items.
+
+        A catalogue smaller than a full batch of histories is encoded once and gathered from.
         """
         if (
             self._item_count
@@ -172,8 +173,10 @@ class TwoTower(DotProductModel):
         return tf.gather(self._items(tf.range(FIRST + self._item_count, dtype=tf.int64)), index)
 
     def _embed_query(self, user, history, encoded, forget=None, training=False):
-        """`history` is [B, up to history_length] item indices, newest first, padded with 0;
-        `encoded` their encodings.
+        """Encodes the users with their histories.
+
+        `history` is [B, up to history_length] item indices, newest first, padded with 0; `encoded`
+        their encodings.
         """
         weight = tf.exp(self._recency[: tf.shape(history)[1]]) * tf.cast(history > 0, tf.float32)
         weight /= tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1e-9)

@@ -2,10 +2,10 @@
 
 Cite: He, Liao, Zhang, Nie, Hu, Chua: Neural Collaborative Filtering, WWW 2017.
 
-    GMF    phi = p_u * q_i                                          (element-wise; tables of width
-        f)
-    MLP    z_1 = relu(W_1 [p'_u ; q'_i] + b_1), ..., z_n            (tables of their own; layers 4f
-        -> 2f -> f)
+    GMF    phi = p_u * q_i
+           element-wise; tables of width f
+    MLP    z_1 = relu(W_1 [p'_u ; q'_i] + b_1), ..., z_n
+           tables of their own; layers 4f -> 2f -> f
     NeuMF  y = sigmoid(h . [phi ; z_n] + b)
     loss   binary cross-entropy, mean over the positives and their `negatives` sampled negatives
 
@@ -145,8 +145,9 @@ class NeuMF(RetrieveModel):
         session.fit(self, stage="neumf", optimizer=optimizer)
 
     def catalogue(self):
-        """What the item contributes to the first step of either half; it does not depend on the
-        user.
+        """What the item contributes to the first step of either half.
+
+        It does not depend on the user.
         """
         items = tf.range(2, 2 + self._data.items.known, dtype=tf.int64)
         gmf = self.gmf_item(items) if self._has_gmf else ()

@@ -1,23 +1,25 @@
-"""GRU4Rec: a recurrent network over the events of a session, trained on session-parallel
-mini-batches to rank the next item.
+"""GRU4Rec: a recurrent network over the events of a session, which ranks the next item.
+
+It is trained on session-parallel mini-batches.
 
 Cite: Hidasi, Karatzoglou, Baltrunas, Tikk: Session-based Recommendations with Recurrent Neural
-Networks, ICLR 2016; Hidasi,
-Karatzoglou: Recurrent Neural Networks with Top-k Gains for Session-based Recommendations, CIKM 2018
-(additional samples, the -max losses, constrained embeddings). With `negatives: all`, the network of
-Tan, Xu, Liu: Improved Recurrent Neural Networks for Session-based Recommendations, DLRS 2016, for a
-comparison: full softmax, back-propagation through time, Adam by default.
+Networks, ICLR 2016; Hidasi, Karatzoglou: Recurrent Neural Networks with Top-k Gains for
+Session-based Recommendations, CIKM 2018 (additional samples, the -max losses, constrained
+embeddings). With `negatives: all`, the network of Tan, Xu, Liu: Improved Recurrent Neural Networks
+for Session-based Recommendations, DLRS 2016, for a comparison: full softmax, back-propagation
+through time, Adam by default.
 
-    c = tanh(W_c x + U_c (r * h)),  r, z = sigmoid(W x + U h),  h' = (1 - z) h + z c,  score(i) =
-        w_i . h' + b_i
-    loss = sum of the rows' losses / batch size, over the targets of the batch and `n_sample` items
-    drawn with support^alpha
+    r, z     = sigmoid(W x + U h)
+    c        = tanh(W_c x + U_c (r * h))
+    h'       = (1 - z) h + z c
+    score(i) = w_i . h' + b_i
+    loss     = sum of the rows' losses / batch size, over the targets of the batch and
+               `n_sample` items drawn with support^alpha
 
 The state of a slot is carried from step to step, never propagated through, zeroed where a session
 begins; what dropout leaves of it is what is carried. Losses: models/rnn/losses.py. Optimiser:
-Adagrad with an empty accumulator and momentum after scaling.
-Defaults: the papers' architecture, sampling and batch of 32; rates and dropout differ a set in the
-papers, and are ours here.
+Adagrad with an empty accumulator and momentum after scaling. Defaults: the papers' architecture,
+sampling and batch of 32; rates and dropout differ a set in the papers, and are ours here.
 
 Deviations: the batch keeps its size at the end of an epoch and masks the rows that have run out; a
 row that a step touches several times gets one Adagrad update of the summed gradient; ranking uses
@@ -84,8 +86,9 @@ class HyperParameters(BaseHyperParameters):
 
 
 class GRU(tf.keras.layers.Layer):
-    """One step of a GRU whose reset gate acts before the recurrent product: ([B, 3 units] W x, [B,
-    units] h) -> [B, units] h'.
+    """One step of a GRU whose reset gate acts before the recurrent product.
+
+    Maps ([B, 3 units] W x, [B, units] h) -> [B, units] h'.
 
     Gates in the order candidate, reset, update. W is not here: a one-hot input has a table for it.
     """
@@ -108,8 +111,9 @@ class GRU(tf.keras.layers.Layer):
 
 
 def uniform(inputs: int, outputs: int) -> tf.keras.initializers.Initializer:
-    """U(-l, l) with l = sqrt(6 / (inputs + outputs)) of one matrix, not of matrices laid side by
-    side.
+    """U(-l, l) with l = sqrt(6 / (inputs + outputs)) of one matrix.
+
+    It is not that of matrices laid side by side.
     """
     limit = (6.0 / (inputs + outputs)) ** 0.5
     return tf.keras.initializers.RandomUniform(-limit, limit)
@@ -175,8 +179,9 @@ class GRU4Rec(DotProductModel):
             self._states = [self._state(size, number) for number, size in enumerate(units)]
 
     def _state(self, size: int, number: int):
-        """The carried state of the slots; every replica has its own slots, and nothing is
-        exchanged.
+        """The carried state of the slots.
+
+        Every replica has its own slots, and nothing is exchanged.
         """
         slots, rest = divmod(self.hyper_parameters.batch_size, self._replicas)
         if rest:
@@ -289,8 +294,9 @@ class GRU4Rec(DotProductModel):
         return hidden
 
     def _read(self, items, training=False):
-        """[B, L] items, 0 where there is none -> [B, L, units] states from the zero state on;
-        padding changes nothing.
+        """[B, L] items -> [B, L, units] states from the zero state on.
+
+        An item is 0 where there is none; padding changes nothing.
         """
         hidden = self._embed(items, training)
         present = tf.transpose(items > 0)[..., tf.newaxis]

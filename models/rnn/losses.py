@@ -1,16 +1,17 @@
-"""Losses of GRU4Rec over scored columns: the row's own target, the targets of the other rows,
-additional samples.
+"""Losses of GRU4Rec over scored columns.
 
-    cross-entropy  -ln( e^{r_i} / sum_j e^{r_j} )                            over all columns, the
-        own one included
-    BPR            - sum_j ln sigma(r_i - r_j)                               over all columns; the
-        own one adds the constant ln 2
-    TOP1           ( sum_j [sigma(r_j - r_i) + sigma(r_j^2)] - sigma(r_i^2) ) / N          over all
-        N columns
-    TOP1-max       sum_j s_j [sigma(r_j - r_i) + sigma(r_j^2)]                             over the
-        negatives
-    BPR-max        -ln sum_j s_j sigma(r_i - r_j) + lambda sum_j s_j r_j^2                 over the
-        negatives
+The columns are the row's own target, the targets of the other rows and additional samples.
+
+    cross-entropy  -ln( e^{r_i} / sum_j e^{r_j} )
+                   over all columns, the own one included
+    BPR            - sum_j ln sigma(r_i - r_j)
+                   over all columns; the own one adds the constant ln 2
+    TOP1           ( sum_j [sigma(r_j - r_i) + sigma(r_j^2)] - sigma(r_i^2) ) / N
+                   over all N columns
+    TOP1-max       sum_j s_j [sigma(r_j - r_i) + sigma(r_j^2)]
+                   over the negatives
+    BPR-max        -ln sum_j s_j sigma(r_i - r_j) + lambda sum_j s_j r_j^2
+                   over the negatives
 
 s is the softmax over the negatives only, and the gradient flows through it.
 """
@@ -58,8 +59,9 @@ def row_losses(
 
 
 def negative_softmax(scores: tf.Tensor, is_own: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """[B, C] softmax of each row over its negatives; the own column and those that do not count
-    have exactly 0.
+    """[B, C] softmax of each row over its negatives.
+
+    The own column and those that do not count have exactly 0.
     """
     return tf.nn.softmax(_without(scores, is_own | ~columns), axis=1) * tf.cast(
         columns & ~is_own, tf.float32

@@ -1,5 +1,6 @@
-"""Mini-batches of sequences: session-parallel, and windows. A function of (seed, epoch, step)
-alone, as in models/sampling.py.
+"""Mini-batches of sequences: session-parallel, and windows.
+
+They are a function of (seed, epoch, step) alone, as in models/sampling.py.
 """
 
 import heapq
@@ -13,8 +14,9 @@ IDLE = -1
 
 
 def session_parallel(starts: np.ndarray, slots: int) -> np.ndarray:
-    """Lays sequences side by side: a slot that has come to the end of one goes on with the next
-    that nobody has begun.
+    """Lays sequences side by side.
+
+    A slot that has come to the end of one goes on with the next that nobody has begun.
 
     Args:
         starts: [S + 1] where each sequence begins in the list of events, and the end; their order
@@ -51,8 +53,9 @@ def parallel_batches(
     seed: int,
     first_epoch: int = 0,
 ) -> sampling.Batches:
-    """Endless session-parallel batches; every epoch reads the sequences in the same order, as time
-    has it.
+    """Endless session-parallel batches.
+
+    Every epoch reads the sequences in the same order, as time has it.
 
     Args:
         items: [E] int64 item indices, sequence after sequence.  starts: [S + 1], see
@@ -118,8 +121,9 @@ def window_batches(
     seed: int,
     first_epoch: int = 0,
 ) -> sampling.Batches:
-    """Endless shuffled batches of windows of `length` events; where long sequences are cut moves
-    from epoch to epoch.
+    """Endless shuffled batches of windows of `length` events.
+
+    Where long sequences are cut moves from epoch to epoch.
 
     Every event but a sequence's first is a target exactly once an epoch.
 

@@ -1,5 +1,7 @@
-"""Tables and examples through Beam, as the components make them, on toy data and on MovieLens
-100K."""
+"""Tables and examples through Beam, as the components make them.
+
+They are made on toy data and on MovieLens 100K.
+"""
 
 import gzip
 import json

@@ -1,5 +1,6 @@
-"""The gate on real SavedModels of either kind of label, evaluated as the Evaluator does: a first
-time, then against a baseline.
+"""The gate on real SavedModels of either kind of label, evaluated as the Evaluator does.
+
+It judges a first time, then against a baseline.
 """
 
 import json
@@ -63,8 +64,9 @@ def evaluate(
 
 @pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
 def exported(request, toy_data, tmp_path_factory):
-    """Toy data, and a good and a bad model on it, exported; and what the good one's own evaluation
-    says.
+    """Toy data, and a good and a bad model on it, exported.
+
+    With them comes what the good one's own evaluation says.
     """
     folder = tmp_path_factory.mktemp("gate")
     data = toy_data("event", 0.0, request.param)
@@ -117,8 +119,9 @@ def test_evaluated_twice(exported, tmp_path):
 
 
 def test_the_floor_is_the_train_mean(exported, tmp_path):
-    """A lift that nobody reaches: the verdict names the metric, the reference and by how much it
-    fell short.
+    """A lift that nobody reaches.
+
+    The verdict names the metric, the reference and by how much it fell short.
     """
     data, measured, paths, inside = exported
     lift = inside["good"][measured.lift]

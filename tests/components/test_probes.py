@@ -1,5 +1,6 @@
-"""The canary's probe of a `score` model: real rows over both protocols of a real server, and a
-model that cannot answer.
+"""The canary's probe of a `score` model.
+
+Real rows over both protocols of a real server, and a model that cannot answer.
 """
 
 import numpy as np

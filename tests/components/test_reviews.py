@@ -1,4 +1,4 @@
-"""Amazon reviews and item text as they are read, and the documents that the build makes of reviews."""
+"""Amazon reviews and item text as they are read, and the documents built of reviews."""
 
 import gzip
 import json
@@ -140,7 +140,8 @@ def test_keys_can_be_called_otherwise(tmp_path):
     ]
     with pytest.raises(
         DataError,
-        match="no file of reviews; required: JSON lines with reviewerID and asin.*received: mine.jsonl: stars",
+        match="no file of reviews; required: JSON lines with reviewerID and asin.*"
+        "received: mine.jsonl: stars",
     ):
         layouts.plan(str(tmp_path), "amazon")
 
@@ -192,13 +193,15 @@ def test_a_table_of_items_with_a_plot_is_text(tmp_path):
 
 @pytest.fixture(scope="module")
 def reviewed(tmp_path_factory):
-    """A log in which every review is one word that no other has, `w<row>`, but every tenth is
-    missing; one event has no rating.
+    """A log in which every review is one word that no other has, `w<row>`.
+
+    Every tenth review is missing; one event has no rating.
     """
     folder = tmp_path_factory.mktemp("reviewed")
     pairs = [(user, (user * 5 + step) % ITEMS) for step in range(7) for user in range(USERS)]
     lines = [
-        f"u{user}\ti{item}\t{(user + item) % 5 + 1}\t{1000 + 7 * n % 50}\t{f'w{n}' if n % 10 else ''}"
+        f"u{user}\ti{item}\t{(user + item) % 5 + 1}\t"
+        f"{1000 + 7 * n % 50}\t{f'w{n}' if n % 10 else ''}"
         for n, (user, item) in enumerate(pairs)
     ]
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview:token_seq"

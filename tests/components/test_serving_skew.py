@@ -1,5 +1,6 @@
-"""Skew and drift of request logs: known shifts are found, what is like training passes, shares are
-counted.
+"""Skew and drift of request logs.
+
+Known shifts are found, what is like training passes, shares are counted.
 """
 
 from collections import Counter
@@ -164,8 +165,9 @@ def by_name(findings, kind: str) -> dict:
 
 @pytest.fixture(scope="session")
 def like_training(toy, tmp_path_factory) -> Period:
-    """Each user asks four times, with the whole history: users and items come as often as in
-    training.
+    """Each user asks four times, with the whole history.
+
+    So users and items come as often as in training.
     """
     folder = tmp_path_factory.mktemp("like")
     queries = [(user, history) for user, history in toy["histories"].items() for _ in range(4)]

@@ -1,5 +1,6 @@
-"""Session data as its files are: tables of clicks and lists of items, train and test apart, gzip,
-and what bad input gets.
+"""Session data as its files are.
+
+Tables of clicks and lists of items, train and test apart, gzip, and what bad input gets.
 """
 
 import gzip

@@ -1,5 +1,6 @@
-"""Walks: the graph by hand, the probabilities of a step by hand and as walkers take it, and what
-train does not have.
+"""Walks: the graph by hand, the probabilities of a step by hand and as walkers take it.
+
+Also what train does not have.
 """
 
 import json
@@ -19,8 +20,9 @@ A, B, C, D = range(4)
 
 
 def log_of(events, split=None, sessions=None):
-    """[(user, item), ...], sorted by user and time -> a log; every event in train unless `split`
-    says otherwise.
+    """[(user, item), ...], sorted by user and time -> a log.
+
+    Every event is in train unless `split` says otherwise.
     """
     users, items = (np.array(column, object) for column in zip(*events, strict=True))
     codes, names = pd.factorize(users, sort=True)

@@ -1,5 +1,6 @@
-"""What every `retrieve` model must do. A model's own test subclasses `RetrieveContract` and names
-itself.
+"""What every `retrieve` model must do.
+
+A model's own test subclasses `RetrieveContract` and names itself.
 """
 
 from types import SimpleNamespace

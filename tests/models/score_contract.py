@@ -1,4 +1,7 @@
-"""What every `score` model must do. A model's own test subclasses `ScoreContract` and names itself."""
+"""What every `score` model must do.
+
+A model's own test subclasses `ScoreContract` and names itself.
+"""
 
 from types import SimpleNamespace
 
@@ -48,8 +51,9 @@ def raw_columns(data, examples):
 
 
 class ScoreContract:
-    """Subclass, set `name`, `hyper_parameters` that learn the toy ratings in seconds, and what they
-    must reach.
+    """Subclass, and set `name`, `hyper_parameters` and what they must reach.
+
+    The hyper-parameters must learn the toy ratings in seconds.
 
     Attributes:
         label: clicks, or ratings.

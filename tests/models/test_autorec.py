@@ -1,5 +1,6 @@
-"""AutoRec: the contract on ratings for both variants, the loss by hand, and what toy versions get
-wrong.
+"""AutoRec: the contract on ratings for both variants, and the loss by hand.
+
+Also what toy versions get wrong.
 """
 
 from types import SimpleNamespace
@@ -86,8 +87,10 @@ def make(data, **changes):
 
 
 def test_loss_is_masked_and_penalised_by_hand(data):
-    """Two items, two and one ratings: squares of three errors over two items, and l2 / 2 of the
-    squared kernels over 40 items.
+    """Two items, two and one ratings.
+
+    The loss is the squares of three errors over two items, and l2 / 2 of the squared kernels over
+    40 items.
     """
     model = make(data, l2=80.0)
     batch = {

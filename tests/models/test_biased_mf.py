@@ -44,8 +44,9 @@ def data(toy_data):
 
 
 def test_one_step_by_hand(data):
-    """One rating: e = r - (mu + p.q); p <- p + lr (e q - l2 p), b <- b + lr (e - l2 b) from b = 0;
-    other rows stay as they are.
+    """One rating: e = r - (mu + p.q), and the step that follows.
+
+    p <- p + lr (e q - l2 p), b <- b + lr (e - l2 b) from b = 0; other rows stay as they are.
     """
     module = registry.load("biased_mf")
     parameters = module.HyperParameters(

@@ -68,8 +68,9 @@ class TestConvMF(ScoreContract):
         np.testing.assert_allclose(model.score_rows(silent), expected, atol=1e-5)
 
     def test_factors_are_the_best_given_the_rest(self, trained):
-        """V solves (sum u u' + l2 I) v = sum r u + l2 s, and likewise U, for every item and user of
-        train.
+        """V solves (sum u u' + l2 I) v = sum r u + l2 s, and likewise U.
+
+        That holds for every item and user of train.
         """
         model, log = build(trained.data), trained.data.events
         text = model.read_texts().numpy()
@@ -94,8 +95,9 @@ class TestConvMF(ScoreContract):
         np.testing.assert_allclose(items[:2], np.tile(items[2:].mean(axis=0), (2, 1)), atol=1e-5)
 
     def test_text_prior_from_all_to_nothing(self, trained):
-        """With lambda_V without bound V is s; with none V is what the ratings alone say (PMF's
-        update without a prior).
+        """With lambda_V without bound V is s.
+
+        With none V is what the ratings alone say (PMF's update without a prior).
         """
         model = build(trained.data, l2_items=1e7)
         model.update_factors()

@@ -1,4 +1,4 @@
-"""DeepCoNN: the contract, what its documents hold, the convolution and the factorization machine."""
+"""DeepCoNN: the contract, its documents, the convolution and the factorization machine."""
 
 from types import SimpleNamespace
 

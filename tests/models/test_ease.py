@@ -1,4 +1,7 @@
-"""EASE: the contract, the closed form by hand, and what an inverse on the whole matrix must obey."""
+"""EASE: the contract, the closed form by hand, and what an inverse must obey.
+
+The inverse is one on the whole matrix.
+"""
 
 import numpy as np
 import pytest
@@ -30,8 +33,9 @@ def test_two_items_by_hand():
 
 
 def test_columns_are_ridge_regressions_on_the_other_items():
-    """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0: an ordinary ridge regression
-    without column j.
+    """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0.
+
+    That is an ordinary ridge regression without column j.
     """
     pairs = (np.random.RandomState(5).rand(40, 6) < 0.4).astype(float)
     weights = solve(pairs.T @ pairs, 3.0)

@@ -1,5 +1,6 @@
-"""GRU4Rec: the contract, golden vectors of its losses, and what session-parallel mini-batches must
-never do.
+"""GRU4Rec: the contract, and golden vectors of its losses.
+
+Also what session-parallel mini-batches must never do.
 """
 
 from itertools import pairwise

@@ -1,5 +1,6 @@
-"""Item2vec: the contract, the pairs, the negatives and the loss by hand, walks, and that nothing
-untrained is ever returned.
+"""Item2vec: the contract, walks, and the pairs, the negatives and the loss by hand.
+
+Also that nothing untrained is ever returned.
 """
 
 import collections

@@ -75,8 +75,9 @@ def test_likelihood_by_hand():
 
 
 def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):
-    """Every toy user has 7 train items: what is kept weighs 7^-0.5 / 0.75 at a rate of 0.25, the
-    rest nothing.
+    """Every toy user has 7 train items.
+
+    What is kept weighs 7^-0.5 / 0.75 at a rate of 0.25, the rest nothing.
     """
     model = make(data, dropout=0.25)
     profiles = {tuple(row) for row in data.events.matrix(60).tolil().rows}
@@ -164,8 +165,9 @@ def test_warm_start_aligns_the_items_on_both_sides(data, tmp_path):
 
 
 def test_strong_generalisation(tmp_path):
-    """Users held out whole: train has none of their events, and a part of their items is enough to
-    find the others.
+    """Users held out whole.
+
+    Train has none of their events, and a part of their items is enough to find the others.
     """
     built = toy.build(
         tmp_path,

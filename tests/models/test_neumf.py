@@ -66,7 +66,7 @@ def test_ranking_scores_are_the_training_logits(data, model):
 
 
 def test_pre_training_hands_over_tables_and_a_fused_output(data):
-    """alpha = 0.3: h = [0.3 h_GMF ; 0.7 h_MLP], b the mean of both."""
+    """At alpha = 0.3: h = [0.3 h_GMF ; 0.7 h_MLP], b the mean of both."""
     module = registry.load("neumf")
     parameters = module.HyperParameters(**TOY, alpha=0.3)
     models = {

@@ -12,8 +12,9 @@ from models.segments import popularity_scores
 
 
 def data(values, events):
-    """Users of indices 0 and 1 (padding, unknown) and one a further value; events are (user, item)
-    indices; 4 items.
+    """Users of indices 0 and 1 (padding, unknown) and one a further value.
+
+    Events are (user, item) indices; there are 4 items.
     """
     user, item = np.array(events).T
     return SimpleNamespace(

@@ -105,7 +105,8 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
         f"""
         import models, pathlib, sys
         import tensorflow as tf
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], \
+[tf.config.LogicalDeviceConfiguration()] * 2)
         from tests.models import toy, test_training
         from models import trainer
         data = toy.ToyData(pathlib.Path({str(data.folder)!r}))

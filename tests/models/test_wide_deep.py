@@ -51,8 +51,9 @@ def data(toy_data):
 
 
 def test_a_cross_is_the_and_of_two_values(data):
-    """Equal pairs of values share a bucket, other pairs (nearly) never do; a missing list crosses
-    with weight 0.
+    """Equal pairs of values share a bucket, other pairs (nearly) never do.
+
+    A missing list crosses with weight 0.
     """
     module = registry.load("wide_deep")
     model = module.Model(

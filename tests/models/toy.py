@@ -16,8 +16,9 @@ BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 
 
 def write_log(folder: Path, randomness: float, described: bool = True, seed: int = 7) -> Path:
-    """Writes atomic files: users of a block have items of their block, or with `randomness` any
-    item at all.
+    """Writes atomic files: users of a block have items of their block.
+
+    With `randomness` they may have any item at all.
 
     Within a block every item is equally likely, so popularity knows nothing and the block is all
     there is to learn. Not `described`, there is no table of items.
@@ -35,8 +36,8 @@ def write_log(folder: Path, randomness: float, described: bool = True, seed: int
                 item = generator.choice([other for other in items if other not in taken])
                 taken[position] = item
             events.append(
-                "user "
-                f"{number}\t{item}\t{generator.randint(1, 5)}\t{1_000_000 + 100 * position + number % 7}"
+                f"user {number}\t{item}\t{generator.randint(1, 5)}\t"
+                f"{1_000_000 + 100 * position + number % 7}"
             )
     folder.mkdir(parents=True, exist_ok=True)
     _write(
@@ -58,8 +59,9 @@ def write_log(folder: Path, randomness: float, described: bool = True, seed: int
 
 
 def write_ratings(folder: Path, randomness: float, described: bool = True, seed: int = 11) -> Path:
-    """Writes atomic files of ratings 1 to 5 that follow from user and item, or with `randomness`
-    from nothing.
+    """Writes atomic files of ratings 1 to 5 that follow from user and item.
+
+    With `randomness` they follow from nothing.
 
     A rating is 3, one more or less for a mild or a strict user, one more or less for a good or a
     bad item, and one more where the user's block is the item's, one less where it is not. Blocks
@@ -145,8 +147,9 @@ def build(
     write: Callable | None = None,
     same_rows: ToyData | None = None,
 ) -> ToyData:
-    """Log -> tables -> examples -> transform graph; with a label, ratings to score. `write` makes
-    another log than the usual one.
+    """Log -> tables -> examples -> transform graph; with a label, ratings to score.
+
+    `write` makes another log than the usual one.
 
     Models of other kinds than `event` read no features of items: their logs have none to transform.
     `same_rows` was built of the same log by the same split, so that its transform graph is this

@@ -1,13 +1,15 @@
-"""A stand-in for a cluster: runs the steps of a compiled file by their command lines, in an order
-that their inputs allow.
+"""A stand-in for a cluster: runs the steps of a compiled file by their command lines.
+
+They run in an order that their inputs allow.
 
 What Kubeflow's driver and launcher do for a step is done here: its ExecutorInput is filled in and
 put in the place of `{{$}}` on the command line; its ExecutorOutput is read, so that the steps after
 it see the properties that it set. Resolver tasks find nothing, as on a first run. The project's
 folder stands for the image.
 
-    python -m tests.pipeline.kubeflow_steps pipeline.json FOLDER       # all steps, each a process
-        of its own
+    python -m tests.pipeline.kubeflow_steps pipeline.json FOLDER
+
+This runs all steps, each a process of its own.
 """
 
 import json
@@ -53,7 +55,10 @@ def run_process(command: list[str], arguments: list[str]) -> None:
 
 
 def run_here(command: list[str], arguments: list[str]) -> None:
-    """The same in this process, which saves the imports; the working directory must be the image's."""
+    """The same in this process, which saves the imports.
+
+    The working directory must be the image's.
+    """
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
     assert command == ["python", "-m", kubeflow_v2_run_executor.__name__]
@@ -100,8 +105,9 @@ class Steps:
         return self.deployment.executors[component.executor_label]
 
     def run(self, task: str) -> dict[str, pb.RuntimeArtifact]:
-        """Runs one task, whose predecessors have run (those of optional inputs need not); returns
-        its output artifacts.
+        """Runs one task and returns its output artifacts.
+
+        Its predecessors have run (those of optional inputs need not).
         """
         if self.executor(task).WhichOneof("spec") == "resolver":
             return {}

@@ -1,5 +1,6 @@
-"""A bundle out of blessed models, to a pushed version; its answers over the wire and as Parquet;
-refusals.
+"""A bundle out of blessed models, to a pushed version.
+
+Its answers over the wire and as Parquet; refusals.
 """
 
 import json

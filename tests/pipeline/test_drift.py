@@ -21,8 +21,9 @@ def pushed(toy_run) -> lineage.RunRecord:
 
 @pytest.fixture(scope="module")
 def logs(toy_run, tmp_path_factory):
-    """Requests to the pushed model: for each user in `asked`, and 120 strangers in `strange`; over
-    both protocols.
+    """Requests to the pushed model, over both protocols.
+
+    They are for each user in `asked`, and 120 strangers in `strange`.
     """
     assert toy_run.finished.returncode == 0, toy_run.finished.stderr
     folder, record = tmp_path_factory.mktemp("logs"), pushed(toy_run)

@@ -1,5 +1,6 @@
-"""The main job, whole, on the toy log: interrupted, killed, finished, cached, and a worse model
-that is not blessed.
+"""The main job, whole, on the toy log.
+
+It is interrupted, killed, finished, cached; and a worse model is not blessed.
 """
 
 import re
@@ -18,8 +19,9 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
 
 def recsys_here(*arguments):
-    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already; what would be a
-    traceback is raised.
+    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already.
+
+    What would be a traceback is raised.
     """
     return CliRunner().invoke(cli.main, list(map(str, arguments)), catch_exceptions=False)
 

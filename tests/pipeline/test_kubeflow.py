@@ -1,5 +1,7 @@
-"""The compiled pipeline: it holds every component with the dependencies of the local DAG, today's
-kfp loads it, its steps run.
+"""The compiled pipeline.
+
+It holds every component with the dependencies of the local DAG, today's kfp loads it, its steps
+run.
 """
 
 import json
@@ -168,8 +170,9 @@ def test_the_first_steps_run_by_their_command_lines(toy_source, tmp_path, monkey
 
 @pytest.fixture(scope="session")
 def current_kfp() -> Path:
-    """The Python of a virtual environment with the newest kfp, kept in the project's cache; skipped
-    where it cannot be made.
+    """The Python of a virtual environment with the newest kfp.
+
+    It is kept in the project's cache; tests are skipped where it cannot be made.
     """
     uv = shutil.which("uv") or str(IMAGE_ROOT / ".cache" / "tools" / "bin" / "uv")
     folder = IMAGE_ROOT / ".cache" / "kfp-venv"

@@ -292,8 +292,9 @@ QUERIES = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A SavedModel that recommends ITEMS in their order, and measures HR and MRR at 2 and 3 on that
-    order.
+    """A SavedModel that recommends ITEMS in their order.
+
+    It measures HR and MRR at 2 and 3 on that order.
     """
     import tensorflow as tf
 

@@ -64,7 +64,10 @@ def _example_x():
 
 
 def half(offset: float = 2.0, version: int = 1):
-    """y = x / 2 + offset, from tensors and from examples; `version` tells which one runs."""
+    """Computes y = x / 2 + offset, from tensors and from examples.
+
+    `version` tells which one runs.
+    """
 
     def build():
         a = tf.Variable(0.5, name="a", use_resource=True)
@@ -172,8 +175,10 @@ def faulty():
 
 
 class Recommender(tf.Module):
-    """The contract of the recommenders, exported as they are: ten items in order, without those
-    seen or excluded; users whose id begins with "u" are known."""
+    """The contract of the recommenders, exported as they are.
+
+    Ten items in order, without those seen or excluded; users whose id begins with "u" are known.
+    """
 
     def __init__(self, items: list):
         super().__init__()

@@ -1,5 +1,8 @@
-"""The process behind `support.Laboratory`: writes the fixture models, then starts and stops
-servers as lines of JSON on its standard input say."""
+"""The process behind `support.Laboratory`.
+
+It writes the fixture models, then starts and stops servers as lines of JSON on its standard input
+say.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_s
         "serving.server",
         f"--rest-api-port={rest}",
         f"--port={grpc_port}",
-        f"--model-config-file={config_file(laboratory.models, tmp_path / 'models.config', **names)}",
+        "--model-config-file="
+        f"{config_file(laboratory.models, tmp_path / 'models.config', **names)}",
         errors=tmp_path / "server.log",
     )
     try:

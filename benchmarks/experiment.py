@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from components import local
-from models import registry
-from models.features import LOG_SCALE, read_schema
-from models.label import Label
+from components import standalone
+from models.names import registry
+from models.names.features import LOG_SCALE, read_schema
+from models.names.label import Label
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Prepared:
 
     def training_data(self, model: str):
         """The data as the Trainer would load it for `model`."""
-        from models import tasks
+        from models.contract import tasks
 
         names = ("train", "valid", "test", "items", "users", "walks")
         splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
@@ -60,11 +60,11 @@ def prepare(
         source: folder of the data.
         folder: where to.
         kind: of the train rows.
-        split: see `components.splits.SplitConfig`.
+        split: see `components.build.splits.SplitConfig`.
         schema: curated table schemas.
-        label: for the task `score`: see `models.label`; None builds for `retrieve`.
+        label: for the task `score`: see `models.names.label`; None builds for `retrieve`.
         min_count: an id or category that train has less often counts as unknown.
-        walks: the kind `walk`: see `components.walks.WalkConfig`.
+        walks: the kind `walk`: see `components.build.walks.WalkConfig`.
     """
     facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
     if label:
@@ -78,15 +78,15 @@ def prepare(
         shutil.rmtree(
             folder / "graph", ignore_errors=True
         )  # of other settings, or half-written: Transform does not write over it
-        local.read_tables(str(source), output=str(folder / "tables"))
-        local.build_examples(
+        standalone.read_tables(str(source), output=str(folder / "tables"))
+        standalone.build_examples(
             str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks
         )
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]
         log = [column.name for column in columns if LOG_SCALE in column.annotation.tag]
         custom = {"text": text, "log": log, "min_count": min_count}
-        local.transform(
+        standalone.transform(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),
@@ -119,7 +119,7 @@ def measure(
         The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train
         rows per second.
     """
-    from models.trainer import resolve
+    from models.training.trainer import resolve
 
     parameters = resolve(model_name, hyper_parameters)
     data, model, session, seconds = _train(prepared, model_name, parameters, seed)
@@ -179,7 +179,7 @@ def choose(
 
 
 def _task(prepared: Prepared, model_name: str):
-    from models import tasks
+    from models.contract import tasks
 
     return tasks.of(model_name, prepared.label)
 
@@ -194,7 +194,7 @@ def _train(
     """Trains as the Trainer does: (data, model, session, seconds)."""
     import tensorflow as tf
 
-    from models.training import TrainingSession
+    from models.training.session import TrainingSession
 
     data = prepared.training_data(model_name)
     tf.keras.backend.clear_session()

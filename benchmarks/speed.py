@@ -165,7 +165,7 @@ print(json.dumps({"rows": len(train.dataset), "seconds": seconds}))
 
 def prepare(pair: Pair, output: Path) -> experiment.Prepared:
     """Our train rows, built once."""
-    from components import datasets
+    from components.read import datasets
 
     source = Path(datasets.get("movielens-100k"))
     return experiment.prepare(
@@ -179,9 +179,9 @@ def ours(name: str, output: Path) -> dict:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from models import registry
-    from models.trainer import resolve
-    from models.training import TrainingSession
+    from models.names import registry
+    from models.training.session import TrainingSession
+    from models.training.trainer import resolve
 
     data = prepare(PAIRS[name], output).training_data(name)
     model = registry.load(name).Model(resolve(name, {**PAIRS[name].ours, "epochs": EPOCHS}), data)
@@ -194,7 +194,7 @@ def ours(name: str, output: Path) -> dict:
 
 def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[str, str]:
     """Lets the two train in turns: a row of the table."""
-    from components import datasets
+    from components.read import datasets
 
     pair = PAIRS[name]
     prepare(pair, output)

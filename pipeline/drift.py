@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.errors import DataError, RecsysError
+from models.names.errors import DataError, RecsysError
 from pipeline import charts, lineage
 from pipeline.lineage import RunRecord
 
@@ -62,11 +62,11 @@ def run(
 
     with readable_errors():
         quiet()
-        from components import request_logs, serving_skew
-        from components.beam_runner import in_process_pipeline
-        from components.serving_measures import measure
+        from components.in_process import in_process_pipeline
+        from components.monitor import request_logs, skew
+        from components.monitor.statistics import measure
 
-        bounds = serving_skew.Limits.parse(limits or {})
+        bounds = skew.Limits.parse(limits or {})
         files = request_logs.find_logs(logs)
         earlier_files = request_logs.find_logs(baseline_logs) if baseline_logs else []
         folder = (
@@ -97,9 +97,9 @@ def run(
                 )
             except DataError as error:
                 raise DataError(f"the earlier period: {error}") from error
-        findings = serving_skew.compare(now, training, earlier, bounds)
+        findings = skew.compare(now, training, earlier, bounds)
         found = _report(record, training, now, earlier, findings, bounds)
-        from components import records
+        from components.tables import records
 
         records.write_json(str(folder / FINDINGS), found)
         records.remove_staging(str(folder))
@@ -140,8 +140,9 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    from components import schemas, serving_measures, tables
-    from components.beam_runner import in_process_pipeline
+    from components.in_process import in_process_pipeline
+    from components.monitor import statistics as serving_measures
+    from components.tables import artifacts, schemas
 
     examples = _artifact(record, "ExampleBuilder", "examples")
     curated_in = {table: _artifact(record, f"Schema_{table}", "schema") for table in _TABLES}
@@ -173,7 +174,10 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
             in_process_pipeline, examples, "train", columns, folder
         )
     origins = schemas.origins(
-        {table: tables.table_columns(_artifact(record, "TableReader", table)) for table in _TABLES}
+        {
+            table: artifacts.table_columns(_artifact(record, "TableReader", table))
+            for table in _TABLES
+        }
     )
     return serving_measures.Training(
         task,
@@ -285,7 +289,7 @@ def _time(seconds: int | None) -> str | None:
 
 def write_page(found: Mapping[str, Any], now, earlier, path: Path) -> Path:
     """Writes the findings as a page that needs nothing but itself."""
-    from components.request_logs import RECOMMENDED
+    from components.monitor.request_logs import RECOMMENDED
     from pipeline import report
 
     series = ("now", "earlier period")

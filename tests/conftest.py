@@ -208,7 +208,7 @@ def toy_data(tmp_path_factory):
     """Returns a function (kind, randomness, label) -> ToyData, built once for all workers; with a
     label, of ratings to score.
     """
-    from models.label import Label
+    from models.names.label import Label
     from tests.models import toy
 
     root = shared_by_workers(tmp_path_factory)

@@ -25,12 +25,12 @@ import pydantic
 import scipy.sparse
 import tensorflow as tf
 
-from models import sampling
 from models.autoencoder.layers import FromEntities, ToEntities
-from models.errors import ConfigError
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -4,9 +4,9 @@ id.
 
 import tensorflow as tf
 
-from models.data import Entities
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
+from models.inputs.data import Entities
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding
 
 
 class FromEntities(tf.keras.layers.Layer):

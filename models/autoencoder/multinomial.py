@@ -5,12 +5,12 @@ ranking.
 import pydantic
 import tensorflow as tf
 
-from models import sampling
 from models.autoencoder.layers import FromEntities, ToEntities
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.profiles import multi_hot, shuffled_profiles
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST
+from models.inputs.profiles import multi_hot, shuffled_profiles
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class MultinomialHyperParameters(BaseHyperParameters):

@@ -16,11 +16,11 @@ the paper goes one by one. For clicks the same score is a log-odds, with log los
 import pydantic
 import tensorflow as tf
 
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.label import LABEL
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.label import LABEL
 
 
 class HyperParameters(BaseHyperParameters):

@@ -19,11 +19,11 @@ the mean over a batch instead of plain steps on single triples; an id is forgott
 import pydantic
 import tensorflow as tf
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding, id_embedding
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding, id_embedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -15,8 +15,8 @@ import numpy as np
 import pydantic
 
 from models.baseline.item_based import ItemBased
-from models.errors import ConfigError
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -4,9 +4,9 @@ history.
 
 import tensorflow as tf
 
-from models.preprocessing import FIRST
-from models.profiles import multi_hot
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs.preprocessing import FIRST
+from models.inputs.profiles import multi_hot
 
 
 class ItemBased(RetrieveModel):

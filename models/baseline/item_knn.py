@@ -17,9 +17,9 @@ import pydantic
 import scipy.sparse
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs.preprocessing import FIRST
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -12,9 +12,9 @@ keep the catalogue's order.
 
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.retrieve import RetrieveModel
-from models.segments import popularity_scores
+from models.contract.retrieve import RetrieveModel
+from models.measures.segments import popularity_scores
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -34,15 +34,15 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from models import sampling
 from models.cnn.item_text import ItemText
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
-from models.errors import ConfigError
-from models.features import DOCUMENT, TEXT
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError
+from models.names.features import DOCUMENT, TEXT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 _ROWS_AT_ONCE = 128
 

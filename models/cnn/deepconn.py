@@ -26,10 +26,10 @@ import pydantic
 import tensorflow as tf
 
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
-from models.documents import Documents
-from models.features import DOCUMENT
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.documents import Documents
+from models.names.features import DOCUMENT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

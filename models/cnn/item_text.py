@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from models.errors import DataError
-from models.features import DOCUMENT, TEXT
-from models.preprocessing import FIRST
-from models.score_data import ScoreData
+from models.inputs.preprocessing import FIRST
+from models.inputs.score_data import ScoreData
+from models.names.errors import DataError
+from models.names.features import DOCUMENT, TEXT
 
 
 class ItemText:

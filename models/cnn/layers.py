@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.errors import DataError
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.training import say
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import DataError
+from models.training.session import say
 
 _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows are asked for
 

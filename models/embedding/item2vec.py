@@ -15,7 +15,7 @@ context of itself, and K counts no more than 2 `window`. The paper has no users:
 mean over the last `history_length` items is this project's choice, made on validation, as are the
 rate and rho. On MovieLens-100K the mean over the whole history does half as well.
 
-Deviations: a batch of tiles (see models/skip_gram.py) is one step of SGD, where word2vec steps pair
+Deviations: a batch of tiles (see models/inputs/skip_gram.py) is one step of SGD, where word2vec steps pair
 by pair; so that a popular item does not overshoot, its step is bounded. At the default rate a pair
 of a set of 20 steps by word2vec's 0.025; the rate falls linearly to nothing over `epochs`. The
 centres of a tile share one draw of negatives, weighted to N a positive: the paper's loss in
@@ -28,11 +28,11 @@ softmax is negative sampling here, as in node2vec.
 import pydantic
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
-from models.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
+from models.contract.retrieve import DotProductModel
+from models.inputs.preprocessing import FIRST
+from models.inputs.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
+from models.inputs.token_layers import TokenEmbedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

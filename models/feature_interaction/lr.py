@@ -15,10 +15,10 @@ weights in few bits, subsampling of negatives) is left out.
 import pydantic
 import tensorflow as tf
 
-from models.fields import FieldRows
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.optimizers import Ftrl
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.fields import FieldRows
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.training.optimizers import Ftrl
 
 
 class HyperParameters(BaseHyperParameters):

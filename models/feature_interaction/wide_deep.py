@@ -26,15 +26,15 @@ import itertools
 import pydantic
 import tensorflow as tf
 
-from models.errors import ConfigError, nearest
-from models.features import CATEGORICAL, NUMERIC, TEXT
-from models.fields import FieldRows
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.layers import Mlp
-from models.optimizers import Divided, Ftrl
-from models.preprocessing import BUCKETS, FIRST
-from models.score import ScoreModel
-from models.score_data import ID
+from models.contract.score import ScoreModel
+from models.inputs.fields import FieldRows
+from models.inputs.preprocessing import BUCKETS, FIRST
+from models.inputs.score_data import ID
+from models.inputs.token_layers import Mlp
+from models.names.errors import ConfigError, nearest
+from models.names.features import CATEGORICAL, NUMERIC, TEXT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.training.optimizers import Divided, Ftrl
 
 
 class HyperParameters(BaseHyperParameters):

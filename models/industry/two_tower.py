@@ -25,11 +25,11 @@ import pydantic
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import EntityEncoder
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import EntityEncoder
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

@@ -25,10 +25,10 @@ from typing import Literal
 import pydantic
 import tensorflow as tf
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import id_embedding
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs import sampling
+from models.inputs.token_layers import id_embedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):

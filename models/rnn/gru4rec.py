@@ -33,13 +33,13 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from models.errors import ConfigError
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.optimizers import Adagrad
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs.preprocessing import FIRST
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 from models.rnn import losses, sessions
+from models.training.optimizers import Adagrad
 
 
 class HyperParameters(BaseHyperParameters):

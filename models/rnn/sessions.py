@@ -1,5 +1,5 @@
 """Mini-batches of sequences: session-parallel, and windows. A function of (seed, epoch, step)
-alone, as in models/sampling.py.
+alone, as in models/inputs/sampling.py.
 """
 
 import heapq
@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 import tensorflow as tf
 
-from models import sampling
+from models.inputs import sampling
 
 IDLE = -1
 

@@ -11,16 +11,11 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components import local, records, tables
-from components.beam_runner import in_process_pipeline
-from components.request_logs import (
-    RECOMMENDED,
-    LogReading,
-    find_logs,
-    read_file,
-)
-from components.schemas import origins, read_schemas, schema_folder
-from components.serving_measures import (
+from components import standalone
+from components.in_process import in_process_pipeline
+from components.monitor.request_logs import RECOMMENDED, LogReading, find_logs, read_file
+from components.monitor.skew import Limits, compare, distribution_distance, shares
+from components.monitor.statistics import (
     Period,
     Training,
     known_ids,
@@ -28,11 +23,12 @@ from components.serving_measures import (
     serving_schema,
     split_statistics,
 )
-from components.serving_skew import Limits, compare, distribution_distance, shares
-from models.errors import ConfigError
-from serving.metrics import Metrics
-from serving.model_config import RequestLogConfig
-from serving.request_log import Predicted, RequestLog
+from components.tables import artifacts, records
+from components.tables.schemas import origins, read_schemas, schema_folder
+from models.names.errors import ConfigError
+from serving.server.metrics import Metrics
+from serving.server.model_config import RequestLogConfig
+from serving.server.request_log import Predicted, RequestLog
 
 RETRIEVE = LogReading("retrieve", {"user_id": "bytes", "item_id": "bytes_list"})
 SCORED = ("user_id", "item_id", "user_age", "user_gender", "item_genres")
@@ -101,14 +97,14 @@ def batches(values, size: int = 8):
 def toy(toy_source, tmp_path_factory) -> dict:
     """The toy log, built for `retrieve` and measured: what a run leaves behind."""
     folder = tmp_path_factory.mktemp("skew")
-    local.read_tables(str(toy_source), output=str(folder / "tables"))
-    local.build_examples(
+    standalone.read_tables(str(toy_source), output=str(folder / "tables"))
+    standalone.build_examples(
         str(folder / "tables"),
         str(folder / "built"),
         schema="movielens",
         split={"name": "leave_one_out"},
     )
-    events = tables.read_table(str(folder / "tables" / "events")).sort_by("row")
+    events = artifacts.read_table(str(folder / "tables" / "events")).sort_by("row")
     histories: dict[str, list[str]] = {}
     for user, item in zip(
         events["user_id"].to_pylist(), events["item_id"].to_pylist(), strict=True
@@ -133,7 +129,7 @@ def training_of(toy, task: str, columns: dict[str, str]) -> Training:
         in_process_pipeline, uri, split, columns, str(folder / f"statistics-{task}")
     )
     of_tables = {
-        table: tables.table_columns(str(folder / "tables" / table))
+        table: artifacts.table_columns(str(folder / "tables" / table))
         for table in ("events", "items", "users")
     }
     schema = serving_schema(task, columns, curated, origins(of_tables), train)
@@ -379,11 +375,11 @@ def users_of(toy):
     """(user, item, age, gender, genres) as the toy's tables have them, an event each."""
     users = {
         row["user_id"]: row
-        for row in tables.read_table(str(toy["folder"] / "tables" / "users")).to_pylist()
+        for row in artifacts.read_table(str(toy["folder"] / "tables" / "users")).to_pylist()
     }
     items = {
         row["item_id"]: row
-        for row in tables.read_table(str(toy["folder"] / "tables" / "items")).to_pylist()
+        for row in artifacts.read_table(str(toy["folder"] / "tables" / "items")).to_pylist()
     }
     for user, history in toy["histories"].items():
         for item in history:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.retrieve import Evaluation, Retriever
-from models.training import TrainingSession
+from models.contract.retrieve import Evaluation, Retriever
+from models.names import registry
+from models.training.session import TrainingSession
 
 
 def strings(rows):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import pointwise, registry, tasks
-from models.label import Label
-from models.training import TrainingSession
+from models.contract import tasks
+from models.measures import pointwise
+from models.names import registry
+from models.names.label import Label
+from models.training.session import TrainingSession
 
 CLICK, RATING = Label("rating", 4.0), Label("rating")
 

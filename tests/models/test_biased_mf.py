@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.training import TrainingSession
+from models.names import registry
+from models.training.session import TrainingSession
 from tests.models.score_contract import RATING, ScoreContract
 
 TOY = {

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
 from models.autoencoder.mult_vae import kl_divergence
 from models.autoencoder.multinomial import negative_log_likelihood
-from models.retrieve import Evaluation
-from models.training import TrainingSession
-from models.warm_start import load_weights, save_weights
+from models.contract.retrieve import Evaluation
+from models.names import registry
+from models.training.session import TrainingSession
+from models.training.warm_start import load_weights, save_weights
 from tests.models import toy
 from tests.models.contract import RetrieveContract, train
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import metrics, registry, sampling, trainer, training, warm_start
-from models.errors import ConfigError, DataError
-from models.retrieve import Evaluation
-from models.training import TrainingSession
+from models.contract.retrieve import Evaluation
+from models.inputs import sampling
+from models.names import metrics, registry
+from models.names.errors import ConfigError, DataError
+from models.training import session as training
+from models.training import trainer, warm_start
+from models.training.session import TrainingSession
 from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
 

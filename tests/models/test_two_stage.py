@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import metrics, registry, tasks
-from models.label import Label
-from models.training import TrainingSession
-from models.two_stage import WEIGHTS, TwoStage
+from models.contract import tasks
+from models.contract.two_stage import WEIGHTS, TwoStage
+from models.names import metrics, registry
+from models.names.label import Label
+from models.training.session import TrainingSession
 from tests.models import toy
 
 LIKED = Label("rating", 4.0)

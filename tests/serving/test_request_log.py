@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from serving import protos
-from serving.errors import ServingError, StartError
-from serving.metrics import Metrics
-from serving.model_config import RequestLogConfig, read_model_config_file
-from serving.options import ServerOptions
-from serving.request_log import DamagedLog, Limits, Predicted, RequestLog, read_records
+from serving.server.metrics import Metrics
+from serving.server.model_config import RequestLogConfig, read_model_config_file
+from serving.server.options import ServerOptions
+from serving.server.request_log import DamagedLog, Limits, Predicted, RequestLog, read_records
+from serving.wire import protos
+from serving.wire.errors import ServingError, StartError
 from tests.serving.support import Process, Target, eventually, free_port
 from tests.serving.test_conformance_grpc import predict
 from tests.serving.test_conformance_metrics import page

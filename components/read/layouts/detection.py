@@ -1,0 +1,368 @@
+"""Where each public layout keeps its three tables: files, separators, columns. Light: no Beam, no
+TFX.
+
+A *layout* is found in a folder by its file names and described as three `Source`s, which
+`components.read.readers` reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.read.layouts import amazon, criteo, parts, sessions
+from components.read.sources import KINDS, REQUIRED, RESERVED, SPLIT, TABLES, Field, Source
+from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST
+from models.names.errors import ConfigError, DataError, nearest
+
+_ATOMIC_NAMES = {
+    "movie_title": "title",
+    "release_year": "year",
+    "class": "genres",
+    "genre": "genres",
+}
+_ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float_seq": FLOAT_LIST}
+_GENRES_100K = (
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
+
+
+def detect(folder: str) -> str:
+    """Returns the name of the reader whose files lie in `folder`.
+
+    Raises:
+        DataError: the folder is missing, or holds no layout that is known.
+    """
+    path = _folder(folder)
+    found = [name for name, (present, _) in LAYOUTS.items() if present(path)]
+    if not found:
+        names = sorted(file.name for file in path.iterdir())[:10]
+        raise DataError(
+            f"{folder} holds no layout that a reader knows ({', '.join(LAYOUTS)}); required: for "
+            "example events.csv "
+            f"with user_id and item_id; received: {', '.join(names) or 'an empty folder'}"
+        )
+    return found[0]
+
+
+def conventions(folder: str, reader: str | None = None) -> dict[str, Any]:
+    """What a run on this folder has unless it says otherwise: `schema`, `label`, and `split` where
+    the files are parted.
+
+    Raises:
+        DataError: see `detect`.
+    """
+    reader = reader or detect(folder)
+    if reader == "criteo":
+        parted = any(source.parts for source in plan(folder, reader))
+        return {**criteo.CONVENTIONS, **({"split": "predefined"} if parted else {})}
+    return {}
+
+
+def plan(
+    folder: str, reader: str | None = None, columns: Mapping[str, Any] | None = None
+) -> list[Source]:
+    """Describes the three tables of a folder and checks what can be checked without reading them.
+
+    Args:
+        folder: where the files are.
+        reader: a name of `LAYOUTS`, or None to tell by the files.
+        columns: how the user's columns are called: `{"user_id": "uid", ...}` for every table, or
+            one such mapping a table under `events`, `items`, `users`; beside them `types` (column
+            -> bytes, int, float, bytes_list, float_list), `timestamp_unit` (s, ms, us, ns),
+            `list_separator`, and `files` of session data (see `session_layouts`).
+
+    Raises:
+        ConfigError: an unknown reader, option or type.
+        DataError: a file is missing, empty or cut off, or a required column is missing.
+    """
+    path = _folder(folder)
+    reader = reader or detect(folder)
+    if reader not in LAYOUTS:
+        raise ConfigError(f"unknown reader {reader!r}{nearest(reader, LAYOUTS)}")
+    options = _checked_options(columns or {})
+    sources = LAYOUTS[reader][1](path, options)
+    return [_checked(source) for source in sources]
+
+
+def _folder(folder: str) -> Path:
+    path = Path(folder)
+    if not path.is_dir():
+        raise DataError(
+            f"the data folder {folder} does not exist; required: a folder with the source's files"
+        )
+    return path
+
+
+def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
+    options = dict(columns)
+    unit = options.get("timestamp_unit", "s")
+    if unit not in ("s", "ms", "us", "ns"):
+        raise ConfigError(f"data.columns.timestamp_unit must be s, ms, us or ns; received {unit!r}")
+    for name, kind in dict(options.get("types", {})).items():
+        if kind not in KINDS:
+            raise ConfigError(
+                f"data.columns.types.{name}: unknown type {kind!r}{nearest(str(kind), KINDS)}"
+            )
+    for name, value in options.items():
+        if name in TABLES or name in ("types", "files"):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"data.columns.{name} must be a mapping; received {value!r}")
+        elif not isinstance(value, str):
+            raise ConfigError(
+                f"data.columns.{name} must be the name of a column; received {value!r}"
+            )
+    return options
+
+
+def _checked(source: Source) -> Source:
+    if not source.files:
+        return source
+    names = [field.name for field in source.fields]
+    # The source's own columns of these names give way to the reader's.
+    reserved = (RESERVED, SPLIT) if source.parts else (RESERVED,)
+    if set(reserved) & set(names):
+        fields = tuple(field for field in source.fields if field.name not in reserved)
+        source = replace(source, fields=fields)
+    for file in source.files:
+        if not Path(file).is_file():
+            raise DataError(f"{file} is missing; required: the file of the table {source.table}")
+        if Path(file).stat().st_size == 0:
+            raise DataError(f"{file} is empty; required: rows of the table {source.table}")
+    for name in REQUIRED[source.table]:
+        if name not in names and not source.anonymous:
+            raise DataError(
+                f"{source.files[0]}, line 1: the column {name!r} of the table {source.table} is "
+                "missing; "
+                f"received: {', '.join(field.source for field in source.fields)}. "
+                "Name it under data.columns if it is called otherwise"
+            )
+    if source.format in ("text", "csv"):
+        for file in source.files:
+            _check_end(Path(file), source)
+    return source
+
+
+def _check_end(path: Path, source: Source) -> None:
+    """A last line that has neither all its fields nor an end is the mark of a broken download."""
+    if path.suffix == ".gz":  # its checksum says when it is cut off
+        return
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - (1 << 16)))
+        tail = file.read()
+    if tail.endswith((b"\n", b"\x1a")) or b"\n" not in tail and size > 1 << 16:
+        return
+    last = tail.rsplit(b"\n", 1)[-1]
+    received = last.count(source.delimiter.encode()) + 1
+    if source.format == "csv":
+        if b'"' in tail:
+            return
+    if received < source.width:
+        with open(path, "rb") as file:
+            line = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
+        raise DataError(
+            f"{path}, line {line}: the file ends in the middle of a line; required: "
+            f"{source.width} fields, "
+            f"received: {received}. It looks truncated: fetch it again"
+        )
+
+
+def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    stem = sorted(path.glob("*.inter"))[0].with_suffix("")
+    sources = []
+    for table, suffix in zip(TABLES, (".inter", ".item", ".user")):
+        file = stem.with_name(stem.name + suffix)
+        if table != "events" and not file.is_file():
+            sources.append(Source(table))
+            continue
+        mapping = {source: name for name, source in parts.mapping(options, table).items()}
+        header = parts.first_line(file).split("\t")
+        fields = []
+        for index, column in enumerate(header):
+            source, _, kind = column.partition(":")
+            if kind not in _ATOMIC_KINDS:
+                raise DataError(
+                    f"{file}, line 1: required: column names as name:type with a type of "
+                    f"{', '.join(_ATOMIC_KINDS)}; received: {column!r}"
+                )
+            name = mapping.get(source, _ATOMIC_NAMES.get(source, source))
+            fields.append(
+                parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" ")
+            )
+        sources.append(parts.make_source(table, [file], fields, options, width=len(header)))
+    return sources
+
+
+def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
+    """A file without a header: the layout says what each position holds; an empty name is passed
+    over."""
+    fields = [parts.field(name, name, index, options) for index, name in enumerate(names) if name]
+    return parts.make_source(table, [file], fields, options, header=False, width=len(names), **more)
+
+
+def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    events = _named(
+        "events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options
+    )
+    items, users = Source("items"), Source("users")
+    if (path / "u.item").is_file():
+        genres = _GENRES_100K
+        if (path / "u.genre").is_file():
+            lines = (path / "u.genre").read_text("latin-1").split("\n")
+            genres = tuple(line.split("|")[0] for line in lines if "|" in line)
+        fields = [
+            parts.field("item_id", "movie id", 0, options),
+            Field("title", BYTES, 1, "movie title", year="year"),
+            Field("genres", BYTES_LIST, 5, "genres", flags=genres),
+        ]
+        items = parts.make_source(
+            "items",
+            [path / "u.item"],
+            fields,
+            options,
+            delimiter="|",
+            width=5 + len(genres),
+            header=False,
+            encoding="latin-1",
+        )
+    if (path / "u.user").is_file():
+        names = ["user_id", "age", "gender", "occupation", "zip_code"]
+        users = _named("users", path / "u.user", names, options, delimiter="|")
+    return [events, items, users]
+
+
+def _ml_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    names = ["user_id", "item_id", "rating", "timestamp"]
+    events = _named("events", path / "ratings.dat", names, options, delimiter="::")
+    items, users = Source("items"), Source("users")
+    if (path / "movies.dat").is_file():
+        fields = [
+            parts.field("item_id", "MovieID", 0, options),
+            Field("title", BYTES, 1, "Title", year="year"),
+            Field("genres", BYTES_LIST, 2, "Genres"),
+        ]
+        # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
+        encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
+        items = parts.make_source(
+            "items",
+            [path / "movies.dat"],
+            fields,
+            options,
+            delimiter="::",
+            width=3,
+            header=False,
+            encoding=encoding,
+        )
+    if (path / "users.dat").is_file():
+        names = ["user_id", "gender", "age", "occupation", "zip_code"]
+        users = _named("users", path / "users.dat", names, options, delimiter="::")
+    return [events, items, users]
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _ml_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    names = {"userId": "user_id", "movieId": "item_id"}
+    events = parts.headed("events", [path / "ratings.csv"], options, names)
+    items = Source("items")
+    if (path / "movies.csv").is_file():
+        items = parts.headed("items", [path / "movies.csv"], options, names)
+        fields = tuple(
+            replace(field, year="year") if field.name == "title" else field
+            for field in items.fields
+        )
+        items = replace(items, fields=fields)
+    return [events, items, Source("users")]
+
+
+def _table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """`events.csv`, or `events-*.csv`, or a folder `events/` of them; in the order of their
+    names."""
+    for suffix in suffixes:
+        found = [path / f"{table}{suffix}"] if (path / f"{table}{suffix}").is_file() else []
+        found = (
+            found
+            or sorted(path.glob(f"{table}[-_]*{suffix}"))
+            or sorted((path / table).glob(f"*{suffix}"))
+        )
+        if found:
+            return found
+    return []
+
+
+def _csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    sources = []
+    for table in TABLES:
+        files = _table_files(path, table, (".csv", ".tsv"))
+        if not files and table == "events":
+            raise DataError(
+                f"{path / 'events.csv'} is missing; required: the file of the table events"
+            )
+        sources.append(parts.headed(table, files, options) if files else Source(table))
+    return sources
+
+
+def _parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    from components.tables.parquet import parquet_fields
+
+    sources = []
+    for table in TABLES:
+        files = _table_files(path, table, (".parquet",))
+        if not files and table == "events":
+            raise DataError(
+                f"{path / 'events.parquet'} is missing; required: the file of the table events"
+            )
+        if not files:
+            sources.append(Source(table))
+            continue
+        names = {source: name for name, source in parts.mapping(options, table).items()}
+        found = parquet_fields(files)
+        parts.check_mapped(table, files[0], list(found), options)
+        fields = []
+        for source, kind in found.items():
+            name = names.get(source, source)
+            kind = dict(options.get("types", {})).get(name) or parts.KNOWN_KINDS.get(name) or kind
+            fields.append(Field(name, kind, None, source))
+        sources.append(parts.make_source(table, files, fields, options, format="parquet"))
+    return sources
+
+
+# In the order in which `detect` tries them.
+LAYOUTS = {
+    "recbole": (lambda path: any(path.glob("*.inter")), _atomic),
+    "ml_100k": (lambda path: (path / "u.data").is_file(), _ml_100k),
+    "ml_dat": (lambda path: (path / "ratings.dat").is_file(), _ml_dat),
+    "ml_csv": (lambda path: (path / "ratings.csv").is_file(), _ml_csv),
+    "parquet": (lambda path: bool(_table_files(path, "events", (".parquet",))), _parquet),
+    "csv": (lambda path: bool(_table_files(path, "events", (".csv", ".tsv"))), _csv),
+    "criteo": (criteo.has_criteo, criteo.criteo),
+    "amazon": (amazon.has_reviews, amazon.reviews),
+    "session_log": (sessions.has_log, sessions.session_log),
+    "session_lists": (sessions.has_session_lists, sessions.session_lists),
+    "user_lists": (sessions.has_user_lists, sessions.user_lists),
+}

@@ -1,0 +1,1 @@
+"""What client and server both speak: protocol buffers, tensors, records, status codes. No TensorFlow."""

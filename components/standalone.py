@@ -10,8 +10,8 @@ from typing import Any
 from components.build import examples
 from components.in_process import in_process_pipeline
 from components.read.layouts.detection import plan
-from components.read.sources import TABLES
 from components.tables import artifacts
+from components.tables.names import TABLES
 from components.tables.schemas import schema_folder
 
 

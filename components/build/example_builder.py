@@ -13,7 +13,7 @@ from tfx.types import artifact_utils, component_spec, standard_artifacts
 from components.build import examples as building
 from components.build import report as build_report
 from components.check.table_check import TableReport
-from components.read.sources import TABLES
+from components.tables.names import TABLES
 
 
 class ExampleBuilderSpec(component_spec.ComponentSpec):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, SplitConfig, read_given
-from components.read.sources import SPLIT
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
+from components.tables.names import PART
 from models.names.errors import DataError
 from models.names.features import NOT_FEATURES, REVIEW
 from models.names.label import LABEL, Label
@@ -136,7 +136,7 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
     columns = {"user_id": _flat(heads.column("user_id"))}
     for name in table.column_names:
         column = _flat(table.column(name))
-        if name in ("user_id", SPLIT) or is_list(kind_of(column.type)):
+        if name in ("user_id", PART) or is_list(kind_of(column.type)):
             continue
         if by_session and name == "session_id":
             columns[name] = _flat(heads.column(name))

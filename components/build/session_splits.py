@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from components.read.sources import PARTS, SPLIT
 from components.tables.hashing import hash_ids, mix
+from components.tables.names import PART, PARTS
 from models.names.errors import DataError
 
 DAY = 86_400
@@ -68,22 +68,22 @@ def parts_of(table: pa.Table) -> np.ndarray:
     Raises:
         DataError: it says something else.
     """
-    if SPLIT not in table.column_names:
+    if PART not in table.column_names:
         return np.zeros(table.num_rows, np.int8)
-    column = table.column(SPLIT).to_numpy()
+    column = table.column(PART).to_numpy()
     codes, values = pd.factorize(column)
     known = {part.encode(): number for number, part in enumerate(PARTS)}
     for value in values:
         if value not in known:
             where = int(np.flatnonzero(column == value)[0])
             raise DataError(
-                f"events.{SPLIT}: required: {', '.join(PARTS)}; received "
+                f"events.{PART}: required: {', '.join(PARTS)}; received "
                 f"{value.decode('utf-8', 'backslashreplace')!r} "
                 f"in row {table.column('row')[where].as_py()}"
             )
     if (codes < 0).any():
         raise DataError(
-            f"events.{SPLIT}: required: {', '.join(PARTS)}; received nothing in "
+            f"events.{PART}: required: {', '.join(PARTS)}; received nothing in "
             f"{(codes < 0).sum()} rows"
         )
     return (

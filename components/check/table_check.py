@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact, artifact_utils, component_spec, standard_artifacts
 
 from components.check import rules
-from components.read.sources import TABLES
+from components.tables.names import TABLES
 from components.tables.schemas import read_schemas
 
 

@@ -15,17 +15,9 @@ import pyarrow.compute as pc
 
 from components.read import json_lines, parsing
 from components.read.parsing import Rejects
-from components.read.sources import (
-    BLOCK_OF_ROWS,
-    LISTS,
-    REQUIRED,
-    RESERVED,
-    SPLIT,
-    Field,
-    Source,
-    open_file,
-)
+from components.read.sources import BLOCK_OF_ROWS, LISTS, Field, Source, open_file
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list
+from components.tables.names import PART, REQUIRED, ROW
 from components.tables.parquet import open_parquet, read_rows
 
 BLOCK_BYTES = 16 << 20
@@ -207,9 +199,9 @@ def parse(source: Source, block: Block) -> Parsed:
         arrays["item_id"] = pa.array(np.full(len(rows), b"any", object), pa.large_binary())
     if source.parts:
         part = (source.part_of(block.file) or "").encode()
-        arrays[SPLIT] = pa.array(np.full(len(kept), part, object), pa.large_binary())
+        arrays[PART] = pa.array(np.full(len(kept), part, object), pa.large_binary())
     if source.table == "events":
-        arrays[RESERVED] = pa.array(rows)
+        arrays[ROW] = pa.array(rows)
     names = list(source.columns())
     table = pa.table(
         [arrays[name].cast(arrow_type(kind)) for name, kind in source.columns().items()],

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT
+from components.tables.names import PART, REQUIRED, ROW
 from models.names.errors import DataError
 
-TABLES = ("events", "items", "users")
-REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 KINDS = (BYTES, INT, FLOAT, BYTES_LIST, FLOAT_LIST)
-RESERVED = "row"
 BLOCK_OF_ROWS = 1000
-SPLIT = "split"
-PARTS = ("train", "valid", "test")
 LISTS = ("session_lists", "user_lists")
 
 
@@ -115,7 +111,7 @@ class Source:
             if field.year:
                 columns[field.year] = INT
         if self.parts:
-            columns[SPLIT] = BYTES
+            columns[PART] = BYTES
         if self.table == "events":
-            columns[RESERVED] = INT
+            columns[ROW] = INT
         return columns

@@ -9,8 +9,8 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
 from components.read.layouts.detection import plan
-from components.read.sources import TABLES
 from components.tables import artifacts as tables
+from components.tables.names import TABLES
 
 
 class TableReaderSpec(component_spec.ComponentSpec):

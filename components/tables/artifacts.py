@@ -11,9 +11,10 @@ import apache_beam as beam
 import pyarrow as pa
 
 from components.read.readers import Parsed, ReadTable
-from components.read.sources import LISTS, TABLES, Source
+from components.read.sources import LISTS, Source
 from components.tables import records
 from components.tables.columns import concatenated, empty_table, is_list
+from components.tables.names import TABLES
 from models.names.errors import DataError
 
 SPLIT = "all"

@@ -6,8 +6,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.read.sources import TABLES
 from components.tables.columns import is_list
+from components.tables.names import TABLES
 from models.names.errors import ConfigError, DataError
 
 PREFIX = {"events": "", "items": "item_", "users": "user_"}

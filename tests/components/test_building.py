@@ -15,8 +15,8 @@ from components.build import examples
 from components.build.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
 from components.check import rules
 from components.in_process import in_process_pipeline
-from components.read.sources import TABLES
 from components.tables import artifacts, records, schemas
+from components.tables.names import TABLES
 from models.names.errors import ConfigError, DataError
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import PARTS, Field, Source, open_file
+from components.read.sources import Field, Source, open_file
 from components.tables.columns import BYTES, FLOAT
+from components.tables.names import PARTS
 from models.names.errors import DataError
 
 COUNTS = tuple(f"I{number}" for number in range(1, 14))

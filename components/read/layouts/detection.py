@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import amazon, criteo, parts, sessions
-from components.read.sources import KINDS, REQUIRED, RESERVED, SPLIT, TABLES, Field, Source
+from components.read.sources import KINDS, Field, Source
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST
+from components.tables.names import PART, REQUIRED, ROW, TABLES
 from models.names.errors import ConfigError, DataError, nearest
 
 _ATOMIC_NAMES = {
@@ -138,7 +139,7 @@ def _checked(source: Source) -> Source:
         return source
     names = [field.name for field in source.fields]
     # The source's own columns of these names give way to the reader's.
-    reserved = (RESERVED, SPLIT) if source.parts else (RESERVED,)
+    reserved = (ROW, PART) if source.parts else (ROW,)
     if set(reserved) & set(names):
         fields = tuple(field for field in source.fields if field.name not in reserved)
         source = replace(source, fields=fields)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.read.sources import TABLES, Field, Source, open_file
+from components.read.sources import Field, Source, open_file
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, INT
+from components.tables.names import TABLES
 from models.names.errors import DataError
 
 # What a column of this name holds, wherever it comes from.

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import PARTS, Field, Source, open_file
+from components.read.sources import Field, Source, open_file
 from components.tables.columns import BYTES
+from components.tables.names import PARTS
 from models.names.errors import ConfigError, DataError
 
 _SUFFIXES = (".txt", ".csv", ".tsv", ".dat")

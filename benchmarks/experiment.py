@@ -122,12 +122,12 @@ def measure(
     from models.training.trainer import resolve
 
     parameters = resolve(model_name, hyper_parameters)
-    data, model, session, seconds = _train(prepared, model_name, parameters, seed)
-    valid = session.evaluation.of(model)()
+    data, model, loop, seconds = _train(prepared, model_name, parameters, seed)
+    valid = loop.evaluation.of(model)()
     if refit:
-        data, model, _, more = _train(refit, model_name, parameters, seed, session.best_epochs)
+        data, model, _, more = _train(refit, model_name, parameters, seed, loop.best_epochs)
         seconds += more
-    speeds = [row["examples_per_second"] for row in session.history if row["examples_per_second"]]
+    speeds = [row["examples_per_second"] for row in loop.history if row["examples_per_second"]]
     return {
         "model": model_name,
         "seed": seed,
@@ -135,7 +135,7 @@ def measure(
         "valid": valid,
         "seconds": round(seconds, 1),
         "rows_per_second": float(np.median(speeds)) if speeds else None,
-        "best_epochs": session.best_epochs,
+        "best_epochs": loop.best_epochs,
         "hyper_parameters": parameters.model_dump(),
     }
 
@@ -191,10 +191,10 @@ def _train(
     seed: int,
     stage_epochs: dict[str, int] | None = None,
 ):
-    """Trains as the Trainer does: (data, model, session, seconds)."""
+    """Trains as the Trainer does: (data, model, loop, seconds)."""
     import tensorflow as tf
 
-    from models.training.session import TrainingSession
+    from models.training.loop import TrainingLoop
 
     data = prepared.training_data(model_name)
     tf.keras.backend.clear_session()
@@ -202,11 +202,11 @@ def _train(
     started = time.monotonic()
     model = registry.load(model_name).Model(parameters, data)
     evaluation = _task(prepared, model_name).evaluation(data, "valid")
-    session = TrainingSession(
+    loop = TrainingLoop(
         parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {}
     )
-    model.learn(session)
-    return data, model, session, time.monotonic() - started
+    model.learn(loop)
+    return data, model, loop, time.monotonic() - started
 
 
 def summary(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, str]:

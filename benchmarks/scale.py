@@ -76,11 +76,11 @@ def stage(name: str, folder: Path, model: str, setting: dict) -> None:
         )
     else:
         from models.names import registry
-        from models.training.session import TrainingSession
+        from models.training.loop import TrainingLoop
 
         module, data = registry.load(model), experiment.Prepared(folder).training_data(model)
         parameters = module.HyperParameters(epochs=1, **setting)
-        module.Model(parameters, data).learn(TrainingSession(parameters, data))
+        module.Model(parameters, data).learn(TrainingLoop(parameters, data))
 
 
 def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:

@@ -47,7 +47,7 @@ def run(
         model: name of the served model, where the logs are of several.
         schema: name or folder of the curated schemas; those that the run was checked with where
             None.
-        limits: of `serving_skew.Limits`.
+        limits: of `serving_skew.Bounds`.
         report: the folder to write to; a new one under `<output>/drift` where None.
         say: takes lines of progress.
 
@@ -66,7 +66,7 @@ def run(
         from components.monitor import request_logs, skew
         from components.monitor.statistics import measure
 
-        bounds = skew.Limits.parse(limits or {})
+        bounds = skew.Bounds.parse(limits or {})
         files = request_logs.find_logs(logs)
         earlier_files = request_logs.find_logs(baseline_logs) if baseline_logs else []
         folder = (
@@ -131,7 +131,7 @@ def require_met(found: Mapping[str, Any]) -> None:
 
 
 def read_training(record: RunRecord, schema: str | None, folder: str):
-    """What the model of a run was trained on (`serving_measures.Training`); of a bundle that is the
+    """What the model of a run was trained on (`monitor_statistics.TrainedOn`); of a bundle that is the
     run of its recall.
 
     Raises:
@@ -141,7 +141,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     from components.in_process import in_process_pipeline
-    from components.monitor import statistics as serving_measures
+    from components.monitor import statistics as monitor_statistics
     from components.tables import artifacts, schemas
 
     examples = _artifact(record, "ExampleBuilder", "examples")
@@ -166,11 +166,11 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
             / "Split-all"
             / "FeatureStats.pb"
         )
-        statistics = serving_measures.Statistics.FromString(path.read_bytes())
+        statistics = monitor_statistics.Statistics.FromString(path.read_bytes())
     else:
         inputs = _inputs(record, "score")
         columns = {name: kind for name, kind in train_columns.items() if name in inputs}
-        statistics = serving_measures.split_statistics(
+        statistics = monitor_statistics.split_statistics(
             in_process_pipeline, examples, "train", columns, folder
         )
     origins = schemas.origins(
@@ -179,13 +179,13 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
             for table in _TABLES
         }
     )
-    return serving_measures.Training(
+    return monitor_statistics.TrainedOn(
         task,
         columns,
-        serving_measures.serving_schema(task, columns, curated, origins, train),
+        monitor_statistics.serving_schema(task, columns, curated, origins, train),
         statistics,
-        serving_measures.known_ids(examples, "users", "user_id"),
-        serving_measures.known_ids(examples, "items", "item_id"),
+        monitor_statistics.known_ids(examples, "users", "user_id"),
+        monitor_statistics.known_ids(examples, "items", "item_id"),
     )
 
 

@@ -46,7 +46,7 @@ def users_of_examples(examples_uri: str) -> Callable[[], Iterator[dict[str, Any]
 
     def read():
         for path in records.shards(artifacts.split_folder(examples_uri, "users")):
-            for table in records.read_table(path, {"user_id": BYTES}):
+            for table in records.read_batches(path, {"user_id": BYTES}):
                 for user in table.column("user_id").to_pylist():
                     yield {"user_id": user}
 

@@ -128,7 +128,7 @@ def build(
     if config.split.file:
         read_given(config.split.file)  # a worker would wrap the error in its own
     files = {
-        table: records.shards(artifacts.split_folder(uri, artifacts.SPLIT))
+        table: records.shards(artifacts.split_folder(uri, artifacts.ALL))
         for table, uri in inputs.items()
     }
     shards = max(
@@ -249,7 +249,7 @@ class ReadBatches(beam.PTransform):
             pipeline
             | beam.Create(self._files)
             | beam.Reshuffle()
-            | "Decode" >> beam.FlatMap(lambda path: records.read_table(path, columns))
+            | "Decode" >> beam.FlatMap(lambda path: records.read_batches(path, columns))
         )
 
 

@@ -192,7 +192,7 @@ def _test_rows(examples_uri: str, names: tuple[str, ...], count: int) -> list[di
     }
     rows: list[dict[str, Any]] = []
     for path in records.shards(artifacts.split_folder(examples_uri, "test")):
-        for table in records.read_table(path, wanted):
+        for table in records.read_batches(path, wanted):
             rows += table.slice(0, count - len(rows)).to_pylist()
         if len(rows) >= count:
             break

@@ -101,7 +101,7 @@ def check(
     """
     columns = {table: artifacts.table_columns(uri) for table, uri in inputs.items()}
     files = {
-        table: records.shards(artifacts.split_folder(uri, artifacts.SPLIT))
+        table: records.shards(artifacts.split_folder(uri, artifacts.ALL))
         for table, uri in inputs.items()
     }
     reports = {table: _read_report(uri) for table, uri in inputs.items()}

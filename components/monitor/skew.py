@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.monitor.request_logs import ITEM, RECOMMENDED, STRATEGY, USER
-from components.monitor.statistics import SERVING, Period, Statistics, Training
+from components.monitor.statistics import SERVING, Period, Statistics, TrainedOn
 from models.names.errors import ConfigError, require_known
 
 _METRICS = {
@@ -30,7 +30,7 @@ _BYTES_VALUE = "__BYTES_VALUE__"  # what TFDV calls all values that are no UTF-8
 
 
 @dataclass(frozen=True)
-class Limits:
+class Bounds:
     """How much of what is tolerated, beside the comparators of the schemas.
 
     Attributes:
@@ -61,7 +61,7 @@ class Limits:
     allowed_anomalies: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Limits":
+    def parse(cls, values: Mapping[str, Any]) -> "Bounds":
         """Checks and takes over a mapping.
 
         Raises:
@@ -113,7 +113,7 @@ class Finding:
 
 
 def compare(
-    now: Period, training: Training, earlier: Period | None, limits: Limits
+    now: Period, training: TrainedOn, earlier: Period | None, limits: Bounds
 ) -> list[Finding]:
     """Everything that can be compared, what is broken first."""
     findings = [
@@ -128,7 +128,7 @@ def compare(
 
 
 def _columns(
-    now: Period, training: Training, earlier: Period | None, limits: Limits
+    now: Period, training: TrainedOn, earlier: Period | None, limits: Bounds
 ) -> list[Finding]:
     """TFDV's findings: distances by the schema's comparators, and anomalies of the requests against
     the schema.
@@ -180,7 +180,7 @@ def _columns(
 
 
 def _distance(
-    kind: str, name: str, measured: Any, now: Any, before: Any, words: str, limits: Limits
+    kind: str, name: str, measured: Any, now: Any, before: Any, words: str, limits: Bounds
 ) -> Finding:
     metric = _METRICS[type(measured).Type.Name(measured.type)]
     value, bound = measured.value, measured.threshold
@@ -211,7 +211,7 @@ def _distance(
 
 
 def _missing(
-    now: Period, training: Training, earlier: Period | None, limits: Limits
+    now: Period, training: TrainedOn, earlier: Period | None, limits: Bounds
 ) -> list[Finding]:
     """A column that requests lack more often: the skew that TFDV's comparators do not see. A
     history may be empty.
@@ -248,7 +248,7 @@ def _missing(
     return findings
 
 
-def shares(period: Period, training: Training) -> dict[str, tuple[int, int]]:
+def shares(period: Period, training: TrainedOn) -> dict[str, tuple[int, int]]:
     """What was counted: name -> (count, of how many)."""
     summary, found = period.summary, {}
     rows = summary.counts.get("rows", 0)
@@ -281,7 +281,7 @@ def shares(period: Period, training: Training) -> dict[str, tuple[int, int]]:
 
 
 def _shares(
-    now: Period, training: Training, earlier: Period | None, limits: Limits
+    now: Period, training: TrainedOn, earlier: Period | None, limits: Bounds
 ) -> list[Finding]:
     fallback = f"answered by {_FALLBACK[training.task].decode()}"
     bounds = {
@@ -347,7 +347,7 @@ def _shares(
     return findings
 
 
-def _popularity(now: Period, earlier: Period, limits: Limits) -> Finding:
+def _popularity(now: Period, earlier: Period, limits: Bounds) -> Finding:
     found, before = now.summary.of(RECOMMENDED), earlier.summary.of(RECOMMENDED)
     distance, divergence, differences = distribution_distance(found, before)
     text = (
@@ -420,7 +420,7 @@ def _bounded(
     rows: int,
     text: str,
     key: str,
-    limits: Limits,
+    limits: Bounds,
 ) -> Finding:
     if bound is None:
         return Finding(kind, name, metric, value, bound, "unbounded", text)

@@ -41,7 +41,7 @@ class Period:
 
 
 @dataclass
-class Training:
+class TrainedOn:
     """What the requests are held against.
 
     Attributes:
@@ -171,7 +171,7 @@ def split_statistics(
             pipeline
             | beam.Create(files)
             | beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda path: records.read_table(path, lists))
+            | "Read" >> beam.FlatMap(lambda path: records.read_batches(path, lists))
             | "Batches"
             >> beam.FlatMap(
                 lambda table: [_with_nulls(batch) for batch in table.combine_chunks().to_batches()]

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from components.read import json_lines, parsing
 from components.read.parsing import Rejects
-from components.read.sources import BLOCK_OF_ROWS, LISTS, Field, Source, open_file
+from components.read.sources import BLOCK_OF_ROWS, LISTS, FileField, Source, open_file
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list
 from components.tables.names import PART, REQUIRED, ROW
 from components.tables.parquet import open_parquet, read_rows
@@ -56,7 +56,7 @@ class Parsed:
     unreadable: dict[str, int]
 
 
-class ReadTable(beam.PTransform):
+class ReadSource(beam.PTransform):
     """Reads one table.
 
     Args:
@@ -250,7 +250,7 @@ def _read_text(source: Source, block: Block, rejects: Rejects):
             data, source.delimiter, lines, rejects, f"{name}-" if name else "" if made_up else None
         )
     elif source.format == "json":
-        names = [field.source for field in source.fields]
+        names = [field.header for field in source.fields]
         values, kept = json_lines.split_json(data, names, lines, rejects)
     elif quoted:
         values, kept = parsing.split_csv(data, source.delimiter, source.width, ends, lines, rejects)
@@ -262,7 +262,7 @@ def _read_text(source: Source, block: Block, rejects: Rejects):
     return columns, kept, lines
 
 
-def _flags(values: list[pa.Array], field: Field) -> pa.Array:
+def _flags(values: list[pa.Array], field: FileField) -> pa.Array:
     """One-or-nought columns -> the names of those that are one."""
     set_ = np.stack(
         [
@@ -279,17 +279,17 @@ def _flags(values: list[pa.Array], field: Field) -> pa.Array:
 
 
 def _read_parquet(source: Source, block: Block):
-    wanted = [field.source for field in source.fields]
+    wanted = [field.header for field in source.fields]
     parts = list(read_rows(block.file, block.start, wanted, _BLOCK_ROWS))
     table = pa.Table.from_batches(parts)
     columns = {
-        field.name: _typed(table.column(field.source), field, source) for field in source.fields
+        field.name: _typed(table.column(field.header), field, source) for field in source.fields
     }
     rows = np.arange(table.num_rows)
     return columns, rows, block.line + rows
 
 
-def _typed(column: pa.ChunkedArray, field: Field, source: Source) -> pa.Array:
+def _typed(column: pa.ChunkedArray, field: FileField, source: Source) -> pa.Array:
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)

@@ -39,14 +39,14 @@ def open_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @dataclass(frozen=True)
-class Field:
+class FileField:
     """One column of a table.
 
     Attributes:
         name: what it is called in the table.
         kind: what it holds (`components.tables.columns`).
         index: position in the file (text) of the value; None for Parquet.
-        source: what the file calls it, for messages and for Parquet.
+        header: what the file calls it, for messages and for Parquet.
         separator: what splits the values of a list.
         flags: names of one-or-nought columns from `index` on, which make up a list (u.item's
             genres).
@@ -56,7 +56,7 @@ class Field:
     name: str
     kind: str
     index: int | None
-    source: str
+    header: str
     separator: str = "|"
     flags: tuple[str, ...] = ()
     year: str | None = None
@@ -85,7 +85,7 @@ class Source:
 
     table: str
     files: tuple[str, ...] = ()
-    fields: tuple[Field, ...] = ()
+    fields: tuple[FileField, ...] = ()
     format: str = "text"
     delimiter: str = "\t"
     width: int = 0

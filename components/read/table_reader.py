@@ -59,7 +59,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
         )
         for table, artifact in artifacts.items():
             report = reports[table]
-            artifact.split_names = artifact_utils.encode_split_names([tables.SPLIT])
+            artifact.split_names = artifact_utils.encode_split_names([tables.ALL])
             artifact.set_int_custom_property("read", report["read"])
             artifact.set_int_custom_property("kept", report["kept"])
             artifact.set_int_custom_property("rejected", report["read"] - report["kept"])

@@ -10,14 +10,14 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from components.read.readers import Parsed, ReadTable
+from components.read.readers import Parsed, ReadSource
 from components.read.sources import LISTS, Source
 from components.tables import records
 from components.tables.columns import concatenated, empty_table, is_list
 from components.tables.names import TABLES
 from models.names.errors import DataError
 
-SPLIT = "all"
+ALL = "all"
 _WHOLE_FILES = 256 << 20
 
 
@@ -84,10 +84,10 @@ def write_tables(
     with make_pipeline() as pipeline:
         for source in sources:
             uri = uris[source.table]
-            folder = split_folder(uri, SPLIT)
+            folder = split_folder(uri, ALL)
             report = beam.pvalue.AsList(
                 pipeline
-                | f"Read[{source.table}]" >> ReadTable(source)
+                | f"Read[{source.table}]" >> ReadSource(source)
                 | f"Write[{source.table}]" >> beam.Map(_write, folder)
             )
             _ = (
@@ -126,7 +126,7 @@ def _write(parsed: Parsed, folder: str) -> dict[str, Any]:
 def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
     written = sorted(written, key=lambda one: one["number"])
     if not written:
-        records.write_table(empty_table(source.columns()), split_folder(uri, SPLIT), 0)
+        records.write_table(empty_table(source.columns()), split_folder(uri, ALL), 0)
     rejected: dict[str, dict[str, Any]] = {}
     unreadable: dict[str, int] = {}
     for one in written:
@@ -190,7 +190,7 @@ def table_columns(uri: str) -> dict[str, str]:
 
 def _columns_of_rows(uri: str) -> dict[str, str]:
     columns: dict[str, str] = {}
-    for path in records.shards(split_folder(uri, SPLIT)):
+    for path in records.shards(split_folder(uri, ALL)):
         for name, kind in records.guess_columns(path).items():
             if not is_list(columns.get(name, "")):
                 columns[name] = kind
@@ -199,7 +199,7 @@ def _columns_of_rows(uri: str) -> dict[str, str]:
 
 def read_table(uri: str) -> pa.Table:
     """A whole table in memory: for small ones, tests and reports."""
-    return read_split(uri, SPLIT, table_columns(uri))
+    return read_split(uri, ALL, table_columns(uri))
 
 
 def read_split(uri: str, split: str, columns: Mapping[str, str]) -> pa.Table:
@@ -207,6 +207,6 @@ def read_split(uri: str, split: str, columns: Mapping[str, str]) -> pa.Table:
     parts = [
         part
         for path in records.shards(split_folder(uri, split))
-        for part in records.read_table(path, columns)
+        for part in records.read_batches(path, columns)
     ]
     return concatenated(parts, columns)

@@ -121,7 +121,7 @@ def write_records(records, folder: str, shard: int) -> int:
     return count
 
 
-def read_table(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
     """Yields the rows of one gzip TFRecord file in batches of bounded size."""
     batch = []
     for record in read_records(path):

@@ -5,7 +5,7 @@ id.
 import tensorflow as tf
 
 from models.inputs.data import Entities
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 
 
@@ -57,7 +57,7 @@ class ToEntities(tf.keras.layers.Layer):
         kernel, bias = (
             tf.cast(table.embeddings, self.compute_dtype) for table in (self.kernel, self.bias)
         )
-        return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST:]
+        return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST_TOKEN:]
 
 
 def _rows(entities: Entities, units: int, initializer, name: str) -> TokenEmbedding:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from models.autoencoder.layers import FromEntities, ToEntities
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import multi_hot, shuffled_profiles
 from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
@@ -99,7 +99,7 @@ def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         logits: [B, N].
         items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
     """
-    profile = multi_hot(items, tf.shape(logits)[1] + FIRST)[:, FIRST:]
+    profile = multi_hot(items, tf.shape(logits)[1] + FIRST_TOKEN)[:, FIRST_TOKEN:]
     return -tf.reduce_mean(
         tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1)
     )

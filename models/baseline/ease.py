@@ -39,13 +39,13 @@ class EASE(ItemBased):
             )
         super().__init__(hyper_parameters, data)
 
-    def learn(self, session):
+    def learn(self, loop):
         started = time.monotonic()
-        pairs = session.data.events.matrix(len(session.data.items))
+        pairs = loop.data.events.matrix(len(loop.data.items))
         self.weights_matrix.assign(
             solve((pairs.T @ pairs).toarray().astype(np.float64), self.hyper_parameters.l2)
         )
-        session.record(self, seconds=time.monotonic() - started)
+        loop.record(self, seconds=time.monotonic() - started)
 
 
 def solve(gram: np.ndarray, l2: float) -> np.ndarray:

@@ -5,7 +5,7 @@ history.
 import tensorflow as tf
 
 from models.contract.retrieve import RetrieveModel
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import multi_hot
 
 
@@ -31,5 +31,5 @@ class ItemBased(RetrieveModel):
 
     def score_items(self, query, catalogue):
         # A repeated item counts once, as in the binary matrix that the weights were fitted on.
-        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST)
-        return tf.matmul(history[:, FIRST:], catalogue)
+        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST_TOKEN)
+        return tf.matmul(history[:, FIRST_TOKEN:], catalogue)

@@ -30,8 +30,8 @@ class Popularity(RetrieveModel):
         super().__init__(hyper_parameters, data)
         self._scores = tf.constant(popularity_scores(data.item_counts))
 
-    def learn(self, session):
-        session.record(self)
+    def learn(self, loop):
+        loop.record(self)
 
     def score_items(self, query, catalogue):
         return tf.tile(self._scores[tf.newaxis], [tf.shape(query["user"])[0], 1])

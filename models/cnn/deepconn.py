@@ -143,10 +143,10 @@ class DeepCoNN(ScoreModel):
             2 * hyper_parameters.units, hyper_parameters, self.initial_score
         )
 
-    def learn(self, session):
-        with session.strategy.scope():
+    def learn(self, loop):
+        with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         user, item = inputs["user_id"], inputs["item_id"]

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import DataError
-from models.training.session import say
+from models.training.loop import say
 
 _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows are asked for
 
@@ -40,7 +40,11 @@ class WordEmbedding(TokenEmbedding):
                 vectors, tokens, dimension, tf.keras.initializers.get(initializer), scale
             )
         super().__init__(
-            tokens, FIRST + len(tokens), dimension, embeddings_initializer=initializer, name=name
+            tokens,
+            FIRST_TOKEN + len(tokens),
+            dimension,
+            embeddings_initializer=initializer,
+            name=name,
         )
 
     def call(self, inputs):
@@ -128,7 +132,7 @@ def pretrained(path: str, tokens: Sequence[bytes], dimension: int, others, scale
         DataError: the file is missing, its vectors are of another dimension, or it has no word of
             the vocabulary.
     """
-    row_of = {token: row for row, token in enumerate(tokens, start=FIRST)}
+    row_of = {token: row for row, token in enumerate(tokens, start=FIRST_TOKEN)}
     rows, found = [], []
     try:
         with tf.io.gfile.GFile(path, "rb") as file:

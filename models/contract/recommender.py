@@ -34,11 +34,11 @@ class Recommender(tfrs.Model):
             f"{type(self).__name__} must define batches() or override learn()"
         )
 
-    def learn(self, session) -> None:
-        """Trains the model; `session` is a training.TrainingSession. Papers with a procedure of
+    def learn(self, loop) -> None:
+        """Trains the model; `loop` is a training.TrainingLoop. Papers with a procedure of
         their own override this.
         """
-        session.fit(self)
+        loop.fit(self)
 
     def train_step(self, inputs):
         """One step; reports the mean loss of the epoch so far, where TFRS reports the last step's."""

@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from models.contract.recommender import Recommender
 from models.inputs.data import STRINGS, TrainingData, drop_unknown
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.measures import ranking, segments
 from models.names import metrics
 
@@ -82,7 +82,7 @@ class DotProductModel(RetrieveModel):
 @tf.function(reduce_retracing=True)
 def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
-    positions = tf.stack([items.value_rowids(), items.flat_values - FIRST], axis=1)
+    positions = tf.stack([items.value_rowids(), items.flat_values - FIRST_TOKEN], axis=1)
     return tf.tensor_scatter_nd_update(
         scores, positions, tf.fill(tf.shape(positions)[:1], float("-inf"))
     )
@@ -317,7 +317,7 @@ class Retriever(tf.Module):
         return {"user": user, "known": self._known(user), "history": history}
 
     def _known(self, user):
-        return (user >= FIRST) & (user < FIRST + self._known_users)
+        return (user >= FIRST_TOKEN) & (user < FIRST_TOKEN + self._known_users)
 
     def _stored(self, user):
         histories = tf.RaggedTensor.from_row_splits(
@@ -337,7 +337,7 @@ def _positions(index: tf.RaggedTensor) -> tf.Tensor:
     """Ragged item indices -> dense catalogue positions, -1 for padding and for items outside the
     catalogue.
     """
-    dense = tf.maximum(index - FIRST, -1).to_tensor(default_value=-1)
+    dense = tf.maximum(index - FIRST_TOKEN, -1).to_tensor(default_value=-1)
     return tf.cast(dense, tf.int32)
 
 

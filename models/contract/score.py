@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from models.contract.recommender import Recommender
 from models.inputs import sampling
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import ID, Inputs, ScoreData
 from models.measures import pointwise
 from models.names import metrics
@@ -84,7 +84,7 @@ class ScoreModel(Recommender):
             inputs = {name: _dense(column) for name, column in batch.items()}
             for number, name in enumerate(names):
                 forgotten = sampling.forget_some(inputs[name], rate, seeds[number])
-                inputs[name] = tf.where(inputs[name] >= FIRST, forgotten, inputs[name])
+                inputs[name] = tf.where(inputs[name] >= FIRST_TOKEN, forgotten, inputs[name])
             return inputs
 
         return sampling.shuffled_batches(
@@ -148,7 +148,7 @@ class Scorer(tf.Module):
         score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
         return {
             "score": tf.reshape(score, tf.shape(item)),
-            "known": (user >= FIRST) & (user < FIRST + self._data.users.known),
+            "known": (user >= FIRST_TOKEN) & (user < FIRST_TOKEN + self._data.users.known),
         }
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -185,7 +185,7 @@ class Scorer(tf.Module):
         prediction = self._predict(inputs)
         known = tf.ones_like(prediction, tf.bool)
         for name in self._known:
-            known &= inputs[name] >= FIRST
+            known &= inputs[name] >= FIRST_TOKEN
         return {"score": prediction, "strategy": tf.where(known, "model", "cold")}
 
 

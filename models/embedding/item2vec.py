@@ -29,7 +29,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.retrieve import DotProductModel
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
 from models.inputs.token_layers import TokenEmbedding
 from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
@@ -119,15 +119,15 @@ class Item2vec(DotProductModel):
     def batches(self, data, seed, first_epoch):
         return self.skip_gram(data, seed).batches(first_epoch)
 
-    def learn(self, session):
+    def learn(self, loop):
         own = self.hyper_parameters
-        steps = own.epochs * self.skip_gram(session.data, session.seed).steps
-        with session.strategy.scope():
+        steps = own.epochs * self.skip_gram(loop.data, loop.seed).steps
+        with loop.strategy.scope():
             rate = tf.keras.optimizers.schedules.PolynomialDecay(
                 own.learning_rate, steps, 1e-4 * own.learning_rate
             )
             optimizer = tf.keras.optimizers.SGD(rate)
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs, training=False):
         """The sum over the batch, not the mean: the step of an item must not shrink with the batch
@@ -160,7 +160,7 @@ class Item2vec(DotProductModel):
         )
 
     def item_embeddings(self):
-        return tf.math.l2_normalize(self.vectors.embeddings[FIRST:], axis=1)
+        return tf.math.l2_normalize(self.vectors.embeddings[FIRST_TOKEN:], axis=1)
 
     def catalogue(self):
         """([N, D] unit vectors, 0 where an item has none; [N] what is added to the score: 0, or

@@ -44,13 +44,13 @@ class LogisticRegression(ScoreModel):
         # one has started.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
-    def learn(self, session):
+    def learn(self, loop):
         own = self.hyper_parameters
-        with session.strategy.scope():
+        with loop.strategy.scope():
             optimizer = Ftrl(
                 own.learning_rate, rows=own.batch_size, beta=own.beta, l1=own.l1, l2=own.l2
             )
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         row, x = self.rows(inputs)

@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
-from models.inputs.preprocessing import BUCKETS, FIRST
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
 from models.inputs.score_data import ID
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
@@ -79,9 +79,9 @@ class WideDeep(ScoreModel):
             1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
         )
 
-    def learn(self, session):
+    def learn(self, loop):
         hyper_parameters = self.hyper_parameters
-        with session.strategy.scope():
+        with loop.strategy.scope():
             wide = Ftrl(
                 hyper_parameters.wide_learning_rate,
                 rows=hyper_parameters.batch_size,
@@ -92,11 +92,11 @@ class WideDeep(ScoreModel):
                 [wide, deep],
                 lambda variable: int(all(variable is not each for each in self.wide_variables())),
             )
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
         weights = tf.concat(
             [tf.reshape(variable, [-1]) for variable in self.wide_variables()], axis=0
         )
-        session.history[-1]["zero_wide_weights"] = float(
+        loop.history[-1]["zero_wide_weights"] = float(
             tf.reduce_mean(tf.cast(weights == 0.0, tf.float32))
         )
 
@@ -126,8 +126,8 @@ class WideDeep(ScoreModel):
             )
         ]
         for name in self._numbers:
-            quantile = tf.cast(inputs[name] - FIRST, tf.float32) / (BUCKETS - 1)
-            present = tf.cast(inputs[name] >= FIRST, tf.float32)
+            quantile = tf.cast(inputs[name] - FIRST_TOKEN, tf.float32) / (BUCKETS - 1)
+            present = tf.cast(inputs[name] >= FIRST_TOKEN, tf.float32)
             parts.append(tf.stack([quantile * present, 1 - present], axis=1))
         return tf.cast(
             self.output_layer(self.deep(tf.concat(parts, axis=1), training=training))[:, 0],

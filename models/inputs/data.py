@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 from tensorflow_transform.tf_metadata import schema_utils
 
 from models.inputs.documents import Documents
-from models.inputs.preprocessing import FIRST, ITEM_FREQUENCY, UNKNOWN
+from models.inputs.preprocessing import FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
 from models.names import features as feature_types
 from models.names.errors import DataError
 
@@ -51,12 +51,12 @@ class Entities:
     @property
     def index_count(self) -> int:
         """Number of indices: all entities, padding and unknown."""
-        return len(self.ids) + FIRST
+        return len(self.ids) + FIRST_TOKEN
 
     @property
     def embedding_rows(self) -> int:
         """Rows that an id embedding needs: the known entities, padding and unknown."""
-        return self.known + FIRST
+        return self.known + FIRST_TOKEN
 
     @functools.cached_property
     def embedding_index(self) -> np.ndarray:
@@ -66,7 +66,7 @@ class Entities:
 
     def lookup_table(self) -> tf.lookup.StaticHashTable:
         """Id (string) -> index; an id that nobody knows maps to 1."""
-        values = tf.range(FIRST, self.index_count, dtype=tf.int64)
+        values = tf.range(FIRST_TOKEN, self.index_count, dtype=tf.int64)
         initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids, tf.string), values)
         return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
 
@@ -131,11 +131,11 @@ class EventLog:
         """[P, item_count] float32: 1 where a user has the item, by catalogue position; rows in the
         order of `starts`; no unknown items.
         """
-        known = self.item >= FIRST
+        known = self.item >= FIRST_TOKEN
         rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
         shape = (len(self.starts) - 1, item_count)
         pairs = scipy.sparse.csr_matrix(
-            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST)), shape
+            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST_TOKEN)), shape
         )
         pairs.sum_duplicates()
         pairs.data[:] = 1.0
@@ -354,7 +354,7 @@ class TrainingData:
         features, sizes, tokens = {}, {}, {}
         for feature in members:
             values = tf.gather(rows[feature.name], source[present])
-            table = _scatter_rows(values, present + FIRST, len(ids) + FIRST)
+            table = _scatter_rows(values, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
             features[feature.name] = first_value(table) if single else table
             tokens[feature.name] = (
@@ -439,7 +439,7 @@ def first_value(column: tf.RaggedTensor) -> tf.Tensor:
 
 def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
     """Leaves out indices 0 and 1 of a ragged [B, None] int64 tensor."""
-    return tf.ragged.boolean_mask(index, index >= FIRST)
+    return tf.ragged.boolean_mask(index, index >= FIRST_TOKEN)
 
 
 def _optional(spec):

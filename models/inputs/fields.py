@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Field, Inputs
 from models.inputs.token_layers import TokenEmbedding
 
@@ -29,9 +29,13 @@ class FieldRows:
         # Two rows stay unused, so that a token embedding's own layout (rows from 2 on have tokens)
         # holds.
         self.offsets = dict(
-            zip([field.name for field in self.fields], np.cumsum([FIRST, *sizes[:-1]]), strict=True)
+            zip(
+                [field.name for field in self.fields],
+                np.cumsum([FIRST_TOKEN, *sizes[:-1]]),
+                strict=True,
+            )
         )
-        self.count = FIRST + sum(sizes)
+        self.count = FIRST_TOKEN + sum(sizes)
         self.tokens = [
             field.name.encode() + b"=" + token
             for field in self.fields
@@ -84,7 +88,10 @@ class FieldRows:
         """[count] int64 hashes of the tokens, the same whatever the vocabulary's order."""
         digests = [hashlib.blake2b(token, digest_size=8).digest() for token in self.tokens]
         return np.concatenate(
-            [np.zeros(FIRST, np.int64), np.frombuffer(b"".join(digests), "<i8").astype(np.int64)]
+            [
+                np.zeros(FIRST_TOKEN, np.int64),
+                np.frombuffer(b"".join(digests), "<i8").astype(np.int64),
+            ]
         )
 
     def embedding(self, dimension: int, stddev: float, name: str) -> TokenEmbedding:
@@ -114,7 +121,9 @@ class _Initial(tf.keras.initializers.Initializer):
 
     def __init__(self, rows: FieldRows, stddev: float):
         self._zero = [
-            rows.offsets[field.name] + index for field in rows.fields for index in range(FIRST)
+            rows.offsets[field.name] + index
+            for field in rows.fields
+            for index in range(FIRST_TOKEN)
         ]
         self._stddev = stddev
 

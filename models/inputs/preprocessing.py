@@ -13,7 +13,7 @@ import tensorflow_transform as tft
 from models.names.features import NOT_FEATURES, REVIEW
 
 UNKNOWN = 1
-FIRST = 2
+FIRST_TOKEN = 2
 ITEM_FREQUENCY = "item_frequency"
 BUCKETS = 10
 _WORDS = 20_000
@@ -94,15 +94,15 @@ def _index(column: tf.SparseTensor, name: str, min_count: int, top: int | None) 
         top_k=top,
         frequency_threshold=min_count if min_count > 1 else None,
     )
-    index = tft.apply_vocabulary(column, vocabulary, default_value=UNKNOWN - FIRST)
-    return tf.SparseTensor(index.indices, index.values + FIRST, index.dense_shape)
+    index = tft.apply_vocabulary(column, vocabulary, default_value=UNKNOWN - FIRST_TOKEN)
+    return tf.SparseTensor(index.indices, index.values + FIRST_TOKEN, index.dense_shape)
 
 
 def _bucket(column: tf.SparseTensor) -> tf.SparseTensor:
     number = tf.SparseTensor(column.indices, tf.cast(column.values, tf.float32), column.dense_shape)
     bucket = tft.bucketize(number, num_buckets=BUCKETS)
     return tf.SparseTensor(
-        bucket.indices, tf.cast(bucket.values, tf.int64) + FIRST, bucket.dense_shape
+        bucket.indices, tf.cast(bucket.values, tf.int64) + FIRST_TOKEN, bucket.dense_shape
     )
 
 

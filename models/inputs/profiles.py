@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from models.inputs import sampling
 from models.inputs.data import TrainingData
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 
 
 def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = None) -> tf.Tensor:
@@ -39,7 +39,7 @@ def shuffled_profiles(
         `step_seed` ([2] int64).
     """
     pairs = data.events.matrix(len(data.items))
-    indices = tf.constant(pairs.indices.astype(np.int64) + FIRST)
+    indices = tf.constant(pairs.indices.astype(np.int64) + FIRST_TOKEN)
     rows = tf.RaggedTensor.from_row_splits(indices, pairs.indptr.astype(np.int64))
     batches = sampling.shuffled_batches({"items": rows}, batch_size, seed, first_epoch)
     # Dense from here on: neither XLA nor a mirrored strategy takes ragged batches.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST, UNKNOWN
+from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 
 _ROUNDS = 8  # rejection rounds; a user who owns half of the catalogue keeps a collision with probability 2**-8
 
@@ -85,7 +85,7 @@ class UniformNegatives:
 
     def __init__(self, user: np.ndarray, item: np.ndarray, item_count: int):
         self._item_count = item_count
-        self._stride = item_count + FIRST
+        self._stride = item_count + FIRST_TOKEN
         self._observed = tf.constant(np.unique(user.astype(np.int64) * self._stride + item))
 
     def draw(self, user: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
@@ -101,7 +101,9 @@ class UniformNegatives:
 
     def _uniform(self, shape: tf.Tensor, seed: tf.Tensor, round_: int) -> tf.Tensor:
         folded = tf.random.experimental.stateless_fold_in(seed, round_)
-        return tf.random.stateless_uniform(shape, folded, FIRST, FIRST + self._item_count, tf.int64)
+        return tf.random.stateless_uniform(
+            shape, folded, FIRST_TOKEN, FIRST_TOKEN + self._item_count, tf.int64
+        )
 
     def _is_observed(self, key: tf.Tensor) -> tf.Tensor:
         place = tf.searchsorted(self._observed, tf.reshape(key, [-1]))

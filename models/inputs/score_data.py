@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
-from models.inputs.preprocessing import BUCKETS, FIRST
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
@@ -274,7 +274,9 @@ class ScoreData(TrainingData):
     def _field(self, name: str, entity: str, kind: str) -> Field:
         if kind == DOCUMENT:
             tokens = self._vocabulary(REVIEW)
-            return Field(name, entity, kind, tf.string, False, FIRST + len(tokens), tuple(tokens))
+            return Field(
+                name, entity, kind, tf.string, False, FIRST_TOKEN + len(tokens), tuple(tokens)
+            )
         buckets = [b"bucket %d" % number for number in range(BUCKETS)]
         tokens = buckets if kind == NUMERIC else self._vocabulary(name)
         return Field(
@@ -283,7 +285,7 @@ class ScoreData(TrainingData):
             kind,
             self._raw_spec[name].dtype,
             kind == MULTIVALUED,
-            FIRST + len(tokens),
+            FIRST_TOKEN + len(tokens),
             tuple(tokens),
         )
 

@@ -11,7 +11,7 @@ and the tiles of an epoch hold every pair of every set exactly once. Everything 
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.names.errors import DataError
 
@@ -24,7 +24,7 @@ class SkipGram:
 
     Args:
         rows: ragged [W, None] int64 item indices, one set or walk a row.
-        item_count: number of items; their indices are FIRST .. item_count + 1.
+        item_count: number of items; their indices are FIRST_TOKEN .. item_count + 1.
         negatives: N, negatives a positive.
         subsample: rho; an occurrence of an item with the share f of all occurrences is kept with
             sqrt(rho / f), at most 1, anew every epoch; 0 keeps all.
@@ -56,7 +56,7 @@ class SkipGram:
         seed,
     ):
         item, row = rows.flat_values.numpy(), rows.value_rowids().numpy()
-        stride = item_count + FIRST
+        stride = item_count + FIRST_TOKEN
         members = np.unique(row * stride + item)
         if window is None:
             row, item = np.divmod(members, stride)

@@ -5,7 +5,7 @@ table says something of them.
 import numpy as np
 
 from models.inputs.data import TrainingData
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import ConfigError
 from models.names.features import CATEGORICAL, NUMERIC
 
@@ -54,16 +54,16 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
         return nobody
     values = np.asarray(data.users.features[feature or names[0]])
     events, items = data.events, len(data.items)
-    seen = events.item >= FIRST
+    seen = events.item >= FIRST_TOKEN
     # Missing and unknown values are no segment, nor is one that train has no event of.
     present = np.unique(values[events.user[seen]])
-    present = present[present >= FIRST]
+    present = present[present >= FIRST_TOKEN]
     if not len(present) or (len(present) + 1) * items > _CELLS:
         return nobody
     row = np.zeros(values.max() + 1, np.int32)
     row[present] = 1 + np.arange(len(present))
     segment_of = row[values]
-    cells = segment_of[events.user[seen]].astype(np.int64) * items + events.item[seen] - FIRST
+    cells = segment_of[events.user[seen]].astype(np.int64) * items + events.item[seen] - FIRST_TOKEN
     counts = np.bincount(cells, minlength=(len(present) + 1) * items).reshape(-1, items)
     # Catalogue order is popularity overall only among the items that train knows; say it, not
     # assume it.

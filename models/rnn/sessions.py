@@ -107,7 +107,7 @@ class PopularitySamples:
         """[count] int64 item indices for a stateless [2] seed."""
         uniform = tf.random.stateless_uniform([self._count], seed, dtype=tf.float64)
         place = tf.searchsorted(self._cumulative, uniform, side="right", out_type=tf.int64)
-        return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST
+        return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST_TOKEN
 
 
 def window_batches(

@@ -16,7 +16,7 @@ from models.names import registry
 from models.names.errors import ConfigError, nearest
 from models.names.label import Label
 from models.training import warm_start
-from models.training.session import TrainingSession, say
+from models.training.loop import TrainingLoop, say
 
 TRAINING_LOG = "training.json"
 
@@ -49,7 +49,7 @@ def run_fn(fn_args: Any) -> None:
     }
     task = tasks.of(config["model"], Label.parse(config.get("label")))
     data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
-    session = TrainingSession(
+    loop = TrainingLoop(
         hyper_parameters,
         data,
         seed=seed,
@@ -62,14 +62,14 @@ def run_fn(fn_args: Any) -> None:
         model = module.Model(hyper_parameters, data)
     warmed = None
     if getattr(fn_args, "base_model", None):
-        session.build(model)
+        loop.build(model)
         warmed = warm_start.load_weights(model, fn_args.base_model)
-        session.warm_started = warmed["copied"] > 0
+        loop.warm_started = warmed["copied"] > 0
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
             f"variables copied, {warmed['skipped']} new"
         )
-    model.learn(session)
+    model.learn(loop)
     task.exporter(model, data).export(fn_args.serving_model_dir)
     warm_start.save_weights(model, fn_args.serving_model_dir)
     log = {
@@ -82,9 +82,9 @@ def run_fn(fn_args: Any) -> None:
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
         "warm_start": warmed,
-        "best_epoch": list(session.best_epochs.values())[-1],
-        "best_epochs": session.best_epochs,
-        "epochs": session.history,
+        "best_epoch": list(loop.best_epochs.values())[-1],
+        "best_epochs": loop.best_epochs,
+        "epochs": loop.history,
         "seconds": round(time.monotonic() - started, 3),
         "monitor": task.metrics.choosing_by(hyper_parameters.monitor).monitor,
         "fingerprint": config.get("fingerprint"),

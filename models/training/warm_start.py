@@ -9,7 +9,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 
 _FILE = os.path.join("assets.extra", "weights.npz")
@@ -54,14 +54,14 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
             names = json.loads(saved[f"tokens_{number}"].tobytes())
             row_of = {
                 name.encode("utf-8", "surrogateescape"): row
-                for row, name in enumerate(names, start=FIRST)
+                for row, name in enumerate(names, start=FIRST_TOKEN)
             }
             pairs = [
                 (row, row_of[token])
-                for row, token in enumerate(tokens_of[number], start=FIRST)
+                for row, token in enumerate(tokens_of[number], start=FIRST_TOKEN)
                 if token in row_of
             ]
-            value[:FIRST] = old[:FIRST]
+            value[:FIRST_TOKEN] = old[:FIRST_TOKEN]
             if pairs:
                 new_rows, old_rows = np.array(pairs).T
                 value[new_rows] = old[old_rows]

@@ -32,7 +32,7 @@ from serving.wire.errors import Code, ServingError, from_exception, invalid
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one server accepts.
 
     Attributes:
@@ -59,7 +59,7 @@ class Inference:
         self,
         manager: Manager,
         metrics: Metrics,
-        limits: Limits,
+        limits: RequestLimits,
         threads: int,
         batching: BatchingParameters | None = None,
         request_log: RequestLog | None = None,

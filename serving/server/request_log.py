@@ -40,7 +40,7 @@ _COMPLAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class LogLimits:
     """What a request log may hold.
 
     Attributes:
@@ -75,7 +75,7 @@ class RequestLog:
     where the request could not be encoded.
     """
 
-    def __init__(self, metrics: Metrics, limits: Limits = Limits()):
+    def __init__(self, metrics: Metrics, limits: LogLimits = LogLimits()):
         """Creates a log; its thread starts with the first record.
 
         Args:
@@ -321,7 +321,7 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise StartError(f"cannot write request logs to {folder}: Permission denied")
     return RequestLog(
-        metrics, Limits(options.request_log_max_file_bytes, options.request_log_max_file_seconds)
+        metrics, LogLimits(options.request_log_max_file_bytes, options.request_log_max_file_seconds)
     )
 
 

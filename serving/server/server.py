@@ -59,7 +59,7 @@ class Server:
         Raises:
           StartError: no model could be loaded, or a port is in use; nothing is left running.
         """
-        from serving.server.inference import Inference, Limits
+        from serving.server.inference import Inference, RequestLimits
         from serving.server.manager import Manager
         from serving.server.metrics import Metrics
         from serving.server.request_log import open_log
@@ -77,7 +77,7 @@ class Server:
         self._inference = Inference(
             self.manager,
             self.metrics,
-            Limits(
+            RequestLimits(
                 options.max_rows,
                 options.max_concurrent_requests,
                 options.rest_api_timeout_in_ms / 1e3,

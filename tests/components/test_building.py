@@ -345,7 +345,7 @@ def test_codec_keeps_nulls_empty_lists_and_bytes(tmp_path):
         names=list(columns),
     )
     records.write_table(table, str(tmp_path / "Split-all"), 0)
-    (part,) = records.read_table(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
+    (part,) = records.read_batches(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
     assert part.equals(table)
 
 

@@ -17,7 +17,7 @@ from components.in_process import in_process_pipeline
 from models.contract import tasks
 from models.names import metrics, registry
 from models.names.label import Label
-from models.training.session import TrainingSession
+from models.training.loop import TrainingLoop
 from tests.models import toy
 
 CLICK, RATING = Label("rating", 4.0), Label("rating")
@@ -77,7 +77,7 @@ def exported(request, toy_data, tmp_path_factory):
             module.HyperParameters(epochs=epochs, batch_size=128, learning_rate=0.01, stddev=0.1),
             loaded,
         )
-        model.learn(TrainingSession(model.hyper_parameters, loaded, seed=1))
+        model.learn(TrainingLoop(model.hyper_parameters, loaded, seed=1))
         paths[name] = str(folder / name)
         task.exporter(model, loaded).export(paths[name])
         inside[name] = task.evaluation(loaded, "test").of(model)()

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from models.contract.retrieve import Evaluation, Retriever
 from models.names import registry
-from models.training.session import TrainingSession
+from models.training.loop import TrainingLoop
 
 
 def strings(rows):
@@ -27,7 +27,7 @@ def train(model_name, data, hyper_parameters, seed=3):
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
     model.learn(
-        TrainingSession(
+        TrainingLoop(
             model.hyper_parameters,
             data,
             seed=seed,

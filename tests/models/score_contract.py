@@ -10,7 +10,7 @@ from models.contract import tasks
 from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
-from models.training.session import TrainingSession
+from models.training.loop import TrainingLoop
 
 CLICK, RATING = Label("rating", 4.0), Label("rating")
 
@@ -22,7 +22,7 @@ def train(model_name, toy, hyper_parameters, seed=3):
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
     model.learn(
-        TrainingSession(
+        TrainingLoop(
             model.hyper_parameters, data, seed=seed, evaluation=task.evaluation(data, "valid")
         )
     )

@@ -16,7 +16,7 @@ from models.inputs.data import TrainingData
 from models.inputs.skip_gram import SkipGram
 from models.names import registry
 from models.names.errors import DataError
-from models.training.session import TrainingSession
+from models.training.loop import TrainingLoop
 from tests.models.contract import RetrieveContract, train
 
 # 60 items alike: a share of 1/60 each would be kept with sqrt(60 rho).
@@ -382,11 +382,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(baskets, tmp_path
         parameters = module.HyperParameters(**{**TOY, "epochs": 4, "patience": 50})
         evaluation = Evaluating(data, data.queries("valid"))
         evaluation.limit = limit
-        session = TrainingSession(
-            parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder
-        )
-        module.Model(parameters, data).learn(session)
-        return session
+        loop = TrainingLoop(parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder)
+        module.Model(parameters, data).learn(loop)
+        return loop
 
     whole = run(None, 10**9)
     with pytest.raises(Interrupted):

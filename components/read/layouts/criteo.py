@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import Field, Source, open_file
+from components.read.sources import FileField, Source, open_file
 from components.tables.columns import BYTES, FLOAT
 from components.tables.names import PARTS
 from models.names.errors import DataError
@@ -73,7 +73,7 @@ def criteo(path: Path, options: Mapping[str, Any]) -> list[Source]:
     delimiter, header = forms[found[0]]
     shares = tuple(_part(file) for file in found)
     kinds = {"label": FLOAT, **dict.fromkeys(COUNTS, FLOAT), **dict.fromkeys(CATEGORIES, BYTES)}
-    fields = [Field(name, kinds[name], index, name) for index, name in enumerate(COLUMNS)]
+    fields = [FileField(name, kinds[name], index, name) for index, name in enumerate(COLUMNS)]
     events = parts.make_source(
         "events",
         found,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import amazon, criteo, parts, sessions
-from components.read.sources import KINDS, Field, Source
+from components.read.sources import KINDS, FileField, Source
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST
 from components.tables.names import PART, REQUIRED, ROW, TABLES
 from models.names.errors import ConfigError, DataError, nearest
@@ -153,7 +153,7 @@ def _checked(source: Source) -> Source:
             raise DataError(
                 f"{source.files[0]}, line 1: the column {name!r} of the table {source.table} is "
                 "missing; "
-                f"received: {', '.join(field.source for field in source.fields)}. "
+                f"received: {', '.join(field.header for field in source.fields)}. "
                 "Name it under data.columns if it is called otherwise"
             )
     if source.format in ("text", "csv"):
@@ -232,8 +232,8 @@ def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
             genres = tuple(line.split("|")[0] for line in lines if "|" in line)
         fields = [
             parts.field("item_id", "movie id", 0, options),
-            Field("title", BYTES, 1, "movie title", year="year"),
-            Field("genres", BYTES_LIST, 5, "genres", flags=genres),
+            FileField("title", BYTES, 1, "movie title", year="year"),
+            FileField("genres", BYTES_LIST, 5, "genres", flags=genres),
         ]
         items = parts.make_source(
             "items",
@@ -258,8 +258,8 @@ def _ml_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
     if (path / "movies.dat").is_file():
         fields = [
             parts.field("item_id", "MovieID", 0, options),
-            Field("title", BYTES, 1, "Title", year="year"),
-            Field("genres", BYTES_LIST, 2, "Genres"),
+            FileField("title", BYTES, 1, "Title", year="year"),
+            FileField("genres", BYTES_LIST, 2, "Genres"),
         ]
         # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
         encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
@@ -348,7 +348,7 @@ def _parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
         for source, kind in found.items():
             name = names.get(source, source)
             kind = dict(options.get("types", {})).get(name) or parts.KNOWN_KINDS.get(name) or kind
-            fields.append(Field(name, kind, None, source))
+            fields.append(FileField(name, kind, None, source))
         sources.append(parts.make_source(table, files, fields, options, format="parquet"))
     return sources
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.read.sources import Field, Source, open_file
+from components.read.sources import FileField, Source, open_file
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, INT
 from components.tables.names import TABLES
 from models.names.errors import DataError
@@ -64,14 +64,14 @@ def field(
     options: Mapping[str, Any],
     default: str = BYTES,
     **more,
-) -> Field:
+) -> FileField:
     """A column, of the kind that the options or its name say."""
     kind = dict(options.get("types", {})).get(name) or KNOWN_KINDS.get(name) or default
-    return Field(name, kind, index, source, **more)
+    return FileField(name, kind, index, source, **more)
 
 
 def make_source(
-    table: str, files: list[Path], fields: Iterable[Field], options: Mapping[str, Any], **more
+    table: str, files: list[Path], fields: Iterable[FileField], options: Mapping[str, Any], **more
 ) -> Source:
     """A table's files and columns."""
     unit = options.get("timestamp_unit", "s")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import Field, Source, open_file
+from components.read.sources import FileField, Source, open_file
 from components.tables.columns import BYTES
 from components.tables.names import PARTS
 from models.names.errors import ConfigError, DataError
@@ -75,11 +75,11 @@ def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
         raise DataError(
             f"{files[0]}, line 1: a column of sessions is missing; required: SessionId, or its "
             "name under "
-            f"data.columns.session_id; received: {', '.join(field.source for field in fields)}"
+            f"data.columns.session_id; received: {', '.join(field.header for field in fields)}"
         )
     if "user_id" not in names:
         session = names["session_id"]
-        fields.insert(0, Field("user_id", BYTES, session.index, session.source))
+        fields.insert(0, FileField("user_id", BYTES, session.index, session.header))
     log = parts.make_source(
         "events",
         files,
@@ -96,9 +96,9 @@ def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
 def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
     """A line a session."""
     fields = [
-        Field("user_id", BYTES, 0, "line"),
-        Field("session_id", BYTES, 0, "line"),
-        Field("item_id", BYTES, 1, "items"),
+        FileField("user_id", BYTES, 0, "line"),
+        FileField("session_id", BYTES, 0, "line"),
+        FileField("item_id", BYTES, 1, "items"),
     ]
     return _lists(path, options, fields, "session_lists")
 
@@ -106,14 +106,14 @@ def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
 def user_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
     """A line a user."""
     fields = [
-        Field("user_id", BYTES, 0, "the first of a line"),
-        Field("item_id", BYTES, 1, "items"),
+        FileField("user_id", BYTES, 0, "the first of a line"),
+        FileField("item_id", BYTES, 1, "items"),
     ]
     return _lists(path, options, fields, "user_lists")
 
 
 def _lists(
-    path: Path, options: Mapping[str, Any], fields: list[Field], format_: str
+    path: Path, options: Mapping[str, Any], fields: list[FileField], format_: str
 ) -> list[Source]:
     files, shares = _chosen(path, options, None, many=False)
     separator = options.get("list_separator", " ")

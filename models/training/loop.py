@@ -18,7 +18,7 @@ from models.training.optimizers import Adam
 
 
 @dataclass
-class TrainingSession:
+class TrainingLoop:
     """What a model's `learn` works with.
 
     Attributes:
@@ -147,19 +147,19 @@ class _Keeper(tf.keras.callbacks.Callback):
 
     def __init__(
         self,
-        session: TrainingSession,
+        loop: TrainingLoop,
         model,
         stage: str,
         epochs: int,
         before_epoch: Callable[[], None] | None,
     ):
         super().__init__()
-        self._session, self._stage, self._epochs = session, stage, epochs
+        self._loop, self._stage, self._epochs = loop, stage, epochs
         self._trained = model
         self._before_epoch = before_epoch
         self._metrics = (
-            session.evaluation.metrics.choosing_by(session.hyper_parameters.monitor)
-            if session.evaluation
+            loop.evaluation.metrics.choosing_by(loop.hyper_parameters.monitor)
+            if loop.evaluation
             else None
         )
         self._evaluate: Callable[[], dict[str, float]] | None = None
@@ -168,9 +168,7 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._best_weights = None
         self.rows = 0
         self.finished = False
-        self._folder = (
-            pathlib.Path(session.checkpoint_dir, stage) if session.checkpoint_dir else None
-        )
+        self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
         interrupted = self._folder is not None and (self._folder / "state.json").exists()
         self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
         self.first_epoch = self._state["epoch"] if self._state else 0
@@ -192,7 +190,7 @@ class _Keeper(tf.keras.callbacks.Callback):
                 self._best_weights = self._trained.get_weights()
         self._best, self._best_epoch = state["best"], state["best_epoch"]
         self.finished = state["finished"]
-        self._session.history.extend(state["history"])
+        self._loop.history.extend(state["history"])
         say(f"{self._stage}: resumed after epoch {state['epoch']}")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -201,7 +199,7 @@ class _Keeper(tf.keras.callbacks.Callback):
             self._before_epoch()
 
     def on_epoch_end(self, epoch, logs=None):
-        hyper_parameters = self._session.hyper_parameters
+        hyper_parameters = self._loop.hyper_parameters
         epoch += 1
         seconds = time.monotonic() - self._started
         loss = float(logs["loss"])
@@ -217,7 +215,7 @@ class _Keeper(tf.keras.callbacks.Callback):
             "loss": loss,
             "examples_per_second": round(self.rows / seconds, 1),
         }
-        evaluation = self._session.evaluation
+        evaluation = self._loop.evaluation
         if evaluation is not None and (
             epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
         ):
@@ -235,7 +233,7 @@ class _Keeper(tf.keras.callbacks.Callback):
                 >= hyper_parameters.patience * hyper_parameters.validate_every
             ):
                 self.model.stop_training = True
-        self._session.history.append(row)
+        self._loop.history.append(row)
         say(describe(row) + (" *" if self._best_epoch == epoch else ""))
         self._save(epoch, finished=self.model.stop_training or epoch == self._epochs)
 
@@ -243,8 +241,8 @@ class _Keeper(tf.keras.callbacks.Callback):
         """Puts the best weights back and notes their epoch."""
         if self._best_weights is not None:
             self._trained.set_weights(self._best_weights)
-        rows = [row for row in self._session.history if row["stage"] == self._stage]
-        self._session.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
+        rows = [row for row in self._loop.history if row["stage"] == self._stage]
+        self._loop.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
 
     def _save(self, epoch: int, finished: bool) -> None:
         if self._folder is None:
@@ -257,7 +255,7 @@ class _Keeper(tf.keras.callbacks.Callback):
             "best": self._best,
             "best_epoch": self._best_epoch,
             "finished": finished,
-            "history": [row for row in self._session.history if row["stage"] == self._stage],
+            "history": [row for row in self._loop.history if row["stage"] == self._stage],
         }
         # The state names the checkpoint and replaces the old state whole, so a kill leaves one of
         # the two, never half of one.

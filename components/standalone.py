@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from components.build import examples
+from components.build.config import BuildConfig
 from components.in_process import in_process_pipeline
 from components.read.layouts.detection import plan
+from components.read.tables import write_tables
 from components.tables import artifacts
 from components.tables.names import TABLES
 from components.tables.schemas import schema_folder
+from components.tables.shards import ROWS_A_SHARD
 
 
 def read_tables(
@@ -23,9 +26,9 @@ def read_tables(
     max_rejected_share: float = 0.01,
 ) -> dict[str, dict[str, Any]]:
     """Reads a folder into `<output>/{events,items,users}`; returns the reports (see
-    `tables.write_tables`)."""
+    `components.read.tables.write_tables`)."""
     uris = {table: str(Path(output) / table) for table in TABLES}
-    return artifacts.write_tables(
+    return write_tables(
         in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share
     )
 
@@ -38,7 +41,7 @@ def build_examples(
     split: Mapping[str, Any] | None = None,
     schema: str = "movielens",
     label: Mapping[str, Any] | None = None,
-    rows_a_shard: int = examples.ROWS_A_SHARD,
+    rows_a_shard: int = ROWS_A_SHARD,
     walks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`;
@@ -61,7 +64,7 @@ def build_examples(
         str(Path(output) / "examples"),
         str(Path(output) / "schema"),
         schema_folder(schema),
-        examples.BuildConfig.parse(task, kind, split or {}, label, walks),
+        BuildConfig.parse(task, kind, split or {}, label, walks),
         rows_a_shard,
     )
 

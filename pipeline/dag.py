@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.build.config import WALKS
 from components.build.example_builder import ExampleBuilder
-from components.build.report import WALKS
 from components.build.walks import WalkConfig
 from components.canary.canary import Canary
 from components.check.table_check import TableCheck

@@ -45,14 +45,14 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     def create(output: Path):
         source, schemas = find_data(config, say)
         # Only now: what can be refused without TensorFlow has been.
-        from components.tables import artifacts
+        from components.read.tables import fingerprint
         from models.training import trainer
         from pipeline import dag
 
         return dag.create_pipeline(
             config,
             source=str(source),
-            fingerprint=artifacts.fingerprint(str(source)),
+            fingerprint=fingerprint(str(source)),
             schemas=schemas,
             hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(
                 mode="json"

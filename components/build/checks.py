@@ -2,16 +2,12 @@
 required and received.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from components.build.config import BuildConfig
 from models.names.errors import DataError
 from models.names.features import document_columns
-
-if TYPE_CHECKING:
-    from components.build.examples import BuildConfig
 
 
 def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:

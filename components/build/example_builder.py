@@ -10,10 +10,12 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
-from components.build import examples as building
 from components.build import report as build_report
+from components.build.config import BuildConfig
+from components.build.examples import build
 from components.check.table_check import TableReport
 from components.tables.names import TABLES
+from components.tables.shards import ROWS_A_SHARD
 
 
 class ExampleBuilderSpec(component_spec.ComponentSpec):
@@ -43,7 +45,7 @@ class ExampleBuilderSpec(component_spec.ComponentSpec):
 
 
 class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
-    """Runs `building.build` and records its counts on the artifact."""
+    """Runs `examples.build` and records its counts on the artifact."""
 
     def Do(
         self,
@@ -60,21 +62,21 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         schema = artifact_utils.get_single_instance(output_dict["schema"])
-        config = building.BuildConfig.parse(
+        config = BuildConfig.parse(
             exec_properties["task"],
             exec_properties["kind"],
             json.loads(exec_properties["split"]),
             json.loads(exec_properties.get("label") or "{}"),
             json.loads(exec_properties.get("walks") or "{}"),
         )
-        report = building.build(
+        report = build(
             self._make_beam_pipeline,
             {table: artifact_utils.get_single_instance(input_dict[table]).uri for table in TABLES},
             examples.uri,
             schema.uri,
             exec_properties["schema_folder"],
             config,
-            exec_properties.get("rows_a_shard") or building.ROWS_A_SHARD,
+            exec_properties.get("rows_a_shard") or ROWS_A_SHARD,
         )
         examples.split_names = artifact_utils.encode_split_names(build_report.split_names(report))
         for name, counts in report["splits"].items():
@@ -124,7 +126,7 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         label: str | None = None,
         walks: str | None = None,
         check: types.BaseChannel | None = None,
-        rows_a_shard: int = building.ROWS_A_SHARD,
+        rows_a_shard: int = ROWS_A_SHARD,
         code_hash: str = "",
     ):
         super().__init__(

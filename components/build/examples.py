@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from components.build import checks, documents, rows, session_queries
-from components.build.report import EXAMPLE_SPLITS, WALKS, write_report  # noqa: F401
+from components.build.config import SCHEMA_FILE, WALKS, BuildConfig
+from components.build.report import write_report
 from components.build.splits import (
     TEST,
     TRAIN,
@@ -28,68 +29,12 @@ from components.build.splits import (
     merge_facts,
     read_given,
 )
-from components.build.walks import WalkConfig, WriteWalks
+from components.build.walks import WriteWalks
 from components.tables import artifacts, records, schemas
 from components.tables.columns import columns_of, concatenated
 from components.tables.hashing import shard_of
-from components.tables.shards import Kept, Shard, gather, keep
-from models.names.errors import ConfigError, nearest
+from components.tables.shards import ROWS_A_SHARD, Kept, ReadBatches, Shard, gather, keep
 from models.names.features import REVIEW
-from models.names.label import Label
-
-TASKS = ("retrieve", "score")
-KINDS = ("event", "profile", "sequence", "walk")
-SCHEMA_FILE = "schema.pbtxt"
-ROWS_A_SHARD = 500_000
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """What to build.
-
-    Attributes:
-        task: `retrieve` or `score`.
-        kind: of the train rows: `event`, `profile`, `sequence` or `walk`.
-        split: see `SplitConfig`.
-        label: score: what the column `label` of the rows is made of; None leaves it out.
-        walks: the kind `walk`: see `WalkConfig`.
-    """
-
-    task: str
-    kind: str
-    split: SplitConfig
-    label: Label | None = None
-    walks: WalkConfig = WalkConfig()
-
-    @classmethod
-    def parse(
-        cls,
-        task: str,
-        kind: str,
-        split: Mapping[str, Any],
-        label: Mapping[str, Any] | None = None,
-        walks: Mapping[str, Any] | None = None,
-    ) -> "BuildConfig":
-        """Checks and takes over the values of a run's configuration.
-
-        Raises:
-            ConfigError: an unknown task, kind, key or value.
-        """
-        for name, value, allowed in (("task", task, TASKS), ("kind", kind, KINDS)):
-            if value not in allowed:
-                raise ConfigError(f"unknown {name} {value!r}{nearest(str(value), allowed)}")
-        if task == "score" and kind not in ("event", "profile"):
-            raise ConfigError(
-                "the task 'score' is trained on rows of the kind 'event' or 'profile'; received "
-                f"{kind!r}"
-            )
-        return cls(
-            task,
-            kind,
-            SplitConfig.parse(split),
-            Label.parse(label) if task == "score" else None,
-            WalkConfig.parse(walks or {}, kind),
-        )
 
 
 def build(
@@ -229,28 +174,6 @@ class _Parted:
 
 def _log_of(shard: tuple[int, Kept]) -> Log:
     return shard[1].read().log
-
-
-class ReadBatches(beam.PTransform):
-    """The rows of a table's files, in batches.
-
-    Args:
-        files: gzip TFRecords.
-        columns: column -> kind.
-    """
-
-    def __init__(self, files: list[str], columns: Mapping[str, str]):
-        super().__init__()
-        self._files, self._columns = files, dict(columns)
-
-    def expand(self, pipeline):
-        columns = self._columns
-        return (
-            pipeline
-            | beam.Create(self._files)
-            | beam.Reshuffle()
-            | "Decode" >> beam.FlatMap(lambda path: records.read_batches(path, columns))
-        )
 
 
 def _split(

@@ -1,20 +1,13 @@
 """What a build says of itself: rows and events a split, what was left out and why, the columns."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
 from components.tables import records
 from components.tables.columns import BYTES_LIST
-
-if TYPE_CHECKING:
-    from components.build.examples import BuildConfig
-
-EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
-WALKS = "walks"
 
 
 def write_report(

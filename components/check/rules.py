@@ -17,12 +17,11 @@ import pandas as pd
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
-from components.build.examples import ROWS_A_SHARD, ReadBatches
 from components.check.oddities import SHOWN, odd_values
 from components.tables import artifacts, records
 from components.tables.columns import concatenated
 from components.tables.names import REQUIRED, TABLES
-from components.tables.shards import Shard, gather
+from components.tables.shards import ROWS_A_SHARD, ReadBatches, Shard, gather
 from models.names.errors import ConfigError, DataError, require_known
 
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN

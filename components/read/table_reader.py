@@ -9,7 +9,8 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact_utils, component_spec, standard_artifacts
 
 from components.read.layouts.detection import plan
-from components.tables import artifacts as tables
+from components.read.tables import summary, write_tables
+from components.tables.artifacts import ALL
 from components.tables.names import TABLES
 
 
@@ -31,7 +32,7 @@ class TableReaderSpec(component_spec.ComponentSpec):
 
 
 class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
-    """Runs `tables.write_tables` and records its counts on the artifacts."""
+    """Runs `write_tables` and records its counts on the artifacts."""
 
     def Do(
         self,
@@ -51,7 +52,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
         }
         columns = json.loads(exec_properties.get("columns") or "{}")
         sources = plan(exec_properties["source"], exec_properties.get("reader") or None, columns)
-        reports = tables.write_tables(
+        reports = write_tables(
             self._make_beam_pipeline,
             sources,
             {table: artifact.uri for table, artifact in artifacts.items()},
@@ -59,7 +60,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
         )
         for table, artifact in artifacts.items():
             report = reports[table]
-            artifact.split_names = artifact_utils.encode_split_names([tables.ALL])
+            artifact.split_names = artifact_utils.encode_split_names([ALL])
             artifact.set_int_custom_property("read", report["read"])
             artifact.set_int_custom_property("kept", report["kept"])
             artifact.set_int_custom_property("rejected", report["read"] - report["kept"])
@@ -68,7 +69,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
             )
             artifact.set_string_custom_property("payload_format", "FORMAT_TF_EXAMPLE")
             artifact.set_string_custom_property("file_format", "tfrecords_gzip")
-        logging.info("TableReader: %s", tables.summary(reports))
+        logging.info("TableReader: %s", summary(reports))
 
 
 class TableReader(base_beam_component.BaseBeamComponent):
@@ -79,7 +80,7 @@ class TableReader(base_beam_component.BaseBeamComponent):
 
     Args:
         source: the data folder.
-        fingerprint: `tables.fingerprint(source)`: makes the cache notice that the files changed.
+        fingerprint: `components.read.tables.fingerprint(source)`: makes the cache notice that the files changed.
         reader: one of `layouts.LAYOUTS`; empty to tell by the files.
         columns: JSON of the column mapping that `layouts.plan` describes.
         max_rejected_share: the share of rejected rows of a table above which the run stops.

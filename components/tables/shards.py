@@ -19,6 +19,8 @@ from components.tables import records
 from components.tables.columns import concatenated
 from components.tables.hashing import shard_of
 
+# About how many rows one worker holds at a time.
+ROWS_A_SHARD = 500_000
 _CODEC = "lz4"
 
 
@@ -102,3 +104,25 @@ def _partition(table: pa.Table, shards: int, key: str) -> Iterator[tuple[int, pa
         # A copy: a slice would take the whole batch along when it is written.
         part = table.slice(bounds[number], bounds[number + 1] - bounds[number])
         yield int(number), part.take(pa.array(np.arange(part.num_rows)))
+
+
+class ReadBatches(beam.PTransform):
+    """The rows of a table's files, in batches.
+
+    Args:
+        files: gzip TFRecords.
+        columns: column -> kind.
+    """
+
+    def __init__(self, files: list[str], columns: Mapping[str, str]):
+        super().__init__()
+        self._files, self._columns = files, dict(columns)
+
+    def expand(self, pipeline):
+        columns = self._columns
+        return (
+            pipeline
+            | beam.Create(self._files)
+            | beam.Reshuffle()
+            | "Decode" >> beam.FlatMap(lambda path: records.read_batches(path, columns))
+        )

@@ -11,10 +11,11 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import standalone
-from components.build import examples
+from components.build.config import EXAMPLE_SPLITS
 from components.build.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
 from components.check import rules
 from components.in_process import in_process_pipeline
+from components.read import tables
 from components.tables import artifacts, records, schemas
 from components.tables.names import TABLES
 from models.names.errors import ConfigError, DataError
@@ -127,7 +128,7 @@ def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
         )
         assert report["shards"] == {"one": 1, "two": 1, "many": 6}[name]
         assert not list((tmp_path / name).rglob(".temporary"))
-    for split in examples.EXAMPLE_SPLITS:
+    for split in EXAMPLE_SPLITS:
         one, many = (
             sorted(map(repr, rows_of(tmp_path / name, split).to_pylist()))
             for name in ("one", "many")
@@ -187,7 +188,7 @@ def test_too_many_rejected_rows_stop_the_run_and_few_are_counted(tmp_path):
     assert (reports["events"]["read"], reports["events"]["kept"]) == (303, 300)
     rejected = reports["events"]["rejected"]["rating is not a number"]
     assert (rejected["count"], rejected["line"], rejected["received"]) == (2, 303, "'bad'")
-    assert "1 empty item_id, 2 rating is not a number" in artifacts.summary(reports)
+    assert "1 empty item_id, 2 rating is not a number" in tables.summary(reports)
     with pytest.raises(DataError) as raised:
         standalone.read_tables(str(tmp_path), output=str(tmp_path / "t2"), max_rejected_share=0.005)
     for part in ("3 of 303 rows", "data.max_rejected_share", "events.csv, line 303: 'bad'"):
@@ -203,10 +204,10 @@ def test_a_damaged_shard_is_named(toy_tables, tmp_path):
 
 def test_the_fingerprint_follows_the_contents(tmp_path):
     (tmp_path / "events.csv").write_text("user_id,item_id\nu,i\n")
-    first = artifacts.fingerprint(str(tmp_path))
-    assert first == artifacts.fingerprint(str(tmp_path))
+    first = tables.fingerprint(str(tmp_path))
+    assert first == tables.fingerprint(str(tmp_path))
     (tmp_path / "events.csv").write_text("user_id,item_id\nu,j\n")
-    assert first != artifacts.fingerprint(str(tmp_path))
+    assert first != tables.fingerprint(str(tmp_path))
 
 
 def run_check(folder, output, anomalies=None, **thresholds):

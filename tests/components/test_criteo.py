@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from components import standalone
-from components.build import examples
+from components.build.config import EXAMPLE_SPLITS
 from components.read import readers
 from components.read.layouts import detection
 from components.tables import records
@@ -131,6 +131,6 @@ def test_the_sample_with_its_own_parts(shared_dir, tmp_path):
         "valid": 409,
         "test": 391,
     }
-    assert set(examples.EXAMPLE_SPLITS) <= set(report["splits"])
+    assert set(EXAMPLE_SPLITS) <= set(report["splits"])
     schema = (tmp_path / "schema" / "schema.pbtxt").read_text()
     assert schema.count('tag: "log_scale"') == 13 and schema.count('tag: "anonymous"') == 2

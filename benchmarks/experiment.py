@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from components import standalone
+from models.inputs.schema import read_schema
 from models.names import registry
-from models.names.features import LOG_SCALE, read_schema
+from models.names.features import LOG_SCALE
 from models.names.label import Label
 
 

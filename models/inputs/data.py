@@ -17,6 +17,7 @@ from tensorflow_transform.tf_metadata import schema_utils
 
 from models.inputs.documents import Documents
 from models.inputs.preprocessing import FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
+from models.inputs.schema import read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 
@@ -166,7 +167,7 @@ class TrainingData:
                     f"training needs the split {name!r}; found none at {splits.get(name)!r}"
                 )
         self.transform = tft.TFTransformOutput(transform_graph)
-        columns = feature_types.read_schema(schema)
+        columns = read_schema(schema)
         self.features = feature_types.from_schema(columns)
         self._raw_spec = schema_utils.schema_as_feature_spec(columns).feature_spec
         self._splits = dict(splits)

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
 from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
+from models.inputs.schema import read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
@@ -89,7 +90,7 @@ class ScoreData(TrainingData):
     ):
         super().__init__(transform_graph, schema, splits)
         self.label = label
-        columns = {column.name: column for column in feature_types.read_schema(schema).feature}
+        columns = {column.name: column for column in read_schema(schema).feature}
         self._lists = columns["item_id"].value_count.max != 1
         ids = [
             name

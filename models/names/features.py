@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
@@ -51,14 +50,6 @@ def document_columns(entity: str) -> tuple[str, str]:
     the other side of each.
     """
     return f"{entity}_document", f"{entity}_document_{OTHER[entity]}"
-
-
-def read_schema(path: str) -> schema_pb2.Schema:
-    """Reads a text-format schema."""
-    import tensorflow as tf  # which reads from any file system; the command line does without
-
-    with tf.io.gfile.GFile(path) as file:
-        return text_format.Parse(file.read(), schema_pb2.Schema())
 
 
 def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from components import standalone
 from models.contract import tasks
 from models.inputs.data import TrainingData
+from models.inputs.schema import read_schema
 from models.names import registry
-from models.names.features import read_schema
 from models.names.label import Label
 
 BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9

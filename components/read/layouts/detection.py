@@ -10,40 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.read.layouts import amazon, criteo, parts, sessions
-from components.read.sources import KINDS, FileField, Source
-from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST
+from components.read.layouts import amazon, criteo, folders, movielens, recbole, sessions
+from components.read.sources import KINDS, Source
 from components.tables.names import PART, REQUIRED, ROW, TABLES
 from models.names.errors import ConfigError, DataError, nearest
-
-_ATOMIC_NAMES = {
-    "movie_title": "title",
-    "release_year": "year",
-    "class": "genres",
-    "genre": "genres",
-}
-_ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float_seq": FLOAT_LIST}
-_GENRES_100K = (
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
 
 
 def detect(folder: str) -> str:
@@ -187,180 +157,20 @@ def _check_end(path: Path, source: Source) -> None:
         )
 
 
-def _atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    stem = sorted(path.glob("*.inter"))[0].with_suffix("")
-    sources = []
-    for table, suffix in zip(TABLES, (".inter", ".item", ".user")):
-        file = stem.with_name(stem.name + suffix)
-        if table != "events" and not file.is_file():
-            sources.append(Source(table))
-            continue
-        mapping = {source: name for name, source in parts.mapping(options, table).items()}
-        header = parts.first_line(file).split("\t")
-        fields = []
-        for index, column in enumerate(header):
-            source, _, kind = column.partition(":")
-            if kind not in _ATOMIC_KINDS:
-                raise DataError(
-                    f"{file}, line 1: required: column names as name:type with a type of "
-                    f"{', '.join(_ATOMIC_KINDS)}; received: {column!r}"
-                )
-            name = mapping.get(source, _ATOMIC_NAMES.get(source, source))
-            fields.append(
-                parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" ")
-            )
-        sources.append(parts.make_source(table, [file], fields, options, width=len(header)))
-    return sources
-
-
-def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
-    """A file without a header: the layout says what each position holds; an empty name is passed
-    over."""
-    fields = [parts.field(name, name, index, options) for index, name in enumerate(names) if name]
-    return parts.make_source(table, [file], fields, options, header=False, width=len(names), **more)
-
-
-def _ml_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    events = _named(
-        "events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options
-    )
-    items, users = Source("items"), Source("users")
-    if (path / "u.item").is_file():
-        genres = _GENRES_100K
-        if (path / "u.genre").is_file():
-            lines = (path / "u.genre").read_text("latin-1").split("\n")
-            genres = tuple(line.split("|")[0] for line in lines if "|" in line)
-        fields = [
-            parts.field("item_id", "movie id", 0, options),
-            FileField("title", BYTES, 1, "movie title", year="year"),
-            FileField("genres", BYTES_LIST, 5, "genres", flags=genres),
-        ]
-        items = parts.make_source(
-            "items",
-            [path / "u.item"],
-            fields,
-            options,
-            delimiter="|",
-            width=5 + len(genres),
-            header=False,
-            encoding="latin-1",
-        )
-    if (path / "u.user").is_file():
-        names = ["user_id", "age", "gender", "occupation", "zip_code"]
-        users = _named("users", path / "u.user", names, options, delimiter="|")
-    return [events, items, users]
-
-
-def _ml_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    names = ["user_id", "item_id", "rating", "timestamp"]
-    events = _named("events", path / "ratings.dat", names, options, delimiter="::")
-    items, users = Source("items"), Source("users")
-    if (path / "movies.dat").is_file():
-        fields = [
-            parts.field("item_id", "MovieID", 0, options),
-            FileField("title", BYTES, 1, "Title", year="year"),
-            FileField("genres", BYTES_LIST, 2, "Genres"),
-        ]
-        # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
-        encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
-        items = parts.make_source(
-            "items",
-            [path / "movies.dat"],
-            fields,
-            options,
-            delimiter="::",
-            width=3,
-            header=False,
-            encoding=encoding,
-        )
-    if (path / "users.dat").is_file():
-        names = ["user_id", "gender", "age", "occupation", "zip_code"]
-        users = _named("users", path / "users.dat", names, options, delimiter="::")
-    return [events, items, users]
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _ml_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    names = {"userId": "user_id", "movieId": "item_id"}
-    events = parts.headed("events", [path / "ratings.csv"], options, names)
-    items = Source("items")
-    if (path / "movies.csv").is_file():
-        items = parts.headed("items", [path / "movies.csv"], options, names)
-        fields = tuple(
-            replace(field, year="year") if field.name == "title" else field
-            for field in items.fields
-        )
-        items = replace(items, fields=fields)
-    return [events, items, Source("users")]
-
-
-def _table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """`events.csv`, or `events-*.csv`, or a folder `events/` of them; in the order of their
-    names."""
-    for suffix in suffixes:
-        found = [path / f"{table}{suffix}"] if (path / f"{table}{suffix}").is_file() else []
-        found = (
-            found
-            or sorted(path.glob(f"{table}[-_]*{suffix}"))
-            or sorted((path / table).glob(f"*{suffix}"))
-        )
-        if found:
-            return found
-    return []
-
-
-def _csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    sources = []
-    for table in TABLES:
-        files = _table_files(path, table, (".csv", ".tsv"))
-        if not files and table == "events":
-            raise DataError(
-                f"{path / 'events.csv'} is missing; required: the file of the table events"
-            )
-        sources.append(parts.headed(table, files, options) if files else Source(table))
-    return sources
-
-
-def _parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    from components.tables.parquet import parquet_fields
-
-    sources = []
-    for table in TABLES:
-        files = _table_files(path, table, (".parquet",))
-        if not files and table == "events":
-            raise DataError(
-                f"{path / 'events.parquet'} is missing; required: the file of the table events"
-            )
-        if not files:
-            sources.append(Source(table))
-            continue
-        names = {source: name for name, source in parts.mapping(options, table).items()}
-        found = parquet_fields(files)
-        parts.check_mapped(table, files[0], list(found), options)
-        fields = []
-        for source, kind in found.items():
-            name = names.get(source, source)
-            kind = dict(options.get("types", {})).get(name) or parts.KNOWN_KINDS.get(name) or kind
-            fields.append(FileField(name, kind, None, source))
-        sources.append(parts.make_source(table, files, fields, options, format="parquet"))
-    return sources
-
-
 # In the order in which `detect` tries them.
 LAYOUTS = {
-    "recbole": (lambda path: any(path.glob("*.inter")), _atomic),
-    "ml_100k": (lambda path: (path / "u.data").is_file(), _ml_100k),
-    "ml_dat": (lambda path: (path / "ratings.dat").is_file(), _ml_dat),
-    "ml_csv": (lambda path: (path / "ratings.csv").is_file(), _ml_csv),
-    "parquet": (lambda path: bool(_table_files(path, "events", (".parquet",))), _parquet),
-    "csv": (lambda path: bool(_table_files(path, "events", (".csv", ".tsv"))), _csv),
+    "recbole": (lambda path: any(path.glob("*.inter")), recbole.atomic),
+    "ml_100k": (lambda path: (path / "u.data").is_file(), movielens.ratings_100k),
+    "ml_dat": (lambda path: (path / "ratings.dat").is_file(), movielens.ratings_dat),
+    "ml_csv": (lambda path: (path / "ratings.csv").is_file(), movielens.ratings_csv),
+    "parquet": (
+        lambda path: bool(folders.table_files(path, "events", (".parquet",))),
+        folders.parquet,
+    ),
+    "csv": (
+        lambda path: bool(folders.table_files(path, "events", (".csv", ".tsv"))),
+        folders.delimited,
+    ),
     "criteo": (criteo.has_criteo, criteo.criteo),
     "amazon": (amazon.has_reviews, amazon.reviews),
     "session_log": (sessions.has_log, sessions.session_log),

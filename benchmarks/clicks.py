@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import experiment
-from models import registry
+from models.names import registry
 
 METRICS = ("auc", "log_loss", "gauc", "calibration")
 PEERS = {
@@ -124,7 +124,7 @@ def main() -> None:
         source = adult_tables(arguments.adult, folder / "source")
         split, schema, label = {"name": "ratio"}, "adult", {"column": "label"}
     else:
-        from components import datasets
+        from components.read import datasets
 
         source, folder = (
             Path(datasets.get("movielens-100k")),

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from components import local
-from models import registry
-from models.features import LOG_SCALE, read_schema
-from models.label import Label
+from components import standalone
+from models.inputs.schema import read_schema
+from models.names import registry
+from models.names.features import LOG_SCALE
+from models.names.label import Label
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Prepared:
 
     def training_data(self, model: str):
         """The data as the Trainer would load it for `model`."""
-        from models import tasks
+        from models.contract import tasks
 
         names = ("train", "valid", "test", "items", "users", "walks")
         splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
@@ -61,11 +62,11 @@ def prepare(
         source: folder of the data.
         folder: where to.
         kind: of the train rows.
-        split: see `components.splits.SplitConfig`.
+        split: see `components.build.splits.SplitConfig`.
         schema: curated table schemas.
-        label: for the task `score`: see `models.label`; None builds for `retrieve`.
+        label: for the task `score`: see `models.names.label`; None builds for `retrieve`.
         min_count: an id or category that train has less often counts as unknown.
-        walks: the kind `walk`: see `components.walks.WalkConfig`.
+        walks: the kind `walk`: see `components.build.walks.WalkConfig`.
     """
     facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
     if label:
@@ -79,15 +80,15 @@ def prepare(
         shutil.rmtree(
             folder / "graph", ignore_errors=True
         )  # of other settings, or half-written: Transform does not write over it
-        local.read_tables(str(source), output=str(folder / "tables"))
-        local.build_examples(
+        standalone.read_tables(str(source), output=str(folder / "tables"))
+        standalone.build_examples(
             str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks
         )
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]
         log = [column.name for column in columns if LOG_SCALE in column.annotation.tag]
         custom = {"text": text, "log": log, "min_count": min_count}
-        local.transform(
+        standalone.transform(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),
@@ -120,15 +121,15 @@ def measure(
         The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train
         rows per second.
     """
-    from models.trainer import resolve
+    from models.training.trainer import resolve
 
     parameters = resolve(model_name, hyper_parameters)
-    data, model, session, seconds = _train(prepared, model_name, parameters, seed)
-    valid = session.evaluation.of(model)()
+    data, model, loop, seconds = _train(prepared, model_name, parameters, seed)
+    valid = loop.evaluation.of(model)()
     if refit:
-        data, model, _, more = _train(refit, model_name, parameters, seed, session.best_epochs)
+        data, model, _, more = _train(refit, model_name, parameters, seed, loop.best_epochs)
         seconds += more
-    speeds = [row["examples_per_second"] for row in session.history if row["examples_per_second"]]
+    speeds = [row["examples_per_second"] for row in loop.history if row["examples_per_second"]]
     return {
         "model": model_name,
         "seed": seed,
@@ -136,7 +137,7 @@ def measure(
         "valid": valid,
         "seconds": round(seconds, 1),
         "rows_per_second": float(np.median(speeds)) if speeds else None,
-        "best_epochs": session.best_epochs,
+        "best_epochs": loop.best_epochs,
         "hyper_parameters": parameters.model_dump(),
     }
 
@@ -182,7 +183,7 @@ def choose(
 
 
 def _task(prepared: Prepared, model_name: str):
-    from models import tasks
+    from models.contract import tasks
 
     return tasks.of(model_name, prepared.label)
 
@@ -194,10 +195,10 @@ def _train(
     seed: int,
     stage_epochs: dict[str, int] | None = None,
 ):
-    """Trains as the Trainer does: (data, model, session, seconds)."""
+    """Trains as the Trainer does: (data, model, loop, seconds)."""
     import tensorflow as tf
 
-    from models.training import TrainingSession
+    from models.training.loop import TrainingLoop
 
     data = prepared.training_data(model_name)
     tf.keras.backend.clear_session()
@@ -205,11 +206,11 @@ def _train(
     started = time.monotonic()
     model = registry.load(model_name).Model(parameters, data)
     evaluation = _task(prepared, model_name).evaluation(data, "valid")
-    session = TrainingSession(
+    loop = TrainingLoop(
         parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {}
     )
-    model.learn(session)
-    return data, model, session, time.monotonic() - started
+    model.learn(loop)
+    return data, model, loop, time.monotonic() - started
 
 
 def summary(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, str]:

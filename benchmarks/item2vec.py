@@ -51,7 +51,7 @@ print(json.dumps({"pairs": pairs, "seconds": time.monotonic() - started, \
 
 def quality(arguments) -> None:
     """Trains each kind of walks with each seed, and prints the table."""
-    from components import datasets
+    from components.read import datasets
 
     source, rows = Path(datasets.get("movielens-100k")), []
     overrides = experiment.overrides(arguments.set)
@@ -77,7 +77,7 @@ def quality(arguments) -> None:
 
 def speed(arguments) -> None:
     """Lets the two train in turns for one epoch each, and prints pairs a second."""
-    from components import datasets
+    from components.read import datasets
 
     source = Path(datasets.get("movielens-100k"))
     data = experiment.prepare(
@@ -122,8 +122,8 @@ def ours(data, width: int):
     """Returns a function that trains one more epoch on the data and tells its pairs and seconds."""
     import tensorflow as tf
 
-    from models import registry
-    from models.trainer import resolve
+    from models.names import registry
+    from models.training.trainer import resolve
 
     parameters = resolve(
         "item2vec", {"subsample": 0.0, "embedding_dim": width, "batch_size": 65_536}

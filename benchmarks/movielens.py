@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from benchmarks import experiment
-from models import registry
+from models.names import registry
 
 METRICS = ("hr_10", "ndcg_10", "mrr_10", "recall_20")
 PEERS = {
@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/movielens-100k"))
     arguments = parser.parse_args()
-    from components import datasets
+    from components.read import datasets
 
     source = Path(datasets.get("movielens-100k"))
     overrides = experiment.overrides(arguments.set)

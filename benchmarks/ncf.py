@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import experiment
-from models import registry
+from models.names import registry
 
 GRID = {"ease": [{"l2": l2} for l2 in (250, 500, 1000, 2000, 4000)]}
 METRICS = ("ncf99_hr_10", "ncf99_ndcg_10", "hr_10", "ndcg_10")
@@ -80,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/ncf"))
     arguments = parser.parse_args()
-    from components import datasets
+    from components.read import datasets
 
     source = without_blanks(Path(datasets.get("movielens-1m")), arguments.output / "source")
     given = write_given_split(source, arguments.split, arguments.output / "given.tsv")

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from benchmarks import experiment
-from models import registry
+from models.names import registry
 
 METRICS = ("rmse", "mae")
 PEERS = {
@@ -72,7 +72,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/ratings"))
     arguments = parser.parse_args()
-    from components import datasets
+    from components.read import datasets
 
     source = Path(datasets.get(arguments.data))
     overrides = experiment.overrides(arguments.set)

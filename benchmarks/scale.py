@@ -60,28 +60,28 @@ def write_events(folder: Path, count: int, seed: int = 0) -> None:
 
 def stage(name: str, folder: Path, model: str, setting: dict) -> None:
     """Runs one stage on what the stages before it left in `folder`."""
-    from components import local
+    from components import standalone
 
     if name == "read":
-        local.read_tables(str(folder / "source"), output=str(folder / "tables"))
+        standalone.read_tables(str(folder / "source"), output=str(folder / "tables"))
     elif name == "build":
-        local.build_examples(
+        standalone.build_examples(
             str(folder / "tables"), str(folder), split={"name": "leave_one_out"}, schema="generic"
         )
     elif name == "transform":
-        local.transform(
+        standalone.transform(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),
             {"text": []},
         )
     else:
-        from models import registry
-        from models.training import TrainingSession
+        from models.names import registry
+        from models.training.loop import TrainingLoop
 
         module, data = registry.load(model), experiment.Prepared(folder).training_data(model)
         parameters = module.HyperParameters(epochs=1, **setting)
-        module.Model(parameters, data).learn(TrainingSession(parameters, data))
+        module.Model(parameters, data).learn(TrainingLoop(parameters, data))
 
 
 def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:

@@ -179,7 +179,7 @@ class BareCall:
     """A prepared callable of a session, on ready arrays, in this process."""
 
     def __init__(self, folder: Path, rows: int):
-        from serving.servable import Servable
+        from serving.server.servable import Servable
 
         self._servable = Servable("model", 1, str(folder))
         self._arrays = {
@@ -247,7 +247,7 @@ def measure(folder: Path, seconds: float, rounds: int) -> dict:
     Returns:
       The median over the rounds of what each load gave, and of the ratios that have targets.
     """
-    from serving.process import ServerProcess
+    from serving.server.process import ServerProcess
 
     with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
         shutil.copytree(folder, Path(root) / "1")
@@ -287,7 +287,7 @@ def soak(folder: Path, minutes: float) -> list[tuple[float, float, int]]:
 
     Returns (minutes so far, resident MiB, requests so far) at every look.
     """
-    from serving.process import ServerProcess
+    from serving.server.process import ServerProcess
 
     with tempfile.TemporaryDirectory() as root:
         shutil.copytree(folder, Path(root) / "1")

@@ -166,7 +166,7 @@ print(json.dumps({"rows": len(train.dataset), "seconds": seconds}))
 
 def prepare(pair: Pair, output: Path) -> experiment.Prepared:
     """Our train rows, built once."""
-    from components import datasets
+    from components.read import datasets
 
     source = Path(datasets.get("movielens-100k"))
     return experiment.prepare(
@@ -180,22 +180,22 @@ def ours(name: str, output: Path) -> dict:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from models import registry
-    from models.trainer import resolve
-    from models.training import TrainingSession
+    from models.names import registry
+    from models.training.loop import TrainingLoop
+    from models.training.trainer import resolve
 
     data = prepare(PAIRS[name], output).training_data(name)
     model = registry.load(name).Model(resolve(name, {**PAIRS[name].ours, "epochs": EPOCHS}), data)
-    session = TrainingSession(model.hyper_parameters, data)
-    model.learn(session)
+    loop = TrainingLoop(model.hyper_parameters, data)
+    model.learn(loop)
     # A batch of an auto-encoder is counted in users: what they have is what it learns.
     rows = len(data.events) if PAIRS[name].kind == "profile" else model.batches(data, 0, 0).rows
-    return {"rows": rows, "seconds": [row["seconds"] for row in session.history]}
+    return {"rows": rows, "seconds": [row["seconds"] for row in loop.history]}
 
 
 def compare(name: str, recbole_python: str, rounds: int, output: Path) -> dict[str, str]:
     """Lets the two train in turns: a row of the table."""
-    from components import datasets
+    from components.read import datasets
 
     pair = PAIRS[name]
     prepare(pair, output)

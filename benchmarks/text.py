@@ -112,7 +112,7 @@ def main() -> None:
         for folder in arguments.reviews
     ]
     if arguments.plots:
-        from components import datasets
+        from components.read import datasets
 
         log = next(Path(datasets.get("movielens-100k")).glob("*.inter"))
         sources.append(

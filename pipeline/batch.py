@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from models.errors import RecsysError
+from models.names.errors import RecsysError
 from pipeline import lineage, local
 
 
@@ -16,7 +16,9 @@ def run(
     output: str,
     say: Callable[[str], None] = print,
 ) -> dict[str, int]:
-    """Writes recommendations as Parquet and returns the counts (see `components.batch`).
+    """Writes recommendations as Parquet and returns the counts.
+
+    See `components.batch.recommendations`.
 
     Args:
         folder: where to; new or empty.
@@ -28,20 +30,24 @@ def run(
         say: takes lines of progress.
 
     Raises:
-        RecsysError: the run pushed nothing, or what `components.batch` raises.
+        RecsysError: the run pushed nothing, or what `components.batch.recommendations` raises.
     """
     record = _pushed(run_id, output)
     with local.readable_errors():
         local.quiet()
-        from components import batch
-        from components.beam_runner import in_process_pipeline
+        from components.batch import recommendations
+        from components.in_process import in_process_pipeline
 
         asked = (
-            batch.users_of_file(users) if users else batch.users_of_examples(record.examples_uri)
+            recommendations.users_of_file(users)
+            if users
+            else recommendations.users_of_examples(record.examples_uri)
         )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()
-        counts = batch.recommend_all(in_process_pipeline, record.pushed_path, asked, k, folder)
+        counts = recommendations.recommend_all(
+            in_process_pipeline, record.pushed_path, asked, k, folder
+        )
     seconds = time.monotonic() - started
     strategies = ", ".join(
         f"{name.removeprefix('strategy ')} {count:,}"

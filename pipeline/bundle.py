@@ -12,8 +12,8 @@ from typing import Any
 import pydantic
 import yaml
 
-from models import metrics, registry
-from models.errors import ConfigError
+from models.names import metrics, registry
+from models.names.errors import ConfigError
 from pipeline import lineage, local
 from pipeline.config import GateConfig
 from pipeline.lineage import RunRecord
@@ -83,10 +83,10 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
 def _create_pipeline(
     config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path
 ) -> Any:
-    from components import gate
-    from components.beam_runner import ARGUMENTS
-    from components.bundler import Bundler
-    from components.last_blessed import LastBlessedOther
+    from components.bundle.bundler import Bundler
+    from components.gate import evaluation
+    from components.gate.last_blessed import LastBlessedOther
+    from components.in_process import ARGUMENTS
     from pipeline import tfx_api as tfx
     from pipeline.dag import gate_and_push
 
@@ -130,7 +130,9 @@ def _create_pipeline(
     ).with_id("LastBlessed")
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
-    bounds = gate.eval_config(metrics.TWO_STAGE, -config.max_regression, config.max_regression)
+    bounds = evaluation.eval_config(
+        metrics.TWO_STAGE, -config.max_regression, config.max_regression
+    )
     serving_dir = str(output / "serving" / name)
     gated = gate_and_push(
         bundler.outputs["model"],

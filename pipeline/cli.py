@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from models.errors import ConfigError, RecsysError
+from models.names.errors import ConfigError, RecsysError
 
 # Importing TensorFlow and tracing graphs make millions of objects that live: looking through them
 # as often as Python does by default takes a fifth of a run's own work.
@@ -86,7 +86,7 @@ def list_models() -> None:
     \b
     Example: recsys models
     """
-    from models.registry import MODELS
+    from models.names.registry import MODELS
     from pipeline.show import print_table
 
     rows = [
@@ -104,7 +104,7 @@ def list_datasets() -> None:
     \b
     Example: recsys datasets
     """
-    from components.datasets import DATASETS
+    from components.read.datasets import DATASETS
     from pipeline.show import print_table
 
     rows = [
@@ -132,7 +132,7 @@ def data_get(name: str) -> None:
     \b
     Example: recsys data get movielens-1m
     """
-    from components import datasets
+    from components.read import datasets
 
     click.echo(datasets.get(name, progress=click.echo))
 

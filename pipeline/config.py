@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import pydantic
 import yaml
 
-from models import registry
-from models.errors import ConfigError, nearest
+from models.names import registry
+from models.names.errors import ConfigError, nearest
 
 _LIKED = 4.0  # the rating from which on a click model takes it for a click
 
@@ -40,7 +40,7 @@ class DataConfig(_Part):
 
 
 class SplitConfig(_Part):
-    """How train, validation and test part; checked in full by `components.splits`."""
+    """How train, validation and test part; checked in full by `components.build.splits`."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -60,7 +60,7 @@ class SplitConfig(_Part):
 
 
 class LabelConfig(_Part):
-    """What a `score` run predicts (see `models.label`).
+    """What a `score` run predicts (see `models.names.label`).
 
     Attributes:
         column: the column of the events that the label is made of.
@@ -72,7 +72,7 @@ class LabelConfig(_Part):
 
 
 class WalksConfig(_Part):
-    """What a model of the kind `walk` trains on; checked in full by `components.walks`."""
+    """What a model of the kind `walk` trains on; checked in full by `components.build.walks`."""
 
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
@@ -211,10 +211,12 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     entry = registry.get(config.model)
     if entry.task != "score":
         return config
-    from components import layouts  # with PyArrow, which most commands can do without
+    from components.read.layouts import (
+        detection,  # with PyArrow, which most commands can do without
+    )
 
     source = config.data.source
-    usual = layouts.conventions(source, config.data.reader) if Path(source).is_dir() else {}
+    usual = detection.conventions(source, config.data.reader) if Path(source).is_dir() else {}
     updates: dict[str, Any] = {}
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}

@@ -5,19 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components import gate
-from components.beam_runner import ARGUMENTS
-from components.build_report import WALKS
-from components.canary import Canary
-from components.example_builder import ExampleBuilder
-from components.last_blessed import LastBlessedOther
-from components.layouts import TABLES
-from components.schemas import read_schemas, schema_folder
-from components.table_check import TableCheck
-from components.table_reader import TableReader
-from components.walks import WalkConfig
-from models import features, metrics, registry
-from models.label import Label
+from components.build.config import WALKS
+from components.build.example_builder import ExampleBuilder
+from components.build.walks import WalkConfig
+from components.canary.canary import Canary
+from components.check.table_check import TableCheck
+from components.gate import evaluation
+from components.gate.last_blessed import LastBlessedOther
+from components.in_process import ARGUMENTS
+from components.read.layouts.detection import TABLES
+from components.read.table_reader import TableReader
+from components.tables.schemas import read_schemas, schema_folder
+from models.names import features, metrics, registry
+from models.names.label import Label
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
@@ -63,7 +63,7 @@ def create_pipeline(
     folder = schema_folder(schemas)
     walks = config.walks.model_dump()
     on_graph = WalkConfig.parse(walks, entry.kind).on_graph
-    components_hash = _hash_files("components", "schema", "models/label.py")
+    components_hash = _hash_files("components", "schema", "models/names/label.py")
     tables = read_schemas(folder)
     folder = schema_dir or folder
 
@@ -123,7 +123,7 @@ def create_pipeline(
     transform = tfx.Transform(
         examples=builder.outputs["examples"],
         schema=builder.outputs["schema"],
-        preprocessing_fn="models.preprocessing.preprocessing_fn",
+        preprocessing_fn="models.inputs.preprocessing.preprocessing_fn",
         splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
         materialize=False,
         # The tables have statistics of their own, held to curated schemas; the same of train would
@@ -135,7 +135,7 @@ def create_pipeline(
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
             "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
             "min_count": config.features.min_count,
-            "code_hash": _hash_files("models/preprocessing.py", "models/features.py"),
+            "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
     )
 
@@ -180,7 +180,7 @@ def create_pipeline(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
-        run_fn="models.trainer.run_fn",
+        run_fn="models.training.trainer.run_fn",
         train_args=tfx.TrainArgs(
             splits=["train", "items", "users", *([WALKS] if on_graph else [])]
         ),
@@ -190,7 +190,7 @@ def create_pipeline(
     )
 
     # Better than the reference, not worse than the last blessed model.
-    bounds = gate.eval_config(
+    bounds = evaluation.eval_config(
         measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
     )
     gated = gate_and_push(
@@ -238,7 +238,7 @@ def gate_and_push(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         examples=examples,
-        code_hash=_hash_files("components/canary.py", "components/probes.py", "serving"),
+        code_hash=_hash_files("components/canary", "serving"),
     )
 
     # Only what is blessed twice becomes a version that a server picks up.

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from models.errors import ConfigError, RecsysError
+from models.names.errors import ConfigError, RecsysError
 from pipeline import examples, lineage, show
 from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord
-from serving.client import Client, Recommendations
-from serving.errors import ServingError, StartError
-from serving.process import ServerProcess
+from serving.client.client import Client, Recommendations
+from serving.server.process import ServerProcess
+from serving.wire.errors import ServingError, StartError
 
 REST_PORT, GRPC_PORT = 8501, 8500
 _NAME = "recsys"
@@ -54,7 +54,7 @@ def serve(
         f"{host}:{grpc_port}; Ctrl-C stops",
         err=True,
     )
-    from serving.server import main
+    from serving.server.server import main
 
     options = {
         "model-name": name,

@@ -225,12 +225,12 @@ def check_pipeline() -> Iterator[Finding]:
         )
         import apache_beam as beam
 
-        from components.beam_runner import in_process_pipeline
+        from components.in_process import in_process_pipeline
 
         with in_process_pipeline() as pipeline:
             _ = pipeline | beam.Create([1, 2]) | beam.CombineGlobally(sum)
         yield Finding("Beam runner", "FnApiRunner, in process")
-        from components.canary import Canary  # noqa: F401
+        from components.canary.canary import Canary  # noqa: F401
         from pipeline import dag  # noqa: F401
 
         yield Finding("pipeline", "imports")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.errors import DataError, RecsysError
+from models.names.errors import DataError, RecsysError
 from pipeline import charts, lineage
 from pipeline.lineage import RunRecord
 
@@ -48,7 +48,7 @@ def run(
         model: name of the served model, where the logs are of several.
         schema: name or folder of the curated schemas; those that the run was checked with where
             None.
-        limits: of `serving_skew.Limits`.
+        limits: of `serving_skew.Bounds`.
         report: the folder to write to; a new one under `<output>/drift` where None.
         say: takes lines of progress.
 
@@ -63,11 +63,11 @@ def run(
 
     with readable_errors():
         quiet()
-        from components import request_logs, serving_skew
-        from components.beam_runner import in_process_pipeline
-        from components.serving_measures import measure
+        from components.in_process import in_process_pipeline
+        from components.monitor import request_logs, skew
+        from components.monitor.statistics import measure
 
-        bounds = serving_skew.Limits.parse(limits or {})
+        bounds = skew.Bounds.parse(limits or {})
         files = request_logs.find_logs(logs)
         earlier_files = request_logs.find_logs(baseline_logs) if baseline_logs else []
         folder = (
@@ -98,9 +98,9 @@ def run(
                 )
             except DataError as error:
                 raise DataError(f"the earlier period: {error}") from error
-        findings = serving_skew.compare(now, training, earlier, bounds)
+        findings = skew.compare(now, training, earlier, bounds)
         found = _report(record, training, now, earlier, findings, bounds)
-        from components import records
+        from components.tables import records
 
         records.write_json(str(folder / FINDINGS), found)
         records.remove_staging(str(folder))
@@ -132,7 +132,7 @@ def require_met(found: Mapping[str, Any]) -> None:
 
 
 def read_training(record: RunRecord, schema: str | None, folder: str):
-    """What the model of a run was trained on (`serving_measures.Training`).
+    """What the model of a run was trained on (`monitor_statistics.TrainedOn`).
 
     Of a bundle that is the run of its recall.
 
@@ -142,8 +142,9 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    from components import schemas, serving_measures, tables
-    from components.beam_runner import in_process_pipeline
+    from components.in_process import in_process_pipeline
+    from components.monitor import statistics as monitor_statistics
+    from components.tables import artifacts, schemas
 
     examples = _artifact(record, "ExampleBuilder", "examples")
     curated_in = {table: _artifact(record, f"Schema_{table}", "schema") for table in _TABLES}
@@ -167,23 +168,26 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
             / "Split-all"
             / "FeatureStats.pb"
         )
-        statistics = serving_measures.Statistics.FromString(path.read_bytes())
+        statistics = monitor_statistics.Statistics.FromString(path.read_bytes())
     else:
         inputs = _inputs(record, "score")
         columns = {name: kind for name, kind in train_columns.items() if name in inputs}
-        statistics = serving_measures.split_statistics(
+        statistics = monitor_statistics.split_statistics(
             in_process_pipeline, examples, "train", columns, folder
         )
     origins = schemas.origins(
-        {table: tables.table_columns(_artifact(record, "TableReader", table)) for table in _TABLES}
+        {
+            table: artifacts.table_columns(_artifact(record, "TableReader", table))
+            for table in _TABLES
+        }
     )
-    return serving_measures.Training(
+    return monitor_statistics.TrainedOn(
         task,
         columns,
-        serving_measures.serving_schema(task, columns, curated, origins, train),
+        monitor_statistics.serving_schema(task, columns, curated, origins, train),
         statistics,
-        serving_measures.known_ids(examples, "users", "user_id"),
-        serving_measures.known_ids(examples, "items", "item_id"),
+        monitor_statistics.known_ids(examples, "users", "user_id"),
+        monitor_statistics.known_ids(examples, "items", "item_id"),
     )
 
 
@@ -288,7 +292,7 @@ def _time(seconds: int | None) -> str | None:
 
 def write_page(found: Mapping[str, Any], now, earlier, path: Path) -> Path:
     """Writes the findings as a page that needs nothing but itself."""
-    from components.request_logs import RECOMMENDED
+    from components.monitor.request_logs import RECOMMENDED
     from pipeline import report
 
     series = ("now", "earlier period")

@@ -19,7 +19,7 @@ def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
 
     A row is column -> list of its values, bytes, int or float; none where it is missing.
     """
-    from serving.protos import Example
+    from serving.wire.protos import Example
 
     for path in sorted(Path(folder).glob("*.gz")):
         with gzip.open(path) as file:

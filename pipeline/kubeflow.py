@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from models.errors import ConfigError
+from models.names.errors import ConfigError
 from pipeline.config import RunConfig
 
 IMAGE = "recsys-tfx:latest"
@@ -134,8 +134,8 @@ def _require_kfp() -> None:
 def _compile(config: RunConfig, source: str, output: str, image: str) -> dict[str, Any]:
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
-    from components.schemas import schema_folder
-    from models import trainer
+    from components.tables.schemas import schema_folder
+    from models.training import trainer
     from pipeline import dag
 
     schemas = config.data.schema_name or "generic"

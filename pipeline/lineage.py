@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import metrics, registry
-from models.errors import RecsysError, nearest
-from models.label import Label
-from models.metrics import MetricSet
+from models.names import metrics, registry
+from models.names.errors import RecsysError, nearest
+from models.names.label import Label
+from models.names.metrics import MetricSet
 
 METADATA = "metadata.sqlite"
 VERDICT = "verdict.json"

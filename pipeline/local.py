@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from models.errors import ConfigError, RecsysError
+from models.names.errors import ConfigError, RecsysError
 from pipeline import lineage
 from pipeline.config import RunConfig
 
@@ -46,14 +46,14 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     def create(output: Path):
         source, schemas = find_data(config, say)
         # Only now: what can be refused without TensorFlow has been.
-        from components import tables
-        from models import trainer
+        from components.read.tables import fingerprint
+        from models.training import trainer
         from pipeline import dag
 
         return dag.create_pipeline(
             config,
             source=str(source),
-            fingerprint=tables.fingerprint(str(source)),
+            fingerprint=fingerprint(str(source)),
             schemas=schemas,
             hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(
                 mode="json"
@@ -143,7 +143,8 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]
 
     The data is fetched when it is a public data set.
     """
-    from components import datasets, layouts
+    from components.read import datasets
+    from components.read.layouts import detection
 
     name = config.data.source
     if name in datasets.DATASETS:
@@ -151,7 +152,7 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]
         return datasets.get(name, progress=say), config.data.schema_name or dataset.schema
     if not Path(name).exists():
         datasets.find(name)  # raises, naming the nearest
-    usual = layouts.conventions(name, config.data.reader).get("schema", "generic")
+    usual = detection.conventions(name, config.data.reader).get("schema", "generic")
     return Path(name).absolute(), config.data.schema_name or usual
 
 
@@ -163,7 +164,7 @@ def save_verdict(record: lineage.RunRecord) -> None:
     evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
     if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():
         return
-    from components import gate
+    from components.gate import evaluation as gate
 
     verdict = gate.read_verdict(evaluation, record.blessed)
     values = dataclasses.asdict(verdict)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models import registry
+from models.names import registry
 from pipeline import charts, report_data, report_users
 from pipeline.lineage import RunRecord
 

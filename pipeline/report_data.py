@@ -73,14 +73,14 @@ def _figures(record: RunRecord, statistics: Any) -> Iterator[dict[str, Any]]:
 
 
 def _counted(folder: Path, columns: dict[str, str]) -> Iterator[dict[str, Any]]:
-    from components import tables
+    from components.tables import artifacts
 
     wanted = {
         name: kind
         for name, kind in columns.items()
         if not kind.endswith("_list") and name not in ("row", "session_id", "review")
     }
-    events = tables.read_split(str(folder.parent), "all", wanted).to_pandas()
+    events = artifacts.read_split(str(folder.parent), "all", wanted).to_pandas()
     for column, one in (("user_id", "user"), ("item_id", "item")):
         counts = events[column].value_counts()
         yield _long_tail(one, [int(count) for count in counts], len(counts), len(events))

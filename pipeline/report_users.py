@@ -99,7 +99,7 @@ def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, 
 
 def _serialize(row: dict[str, list]) -> bytes:
     """A row back as a tf.Example."""
-    from serving.protos import Example
+    from serving.wire.protos import Example
 
     example = Example()
     for name, values in row.items():

@@ -214,7 +214,7 @@ def toy_data(tmp_path_factory):
 
     With a label, it is of ratings to score.
     """
-    from models.label import Label
+    from models.names.label import Label
     from tests.models import toy
 
     root = shared_by_workers(tmp_path_factory)

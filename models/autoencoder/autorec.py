@@ -25,12 +25,12 @@ import pydantic
 import scipy.sparse
 import tensorflow as tf
 
-from models import sampling
 from models.autoencoder.layers import FromEntities, ToEntities
-from models.errors import ConfigError
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -109,7 +109,7 @@ class AutoRec(ScoreModel):
         rebuilt = tf.cast(
             self.decoder(self.encoder(tf.scatter_nd(place, inputs["rating"], shape))), tf.float32
         )
-        rebuilt = tf.gather(rebuilt, tf.maximum(column - FIRST, 0), batch_dims=1)
+        rebuilt = tf.gather(rebuilt, tf.maximum(column - FIRST_TOKEN, 0), batch_dims=1)
         errors = tf.reduce_sum(observed * (inputs["rating"] - rebuilt) ** 2) / tf.cast(
             rows, tf.float32
         )
@@ -130,7 +130,7 @@ class AutoRec(ScoreModel):
         mean = tf.where(
             tf.gather(self._is_rated, row), tf.gather(self._means, row), self.label_mean
         )
-        return tf.where(tf.gather(self._is_rated, row) & (column >= FIRST), rebuilt, mean)
+        return tf.where(tf.gather(self._is_rated, row) & (column >= FIRST_TOKEN), rebuilt, mean)
 
 
 def rating_matrix(
@@ -141,7 +141,12 @@ def rating_matrix(
     Of several ratings of a pair the last stands; unknown entities are left out.
     """
     rows, columns = (events.item, events.user) if by_item else (events.user, events.item)
-    known = (rows >= FIRST) & (rows < row_count) & (columns >= FIRST) & (columns < column_count)
+    known = (
+        (rows >= FIRST_TOKEN)
+        & (rows < row_count)
+        & (columns >= FIRST_TOKEN)
+        & (columns < column_count)
+    )
     rows, columns, labels = rows[known], columns[known], events.label[known]
     # The events of a user are in the order of time, so the first of the reversed pairs is the last.
     _, last = np.unique((rows * column_count + columns)[::-1], return_index=True)

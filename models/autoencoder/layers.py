@@ -5,9 +5,9 @@ So a warm start aligns them by id.
 
 import tensorflow as tf
 
-from models.data import Entities
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
+from models.inputs.data import Entities
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding
 
 
 class FromEntities(tf.keras.layers.Layer):
@@ -59,7 +59,7 @@ class ToEntities(tf.keras.layers.Layer):
         kernel, bias = (
             tf.cast(table.embeddings, self.compute_dtype) for table in (self.kernel, self.bias)
         )
-        return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST:]
+        return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST_TOKEN:]
 
 
 def _rows(entities: Entities, units: int, initializer, name: str) -> TokenEmbedding:

@@ -6,12 +6,12 @@ That is the corrupted input, the multinomial likelihood and the ranking.
 import pydantic
 import tensorflow as tf
 
-from models import sampling
 from models.autoencoder.layers import FromEntities, ToEntities
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.profiles import multi_hot, shuffled_profiles
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.profiles import multi_hot, shuffled_profiles
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class MultinomialHyperParameters(BaseHyperParameters):
@@ -103,7 +103,7 @@ def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         logits: [B, N].
         items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
     """
-    profile = multi_hot(items, tf.shape(logits)[1] + FIRST)[:, FIRST:]
+    profile = multi_hot(items, tf.shape(logits)[1] + FIRST_TOKEN)[:, FIRST_TOKEN:]
     return -tf.reduce_mean(
         tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1)
     )

@@ -16,11 +16,11 @@ the paper goes one by one. For clicks the same score is a log-odds, with log los
 import pydantic
 import tensorflow as tf
 
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.label import LABEL
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.label import LABEL
 
 
 class HyperParameters(BaseHyperParameters):
@@ -46,12 +46,12 @@ class BiasedMF(ScoreModel):
         # One table a side, the bias in its first column: one look-up and one sparse update.
         self.users, self.items = (self._table(data.field(name)) for name in ("user_id", "item_id"))
 
-    def learn(self, session):
+    def learn(self, loop):
         # The loss is divided by the batch size, so that it can be read; the rate makes good for it.
         rate = self.hyper_parameters.learning_rate * self.hyper_parameters.batch_size
-        with session.strategy.scope():
+        with loop.strategy.scope():
             optimizer = tf.keras.optimizers.SGD(rate)
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         return self._score(*self._look_up(inputs))
@@ -78,7 +78,7 @@ class BiasedMF(ScoreModel):
         Unknown ones have zeros.
         """
         for table, name in ((self.users, "user_id"), (self.items, "item_id")):
-            known = tf.cast(inputs[name] >= FIRST, tf.float32)
+            known = tf.cast(inputs[name] >= FIRST_TOKEN, tf.float32)
             yield tf.cast(table(inputs[name]), tf.float32) * known[:, tf.newaxis]
 
     def _table(self, field):

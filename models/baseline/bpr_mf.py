@@ -19,11 +19,11 @@ the mean over a batch instead of plain steps on single triples; an id is forgott
 import pydantic
 import tensorflow as tf
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding, id_embedding
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding, id_embedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -57,7 +57,7 @@ class BPRMF(DotProductModel):
         self.item_bias = TokenEmbedding(
             tokens, data.items.embedding_rows, 1, embeddings_initializer="zeros", name="item_bias"
         )
-        self._item_rows = tf.range(FIRST, data.items.embedding_rows, dtype=tf.int64)
+        self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
 
     def batches(self, data, seed, first_epoch):
         events, rate = data.events, self.hyper_parameters.unknown_rate

@@ -16,8 +16,8 @@ import numpy as np
 import pydantic
 
 from models.baseline.item_based import ItemBased
-from models.errors import ConfigError
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -43,13 +43,13 @@ class EASE(ItemBased):
             )
         super().__init__(hyper_parameters, data)
 
-    def learn(self, session):
+    def learn(self, loop):
         started = time.monotonic()
-        pairs = session.data.events.matrix(len(session.data.items))
+        pairs = loop.data.events.matrix(len(loop.data.items))
         self.weights_matrix.assign(
             solve((pairs.T @ pairs).toarray().astype(np.float64), self.hyper_parameters.l2)
         )
-        session.record(self, seconds=time.monotonic() - started)
+        loop.record(self, seconds=time.monotonic() - started)
 
 
 def solve(gram: np.ndarray, l2: float) -> np.ndarray:

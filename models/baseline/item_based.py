@@ -5,9 +5,9 @@ A score is the sum of an item-item matrix over the history.
 
 import tensorflow as tf
 
-from models.preprocessing import FIRST
-from models.profiles import multi_hot
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.profiles import multi_hot
 
 
 class ItemBased(RetrieveModel):
@@ -33,5 +33,5 @@ class ItemBased(RetrieveModel):
 
     def score_items(self, query, catalogue):
         # A repeated item counts once, as in the binary matrix that the weights were fitted on.
-        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST)
-        return tf.matmul(history[:, FIRST:], catalogue)
+        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST_TOKEN)
+        return tf.matmul(history[:, FIRST_TOKEN:], catalogue)

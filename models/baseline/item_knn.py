@@ -18,9 +18,9 @@ import pydantic
 import scipy.sparse
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.preprocessing import FIRST
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -56,9 +56,9 @@ class ItemKNN(RetrieveModel):
         self.votes_for = lists("votes_for", kept, tf.int64)
         self.votes = lists("votes", kept, tf.float32)
 
-    def learn(self, session):
+    def learn(self, loop):
         started = time.monotonic()
-        pairs = session.data.events.matrix(self._count)
+        pairs = loop.data.events.matrix(self._count)
         weights = similarities(
             pairs.T @ pairs, self.hyper_parameters.neighbours, self.hyper_parameters.shrink
         )
@@ -68,7 +68,7 @@ class ItemKNN(RetrieveModel):
         )  # items with fewer neighbours than are asked for leave places over
         self.votes_for.assign(np.pad(weights.indices.astype(np.int64), (0, rest)))
         self.votes.assign(np.pad(weights.data.astype(np.float32), (0, rest)))
-        session.record(self, seconds=time.monotonic() - started)
+        loop.record(self, seconds=time.monotonic() - started)
 
     def catalogue(self):
         return tf.identity(self.splits), tf.identity(self.votes_for), tf.identity(self.votes)
@@ -79,7 +79,7 @@ class ItemKNN(RetrieveModel):
         def one_query(history):
             # A repeated item counts once, as in the binary matrix that the similarities were
             # computed on.
-            items = tf.unique(history - FIRST).y
+            items = tf.unique(history - FIRST_TOKEN).y
             entries = tf.ragged.range(
                 tf.gather(splits, items), tf.gather(splits, items + 1)
             ).flat_values

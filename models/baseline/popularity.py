@@ -13,9 +13,9 @@ keep the catalogue's order.
 
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.retrieve import RetrieveModel
-from models.segments import popularity_scores
+from models.contract.retrieve import RetrieveModel
+from models.measures.segments import popularity_scores
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -31,8 +31,8 @@ class Popularity(RetrieveModel):
         super().__init__(hyper_parameters, data)
         self._scores = tf.constant(popularity_scores(data.item_counts))
 
-    def learn(self, session):
-        session.record(self)
+    def learn(self, loop):
+        loop.record(self)
 
     def score_items(self, query, catalogue):
         return tf.tile(self._scores[tf.newaxis], [tf.shape(query["user"])[0], 1])

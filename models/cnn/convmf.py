@@ -35,15 +35,15 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from models import sampling
 from models.cnn.item_text import ItemText
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
-from models.errors import ConfigError
-from models.features import DOCUMENT, TEXT
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError
+from models.names.features import DOCUMENT, TEXT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 _ROWS_AT_ONCE = 128
 
@@ -132,11 +132,11 @@ class ConvMF(ScoreModel):
         log = data.events
         self._by_user = Ratings(log.user, log.item, log.label, users.size)
         self._by_item = Ratings(log.item, log.user, log.label, items.size)
-        self._items = np.arange(FIRST, items.size, dtype=np.int64)
+        self._items = np.arange(FIRST_TOKEN, items.size, dtype=np.int64)
         weight = (
             np.sqrt(self._by_item.counts) if hyper_parameters.weigh_items else np.ones(items.size)
         )
-        self._weight = tf.constant(weight / max(weight[FIRST:].mean(), 1e-9), tf.float32)
+        self._weight = tf.constant(weight / max(weight[FIRST_TOKEN:].mean(), 1e-9), tf.float32)
         width, uniform = hyper_parameters.factors, tf.keras.initializers.RandomUniform(0.0, 1.0)
         self.user_factors = TokenEmbedding(
             users.tokens,
@@ -153,10 +153,10 @@ class ConvMF(ScoreModel):
         self.item_factors.build(None)
         self.item_factors.embeddings.assign(self.read_texts())
 
-    def learn(self, session):
-        with session.strategy.scope():
+    def learn(self, loop):
+        with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
-        session.fit(self, optimizer=optimizer, before_epoch=tf.function(self.update_factors))
+        loop.fit(self, optimizer=optimizer, before_epoch=tf.function(self.update_factors))
 
     def batches(self, data, seed, first_epoch):
         passes = self.hyper_parameters.network_epochs
@@ -173,7 +173,7 @@ class ConvMF(ScoreModel):
 
     def score_rows(self, inputs, training=False):
         given = self._text.read(inputs)
-        new = (inputs["item_id"] < FIRST) & tf.reduce_any(given > 0, axis=1)
+        new = (inputs["item_id"] < FIRST_TOKEN) & tf.reduce_any(given > 0, axis=1)
         # The known items' texts are not read again: all of them make one text of no words.
         of_text = encode_distinct(
             self.network, tf.where(new[:, tf.newaxis], given, 0), self.hyper_parameters.factors
@@ -203,7 +203,9 @@ class Ratings:
     """The train ratings by their rows, users or items, for ridge regressions of all rows at once.
 
     Args:
-        row: [E] whose factors are solved for.  other: [E] the other side.  value: [E] float32.
+        row: [E] whose factors are solved for.
+        other: [E] the other side.
+        value: [E] float32.
         count: number of rows.
     """
 
@@ -263,8 +265,8 @@ def with_mean(factors: tf.Tensor) -> tf.Tensor:
     """Puts the mean of the known rows in the place of the missing one and the unknown one."""
     return tf.concat(
         [
-            tf.tile(tf.reduce_mean(factors[FIRST:], axis=0, keepdims=True), [FIRST, 1]),
-            factors[FIRST:],
+            tf.tile(tf.reduce_mean(factors[FIRST_TOKEN:], axis=0, keepdims=True), [FIRST_TOKEN, 1]),
+            factors[FIRST_TOKEN:],
         ],
         axis=0,
     )

@@ -29,10 +29,10 @@ import pydantic
 import tensorflow as tf
 
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
-from models.documents import Documents
-from models.features import DOCUMENT
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.documents import Documents
+from models.names.features import DOCUMENT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -148,10 +148,10 @@ class DeepCoNN(ScoreModel):
             2 * hyper_parameters.units, hyper_parameters, self.initial_score
         )
 
-    def learn(self, session):
-        with session.strategy.scope():
+    def learn(self, loop):
+        with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         user, item = inputs["user_id"], inputs["item_id"]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from models.errors import DataError
-from models.features import DOCUMENT, TEXT
-from models.preprocessing import FIRST
-from models.score_data import ScoreData
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.score_data import ScoreData
+from models.names.errors import DataError
+from models.names.features import DOCUMENT, TEXT
 
 
 class ItemText:
@@ -57,7 +57,7 @@ class ItemText:
         # for missing and unknown ones.
         numbers, start = [], 0
         for field in self._fields:
-            numbers += [np.full(FIRST, -1), number[start : start + len(field.tokens)]]
+            numbers += [np.full(FIRST_TOKEN, -1), number[start : start + len(field.tokens)]]
             start += len(field.tokens)
         numbers = np.concatenate(numbers).astype(np.int64)
         texts = self._cut(
@@ -66,7 +66,7 @@ class ItemText:
         kept = self._choose(numbers, texts, data.items.known, len(distinct), vocabulary, max_share)
         self.tokens = tuple(distinct[kept])
         place = np.zeros(len(distinct) + 1, np.int32)  # the last is that of -1
-        place[kept] = FIRST + np.arange(len(kept))
+        place[kept] = FIRST_TOKEN + np.arange(len(kept))
         self._index = tf.constant(place[numbers])
         self.words = self._known(texts)
 

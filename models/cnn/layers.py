@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.errors import DataError
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.training import say
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import DataError
+from models.training.loop import say
 
 _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows are asked for
 
@@ -41,7 +41,11 @@ class WordEmbedding(TokenEmbedding):
                 vectors, tokens, dimension, tf.keras.initializers.get(initializer), scale
             )
         super().__init__(
-            tokens, FIRST + len(tokens), dimension, embeddings_initializer=initializer, name=name
+            tokens,
+            FIRST_TOKEN + len(tokens),
+            dimension,
+            embeddings_initializer=initializer,
+            name=name,
         )
 
     def call(self, inputs):
@@ -99,6 +103,7 @@ def encode_distinct(
     Args:
         encode: [D, L] indices -> [D, width] float32.
         words: [B, L] indices.
+        width: of a code.
 
     Returns:
         [B, width] float32.
@@ -132,7 +137,7 @@ def pretrained(path: str, tokens: Sequence[bytes], dimension: int, others, scale
         DataError: the file is missing, its vectors are of another dimension, or it has no word of
             the vocabulary.
     """
-    row_of = {token: row for row, token in enumerate(tokens, start=FIRST)}
+    row_of = {token: row for row, token in enumerate(tokens, start=FIRST_TOKEN)}
     rows, found = [], []
     try:
         with tf.io.gfile.GFile(path, "rb") as file:

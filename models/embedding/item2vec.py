@@ -17,24 +17,24 @@ context of itself, and K counts no more than 2 `window`. The paper has no users:
 mean over the last `history_length` items is this project's choice, made on validation, as are the
 rate and rho. On MovieLens-100K the mean over the whole history does half as well.
 
-Deviations: a batch of tiles (see models/skip_gram.py) is one step of SGD, where word2vec steps pair
-by pair; so that a popular item does not overshoot, its step is bounded. At the default rate a pair
-of a set of 20 steps by word2vec's 0.025; the rate falls linearly to nothing over `epochs`. The
-centres of a tile share one draw of negatives, weighted to N a positive: the paper's loss in
-expectation, from fewer draws; an item of the set is never a negative of it. The tables start as u =
-0 and v uniform, word2vec's with the two exchanged: so a row u that is still 0 has never been
-trained; its item has no vector, and is neither returned nor asked with. DeepWalk's hierarchical
-softmax is negative sampling here, as in node2vec.
+Deviations: a batch of tiles (see `models.inputs.skip_gram`) is one step of SGD, where word2vec
+steps pair by pair; so that a popular item does not overshoot, its step is bounded. At the default
+rate a pair of a set of 20 steps by word2vec's 0.025; the rate falls linearly to nothing over
+`epochs`. The centres of a tile share one draw of negatives, weighted to N a positive: the paper's
+loss in expectation, from fewer draws; an item of the set is never a negative of it. The tables
+start as u = 0 and v uniform, word2vec's with the two exchanged: so a row u that is still 0 has
+never been trained; its item has no vector, and is neither returned nor asked with. DeepWalk's
+hierarchical softmax is negative sampling here, as in node2vec.
 """
 
 import pydantic
 import tensorflow as tf
 
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
-from models.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
+from models.contract.retrieve import DotProductModel
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
+from models.inputs.token_layers import TokenEmbedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -121,15 +121,15 @@ class Item2vec(DotProductModel):
     def batches(self, data, seed, first_epoch):
         return self.skip_gram(data, seed).batches(first_epoch)
 
-    def learn(self, session):
+    def learn(self, loop):
         own = self.hyper_parameters
-        steps = own.epochs * self.skip_gram(session.data, session.seed).steps
-        with session.strategy.scope():
+        steps = own.epochs * self.skip_gram(loop.data, loop.seed).steps
+        with loop.strategy.scope():
             rate = tf.keras.optimizers.schedules.PolynomialDecay(
                 own.learning_rate, steps, 1e-4 * own.learning_rate
             )
             optimizer = tf.keras.optimizers.SGD(rate)
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs, training=False):
         """The sum over the batch, not the mean.
@@ -163,7 +163,7 @@ class Item2vec(DotProductModel):
         )
 
     def item_embeddings(self):
-        return tf.math.l2_normalize(self.vectors.embeddings[FIRST:], axis=1)
+        return tf.math.l2_normalize(self.vectors.embeddings[FIRST_TOKEN:], axis=1)
 
     def catalogue(self):
         """([N, D] unit vectors; [N] what is added to the score).

@@ -17,12 +17,12 @@ bias starts at the train mean (for clicks, its log-odds).
 import pydantic
 import tensorflow as tf
 
+from models.contract.score import ScoreModel
 from models.feature_interaction.fm import pair_sum
-from models.fields import FieldRows, row_penalty
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.label import LABEL
-from models.layers import Mlp
-from models.score import ScoreModel
+from models.inputs.fields import FieldRows, row_penalty
+from models.inputs.token_layers import Mlp
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.label import LABEL
 
 
 class HyperParameters(BaseHyperParameters):

@@ -19,10 +19,10 @@ their own.
 import pydantic
 import tensorflow as tf
 
-from models.fields import FieldRows, row_penalty
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.label import LABEL
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.fields import FieldRows, row_penalty
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.label import LABEL
 
 
 class HyperParameters(BaseHyperParameters):

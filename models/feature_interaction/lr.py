@@ -15,10 +15,10 @@ weights in few bits, subsampling of negatives) is left out.
 import pydantic
 import tensorflow as tf
 
-from models.fields import FieldRows
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.optimizers import Ftrl
-from models.score import ScoreModel
+from models.contract.score import ScoreModel
+from models.inputs.fields import FieldRows
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.training.optimizers import Ftrl
 
 
 class HyperParameters(BaseHyperParameters):
@@ -44,13 +44,13 @@ class LogisticRegression(ScoreModel):
         # one has started.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
-    def learn(self, session):
+    def learn(self, loop):
         own = self.hyper_parameters
-        with session.strategy.scope():
+        with loop.strategy.scope():
             optimizer = Ftrl(
                 own.learning_rate, rows=own.batch_size, beta=own.beta, l1=own.l1, l2=own.l2
             )
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
 
     def score_rows(self, inputs, training=False):
         row, x = self.rows(inputs)

@@ -28,15 +28,15 @@ import itertools
 import pydantic
 import tensorflow as tf
 
-from models.errors import ConfigError, nearest
-from models.features import CATEGORICAL, NUMERIC, TEXT
-from models.fields import FieldRows
-from models.hyper_parameters import CommonHyperParameters as BaseHyperParameters
-from models.layers import Mlp
-from models.optimizers import Divided, Ftrl
-from models.preprocessing import BUCKETS, FIRST
-from models.score import ScoreModel
-from models.score_data import ID
+from models.contract.score import ScoreModel
+from models.inputs.fields import FieldRows
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
+from models.inputs.score_data import ID
+from models.inputs.token_layers import Mlp
+from models.names.errors import ConfigError, nearest
+from models.names.features import CATEGORICAL, NUMERIC, TEXT
+from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.training.optimizers import Divided, Ftrl
 
 
 class HyperParameters(BaseHyperParameters):
@@ -81,9 +81,9 @@ class WideDeep(ScoreModel):
             1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
         )
 
-    def learn(self, session):
+    def learn(self, loop):
         hyper_parameters = self.hyper_parameters
-        with session.strategy.scope():
+        with loop.strategy.scope():
             wide = Ftrl(
                 hyper_parameters.wide_learning_rate,
                 rows=hyper_parameters.batch_size,
@@ -94,11 +94,11 @@ class WideDeep(ScoreModel):
                 [wide, deep],
                 lambda variable: int(all(variable is not each for each in self.wide_variables())),
             )
-        session.fit(self, optimizer=optimizer)
+        loop.fit(self, optimizer=optimizer)
         weights = tf.concat(
             [tf.reshape(variable, [-1]) for variable in self.wide_variables()], axis=0
         )
-        session.history[-1]["zero_wide_weights"] = float(
+        loop.history[-1]["zero_wide_weights"] = float(
             tf.reduce_mean(tf.cast(weights == 0.0, tf.float32))
         )
 
@@ -128,8 +128,8 @@ class WideDeep(ScoreModel):
             )
         ]
         for name in self._numbers:
-            quantile = tf.cast(inputs[name] - FIRST, tf.float32) / (BUCKETS - 1)
-            present = tf.cast(inputs[name] >= FIRST, tf.float32)
+            quantile = tf.cast(inputs[name] - FIRST_TOKEN, tf.float32) / (BUCKETS - 1)
+            present = tf.cast(inputs[name] >= FIRST_TOKEN, tf.float32)
             parts.append(tf.stack([quantile * present, 1 - present], axis=1))
         return tf.cast(
             self.output_layer(self.deep(tf.concat(parts, axis=1), training=training))[:, 0],

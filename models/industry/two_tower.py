@@ -25,11 +25,11 @@ import pydantic
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import EntityEncoder
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import EntityEncoder
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -87,7 +87,7 @@ class TwoTower(DotProductModel):
         self._item_count = len(data.items)
         probability = data.item_counts / max(1, data.item_counts.sum())
         self._probability = tf.constant(
-            np.concatenate([[1.0] * FIRST, np.maximum(probability, 1e-12)]), tf.float32
+            np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
         )
         self._task = tfrs.tasks.Retrieval(
             temperature=hyper_parameters.temperature, remove_accidental_hits=True
@@ -157,7 +157,7 @@ class TwoTower(DotProductModel):
 
     def item_embeddings(self):
         return self._item_tower(
-            self._items(tf.range(FIRST, FIRST + self._item_count, dtype=tf.int64))
+            self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
 
     def _encode_items(self, index):
@@ -170,7 +170,9 @@ class TwoTower(DotProductModel):
             > self.hyper_parameters.batch_size * self.hyper_parameters.history_length
         ):
             return self._items(index)
-        return tf.gather(self._items(tf.range(FIRST + self._item_count, dtype=tf.int64)), index)
+        return tf.gather(
+            self._items(tf.range(FIRST_TOKEN + self._item_count, dtype=tf.int64)), index
+        )
 
     def _embed_query(self, user, history, encoded, forget=None, training=False):
         """Encodes the users with their histories.

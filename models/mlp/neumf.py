@@ -25,10 +25,10 @@ from typing import Literal
 import pydantic
 import tensorflow as tf
 
-from models import sampling
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import id_embedding
-from models.retrieve import RetrieveModel
+from models.contract.retrieve import RetrieveModel
+from models.inputs import sampling
+from models.inputs.token_layers import id_embedding
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
 
 class HyperParameters(BaseHyperParameters):
@@ -126,23 +126,21 @@ class NeuMF(RetrieveModel):
             loss += self.hyper_parameters.l2 * tf.add_n(squares)
         return loss
 
-    def learn(self, session):
+    def learn(self, loop):
         hyper_parameters = self.hyper_parameters
-        if session.warm_started or not (
-            self._has_gmf and self._has_mlp and hyper_parameters.pretrain
-        ):
-            session.fit(self)
+        if loop.warm_started or not (self._has_gmf and self._has_mlp and hyper_parameters.pretrain):
+            loop.fit(self)
             return
         halves = {}
         for variant in ("gmf", "mlp"):
-            with session.strategy.scope():
-                halves[variant] = NeuMF(hyper_parameters, session.data, variant)
-            session.fit(halves[variant], stage=variant)
-        session.build(self)
+            with loop.strategy.scope():
+                halves[variant] = NeuMF(hyper_parameters, loop.data, variant)
+            loop.fit(halves[variant], stage=variant)
+        loop.build(self)
         self._inherit(halves["gmf"], halves["mlp"])
-        with session.strategy.scope():
+        with loop.strategy.scope():
             optimizer = tf.keras.optimizers.SGD(hyper_parameters.fine_tuning_rate)
-        session.fit(self, stage="neumf", optimizer=optimizer)
+        loop.fit(self, stage="neumf", optimizer=optimizer)
 
     def catalogue(self):
         """What the item contributes to the first step of either half.

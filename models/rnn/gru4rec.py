@@ -35,13 +35,13 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from models.errors import ConfigError
-from models.hyper_parameters import HyperParameters as BaseHyperParameters
-from models.layers import TokenEmbedding
-from models.optimizers import Adagrad
-from models.preprocessing import FIRST
-from models.retrieve import DotProductModel
+from models.contract.retrieve import DotProductModel
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 from models.rnn import losses, sessions
+from models.training.optimizers import Adagrad
 
 
 class HyperParameters(BaseHyperParameters):
@@ -173,7 +173,9 @@ class GRU4Rec(DotProductModel):
         self._embedding_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_embedding)
         self._hidden_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_hidden)
         supports = np.maximum(data.item_counts, 1)
-        self._log_support = tf.constant(np.log(np.concatenate([[1] * FIRST, supports])), tf.float32)
+        self._log_support = tf.constant(
+            np.log(np.concatenate([[1] * FIRST_TOKEN, supports])), tf.float32
+        )
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if hyper_parameters.negatives == "batch":
             self._states = [self._state(size, number) for number, size in enumerate(units)]
@@ -224,15 +226,15 @@ class GRU4Rec(DotProductModel):
             items, starts, hyper_parameters.batch_size, samples, seed, first_epoch
         )
 
-    def learn(self, session):
+    def learn(self, loop):
         hyper_parameters = self.hyper_parameters
-        with session.strategy.scope():
+        with loop.strategy.scope():
             adagrad = (
                 Adagrad(hyper_parameters.learning_rate, hyper_parameters.momentum)
                 if hyper_parameters.optimizer == "adagrad"
                 else None
             )
-        session.fit(self, optimizer=adagrad)
+        loop.fit(self, optimizer=adagrad)
 
     def compute_loss(self, inputs, training=False):
         if self.hyper_parameters.negatives == "all":
@@ -264,7 +266,7 @@ class GRU4Rec(DotProductModel):
         return tf.concat([tf.cast(hidden, tf.float32), tf.ones([tf.shape(hidden)[0], 1])], axis=1)
 
     def item_embeddings(self):
-        items = tf.range(FIRST, FIRST + self._known, dtype=tf.int64)
+        items = tf.range(FIRST_TOKEN, FIRST_TOKEN + self._known, dtype=tf.int64)
         return tf.cast(tf.concat([self.items(items), self.biases(items)], axis=1), tf.float32)
 
     def _full_softmax(self, inputs, training):
@@ -277,7 +279,7 @@ class GRU4Rec(DotProductModel):
             + self.item_embeddings()[:, -1]
         )
         rows = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            inputs["target"][valid] - FIRST, scores
+            inputs["target"][valid] - FIRST_TOKEN, scores
         )
         return (
             tf.reduce_sum(rows)

@@ -1,6 +1,6 @@
 """Mini-batches of sequences: session-parallel, and windows.
 
-They are a function of (seed, epoch, step) alone, as in models/sampling.py.
+They are a function of (seed, epoch, step) alone, as in models/inputs/sampling.py.
 """
 
 import heapq
@@ -8,7 +8,7 @@ import heapq
 import numpy as np
 import tensorflow as tf
 
-from models import sampling
+from models.inputs import sampling
 
 IDLE = -1
 
@@ -58,8 +58,8 @@ def parallel_batches(
     Every epoch reads the sequences in the same order, as time has it.
 
     Args:
-        items: [E] int64 item indices, sequence after sequence.  starts: [S + 1], see
-            `session_parallel`.
+        items: [E] int64 item indices, sequence after sequence.
+        starts: [S + 1], see `session_parallel`.
         slots: rows of a batch.
         samples: draws the additional negatives of a step; None for none.
         seed: of the draws.
@@ -110,7 +110,7 @@ class PopularitySamples:
         """[count] int64 item indices for a stateless [2] seed."""
         uniform = tf.random.stateless_uniform([self._count], seed, dtype=tf.float64)
         place = tf.searchsorted(self._cumulative, uniform, side="right", out_type=tf.int64)
-        return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST
+        return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST_TOKEN
 
 
 def window_batches(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components import datasets
-from models.errors import DataError
+from components.read import datasets
+from models.names.errors import DataError
 
 
 @pytest.fixture(scope="session")

@@ -12,30 +12,34 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
-from components import building, checks, local, records, schemas, tables
-from components.beam_runner import in_process_pipeline
-from components.sources import TABLES
-from components.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
-from models.errors import ConfigError, DataError
+from components import standalone
+from components.build.config import EXAMPLE_SPLITS
+from components.build.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
+from components.check import rules
+from components.in_process import in_process_pipeline
+from components.read import tables
+from components.tables import artifacts, records, schemas
+from components.tables.names import TABLES
+from models.names.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
 def toy_tables(toy_source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    local.read_tables(str(toy_source), output=str(folder))
+    standalone.read_tables(str(toy_source), output=str(folder))
     return folder
 
 
 @pytest.fixture(scope="module")
 def movielens_tables(movielens_100k, tmp_path_factory):
     folder = tmp_path_factory.mktemp("movielens")
-    local.read_tables(str(movielens_100k), output=str(folder))
+    standalone.read_tables(str(movielens_100k), output=str(folder))
     return folder
 
 
 def rows_of(output, split):
     report = json.loads((output / "examples" / "report.json").read_text())
-    return tables.read_split(str(output / "examples"), split, report["columns"][split])
+    return artifacts.read_split(str(output / "examples"), split, report["columns"][split])
 
 
 def expected(shared_dir, name):
@@ -47,9 +51,9 @@ def expected(shared_dir, name):
 def test_movielens_leave_one_out_is_the_peers_split_row_for_row(
     movielens_tables, shared_dir, tmp_path
 ):
-    local.build_examples(str(movielens_tables), str(tmp_path), split={"name": "leave_one_out"})
+    standalone.build_examples(str(movielens_tables), str(tmp_path), split={"name": "leave_one_out"})
     config = SplitConfig()
-    events = tables.read_table(str(movielens_tables / "events"))
+    events = artifacts.read_table(str(movielens_tables / "events"))
     log = make_log(events, config, gather_facts(events, config))
     assert (log.split == TRAIN).sum() == 98_114 == rows_of(tmp_path, "train").num_rows
     for split, part in (("valid", VALID), ("test", TEST)):
@@ -66,7 +70,9 @@ def test_movielens_leave_one_out_is_the_peers_split_row_for_row(
 
 def test_movielens_random_90_10_is_the_peers_split(movielens_tables, shared_dir, tmp_path):
     split = {"name": "ratio", "seed": 42, "valid_fraction": 0, "test_fraction": 0.1}
-    report = local.build_examples(str(movielens_tables), str(tmp_path), task="score", split=split)
+    report = standalone.build_examples(
+        str(movielens_tables), str(tmp_path), task="score", split=split
+    )
     wanted = expected(shared_dir, "ml100k_rating90_test.tsv")
     test = rows_of(tmp_path, "test").to_pandas().sort_values("row")
     wanted = wanted.assign(row=wanted["row"].astype(int)).sort_values("row")
@@ -77,7 +83,7 @@ def test_movielens_random_90_10_is_the_peers_split(movielens_tables, shared_dir,
 
 
 def test_toy_end_to_end(toy_tables, toy_source, tmp_path):
-    report = local.build_examples(str(toy_tables), str(tmp_path), schema="movielens")
+    report = standalone.build_examples(str(toy_tables), str(tmp_path), schema="movielens")
     assert report["splits"]["train"] == {"rows": 60 * 7, "users": 60, "events": 60 * 7, "items": 40}
     assert [report["splits"][name]["rows"] for name in ("valid", "test", "items", "users")] == [
         60,
@@ -116,7 +122,7 @@ def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
     toy_tables, tmp_path
 ):
     for name, size in (("one", 10**6), ("two", 10**6), ("many", 100)):
-        report = local.build_examples(
+        report = standalone.build_examples(
             str(toy_tables),
             str(tmp_path / name),
             split={"name": "temporal", "candidates": "ncf99"},
@@ -124,7 +130,7 @@ def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
         )
         assert report["shards"] == {"one": 1, "two": 1, "many": 6}[name]
         assert not list((tmp_path / name).rglob(".temporary"))
-    for split in building.EXAMPLE_SPLITS:
+    for split in EXAMPLE_SPLITS:
         one, many = (
             sorted(map(repr, rows_of(tmp_path / name, split).to_pylist()))
             for name in ("one", "many")
@@ -135,7 +141,7 @@ def test_shards_change_nothing_and_equal_input_gives_equal_rows_in_equal_order(
 
 
 def test_lists_labels_and_empty_splits(toy_tables, tmp_path):
-    local.build_examples(str(toy_tables), str(tmp_path / "p"), kind="profile")
+    standalone.build_examples(str(toy_tables), str(tmp_path / "p"), kind="profile")
     profile = rows_of(tmp_path / "p", "train").to_pylist()
     assert len(profile) == 60
     for row in profile:
@@ -143,7 +149,7 @@ def test_lists_labels_and_empty_splits(toy_tables, tmp_path):
         assert row["timestamp"] == sorted(row["timestamp"])
     split = {"name": "ratio"}
     label = {"column": "rating", "threshold": 4}
-    local.build_examples(
+    standalone.build_examples(
         str(toy_tables), str(tmp_path / "s"), task="score", split=split, label=label
     )
     scored = rows_of(tmp_path / "s", "test").to_pylist()
@@ -151,21 +157,21 @@ def test_lists_labels_and_empty_splits(toy_tables, tmp_path):
     assert all(row["label"] == float(row["rating"] >= 4) for row in scored)
     assert {"activity", "popularity", "temperature", "item_title"} <= set(scored[0])
     with pytest.raises(DataError, match="lacks the column 'session_id'"):
-        local.build_examples(
+        standalone.build_examples(
             str(toy_tables), str(tmp_path / "x"), kind="sequence", split={"sequence_by": "session"}
         )
     with pytest.raises(ConfigError, match="did you mean 'sequence'"):
-        local.build_examples(str(toy_tables), str(tmp_path / "x"), kind="sequnce")
+        standalone.build_examples(str(toy_tables), str(tmp_path / "x"), kind="sequnce")
 
 
 def test_a_log_that_cannot_be_split_is_an_error_that_says_so(tmp_path):
     (tmp_path / "events.csv").write_text("user_id,item_id\nu,i\nu,j\nv,i\n")
-    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    reports = standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
     assert (reports["items"]["kept"], reports["users"]["kept"]) == (0, 0)
     with pytest.raises(DataError, match="leaves test without queries.*3 train, 0 validation"):
-        local.build_examples(str(tmp_path / "tables"), str(tmp_path / "e"), schema="generic")
+        standalone.build_examples(str(tmp_path / "tables"), str(tmp_path / "e"), schema="generic")
     with pytest.raises(DataError, match="'timestamp', required by the split 'temporal'"):
-        local.build_examples(
+        standalone.build_examples(
             str(tmp_path / "tables"),
             str(tmp_path / "e"),
             schema="generic",
@@ -178,13 +184,15 @@ def test_too_many_rejected_rows_stop_the_run_and_few_are_counted(tmp_path):
     (tmp_path / "events.csv").write_text(
         "user_id,item_id,rating\n" + good + "u,,3\nu,i,bad\nu,i,worse\n"
     )
-    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "t"), max_rejected_share=0.01)
+    reports = standalone.read_tables(
+        str(tmp_path), output=str(tmp_path / "t"), max_rejected_share=0.01
+    )
     assert (reports["events"]["read"], reports["events"]["kept"]) == (303, 300)
     rejected = reports["events"]["rejected"]["rating is not a number"]
     assert (rejected["count"], rejected["line"], rejected["received"]) == (2, 303, "'bad'")
     assert "1 empty item_id, 2 rating is not a number" in tables.summary(reports)
     with pytest.raises(DataError) as raised:
-        local.read_tables(str(tmp_path), output=str(tmp_path / "t2"), max_rejected_share=0.005)
+        standalone.read_tables(str(tmp_path), output=str(tmp_path / "t2"), max_rejected_share=0.005)
     for part in ("3 of 303 rows", "data.max_rejected_share", "events.csv, line 303: 'bad'"):
         assert part in str(raised.value)
 
@@ -205,11 +213,11 @@ def test_the_fingerprint_follows_the_contents(tmp_path):
 
 
 def run_check(folder, output, anomalies=None, **thresholds):
-    return checks.check(
+    return rules.check(
         in_process_pipeline,
         {table: str(folder / table) for table in TABLES},
         str(output),
-        checks.Thresholds.parse(thresholds),
+        rules.Thresholds.parse(thresholds),
         now=1_000_000_000,
         anomalies=anomalies,
         schemas=schemas.read_schemas(schemas.schema_folder("movielens")),
@@ -227,7 +235,7 @@ def faulty_tables(tmp_path_factory):
     (folder / "items.csv").write_text(
         "item_id,title\n" + "".join(f"i{number},t\n" for number in (0, 1, 2, 3, 4, 4))
     )
-    local.read_tables(str(folder), output=str(folder / "tables"))
+    standalone.read_tables(str(folder), output=str(folder / "tables"))
     return folder / "tables"
 
 
@@ -265,7 +273,7 @@ def test_checks_name_table_column_rows_reason_and_key(faulty_tables, tmp_path):
     )
     assert not allowed["failures"] and len(allowed["notes"]) == 4
     with pytest.raises(ConfigError, match="did you mean 'min_user_events'"):
-        checks.Thresholds.parse({"min_user_event": 3})
+        rules.Thresholds.parse({"min_user_event": 3})
 
 
 def test_an_anomaly_of_tfdv_stops_the_run_and_a_new_column_is_a_note(faulty_tables, tmp_path):
@@ -325,7 +333,7 @@ def test_the_curated_schemas_say_what_the_flow_needs(folder):
 def test_codec_keeps_nulls_empty_lists_and_bytes(tmp_path):
     import pyarrow as pa
 
-    from components.columns import BYTES, BYTES_LIST, FLOAT, INT, arrow_type
+    from components.tables.columns import BYTES, BYTES_LIST, FLOAT, INT, arrow_type
 
     columns = {"a": BYTES, "b": INT, "c": FLOAT, "d": BYTES_LIST, "e": INT}
     values = {
@@ -340,18 +348,18 @@ def test_codec_keeps_nulls_empty_lists_and_bytes(tmp_path):
         names=list(columns),
     )
     records.write_table(table, str(tmp_path / "Split-all"), 0)
-    (part,) = records.read_table(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
+    (part,) = records.read_batches(str(tmp_path / "Split-all" / "data_tfrecord-00000.gz"), columns)
     assert part.equals(table)
 
 
 def test_the_given_split_of_a_file_goes_through_beam(toy_tables, tmp_path):
-    events = tables.read_table(str(toy_tables / "events")).to_pylist()
+    events = artifacts.read_table(str(toy_tables / "events")).to_pylist()
     first = {row["user_id"]: row["item_id"] for row in reversed(events)}
     file = tmp_path / "given.tsv"
     lines = [b"%s\t%s\ti1 i2" % pair for pair in first.items()]
     file.write_bytes(b"\n".join([b"user_id\titem_id\tcandidates", *lines]))
     split = {"name": "given", "file": str(file)}
-    local.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)
+    standalone.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)
     queries = rows_of(tmp_path / "e", "test").to_pylist()
     assert {row["user_id"]: row["targets"] for row in queries} == {
         user: [item] for user, item in first.items()
@@ -359,4 +367,4 @@ def test_the_given_split_of_a_file_goes_through_beam(toy_tables, tmp_path):
     assert queries[0]["candidates"] == [b"i1", b"i2"]
     with pytest.raises(DataError, match="split.file: .*nothing.tsv is missing"):
         split = {"name": "given", "file": str(tmp_path / "nothing.tsv")}
-        local.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)
+        standalone.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)

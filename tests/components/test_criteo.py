@@ -4,8 +4,12 @@ import gzip
 
 import pytest
 
-from components import building, layouts, local, readers, records
-from models.errors import DataError
+from components import standalone
+from components.build.config import EXAMPLE_SPLITS
+from components.read import readers
+from components.read.layouts import detection
+from components.tables import records
+from models.names.errors import DataError
 from tests.components.test_readers import read, write
 
 HEADER = [
@@ -36,14 +40,14 @@ def test_with_and_without_header_and_either_delimiter(tmp_path, header, delimite
     (tmp_path / "train.csv").write_text(
         lines((0, -1, "68fd1e64"), (1, "", ""), (1, 52, "é"), header=header, delimiter=delimiter)
     )
-    assert layouts.detect(str(tmp_path)) == "criteo"
+    assert detection.detect(str(tmp_path)) == "criteo"
     found, rejects = read(tmp_path)
     assert not rejects and found["items"] == found["users"] == []
     events = found["events"]
     assert [row["label"] for row in events] == [0.0, 1.0, 1.0]
     assert [row["I1"] for row in events] == [-1.0, None, 52.0] and events[0]["I2"] is None
     assert [row["C26"] for row in events] == [b"68fd1e64", None, "é".encode()]
-    assert "split" not in events[0] and layouts.conventions(str(tmp_path)) == {
+    assert "split" not in events[0] and detection.conventions(str(tmp_path)) == {
         "schema": "criteo",
         "label": {"column": "label"},
     }
@@ -65,7 +69,7 @@ def test_files_are_the_parts_of_the_split(tmp_path):
         file.write(lines((0,)))
     events = read(tmp_path)[0]["events"]
     assert [row["split"] for row in events] == [b"train", b"train", b"valid", b"test"]
-    assert layouts.conventions(str(tmp_path))["split"] == "predefined"
+    assert detection.conventions(str(tmp_path))["split"] == "predefined"
 
 
 def test_bad_rows_are_named_and_counted(tmp_path):
@@ -82,7 +86,7 @@ def test_bad_rows_are_named_and_counted(tmp_path):
     (count, line, received) = rejects["events", "label is not a number"]
     assert (count, line) == (2, 3) and "yes" in received
     assert sum(count for count, _, _ in rejects.values()) == 3
-    (source, *_) = layouts.plan(str(tmp_path))
+    (source, *_) = detection.plan(str(tmp_path))
     assert readers.parse(source, next(readers.blocks(source))).unreadable == {"I1": 1}
 
 
@@ -105,14 +109,14 @@ def test_files_that_do_not_fit_are_named(tmp_path, files, message):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
-        layouts.plan(str(tmp_path))
+        detection.plan(str(tmp_path))
 
 
 def test_the_sample_with_its_own_parts(shared_dir, tmp_path):
     source = shared_dir / "data" / "ctr_criteo_sample"
-    reports = local.read_tables(str(source), output=str(tmp_path / "tables"))
+    reports = standalone.read_tables(str(source), output=str(tmp_path / "tables"))
     assert reports["events"]["read"] == reports["events"]["kept"] == 8000
-    local.build_examples(
+    standalone.build_examples(
         str(tmp_path / "tables"),
         str(tmp_path),
         "score",
@@ -127,6 +131,6 @@ def test_the_sample_with_its_own_parts(shared_dir, tmp_path):
         "valid": 409,
         "test": 391,
     }
-    assert set(building.EXAMPLE_SPLITS) <= set(report["splits"])
+    assert set(EXAMPLE_SPLITS) <= set(report["splits"])
     schema = (tmp_path / "schema" / "schema.pbtxt").read_text()
     assert schema.count('tag: "log_scale"') == 13 and schema.count('tag: "anonymous"') == 2

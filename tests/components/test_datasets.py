@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from components import datasets
-from models.errors import ConfigError, DataError
+from components.read import datasets
+from models.names.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -114,6 +114,6 @@ def test_the_cache_folder_follows_the_variable(monkeypatch):
 
 def test_naming_data_sets_imports_nothing_heavy():
     heavy = ("tfx", "apache_beam", "tensorflow", "pandas")
-    code = f"import sys, components.datasets; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, components.read.datasets; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,11 +13,12 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components import gate
-from components.beam_runner import in_process_pipeline
-from models import metrics, registry, tasks
-from models.label import Label
-from models.training import TrainingSession
+from components.gate import evaluation
+from components.in_process import in_process_pipeline
+from models.contract import tasks
+from models.names import metrics, registry
+from models.names.label import Label
+from models.training.loop import TrainingLoop
 from tests.models import toy
 
 CLICK, RATING = Label("rating", 4.0), Label("rating")
@@ -30,9 +31,9 @@ def evaluate(
     baseline: str | None,
     output: Path,
     min_lift: float = 0.01,
-) -> gate.Verdict:
+) -> evaluation.Verdict:
     """What TFX's Evaluator does with the test rows."""
-    config = gate.eval_config(measured, min_lift=min_lift, max_regression=0.005)
+    config = evaluation.eval_config(measured, min_lift=min_lift, max_regression=0.005)
     config = tfma.utils.update_eval_config_with_defaults(
         config, has_baseline=bool(baseline), rubber_stamp=True
     )
@@ -59,7 +60,7 @@ def evaluate(
             )
         )
     blessed = tfma.load_validation_result(str(output)).validation_ok
-    return gate.read_verdict(str(output), blessed)
+    return evaluation.read_verdict(str(output), blessed)
 
 
 @pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
@@ -78,7 +79,7 @@ def exported(request, toy_data, tmp_path_factory):
             module.HyperParameters(epochs=epochs, batch_size=128, learning_rate=0.01, stddev=0.1),
             loaded,
         )
-        model.learn(TrainingSession(model.hyper_parameters, loaded, seed=1))
+        model.learn(TrainingLoop(model.hyper_parameters, loaded, seed=1))
         paths[name] = str(folder / name)
         task.exporter(model, loaded).export(paths[name])
         inside[name] = task.evaluation(loaded, "test").of(model)()
@@ -89,20 +90,22 @@ def test_evaluated_twice(exported, tmp_path):
     data, measured, paths, inside = exported
     first = evaluate(data, measured, paths["good"], None, tmp_path / "first")
     assert first.blessed and not first.baseline and not first.failures
-    overall = first.metrics[gate.OVERALL]
+    overall = first.metrics[evaluation.OVERALL]
     for name in (*measured.means, *measured.shown):
         # AUC is TFMA's, interpolated between thresholds; the others are the same sums.
         np.testing.assert_allclose(
             overall[name], inside["good"][name], atol=2e-3 if name == "auc" else 1e-5, err_msg=name
         )
-    assert first.counts[gate.OVERALL] == 216 and any(
+    assert first.counts[evaluation.OVERALL] == 216 and any(
         name.startswith("activity:") for name in first.metrics
     )
 
     second = evaluate(data, measured, paths["good"], paths["bad"], tmp_path / "second")
-    assert second.blessed and set(second.baseline[gate.OVERALL]) >= set(measured.shown)
+    assert second.blessed and set(second.baseline[evaluation.OVERALL]) >= set(measured.shown)
     np.testing.assert_allclose(
-        second.baseline[gate.OVERALL][measured.monitor], inside["bad"][measured.monitor], atol=1e-5
+        second.baseline[evaluation.OVERALL][measured.monitor],
+        inside["bad"][measured.monitor],
+        atol=1e-5,
     )
     assert json.dumps(asdict(second))
 
@@ -141,7 +144,7 @@ def test_the_floor_is_the_train_mean(exported, tmp_path):
     [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")],
 )
 def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(task, label, name):
-    config = gate.eval_config(metrics.of(task, label), 0.25, 0.5)
+    config = evaluation.eval_config(metrics.of(task, label), 0.25, 0.5)
     bounds = {}
     for spec in config.metrics_specs:
         for metric in spec.metrics:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components import probes
-from models import registry, tasks
-from models.label import Label
+from components.canary import probes
+from models.contract import tasks
+from models.names import registry
+from models.names.label import Label
 
 CLICK = Label("rating", 4.0)
 

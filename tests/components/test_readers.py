@@ -7,15 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components import layouts, readers
-from components.columns import columns_of
-from models.errors import ConfigError, DataError
+from components.read import readers
+from components.read.layouts import detection
+from components.tables.columns import columns_of
+from models.names.errors import ConfigError, DataError
 
 
 def read(folder, reader=None, columns=None, block_bytes=readers.BLOCK_BYTES):
     """All three tables without Beam, and the rejects: the functions that the PTransform maps."""
     found, rejects = {}, {}
-    for source in layouts.plan(str(folder), reader, columns):
+    for source in detection.plan(str(folder), reader, columns):
         parsed = [readers.parse(source, block) for block in readers.blocks(source, block_bytes)]
         parts = [one.table for one in parsed]
         found[source.table] = pa.concat_tables(parts).to_pylist() if parts else []
@@ -91,7 +92,7 @@ def test_ml_100k(tmp_path):
         u__user="196|49|M|writer|55105\n",
     )
     found, rejects = read(tmp_path)
-    assert not rejects and layouts.detect(str(tmp_path)) == "ml_100k"
+    assert not rejects and detection.detect(str(tmp_path)) == "ml_100k"
     assert found["events"][1] == {
         "user_id": b"186",
         "item_id": b"302",

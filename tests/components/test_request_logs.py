@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from components.request_logs import ITEM, STRATEGY, USER, LogReading, Summary, find_logs, read_file
-from models.errors import DataError
-from serving import protos
-from serving.request_log import Predicted, read_records
+from components.monitor.request_logs import (
+    ITEM,
+    STRATEGY,
+    USER,
+    LogReading,
+    Summary,
+    find_logs,
+    read_file,
+)
+from models.names.errors import DataError
+from serving.server.request_log import Predicted, read_records
+from serving.wire import protos
 from tests.components.test_serving_skew import (
     RETRIEVE,
     asked,

@@ -7,9 +7,13 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components import documents, layouts, local, readers, tables
-from models.errors import DataError
-from models.features import text_columns
+from components import standalone
+from components.build import documents
+from components.read import readers
+from components.read.layouts import detection
+from components.tables import artifacts
+from models.names.errors import DataError
+from models.names.features import text_columns
 
 USERS, ITEMS = 12, 9
 
@@ -36,7 +40,7 @@ def write(path, rows):
 
 def events_of(folder, block_bytes=200):
     """The rows of the table events, as the reader alone gives them, and the rejects by reason."""
-    source = layouts.plan(str(folder))[0]
+    source = detection.plan(str(folder))[0]
     parsed = [readers.parse(source, block) for block in readers.blocks(source, block_bytes)]
     return [row for part in parsed for row in part.table.to_pylist()], [
         part.rejects for part in parsed
@@ -55,7 +59,7 @@ def test_reviews_are_read_whatever_is_missing(tmp_path, name):
     ]
     write(tmp_path / name, rows)
     read, _ = events_of(tmp_path)
-    assert layouts.detect(str(tmp_path)) == "amazon"
+    assert detection.detect(str(tmp_path)) == "amazon"
     assert [row["user_id"].decode() for row in read] == ["ü 1", "u2", "u3"]
     assert [row["rating"] for row in read] == [4.0, 3.5, 1.0] and read[0][
         "timestamp"
@@ -73,7 +77,9 @@ def test_bad_lines_are_named_and_counted(tmp_path):
         review("u", "i", time="never"),
     ]
     write(tmp_path / "reviews.json", [*good, *bad, "not json either"])
-    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "out"), max_rejected_share=0.2)
+    reports = standalone.read_tables(
+        str(tmp_path), output=str(tmp_path / "out"), max_rejected_share=0.2
+    )
     report = reports["events"]
     assert (report["read"], report["kept"]) == (46, 40)
     # 40 good lines come before the first bad one, which is line 41.
@@ -86,12 +92,12 @@ def test_bad_lines_are_named_and_counted(tmp_path):
         "timestamp is not a number": (1, 45),
     }
     with pytest.raises(DataError, match="6 of 46 rows had to be rejected"):
-        local.read_tables(str(tmp_path), output=str(tmp_path / "strict"))
+        standalone.read_tables(str(tmp_path), output=str(tmp_path / "strict"))
 
 
 def test_rows_are_the_same_however_the_file_is_cut(tmp_path):
     write(tmp_path / "r.json.gz", [review(f"u{n}", "i", text="x" * n) for n in range(30)])
-    source = layouts.plan(str(tmp_path))[0]
+    source = detection.plan(str(tmp_path))[0]
     whole = [readers.parse(source, block).table.to_pylist() for block in readers.blocks(source)]
     parts = [
         readers.parse(source, block).table.to_pylist() for block in readers.blocks(source, 300)
@@ -112,7 +118,7 @@ def test_items_have_the_text_of_the_meta_file(tmp_path):
         "also_buy": ["i2"],
     }
     write(tmp_path / "meta_cards.json.gz", [meta, {"asin": "i2", "title": "B"}])
-    _, items, users = layouts.plan(str(tmp_path))
+    _, items, users = detection.plan(str(tmp_path))
     block = next(readers.blocks(items))
     assert readers.parse(items, block).table.to_pylist() == [
         {
@@ -132,7 +138,7 @@ def test_keys_can_be_called_otherwise(tmp_path):
     columns = {
         "events": {"user_id": "who", "item_id": "what", "rating": "stars", "review": "words"}
     }
-    source = layouts.plan(str(tmp_path), "amazon", columns)[0]
+    source = detection.plan(str(tmp_path), "amazon", columns)[0]
     parsed = readers.parse(source, next(readers.blocks(source)))
     # There is no time, so the table has none.
     assert parsed.table.to_pylist() == [
@@ -143,7 +149,7 @@ def test_keys_can_be_called_otherwise(tmp_path):
         match="no file of reviews; required: JSON lines with reviewerID and asin.*"
         "received: mine.jsonl: stars",
     ):
-        layouts.plan(str(tmp_path), "amazon")
+        detection.plan(str(tmp_path), "amazon")
 
 
 def test_gift_cards_and_fashion_are_read_whole(shared_dir):
@@ -167,8 +173,8 @@ def test_a_table_of_items_with_a_plot_is_text(tmp_path):
     (tmp_path / "items.csv").write_text(
         'item_id,plot\ni0,"A man, a plan,\na canal."\ni1,Two men.\n'
     )
-    local.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
-    local.build_examples(
+    standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    standalone.build_examples(
         str(tmp_path / "tables"),
         str(tmp_path),
         "score",
@@ -182,7 +188,7 @@ def test_a_table_of_items_with_a_plot_is_text(tmp_path):
     plot = next(column for column in schema.feature if column.name == "item_plot")
     assert plot.HasField("natural_language_domain")
     report = json.loads((tmp_path / "examples" / "report.json").read_text())
-    train = tables.read_split(
+    train = artifacts.read_split(
         str(tmp_path / "examples"), "train", report["columns"]["train"]
     ).to_pylist()
     assert {row["item_plot"] for row in train} == {b"A man, a plan,\na canal.", b"Two men.", None}
@@ -206,7 +212,7 @@ def reviewed(tmp_path_factory):
     ]
     header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\treview:token_seq"
     (folder / "log.inter").write_text("\n".join([header, *lines]) + "\n")
-    local.read_tables(str(folder), output=str(folder / "tables"))
+    standalone.read_tables(str(folder), output=str(folder / "tables"))
     return folder
 
 
@@ -216,11 +222,13 @@ def build(reviewed, output, **more):
         "schema": "generic",
         "label": {"column": "rating"},
     }
-    report = local.build_examples(
+    report = standalone.build_examples(
         str(reviewed / "tables"), str(output), "score", **{**settings, **more}
     )
     splits = {
-        name: tables.read_split(str(output / "examples"), name, report["columns"][name]).to_pylist()
+        name: artifacts.read_split(
+            str(output / "examples"), name, report["columns"][name]
+        ).to_pylist()
         for name in ("train", "valid", "test", "users", "items")
     }
     return report, splits
@@ -232,7 +240,7 @@ def test_no_review_from_outside_of_train_reaches_a_document(reviewed, tmp_path, 
     assert (report["shards"] > 2) == (rows_a_shard == 20)  # of 84 events
     log = {
         row["row"]: row
-        for row in tables.read_table(str(reviewed / "tables" / "events")).to_pylist()
+        for row in artifacts.read_table(str(reviewed / "tables" / "events")).to_pylist()
     }
     written = {row["review"] for row in splits["train"] if row["review"]}
     assert 30 < len(written) < len(splits["train"])
@@ -261,7 +269,7 @@ def test_no_review_from_outside_of_train_reaches_a_document(reviewed, tmp_path, 
 
 
 def test_only_score_runs_make_documents(reviewed, tmp_path):
-    report = local.build_examples(
+    report = standalone.build_examples(
         str(reviewed / "tables"), str(tmp_path), "retrieve", schema="generic"
     )
     assert not any(
@@ -287,7 +295,7 @@ def test_old_reviews_of_a_long_document_are_left_out_and_counted(reviewed, tmp_p
 def test_a_column_called_as_a_document_is_refused(reviewed, tmp_path):
     (tmp_path / "log.inter").write_text((reviewed / "log.inter").read_text())
     (tmp_path / "log.item").write_text("item_id:token\tdocument:token_seq\ni0\tmine\n")
-    local.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
     with pytest.raises(
         DataError,
         match="the table items has a column 'document'.*rename it with data.columns.items",

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from components import row_metrics
-from models import pointwise
+from components.gate import row_metrics
+from models.measures import pointwise
 
 
 def test_group_auc_is_that_of_the_trainings_with_ties_and_users_of_one_class():

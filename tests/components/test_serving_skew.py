@@ -12,28 +12,24 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components import local, records, tables
-from components.beam_runner import in_process_pipeline
-from components.request_logs import (
-    RECOMMENDED,
-    LogReading,
-    find_logs,
-    read_file,
-)
-from components.schemas import origins, read_schemas, schema_folder
-from components.serving_measures import (
+from components import standalone
+from components.in_process import in_process_pipeline
+from components.monitor.request_logs import RECOMMENDED, LogReading, find_logs, read_file
+from components.monitor.skew import Bounds, compare, distribution_distance, shares
+from components.monitor.statistics import (
     Period,
-    Training,
+    TrainedOn,
     known_ids,
     measure,
     serving_schema,
     split_statistics,
 )
-from components.serving_skew import Limits, compare, distribution_distance, shares
-from models.errors import ConfigError
-from serving.metrics import Metrics
-from serving.model_config import RequestLogConfig
-from serving.request_log import Predicted, RequestLog
+from components.tables import artifacts, records
+from components.tables.schemas import origins, read_schemas, schema_folder
+from models.names.errors import ConfigError
+from serving.server.metrics import Metrics
+from serving.server.model_config import RequestLogConfig
+from serving.server.request_log import Predicted, RequestLog
 
 RETRIEVE = LogReading("retrieve", {"user_id": "bytes", "item_id": "bytes_list"})
 SCORED = ("user_id", "item_id", "user_age", "user_gender", "item_genres")
@@ -102,14 +98,14 @@ def batches(values, size: int = 8):
 def toy(toy_source, tmp_path_factory) -> dict:
     """The toy log, built for `retrieve` and measured: what a run leaves behind."""
     folder = tmp_path_factory.mktemp("skew")
-    local.read_tables(str(toy_source), output=str(folder / "tables"))
-    local.build_examples(
+    standalone.read_tables(str(toy_source), output=str(folder / "tables"))
+    standalone.build_examples(
         str(folder / "tables"),
         str(folder / "built"),
         schema="movielens",
         split={"name": "leave_one_out"},
     )
-    events = tables.read_table(str(folder / "tables" / "events")).sort_by("row")
+    events = artifacts.read_table(str(folder / "tables" / "events")).sort_by("row")
     histories: dict[str, list[str]] = {}
     for user, item in zip(
         events["user_id"].to_pylist(), events["item_id"].to_pylist(), strict=True
@@ -120,7 +116,7 @@ def toy(toy_source, tmp_path_factory) -> dict:
     return {"folder": folder, "histories": histories}
 
 
-def training_of(toy, task: str, columns: dict[str, str]) -> Training:
+def training_of(toy, task: str, columns: dict[str, str]) -> TrainedOn:
     folder = toy["folder"]
     examples = str(folder / "built" / "examples")
     curated = read_schemas(schema_folder("movielens"))
@@ -134,21 +130,21 @@ def training_of(toy, task: str, columns: dict[str, str]) -> Training:
         in_process_pipeline, uri, split, columns, str(folder / f"statistics-{task}")
     )
     of_tables = {
-        table: tables.table_columns(str(folder / "tables" / table))
+        table: artifacts.table_columns(str(folder / "tables" / table))
         for table in ("events", "items", "users")
     }
     schema = serving_schema(task, columns, curated, origins(of_tables), train)
     ids = known_ids(examples, "users", "user_id"), known_ids(examples, "items", "item_id")
-    return Training(task, dict(columns), schema, statistics, *ids)
+    return TrainedOn(task, dict(columns), schema, statistics, *ids)
 
 
 @pytest.fixture(scope="session")
-def retrieve(toy) -> Training:
+def retrieve(toy) -> TrainedOn:
     return training_of(toy, "retrieve", {"user_id": "bytes", "item_id": "bytes"})
 
 
 @pytest.fixture(scope="session")
-def score(toy) -> Training:
+def score(toy) -> TrainedOn:
     kinds = records.read_json(str(toy["folder"] / "built" / "examples" / "report.json"))["columns"][
         "train"
     ]
@@ -176,7 +172,7 @@ def like_training(toy, tmp_path_factory) -> Period:
 
 
 def test_logs_like_training_pass(retrieve, like_training):
-    findings = compare(like_training, retrieve, like_training, Limits())
+    findings = compare(like_training, retrieve, like_training, Bounds())
     assert [finding.text for finding in findings if finding.state == "broken"] == []
     for kind in ("skew", "drift"):
         found = by_name(findings, kind)
@@ -194,7 +190,7 @@ def test_a_known_shift_is_found_with_its_size(toy, retrieve, like_training, tmp_
     now = measured(
         tmp_path, [write_log(tmp_path / "recsys", [asked(part) for part in batches(queries)])]
     )
-    findings = compare(now, retrieve, like_training, Limits())
+    findings = compare(now, retrieve, like_training, Bounds())
     counts = Counter(item for history in toy["histories"].values() for item in history)
     # u0: 4 + 240 of 480 rows, 9 of 540 events. i1: 4 times its events and 240 of 4 * 540 + 240
     # items.
@@ -227,13 +223,13 @@ def test_too_few_rows_are_not_judged(toy, retrieve, tmp_path):
     now = measured(
         tmp_path, [write_log(tmp_path / "recsys", [asked([("nobody", ["nothing"])] * 5)])]
     )
-    findings = compare(now, retrieve, None, Limits())
+    findings = compare(now, retrieve, None, Bounds())
     assert {finding.state for finding in findings} == {"too few", "unbounded"}
     assert (
         "not judged: 5 rows, at least 200 are needed (min_rows)"
         in by_name(findings, "share")["unknown users"].text
     )
-    strict = by_name(compare(now, retrieve, None, Limits(min_rows=1)), "share")
+    strict = by_name(compare(now, retrieve, None, Bounds(min_rows=1)), "share")
     assert strict["unknown users"].state == strict["unknown items"].state == "broken"
 
 
@@ -269,7 +265,7 @@ def test_shares_are_counted(retrieve, tmp_path):
         now,
         retrieve,
         None,
-        Limits(
+        Bounds(
             min_rows=1,
             max_unknown_user_share=0.3,
             max_empty_history_share=0.4,
@@ -290,7 +286,7 @@ def test_shares_are_counted(retrieve, tmp_path):
     earlier = measured(
         tmp_path, [write_log(tmp_path / "before", [asked([("u1", ["i1"])] * 10, [["i1"]] * 10)])]
     )
-    drift = by_name(compare(now, retrieve, earlier, Limits(min_rows=1)), "drift")
+    drift = by_name(compare(now, retrieve, earlier, Bounds(min_rows=1)), "drift")
     assert (
         drift["answered by fold-in"].value == pytest.approx(0.2)
         and drift["answered by fold-in"].state == "broken"
@@ -381,11 +377,11 @@ def users_of(toy):
     """(user, item, age, gender, genres) as the toy's tables have them, an event each."""
     users = {
         row["user_id"]: row
-        for row in tables.read_table(str(toy["folder"] / "tables" / "users")).to_pylist()
+        for row in artifacts.read_table(str(toy["folder"] / "tables" / "users")).to_pylist()
     }
     items = {
         row["item_id"]: row
-        for row in tables.read_table(str(toy["folder"] / "tables" / "items")).to_pylist()
+        for row in artifacts.read_table(str(toy["folder"] / "tables" / "items")).to_pylist()
     }
     for user, history in toy["histories"].items():
         for item in history:
@@ -400,7 +396,7 @@ def test_features_like_training_pass_and_a_shifted_or_missing_one_is_found(toy, 
         [write_log(tmp_path / "good", [scored(part) for part in batches(rows, 50)], "score")],
         reading,
     )
-    findings = compare(good, score, None, Limits())
+    findings = compare(good, score, None, Bounds())
     assert [finding.text for finding in findings if finding.state == "broken"] == []
     # Half the users are F (u1, u3, ...), and so is half of training; now everybody is M: 1 - 0.5.
     # Nobody sends genres.
@@ -410,7 +406,7 @@ def test_features_like_training_pass_and_a_shifted_or_missing_one_is_found(toy, 
         [write_log(tmp_path / "bad", [scored(part) for part in batches(shifted, 50)], "score")],
         reading,
     )
-    findings = compare(bad, score, good, Limits())
+    findings = compare(bad, score, good, Bounds())
     skews = {
         (finding.name, finding.metric): finding for finding in findings if finding.kind == "skew"
     }
@@ -440,10 +436,10 @@ def test_values_outside_the_schema_are_anomalies(toy, score, tmp_path):
         [write_log(tmp_path / "l", [scored(part) for part in batches(rows, 90)], "score")],
         LogReading("score", score.columns),
     )
-    found = by_name(compare(now, score, None, Limits()), "schema")
+    found = by_name(compare(now, score, None, Bounds()), "schema")
     assert list(found) == ["user_age"] and found["user_age"].state == "broken"
     assert "--set allowed_anomalies=user_age" in found["user_age"].text
-    allowed = Limits.parse({"allowed_anomalies": "user_age"})
+    allowed = Bounds.parse({"allowed_anomalies": "user_age"})
     assert by_name(compare(now, score, None, allowed), "schema")["user_age"].state == "unbounded"
 
 
@@ -458,5 +454,5 @@ def test_values_outside_the_schema_are_anomalies(toy, score, tmp_path):
 )
 def test_wrong_limits_are_refused_by_name(values, message):
     with pytest.raises(ConfigError) as caught:
-        Limits.parse(values)
+        Bounds.parse(values)
     assert message in str(caught.value)

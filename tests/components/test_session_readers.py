@@ -7,8 +7,9 @@ import gzip
 
 import pytest
 
-from components import layouts, tables
-from models.errors import DataError
+from components.read.layouts import detection
+from components.tables import artifacts
+from models.names.errors import DataError
 from tests.components.test_readers import fails, read, write
 
 LOG = "SessionId\tItemId\tTime\n"
@@ -33,7 +34,7 @@ def test_a_table_of_clicks(tmp_path, header, delimiter):
     write(
         tmp_path, clicks__txt="\n".join([header, *(delimiter.join(line) for line in lines)]) + "\n"
     )
-    assert layouts.detect(str(tmp_path)) == "session_log"
+    assert detection.detect(str(tmp_path)) == "session_log"
     found, rejects = read(tmp_path)
     assert not rejects and found["items"] == found["users"] == []
     # Without users a session is its own; times are cut to seconds, the order within one is the
@@ -85,7 +86,7 @@ def test_lists_of_sessions_and_steps_of_a_test_session(tmp_path):
     # The second and third lines are the first session two steps earlier; the fourth is another that
     # begins like it.
     write(tmp_path, test__tsv="1 2 3\t4\n1 2\t3\n1\t2\n1 2\t4\n1\t2\n")
-    assert layouts.detect(str(tmp_path)) == "session_lists"
+    assert detection.detect(str(tmp_path)) == "session_lists"
     found, rejects = read(tmp_path)
     assert not rejects
     assert pairs(found) == [
@@ -111,7 +112,7 @@ def test_lists_of_sessions_and_steps_of_a_test_session(tmp_path):
 
 def test_lists_of_users_with_any_separator(tmp_path):
     write(tmp_path, sequences__txt="u,a,b\r\nw,c\r\n")
-    assert layouts.detect(str(tmp_path)) == "user_lists"
+    assert detection.detect(str(tmp_path)) == "user_lists"
     found, rejects = read(tmp_path, columns={"list_separator": ","})
     assert not rejects
     assert [(row["user_id"], row["item_id"]) for row in found["events"]] == [
@@ -179,12 +180,12 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_run_reads_them_and_reports(tmp_path):
-    from components import local
+    from components import standalone
 
     write(tmp_path, train_sessions__txt="a b\nb c\n", test_sessions__txt="a\tc\n")
-    reports = local.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    reports = standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
     assert (reports["events"]["read"], reports["events"]["kept"]) == (6, 6)
-    assert tables.read_table(str(tmp_path / "tables" / "events")).num_rows == 6
+    assert artifacts.read_table(str(tmp_path / "tables" / "events")).num_rows == 6
 
 
 def test_reference_sets(shared_dir):

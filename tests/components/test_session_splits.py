@@ -4,9 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components import rows, session_rows
-from components.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log, merge_facts
-from models.errors import ConfigError, DataError
+from components.build import rows, session_queries
+from components.build.splits import (
+    TEST,
+    TRAIN,
+    VALID,
+    SplitConfig,
+    gather_facts,
+    make_log,
+    merge_facts,
+)
+from models.names.errors import ConfigError, DataError
 from tests.components.test_splits import NO_FEATURES, log_of, table
 
 DAY = 86_400
@@ -38,7 +46,7 @@ def sides(log):
 
 
 def queries(log, part=TEST, drop_repeats=False):
-    found, dropped = session_rows.query_rows(
+    found, dropped = session_queries.query_rows(
         log, part, NO_FEATURES, rows.count_items(log), drop_repeats
     )
     return found.to_pylist(), dropped

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that
 
-from components import records, shards
-from components.beam_runner import in_process_pipeline
-from components.columns import BYTES, INT, columns_of
-from components.hashing import shard_of
+from components.in_process import in_process_pipeline
+from components.tables import records, shards
+from components.tables.columns import BYTES, INT, columns_of
+from components.tables.hashing import shard_of
 
 
 def batch(first: int, rows: int) -> pa.Table:

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components import rows
-from components.splits import (
+from components.build import rows
+from components.build.splits import (
     SPLITS,
     TEST,
     TEST_INPUT,
@@ -18,7 +18,7 @@ from components.splits import (
     merge_facts,
     ratio_of_rows,
 )
-from models.errors import ConfigError, DataError
+from models.names.errors import ConfigError, DataError
 
 # user, item, time; the row is the position. b's last two events share a time: the row decides.
 EVENTS = [

@@ -10,11 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from components import local, tables, walks
-from components.beam_runner import in_process_pipeline
-from components.splits import TEST, TRAIN, Log
-from components.walks import Graph, Transitions, WalkConfig
-from models.errors import ConfigError
+from components import standalone
+from components.build import walks
+from components.build.splits import TEST, TRAIN, Log
+from components.build.walks import Graph, Transitions, WalkConfig
+from components.in_process import in_process_pipeline
+from components.tables import artifacts
+from models.names.errors import ConfigError
 
 A, B, C, D = range(4)
 
@@ -257,7 +259,7 @@ def test_walks_are_for_the_kind_walk():
 def built(toy_source, tmp_path_factory):
     """The toy log with node2vec walks, in one shard and in many; and as baskets."""
     folder = tmp_path_factory.mktemp("walks")
-    local.read_tables(str(toy_source), output=str(folder / "tables"))
+    standalone.read_tables(str(toy_source), output=str(folder / "tables"))
     settings = {
         "kind": "node2vec",
         "p": 0.5,
@@ -270,7 +272,7 @@ def built(toy_source, tmp_path_factory):
         ("many", 100, settings),
         ("baskets", 10**6, None),
     ):
-        local.build_examples(
+        standalone.build_examples(
             str(folder / "tables"), str(folder / name), kind="walk", rows_a_shard=size, walks=made
         )
     return folder
@@ -278,7 +280,9 @@ def built(toy_source, tmp_path_factory):
 
 def rows_of(folder, split):
     report = json.loads((folder / "examples" / "report.json").read_text())
-    return tables.read_split(str(folder / "examples"), split, report["columns"][split]).to_pylist()
+    return artifacts.read_split(
+        str(folder / "examples"), split, report["columns"][split]
+    ).to_pylist()
 
 
 def test_walks_through_beam_do_not_depend_on_shards_and_leave_train_alone(built):
@@ -330,7 +334,7 @@ def test_files_hold_so_many_walks_and_change_none(built, tmp_path):
             )
         files = sorted(folder.glob("*.gz"))
         assert len(files) == {3: 7, 1000: 1}[size]  # 5 walks from each of 4 items
-        written[size] = tables.read_split(
+        written[size] = artifacts.read_split(
             str(tmp_path / str(size)), "walks", {"item_id": "bytes_list"}
         ).to_pylist()
     # d has no edge: its 5 walks are left out.

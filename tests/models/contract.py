@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.retrieve import Evaluation, Retriever
-from models.training import TrainingSession
+from models.contract.retrieve import Evaluation, Retriever
+from models.names import registry
+from models.training.loop import TrainingLoop
 
 
 def strings(rows):
@@ -28,7 +28,7 @@ def train(model_name, data, hyper_parameters, seed=3):
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
     model.learn(
-        TrainingSession(
+        TrainingLoop(
             model.hyper_parameters,
             data,
             seed=seed,

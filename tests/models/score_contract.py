@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import pointwise, registry, tasks
-from models.label import Label
-from models.training import TrainingSession
+from models.contract import tasks
+from models.measures import pointwise
+from models.names import registry
+from models.names.label import Label
+from models.training.loop import TrainingLoop
 
 CLICK, RATING = Label("rating", 4.0), Label("rating")
 
@@ -23,7 +25,7 @@ def train(model_name, toy, hyper_parameters, seed=3):
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
     model.learn(
-        TrainingSession(
+        TrainingLoop(
             model.hyper_parameters, data, seed=seed, evaluation=task.evaluation(data, "valid")
         )
     )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.training import TrainingSession
+from models.names import registry
+from models.training.loop import TrainingLoop
 from tests.models.score_contract import RATING, ScoreContract
 
 TOY = {
@@ -86,4 +86,4 @@ def test_the_penalty_is_of_the_rows_of_the_batch(data):
     # User 2 rates twice and is regularised twice; half the squares, over a batch of two.
     expected = 0.5 * (2 * np.sum(users[2] ** 2) + np.sum(items[3] ** 2) + np.sum(items[4] ** 2)) / 2
     np.testing.assert_allclose(losses[1] - losses[0], expected, rtol=1e-4)
-    assert TrainingSession(model.hyper_parameters, data).evaluation is None
+    assert TrainingLoop(model.hyper_parameters, data).evaluation is None

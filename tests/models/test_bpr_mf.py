@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
+from models.names import registry
 from tests.models.contract import RetrieveContract, train
 
 TOY = {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2, "factors": 8, "patience": 10}

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from models.cnn.convmf import ConvMF, HyperParameters, Ratings, with_mean
 from models.cnn.item_text import ItemText
-from models.errors import ConfigError, DataError
-from models.features import DOCUMENT, TEXT
-from models.label import Label
+from models.names.errors import ConfigError, DataError
+from models.names.features import DOCUMENT, TEXT
+from models.names.label import Label
 from tests.models.score_contract import RATING, ScoreContract
 
 # l2_items is small against the 20 ratings an item has; u . v with 8 factors then finds mood,
@@ -197,7 +197,7 @@ class Texts:
         }
 
     def __init__(self, *names):
-        from models.score_data import Field
+        from models.inputs.score_data import Field
 
         words = {"item_title": (b"the", b"cat"), "item_plot": (b"the", b"dog", b"cat")}
         self.fields = [
@@ -233,7 +233,7 @@ def test_items_without_any_text_are_refused():
 
 
 def test_only_texts_of_items_are_fields():
-    from models.features import DOCUMENTS, Feature
+    from models.names.features import DOCUMENTS, Feature
 
     reads = ConvMF.uses_features
     assert [reads(feature) for feature in DOCUMENTS] == [False, True] and DOCUMENTS[

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from models.cnn.deepconn import FactorizationMachine, HyperParameters
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct
-from models.data import TrainingData
-from models.documents import Documents
-from models.errors import ConfigError, DataError
-from models.trainer import resolve
+from models.inputs.data import TrainingData
+from models.inputs.documents import Documents
+from models.names.errors import ConfigError, DataError
+from models.training.trainer import resolve
 from tests.models.score_contract import RATING, ScoreContract
 
 TOY = {

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from models import tasks
+from models.contract import tasks
 from tests.models.score_contract import CLICK, ScoreContract, train
 
 TOY = {

@@ -6,9 +6,9 @@ The inverse is one on the whole matrix.
 import numpy as np
 import pytest
 
-from models import registry
 from models.baseline.ease import solve
-from models.errors import ConfigError
+from models.names import registry
+from models.names.errors import ConfigError
 from tests.models.contract import RetrieveContract
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.errors import ConfigError
-from models.optimizers import Adagrad
+from models.names import registry
+from models.names.errors import ConfigError
 from models.rnn import gru4rec, losses, sessions
-from models.trainer import resolve
+from models.training.optimizers import Adagrad
+from models.training.trainer import resolve
 from tests.models.contract import RetrieveContract, train
 
 TOY = {
@@ -326,7 +326,7 @@ def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability
 
 
 def test_full_softmax_learns_as_well(toy_data):
-    from models.retrieve import Evaluation
+    from models.contract.retrieve import Evaluation
 
     data = toy_data("sequence", 0.0).load("gru4rec")
     values = Evaluation(data, data.queries("test")).of(train("gru4rec", data, FULL))()

@@ -10,13 +10,14 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from components import local
-from models import registry, skip_gram
-from models.data import TrainingData
-from models.errors import DataError
-from models.retrieve import Evaluation, Retriever
-from models.skip_gram import SkipGram
-from models.training import TrainingSession
+from components import standalone
+from models.contract.retrieve import Evaluation, Retriever
+from models.inputs import skip_gram
+from models.inputs.data import TrainingData
+from models.inputs.skip_gram import SkipGram
+from models.names import registry
+from models.names.errors import DataError
+from models.training.loop import TrainingLoop
 from tests.models.contract import RetrieveContract, train
 
 # 60 items alike: a share of 1/60 each would be kept with sqrt(60 rho).
@@ -278,10 +279,10 @@ def walked(baskets, tmp_path_factory):
     """The same log with walks, its vocabulary and counts fitted on the examples that hold them."""
     folder = tmp_path_factory.mktemp("walked")
     settings = {"kind": "node2vec", "p": 0.5, "q": 2.0, "walks_per_node": 20, "walk_length": 12}
-    local.build_examples(
+    standalone.build_examples(
         str(baskets.folder / "tables"), str(folder), "retrieve", "walk", walks=settings
     )
-    local.transform(
+    standalone.transform(
         str(folder / "examples"),
         str(folder / "schema" / "schema.pbtxt"),
         str(folder / "graph"),
@@ -382,11 +383,9 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(baskets, tmp_path
         parameters = module.HyperParameters(**{**TOY, "epochs": 4, "patience": 50})
         evaluation = Evaluating(data, data.queries("valid"))
         evaluation.limit = limit
-        session = TrainingSession(
-            parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder
-        )
-        module.Model(parameters, data).learn(session)
-        return session
+        loop = TrainingLoop(parameters, data, seed=5, evaluation=evaluation, checkpoint_dir=folder)
+        module.Model(parameters, data).learn(loop)
+        return loop
 
     whole = run(None, 10**9)
     with pytest.raises(Interrupted):

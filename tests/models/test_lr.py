@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from models.optimizers import Ftrl
+from models.training.optimizers import Ftrl
 from tests.models.score_contract import ScoreContract
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models import registry
+from models.names import registry
 from tests.models.contract import RetrieveContract, train
 
 TOY = {"epochs": 40, "batch_size": 32, "learning_rate": 5e-3, "hidden": 32, "patience": 10}

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
 from models.autoencoder.mult_vae import kl_divergence
 from models.autoencoder.multinomial import negative_log_likelihood
-from models.retrieve import Evaluation
-from models.training import TrainingSession
-from models.warm_start import load_weights, save_weights
+from models.contract.retrieve import Evaluation
+from models.names import registry
+from models.training.loop import TrainingLoop
+from models.training.warm_start import load_weights, save_weights
 from tests.models import toy
 from tests.models.contract import RetrieveContract, train
 
@@ -153,7 +153,7 @@ def test_initial_weights(data):
 def test_warm_start_aligns_the_items_on_both_sides(data, tmp_path):
     old, new = make(data), make(data)
     for model in (old, new):
-        TrainingSession(model.hyper_parameters, data).build(model)
+        TrainingLoop(model.hyper_parameters, data).build(model)
     save_weights(old, str(tmp_path))
     for layer in (new.from_items.kernel, new.to_items.kernel, new.to_items.bias):
         layer.tokens = layer.tokens[::-1]

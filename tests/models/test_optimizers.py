@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.optimizers import Adam
+from models.training.optimizers import Adam
 
 RATE = 0.05
 STEPS = ([1, 4, 1], [0, 1, 2], [4, 4, 4], [3, 0, 1])

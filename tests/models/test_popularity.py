@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.segments import popularity_scores
+from models.measures.segments import popularity_scores
 from tests.models.contract import RetrieveContract
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from models import ranking
-from models.metrics import RETRIEVE_METRICS
+from models.measures import ranking
+from models.names.metrics import RETRIEVE_METRICS
 
 INF = float("inf")
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models import segments
-from models.errors import ConfigError
-from models.features import CATEGORICAL, MULTIVALUED, Feature
-from models.segments import popularity_scores
+from models.measures import segments
+from models.measures.segments import popularity_scores
+from models.names.errors import ConfigError
+from models.names.features import CATEGORICAL, MULTIVALUED, Feature
 
 
 def data(values, events):

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import metrics, registry, sampling, trainer, training, warm_start
-from models.errors import ConfigError, DataError
-from models.retrieve import Evaluation
-from models.training import TrainingSession
+from models.contract.retrieve import Evaluation
+from models.inputs import sampling
+from models.names import metrics, registry
+from models.names.errors import ConfigError, DataError
+from models.training import loop as training
+from models.training import trainer, warm_start
+from models.training.loop import TrainingLoop
 from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
 
@@ -78,15 +81,15 @@ def test_interrupted_and_whole_training_agree(toy, tmp_path):
         tf.keras.utils.set_random_seed(seed)
         parameters = module.HyperParameters(**{**SMALL, "epochs": epochs, "patience": 50})
         model = module.Model(parameters, data)
-        session = TrainingSession(
+        loop = TrainingLoop(
             parameters,
             data,
             seed=seed,
             evaluation=Evaluation(data, data.queries("valid")),
             checkpoint_dir=folder,
         )
-        model.learn(session)
-        return session
+        model.learn(loop)
+        return loop
 
     whole = run(4, None)
     run(2, str(tmp_path))
@@ -144,9 +147,9 @@ def test_warm_start_aligns_rows_by_token(toy, tmp_path):
     data, module = toy.load("neumf"), registry.load("neumf")
     parameters = module.HyperParameters(**SMALL)
     old, new = module.Model(parameters, data), module.Model(parameters, data)
-    TrainingSession(parameters, data).build(old)
+    TrainingLoop(parameters, data).build(old)
     warm_start.save_weights(old, str(tmp_path))
-    TrainingSession(parameters, data).build(new)
+    TrainingLoop(parameters, data).build(new)
     # A vocabulary in another order, with one item that the old model has never seen.
     new.gmf_item.tokens = np.array([b"new one", *old.gmf_item.tokens[:0:-1]], object)
     fresh = new.gmf_item.embeddings.numpy()
@@ -163,7 +166,7 @@ def test_saved_weights_rebuild_the_model(toy, tmp_path):
     parameters = module.HyperParameters(batch_size=64)
     old, new = module.Model(parameters, data), module.Model(parameters, data)
     for model in (old, new):
-        TrainingSession(parameters, data).build(model)
+        TrainingLoop(parameters, data).build(model)
     warm_start.save_weights(old, str(tmp_path))
     warm_start.load_weights(new, str(tmp_path))
     for before, after in zip(old.weights, new.weights, strict=True):

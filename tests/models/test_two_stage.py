@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import metrics, registry, tasks
-from models.label import Label
-from models.training import TrainingSession
-from models.two_stage import WEIGHTS, TwoStage
+from models.contract import tasks
+from models.contract.two_stage import WEIGHTS, TwoStage
+from models.names import metrics, registry
+from models.names.label import Label
+from models.training.loop import TrainingLoop
 from tests.models import toy
 
 LIKED = Label("rating", 4.0)
@@ -21,7 +22,7 @@ def exported(name, data, label, folder, **hyper_parameters):
     tf.keras.utils.set_random_seed(3)
     model = module.Model(parameters, loaded)
     model.learn(
-        TrainingSession(parameters, loaded, seed=3, evaluation=task.evaluation(loaded, "valid"))
+        TrainingLoop(parameters, loaded, seed=3, evaluation=task.evaluation(loaded, "valid"))
     )
     task.exporter(model, loaded).export(str(folder))
     return str(folder), loaded

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from models import registry
+from models.names import registry
 from tests.models.contract import RetrieveContract
 
 TOY = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import registry
-from models.errors import ConfigError
+from models.names import registry
+from models.names.errors import ConfigError
 from tests.models.score_contract import CLICK, ScoreContract
 
 TOY = {

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components import local
-from models import registry, tasks
-from models.data import TrainingData
-from models.features import read_schema
-from models.label import Label
+from components import standalone
+from models.contract import tasks
+from models.inputs.data import TrainingData
+from models.inputs.schema import read_schema
+from models.names import registry
+from models.names.label import Label
 
 BLOCKS, USERS_A_BLOCK, ITEMS_A_BLOCK, EVENTS_A_USER = 4, 30, 15, 9
 
@@ -158,10 +159,10 @@ def build(
     source = (write or (write_ratings if label else write_log))(
         folder / "source", randomness, described=kind == "event"
     )
-    local.read_tables(str(source), output=str(folder / "tables"))
+    standalone.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", asdict(label)) if label else ("retrieve", None)
-    local.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
+    standalone.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
     text = [
         column.name
         for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature
@@ -170,7 +171,7 @@ def build(
     if same_rows:
         shutil.copytree(same_rows.graph, folder / "graph")
     else:
-        local.transform(
+        standalone.transform(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),

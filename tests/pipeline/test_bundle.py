@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from models.errors import ConfigError, DataError
+from models.names.errors import ConfigError, DataError
 from pipeline import batch, bundle, lineage, local, report
 from pipeline.config import load
-from serving.client import Client, Query
-from serving.process import ServerProcess
+from serving.client.client import Client, Query
+from serving.server.process import ServerProcess
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

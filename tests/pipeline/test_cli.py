@@ -86,7 +86,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
     not os.path.exists("/dev/full") or not os.access("/dev/full", os.W_OK), reason="needs /dev/full"
 )
 def test_a_full_disk_is_said_in_one_line():
-    from models.errors import RecsysError
+    from models.names.errors import RecsysError
     from pipeline.local import readable_errors
 
     with pytest.raises(RecsysError, match="the disk is full"), readable_errors():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.errors import ConfigError
+from models.names.errors import ConfigError
 from pipeline import config
 
 

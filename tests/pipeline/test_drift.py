@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from models.errors import RecsysError
+from models.names.errors import RecsysError
 from pipeline import cli, drift, lineage
-from serving.client import Client, Query
-from serving.process import ServerProcess
+from serving.client.client import Client, Query
+from serving.server.process import ServerProcess
 from tests.pipeline.test_report import Page
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]

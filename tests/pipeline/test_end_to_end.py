@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline import cli, lineage
-from serving.client import Client
-from serving.process import ServerProcess
+from serving.client.client import Client
+from serving.server.process import ServerProcess
 from tests.conftest import recsys
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.errors import ConfigError
+from models.names.errors import ConfigError
 from pipeline import kubeflow
 from pipeline.config import DataConfig, RunConfig
 from tests.pipeline.kubeflow_steps import IMAGE_ROOT, Steps, run_here
 
 IMAGE = "registry.example/recsys:1"
 CLASSES = {
-    "TableReader": "components.table_reader.TableReaderExecutor",
-    "TableCheck": "components.table_check.TableCheckExecutor",
-    "ExampleBuilder": "components.example_builder.ExampleBuilderExecutor",
-    "Canary": "components.canary.CanaryExecutor",
+    "TableReader": "components.read.table_reader.TableReaderExecutor",
+    "TableCheck": "components.check.table_check.TableCheckExecutor",
+    "ExampleBuilder": "components.build.example_builder.ExampleBuilderExecutor",
+    "Canary": "components.canary.canary.CanaryExecutor",
 }
 
 pytestmark = [pytest.mark.timeout(1200)]
@@ -130,7 +130,7 @@ def test_places_are_those_of_the_cluster(steps, compiled):
     assert "gs://bucket/runs/serving/two-tower-events-leave-one-out" in constant(
         "Pusher", "push_destination"
     )
-    assert constant("Trainer", "run_fn") == "models.trainer.run_fn"
+    assert constant("Trainer", "run_fn") == "models.training.trainer.run_fn"
     training = json.loads(constant("Trainer", "custom_config"))
     assert training["hyper_parameters"]["epochs"] == 2 and "checkpoint_dir" not in training
     # What the reader finds may have changed since the file was compiled.

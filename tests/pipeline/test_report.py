@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from components import records
+from components.tables import records
 from pipeline import charts, report, report_data
 from pipeline.lineage import RunRecord, Step
 

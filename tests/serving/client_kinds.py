@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from serving.client import Client
-from serving.client_async import AsyncClient
-from serving.errors import ServingError
+from serving.client.asynchronous import AsyncClient
+from serving.client.client import Client
+from serving.wire.errors import ServingError
 
 KINDS = ["rest", "grpc", "rest-async", "grpc-async"]
 

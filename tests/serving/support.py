@@ -18,7 +18,7 @@ import grpc
 import pytest
 from google.protobuf import text_format
 
-from serving import protos
+from serving.wire import protos
 
 # Ids that must come through both protocols as they are, the last of them no UTF-8.
 AWKWARD_IDS = [

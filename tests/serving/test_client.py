@@ -7,10 +7,10 @@ import inspect
 import numpy as np
 import pytest
 
-from serving.client import Client
-from serving.client_async import AsyncClient
-from serving.client_messages import Query, recommend_inputs
-from serving.errors import Code
+from serving.client.asynchronous import AsyncClient
+from serving.client.client import Client
+from serving.client.messages import Query, recommend_inputs
+from serving.wire.errors import Code
 from tests.serving.client_kinds import KINDS, error_of, make
 from tests.serving.support import AWKWARD_IDS
 

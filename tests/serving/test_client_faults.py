@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from serving.client_async import AsyncClient
-from serving.client_messages import Attempts
-from serving.errors import Code, ServingError
+from serving.client.asynchronous import AsyncClient
+from serving.client.messages import Attempts
+from serving.wire.errors import Code, ServingError
 from tests.serving.client_kinds import KINDS, error_of, make
 from tests.serving.support import ROOT, free_port
 

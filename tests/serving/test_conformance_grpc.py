@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import protos
-from serving.tensors import to_array, to_proto
+from serving.wire import protos
+from serving.wire.tensors import to_array, to_proto
 from tests.serving.support import expect_status
 
 SERVING_DEFAULT = "serving_default"

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from serving import protos
+from serving.wire import protos
 from tests.serving.support import entry, eventually, expect_status
 
 LATEST_2 = "model_version_policy { latest { num_versions: 2 } }"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving import protos
-from serving.tensors import to_proto
+from serving.wire import protos
+from serving.wire.tensors import to_proto
 from tests.serving.support import entry, eventually, write_records
 from tests.serving.test_conformance_grpc import examples
 

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
-from serving import protos
-from serving.batching import read_parameters
-from serving.metrics import DEFAULT_PATH
-from serving.model_config import read_model_config_file
-from serving.monitoring import monitoring_path
-from serving.options import ServerOptions
+from serving.server.batching import read_parameters
+from serving.server.metrics import DEFAULT_PATH
+from serving.server.model_config import read_model_config_file
+from serving.server.monitoring import monitoring_path
+from serving.server.options import ServerOptions
+from serving.wire import protos
 from tests.serving.support import ROOT
 
 DEPLOY, CONFIG = ROOT / "serving" / "deploy", ROOT / "serving" / "config"

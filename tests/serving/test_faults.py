@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from serving.client import Client
-from serving.errors import ServingError
-from serving.tensors import to_proto
+from serving.client.client import Client
+from serving.wire.errors import ServingError
+from serving.wire.tensors import to_proto
 from tests.serving.support import Target, entry, eventually, expect_error, expect_status
 from tests.serving.test_conformance_grpc import predict
 

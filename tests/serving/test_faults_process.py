@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from serving.server import Server
+from serving.server.server import Server
 from tests.serving.support import ROOT, Process, Target, eventually, free_port
 
 
@@ -181,7 +181,7 @@ def test_flags_refused(flags, code, text):
     ids=lambda options: next(iter(options)),
 )
 def test_options_refused(tmp_path, options):
-    from serving.errors import StartError
+    from serving.wire.errors import StartError
 
     with pytest.raises(StartError, match=next(iter(options)).replace("_", "[-_]")):
         Server(model_base_path=str(tmp_path), **options)

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving.client import Client
-from serving.errors import Code, ServingError
+from serving.client.client import Client
+from serving.wire.errors import Code, ServingError
 from tests.serving.support import expect_error
 from tests.serving.test_conformance_grpc import check_health
 

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from serving import protos
-from serving.errors import ServingError, StartError
-from serving.metrics import Metrics
-from serving.model_config import RequestLogConfig, read_model_config_file
-from serving.options import ServerOptions
-from serving.request_log import DamagedLog, Limits, Predicted, RequestLog, read_records
+from serving.server.metrics import Metrics
+from serving.server.model_config import RequestLogConfig, read_model_config_file
+from serving.server.options import ServerOptions
+from serving.server.request_log import DamagedLog, LogLimits, Predicted, RequestLog, read_records
+from serving.wire import protos
+from serving.wire.errors import ServingError, StartError
 from tests.serving.support import Process, Target, eventually, free_port
 from tests.serving.test_conformance_grpc import predict
 from tests.serving.test_conformance_metrics import page
@@ -249,7 +249,7 @@ def users(records: list) -> list[bytes]:
 def test_files_are_closed_at_their_size_and_hold_every_record_once(tmp_path):
     metrics = Metrics()
     log, config = (
-        RequestLog(metrics, Limits(file_bytes=1000)),
+        RequestLog(metrics, LogLimits(file_bytes=1000)),
         RequestLogConfig(str(tmp_path / "m"), 1.0),
     )
     for number in range(50):
@@ -265,7 +265,7 @@ def test_files_are_closed_at_their_size_and_hold_every_record_once(tmp_path):
 
 def test_what_does_not_fit_is_dropped_at_once_and_counted(tmp_path):
     metrics, release, begun = Metrics(), threading.Event(), threading.Event()
-    log = RequestLog(metrics, Limits(pending=2, pending_bytes=1000))
+    log = RequestLog(metrics, LogLimits(pending=2, pending_bytes=1000))
     config = RequestLogConfig(str(tmp_path / "m"), 1.0)
 
     def hold(record):

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from serving.client import Client
-from serving.usage import main, usages
+from serving.client.client import Client
+from serving.client.usage import main, usages
 from tests.serving.support import ROOT
 
 MODELS = ["half", "multi", "types", "bytes", "scalar", "counter", "recommender", "a b"]
@@ -72,7 +72,7 @@ def test_names_are_quoted():
 
 def test_as_a_command(target):
     """Without TensorFlow, so at once."""
-    command = [sys.executable, "-m", "serving.usage", f"{target.host}:{target.rest}"]
+    command = [sys.executable, "-m", "serving.client.usage", f"{target.host}:{target.rest}"]
     ran = subprocess.run([*command, "half"], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert ran.returncode == 0
     assert ran.stdout.startswith(f"# half, version 124, at {target.host}:{target.rest}")

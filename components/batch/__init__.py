@@ -1,0 +1,1 @@
+"""batch: the pushed model answers for many users at once."""

@@ -1,0 +1,265 @@
+"""Recommendations for many users at once: the pushed SavedModel, run by Beam, as Parquet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.parquetio import WriteToParquetBatched
+from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from components.tables import artifacts, records
+from components.tables.columns import BYTES
+from components.tables.parquet import open_parquet
+from models.names.errors import ConfigError, DataError
+
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
+"""A row of the answer; rank 1 is the best."""
+
+_NAMESPACE = "recsys"
+_USERS_AT_ONCE = 512
+_ROWS_A_GROUP = 100_000
+
+
+def users_of_examples(examples_uri: str) -> Callable[[], Iterator[dict[str, Any]]]:
+    """All users of the built examples, as requests: the model knows what they have had.
+
+    Args:
+        examples_uri: folder of the built examples.
+    """
+
+    def read():
+        for path in records.shards(artifacts.split_folder(examples_uri, "users")):
+            for table in records.read_batches(path, {"user_id": BYTES}):
+                for user in table.column("user_id").to_pylist():
+                    yield {"user_id": user}
+
+    return read
+
+
+def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Users of a file, as requests.
+
+    Args:
+        path: Parquet with a column `user_id` and, where wanted, lists of strings `history` and
+            `exclude`; or text, an id a line.
+
+    Raises:
+        DataError: no such file, no column `user_id`, or no Parquet where the name says so.
+    """
+    if not Path(path).is_file():
+        raise DataError(
+            f"--users: required: a Parquet file or a text file with an id a line; received {path}, "
+            "which is no file"
+        )
+    if path.endswith(".parquet"):
+        names = open_parquet(path).schema_arrow.names
+        if "user_id" not in names:
+            raise DataError(f"{path}: required: a column user_id; received {', '.join(names)}")
+        wanted = [name for name in ("user_id", "history", "exclude") if name in names]
+
+        def read():
+            for batch in open_parquet(path).iter_batches(batch_size=_USERS_AT_ONCE, columns=wanted):
+                yield from batch.to_pylist()
+    else:
+
+        def read():
+            with open(path, "rb") as file:
+                for line in file:
+                    yield {"user_id": line.rstrip(b"\r\n")}
+
+    return read
+
+
+def recommend_all(
+    new_pipeline: Callable[[], beam.Pipeline],
+    model_path: str,
+    users: Callable[[], Iterator[dict[str, Any]]],
+    k: int,
+    folder: str,
+) -> dict[str, int]:
+    """Asks the signature `recommend_examples` for every user and writes Parquet files.
+
+    The files have the columns of `SCHEMA`, in the order of the users.
+
+    Args:
+        new_pipeline: makes the Beam pipeline.
+        model_path: folder of the SavedModel.
+        users: yields requests: `user_id`, and optionally `history` and `exclude`.
+        k: items a user at most.
+        folder: where to; it must not exist or be empty, and appears whole or not at all.
+
+    Returns:
+        Counts: `users`, `rows`, `rejected` (requests without a user id) and one of every strategy,
+            such as `strategy model`.
+
+    Raises:
+        ConfigError: the folder holds something.
+        DataError: an id is no UTF-8, which Parquet's strings must be.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(
+            f"--to: required: a new or an empty folder; received {folder}, which holds something"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+    try:
+        pipeline = new_pipeline()
+        _ = (
+            pipeline
+            | "Users" >> beam.Create([None])
+            | "Read" >> beam.FlatMap(lambda _, read=users: read())
+            | "Requests" >> beam.ParDo(_Requests(k))
+            | "Recommend" >> RunInference(_SavedModel(model_path))
+            | "Rows" >> beam.ParDo(_Rows())
+            | "Write"
+            >> WriteToParquetBatched(
+                str(partial / "recommendations"), SCHEMA, file_name_suffix=".parquet"
+            )
+        )
+        result = pipeline.run()
+        result.wait_until_finish()
+        os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    counters = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
+    return {counter.key.metric.name: counter.committed for counter in counters}
+
+
+class _Requests(beam.DoFn):
+    """Requests as serialized tf.Examples; those without a user are counted and left out."""
+
+    def __init__(self, k: int):
+        self._k = k
+
+    def process(self, request: dict[str, Any]) -> Iterator[bytes]:
+        from serving.wire.protos import Example
+
+        if not request["user_id"]:
+            Metrics.counter(_NAMESPACE, "rejected").inc()
+            return
+        example = Example()
+        example.features.feature["k"].int64_list.value.append(self._k)
+        for name, values in request.items():
+            listed = values if isinstance(values, list) else [] if values is None else [values]
+            example.features.feature[name].bytes_list.value.extend(
+                _bytes(value) for value in listed if value is not None
+            )
+        yield example.SerializeToString()
+
+
+class _SavedModel(ModelHandler):
+    """Beam's RunInference over the signature that takes serialized requests."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self._path = path
+
+    def batch_elements_kwargs(self):
+        return {"min_batch_size": 1, "max_batch_size": _USERS_AT_ONCE}
+
+    def load_model(self):
+        os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+        import tensorflow as tf
+
+        model = tf.saved_model.load(self._path)
+        if "recommend_examples" not in model.signatures:
+            raise ConfigError(
+                f"{self._path} has no signature 'recommend_examples'; it has "
+                f"{', '.join(sorted(model.signatures))}"
+            )
+        return model
+
+    def run_inference(
+        self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        import tensorflow as tf
+
+        from serving.wire.protos import Example
+
+        answer = model.signatures["recommend_examples"](tf.constant(list(batch), tf.string))
+        items, scores, strategies = (
+            answer[name].numpy() for name in ("item_id", "score", "strategy")
+        )
+        users = [
+            Example.FromString(example).features.feature["user_id"].bytes_list.value[0]
+            for example in batch
+        ]
+        there = items != b""
+        counts = there.sum(axis=1)
+        for strategy, count in zip(*np.unique(strategies, return_counts=True)):
+            Metrics.counter(_NAMESPACE, f"strategy {strategy.decode()}").inc(int(count))
+        Metrics.counter(_NAMESPACE, "users").inc(len(batch))
+        Metrics.counter(_NAMESPACE, "rows").inc(int(counts.sum()))
+        ranks = np.tile(np.arange(1, items.shape[1] + 1, dtype=np.int32), (len(batch), 1))
+        columns = [
+            np.repeat(np.array(users, object), counts),
+            ranks[there],
+            items[there],
+            scores[there],
+        ]
+        yield [_column(values, field) for values, field in zip(columns, SCHEMA, strict=True)]
+
+
+class _Rows(beam.DoFn):
+    """Answers, gathered to tables of a useful size, in order."""
+
+    def start_bundle(self):
+        self._parts: list[pa.Table] = []
+
+    def process(self, columns: list[pa.Array]):
+        self._parts.append(pa.Table.from_arrays(columns, schema=SCHEMA))
+        if sum(map(len, self._parts)) >= _ROWS_A_GROUP:
+            yield self._table()
+
+    def finish_bundle(self):
+        from apache_beam.transforms.window import GlobalWindows
+
+        if self._parts:
+            yield GlobalWindows.windowed_value(self._table())
+
+    def _table(self) -> pa.Table:
+        parts, self._parts = self._parts, []
+        return pa.concat_tables(parts).combine_chunks()
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8")
+
+
+def _column(values: np.ndarray, field: pa.Field) -> pa.Array:
+    if field.type != pa.string():
+        return pa.array(values, field.type)
+    try:
+        return pa.array(list(values), pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        broken = next(value for value in values if not _is_utf8(value))
+        raise DataError(
+            f"{field.name} {broken!r} is no UTF-8, which a string column of Parquet must be"
+        ) from None
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

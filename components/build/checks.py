@@ -1,0 +1,67 @@
+"""What a build needs of its tables, and what its report must show.
+
+Each check raises with what was required and received.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.build.config import BuildConfig
+from models.names.errors import DataError
+from models.names.features import document_columns
+
+
+def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
+    """Raises DataError where the events lack a column that the split or the label needs."""
+    needed = [(name, "every split") for name in ("user_id", "item_id", "row")]
+    if config.split.name == "temporal":
+        needed.append(("timestamp", "the split 'temporal'"))
+    if config.split.by_session:
+        by = "last_days" if config.split.name == "last_days" else "split.sequence_by: session"
+        needed.append(("session_id", by))
+    if config.split.name == "last_days":
+        needed.append(("timestamp", "the split 'last_days'"))
+    if config.split.name == "predefined":
+        needed.append(("split", "the split 'predefined'"))
+    if config.label:
+        needed.append((config.label.column, "label.column"))
+    for name, by in needed:
+        if name not in columns:
+            raise DataError(
+                f"the table events lacks the column {name!r}, required by {by}; received: "
+                f"{', '.join(columns)}"
+            )
+
+
+def check_document_columns(columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises DataError where a table has a column of the name that documents are given."""
+    for table, entity in (("users", "user"), ("items", "item")):
+        for name in document_columns(entity):
+            own = name.removeprefix(f"{entity}_")
+            if own in columns[table]:
+                raise DataError(
+                    f"the table {table} has a column {own!r}, which is what the documents made of "
+                    "the "
+                    f"reviews are called; rename it with data.columns.{table}"
+                )
+
+
+def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:
+    """Raises DataError where train or a split with queries came out empty."""
+    wanted = [("train", "rows"), ("test", "queries")] + (
+        [("valid", "queries")] if config.split.valid_fraction else []
+    )
+    for name, what in wanted:
+        if not report["splits"][name]["rows"]:
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in report["dropped"].get(name, {}).items()
+            )
+            raise DataError(
+                f"the split {config.split.name!r} leaves {name} without {what}; required: at "
+                "least one; "
+                f"received: {report['splits']['train']['events']} train, "
+                f"{report['splits']['valid']['events']} "
+                f"validation and {report['splits']['test']['events']} test events"
+                + (f" ({reasons})" if reasons else "")
+                + ". Choose another split.name or fractions"
+            )

@@ -1,0 +1,290 @@
+"""Tables to examples with Beam, in shards of users.
+
+The log is sharded by user, and each shard is split, joined and written in one go (see
+`components.tables.shards`).
+
+What a shard must know of the rest of the log (time cuts, item counts, the item table) comes to it
+as side inputs.
+"""
+
+import math
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from components.build import checks, documents, rows, session_queries
+from components.build.config import SCHEMA_FILE, WALKS, BuildConfig
+from components.build.report import write_report
+from components.build.splits import (
+    TEST,
+    TRAIN,
+    VALID,
+    Log,
+    SplitConfig,
+    gather_facts,
+    make_log,
+    merge_facts,
+    read_given,
+)
+from components.build.walks import WriteWalks
+from components.tables import artifacts, records, schemas
+from components.tables.columns import columns_of, concatenated
+from components.tables.hashing import shard_of
+from components.tables.shards import ROWS_A_SHARD, Kept, ReadBatches, Shard, gather, keep
+from models.names.features import REVIEW
+
+
+def build(
+    make_pipeline: Callable[[], beam.Pipeline],
+    inputs: Mapping[str, str],
+    examples: str,
+    schema: str,
+    curated: str,
+    config: BuildConfig,
+    rows_a_shard: int = ROWS_A_SHARD,
+) -> dict[str, Any]:
+    """Builds the examples and the schema of the train rows.
+
+    Args:
+        make_pipeline: gives the Beam pipeline to run in.
+        inputs: table -> folder of its artifact.
+        examples: folder of the Examples artifact to write.
+        schema: folder of the Schema artifact to write.
+        curated: folder of the curated table schemas.
+        config: what to build.
+        rows_a_shard: about how many events one worker holds at a time.
+
+    Returns:
+        The report, which also lies at `<examples>/report.json`: rows and users a split, what was
+        dropped and why, and the columns of each split with their kinds.
+
+    Raises:
+        DataError: the events lack a column that the split or label needs, or a split comes out
+            empty.
+    """
+    columns = {table: artifacts.table_columns(uri) for table, uri in inputs.items()}
+    checks.check_columns(columns["events"], config)
+    has_documents = config.task == "score" and REVIEW in columns["events"]
+    if has_documents:
+        checks.check_document_columns(columns)
+    if config.split.file:
+        read_given(config.split.file)  # a worker would wrap the error in its own
+    files = {
+        table: records.shards(artifacts.split_folder(uri, artifacts.ALL))
+        for table, uri in inputs.items()
+    }
+    shards = max(
+        1,
+        math.ceil(_row_count(inputs["events"], files["events"], columns["events"]) / rows_a_shard),
+    )
+    split = config.split
+
+    with make_pipeline() as pipeline:
+        events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
+        users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
+        item_batches = pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
+        items = beam.pvalue.AsList(item_batches)
+        facts = (
+            events
+            | "Facts" >> beam.Map(gather_facts, split)
+            | "AllFacts" >> beam.CombineGlobally(merge_facts)
+        )
+        sharded = {
+            "events": events | "ShardEvents" >> Shard(shards, examples),
+            "users": users | "ShardUsers" >> Shard(shards, examples),
+        } | "Together" >> beam.CoGroupByKey()
+        parted = sharded | "Split" >> beam.FlatMap(
+            lambda shard, facts: _split(shard, facts, split, columns, examples),
+            beam.pvalue.AsSingleton(facts),
+        ).with_outputs(_COUNTS, main="logs")
+        logs = parted.logs
+        counts = beam.pvalue.AsSingleton(
+            parted[_COUNTS] | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
+        )
+        built = logs | "Build" >> beam.Map(
+            lambda shard, items, counts: _build(
+                shard, items, counts, columns["items"], config, has_documents, examples
+            ),
+            items,
+            counts,
+        )
+        item_shards = {
+            "items": item_batches | "ShardItems" >> Shard(shards, examples, "item_id"),
+            "every": pipeline | "EveryShard" >> beam.Create([(n, None) for n in range(shards)]),
+        }
+        if has_documents:
+            item_shards["reviews"] = (
+                logs
+                | "Reviews" >> beam.Map(lambda shard: documents.train_reviews(_log_of(shard)))
+                | "ShardReviews" >> Shard(shards, examples, "item_id")
+            )
+        written_items = (
+            item_shards
+            | "ItemsTogether" >> beam.CoGroupByKey()
+            | "BuildItems"
+            >> beam.Map(
+                lambda shard, counts: _build_items(
+                    shard, shards, counts, columns["items"], has_documents, examples
+                ),
+                counts,
+            )
+        )
+        walked = []
+        if config.walks.on_graph:
+            # Beside the log's rows, never in their place: counts and vocabularies are the log's.
+            folder = artifacts.split_folder(examples, WALKS)
+            walks = WriteWalks(config.walks, folder, split.by_session)
+            walked = [beam.pvalue.AsSingleton(logs | "Logs" >> beam.Map(_log_of) | walks)]
+        _ = (
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Report"
+            >> beam.Map(
+                lambda _, built, items, *walked: write_report(
+                    built, items, walked, config, examples
+                ),
+                beam.pvalue.AsList(built),
+                beam.pvalue.AsList(written_items),
+                *walked,
+            )
+        )
+    records.remove_staging(examples)
+    report = records.read_json(posixpath.join(examples, records.REPORT))
+    checks.check_report(report, config)
+    text = schemas.to_text(
+        schemas.train_schema(
+            report["columns"]["train"], schemas.origins(columns), schemas.read_schemas(curated)
+        )
+    )
+    records.write_text(posixpath.join(schema, SCHEMA_FILE), text)
+    records.remove_staging(schema)
+    return report
+
+
+@dataclass
+class _Parted:
+    """The users of a shard, split."""
+
+    log: Log
+    users: pa.Table
+
+
+def _log_of(shard: tuple[int, Kept]) -> Log:
+    return shard[1].read().log
+
+
+def _split(
+    element,
+    facts,
+    config: SplitConfig,
+    columns: Mapping[str, Mapping[str, str]],
+    folder: str,
+) -> Iterator:
+    number, grouped = element
+    events, users = (gather(grouped[table], columns[table]) for table in ("events", "users"))
+    # Batches come in any order; sorted, equal input gives equal output.
+    users = users.take(pa.array(np.argsort(users.column("user_id").to_numpy(), kind="stable")))
+    log = make_log(events, config, facts)
+    yield beam.pvalue.TaggedOutput(_COUNTS, rows.count_items(log))
+    yield from keep([(number, _Parted(log, users))], folder)
+
+
+def _build(
+    shard: tuple[int, Kept],
+    items: list[pa.Table],
+    counts: rows.Popularity,
+    item_columns: Mapping[str, str],
+    config: BuildConfig,
+    has_documents: bool,
+    folder: str,
+) -> dict[str, Any]:
+    number, parted = shard[0], shard[1].read()
+    log, split = parted.log, config.split
+    dropped: dict[str, dict[str, int]] = {}
+    if config.label:
+        log, unlabelled = rows.with_label(log, config.label)
+        for name, part in _PARTS:
+            dropped[name] = {"events without a label": int(unlabelled[part])}
+    item_side = rows.Side(concatenated(items, item_columns), "item_id")
+    user_side = rows.Side(parted.users, "user_id")
+    train = log.split == TRAIN
+    if config.kind == "event":
+        made = {"train": rows.event_rows(log, train, item_side, user_side)}
+    else:
+        by_session = split.by_session and config.kind in ("sequence", "walk")
+        made = {"train": rows.list_rows(log, train, user_side, by_session)}
+    for name, part in (("valid", VALID), ("test", TEST)):
+        if config.task == "score":
+            made[name] = rows.score_rows(log, part, item_side, user_side, counts)
+        elif split.asks_sessions:
+            made[name], dropped[name] = session_queries.query_rows(
+                log, part, user_side, counts, split.drop_repeats
+            )
+        else:
+            made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
+    made["users"] = rows.user_rows(log, parted.users)
+    if has_documents:
+        # Of the log as it was split, labelled or not: what an event says does not hang on the
+        # label.
+        reviews = [documents.train_reviews(parted.log)]
+        made["users"], left_out = documents.add(made["users"], reviews, "user")
+        dropped["users"] = {_LEFT_OUT: left_out}
+    for name, table in made.items():
+        records.write_table(table, artifacts.split_folder(folder, name), number)
+    return {
+        "number": number,
+        "rows": {name: table.num_rows for name, table in made.items()},
+        "users": {
+            name: len(np.unique(table.column("user_id").to_numpy())) for name, table in made.items()
+        },
+        "events": {name: int((log.split == part).sum()) for name, part in _PARTS},
+        "columns": {name: columns_of(table) for name, table in made.items()},
+        "dropped": dropped,
+    }
+
+
+_COUNTS = "counts"
+_LEFT_OUT = f"reviews that a document has {documents.LONGEST:,} newer ones of"
+_PARTS = (("train", TRAIN), ("valid", VALID), ("test", TEST))
+
+
+def _build_items(
+    element,
+    shards: int,
+    counts: rows.Popularity,
+    columns: Mapping[str, str],
+    has_documents: bool,
+    folder: str,
+) -> dict[str, Any]:
+    number, grouped = element
+    if shards > 1:
+        own = shard_of(counts.items, shards) == number
+        counts = rows.Popularity(counts.items[own], counts.counts[own])
+    # Batches come in any order; sorted, equal input gives equal output.
+    items = gather(grouped["items"], columns)
+    table = rows.item_rows(items, counts)
+    dropped = {}
+    if has_documents:
+        reviews = [part.read() for part in grouped["reviews"]]
+        table, left_out = documents.add(table, reviews, "item")
+        dropped = {_LEFT_OUT: left_out}
+    records.write_table(table, artifacts.split_folder(folder, "items"), number)
+    return {
+        "number": number,
+        "rows": table.num_rows,
+        "columns": columns_of(table),
+        "in_train": len(counts.items),
+        "dropped": {"items": dropped},
+    }
+
+
+def _row_count(uri: str, files: list[str], columns: Mapping[str, str]) -> int:
+    report = posixpath.join(uri, records.REPORT)
+    if records.exists(report):
+        return records.read_json(report)["kept"]
+    return sum(1 for path in files for _ in records.read_records(path))

@@ -1,0 +1,73 @@
+"""What a build says of itself: rows and events a split, what was left out and why, the columns."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
+from components.tables import records
+from components.tables.columns import BYTES_LIST
+
+
+def write_report(
+    built: list, items: list, walked: tuple, config: BuildConfig, examples: str
+) -> None:
+    """Adds up what the shards tell, and writes it to `<examples>/report.json`.
+
+    Args:
+        built: of each shard of users: number, rows, users, events, columns and dropped.
+        items: of each shard of items: number, rows, columns, in_train and dropped.
+        walked: of the walks, where there are any: counts and dropped.
+        config: what was built.
+        examples: folder of the Examples artifact.
+    """
+    built, items = (sorted(part, key=lambda one: one["number"]) for part in (built, items))
+    splits: dict[str, dict[str, int]] = {}
+    for name in ("train", "valid", "test", "users"):
+        splits[name] = {key: sum(one[key][name] for one in built) for key in ("rows", "users")}
+        if name != "users":
+            splits[name]["events"] = sum(one["events"][name] for one in built)
+    splits["train"]["items"] = sum(one["in_train"] for one in items)
+    splits["items"] = {"rows": sum(one["rows"] for one in items)}
+    for one in walked:
+        splits[WALKS] = one["counts"]
+    dropped: dict[str, dict[str, int]] = {}
+    for one in (*built, *items, *walked):
+        for name, reasons in one["dropped"].items():
+            for reason, count in reasons.items():
+                counts = dropped.setdefault(name, {})
+                counts[reason] = counts.get(reason, 0) + count
+    report = {
+        "task": config.task,
+        "kind": config.kind,
+        "split": asdict(config.split),
+        "splits": splits,
+        "dropped": dropped,
+        "columns": {
+            **built[0]["columns"],
+            "items": items[0]["columns"],
+            **({WALKS: {"item_id": BYTES_LIST}} if walked else {}),
+        },
+        "walks": asdict(config.walks),
+        "shards": len(built),
+    }
+    records.write_json(posixpath.join(examples, records.REPORT), report)
+
+
+def split_names(report: Mapping[str, Any]) -> list[str]:
+    """The splits that a report tells of."""
+    return [name for name in (*EXAMPLE_SPLITS, WALKS) if name in report["splits"]]
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """One line: what each split holds, and what was dropped."""
+    splits = report["splits"]
+    text = " · ".join(f"{name} {splits[name]['rows']:,}" for name in split_names(report))
+    dropped = [
+        f"{name}: {count:,} {reason}"
+        for name, reasons in report["dropped"].items()
+        for reason, count in reasons.items()
+        if count
+    ]
+    return text + (f" (dropped: {', '.join(dropped)})" if dropped else "")

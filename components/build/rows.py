@@ -1,0 +1,388 @@
+"""Rows of examples out of the log of some users.
+
+Pure functions on Arrow tables, vectorised, without Beam.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, SplitConfig, read_given
+from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
+from components.tables.hashing import hash_ids, mix
+from components.tables.names import PART
+from models.names.errors import DataError
+from models.names.features import NOT_FEATURES, REVIEW
+from models.names.label import LABEL, Label
+
+NEGATIVES = 99
+ACTIVITY = ((0, "0"), (9, "1-9"), (49, "10-49"), (199, "50-199"))
+_NAMES = {VALID: "valid", TEST: "test"}
+
+
+class Side:
+    """A table of features, joined by id.
+
+    Args:
+        table: `key` and features.
+        key: `item_id` or `user_id`.
+    """
+
+    def __init__(self, table: pa.Table, key: str):
+        ids = pd.Index(table.column(key).to_numpy(), dtype=object)
+        first = (
+            ~ids.duplicated()
+        )  # the table check says when an id is there twice; here the first one counts
+        self._index = ids[first]
+        self._table = table.filter(pa.array(first)) if not first.all() else table
+        prefix = key.removesuffix("id")
+        self._names = {name: prefix + name for name in table.column_names if name != key}
+
+    def join(self, ids: np.ndarray) -> dict[str, pa.Array]:
+        """[N] ids -> the prefixed feature columns of N rows.
+
+        They are null where an id is not in the table.
+        """
+        position = self._index.get_indexer(pd.Index(ids, dtype=object))
+        if not len(self._index):
+            return {
+                new: pa.nulls(len(ids), self._table.schema.field(old).type)
+                for old, new in self._names.items()
+            }
+        indices = pa.array(position, mask=position < 0)
+        return {
+            new: _flat(self._table.column(old).take(indices)) for old, new in self._names.items()
+        }
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """How often train has each item.
+
+    Attributes:
+        items: [N] object array of ids, the items of train, ascending.
+        counts: [N] int64.
+    """
+
+    items: np.ndarray
+    counts: np.ndarray
+
+    def slices(self, items: np.ndarray) -> np.ndarray:
+        """[M] ids -> `head`, `middle`, `tail` or `cold`.
+
+        Head, middle and tail are the items that cover half, the next 30 % and the last 20 % of
+        train; any other item is cold.
+        """
+        order = np.lexsort((np.arange(len(self.items)), -self.counts))
+        before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(
+            self.counts.sum(), 1
+        )
+        named = np.empty(len(self.items), object)
+        named[order] = np.where(
+            before < 0.5, b"head", np.where(before < 0.8, b"middle", b"tail")
+        ).astype(object)
+        position = pd.Index(self.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
+        result = np.full(len(items), b"cold", object)
+        result[position >= 0] = named[position[position >= 0]]
+        return result
+
+
+def count_items(log: Log) -> Popularity:
+    """The train counts of these users."""
+    items, counts = np.unique(log.column("item_id")[log.split == TRAIN], return_counts=True)
+    return Popularity(np.asarray(items, object), counts.astype(np.int64))
+
+
+def merge_counts(parts) -> Popularity:
+    """The train counts of all users."""
+    parts = [part for part in parts if len(part.items)]
+    if not parts:
+        return Popularity(np.array([], object), np.array([], np.int64))
+    codes, items = pd.factorize(np.concatenate([part.items for part in parts]), sort=True)
+    counts = np.bincount(codes, np.concatenate([part.counts for part in parts]), len(items))
+    return Popularity(np.asarray(items, object), counts.astype(np.int64))
+
+
+def event_rows(log: Log, mask: np.ndarray, items: Side, users: Side) -> pa.Table:
+    """One row an event of the mask, with the features of its item and user."""
+    table = log.table.take(pa.array(np.flatnonzero(mask)))
+    columns = {name: _flat(table.column(name)) for name in table.column_names}
+    columns |= users.join(table.column("user_id").to_numpy())
+    columns |= items.join(table.column("item_id").to_numpy())
+    return pa.table(columns)
+
+
+def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.Table:
+    """One row a user (or session): every column of its events as a list, oldest first.
+
+    The user's features stand beside them.
+
+    Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns
+    that are lists already have no place in a list and are left out.
+    """
+    chosen = np.flatnonzero(mask)
+    owner = log.user[chosen]
+    table = log.table.take(pa.array(chosen))
+    if by_session:
+        session = pd.factorize(table.column("session_id").to_numpy())[0]
+        order = np.lexsort((np.arange(len(chosen)), session, owner))
+        # Sessions of a user in the order in which they began.
+        table, owner, session = table.take(pa.array(order)), owner[order], session[order]
+        new = (
+            np.r_[True, (owner[1:] != owner[:-1]) | (session[1:] != session[:-1])]
+            if len(owner)
+            else []
+        )
+    else:
+        new = np.r_[True, owner[1:] != owner[:-1]] if len(owner) else []
+    firsts = np.flatnonzero(new)
+    offsets = pa.array(np.append(firsts, len(owner)).astype(np.int64))
+    heads = table.take(pa.array(firsts))
+    columns = {"user_id": _flat(heads.column("user_id"))}
+    for name in table.column_names:
+        column = _flat(table.column(name))
+        if name in ("user_id", PART) or is_list(kind_of(column.type)):
+            continue
+        if by_session and name == "session_id":
+            columns[name] = _flat(heads.column(name))
+        else:
+            columns[name] = pa.LargeListArray.from_arrays(offsets, _filled(column))
+    columns |= users.join(columns["user_id"].to_numpy(zero_copy_only=False))
+    return pa.table(columns)
+
+
+def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popularity) -> pa.Table:
+    """Rows as `event_rows` of one split, with the slice columns."""
+    mask = log.split == part
+    table = event_rows(log, mask, items, users)
+    if (
+        REVIEW in table.column_names
+    ):  # it is written after the fact: nothing may learn from it, or be measured with it
+        table = table.drop([REVIEW])
+    return with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
+
+
+def query_rows(
+    log: Log, part: int, users: Side, popularity: Popularity, config: SplitConfig
+) -> tuple[pa.Table, dict[str, int]]:
+    """One row a query: what the model may know, and what it has to find.
+
+    Args:
+        log: the users' events, split.
+        part: VALID or TEST.
+        users: their features.
+        popularity: counts of train, for the slices and as the pool of sampled negatives.
+        config: the split.
+
+    Returns:
+        The queries, and how many targets and users have none, by reason.
+    """
+    target = log.split == part
+    known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
+    exclude = np.zeros(len(log), bool)
+    if part == TEST and config.name != "user_holdout":
+        exclude = (log.split == VALID) if config.query_history == "train" else exclude
+        known = known | (log.split == VALID) & ~exclude
+    items = log.column("item_id")
+    item, catalogue = pd.factorize(items)
+    pair = log.user * max(len(catalogue), 1) + item
+    dropped = {"repeated targets": 0, "users with only repeated targets": 0}
+    had = log.per_user(target) > 0
+    if config.drop_repeats:
+        repeated = target & np.isin(pair, pair[known | exclude])
+        where = np.flatnonzero(target & ~repeated)
+        first = np.zeros(len(log), bool)
+        first[where[np.unique(pair[where], return_index=True)[1]]] = True
+        dropped["repeated targets"] = int(target.sum() - first.sum())
+        target = first
+    asked = log.per_user(target) > 0
+    dropped["users with only repeated targets"] = int((had & ~asked).sum())
+    dropped["users without events in the split"] = int((~had).sum())
+    asking = np.flatnonzero(asked)
+    ids = log.users[asking]
+    first_target = np.flatnonzero(target)[np.unique(log.user[target], return_index=True)[1]]
+    columns: dict[str, pa.Array] = {"user_id": pa.array(ids, pa.large_binary())}
+    for name, mask in (("history", known), ("exclude", exclude), ("targets", target)):
+        mask = mask & asked[log.user]
+        columns[name] = to_lists(items[mask], log.per_user(mask)[asking])
+    if config.candidates == "ncf99":
+        columns["candidates"] = _negatives(log, asking, popularity, config.seed)
+    elif config.name == "given" and "candidates" in read_given(config.file).columns:
+        columns["candidates"] = _given_candidates(ids, items[first_target], config, part)
+    columns |= users.join(ids)
+    columns["timestamp"] = pa.array(times(log)[first_target])
+    return with_slices(pa.table(columns), log, asking, items[first_target], popularity), dropped
+
+
+def user_rows(log: Log, users: pa.Table) -> pa.Table:
+    """One row a user of the log or of the table.
+
+    It holds the id, the features, and every item of the whole log, oldest first.
+    """
+    ids = users.column("user_id").to_numpy()
+    extra = np.setdiff1d(np.unique(ids), log.users) if len(ids) else np.array([], object)
+    everybody = np.concatenate([log.users, extra]).astype(object)
+    sizes = np.concatenate([np.diff(log.starts), np.zeros(len(extra), np.int64)])
+    columns = {"user_id": pa.array(everybody, pa.large_binary())}
+    columns |= Side(users, "user_id").join(everybody)
+    columns["history"] = to_lists(log.column("item_id"), sizes)
+    return pa.table(columns)
+
+
+def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
+    """One row an item of the table or of train, ascending by id."""
+    ids = np.union1d(items.column("item_id").to_numpy(), popularity.items).astype(object)
+    return pa.table(
+        {"item_id": pa.array(ids, pa.large_binary()), **Side(items, "item_id").join(ids)}
+    )
+
+
+def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
+    """Adds the column `label` to a log, in place of what it is made of.
+
+    Events without a label belong to no split.
+
+    Returns:
+        The log, and how many events of each split lack a label ([3] int64, by split number).
+
+    Raises:
+        DataError: the label's column does not hold numbers.
+    """
+    column = log.table.column(label.column)
+    if kind_of(column.type) not in (INT, FLOAT):
+        raise DataError(
+            f"label.column: {label.column!r} holds {kind_of(column.type)}; required: numbers. Say "
+            f"so with data.columns.types.{label.column}"
+        )
+    numbers = column.cast(pa.float64()).to_numpy()
+    missing = np.isnan(numbers)
+    values = numbers if label.threshold is None else numbers >= label.threshold
+    made = pa.array(values.astype(np.float32), mask=missing)
+    # What the label is made of must not be learnt from; columns that are never features may stay.
+    gone = {LABEL, label.column} - (NOT_FEATURES - {LABEL})
+    table = log.table.drop([name for name in log.table.column_names if name in gone])
+    split = np.where(missing, UNUSED, log.split).astype(np.int8)
+    lacking = np.bincount(log.split[missing], minlength=TEST + 1)
+    return replace(log, table=table.append_column(LABEL, made), split=split), lacking
+
+
+def with_slices(
+    table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, popularity: Popularity
+) -> pa.Table:
+    """Adds the columns that the evaluation is sliced by, for rows of these users and items."""
+    trained = log.per_user(log.split == TRAIN)[user]
+    bounds = [bound for bound, _ in ACTIVITY]
+    names = np.array([name.encode() for _, name in ACTIVITY] + [b"200+"], object)
+    columns = {
+        "activity": names[np.searchsorted(bounds, trained)],
+        "popularity": popularity.slices(item),
+        "temperature": np.where(trained > 0, b"warm", b"cold").astype(object),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.large_binary()))
+    return table
+
+
+def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) -> pa.Array:
+    """99 items of train a user, uniform, distinct, none of which the user has in the whole log.
+
+    Each draw is a hash of the user and a counter, so that it depends on nothing else; draws that
+    hit are skipped.
+    """
+    size = len(popularity.items)
+    if not size or not len(asking):
+        return to_lists(np.array([], object), np.zeros(len(asking), np.int64))
+    own = pd.Index(popularity.items, dtype=object).get_indexer(
+        pd.Index(log.column("item_id"), dtype=object)
+    )
+    touched = np.unique((log.user * size + own)[own >= 0])
+    free = size - np.bincount(touched // size, minlength=len(log.users))[asking]
+    wanted = np.minimum(NEGATIVES, free)
+    chosen = np.zeros((len(asking), NEGATIVES), np.int64)
+    have = np.zeros(len(asking), np.int64)
+    hashes = hash_ids(log.users[asking])
+    open_ = np.flatnonzero(wanted > 0)
+    width = 2 * NEGATIVES
+    while len(open_):
+        # From the beginning again with more draws, for the few users whose draws hit too often.
+        counter = np.arange(width, dtype=np.uint64)
+        with np.errstate(over="ignore"):
+            draws = (
+                mix(mix(hashes[open_], seed)[:, None] + counter[None, :], seed) % np.uint64(size)
+            ).astype(np.int64)
+        keys = asking[open_][:, None] * size + draws
+        usable = ~np.isin(keys, touched, assume_unique=False)
+        order = np.argsort(draws, axis=1, kind="stable")
+        ordered = np.take_along_axis(draws, order, 1)
+        again = np.zeros_like(usable)
+        np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+        usable &= ~again
+        rank = np.cumsum(usable, axis=1)
+        enough = rank[:, -1] >= wanted[open_]
+        row, column = np.nonzero(usable & (rank <= wanted[open_][:, None]) & enough[:, None])
+        chosen[open_[row], rank[row, column] - 1] = draws[row, column]
+        have[open_[enough]] = wanted[open_[enough]]
+        open_ = open_[~enough]
+        width *= 2
+        if width > 64 * size + 1024 * NEGATIVES:  # next to nothing is free: take it in order
+            for position in open_:
+                first = asking[position] * size
+                mine = (
+                    touched[
+                        np.searchsorted(touched, first) : np.searchsorted(touched, first + size)
+                    ]
+                    - first
+                )
+                left = np.setdiff1d(np.arange(size), mine)[: wanted[position]]
+                chosen[position, : len(left)], have[position] = left, len(left)
+            break
+    mask = np.arange(NEGATIVES)[None, :] < have[:, None]
+    return to_lists(popularity.items[chosen[mask]], have)
+
+
+def _given_candidates(
+    users: np.ndarray, items: np.ndarray, config: SplitConfig, part: int
+) -> pa.Array:
+    if part != TEST:
+        return to_lists(np.array([], object), np.zeros(len(users), np.int64))
+    named = read_given(config.file)
+    position = named.index.get_indexer(pd.MultiIndex.from_arrays([users, items]))
+    text = pa.array(named["candidates"].to_numpy()[position], pa.large_binary())
+    parts = pc.split_pattern(pc.fill_null(text, b""), " ")
+    values = parts.flatten()
+    owner = np.repeat(np.arange(len(users)), parts.value_lengths().to_numpy(zero_copy_only=False))
+    full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
+    return to_lists(
+        values.to_numpy(zero_copy_only=False)[full], np.bincount(owner[full], minlength=len(users))
+    )
+
+
+def times(log: Log) -> np.ndarray:
+    """[E] int64 seconds; noughts where the log has none.
+
+    TFMA wants a number of every query.
+    """
+    if "timestamp" in log.table.column_names:
+        return log.column("timestamp")
+    return np.zeros(len(log), np.int64)
+
+
+def to_lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    """Values one after the other, and how many each row has -> lists of ids."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return pa.LargeListArray.from_arrays(offsets, pa.array(values, pa.large_binary()))
+
+
+def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(column, pa.Array):
+        return column
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _filled(column: pa.Array) -> pa.Array:
+    return column.fill_null({BYTES: b"", INT: 0, FLOAT: 0.0}[kind_of(column.type)]).cast(
+        arrow_type(kind_of(column.type))
+    )

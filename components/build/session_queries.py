@@ -1,0 +1,65 @@
+"""Queries of sessions: every position of a held-out session asks for the next item.
+
+The papers on sessions evaluate so.
+"""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from components.build import rows, session_splits
+from components.build.splits import Log
+
+
+def query_rows(
+    log: Log, part: int, users: "rows.Side", popularity: "rows.Popularity", drop_repeats: bool
+) -> tuple[pa.Table, dict[str, int]]:
+    """One row an event of the split.
+
+    The history is what came before it in its session, the target its item.
+
+    Args:
+        log: the users' events, split.
+        part: VALID or TEST.
+        users: their features.
+        popularity: counts of train, for the slices.
+        drop_repeats: leave targets out that the session had before; papers keep them.
+
+    Returns:
+        The queries in the order of the log, and how many events are no targets, by reason.
+    """
+    session = pd.factorize(session_splits.hashes(log.table, by_session=True))[0]
+    order = np.lexsort((np.arange(len(log)), session))
+    session = session[order]
+    first = (
+        np.concatenate([[True], session[1:] != session[:-1]]) if len(order) else np.zeros(0, bool)
+    )
+    start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    position = np.arange(len(order)) - start
+    items = log.column("item_id")[order]
+    held_out = log.split[order] == part
+    target = held_out & (position > 0)
+    dropped = {"first events of sessions": int((held_out & (position == 0)).sum())}
+    if drop_repeats:
+        item, names = pd.factorize(items)
+        again = pd.Series(session * max(len(names), 1) + item).duplicated().to_numpy()
+        dropped["repeated targets"] = int((target & again).sum())
+        target &= ~again
+    places = np.flatnonzero(target)
+    places = places[np.argsort(order[places], kind="stable")]
+    lengths = position[places]
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    history = items[np.repeat(start[places], lengths) + within]
+    events = log.table.take(pa.array(order[places]))
+    ids = events.column("user_id").to_numpy()
+    columns = {
+        "user_id": pa.array(ids, pa.large_binary()),
+        "history": rows.to_lists(history, lengths),
+        "exclude": rows.to_lists(np.array([], object), np.zeros(len(places), np.int64)),
+        "targets": rows.to_lists(items[places], np.ones(len(places), np.int64)),
+    }
+    columns |= users.join(ids)
+    columns["timestamp"] = rows.times(log)[order[places]]
+    return rows.with_slices(
+        pa.table(columns), log, log.user[order[places]], items[places], popularity
+    ), dropped

@@ -1,0 +1,413 @@
+"""Which event belongs to which split.
+
+Pure functions over the whole log of some users, vectorised, without Beam.
+
+A function that needs to know the whole log (a global time cut, the number of rows) takes it as
+`Facts`, which are gathered batch by batch and merged.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from components.build import session_splits
+from components.read import parsing
+from components.tables.hashing import hash_ids, mix
+from models.names.errors import ConfigError, DataError, nearest
+
+# What an event is for. The last two are the known part of a held-out user, who is not in train at
+# all.
+TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
+# Events of no split, such as those without the label that a run learns.
+UNUSED = -1
+SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How the log is split; the names are those of the run's configuration.
+
+    Attributes:
+        name: one of `SPLITS`.
+        seed: of every random choice.
+        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
+            validation.
+        test_fraction: the same for test; leave_one_out and given take no notice of its size.
+        query_history: what a test query may know: `all` (train and validation events) or `train`,
+            for comparison with papers (the validation events are then only excluded).
+        drop_repeats: leave targets out that are in the history already.
+        candidates: `ncf99` for 99 sampled negatives a query, or None.
+        input_share: user_holdout: share of a held-out user's events that the query knows.
+        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
+            predefined: a `session` is parted whole, and every position of it is a query (last_days:
+                always).
+        days: of last_days, for test and again for validation; see `session_splits`.
+        file: given: the TSV file with user_id, item_id and optionally candidates.
+    """
+
+    name: str = "leave_one_out"
+    seed: int = 42
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    query_history: str = "all"
+    drop_repeats: bool = True
+    candidates: str | None = None
+    input_share: float = 0.8
+    sequence_by: str = "user"
+    days: float = 1.0
+    file: str | None = None
+
+    @property
+    def by_session(self) -> bool:
+        """Whether a row of the kinds sequence and walk is a session."""
+        return self.sequence_by == "session" or self.name == "last_days"
+
+    @property
+    def asks_sessions(self) -> bool:
+        """Whether every position of a held-out session is a query."""
+        return self.by_session and self.name in ("last_days", "predefined")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "SplitConfig":
+        """Checks and takes over a mapping.
+
+        Raises:
+            ConfigError: an unknown key or a value out of range.
+        """
+        names = [one.name for one in fields(cls)]
+        for key in values:
+            if key not in names and key != "file_fingerprint":
+                raise ConfigError(f"split: unknown key {key!r}{nearest(str(key), names)}")
+        config = cls(**{key: value for key, value in values.items() if key in names})
+        for key, allowed in (
+            ("name", SPLITS),
+            ("query_history", ("all", "train")),
+            ("sequence_by", ("user", "session")),
+            ("candidates", (None, "ncf99")),
+        ):
+            value = getattr(config, key)
+            if value not in allowed:
+                choices = [choice for choice in allowed if choice]
+                raise ConfigError(
+                    f"split.{key}: unknown value {value!r}{nearest(str(value), choices)}"
+                )
+        if not 0 <= config.valid_fraction < 1 or not 0 < config.test_fraction < 1:
+            raise ConfigError(
+                "split.valid_fraction must be in [0, 1) and split.test_fraction in (0, 1); "
+                f"received {config.valid_fraction} and {config.test_fraction}"
+            )
+        if config.valid_fraction + config.test_fraction >= 1:
+            raise ConfigError(
+                "split.valid_fraction and split.test_fraction must leave something to train on; "
+                f"received {config.valid_fraction} + {config.test_fraction}"
+            )
+        if not 0 < config.input_share < 1:
+            raise ConfigError(f"split.input_share must be in (0, 1); received {config.input_share}")
+        if not config.days > 0:
+            raise ConfigError(f"split.days must be greater than 0; received {config.days}")
+        if config.candidates and config.asks_sessions:
+            raise ConfigError(f"split.candidates is for one query a user, not for {config.name!r}")
+        if config.name == "given" and not config.file:
+            raise ConfigError(
+                "split.file is required by the split 'given': a TSV file with user_id and item_id"
+            )
+        return config
+
+
+@dataclass
+class Log:
+    """All events of some users, sorted by user, time and row.
+
+    Attributes:
+        table: [E] the events in that order.
+        users: [U] object array of distinct user ids, ascending.
+        user: [E] int64 position in `users`.
+        starts: [U + 1] int64; the events of user u are those from starts[u] up to starts[u + 1].
+        split: [E] int8: TRAIN, VALID, TEST, VALID_INPUT or TEST_INPUT.
+    """
+
+    table: pa.Table
+    users: np.ndarray
+    user: np.ndarray
+    starts: np.ndarray
+    split: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column as NumPy; ids as an object array of bytes."""
+        return self.table.column(name).to_numpy()
+
+    def per_user(self, mask: np.ndarray) -> np.ndarray:
+        """[U] how many events of each user the [E] mask selects."""
+        return np.bincount(self.user[mask], minlength=len(self.users))
+
+
+@dataclass
+class Facts:
+    """What a split must know about the whole log.
+
+    Attributes:
+        rows: highest row number plus one.
+        seconds: ascending distinct times, and `counts`, how many events each has (temporal only).
+        hashes: ascending distinct hashes of the users (user_holdout only).
+        ends: when every session ends (where sessions are asked for).
+        named_valid: whether the source names validation events (predefined, by user).
+    """
+
+    rows: int = 0
+    seconds: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
+    hashes: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
+    ends: session_splits.SessionEnds = field(default_factory=session_splits.SessionEnds)
+    named_valid: bool = False
+
+
+def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
+    """The facts of one batch of events."""
+    facts = Facts(rows=int(table.column("row").to_numpy().max()) + 1 if table.num_rows else 0)
+    if config.name == "temporal":
+        facts.seconds, facts.counts = np.unique(
+            table.column("timestamp").to_numpy(), return_counts=True
+        )
+    if config.name == "user_holdout":
+        facts.hashes = np.unique(mix(hash_ids(table.column("user_id").to_numpy()), config.seed))
+    if config.asks_sessions:
+        facts.ends = session_splits.gather(table, by_session=True)
+    elif config.name == "predefined":
+        facts.named_valid = bool((session_splits.parts_of(table) == VALID).any())
+    return facts
+
+
+def merge_facts(parts: Iterable[Facts]) -> Facts:
+    """The facts of all batches together."""
+    parts = list(parts)
+    if not parts:
+        return Facts()
+    seconds, inverse = np.unique(
+        np.concatenate([part.seconds for part in parts]), return_inverse=True
+    )
+    counts = np.bincount(
+        inverse, np.concatenate([part.counts for part in parts]), len(seconds)
+    ).astype(np.int64)
+    hashes = np.unique(np.concatenate([part.hashes for part in parts]))
+    ends = session_splits.merge([part.ends for part in parts])
+    rows = max(part.rows for part in parts)
+    return Facts(rows, seconds, counts, hashes, ends, any(part.named_valid for part in parts))
+
+
+def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
+    """Sorts the events of some users and assigns every one of them to its split.
+
+    Args:
+        table: all events of these users, in any order.
+        config: the split.
+        facts: of the whole log, these users' events included.
+    """
+    codes, users = pd.factorize(table.column("user_id").to_numpy(), sort=True)
+    rows = table.column("row").to_numpy()
+    keys = (
+        (rows, table.column("timestamp").to_numpy(), codes)
+        if "timestamp" in table.column_names
+        else (rows, codes)
+    )
+    order = np.lexsort(keys)
+    user = codes[order].astype(np.int64)
+    starts = np.searchsorted(user, np.arange(len(users) + 1))
+    log = Log(
+        table.take(pa.array(order)),
+        np.asarray(users, object),
+        user,
+        starts,
+        np.zeros(len(user), np.int8),
+    )
+    log.split = _ASSIGN[config.name](log, config, facts)
+    return log
+
+
+def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """Last event of each user to test, the one before to validation.
+
+    Users of fewer than three stay in train.
+    """
+    split = np.zeros(len(log), np.int8)
+    sizes = np.diff(log.starts)
+    ends = log.starts[1:][sizes >= 3]
+    split[ends - 1] = TEST
+    if config.valid_fraction:
+        split[ends - 2] = VALID
+    return split
+
+
+def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
+    """The times from which on events are validation, and test.
+
+    Events of one time are never parted.
+    """
+    total = facts.counts.sum()
+    before = np.concatenate([[0], np.cumsum(facts.counts)])
+
+    def cut(share: float) -> int:
+        # The time of the event at this rank of the log; rounding forgives 0.1 + 0.2.
+        rank = min(int(np.floor(round(total * (1 - share), 6))), int(total) - 1)
+        return int(facts.seconds[np.searchsorted(before, rank, side="right") - 1])
+
+    return cut(config.valid_fraction + config.test_fraction), cut(config.test_fraction)
+
+
+def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """One time for everybody: what comes after it is not in train."""
+    valid_from, test_from = time_cuts(facts, config)
+    seconds = log.column("timestamp")
+    split = np.where(seconds >= test_from, TEST, TRAIN).astype(np.int8)
+    if config.valid_fraction:
+        split[(seconds >= valid_from) & (seconds < test_from)] = VALID
+    return split
+
+
+@functools.lru_cache(maxsize=2)
+def ratio_of_rows(rows: int, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
+    """[rows] int8: the split of every row of the source.
+
+    It is drawn as scikit-learn and the papers draw it.
+    """
+    order = np.random.RandomState(seed).permutation(rows)
+    test = round(rows * test_fraction)
+    valid = round(rows * valid_fraction)
+    split = np.zeros(rows, np.int8)
+    split[order[rows - test - valid : rows - test]] = VALID
+    split[order[rows - test :]] = TEST
+    return split
+
+
+def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """Events drawn at random over the whole log."""
+    split = ratio_of_rows(facts.rows, config.seed, config.valid_fraction, config.test_fraction)
+    return split[log.column("row")]
+
+
+def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """Users drawn at random are in no part of train.
+
+    A seeded share of their events is what a query knows of them.
+    """
+    hashes = mix(hash_ids(log.users), config.seed)
+    test = round(len(facts.hashes) * config.test_fraction)
+    valid = round(len(facts.hashes) * config.valid_fraction)
+    rank = np.searchsorted(facts.hashes, hashes)
+    role = np.where(rank < test, TEST, np.where(rank < test + valid, VALID, TRAIN)).astype(np.int8)
+    split = role[log.user]
+    # The rank of each event within its user by a hash of its row.
+    lottery = mix(log.column("row").astype(np.uint64), config.seed)
+    order = np.lexsort((lottery, log.user))
+    position = np.empty(len(log), np.int64)
+    position[order] = np.arange(len(log)) - log.starts[log.user[order]]
+    sizes = np.diff(log.starts)
+    known = np.clip(np.floor(sizes * config.input_share), 1, np.maximum(sizes - 1, 1))
+    is_input = position < known[log.user]
+    split[is_input & (split == VALID)] = VALID_INPUT
+    split[is_input & (split == TEST)] = TEST_INPUT
+    return split
+
+
+def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """The events that a file names are test; each user's last remaining one is validation."""
+    named = read_given(config.file)
+    pairs = pd.MultiIndex.from_arrays([log.column("user_id"), log.column("item_id")])
+    split = np.zeros(len(log), np.int8)
+    split[pairs.isin(named.index)] = TEST
+    return _with_last_valid(log, split) if config.valid_fraction else split
+
+
+def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
+    """Each user's last event in train becomes validation, where another stays in train."""
+    remaining = split == TRAIN
+    counts = log.per_user(remaining)
+    last = np.full(len(log.users), -1, np.int64)
+    # Of equal positions the last one written stays.
+    last[log.user[remaining]] = np.flatnonzero(remaining)
+    split[last[counts >= 2]] = VALID
+    return split
+
+
+def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """Sessions that end in the last days; see `session_splits`."""
+    side = session_splits.last_days(facts.ends, config.days, bool(config.valid_fraction))
+    return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
+
+
+def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """What the events' own column `split` says.
+
+    Session readers fill it by the files' names. Without validation in it the last sessions of train
+    are that, or each user's last event.
+    """
+    parts = session_splits.parts_of(log.table)
+    if not config.by_session:
+        missing = config.valid_fraction and not facts.named_valid
+        return _with_last_valid(log, parts) if missing else parts
+    has_times = "timestamp" in log.table.column_names
+    side = session_splits.predefined(facts.ends, config.days, config.valid_fraction, has_times)
+    return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
+
+
+@functools.lru_cache(maxsize=2)
+def read_given(file: str) -> pd.DataFrame:
+    """Reads the test events that a TSV file names.
+
+    Returns:
+        Rows indexed by (user_id, item_id); the column `candidates` (space separated ids, bytes)
+        where the file has it.
+
+    Raises:
+        DataError: the file is missing, empty, or lacks a column.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(
+            f"split.file: {file} is missing; required: a TSV file with user_id and item_id"
+        )
+    data = path.read_bytes()
+    header, _, body = data.partition(b"\n")
+    names = header.decode("utf-8-sig").rstrip("\r").split("\t")
+    missing = [name for name in ("user_id", "item_id") if name not in names]
+    if missing:
+        raise DataError(
+            f"{file}, line 1: the column {missing[0]!r} is missing; received: {', '.join(names)}"
+        )
+    rejects = parsing.Rejects()
+    ends = parsing.record_ends(body, quoted=False)
+    lines = parsing.record_lines(body, ends, 2)
+    values, _ = (
+        parsing.split_fields(body, "\t", len(names), lines, rejects)
+        if body
+        else ([[]] * len(names), [])
+    )
+    for reason, (_, line, received) in rejects.reasons.items():
+        raise DataError(f"{file}, line {line}: {reason}: {received}")
+    columns = {name: np.asarray(column, dtype=object) for name, column in zip(names, values)}
+    if not len(columns["user_id"]):
+        raise DataError(f"{file} names no test event; required: at least one line below the header")
+    index = pd.MultiIndex.from_arrays([columns["user_id"], columns["item_id"]])
+    frame = pd.DataFrame(
+        {"candidates": columns["candidates"]} if "candidates" in columns else {}, index=index
+    )
+    return frame[~frame.index.duplicated()]
+
+
+_ASSIGN = {
+    "leave_one_out": leave_one_out,
+    "temporal": temporal,
+    "ratio": ratio,
+    "user_holdout": user_holdout,
+    "given": given,
+    "last_days": last_days,
+    "predefined": predefined,
+}

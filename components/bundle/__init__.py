@@ -1,0 +1,1 @@
+"""bundle: a blessed recall and a blessed ranker in one SavedModel."""

@@ -1,0 +1,1 @@
+"""canary: a server process answers real requests before anything is pushed."""

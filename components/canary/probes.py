@@ -1,0 +1,204 @@
+"""What the canary asks a server, and what it makes of the answers.
+
+It asks with real test rows and strangers, over both protocols.
+"""
+
+import contextlib
+import math
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from components.tables import artifacts, records
+from serving.client.client import Client, Query, Recommendations
+from serving.server.process import ServerProcess
+from serving.wire.errors import ServingError, StartError
+
+_NAME = "canary"
+_ROWS = 20
+_K = 10
+_STRANGER = "nobody \u2603"
+_PROTOCOLS = ("rest", "grpc")
+
+
+class CanaryFailure(Exception):
+    """The model does not answer as a server must; the message says which request and what came."""
+
+
+def try_model(model_path: str, examples_uri: str) -> int:
+    """Starts a server on a SavedModel and asks it what its task answers.
+
+    Args:
+        model_path: folder of the SavedModel.
+        examples_uri: folder of the built examples; their report names the task.
+
+    Returns:
+        How many rows were answered, each over both protocols.
+
+    Raises:
+        CanaryFailure: the server does not come up, or an answer is an error, not finite, none at
+            all, or another one over the other protocol; or breaks a rule of the task.
+    """
+    probe = {"retrieve": _recommend, "score": _score}[_report(examples_uri)["task"]]
+    with tempfile.TemporaryDirectory(prefix="canary-") as folder:
+        _place(model_path, os.path.join(folder, "1"))
+        try:
+            with ServerProcess(_NAME, folder, options=("--max-num-load-retries", "0")) as ready:
+                return probe(ready, examples_uri)
+        except StartError as error:
+            raise CanaryFailure(str(error)) from error
+
+
+def _place(model_path: str, target: str) -> None:
+    """Puts a model where the server looks for versions.
+
+    That is a link, or a copy of one on another file system.
+    """
+    if "://" not in model_path:
+        os.symlink(os.path.abspath(model_path), target)
+        return
+    from tfx.utils import io_utils
+
+    io_utils.copy_dir(model_path, target)
+
+
+def sample_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:
+    """Returns real users with a part of their history to exclude, and three whom no model can know.
+
+    Args:
+        examples_uri: folder of the built examples.
+        count: how many real users.
+    """
+    rows = _test_rows(examples_uri, ("user_id", "history"), count)
+    queries = [Query(row["user_id"], (), (row.get("history") or [])[:3]) for row in rows]
+    history = next((query.exclude for query in queries if query.exclude), [])
+    strangers = [
+        Query(_STRANGER),
+        Query("", history),
+        Query("no such user", ["no such item"], ["no such item"]),
+    ]
+    return queries + strangers
+
+
+def sample_rows(examples_uri: str, signature: dict[str, Any], count: int = _ROWS) -> dict[str, Any]:
+    """Returns inputs of `score`: real rows, one of strangers, one with everything missing.
+
+    Args:
+        examples_uri: folder of the built examples.
+        signature: the inputs of the signature `score` as the server's metadata describe them.
+        count: how many real rows.
+    """
+    rows = [
+        *_test_rows(examples_uri, tuple(signature), count),
+        {"user_id": _STRANGER, "item_id": _STRANGER},
+        {},
+    ]
+    inputs = {}
+    for name, spec in signature.items():
+        values = [row.get(name) for row in rows]
+        if spec["dtype"] != "DT_STRING":
+            numbers = [
+                math.nan if value is None or isinstance(value, str) else value for value in values
+            ]
+            inputs[name] = np.array(numbers, np.float32)
+        elif len(spec["tensor_shape"]["dim"]) == 1:
+            inputs[name] = ["" if value is None else value for value in values]
+        else:
+            lists = [value if isinstance(value, list) else [] for value in values]
+            width = max(1, *map(len, lists))
+            inputs[name] = [each + [""] * (width - len(each)) for each in lists]
+    return inputs
+
+
+@contextlib.contextmanager
+def _asking(ready: dict[str, Any], protocol: str, what: str) -> Iterator[Client]:
+    try:
+        with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=60) as client:
+            yield client
+    except ServingError as error:
+        raise CanaryFailure(
+            f"asked for {what} over {protocol}, the server answered {error}"
+        ) from error
+
+
+def _recommend(ready: dict[str, Any], examples_uri: str) -> int:
+    queries, answers = sample_queries(examples_uri), {}
+    for protocol in _PROTOCOLS:
+        with _asking(ready, protocol, f"{len(queries)} users") as client:
+            answers[protocol] = client.recommend_many(queries, _K)
+    for query, rest, grpc in zip(queries, answers["rest"], answers["grpc"], strict=True):
+        _check(query, rest, _K)
+        if [item for item, _ in rest.items] != [item for item, _ in grpc.items]:
+            raise CanaryFailure(
+                f"user {query.user_id!r}: REST answers {rest.items}, gRPC {grpc.items}"
+            )
+    return len(queries)
+
+
+def _check(query: Query, answer: Recommendations, k: int) -> None:
+    who = f"user {query.user_id!r}"
+    if not 1 <= len(answer.items) <= k:
+        raise CanaryFailure(f"{who}: required: 1 to {k} items, received {len(answer.items)}")
+    excluded = {
+        item.decode("utf-8", "surrogateescape") if isinstance(item, bytes) else item
+        for item in query.exclude
+    }
+    for item, score in answer.items:
+        if not math.isfinite(score):
+            raise CanaryFailure(
+                f"{who}: the score of {item!r} is {score}; required: a finite number"
+            )
+        if item in excluded:
+            raise CanaryFailure(f"{who}: {item!r} was excluded and is in the answer")
+
+
+def _score(ready: dict[str, Any], examples_uri: str) -> int:
+    scores, rows = {}, {}
+    for protocol in _PROTOCOLS:
+        with _asking(ready, protocol, "the scores of test rows") as client:
+            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+            if "score" not in signatures:
+                raise CanaryFailure(
+                    f"the model has no signature 'score'; it has {', '.join(sorted(signatures))}"
+                )
+            rows = sample_rows(examples_uri, signatures["score"]["inputs"])
+            scores[protocol] = client.predict(rows, "score", ("score",))["score"]
+    count = len(next(iter(rows.values())))
+    for protocol, values in scores.items():
+        if len(values) != count:
+            raise CanaryFailure(
+                f"{count} rows were asked for over {protocol}; received {len(values)} scores"
+            )
+        for number, value in enumerate(values):
+            if not math.isfinite(value):
+                raise CanaryFailure(
+                    f"row {number}: the score is {value} over {protocol}; required: a finite number"
+                )
+    for number, (rest, grpc) in enumerate(zip(scores["rest"], scores["grpc"], strict=True)):
+        if not math.isclose(rest, grpc, rel_tol=1e-5, abs_tol=1e-6):
+            raise CanaryFailure(f"row {number}: REST answers {rest}, gRPC {grpc}")
+    return count
+
+
+def _test_rows(examples_uri: str, names: tuple[str, ...], count: int) -> list[dict[str, Any]]:
+    """The first test rows, with those of the named columns that they have."""
+    wanted = {
+        name: kind
+        for name, kind in _report(examples_uri)["columns"]["test"].items()
+        if name in names
+    }
+    rows: list[dict[str, Any]] = []
+    for path in records.shards(artifacts.split_folder(examples_uri, "test")):
+        for table in records.read_batches(path, wanted):
+            rows += table.slice(0, count - len(rows)).to_pylist()
+        if len(rows) >= count:
+            break
+    return rows
+
+
+def _report(examples_uri: str) -> dict[str, Any]:
+    return records.read_json(posixpath.join(examples_uri, records.REPORT))

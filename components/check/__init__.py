@@ -1,0 +1,1 @@
+"""check: a table that is not what it should be stops the run, by name."""

@@ -1,0 +1,1 @@
+"""gate: what is measured, against which model, and what is required."""

@@ -1,0 +1,1 @@
+"""monitor: request logs, their statistics, skew against training and drift."""

@@ -1,0 +1,1 @@
+"""read: a data folder, whatever its layout, to the three tables."""

@@ -1,0 +1,386 @@
+"""Blocks of delimited text to typed columns, a block at a time: no Python runs per row.
+
+Text is handled as bytes throughout, so an id leaves as the very bytes that the file held.
+"""
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
+
+_SHOWN = 80
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+@dataclass
+class Rejects:
+    """Rows left out, counted by reason, with where the first of each was.
+
+    Attributes:
+        reasons: reason -> (count, line of the first, what was received there).
+    """
+
+    reasons: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+
+    def add(self, reason: str, lines: np.ndarray, received: list[str]) -> None:
+        """Counts rows under `reason`.
+
+        `lines` are their 1-based lines in the file, `received` what the first held.
+        """
+        if len(lines):
+            count, line, text = self.reasons.get(
+                reason, (0, int(lines[0]), received[0] if received else "")
+            )
+            self.reasons[reason] = (count + len(lines), line, text)
+
+
+def show(value: bytes | None) -> str:
+    """A value as an error message quotes it."""
+    text = "" if value is None else value.decode("utf-8", "backslashreplace")
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+
+
+def record_ends(data: bytes, quoted: bool) -> np.ndarray:
+    """Positions of the line feeds that end a record; one inside double quotes does not."""
+    array = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(array == 0x0A)
+    if quoted and b'"' in data:
+        quotes = np.flatnonzero(array == 0x22)
+        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    return ends
+
+
+def record_lines(data: bytes, ends: np.ndarray, first_line: int) -> np.ndarray:
+    """The 1-based line of the file on which each record of `data` begins."""
+    starts = np.concatenate([[0], ends + 1])
+    if starts[-1] >= len(data):
+        starts = starts[:-1]
+    feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
+    return first_line + np.searchsorted(feeds, starts)
+
+
+def split_fields(
+    data: bytes, delimiter: str, expected: int, lines: np.ndarray, rejects: Rejects
+) -> tuple[list[pa.Array], np.ndarray]:
+    """Splits unquoted delimited text.
+
+    Args:
+        data: whole lines, with or without a line feed at the end.
+        delimiter: one or more characters.
+        expected: number of fields of a good line.
+        lines: 1-based line number of every line.
+        rejects: takes the lines with another number of fields; blank lines are passed over.
+
+    Returns:
+        The columns (large_binary), and the index within the block of every row kept.
+    """
+    if data.count(b"\r\n") == data.count(b"\n"):
+        data = data.replace(b"\r\n", b"\n")
+    text = (
+        pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    )
+    fields = pc.split_pattern(text, delimiter)
+    counts = fields.value_lengths().to_numpy(zero_copy_only=False)
+    blank = pc.equal(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
+    good = (counts == expected) & (~blank if expected > 1 else True)
+    bad = np.flatnonzero(~good & ~blank)
+    if len(bad):
+        rejects.add(
+            "wrong number of fields",
+            lines[bad],
+            [f"required {expected}, received {counts[bad[0]]}: {show(text[int(bad[0])].as_py())}"],
+        )
+    kept = np.flatnonzero(good)
+    if len(kept) != len(fields):
+        fields = fields.take(pa.array(kept))
+    flat = fields.flatten()
+    if not len(kept):
+        return [pa.array([], pa.large_binary())] * expected, kept
+    index = np.arange(len(kept), dtype=np.int64) * expected
+    return [flat.take(pa.array(index + position)) for position in range(expected)], kept
+
+
+def split_csv(
+    data: bytes,
+    delimiter: str,
+    expected: int,
+    ends: np.ndarray,
+    lines: np.ndarray,
+    rejects: Rejects,
+) -> tuple[list[pa.Array], np.ndarray]:
+    """Splits CSV text with double quotes.
+
+    Arguments and result are as of `split_fields`, `ends` as of `record_ends`.
+    """
+    bounds = np.concatenate([[0], ends + 1, [len(data)]])[: len(lines) + 1]
+    bounds[-1] = len(data)
+    heads = np.frombuffer(data + b"\n", np.uint8)[bounds[:-1]]
+    lengths = np.diff(bounds)
+    blank = (lengths == 1) & (heads == 0x0A) | (lengths == 2) & (heads == 0x0D)
+    wrong: list[tuple[int, int, str]] = []
+
+    def refuse(row) -> str:
+        wrong.append((row.number - 1, row.actual_columns, row.text or ""))
+        return "skip"
+
+    names = [str(position) for position in range(expected)]
+    table = pa_csv.read_csv(
+        io.BytesIO(data),
+        read_options=pa_csv.ReadOptions(
+            use_threads=False, column_names=names, block_size=max(len(data) + 1, 1024)
+        ),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=delimiter,
+            newlines_in_values=True,
+            ignore_empty_lines=False,
+            invalid_row_handler=refuse,
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={name: pa.large_binary() for name in names},
+            null_values=[],
+            strings_can_be_null=False,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    good = np.ones(table.num_rows + len(wrong), bool)
+    refused = np.array([number for number, _, _ in wrong], np.int64)
+    if len(good) != len(lines) or (len(refused) and refused.max() >= len(good)):
+        # A bare carriage return outside quotes ends a record for the parser and for nobody else.
+        rejects.add("carriage return outside quotes", lines, [""])
+        return [pa.array([], pa.large_binary())] * expected, np.array([], np.int64)
+    good[refused] = False
+    real = refused[~blank[refused]]
+    if len(real):
+        first = next(entry for entry in wrong if entry[0] == real[0])
+        rejects.add(
+            "wrong number of fields",
+            lines[real],
+            [f"required {expected}, received {first[1]}: {show(first[2].encode())}"],
+        )
+    kept = np.flatnonzero(good)
+    columns = [column.combine_chunks() for column in table.columns]
+    columns = [
+        column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+        for column in columns
+    ]
+    if blank[kept].any():
+        stay = pa.array(~blank[kept])
+        columns = [column.filter(stay) for column in columns]
+        kept = kept[~blank[kept]]
+    return columns, kept
+
+
+def whole_sessions(data: bytes, ends: np.ndarray) -> int:
+    """How many bytes of lists, a line each, are sessions that no later line goes on with.
+
+    `ends` is as of `record_ends`.
+    """
+    starts = np.concatenate([[0], ends + 1])
+    number = len(ends) - 1
+    if b"\t" not in data[starts[number] : ends[number]]:
+        return int(ends[number]) + 1
+
+    def line(one: int) -> bytes:
+        return data[starts[one] : ends[one]].rstrip(b"\r")
+
+    while number > 0 and line(number).replace(b"\t", b" ") == line(number - 1).partition(b"\t")[0]:
+        number -= 1
+    return int(starts[number]) if number > 0 else 0
+
+
+def split_lists(
+    data: bytes, delimiter: str, lines: np.ndarray, rejects: Rejects, made_up: str | None
+) -> tuple[list[pa.Array], np.ndarray, np.ndarray]:
+    """Splits lines that are lists of items.
+
+    A line `items TAB item` is a list, too; a line that is the one before it without its last item
+    is a step of the same session, and passed over. Blank lines are passed over.
+
+    Args:
+        data: whole lines.
+        delimiter: between the items; a blank stands for any run of blanks.
+        lines: 1-based line number of every line.
+        rejects: takes the lines of an owner without items.
+        made_up: None where the first of a line is its owner's id; else the owner is called by this
+            and its line's number.
+
+    Returns:
+        Owner and item of every event (large_binary); the index of every event among all values of
+        the block; the line of every value.
+    """
+    text = (
+        pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
+    )
+    text = pc.replace_substring(text, "\r", "")
+    joined = pc.replace_substring(text, "\t", delimiter)
+    ahead = pc.list_element(pc.split_pattern(text, "\t", max_splits=1), 0)
+    has_step = pc.match_substring(text, "\t").to_numpy(zero_copy_only=False)
+    step = np.zeros(len(text), bool)
+    if len(text) > 1:
+        step[1:] = pc.equal(joined.slice(1), ahead.slice(0, len(text) - 1)).to_numpy(
+            zero_copy_only=False
+        )
+    step &= np.concatenate([[False], has_step[:-1]])
+    values = pc.split_pattern(joined, delimiter)
+    owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
+    flat = values.flatten()
+    full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
+    if (
+        delimiter != " "
+    ):  # an empty place between two delimiters is an empty id, and rejected as such
+        full |= (pc.binary_length(joined).to_numpy(zero_copy_only=False) > 0)[owner]
+    flat, owner = flat.filter(pa.array(full)), owner[full]
+    place = np.arange(len(owner))
+    first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else np.zeros(0, bool)
+    good = ~step[owner]
+    if made_up is None:
+        sizes = np.bincount(owner, minlength=len(text))
+        lonely = np.flatnonzero(sizes == 1)
+        rejects.add(
+            "no items", lines[lonely], [show(text[int(lonely[0])].as_py())] if len(lonely) else []
+        )
+        good &= ~first
+        owners = flat.filter(pa.array(first)).take(pa.array(np.cumsum(first) - 1))
+    else:
+        names = np.array([f"{made_up}{line}".encode() for line in lines], object)
+        owners = pa.array(names[owner], pa.large_binary())
+    keep = pa.array(good)
+    return [owners.filter(keep), flat.filter(keep)], place[good], lines[owner]
+
+
+def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
+    """Finds ids that cannot be: blank ones, and ones with a line break.
+
+    The vocabulary files could not hold them.
+    """
+    length = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    empty = length == 0
+    # ASCII blanks only: other Unicode spaces may be part of somebody's id.
+    values = column.to_numpy(zero_copy_only=False)
+    suspects = np.flatnonzero((length > 0) & (length <= 16))
+    short = pd.Series(values[suspects], dtype=object)
+    blank = np.zeros(len(column), bool)
+    if len(short):
+        codes, unique = pd.factorize(short)
+        blank[suspects] = np.fromiter(
+            (value.strip() == b"" for value in unique), bool, len(unique)
+        )[codes]
+    broken = pc.or_(pc.match_substring(column, "\n"), pc.match_substring(column, "\r"))
+    broken = broken.fill_null(False).to_numpy(zero_copy_only=False)
+    return [
+        (f"empty {name}", empty),
+        (f"blank {name}", blank & ~broken),
+        (f"line break in {name}", broken),
+    ]
+
+
+def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads numbers.
+
+    Returns float64 values, the exact int64 values where they are whole, and which are not finite
+    numbers.
+    """
+    text = _utf8(column)
+    try:
+        whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
+        if whole.dtype == np.int64:
+            return whole.astype(np.float64), whole, np.zeros(len(whole), bool)
+    except pa.ArrowInvalid:
+        pass
+    series = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
+    numbers = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(
+        np.float64, na_value=np.nan
+    )
+    bad = ~np.isfinite(numbers) | (np.abs(numbers) >= 2.0**63)
+    whole = np.where(bad, 0, numbers)
+    return numbers, np.floor(whole).astype(np.int64), bad
+
+
+def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601.
+
+    Returns int64 seconds and which values are neither.
+    """
+    numbers, whole, bad = to_numbers(column)
+    seconds = whole // UNITS[unit]
+    if bad.any():
+        where = np.flatnonzero(bad)
+        text = pd.Series(
+            _utf8(column.take(pa.array(where))).to_numpy(zero_copy_only=False), dtype=object
+        )
+        # A date begins with a digit and is longer than the numbers that failed above.
+        dates = text.where(text.str.match(r"\d{4}-\d\d-\d\d"))
+        moments = pd.to_datetime(dates, errors="coerce", utc=True)
+        found = moments.notna().to_numpy()
+        instants = moments.dt.tz_localize(None).to_numpy("datetime64[ns]")[found]
+        seconds[where[found]] = instants.astype("datetime64[s]").astype(np.int64)
+        bad[where[found]] = False
+    return seconds, bad
+
+
+def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
+    """Splits every value on `separator` (a blank: on any run of blanks).
+
+    Empty values give empty lists.
+    """
+    lists = pc.split_pattern(column.cast(pa.large_binary()), separator)
+    values = lists.flatten().cast(pa.large_binary())
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    if kind != BYTES_LIST:
+        numbers, whole, bad = to_numbers(values)
+        full &= ~bad
+        values = pa.array(numbers.astype(np.float32) if kind == FLOAT_LIST else whole)
+    counts = np.bincount(owner[full], minlength=len(lengths))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    return pa.LargeListArray.from_arrays(offsets, values.filter(pa.array(full)))
+
+
+def to_feature(column: pa.Array, kind: str, separator: str) -> tuple[pa.Array, np.ndarray]:
+    """Types a feature column; what is empty or cannot be read becomes missing.
+
+    Returns:
+        The typed column, and which values were there but could not be read.
+    """
+    if kind in (BYTES_LIST, INT_LIST, FLOAT_LIST):
+        return to_list(column, separator, kind), np.zeros(len(column), bool)
+    empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(zero_copy_only=False)
+    if kind == BYTES:
+        return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(
+            len(column), bool
+        )
+    numbers, whole, bad = to_numbers(column)
+    values = whole if kind == INT else numbers.astype(np.float32)
+    return pa.array(values, arrow_type(kind), mask=bad), bad & ~empty
+
+
+def split_year(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """`Toy Story (1995)` -> `Toy Story` and 1995.
+
+    A title without a year keeps its text and has none.
+    """
+    text = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object)
+    parts = text.str.decode("utf-8", "surrogateescape").str.extract(r"^(.*?)\s*\((\d{4})\)\s*$")
+    title = parts[0].str.encode("utf-8", "surrogateescape").where(parts[0].notna(), text)
+    year = pd.to_numeric(parts[1], errors="coerce")
+    return (
+        pa.array(title, pa.large_binary()),
+        pa.array(year.fillna(0).astype(np.int64).to_numpy(), mask=year.isna().to_numpy()),
+    )
+
+
+def _utf8(column: pa.Array) -> pa.Array:
+    try:
+        return column.cast(pa.large_string())
+    except pa.ArrowInvalid:  # bytes that are no text are no number either
+        decoded = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object).str.decode(
+            "utf-8", "replace"
+        )
+        return pa.array(decoded, pa.large_string())

@@ -1,0 +1,114 @@
+"""The components' own work without TFX's launcher: the same functions, on Beam's in-process runner.
+
+For tests, benchmarks and notebooks. Folders are laid out as the artifacts of a pipeline run are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.build import examples
+from components.build.config import BuildConfig
+from components.in_process import in_process_pipeline
+from components.read.layouts.detection import plan
+from components.read.tables import write_tables
+from components.tables import artifacts
+from components.tables.names import TABLES
+from components.tables.schemas import schema_folder
+from components.tables.shards import ROWS_A_SHARD
+
+
+def read_tables(
+    source: str,
+    reader: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    output: str = "tables",
+    max_rejected_share: float = 0.01,
+) -> dict[str, dict[str, Any]]:
+    """Reads a folder into `<output>/{events,items,users}` and returns the reports.
+
+    See `components.read.tables.write_tables`.
+    """
+    uris = {table: str(Path(output) / table) for table in TABLES}
+    return write_tables(
+        in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share
+    )
+
+
+def build_examples(
+    tables_dir: str,
+    output: str,
+    task: str = "retrieve",
+    kind: str = "event",
+    split: Mapping[str, Any] | None = None,
+    schema: str = "movielens",
+    label: Mapping[str, Any] | None = None,
+    rows_a_shard: int = ROWS_A_SHARD,
+    walks: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Builds the examples of the tables in `tables_dir` and returns the report.
+
+    Writes `<output>/examples` and `<output>/schema/schema.pbtxt`.
+
+    Args:
+        tables_dir: what `read_tables` wrote.
+        output: where to.
+        task: `retrieve` or `score`.
+        kind: of the train rows: event, profile, sequence or walk.
+        split: see `splits.SplitConfig`.
+        schema: curated table schemas: a name in schema/, or a folder.
+        label: score: `{"column": "rating"}`, or `{"column": "rating", "threshold": 4}` for clicks.
+        rows_a_shard: about how many events one worker holds at a time.
+        walks: the kind `walk`: see `walks.WalkConfig`.
+    """
+    return examples.build(
+        in_process_pipeline,
+        {table: str(Path(tables_dir) / table) for table in TABLES},
+        str(Path(output) / "examples"),
+        str(Path(output) / "schema"),
+        schema_folder(schema),
+        BuildConfig.parse(task, kind, split or {}, label, walks),
+        rows_a_shard,
+    )
+
+
+def transform(
+    examples_dir: str, schema_path: str, output: str, custom_config: Mapping[str, Any]
+) -> str:
+    """Fits the preprocessing on the train rows and writes the transform graph to `output`.
+
+    The preprocessing is `models.inputs.preprocessing.preprocessing_fn`.
+
+    Args:
+        examples_dir: the Examples artifact (`<output of build_examples>/examples`).
+        schema_path: `schema.pbtxt` of the train rows.
+        output: folder that `tft.TFTransformOutput` will read.
+        custom_config: as the Transform component passes it on.
+
+    Returns:
+        `output`.
+    """
+    # TensorFlow is needed here alone.
+    import tempfile
+
+    import tensorflow_transform.beam as tft_beam
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx_bsl.public import tfxio
+
+    from models.inputs.preprocessing import preprocessing_fn
+
+    schema = text_format.Parse(Path(schema_path).read_text("utf-8"), schema_pb2.Schema())
+    source = tfxio.TFExampleRecord(
+        file_pattern=str(Path(artifacts.split_folder(examples_dir, "train")) / "*"),
+        schema=schema,
+        telemetry_descriptors=["recsys", "local"],
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        with in_process_pipeline() as pipeline, tft_beam.Context(temp_dir=temporary):
+            data = pipeline | "Train" >> source.BeamSource()
+            graph = (data, source.TensorAdapterConfig()) | "Analyze" >> tft_beam.AnalyzeDataset(
+                lambda inputs: preprocessing_fn(inputs, dict(custom_config))
+            )
+            _ = graph | "Write" >> tft_beam.WriteTransformFn(output)
+    return output

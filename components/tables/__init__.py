@@ -1,0 +1,1 @@
+"""What a table is, on disk and in memory: names, columns, schemas, shards, artifacts."""

@@ -1,0 +1,256 @@
+"""Tables on disk: gzip TFRecord files of tf.Example, written and read whole batches at a time."""
+
+import gzip
+import json
+import os
+import posixpath
+import struct
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.coders import example_coder
+
+from components.tables.columns import BYTES, FLOAT, INT, arrow_type, empty_table, is_list
+from models.names.errors import DataError
+
+REPORT = "report.json"
+_SCHEMA_TYPE = {BYTES: schema_pb2.BYTES, INT: schema_pb2.INT, FLOAT: schema_pb2.FLOAT}
+_ROWS_AT_ONCE = 50_000
+_MASK = 0xA282EAD8
+_STAGING = ".temporary"
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+
+
+def encode(table: pa.Table) -> Iterator[bytes]:
+    """Yields one serialized tf.Example a row; a null becomes a missing feature."""
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    for batch in table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE):
+        columns = [_as_list(column) for column in batch.columns]
+        yield from encoder.encode(pa.RecordBatch.from_arrays(columns, batch.schema.names))
+
+
+def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
+    """Parses serialized tf.Examples into the given columns.
+
+    Single-valued columns become flat arrays with nulls.
+    """
+    if not examples:
+        return empty_table(columns)
+    schema = schema_pb2.Schema()
+    for name, kind in columns.items():
+        schema.feature.add(name=name, type=_SCHEMA_TYPE[kind.removesuffix("_list")])
+    decoder = example_coder.ExamplesToRecordBatchDecoder(schema.SerializeToString())
+    batch = decoder.DecodeBatch(examples)
+    arrays = [
+        _from_list(batch.column(batch.schema.get_field_index(name)), kind)
+        for name, kind in columns.items()
+    ]
+    return pa.table(arrays, names=list(columns))
+
+
+def _as_list(column: pa.Array) -> pa.Array:
+    if pa.types.is_large_list(column.type):
+        return column
+    # A null row is a missing feature, not an empty list; the value array must not hold it.
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    offsets = _offsets(present)
+    if not present.all():
+        offsets = pa.array(offsets.to_numpy(), mask=np.append(~present, False))
+    return pa.LargeListArray.from_arrays(offsets, column.drop_null())
+
+
+def _from_list(column: pa.Array, kind: str) -> pa.Array:
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), arrow_type(kind))
+    values = column.flatten().cast(arrow_type(kind.removesuffix("_list")))
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    if is_list(kind):
+        return pa.LargeListArray.from_arrays(_offsets(lengths), values)
+    if len(values) == len(column) and bool((lengths == 1).all()):
+        return values
+    starts = pa.array(_offsets(lengths).to_numpy()[:-1], mask=lengths == 0)
+    return values.take(starts)
+
+
+def _offsets(lengths) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+def write_table(table: pa.Table, folder: str, shard: int) -> int:
+    """Writes one shard whole or not at all; returns the number of rows written.
+
+    Args:
+        table: the rows.
+        folder: where the shard goes (`.../Split-train`).
+        shard: its number; a second attempt at the same shard replaces the first.
+    """
+    return write_records(encode(table), folder, shard)
+
+
+def write_records(records, folder: str, shard: int) -> int:
+    """Writes serialized records as one gzip TFRecord file and returns their number.
+
+    The file has a temporary name first.
+    """
+    path = posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
+    count = 0
+
+    def body(file):
+        nonlocal count
+        # No time and no name inside: equal records give equal bytes.
+        with gzip.GzipFile(
+            filename="", fileobj=file, mode="wb", compresslevel=3, mtime=0
+        ) as compressed:
+            buffer = bytearray()
+            for record in records:
+                header = struct.pack("<Q", len(record))
+                buffer += (
+                    header + _FOOTER.pack(_masked(header)) + record + _FOOTER.pack(_masked(record))
+                )
+                count += 1
+                if len(buffer) > 1 << 20:
+                    compressed.write(buffer)
+                    buffer = bytearray()
+            compressed.write(buffer)
+
+    _write_atomically(path, body)
+    return count
+
+
+def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yields the rows of one gzip TFRecord file in batches of bounded size."""
+    batch = []
+    for record in read_records(path):
+        batch.append(record)
+        if len(batch) == _ROWS_AT_ONCE:
+            yield decode(batch, columns)
+            batch = []
+    if batch:
+        yield decode(batch, columns)
+
+
+def guess_columns(path: str) -> dict[str, str]:
+    """Column name -> kind, from the rows of a file that no report of ours describes."""
+    examples = list(read_records(path))
+    if not examples:
+        return {}
+    batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(examples)
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns):
+        if pa.types.is_null(column.type):
+            continue
+        value = column.flatten().type
+        kind = (
+            INT if pa.types.is_integer(value) else FLOAT if pa.types.is_floating(value) else BYTES
+        )
+        most = pc.max(column.value_lengths().fill_null(0)).as_py()
+        columns[name] = f"{kind}_list" if most > 1 else kind
+    return columns
+
+
+def read_records(path: str) -> Iterator[bytes]:
+    """Yields the records of one gzip TFRecord file.
+
+    Raises:
+        DataError: the file ends in the middle of a record. (Damage inside is caught by gzip's own
+            checksum.)
+    """
+    with (
+        FileSystems.open(path, compression_type="uncompressed") as raw,
+        gzip.GzipFile(fileobj=raw) as file,
+    ):
+        try:
+            while header := file.read(_HEADER.size):
+                length, _ = _HEADER.unpack(header)
+                record = file.read(length + _FOOTER.size)
+                if len(record) != length + _FOOTER.size:
+                    raise EOFError
+                yield record[:length]
+        except (EOFError, OSError, struct.error) as error:
+            raise DataError(
+                f"{path} is damaged or ends in the middle of a record: {error}"
+            ) from error
+
+
+def shards(folder: str) -> list[str]:
+    """The files of one split, in order."""
+    (found,) = FileSystems.match([posixpath.join(folder, "*.gz")])
+    return sorted(metadata.path for metadata in found.metadata_list)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a small text file whole or not at all."""
+    _write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def read_text(path: str) -> str:
+    """Reads a small text file."""
+    with FileSystems.open(path, compression_type="uncompressed") as file:
+        return file.read().decode("utf-8")
+
+
+def read_json(path: str) -> Any:
+    """Reads a JSON file."""
+    return json.loads(read_text(path))
+
+
+def exists(path: str) -> bool:
+    """Whether the file is there, on whatever file system the path names."""
+    return FileSystems.exists(path)
+
+
+def _masked(data: bytes) -> int:
+    crc = google_crc32c.value(bytes(data))
+    return (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
+
+
+def _write_atomically(path: str, body) -> None:
+    folder, name = posixpath.split(path)
+    # Never in a split's folder: readers take every file that they find there.
+    parent = (
+        posixpath.dirname(folder) if posixpath.basename(folder).startswith("Split-") else folder
+    )
+    _make_folder(folder)
+    temporary = staging_path(parent, f"{name}-{uuid.uuid4().hex}")
+    with FileSystems.create(temporary, compression_type="uncompressed") as file:
+        body(file)
+    if "://" not in path:
+        os.replace(temporary, path)
+    else:
+        FileSystems.rename([temporary], [path])
+
+
+def _make_folder(path: str) -> None:
+    if not FileSystems.exists(path):
+        try:
+            FileSystems.mkdirs(path)
+        except OSError:  # another worker was quicker
+            if not FileSystems.exists(path):
+                raise
+
+
+def staging_path(folder: str, name: str) -> str:
+    """Where a file below `folder` may lie for a while, out of its readers' sight."""
+    staging = posixpath.join(folder, _STAGING)
+    _make_folder(staging)
+    return posixpath.join(staging, name)
+
+
+def remove_staging(folder: str) -> None:
+    """Removes what lay there for a while, and what interrupted writes left behind."""
+    staging = posixpath.join(folder, _STAGING)
+    if FileSystems.exists(staging):
+        FileSystems.delete([staging])

@@ -1,0 +1,271 @@
+"""The task `Score`: a rating or a click probability for one row.
+
+What all of its models share: loss, evaluation, signatures.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from models.contract.recommender import Recommender
+from models.inputs import sampling
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.score_data import ID, Inputs, ScoreData
+from models.measures import pointwise
+from models.names import metrics
+from models.names.features import NUMERIC
+from models.names.label import LABEL, Label
+
+_EVALUATION_ROWS = 8192
+
+
+class ScoreModel(Recommender):
+    """Base of the models that score one (user, item, context) row.
+
+    A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes
+    `score_rows`. Squared error of ratings or log loss of clicks, whichever the run is about, is the
+    loss, plus what `penalty` returns; a paper with another loss writes `compute_loss`, one with
+    other train rows `batches`, one with a procedure of its own `learn`.
+
+    Attributes:
+        uses_features: whether the model reads all features besides `user_id` and `item_id`, or
+            none; or a static method, feature -> whether it reads that one. Such a model may ask for
+            the documents (`features.DOCUMENTS`) as well.
+        label: what the run predicts; `label.is_click` chooses loss and link.
+    """
+
+    uses_features = True
+
+    def __init__(self, hyper_parameters, data: ScoreData):
+        super().__init__(hyper_parameters, data)
+        self.label = data.label
+        self.label_mean = data.label_mean
+        self.label_range = data.label_range
+
+    @property
+    def initial_score(self) -> float:
+        """The score that answers the train mean: where a bias starts."""
+        if not self.label.is_click:
+            return self.label_mean
+        share = min(max(self.label_mean, 1e-6), 1 - 1e-6)
+        return float(np.log(share / (1 - share)))
+
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
+        """Returns [B] scores of rows: the log-odds of a click, or a rating."""
+        raise NotImplementedError(f"{type(self).__name__} must define score_rows()")
+
+    def prepare(self) -> None:
+        """Computes what `score_rows` needs of all users or items, such as their codes.
+
+        It is called before an evaluation and the export.
+        """
+
+    def penalty(self, inputs: Inputs) -> tf.Tensor | float:
+        """Returns what regularisation adds to the loss of a batch, a scalar."""
+        return 0.0
+
+    def predict_rows(self, inputs: Inputs) -> tf.Tensor:
+        """Returns [B] float32 predictions: probabilities, or ratings within the range of train."""
+        score = tf.cast(self.score_rows(inputs), tf.float32)
+        return (
+            tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
+        )
+
+    def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
+        """The train rows: `label` and the fields.
+
+        A share `unknown_rate` of ids and categories is made unknown.
+        """
+        names = [field.name for field in data.fields if field.single and field.kind != NUMERIC]
+        rate = self.hyper_parameters.unknown_rate
+
+        def prepared(batch):
+            seeds = tf.random.experimental.stateless_split(
+                batch.pop("step_seed"), max(len(names), 1)
+            )
+            inputs = {name: _dense(column) for name, column in batch.items()}
+            for number, name in enumerate(names):
+                forgotten = sampling.forget_some(inputs[name], rate, seeds[number])
+                inputs[name] = tf.where(inputs[name] >= FIRST_TOKEN, forgotten, inputs[name])
+            return inputs
+
+        return sampling.shuffled_batches(
+            data.train, self.hyper_parameters.batch_size, seed, first_epoch
+        ).map(prepared)
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """The mean loss of a batch of `batches`."""
+        fields = {name: column for name, column in inputs.items() if name != LABEL}
+        score = tf.cast(self.score_rows(fields, training=training), tf.float32)
+        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.penalty(fields)
+
+    def row_loss(self, label: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
+        """[B] log loss of clicks or squared error of ratings."""
+        if self.label.is_click:
+            return tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=score)
+        return tf.math.squared_difference(label, score)
+
+
+class Scorer(tf.Module):
+    """A model with all that it needs to answer raw requests.
+
+    That is the transforms, and the train mean to stand beside.
+    """
+
+    def __init__(self, model: ScoreModel, data: ScoreData):
+        super().__init__()
+        model.prepare()
+        self._model = model
+        self._data = data
+        self._transforms = data.transform_layer
+        self._user_table, self._item_table = data.user_table, data.item_table
+        self._known = {field.name: field.size for field in data.fields if field.kind == ID}
+        self._mean = tf.constant(data.label_mean, tf.float32)
+        # What the signatures have in common is traced once; an attribute that is a function would
+        # be traced again to be saved.
+        self._predict = tf.function(
+            model.predict_rows, input_signature=[data.input_signature()]
+        ).__call__
+
+    def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
+        return self._answer(self._data.transform_raw(raw))
+
+    def score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The same for serialized tf.Examples, where any feature may be left out."""
+        return self._answer(self._data.parse(examples)[0])
+
+    def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `rank` signature, the second of two stages.
+
+        The features come from the tables of users and items; context is missing.
+
+        Args:
+            user_id: [B] strings.
+            item_id: [B, C] strings, "" for none.
+
+        Returns:
+            `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
+        """
+        user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
+        rows = tf.repeat(user, tf.fill(tf.shape(user), tf.shape(item)[1]))
+        score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
+        return {
+            "score": tf.reshape(score, tf.shape(item)),
+            "known": (user >= FIRST_TOKEN) & (user < FIRST_TOKEN + self._data.users.known),
+        }
+
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `evaluate` signature: metrics, and the `prediction` itself.
+
+        Maps [B] serialized rows -> metric name -> [B, 1] float32.
+        """
+        inputs, label, _ = self._data.parse(examples)
+        prediction = self._predict(inputs)
+        values = pointwise.row_metrics(label, prediction, self._mean, self._data.label.is_click)
+        return {
+            name: value[:, tf.newaxis]
+            for name, value in {metrics.PREDICTION: prediction, **values}.items()
+        }
+
+    def export(self, folder: str) -> None:
+        """Writes the SavedModel with all signatures."""
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        score = tf.function(lambda **raw: self.score(raw)).get_concrete_function(
+            **self._data.raw_signature()
+        )
+        signatures = {
+            "serving_default": score,
+            "score": score,
+            "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
+            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "rank": tf.function(self.rank).get_concrete_function(
+                tf.TensorSpec([None], tf.string, name="user_id"),
+                tf.TensorSpec([None, None], tf.string, name="item_id"),
+            ),
+        }
+        tf.saved_model.save(self, folder, signatures=signatures)
+
+    def _answer(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+        prediction = self._predict(inputs)
+        known = tf.ones_like(prediction, tf.bool)
+        for name in self._known:
+            known &= inputs[name] >= FIRST_TOKEN
+        return {"score": prediction, "strategy": tf.where(known, "model", "cold")}
+
+
+class Evaluation:
+    """Metrics of a model on fixed rows, for validation while training.
+
+    Args:
+        data: the training data (for its transforms).
+        examples: [N] serialized rows.
+        split: what the rows are called in an error.
+    """
+
+    def __init__(self, data: ScoreData, examples: np.ndarray, split: str = "valid"):
+        self.metrics = metrics.of("score", data.label)
+        self._label = data.label
+        self._signature = data.input_signature()
+        self._mean = tf.constant(data.label_mean, tf.float32)
+        parse = tf.function(data.parse, input_signature=[tf.TensorSpec([None], tf.string)])
+        starts = range(0, len(examples), _EVALUATION_ROWS)
+        parsed = [
+            parse(tf.constant(examples[start : start + _EVALUATION_ROWS], tf.string))
+            for start in starts
+        ]
+        self._inputs = [inputs for inputs, _, _ in parsed]
+        self._labels = tf.concat([labels for _, labels, _ in parsed], axis=0)
+        self._users = tf.concat([users for _, _, users in parsed], axis=0)
+        data.check_labels(self._labels.numpy(), split)
+
+    def of(self, model: ScoreModel):
+        """Returns a function that evaluates `model` as it then is: () -> {metric: value}."""
+        predict = tf.function(model.predict_rows, input_signature=[self._signature])
+        measure = tf.function(self._measure)
+
+        def evaluate() -> dict[str, float]:
+            model.prepare()
+            prediction = tf.concat([predict(inputs) for inputs in self._inputs], axis=0)
+            return metrics.with_roots(
+                {name: float(value) for name, value in measure(prediction).items()}
+            )
+
+        return evaluate
+
+    def _measure(self, prediction: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = pointwise.row_metrics(self._labels, prediction, self._mean, self._label.is_click)
+        values = {name: tf.reduce_mean(tf.cast(value, tf.float64)) for name, value in rows.items()}
+        if self._label.is_click:
+            values.update(pointwise.click_metrics(self._labels, prediction, self._users))
+        return values
+
+
+class ScoreTask:
+    """What the Trainer asks of the task; see `models.contract.tasks`."""
+
+    name = "score"
+
+    def __init__(self, label: Label):
+        self.label = label
+        self.metrics = metrics.of(self.name, label)
+
+    def load(
+        self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]
+    ) -> ScoreData:
+        """Returns what a model of the class trains on."""
+        return ScoreData(transform_graph, schema, splits, self.label, model_class.uses_features)
+
+    def evaluation(self, data: ScoreData, split: str) -> Evaluation | None:
+        """Returns the evaluation on a split, None where it has no rows."""
+        examples = data.queries(split)
+        return Evaluation(data, examples, split) if len(examples) else None
+
+    def exporter(self, model: ScoreModel, data: ScoreData) -> Scorer:
+        """Returns the module whose `export(folder)` writes the SavedModel."""
+        return Scorer(model, data)
+
+
+def _dense(column):
+    return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column

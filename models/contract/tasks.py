@@ -1,0 +1,34 @@
+"""The two tasks.
+
+They are what the Trainer, the tests and the benchmarks ask instead of looking at a model's name.
+
+A task has `name`, `metrics` (a `metrics.MetricSet`), and
+
+    load(model_class, transform_graph, schema, splits)
+        what a model of the class trains on
+    evaluation(data, split)
+        has `metrics` and `of(model)`; None where the split has no rows
+    exporter(model, data)
+        has `export(folder)`
+"""
+
+from models.contract.retrieve import RetrieveTask
+from models.contract.score import ScoreTask
+from models.names import registry
+from models.names.errors import ConfigError
+from models.names.label import Label
+
+
+def of(model: str, label: Label | None = None) -> RetrieveTask | ScoreTask:
+    """Returns the task of the model called `model`.
+
+    Raises:
+        ConfigError: an unknown model, or a `score` model without a label.
+    """
+    if registry.get(model).task == "retrieve":
+        return RetrieveTask()
+    if label is None:
+        raise ConfigError(
+            f"{model} learns to score and requires label.column, such as rating; received no label"
+        )
+    return ScoreTask(label)

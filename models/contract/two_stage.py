@@ -1,0 +1,251 @@
+"""Two stages in one SavedModel: a `retrieve` model recalls, a `score` model orders.
+
+The candidates are recalled from the whole catalogue.
+
+Source: the division of labour of Covington et al., RecSys 2016. Deviation: the paper's ranking
+alone orders the candidates; here
+
+    score(c) = w z(rank(c)) + (1 - w) z(recall(c))
+    z(x)     = (x - mean) / deviation over the candidates of the request,
+
+of which the paper's is w = 1. The weight is chosen on the validation queries, because a ranker that
+learned ratings or clicks need not know what comes next.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from models.contract.retrieve import parse_requests
+from models.inputs.data import STRINGS
+from models.measures import ranking
+from models.names import metrics
+
+WEIGHTS = tuple(number / 10 for number in range(11))
+_BATCH = 256  # queries that are ranked at once while the weight is chosen
+_HASHES = 2**62
+
+
+class TwoStage(tf.Module):
+    """Answers raw requests: recall, look-up of the features, ranking.
+
+    What was seen or is excluded is masked while recalling, so that no candidate is lost to it.
+    Users who get popularity, and users whom the ranker does not know, keep the order of the recall.
+
+    Args:
+        recall: folder of a `retrieve` model's SavedModel.
+        rank: folder of a `score` model's SavedModel; None leaves the order to the recall.
+        source: what the recall is called in answers.
+        candidates: how many items are ranked, at least 1; more where a request wants more.
+        weight: of the ranking, 0 to 1.
+    """
+
+    def __init__(
+        self, recall: str, rank: str | None, source: str, candidates: int, weight: float = 1.0
+    ):
+        super().__init__()
+        self._recall = tf.saved_model.load(recall)
+        self._rank = tf.saved_model.load(rank) if rank else None
+        self._source = source
+        self._candidates = candidates
+        self.weight = tf.Variable(weight, dtype=tf.float32, trainable=False)
+
+    def recommend(
+        self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend` signature: as of the recall, and where each item comes from.
+
+        Args:
+            user_id: [B] strings.
+            history: [B, H] strings padded with "".
+            exclude: [B, E] strings padded with "".
+            k: [B] int32, at least 1.
+
+        Returns:
+            `item_id` [B, K], "" beyond a row's k; `score` [B, K] float32, to be compared within an
+            answer only; `source` [B, K]: the recall's name, `segment` or `popularity`; and
+            `strategy` [B].
+        """
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(k, message="k must be at least 1")]
+        ):
+            longest = tf.reduce_max(tf.concat([k, [1]], axis=0))
+        count = tf.fill(tf.shape(k), tf.maximum(longest, self._candidates))
+        found = self._recall.signatures["recommend"](
+            user_id=user_id, history=history, exclude=exclude, k=count
+        )
+        scores = self._ordered(self._stages(user_id, found), self.weight)
+        # Equal scores stay in the order of the recall.
+        top, place = tf.math.top_k(scores, tf.minimum(longest, tf.shape(scores)[1]))
+        wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
+        source = tf.where(
+            _personal(found),
+            self._source,
+            tf.where(found["strategy"] == "fallback", "popularity", found["strategy"]),
+        )
+        return {
+            "item_id": tf.where(wanted, tf.gather(found["item_id"], place, batch_dims=1), ""),
+            "score": tf.where(wanted, top, 0.0),
+            "source": tf.where(wanted, source[:, tf.newaxis], ""),
+            "strategy": found["strategy"],
+        }
+
+    def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
+        rows = parse_requests(examples)
+        history, exclude = (
+            rows[name].to_tensor(default_value="") for name in ("history", "exclude")
+        )
+        return self.recommend(rows["user_id"], history, exclude, rows["k"])
+
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `evaluate` signature of two stages.
+
+        Maps [B] serialized query rows -> metric of `metrics.TWO_STAGE` -> [B, 1] float32.
+        """
+        parts = self._queries(examples)
+        values = {**parts["reference"], **_measure(parts, self._ordered(parts, self.weight))}
+        values["lift_alone_ndcg_10"] = values["ndcg_10"] - values["alone_ndcg_10"]
+        return {name: values[name][:, tf.newaxis] for name in metrics.TWO_STAGE.means}
+
+    def choose_weight(self, queries: np.ndarray) -> list[dict[str, float]]:
+        """Sets the weight to the one of `WEIGHTS` with the best NDCG@10.
+
+        Of equal ones it takes the smallest.
+
+        Args:
+            queries: [Q] serialized validation rows; where there are none, the ranking decides
+                alone.
+
+        Returns:
+            A dict a weight: `weight`, `hr_10`, `ndcg_10`.
+        """
+        if self._rank is None or not len(queries):
+            self.weight.assign(0.0 if self._rank is None else 1.0)
+            return []
+        weights = tf.constant(WEIGHTS, tf.float32)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def sums(examples):
+            parts = self._queries(examples)
+
+            def of(weight):
+                values = _measure(parts, self._ordered(parts, weight))
+                return tf.stack([tf.reduce_sum(values[name]) for name in ("hr_10", "ndcg_10")])
+
+            return tf.map_fn(of, weights)
+
+        parts = [
+            sums(tf.constant(queries[start : start + _BATCH], tf.string))
+            for start in range(0, len(queries), _BATCH)
+        ]
+        means = np.sum([part.numpy() for part in parts], axis=0) / len(queries)
+        self.weight.assign(WEIGHTS[int(np.argmax(means[:, 1]))])
+        return [
+            {"weight": weight, "hr_10": float(hr), "ndcg_10": float(ndcg)}
+            for weight, (hr, ndcg) in zip(WEIGHTS, means, strict=True)
+        ]
+
+    def export(self, folder: str) -> None:
+        """Writes the SavedModel; the ranker's own `score` stays among the signatures."""
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+        recommend = tf.function(self.recommend).get_concrete_function(
+            tf.TensorSpec([None], tf.string, name="user_id"),
+            tf.TensorSpec([None, None], tf.string, name="history"),
+            tf.TensorSpec([None, None], tf.string, name="exclude"),
+            tf.TensorSpec([None], tf.int32, name="k"),
+        )
+        signatures = {
+            "serving_default": recommend,
+            "recommend": recommend,
+            "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(
+                examples
+            ),
+            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+        }
+        if self._rank is not None:
+            signatures["score"] = self._rank.signatures["score"]
+        tf.saved_model.save(self, folder, signatures=signatures)
+
+    def _queries(self, examples: tf.Tensor) -> dict[str, Any]:
+        """Candidates of [B] serialized query rows.
+
+        Beside them: where the targets are among them, and what the recall reaches alone.
+        """
+        rows = tf.io.parse_example(
+            examples,
+            {"user_id": tf.io.FixedLenFeature([], tf.string, default_value=""), "targets": STRINGS},
+        )
+        found = self._recall.signatures["recall_queries"](
+            examples=examples, count=tf.constant(self._candidates)
+        )
+        reference = {
+            "popularity_hr_10": found["popularity_hr_10"],
+            "popularity_ndcg_10": found["popularity_ndcg_10"],
+        }
+        reference.update({f"alone_{name}": found[name] for name in ("hr_10", "ndcg_10")})
+        candidates, targets = (
+            tf.strings.to_hash_bucket_fast(ids, _HASHES)
+            for ids in (found["item_id"], rows["targets"].to_tensor(""))
+        )
+        same = (candidates[:, tf.newaxis] == targets[:, :, tf.newaxis]) & (found["item_id"] != "")[
+            :, tf.newaxis
+        ]
+        return {
+            **self._stages(rows["user_id"], found),
+            "reference": {name: value[:, 0] for name, value in reference.items()},
+            "targets": tf.where(
+                tf.reduce_any(same, axis=2),
+                tf.argmax(tf.cast(same, tf.int8), axis=2, output_type=tf.int32),
+                -1,
+            ),
+            "target_count": tf.cast(rows["targets"].row_lengths(), tf.float32),
+        }
+
+    def _stages(self, user_id: tf.Tensor, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The two scores of [B, C] candidates."""
+        there = found["item_id"] != ""
+        parts = {
+            "there": there,
+            "raw": found["score"],
+            "recall": _standardised(found["score"], there),
+            "rank": None,
+        }
+        if self._rank is not None:
+            ranked = self._rank.signatures["rank"](user_id=user_id, item_id=found["item_id"])
+            parts["rank"] = _standardised(ranked["score"], there)
+            parts["ranked"] = _personal(found) & ranked["known"]
+        return parts
+
+    def _ordered(self, parts: dict[str, tf.Tensor], weight: tf.Tensor) -> tf.Tensor:
+        """[B, C] scores of the candidates, -inf where there is none."""
+        scores = parts["raw"]
+        if parts["rank"] is not None:
+            blended = weight * parts["rank"] + (1 - weight) * parts["recall"]
+            scores = tf.where(parts["ranked"][:, tf.newaxis], blended, scores)
+        return tf.where(parts["there"], scores, float("-inf"))
+
+
+def _personal(found: dict[str, tf.Tensor]) -> tf.Tensor:
+    """[B] bool: whether a model answered, and not popularity."""
+    return (found["strategy"] == "model") | (found["strategy"] == "fold-in")
+
+
+def _standardised(scores: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
+    """[B, C] scores less their row's mean, over its standard deviation; 0 where all are equal."""
+    mask = tf.cast(there, tf.float32)
+    count = tf.reduce_sum(mask, axis=1, keepdims=True)
+    centred = (
+        scores - tf.math.divide_no_nan(tf.reduce_sum(scores * mask, axis=1, keepdims=True), count)
+    ) * mask
+    deviation = tf.sqrt(
+        tf.math.divide_no_nan(tf.reduce_sum(centred**2, axis=1, keepdims=True), count)
+    )
+    return tf.math.divide_no_nan(centred, deviation)
+
+
+def _measure(parts: dict[str, Any], scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Metrics of ordered candidates; a target that was not recalled is at no rank at all."""
+    rank, optimistic = ranking.ranks(scores, parts["targets"])
+    return ranking.cutoff_metrics(rank, optimistic, parts["target_count"])

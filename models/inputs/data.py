@@ -1,0 +1,471 @@
+"""What a model trains on: the users, the items and the train rows, as index arrays in memory.
+
+Index layout: 0 = padding, 1 = unknown, 2.. = entities; those seen in train first, in the
+vocabulary's order (most frequent first), then the ones that only the tables know ("cold"). Position
+p in the catalogue is index p + 2.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow_transform.tf_metadata import schema_utils
+
+from models.inputs.documents import Documents
+from models.inputs.preprocessing import FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
+from models.inputs.schema import read_schema
+from models.names import features as feature_types
+from models.names.errors import DataError
+
+STRINGS = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
+"""How a list of ids is parsed."""
+
+_BATCH = 8192
+
+
+@dataclass
+class Entities:
+    """The users or the items.
+
+    Attributes:
+        ids: [N] bytes; row r has index r + 2.
+        known: how many of them train has seen; the others share the unknown row of an id embedding.
+        features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1
+            are missing.
+        vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
+        tokens: feature name -> the vocabulary, for aligning embedding rows at a warm start.
+    """
+
+    ids: np.ndarray
+    known: int
+    features: dict[str, tf.Tensor | tf.RaggedTensor]
+    vocabulary_sizes: dict[str, int]
+    tokens: dict[str, list[bytes]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def index_count(self) -> int:
+        """Number of indices: all entities, padding and unknown."""
+        return len(self.ids) + FIRST_TOKEN
+
+    @property
+    def embedding_rows(self) -> int:
+        """Rows that an id embedding needs: the known entities, padding and unknown."""
+        return self.known + FIRST_TOKEN
+
+    @functools.cached_property
+    def embedding_index(self) -> np.ndarray:
+        """[N + 2] int64: index -> row of an id embedding; cold entities map to the unknown row."""
+        index = np.arange(self.index_count, dtype=np.int64)
+        return np.where(index < self.embedding_rows, index, UNKNOWN)
+
+    def lookup_table(self) -> tf.lookup.StaticHashTable:
+        """Id (string) -> index; an id that nobody knows maps to 1."""
+        values = tf.range(FIRST_TOKEN, self.index_count, dtype=tf.int64)
+        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids, tf.string), values)
+        return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
+
+
+@dataclass
+class EventLog:
+    """The train events, sorted by user and, within a user, by time.
+
+    Attributes:
+        user: [E] int64 user index.
+        item: [E] int64 item index.
+        timestamp: [E] int64 seconds, 0 where there is none.
+        rating: [E] float32, NaN where there is none.
+        row: [E] int64 number in the source; it orders what no time does.
+        session: [E] int64, equal within a session of a user; 0 where the train rows are no
+            sessions.
+        label: [E] float32, what a `score` run learns; NaN in a `retrieve` run.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    timestamp: np.ndarray
+    rating: np.ndarray
+    row: np.ndarray
+    session: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """[P + 1] int64: where the events of each of the P users begin, and the end."""
+        return np.r_[np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]]), len(self)]
+
+    @functools.cached_property
+    def position(self) -> np.ndarray:
+        """[E] int64: how many events of the same user come before."""
+        return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+
+    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
+        """The events as sequences.
+
+        They are a user's sessions where the log has them, else all that a user has.
+
+        Returns:
+            Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order
+            of their first events. And where each of the S sequences begins, and the end: [S + 1]
+            int64.
+        """
+        # Stable: within a session the events stay in the order of time.
+        together = np.lexsort((self.session, self.user))
+        user, session = self.user[together], self.session[together]
+        firsts = np.flatnonzero(
+            np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])]
+        )
+        lengths = np.diff(np.r_[firsts, len(self)])
+        order = np.lexsort((self.row[together][firsts], self.timestamp[together][firsts]))
+        starts = np.r_[0, np.cumsum(lengths[order])]
+        within = np.arange(len(self)) - np.repeat(starts[:-1], lengths[order])
+        return self.item[together][np.repeat(firsts[order], lengths[order]) + within], starts
+
+    def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
+        """[P, item_count] float32: 1 where a user has the item, by catalogue position.
+
+        The rows are in the order of `starts`; there are no unknown items.
+        """
+        known = self.item >= FIRST_TOKEN
+        rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
+        shape = (len(self.starts) - 1, item_count)
+        pairs = scipy.sparse.csr_matrix(
+            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST_TOKEN)), shape
+        )
+        pairs.sum_duplicates()
+        pairs.data[:] = 1.0
+        return pairs
+
+
+class TrainingData:
+    """Everything that a `retrieve` model may learn from.
+
+    It is read from the built examples and the transform graph.
+
+    Args:
+        transform_graph: folder of the transform graph (it holds the vocabularies fitted on train).
+        schema: text-format schema of the train rows.
+        splits: split name -> glob of its gzip TFRecord files; `train`, `items` and `users` are
+            required.
+        cold_items: whether items that train has not seen belong to the catalogue.
+
+    Raises:
+        DataError: a required split is missing or train is empty.
+    """
+
+    def __init__(
+        self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False
+    ):
+        for name in ("train", "items", "users"):
+            if not tf.io.gfile.glob(splits.get(name, "")):
+                raise DataError(
+                    f"training needs the split {name!r}; found none at {splits.get(name)!r}"
+                )
+        self.transform = tft.TFTransformOutput(transform_graph)
+        columns = read_schema(schema)
+        self.features = feature_types.from_schema(columns)
+        self._raw_spec = schema_utils.schema_as_feature_spec(columns).feature_spec
+        self._splits = dict(splits)
+        self.items = self._entities("item", self._splits["items"], with_cold=cold_items)
+        self.users = self._entities("user", self._splits["users"], with_cold=True)
+        self.item_counts = self._item_counts()
+        self.item_table = self.items.lookup_table()
+        self.user_table = self.users.lookup_table()
+
+    @functools.cached_property
+    def events(self) -> EventLog:
+        """The train events, whatever the example kind.
+
+        Lists are taken apart into the events that they are made of.
+        """
+        kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
+        spec = {
+            "user_id": tf.io.FixedLenFeature([], tf.string),
+            "item_id": STRINGS,
+            "session_id": STRINGS,
+            **{
+                name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+                for name, kind in kinds.items()
+            },
+        }
+        no_session = tf.constant(0, tf.int64)
+
+        def index(row):
+            items = self.item_table.lookup(row["item_id"])
+            columns = {
+                "user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()),
+                "item": items.flat_values,
+            }
+            # One session id a row marks a row that is a session; a list of them, one an event,
+            # belongs to a row of a whole user.
+            single = tf.reduce_all(row["session_id"].row_lengths() == 1)
+            columns["session"] = tf.cond(
+                single,
+                lambda: tf.repeat(
+                    tf.strings.to_hash_bucket_fast(row["session_id"].flat_values, 2**62),
+                    items.row_lengths(),
+                ),
+                lambda: tf.fill(tf.shape(items.flat_values), no_session),
+            )
+            for name, kind in kinds.items():
+                # A log without the column has empty lists.
+                whole = tf.size(row[name].flat_values) == tf.size(columns["item"])
+                missing = tf.constant(float("nan") if kind == tf.float32 else 0, kind)
+                absent = tf.fill(tf.shape(columns["item"]), missing)
+                columns[name] = tf.cond(
+                    whole,
+                    functools.partial(tf.identity, row[name].flat_values),
+                    functools.partial(tf.identity, absent),
+                )
+            return columns
+
+        columns = read_columns(self._splits["train"], spec, index)
+        if not len(columns["user"]):
+            raise DataError(
+                "the train split holds no rows; required: at least one event before the split point"
+            )
+        order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
+        # One column after the other: two copies of a large log need not be there at once.
+        return EventLog(**{name: columns.pop(name)[order] for name in list(columns)})
+
+    @property
+    def has_walks(self) -> bool:
+        """Whether the examples hold walks over the item graph, in a split of their own."""
+        return bool(tf.io.gfile.glob(self._splits.get("walks", "")))
+
+    @functools.cached_property
+    def walks(self) -> tf.RaggedTensor:
+        """[W, None] int64 item indices: the walks where there are any, else lists.
+
+        The lists are those of the train rows. Unknown items are left out.
+
+        Walks are no events: whatever is counted is counted in `events` and `item_counts`.
+        """
+        pattern = self._splits["walks" if self.has_walks else "train"]
+        return read_columns(
+            pattern,
+            {"item_id": STRINGS},
+            lambda row: {"item": drop_unknown(self.item_table.lookup(row["item_id"]))},
+        )["item"]
+
+    @functools.cached_property
+    def user_history(self) -> tf.RaggedTensor:
+        """[users + 2, None] int64 item indices, oldest first: the whole log.
+
+        It is for serving only; unknown items are left out.
+        """
+        rows = read_columns(
+            self._splits["users"],
+            {"user_id": tf.io.FixedLenFeature([], tf.string), "history": STRINGS},
+            lambda row: {
+                "user": self.user_table.lookup(row["user_id"]),
+                "history": drop_unknown(self.item_table.lookup(row["history"])),
+            },
+        )
+        return _scatter_rows(rows["history"], rows["user"], self.users.index_count)
+
+    def documents(self, entity: str, longest: int) -> Documents:
+        """The documents of the users or the items, out of reviews that train has and nothing else.
+
+        Args:
+            entity: `user` or `item`.
+            longest: words of one review that are read. A document is cut after twice as many, so
+                that this many are left of it when a review is taken out.
+
+        Raises:
+            DataError: the events have no reviews.
+        """
+        if feature_types.REVIEW not in self._raw_spec:
+            raise DataError(
+                f"documents are made of reviews; required: a column {feature_types.REVIEW!r} of "
+                "the table events"
+            )
+        text, partner = feature_types.document_columns(entity)
+        tables = {"user": self.user_table, "item": self.item_table}
+        layer = self.transform.transform_features_layer()
+
+        def columns(row):
+            reviews = row[text]
+            review = tf.RaggedTensor.from_tensor(reviews.flat_values[:, tf.newaxis]).to_sparse()
+            words = to_ragged(layer({feature_types.REVIEW: review})[feature_types.REVIEW])[
+                :, :longest
+            ]
+            other = tables[feature_types.OTHER[entity]].lookup(row[partner].flat_values)
+            parts = {
+                "words": words,
+                "partners": words.with_flat_values(tf.repeat(other, words.row_lengths())),
+            }
+            whole = {
+                name: tf.RaggedTensor.from_row_splits(
+                    tf.cast(part, tf.int32), reviews.row_splits
+                ).merge_dims(1, 2)[:, : 2 * longest]
+                for name, part in parts.items()
+            }
+            return {"index": tables[entity].lookup(row[f"{entity}_id"]), **whole}
+
+        spec = {
+            f"{entity}_id": tf.io.FixedLenFeature([], tf.string),
+            text: STRINGS,
+            partner: STRINGS,
+        }
+        rows = read_columns(self._splits[f"{entity}s"], spec, columns)
+        count = (self.users if entity == "user" else self.items).index_count
+        return Documents(
+            *(_scatter_rows(rows[name], rows["index"], count) for name in ("words", "partners"))
+        )
+
+    def queries(self, split: str) -> np.ndarray:
+        """[Q] bytes: the serialized query rows of `split`, in file order.
+
+        It is empty when the split has none.
+        """
+        files = sorted(tf.io.gfile.glob(self._splits.get(split, "")))
+        records = [
+            np.array(list(tf.data.TFRecordDataset(file, "GZIP").as_numpy_iterator()), object)
+            for file in files
+        ]
+        return np.concatenate(records) if records else np.array([], object)
+
+    def _vocabulary(self, name: str) -> list[bytes]:
+        return list(self.transform.vocabulary_by_name(name))
+
+    def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
+        key = f"{entity}_id"
+        known = self._vocabulary(key)
+        members = [feature for feature in self.features if feature.entity == entity]
+        spec = {feature.name: _optional(self._raw_spec[feature.name]) for feature in members}
+        layer = self.transform.transform_features_layer() if spec else None
+
+        def transform(row):
+            identity = row.pop(key)
+            columns = layer(row) if layer else {}
+            return {key: identity, **{name: to_ragged(columns[name]) for name in spec}}
+
+        rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
+        # One row an id: a later duplicate (the data check has said so) does not win over an earlier
+        # one.
+        table_ids, first_rows = np.unique(rows[key].astype(object), return_index=True)
+        is_known = set(known)
+        cold = [identity for identity in table_ids if identity not in is_known] if with_cold else []
+        ids = np.array(known + cold, object)
+        row_of = dict(zip(table_ids, first_rows))
+        source = np.array([row_of.get(identity, -1) for identity in ids], np.int64)
+        present = np.flatnonzero(source >= 0)
+        features, sizes, tokens = {}, {}, {}
+        for feature in members:
+            values = tf.gather(rows[feature.name], source[present])
+            table = _scatter_rows(values, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
+            single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
+            features[feature.name] = first_value(table) if single else table
+            tokens[feature.name] = (
+                [] if feature.kind == feature_types.NUMERIC else self._vocabulary(feature.name)
+            )
+            sizes[feature.name] = (
+                int(
+                    tf.reduce_max(
+                        tf.concat([values.flat_values, [len(tokens[feature.name]) + UNKNOWN]], 0)
+                    )
+                )
+                + 1
+            )
+        return Entities(ids, len(known), features, sizes, tokens)
+
+    def _item_counts(self) -> np.ndarray:
+        """[N] int64 train counts in catalogue order, as Transform counted them."""
+        counts = {}
+        with tf.io.gfile.GFile(
+            self.transform.vocabulary_file_by_name(ITEM_FREQUENCY), "rb"
+        ) as file:
+            for line in file.read().split(b"\n"):
+                if line:
+                    count, token = line.split(b" ", 1)
+                    counts[token] = int(count)
+        return np.array([counts.get(identity, 0) for identity in self.items.ids], np.int64)
+
+
+def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray | tf.RaggedTensor]:
+    """Reads gzip TFRecords of tf.Example in large batches.
+
+    `transform` maps a parsed batch to the columns to keep.
+
+    Returns:
+        Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file
+        order.
+    """
+    dataset = (
+        tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP")
+        .batch(_BATCH)
+        .map(
+            lambda record: transform(tf.io.parse_example(record, dict(spec))),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    )
+    batches = list(dataset)
+    columns = {}
+    for name, element in dataset.element_spec.items():
+        parts = [batch.pop(name) for batch in batches]
+        if isinstance(element, tf.RaggedTensorSpec):
+            columns[name] = (
+                tf.concat(parts, axis=0)
+                if parts
+                else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
+            )
+        else:
+            empty = np.array([], element.dtype.as_numpy_dtype)
+            columns[name] = np.concatenate([part.numpy() for part in parts]) if parts else empty
+    return columns
+
+
+def to_ragged(column: tf.SparseTensor) -> tf.RaggedTensor:
+    """A sparse [B, L] column as a ragged one.
+
+    Its rows are filled from the left, as Transform gives them.
+
+    `RaggedTensor.from_sparse` checks that in-graph at every call, with some thirty ops a column.
+    """
+    return tf.RaggedTensor.from_value_rowids(
+        column.values,
+        column.indices[:, 0],
+        tf.cast(column.dense_shape[0], tf.int64),
+        validate=False,
+    )
+
+
+def first_value(column: tf.RaggedTensor) -> tf.Tensor:
+    """[B] the first value of every row of a ragged column of numbers, 0 where a row is empty."""
+    padded = tf.concat([column.flat_values, tf.zeros([1], column.dtype)], axis=0)
+    return tf.where(
+        column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype)
+    )
+
+
+def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Leaves out indices 0 and 1 of a ragged [B, None] int64 tensor."""
+    return tf.ragged.boolean_mask(index, index >= FIRST_TOKEN)
+
+
+def _optional(spec):
+    """A table may lack a feature for some rows, whatever the train rows promise."""
+    if isinstance(spec, tf.io.FixedLenFeature) and spec.default_value is None:
+        default = np.full(spec.shape, b"" if spec.dtype == tf.string else -1)
+        return tf.io.FixedLenFeature(spec.shape, spec.dtype, default_value=default)
+    return spec
+
+
+def _scatter_rows(values: tf.RaggedTensor, index: np.ndarray, count: int) -> tf.RaggedTensor:
+    """Places ragged rows at `index` of a ragged tensor with `count` rows; the others stay empty."""
+    order = np.full(count, len(index), np.int64)
+    order[np.asarray(index)] = np.arange(len(index))
+    padded = tf.concat(
+        [values, tf.ragged.constant([[]], dtype=values.dtype, ragged_rank=1)], axis=0
+    )
+    return tf.gather(padded, order)

@@ -1,0 +1,118 @@
+"""The Transform step: what it fits, it fits on the train split and nothing else.
+
+That goes for every vocabulary, boundary and count.
+
+Index layout of every transformed id and category: 0 = padding or missing, 1 = unknown, 2.. =
+vocabulary, most frequent first.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from models.names.features import NOT_FEATURES, REVIEW
+
+UNKNOWN = 1
+FIRST_TOKEN = 2
+ITEM_FREQUENCY = "item_frequency"
+BUCKETS = 10
+_WORDS = 20_000
+_CATEGORIES = 100_000
+
+_PASSED_ON = ("rating", "label", "timestamp", "row", "dwell")
+
+
+def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+    """Transforms raw columns to indices and numbers.
+
+    Args:
+        inputs: raw columns of the train rows, dense or sparse, as the schema says.
+        custom_config: `text`, the names of the columns that hold text (TFX passes no schema in
+            here; `features.text_columns` reads them off it), and optionally `log`, the names of
+            heavy-tailed counts (`features.log_columns`), and `min_count`, below which an id or a
+            category counts as unknown.
+
+    Returns:
+        Sparse int64 columns under the same names: ids and categories as indices, text as word
+        indices, numbers as 1-based quantile buckets plus one, counts as categories (see
+        `log_category`); labels and times pass through unchanged.
+    """
+    outputs = {}
+    min_count = int(custom_config.get("min_count", 1))
+    for name in ("user_id", "item_id"):
+        if name in inputs:
+            outputs[name] = _index(_sparse(inputs[name]), name, min_count, None)
+    if "item_id" in inputs:
+        # Only read back, never applied: the counts behind popularity and the sampling
+        # probabilities.
+        tft.vocabulary(
+            _sparse(inputs["item_id"]), vocab_filename=ITEM_FREQUENCY, store_frequency=True
+        )
+    for name in sorted(set(inputs) - NOT_FEATURES):
+        column = _sparse(inputs[name])
+        if name in custom_config.get("log", ()):
+            outputs[name] = _index(log_category(column), name, min_count, _CATEGORIES)
+        elif column.dtype != tf.string:
+            outputs[name] = _bucket(column)
+        elif name in custom_config["text"]:
+            outputs[name] = _index(words(column), name, 1, _WORDS)
+        else:
+            outputs[name] = _index(column, name, min_count, _CATEGORIES)
+    if REVIEW in inputs:
+        # No feature of its row: the words of documents (`models.inputs.documents`) are looked up
+        # in its vocabulary.
+        outputs[REVIEW] = _index(words(_sparse(inputs[REVIEW])), REVIEW, 1, _WORDS)
+    for name in _PASSED_ON:
+        if name in inputs:
+            outputs[name] = _sparse(inputs[name])
+    return outputs
+
+
+def words(column: tf.SparseTensor) -> tf.SparseTensor:
+    """Splits [batch, n] texts into lower-cased words of letters and digits, [batch, words]."""
+    text = tf.strings.reduce_join(tf.RaggedTensor.from_sparse(column), axis=1, separator=" ")
+    clean = tf.strings.regex_replace(
+        tf.strings.lower(text, encoding="utf-8"), r"[^\p{L}\p{N}]+", " "
+    )
+    return tf.strings.split(tf.strings.strip(clean)).to_sparse()
+
+
+def log_category(column: tf.SparseTensor) -> tf.SparseTensor:
+    """Counts to categories, so that a long tail takes few of them.
+
+    A value up to 2 is one of its own; beyond, it is 2 + floor(ln(x)^2).
+    """
+    number = tf.cast(column.values, tf.float32)
+    logarithm = tf.math.log(tf.maximum(number, 1.0))
+    category = tf.where(number > 2, 2 + tf.floor(logarithm**2), tf.floor(number))
+    return tf.SparseTensor(column.indices, tf.cast(category, tf.int64), column.dense_shape)
+
+
+def _index(column: tf.SparseTensor, name: str, min_count: int, top: int | None) -> tf.SparseTensor:
+    vocabulary = tft.vocabulary(
+        column,
+        vocab_filename=name,
+        top_k=top,
+        frequency_threshold=min_count if min_count > 1 else None,
+    )
+    index = tft.apply_vocabulary(column, vocabulary, default_value=UNKNOWN - FIRST_TOKEN)
+    return tf.SparseTensor(index.indices, index.values + FIRST_TOKEN, index.dense_shape)
+
+
+def _bucket(column: tf.SparseTensor) -> tf.SparseTensor:
+    number = tf.SparseTensor(column.indices, tf.cast(column.values, tf.float32), column.dense_shape)
+    bucket = tft.bucketize(number, num_buckets=BUCKETS)
+    return tf.SparseTensor(
+        bucket.indices, tf.cast(bucket.values, tf.int64) + FIRST_TOKEN, bucket.dense_shape
+    )
+
+
+def _sparse(column: Any) -> tf.SparseTensor:
+    if isinstance(column, tf.SparseTensor):
+        return column
+    if isinstance(column, tf.RaggedTensor):
+        return column.to_sparse()
+    dense = tf.reshape(column, [tf.shape(column)[0], -1])
+    # Not tf.sparse.from_dense: it would drop empty strings and zeros.
+    return tf.RaggedTensor.from_tensor(dense).to_sparse()

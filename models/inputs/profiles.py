@@ -1,0 +1,46 @@
+"""Profiles: all that a user has, as one row over the items; training batches and requests alike."""
+
+import numpy as np
+import tensorflow as tf
+
+from models.inputs import sampling
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
+
+
+def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """Spreads lists of items over a row that has a column for every index.
+
+    Args:
+        items: [B, L] int64 item indices, padded with 0; an item that is repeated counts once, with
+            its highest weight.
+        index_count: number of item indices, padding and unknown included.
+        weights: [B, L] float32, at least 0; default 1.
+
+    Returns:
+        [B, index_count] float32; the column of the padding is 0.
+    """
+    present = tf.cast(items > 0, tf.float32)
+    weights = present if weights is None else weights * present
+    row = tf.repeat(
+        tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis], tf.shape(items)[1], axis=1
+    )
+    empty = tf.zeros(tf.stack([tf.shape(items)[0], index_count]))
+    return tf.tensor_scatter_nd_max(empty, tf.stack([row, items], axis=-1), weights)
+
+
+def shuffled_profiles(
+    data: TrainingData, batch_size: int, seed: int, first_epoch: int = 0
+) -> sampling.Batches:
+    """Endless batches of users, each with all of its train items.
+
+    Returns:
+        Batches with `items` ([B, L] int64 item indices, each once, ascending, padded with 0) and
+        `step_seed` ([2] int64).
+    """
+    pairs = data.events.matrix(len(data.items))
+    indices = tf.constant(pairs.indices.astype(np.int64) + FIRST_TOKEN)
+    rows = tf.RaggedTensor.from_row_splits(indices, pairs.indptr.astype(np.int64))
+    batches = sampling.shuffled_batches({"items": rows}, batch_size, seed, first_epoch)
+    # Dense from here on: neither XLA nor a mirrored strategy takes ragged batches.
+    return batches.map(lambda batch: {**batch, "items": batch["items"].to_tensor()})

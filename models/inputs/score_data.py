@@ -1,0 +1,323 @@
+"""What a `score` model trains on: rows of fields, transformed to indices, and the label.
+
+An input is a dict, field -> [B] int32 index for one value a row, [B, L] int32 padded with 0 for
+many. Index layout: 0 = missing or padding, 1 = unknown, 2.. = vocabulary (of a number: its quantile
+bucket, ascending).
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
+from models.inputs.schema import read_schema
+from models.names import features as feature_types
+from models.names.errors import DataError
+from models.names.features import (
+    CATEGORICAL,
+    DOCUMENT,
+    DOCUMENTS,
+    MULTIVALUED,
+    NUMERIC,
+    REVIEW,
+    Feature,
+)
+from models.names.label import LABEL, Label
+
+ID = "id"
+Inputs = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input column as a model sees it.
+
+    Attributes:
+        name: the column.
+        entity: `user`, `item` or `context`.
+        kind: `id`, `categorical`, `multivalued`, `text`, `numeric` or `document`.
+        dtype: of the raw values; a request gives numbers as float32, NaN where missing.
+        listed: whether a request gives a list of raw values a row (a text is one value and many
+            indices).
+        size: number of distinct indices, missing and unknown included.
+        tokens: what the indices from 2 on stand for, for aligning embedding rows at a warm start.
+    """
+
+    name: str
+    entity: str
+    kind: str
+    dtype: tf.DType
+    listed: bool
+    size: int
+    tokens: tuple[bytes, ...]
+
+    @property
+    def single(self) -> bool:
+        """Whether a row holds at most one value."""
+        return self.kind in (ID, CATEGORICAL, NUMERIC)
+
+
+class ScoreData(TrainingData):
+    """What a `score` model may learn from: the train rows as they are built.
+
+    The events, users and items stand beside them.
+
+    Args:
+        transform_graph: folder of the transform graph.
+        schema: text-format schema of the train rows.
+        splits: split name -> glob of its files; `train`, `items` and `users` are required.
+        label: what the run predicts.
+        uses_features: whether the fields are all features or the two ids alone; or a function,
+            feature -> whether it is a field.
+
+    Raises:
+        DataError: a required split is missing, train is empty, a click is neither 0 nor 1, or a
+            feature has a name that no signature can have.
+    """
+
+    def __init__(
+        self,
+        transform_graph: str,
+        schema: str,
+        splits: Mapping[str, str],
+        label: Label,
+        uses_features: bool | Callable[[Feature], bool] = True,
+    ):
+        super().__init__(transform_graph, schema, splits)
+        self.label = label
+        columns = {column.name: column for column in read_schema(schema).feature}
+        self._lists = columns["item_id"].value_count.max != 1
+        ids = [
+            name
+            for name in ("user_id", "item_id")
+            if feature_types.ANONYMOUS not in columns[name].annotation.tag
+        ]
+        # A list of a train row of another kind (a profile's ratings) is no field of the one row
+        # that is scored.
+        features = [
+            feature
+            for feature in self.features
+            if uses_features and not (self._lists and feature.entity == "context")
+        ]
+        if callable(uses_features):
+            features = [
+                feature
+                for feature in [*features, *(DOCUMENTS if REVIEW in columns else ())]
+                if uses_features(feature)
+            ]
+        self.fields = tuple(
+            [self._field(name, name.removesuffix("_id"), ID) for name in ids]
+            + [self._field(feature.name, feature.entity, feature.kind) for feature in features]
+        )
+        for field in self.fields:
+            if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", field.name):
+                raise DataError(
+                    f"the feature {field.name!r} cannot name an input of a served model; required: "
+                    "letters, digits and _, a letter first. "
+                    "Rename the column under data.columns, such as "
+                    f"{re.sub('[^A-Za-z0-9_]+', '_', field.name)}: {field.name!r}"
+                )
+        self.transform_layer = self.transform.transform_features_layer()
+        # Traced once for all splits and signatures.
+        self._transform = tf.function(self._transform_columns, reduce_retracing=True)
+
+    def field(self, name: str) -> Field:
+        """Returns the field called `name`.
+
+        Raises:
+            DataError: the data has none (anonymous data has no ids).
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field
+        names = ", ".join(field.name for field in self.fields)
+        raise DataError(
+            f"the model needs the field {name!r}, which this data does not have; received: {names}"
+        )
+
+    @functools.cached_property
+    def train(self) -> dict[str, np.ndarray | tf.RaggedTensor]:
+        """The train rows of the `event` kind: `label` ([E] float32) first, then every field.
+
+        A field is [E] int32 or ragged [E, None] int32.
+        """
+        rows = self._read("train")
+        if not len(rows[LABEL]):
+            raise DataError(
+                "the train split holds no rows; required: at least one labelled event before the "
+                "split point"
+            )
+        return rows
+
+    @functools.cached_property
+    def train_labels(self) -> np.ndarray:
+        """[E] float32 labels of the train events, whatever the example kind."""
+        labels = self.events.label if self._lists else self.train[LABEL]
+        self.check_labels(labels, "train")
+        return labels
+
+    @functools.cached_property
+    def label_mean(self) -> float:
+        """The mean train label: what the constant predictor answers."""
+        return float(self.train_labels.mean(dtype=np.float64))
+
+    @functools.cached_property
+    def label_range(self) -> tuple[float, float]:
+        """The smallest and the largest train label; predicted ratings are clipped to it."""
+        return float(self.train_labels.min()), float(self.train_labels.max())
+
+    def parse(self, examples: tf.Tensor) -> tuple[Inputs, tf.Tensor, tf.Tensor]:
+        """Parses [B] serialized rows, where every field may be missing.
+
+        Returns:
+            The inputs; [B] float32 labels, NaN where there is none; and [B] int64 hashes of the
+            user ids.
+        """
+        rows = tf.io.parse_example(examples, self._parsing())
+        user = tf.sparse.to_dense(rows["user_id"], default_value="")
+        user = tf.strings.reduce_join(user, axis=1)
+        return (
+            {
+                name: _dense(column)
+                for name, column in self._transform(self._columns_of(rows)).items()
+            },
+            rows[LABEL],
+            tf.strings.to_hash_bucket_fast(user, 2**62),
+        )
+
+    def transform_raw(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
+        """Transforms raw values by name as a request gives them.
+
+        These are strings [B] or [B, L] padded with "", numbers [B] float32 or NaN.
+        """
+        columns = {field.name: _present(raw[field.name], field.dtype) for field in self.fields}
+        return {name: _dense(column) for name, column in self._transform(columns).items()}
+
+    def lookup(self, user: tf.Tensor, item: tf.Tensor) -> Inputs:
+        """Inputs of (user, item) pairs out of the two tables, in-graph.
+
+        Context fields and documents are missing.
+
+        Args:
+            user: [B] int64 indices of `user_table`.
+            item: [B] int64 indices of `item_table`.
+        """
+        inputs = {}
+        for field in self.fields:
+            entities, index = (self.users, user) if field.entity == "user" else (self.items, item)
+            if field.kind == ID:
+                inputs[field.name] = tf.cast(
+                    tf.gather(tf.constant(entities.embedding_index), index), tf.int32
+                )
+            elif field.entity == "context" or field.kind == DOCUMENT:
+                zeros = tf.zeros_like(user, tf.int32)
+                inputs[field.name] = zeros if field.single else zeros[:, tf.newaxis]
+            else:
+                inputs[field.name] = tf.cast(
+                    _dense(tf.gather(entities.features[field.name], index)), tf.int32
+                )
+        return inputs
+
+    def input_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `Inputs` are, of any batch size and number of values."""
+        return {
+            field.name: tf.TensorSpec(
+                [None] if field.single else [None, None], tf.int32, name=field.name
+            )
+            for field in self.fields
+        }
+
+    def raw_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `transform_raw` takes, by name."""
+        return {
+            field.name: tf.TensorSpec(
+                [None, None] if field.listed else [None],
+                tf.string if field.dtype == tf.string else tf.float32,
+                name=field.name,
+            )
+            for field in self.fields
+        }
+
+    def _read(self, split: str) -> dict[str, Any]:
+        def columns(rows):
+            return {LABEL: rows[LABEL], **self._transform(self._columns_of(rows))}
+
+        spec = self._parsing()
+        rows = read_columns(self._splits[split], spec, columns)
+        return {LABEL: rows.pop(LABEL), **rows}
+
+    def _parsing(self) -> dict[str, Any]:
+        spec = {field.name: tf.io.VarLenFeature(field.dtype) for field in self.fields}
+        label = tf.io.FixedLenFeature([], tf.float32, default_value=float("nan"))
+        return {**spec, "user_id": tf.io.VarLenFeature(tf.string), LABEL: label}
+
+    def _columns_of(self, rows: Mapping[str, Any]) -> dict[str, tf.SparseTensor]:
+        return {field.name: rows[field.name] for field in self.fields}
+
+    def _transform_columns(
+        self, raw: Mapping[str, tf.SparseTensor]
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Raw sparse columns -> [B] int32, or ragged [B, None] int32, by field."""
+        if not self.fields:
+            return {}
+        columns = self.transform_layer(
+            {field.name: raw[field.name] for field in self.fields if field.kind != DOCUMENT}
+        )
+        for field in self.fields:
+            if field.kind == DOCUMENT:
+                columns[field.name] = self.transform_layer({REVIEW: raw[field.name]})[REVIEW]
+        outputs = {}
+        for field in self.fields:
+            ragged = to_ragged(tf.cast(columns[field.name], tf.int32))
+            outputs[field.name] = first_value(ragged) if field.single else ragged
+        return outputs
+
+    def _field(self, name: str, entity: str, kind: str) -> Field:
+        if kind == DOCUMENT:
+            tokens = self._vocabulary(REVIEW)
+            return Field(
+                name, entity, kind, tf.string, False, FIRST_TOKEN + len(tokens), tuple(tokens)
+            )
+        buckets = [b"bucket %d" % number for number in range(BUCKETS)]
+        tokens = buckets if kind == NUMERIC else self._vocabulary(name)
+        return Field(
+            name,
+            entity,
+            kind,
+            self._raw_spec[name].dtype,
+            kind == MULTIVALUED,
+            FIRST_TOKEN + len(tokens),
+            tuple(tokens),
+        )
+
+    def check_labels(self, labels: np.ndarray, split: str) -> None:
+        """Raises DataError unless every label is a number and, in a click run, 0 or 1."""
+        good = np.isin(labels, (0.0, 1.0)) if self.label.is_click else np.isfinite(labels)
+        if not good.all():
+            wanted = "0 or 1" if self.label.is_click else "a number"
+            raise DataError(
+                f"{split}: {np.sum(~good):,} of {len(good):,} labels (label.column: "
+                f"{self.label.column}) are not {wanted}; "
+                f"the first is {labels[np.argmin(good)]:g}. A rating becomes a click with "
+                "label.threshold"
+            )
+
+
+def _present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:
+    """The values of a request that are not missing, as a sparse [B, L] column of the raw type."""
+    matrix = values[:, tf.newaxis] if values.shape.rank == 1 else values
+    present = matrix != "" if matrix.dtype == tf.string else ~tf.math.is_nan(matrix)
+    ragged = tf.ragged.boolean_mask(matrix, present)
+    if dtype != ragged.dtype:
+        ragged = tf.cast(ragged, dtype)
+    return ragged.to_sparse()
+
+
+def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column

@@ -1,0 +1,286 @@
+"""Skip-gram with negative sampling over item sets and walks.
+
+What it trains on is drawn in the input pipeline.
+
+A set of K kept items has K(K-1) ordered pairs. Gathered one by one they would cost two rows each;
+cut into blocks of at most C items, all pairs of a centre block and a context block are one matrix
+product of [C, D] and [C, D]. Such a couple of blocks of one set is a *tile*, a batch is some tiles,
+and the tiles of an epoch hold every pair of every set exactly once. Everything is a function of
+(seed, epoch, step) alone, as in models/inputs/sampling.py.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.sampling import Batches
+from models.names.errors import DataError
+
+POWER = 0.75
+_KEEP, _ORDER, _CHOICE, _NEGATIVES = range(4)  # what a seed is for
+
+
+class SkipGram:
+    """The pairs of sets or walks and their negatives.
+
+    Args:
+        rows: ragged [W, None] int64 item indices, one set or walk a row.
+        item_count: number of items; their indices are FIRST_TOKEN .. item_count + 1.
+        negatives: N, negatives a positive.
+        subsample: rho; an occurrence of an item with the share f of all occurrences is kept with
+            sqrt(rho / f), at most 1, anew every epoch; 0 keeps all.
+        window: contexts are at most so many places away; None: the whole row is one set, in which
+            an item counts once.
+        block: C, the most items of a side of a tile.
+        shared: M, negatives drawn a tile, for all of its centres.
+        batch_size: positives a step, about.
+        max_set: a longer set is represented by so many of its kept items, chosen anew every epoch.
+            (Walks are never cut.)
+        seed: of everything that is drawn.
+
+    Raises:
+        DataError: no row has two different items.
+    """
+
+    def __init__(
+        self,
+        rows,
+        item_count,
+        *,
+        negatives,
+        subsample,
+        window,
+        block,
+        shared,
+        batch_size,
+        max_set,
+        seed,
+    ):
+        item, row = rows.flat_values.numpy(), rows.value_rowids().numpy()
+        stride = item_count + FIRST_TOKEN
+        members = np.unique(row * stride + item)
+        if window is None:
+            row, item = np.divmod(members, stride)
+        if len(members) == len(np.unique(members // stride)):
+            raise DataError(
+                "there is nothing to learn from: no set or walk of the train split has two "
+                "different items"
+            )
+        self.counts = np.bincount(item, minlength=stride)
+        share = self.counts / self.counts.sum()
+        self.keep = (
+            np.minimum(1.0, np.sqrt(subsample / np.maximum(share, 1e-30)))
+            if subsample
+            else np.ones(stride)
+        )
+        weights = self.counts**POWER
+        self._cumulated = tf.constant(np.cumsum(weights) / weights.sum())
+        self._members, self._stride = tf.constant(members), stride
+        self._item, self._row = tf.constant(item), tf.constant(row)
+        self._keep_rate = tf.constant(self.keep[item])
+        self._row_count = rows.nrows()
+        self._window, self._block, self._shared, self._negatives = window, block, shared, negatives
+        longest = int(np.bincount(row).max())
+        self._max_set = max_set if window is None and longest > max_set else None
+        self._most_contexts = 2 * window if window else np.iinfo(np.int64).max
+        self._seed = seed
+        tiles, pairs = self._measure()
+        self.steps = max(1, round(tiles * block * block / batch_size))
+        self.pairs = pairs
+
+    def batches(self, first_epoch: int = 0) -> Batches:
+        """Endless batches of about equally many tiles; the epoch's tiles in a fresh order.
+
+        Returns:
+            Batches of dicts; T tiles, different from batch to batch:
+            `centre`, `context`: [T, C] int64 item indices, 0 where a block is shorter;
+            `offset`: [T] int64: the place of the first centre minus that of the first context;
+            `weight`: [T] float32: 1 / K, K the kept items of the row or, in a walk, at most the 2 x
+                window contexts of an item;
+            `negative`: [T, M] int64 item indices;
+            `negative_weight`: [T, M] float32 that sum to N: 0 for an item of the row and equal for
+                all others, as if members had
+            been drawn again. All 0 where nothing but members was drawn.
+        """
+        steps = self.steps
+
+        def one_epoch(epoch):
+            item, splits = self._kept(epoch)
+            tiles = self._tiles(splits)
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(tf.size(tiles[0])), self._seeds(epoch, _ORDER)
+            )
+            tiles = tf.stack([tf.gather(part, order) for part in tiles], axis=1)
+            count = tf.shape(tiles, tf.int64)[0]
+
+            def batch(step):
+                return self._batch(
+                    tiles[step * count // steps : (step + 1) * count // steps],
+                    item,
+                    splits,
+                    epoch * steps + step,
+                )
+
+            return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+        return Batches(epochs.flat_map(one_epoch), steps, self.pairs)
+
+    def _kept(self, epoch):
+        """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""
+        lottery = tf.random.stateless_uniform(
+            tf.shape(self._item), self._seeds(epoch, _KEEP), dtype=tf.float64
+        )
+        kept = tf.where(lottery < self._keep_rate)[:, 0]
+        item, row = tf.gather(self._item, kept), tf.gather(self._row, kept)
+        if self._max_set is not None:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(tf.size(item)), self._seeds(epoch, _CHOICE)
+            )
+            order = tf.gather(order, tf.argsort(tf.gather(row, order), stable=True))
+            item, row = tf.gather(item, order), tf.gather(row, order)
+            place = tf.range(tf.size(row, tf.int64)) - tf.gather(self._splits(row), row)
+            inside = place < self._max_set
+            item, row = tf.boolean_mask(item, inside), tf.boolean_mask(row, inside)
+        return item, self._splits(row)
+
+    def _splits(self, row):
+        # Row numbers ascend.
+        return tf.searchsorted(row, tf.range(self._row_count + 1), out_type=tf.int64)
+
+    def _tiles(self, splits):
+        """(row, centre block, context block) of every tile, [T] int64 each."""
+        size = splits[1:] - splits[:-1]
+        blocks = tf.where(size > 1, -(-size // self._block), 0)
+        ends = tf.cumsum(blocks**2)
+        row = tf.repeat(tf.range(tf.size(blocks, tf.int64)), blocks**2)
+        number = tf.range(tf.size(row, tf.int64)) - tf.gather(ends - blocks**2, row)
+        across = tf.gather(blocks, row)
+        centre, context = number // across, number % across
+        if self._window is not None:
+            nearest = (tf.abs(centre - context) - 1) * self._width(tf.gather(size, row)) + 1
+            near = nearest <= self._window
+            row, centre, context = (tf.boolean_mask(part, near) for part in (row, centre, context))
+        return row, centre, context
+
+    def _width(self, size):
+        """Items a block: rows are cut evenly, so that blocks are full or nearly so."""
+        return -(-size // tf.maximum(-(-size // self._block), 1))
+
+    def _batch(self, tiles, item, splits, number):
+        row, centre, context = tf.unstack(tiles, axis=1)
+        start, end = tf.gather(splits, row), tf.gather(splits, row + 1)
+        width = self._width(end - start)
+        place = tf.range(self._block, dtype=tf.int64)
+
+        def items(block):
+            position = start + block * width
+            inside = (place < width[:, tf.newaxis]) & (
+                position[:, tf.newaxis] + place < end[:, tf.newaxis]
+            )
+            return tf.where(
+                inside, tf.gather(item, tf.where(inside, position[:, tf.newaxis] + place, 0)), 0
+            )
+
+        negative, negative_weight = self.draw(row, self._seeds(number, _NEGATIVES))
+        return {
+            "centre": items(centre),
+            "context": items(context),
+            "offset": (centre - context) * width,
+            "weight": 1.0 / tf.cast(tf.minimum(end - start, self._most_contexts), tf.float32),
+            "negative": negative,
+            "negative_weight": negative_weight,
+        }
+
+    def draw(self, row, seed):
+        """Draws [T, M] int64 negatives from count^0.75, and their [T, M] float32 weights.
+
+        Takes [T] row numbers and a [2] seed.
+        """
+        shape = tf.stack([tf.size(row), self._shared])
+        uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
+        negative = tf.reshape(
+            tf.searchsorted(
+                self._cumulated, tf.reshape(uniform, [-1]), side="right", out_type=tf.int64
+            ),
+            shape,
+        )
+        negative = tf.minimum(negative, self._stride - 1)
+        key = tf.reshape(row[:, tf.newaxis] * self._stride + negative, [-1])
+        place = tf.minimum(tf.searchsorted(self._members, key), tf.size(self._members) - 1)
+        free = tf.cast(tf.reshape(tf.gather(self._members, place) != key, shape), tf.float32)
+        return negative, free * (
+            self._negatives / tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0)
+        )
+
+    def _seeds(self, number, purpose):
+        return tf.stack([tf.cast(self._seed, tf.int64) * 4 + purpose, tf.cast(number, tf.int64)])
+
+    def _measure(self):
+        """Tiles and pairs of the first epoch; those of others differ by what subsampling leaves."""
+        _, splits = self._kept(tf.constant(0, tf.int64))
+        size = np.diff(splits.numpy())
+        reach = size - 1 if self._window is None else np.minimum(size - 1, self._window)
+        pairs = reach * (2 * size - reach - 1)
+        return int(tf.size(self._tiles(splits)[0])), int(pairs[size > 1].sum())
+
+
+def pair_mask(
+    centre: tf.Tensor, context: tf.Tensor, offset: tf.Tensor, window: int | None
+) -> tf.Tensor:
+    """[T, C, C] float32: 1 where centre i and context j are a pair.
+
+    A pair is both there, of different items and within the window.
+    """
+    mask = (
+        (centre[:, :, tf.newaxis] != context[:, tf.newaxis])
+        & (centre > 0)[:, :, tf.newaxis]
+        & (context > 0)[:, tf.newaxis]
+    )
+    if window is not None:
+        place = tf.range(tf.shape(centre, tf.int64)[1])
+        distance = tf.abs(offset[:, tf.newaxis, tf.newaxis] + place[:, tf.newaxis] - place)
+        mask &= distance <= window
+    return tf.cast(mask, tf.float32)
+
+
+def bounded_steps(
+    rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float
+) -> tf.Tensor:
+    """Passes `rows` on, and scales their gradients.
+
+    So no row of the table takes a longer step than it can bear.
+
+    word2vec takes the steps of a row one after another, each from where the last one led; a batch
+    adds them up from one place, and a row that is in very many pairs overshoots. Beyond `limit`
+    pairs such a row takes `limit` times their mean.
+
+    Args:
+        rows: [R, D] looked-up rows.
+        index: [R] int64, which row of the table each is.
+        weight: [R] float32, how much loss hangs on it: pairs times their weights.
+        count: rows of the table.
+        limit: pairs of weight 1 that a row may add up in a batch.
+    """
+    total = tf.math.unsorted_segment_sum(weight, index, count)
+    scale = tf.gather(limit / tf.maximum(total, limit), index)[:, tf.newaxis]
+
+    @tf.custom_gradient
+    def scaled(values):
+        return tf.identity(values), lambda upstream: upstream * tf.cast(scale, upstream.dtype)
+
+    return scaled(rows)
+
+
+@tf.custom_gradient
+def softplus(logits: tf.Tensor) -> tf.Tensor:
+    """The function log(1 + exp(x)), with one sigmoid.
+
+    The sigmoid is computed once for value and gradient, which the plain operation does twice.
+    """
+    complement = tf.sigmoid(
+        -logits
+    )  # at least the smallest normal number below: its logarithm must stay finite
+    return -tf.math.log(
+        tf.maximum(complement, 1e-37)
+    ), lambda upstream: upstream * (1.0 - complement)

@@ -1,0 +1,1 @@
+"""Metrics in-graph, and popularity, which answers where a model cannot."""

@@ -1,0 +1,110 @@
+"""Features are typed by the schema, so a new data set needs a schema and no code."""
+
+from dataclasses import dataclass
+
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
+
+LOG_SCALE = "log_scale"
+"""Schema tag of a heavy-tailed count: Transform makes categories of it that are equally wide \
+on a squared logarithmic scale."""
+
+DOCUMENT = "document"
+"""Kind of the documents of `DOCUMENTS`."""
+
+REVIEW = "review"
+"""The column of the events that documents are made of."""
+
+OTHER = {"user": "item", "item": "user"}
+
+ANONYMOUS = "anonymous"
+"""Schema tag of an id that the reader made up because the data has none: \
+no model may learn from it."""
+
+NOT_FEATURES = frozenset(
+    "user_id item_id session_id timestamp row rating label history exclude targets candidates "
+    "activity popularity temperature review dwell event_type split".split()
+)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input column that describes a user, an item or the context of an event.
+
+    Attributes:
+        name: the column.
+        entity: `user`, `item` or `context`.
+        kind: `categorical`, `multivalued`, `text`, `numeric` or `document`.
+    """
+
+    name: str
+    entity: str
+    kind: str
+
+
+DOCUMENTS = tuple(Feature(f"{entity}_document", entity, DOCUMENT) for entity in OTHER)
+"""All that train's reviews say of a user, and of an item. \
+No model gets them unasked: they hold the reviews of the train rows."""
+
+
+def document_columns(entity: str) -> tuple[str, str]:
+    """Returns the names of the lists of reviews and of the other side of each.
+
+    They are columns in the split of the users or of the items.
+    """
+    return f"{entity}_document", f"{entity}_document_{OTHER[entity]}"
+
+
+def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:
+    """Returns the features of `schema` in its order; ids, labels and lists of ids are none."""
+    features = []
+    for column in schema.feature:
+        if column.name in NOT_FEATURES:
+            continue
+        entity = column.name.split("_", 1)[0]
+        features.append(
+            Feature(column.name, entity if entity in ("user", "item") else "context", _kind(column))
+        )
+    return tuple(features)
+
+
+def text_columns(
+    items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
+) -> list[str]:
+    """Returns the names of the columns of three table schemas that hold text.
+
+    The names are as the built examples carry them.
+    """
+    tables = (("item_", items), ("user_", users), ("", events))
+    return [
+        prefix + column.name
+        for prefix, table in tables
+        for column in table.feature
+        if column.HasField("natural_language_domain") and column.name not in NOT_FEATURES
+    ]
+
+
+def log_columns(
+    items: schema_pb2.Schema, users: schema_pb2.Schema, events: schema_pb2.Schema
+) -> list[str]:
+    """Returns the names of the columns of three table schemas that are `LOG_SCALE`.
+
+    The names are as the built examples carry them.
+    """
+    tables = (("item_", items), ("user_", users), ("", events))
+    return [
+        prefix + column.name
+        for prefix, table in tables
+        for column in table.feature
+        if LOG_SCALE in column.annotation.tag
+    ]
+
+
+def _kind(column: schema_pb2.Feature) -> str:
+    if column.type in (schema_pb2.INT, schema_pb2.FLOAT):
+        return CATEGORICAL if LOG_SCALE in column.annotation.tag else NUMERIC
+    if column.HasField("natural_language_domain"):
+        return TEXT
+    single = column.HasField("shape") or column.value_count.max == 1
+    return CATEGORICAL if single else MULTIVALUED

@@ -1,0 +1,187 @@
+"""Names of the metrics that the `evaluate` signatures return.
+
+Light: the gate and the command line read them.
+"""
+
+from dataclasses import dataclass, replace
+
+from models.names.errors import ConfigError, nearest
+from models.names.label import LABEL, Label
+
+CUTOFFS = (10, 20)
+
+RANKED = (
+    "hr_10",
+    "hr_20",
+    "recall_10",
+    "recall_20",
+    "ndcg_10",
+    "ndcg_20",
+    "mrr_10",
+    "mrr_20",
+    "map_10",
+    "tie_gap_10",
+)
+"""Per-query values that the ranks of the targets give."""
+
+RETRIEVE_METRICS = (
+    *RANKED,
+    "popularity_hr_10",
+    "popularity_ndcg_10",
+    "lift_ndcg_10",
+    "ncf99_hr_10",
+    "ncf99_ndcg_10",
+)
+"""Per-query values, averaged over queries. \
+`lift_` is ours minus popularity's on the same queries; `tie_gap_` is what
+counting ties in our favour would add; \
+`ncf99_` ranks among sampled candidates and is there to compare with papers."""
+
+_LOWER_IS_BETTER = ("log_loss", "mse", "mae")
+
+PREDICTION = "prediction"
+"""The output of a `score` model's `evaluate` that pooled metrics are computed of."""
+
+
+@dataclass(frozen=True)
+class MetricSet:
+    """What a task measures, and which of it decides.
+
+    Attributes:
+        rows: what one evaluated row is called.
+        means: outputs of `evaluate`, one value a row, that are averaged.
+        pooled: metric -> class of TFMA's or of `components.gate.row_metrics`, for those that no
+            average of rows gives; computed of the output `prediction`.
+        label: the numeric column that every evaluated row has; what the pooled metrics hold the
+            prediction against.
+        monitor: chooses the epoch, unless a run names another; the gate compares it with the last
+            blessed model's.
+        choosing: what a run may choose the epoch by (the hyper-parameter `monitor`).
+        lift: how much better than the reference a row is; the gate holds its mean to a floor.
+        reference: what the reference is called.
+        shown: metric -> heading, the columns of a table for people.
+        shown_reference: the same for the reference.
+    """
+
+    rows: str
+    means: tuple[str, ...]
+    pooled: dict[str, str]
+    label: str
+    monitor: str
+    choosing: tuple[str, ...]
+    lift: str
+    reference: str
+    shown: dict[str, str]
+    shown_reference: dict[str, str]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of `monitor`."""
+        return self.monitor not in _LOWER_IS_BETTER
+
+    def choosing_by(self, monitor: str | None) -> "MetricSet":
+        """The same, with the epoch chosen by another metric; None leaves the task's.
+
+        Raises:
+            ConfigError: no metric to choose by.
+        """
+        if monitor is None:
+            return self
+        if monitor not in self.choosing:
+            raise ConfigError(
+                f"monitor: one of {', '.join(self.choosing)} required; received "
+                f"{monitor!r}{nearest(monitor, self.choosing)}"
+            )
+        return replace(self, monitor=monitor)
+
+
+RETRIEVE = MetricSet(
+    rows="queries",
+    means=RETRIEVE_METRICS,
+    pooled={},
+    # The signature scores by itself; TFMA wants a label all the same and gets a number that every
+    # query has.
+    label="timestamp",
+    monitor="ndcg_10",
+    choosing=tuple(name for name in RANKED if not name.startswith("tie_gap")),
+    lift="lift_ndcg_10",
+    reference="popularity",
+    shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
+    shown_reference={"popularity_hr_10": "HR@10", "popularity_ndcg_10": "NDCG@10"},
+)
+
+TWO_STAGE = MetricSet(
+    rows="queries",
+    means=(
+        *RANKED,
+        "popularity_hr_10",
+        "popularity_ndcg_10",
+        "alone_hr_10",
+        "alone_ndcg_10",
+        "lift_alone_ndcg_10",
+    ),
+    pooled={},
+    label="timestamp",
+    monitor="ndcg_10",
+    choosing=(),  # two blessed models are put together: there are no epochs
+    lift="lift_alone_ndcg_10",
+    reference="the recall alone",
+    shown={"hr_10": "HR@10", "ndcg_10": "NDCG@10", "mrr_10": "MRR@10", "recall_20": "Recall@20"},
+    shown_reference={"alone_hr_10": "HR@10", "alone_ndcg_10": "NDCG@10"},
+)
+
+CLICK = MetricSet(
+    rows="impressions",
+    means=("log_loss", "constant_log_loss", "lift_log_loss"),
+    pooled={"auc": "AUC", "gauc": "GroupAUC", "calibration": "Calibration"},
+    label=LABEL,
+    monitor="log_loss",
+    choosing=("log_loss", "auc", "gauc"),
+    lift="lift_log_loss",
+    reference="the train mean",
+    shown={"auc": "AUC", "log_loss": "log loss", "gauc": "GAUC", "calibration": "calibration"},
+    shown_reference={"constant_log_loss": "log loss"},
+)
+
+RATING = MetricSet(
+    rows="ratings",
+    means=("mse", "mae", "constant_mse", "lift_mse"),
+    pooled={},
+    label=LABEL,
+    monitor="mse",
+    choosing=("mse", "mae"),
+    lift="lift_mse",
+    reference="the train mean",
+    shown={"rmse": "RMSE", "mae": "MAE"},
+    shown_reference={"constant_rmse": "RMSE"},
+)
+
+_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
+
+
+def of(task: str, label: Label | None = None) -> MetricSet:
+    """The metrics of a run.
+
+    That is a `retrieve` run, a bundle of two stages, or a `score` run on clicks or on ratings.
+    """
+    if task in ("retrieve", "two_stage"):
+        return RETRIEVE if task == "retrieve" else TWO_STAGE
+    return CLICK if label is None or label.is_click else RATING
+
+
+def named(metric: str) -> MetricSet:
+    """The set that a decisive metric (a monitor or a lift) belongs to."""
+    return next(each for each in _SETS if metric in (each.monitor, each.lift))
+
+
+def with_roots(values: dict[str, float]) -> dict[str, float]:
+    """Adds `rmse` to `mse` (and `constant_rmse`): the root of the pooled mean.
+
+    No average of batches or slices gives it.
+    """
+    roots = {
+        name.replace("mse", "rmse"): max(values[name], 0.0) ** 0.5
+        for name in ("mse", "constant_mse")
+        if name in values
+    }
+    return {**values, **roots}

@@ -1,0 +1,238 @@
+"""Which models there are. Light on purpose: listing them must not import TensorFlow."""
+
+import hashlib
+import importlib
+import pathlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from models.names.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published model.
+
+    Attributes:
+        name: what the user types.
+        title: what people call it.
+        task: `retrieve` (a score for every item) or `score` (a score for one user-item row).
+        kind: the example kind it trains on: `event`, `profile`, `sequence` or `walk`.
+        family: the family of the literature it belongs to.
+        paper: first author, venue and year.
+        module: the dotted path of its file.
+        baseline: true for the reference that every other model must beat at the gate.
+        learns: of a `score` model: what its paper predicts, `click` or `rating`; a run may set its
+            label otherwise.
+    """
+
+    name: str
+    title: str
+    task: str
+    kind: str
+    family: str
+    paper: str
+    module: str
+    baseline: bool = False
+    learns: str = ""
+
+
+_ENTRIES = (
+    Entry(
+        name="popularity",
+        title="Popularity",
+        task="retrieve",
+        kind="event",
+        family="baseline",
+        paper="train counts",
+        module="models.baseline.popularity",
+        baseline=True,
+    ),
+    Entry(
+        name="item_knn",
+        title="Item-kNN",
+        task="retrieve",
+        kind="profile",
+        family="baseline",
+        paper="Sarwar et al., WWW 2001",
+        module="models.baseline.item_knn",
+    ),
+    Entry(
+        name="ease",
+        title="EASE",
+        task="retrieve",
+        kind="profile",
+        family="baseline",
+        paper="Steck, WWW 2019",
+        module="models.baseline.ease",
+    ),
+    Entry(
+        name="bpr_mf",
+        title="BPR-MF",
+        task="retrieve",
+        kind="event",
+        family="baseline",
+        paper="Rendle et al., UAI 2009",
+        module="models.baseline.bpr_mf",
+    ),
+    Entry(
+        name="autorec",
+        title="AutoRec",
+        task="score",
+        kind="profile",
+        family="autoencoder",
+        paper="Sedhain et al., WWW 2015",
+        module="models.autoencoder.autorec",
+        learns="rating",
+    ),
+    Entry(
+        name="mult_dae",
+        title="Mult-DAE",
+        task="retrieve",
+        kind="profile",
+        family="autoencoder",
+        paper="Liang et al., WWW 2018",
+        module="models.autoencoder.mult_dae",
+    ),
+    Entry(
+        name="mult_vae",
+        title="Mult-VAE",
+        task="retrieve",
+        kind="profile",
+        family="autoencoder",
+        paper="Liang et al., WWW 2018",
+        module="models.autoencoder.mult_vae",
+    ),
+    Entry(
+        name="two_tower",
+        title="Two-tower",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Yi et al., RecSys 2019",
+        module="models.industry.two_tower",
+    ),
+    Entry(
+        name="neumf",
+        title="NeuMF",
+        task="retrieve",
+        kind="event",
+        family="mlp",
+        paper="He et al., WWW 2017",
+        module="models.mlp.neumf",
+    ),
+    Entry(
+        name="item2vec",
+        title="Item2vec",
+        task="retrieve",
+        kind="walk",
+        family="embedding",
+        paper="Barkan & Koenigstein, MLSP 2016",
+        module="models.embedding.item2vec",
+    ),
+    Entry(
+        name="gru4rec",
+        title="GRU4Rec",
+        task="retrieve",
+        kind="sequence",
+        family="rnn",
+        paper="Hidasi et al., ICLR 2016, CIKM 2018",
+        module="models.rnn.gru4rec",
+    ),
+    Entry(
+        name="biased_mf",
+        title="Biased MF",
+        task="score",
+        kind="event",
+        family="baseline",
+        paper="Koren et al., Computer 2009",
+        module="models.baseline.biased_mf",
+        learns="rating",
+    ),
+    Entry(
+        name="lr",
+        title="LR",
+        task="score",
+        kind="event",
+        family="feature_interaction",
+        paper="McMahan et al., KDD 2013",
+        module="models.feature_interaction.lr",
+        learns="click",
+    ),
+    Entry(
+        name="fm",
+        title="FM",
+        task="score",
+        kind="event",
+        family="feature_interaction",
+        paper="Rendle, ICDM 2010",
+        module="models.feature_interaction.fm",
+        learns="click",
+    ),
+    Entry(
+        name="wide_deep",
+        title="Wide & Deep",
+        task="score",
+        kind="event",
+        family="feature_interaction",
+        paper="Cheng et al., DLRS 2016",
+        module="models.feature_interaction.wide_deep",
+        learns="click",
+    ),
+    Entry(
+        name="deepfm",
+        title="DeepFM",
+        task="score",
+        kind="event",
+        family="feature_interaction",
+        paper="Guo et al., IJCAI 2017",
+        module="models.feature_interaction.deepfm",
+        learns="click",
+    ),
+    Entry(
+        name="deepconn",
+        title="DeepCoNN",
+        task="score",
+        kind="event",
+        family="cnn",
+        paper="Zheng et al., WSDM 2017",
+        module="models.cnn.deepconn",
+        learns="rating",
+    ),
+    Entry(
+        name="convmf",
+        title="ConvMF",
+        task="score",
+        kind="event",
+        family="cnn",
+        paper="Kim et al., RecSys 2016",
+        module="models.cnn.convmf",
+        learns="rating",
+    ),
+)
+
+MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def get(name: str) -> Entry:
+    """Returns the entry called `name`; raises ConfigError naming the nearest one."""
+    if name not in MODELS:
+        raise ConfigError(f"no model is called {name!r}{nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def load(name: str) -> ModuleType:
+    """Imports and returns the module of the model called `name`."""
+    return importlib.import_module(get(name).module)
+
+
+def code_hash() -> str:
+    """Returns a hash of the source of `models/`.
+
+    TFX caches by dotted path, so an edit must change something else.
+    """
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,290 @@
+"""The training loop.
+
+Epochs, early stopping on validation, checkpoints that survive a kill, progress that a person can
+read.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+from models.names.errors import RecsysError
+from models.training.optimizers import Adam
+
+
+@dataclass
+class TrainingLoop:
+    """What a model's `learn` works with.
+
+    Attributes:
+        hyper_parameters: the model's.
+        data: the training data.
+        seed: of batches and negatives.
+        evaluation: validation; None trains for all epochs.
+        strategy: how steps are distributed.
+        checkpoint_dir: where an interrupted training is resumed from; None keeps no checkpoint.
+        log_dir: TensorBoard logs; None writes none.
+        stage_epochs: stage -> epochs, where they were chosen before: to train again on all that
+            there is to learn from.
+        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite
+            them is skipped.
+        history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second,
+            validation metrics.
+        best_epochs: stage -> the epoch whose weights were kept.
+    """
+
+    hyper_parameters: Any
+    data: Any
+    seed: int = 0
+    evaluation: Any = None
+    strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
+    checkpoint_dir: str | None = None
+    log_dir: str | None = None
+    stage_epochs: dict[str, int] = field(default_factory=dict)
+    warm_started: bool = False
+    history: list[dict] = field(default_factory=list)
+    best_epochs: dict[str, int] = field(default_factory=dict)
+
+    def fit(
+        self,
+        model,
+        stage: str = "model",
+        optimizer=None,
+        epochs: int | None = None,
+        before_epoch=None,
+    ) -> None:
+        """Trains `model` by gradient until validation stops improving.
+
+        Leaves it with its best weights.
+
+        Args:
+            model: has `batches(data, seed, first_epoch)` and a Keras `train_step`.
+            stage: names this part of a procedure that trains several models; checkpoints and logs
+                are kept apart by it.
+            optimizer: default Adam with the learning rate of the hyper-parameters.
+            epochs: default the hyper-parameters'.
+            before_epoch: called before the steps of every epoch, for procedures that alternate with
+                them.
+        """
+        hyper_parameters = self.hyper_parameters
+        epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
+        with self.strategy.scope():
+            model.compile(
+                optimizer=optimizer
+                or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.lazy_adam),
+                jit_compile=hyper_parameters.jit_compile,
+                steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
+            )
+        keeper = _Keeper(self, model, stage, epochs, before_epoch)
+        batches = model.batches(self.data, self.seed, keeper.first_epoch)
+        # There must be variables to restore, and those that the first step would make have it
+        # traced a second time.
+        self.build(model, batches)
+        keeper.restore()
+        if not keeper.finished:
+            keeper.rows = batches.rows
+            options = tf.data.Options()
+            options.experimental_distribute.auto_shard_policy = (
+                tf.data.experimental.AutoShardPolicy.DATA
+            )
+            callbacks = [keeper]
+            if self.log_dir:
+                callbacks.append(
+                    tf.keras.callbacks.TensorBoard(
+                        os.path.join(self.log_dir, stage), write_graph=False
+                    )
+                )
+            model.fit(
+                batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
+                initial_epoch=keeper.first_epoch,
+                epochs=epochs,
+                steps_per_epoch=batches.steps,
+                callbacks=callbacks,
+                verbose=0,
+            )
+        keeper.keep_best()
+
+    def build(self, model, batches=None) -> None:
+        """Creates the variables of a model (and of its optimiser).
+
+        So there is something to load weights into.
+
+        Args:
+            model: the model.
+            batches: what it is given, where they are at hand.
+        """
+        batches = batches or model.batches(self.data, self.seed, 0)
+        with self.strategy.scope():
+            # Each replica its share, as in a step: a model may hold something for each of its rows.
+            batch = next(iter(self.strategy.experimental_distribute_dataset(batches.dataset)))
+            self.strategy.run(lambda rows: model.compute_loss(rows, training=False), args=(batch,))
+            if getattr(model, "optimizer", None):
+                model.optimizer.build(model.trainable_variables)
+
+    def record(self, model, stage: str = "model", seconds: float = 0.0) -> None:
+        """Notes a model that was fitted in closed form."""
+        row = {
+            "stage": stage,
+            "epoch": 1,
+            "seconds": seconds,
+            "loss": None,
+            "examples_per_second": None,
+        }
+        if self.evaluation:
+            row.update(self.evaluation.of(model)())
+        self.history.append(row)
+        self.best_epochs[stage] = 1
+        say(describe(row))
+
+
+class _Keeper(tf.keras.callbacks.Callback):
+    """Validates, keeps the best weights and stops when patience runs out.
+
+    It saves the state after every epoch.
+    """
+
+    def __init__(
+        self,
+        loop: TrainingLoop,
+        model,
+        stage: str,
+        epochs: int,
+        before_epoch: Callable[[], None] | None,
+    ):
+        super().__init__()
+        self._loop, self._stage, self._epochs = loop, stage, epochs
+        self._trained = model
+        self._before_epoch = before_epoch
+        self._metrics = (
+            loop.evaluation.metrics.choosing_by(loop.hyper_parameters.monitor)
+            if loop.evaluation
+            else None
+        )
+        self._evaluate: Callable[[], dict[str, float]] | None = None
+        self._best = -float("inf")
+        self._best_epoch = 0
+        self._best_weights = None
+        self.rows = 0
+        self.finished = False
+        self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
+        interrupted = self._folder is not None and (self._folder / "state.json").exists()
+        self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
+        self.first_epoch = self._state["epoch"] if self._state else 0
+
+    def restore(self) -> None:
+        """Loads what an interrupted training had come to, if there was one."""
+        state = self._state
+        if state is None:
+            return
+        # The best first: a model's checkpoint holds its optimiser too, and training goes on with
+        # the latest state of both.
+        for epoch in (state["best_epoch"], state["epoch"]):
+            if epoch:
+                checkpoint = tf.train.Checkpoint(
+                    model=self._trained, optimizer=self._trained.optimizer
+                )
+                checkpoint.read(str(self._folder / f"epoch-{epoch}")).expect_partial()
+            if epoch == state["best_epoch"] and epoch:
+                self._best_weights = self._trained.get_weights()
+        self._best, self._best_epoch = state["best"], state["best_epoch"]
+        self.finished = state["finished"]
+        self._loop.history.extend(state["history"])
+        say(f"{self._stage}: resumed after epoch {state['epoch']}")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.monotonic()
+        if self._before_epoch:
+            self._before_epoch()
+
+    def on_epoch_end(self, epoch, logs=None):
+        hyper_parameters = self._loop.hyper_parameters
+        epoch += 1
+        seconds = time.monotonic() - self._started
+        loss = float(logs["loss"])
+        if not loss == loss or loss in (float("inf"), -float("inf")):
+            raise RecsysError(
+                f"{self._stage}: the loss of epoch {epoch} is {loss}; required: a finite number. "
+                "Lower learning_rate."
+            )
+        row = {
+            "stage": self._stage,
+            "epoch": epoch,
+            "seconds": round(seconds, 3),
+            "loss": loss,
+            "examples_per_second": round(self.rows / seconds, 1),
+        }
+        evaluation = self._loop.evaluation
+        if evaluation is not None and (
+            epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
+        ):
+            if self._evaluate is None:
+                self._evaluate = evaluation.of(self._trained)
+            values = self._evaluate()
+            row.update(values)
+            logs.update({f"val_{name}": value for name, value in values.items()})
+            score = values[self._metrics.monitor] * (1 if self._metrics.higher_is_better else -1)
+            if score > self._best:
+                self._best, self._best_epoch = score, epoch
+                self._best_weights = self._trained.get_weights()
+            elif (
+                epoch - self._best_epoch
+                >= hyper_parameters.patience * hyper_parameters.validate_every
+            ):
+                self.model.stop_training = True
+        self._loop.history.append(row)
+        say(describe(row) + (" *" if self._best_epoch == epoch else ""))
+        self._save(epoch, finished=self.model.stop_training or epoch == self._epochs)
+
+    def keep_best(self) -> None:
+        """Puts the best weights back and notes their epoch."""
+        if self._best_weights is not None:
+            self._trained.set_weights(self._best_weights)
+        rows = [row for row in self._loop.history if row["stage"] == self._stage]
+        self._loop.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
+
+    def _save(self, epoch: int, finished: bool) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = tf.train.Checkpoint(model=self._trained, optimizer=self._trained.optimizer)
+        checkpoint.write(str(self._folder / f"epoch-{epoch}"))
+        state = {
+            "epoch": epoch,
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "finished": finished,
+            "history": [row for row in self._loop.history if row["stage"] == self._stage],
+        }
+        # The state names the checkpoint and replaces the old state whole, so a kill leaves one of
+        # the two, never half of one.
+        temporary = self._folder / "state.json.partial"
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self._folder / "state.json")
+        for old in self._folder.glob("epoch-*"):
+            if int(old.name.split("-")[1].split(".")[0]) not in (epoch, self._best_epoch):
+                old.unlink()
+
+
+def describe(row: dict) -> str:
+    """One line of progress."""
+    parts = [f"{row['stage']} epoch {row['epoch']:>3}  {row['seconds']:6.1f} s"]
+    if row["loss"] is not None:
+        parts.append(f"loss {row['loss']:.4f}  {row['examples_per_second']:,.0f} examples/s")
+    parts += [
+        f"{name} {row[name]:.4f}"
+        for name in ("hr_10", "ndcg_10", "auc", "log_loss", "rmse")
+        if name in row
+    ]
+    return "  ".join(parts)
+
+
+def say(line: str) -> None:
+    """Prints progress at once, past any buffering."""
+    print("  " + line, file=sys.stdout, flush=True)

@@ -1,0 +1,146 @@
+"""The Trainer component's `run_fn`: built examples and a transform graph to a SavedModel.
+
+It knows no single model.
+"""
+
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+import pydantic
+import tensorflow as tf
+
+from models.contract import tasks
+from models.names import registry
+from models.names.errors import ConfigError, nearest
+from models.names.label import Label
+from models.training import warm_start
+from models.training.loop import TrainingLoop, say
+
+TRAINING_LOG = "training.json"
+
+
+def run_fn(fn_args: Any) -> None:
+    """Trains and exports one model.
+
+    Args:
+        fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
+            folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
+            `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
+            `hyper_parameters`, `seed`, and optionally `label`, `checkpoint_dir` and `fingerprint`.
+
+    Raises:
+        ConfigError: an unknown model or hyper-parameter.
+        DataError: a split is missing or empty.
+    """
+    started = time.monotonic()
+    config = fn_args.custom_config
+    module = registry.load(config["model"])
+    hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
+    seed = int(config.get("seed", 0))
+    tf.keras.utils.set_random_seed(seed)
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if hyper_parameters.mixed_precision else "float32"
+    )
+    strategy = choose_strategy()
+    splits = {
+        _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
+    }
+    task = tasks.of(config["model"], Label.parse(config.get("label")))
+    data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
+    loop = TrainingLoop(
+        hyper_parameters,
+        data,
+        seed=seed,
+        evaluation=task.evaluation(data, "valid"),
+        strategy=strategy,
+        checkpoint_dir=config.get("checkpoint_dir"),
+        log_dir=fn_args.model_run_dir,
+    )
+    with strategy.scope():
+        model = module.Model(hyper_parameters, data)
+    warmed = None
+    if getattr(fn_args, "base_model", None):
+        loop.build(model)
+        warmed = warm_start.load_weights(model, fn_args.base_model)
+        loop.warm_started = warmed["copied"] > 0
+        say(
+            f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
+            f"variables copied, {warmed['skipped']} new"
+        )
+    model.learn(loop)
+    task.exporter(model, data).export(fn_args.serving_model_dir)
+    warm_start.save_weights(model, fn_args.serving_model_dir)
+    log = {
+        "model": config["model"],
+        "task": task.name,
+        "label": config.get("label"),
+        "hyper_parameters": hyper_parameters.model_dump(),
+        "seed": seed,
+        "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
+        "strategy": type(strategy).__name__,
+        "replicas": strategy.num_replicas_in_sync,
+        "warm_start": warmed,
+        "best_epoch": list(loop.best_epochs.values())[-1],
+        "best_epochs": loop.best_epochs,
+        "epochs": loop.history,
+        "seconds": round(time.monotonic() - started, 3),
+        "monitor": task.metrics.choosing_by(hyper_parameters.monitor).monitor,
+        "fingerprint": config.get("fingerprint"),
+    }
+    # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.
+    for folder in (fn_args.model_run_dir, os.path.join(fn_args.serving_model_dir, "assets.extra")):
+        tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(os.path.join(folder, TRAINING_LOG), "w") as file:
+            json.dump(log, file, indent=1)
+    # Only now: a kill before the export is done must find something to resume from.
+    if config.get("checkpoint_dir"):
+        shutil.rmtree(config["checkpoint_dir"], ignore_errors=True)
+
+
+def resolve(model: str, overrides: dict[str, Any]) -> Any:
+    """Returns the hyper-parameters of `model` with `overrides`.
+
+    Raises:
+        ConfigError: names what is wrong and the nearest name.
+    """
+    kind = registry.load(model).HyperParameters
+    for name in overrides:
+        if name not in kind.model_fields:
+            raise ConfigError(
+                f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"
+            )
+    try:
+        return kind(**overrides)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
+        ) from None
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """Chooses the distribution strategy.
+
+    Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or logical
+    CPUs), else one.
+    """
+    if "cluster" in json.loads(os.environ.get("TF_CONFIG", "{}")):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    for kind in ("GPU", "CPU"):
+        devices = [
+            device.name.replace("physical_device:", "")
+            for device in tf.config.list_logical_devices(kind)
+        ]
+        if len(devices) > 1:
+            return tf.distribute.MirroredStrategy(devices)
+        if devices:
+            return tf.distribute.OneDeviceStrategy(devices[0])
+    raise ConfigError("TensorFlow sees no device to train on; required: a CPU or a GPU")
+
+
+def _split_name(pattern: str) -> str:
+    return os.path.basename(os.path.dirname(pattern)).removeprefix("Split-")

@@ -1,0 +1,10 @@
+"""A small typed client for this server and for TensorFlow Serving.
+
+Nothing of the server is imported, and no TensorFlow.
+"""
+
+from serving.client.client import Client
+from serving.client.messages import Query, Recommendations, VersionStatus
+from serving.wire.errors import ServingError
+
+__all__ = ["Client", "Query", "Recommendations", "ServingError", "VersionStatus"]

@@ -1,0 +1,244 @@
+"""The client for asyncio: the methods of `serving.client.Client`, as coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Sequence
+
+from serving.client import messages
+from serving.client.messages import Attempts, Id, Query, Recommendations, VersionStatus
+from serving.wire.errors import Code, ServingError
+
+__all__ = ["AsyncClient", "Query", "Recommendations", "ServingError", "VersionStatus"]
+
+
+class AsyncClient:
+    """Asks one model of one server, from an event loop.
+
+    Usage:
+      async with AsyncClient("127.0.0.1:8501", "two_tower") as client:
+          answer = await client.recommend("42", k=10)
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str = "default",
+        protocol: str = "rest",
+        timeout: float = 5.0,
+        retries: int = 3,
+        version: int | None = None,
+        label: str | None = None,
+        api_key: str = "",
+        tls: bool = False,
+        tls_ca_file: str = "",
+    ):
+        """Creates a client; see `serving.client.Client` for the arguments."""
+        self.model = model
+        self.timeout = timeout
+        self.retries = retries
+        self._version = version
+        self._label = label
+        if protocol not in ("rest", "grpc"):
+            raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
+        kind = _AsyncRest if protocol == "rest" else _AsyncGrpc
+        self._transport = kind(address, api_key, tls, tls_ca_file)
+
+    async def recommend(
+        self, user_id: Id, history: Sequence[Id] = (), exclude: Sequence[Id] = (), k: int = 10
+    ) -> Recommendations:
+        """Recommends items to one user; see `Client.recommend`."""
+        return (await self.recommend_many([Query(user_id, history, exclude)], k))[0]
+
+    async def recommend_many(self, queries: Sequence[Query], k: int = 10) -> list[Recommendations]:
+        """Recommends to several users in one request."""
+        if not queries:
+            return []
+        inputs = messages.recommend_inputs(queries, k)
+        outputs, version = await self._predict(inputs, "recommend", ())
+        return messages.recommendations(outputs, version)
+
+    async def predict(
+        self,
+        inputs: dict[str, object],
+        signature_name: str = "",
+        output_filter: Sequence[str] = (),
+    ) -> dict[str, list]:
+        """Runs any signature; see `Client.predict`."""
+        return (await self._predict(inputs, signature_name, tuple(output_filter)))[0]
+
+    async def metadata(self) -> dict:
+        """The model's signatures, as the REST interface writes them."""
+        return await self._repeat(
+            lambda left: self._transport.metadata(self.model, self._version, self._label, left)
+        )
+
+    async def status(self) -> list[VersionStatus]:
+        """The states of the model's versions, largest version first."""
+        return await self._repeat(
+            lambda left: self._transport.status(self.model, self._version, left)
+        )
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.close()
+
+    async def _predict(self, inputs, signature_name, output_filter):
+        return await self._repeat(
+            lambda left: self._transport.predict(
+                self.model, self._version, self._label, inputs, signature_name, output_filter, left
+            )
+        )
+
+    async def _repeat(self, call):
+        attempts = Attempts(self.timeout, self.retries)
+        while True:
+            try:
+                return await call(attempts.remaining())
+            except ServingError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+
+
+class _AsyncRest:
+    def __init__(self, address: str, api_key: str, tls: bool, tls_ca_file: str):
+        self._tls = None
+        if tls or tls_ca_file:
+            self._tls = ssl.create_default_context(cafile=tls_ca_file or None)
+        self._base = f"{'https' if self._tls else 'http'}://{address}"
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["X-Api-Key"] = api_key
+        self._session = None
+        self._outputs: dict[str, list[str]] = {}
+
+    async def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+        path = messages.model_path(model, version, label) + ":predict"
+        answer = await self._send("POST", path, messages.predict_body(inputs, signature), timeout)
+        outputs = messages.predict_outputs(answer)
+        if set(outputs) == {"output"}:
+            key = signature or "serving_default"
+            if key not in self._outputs:
+                document = await self.metadata(model, version, label, timeout)
+                found = document["metadata"]["signature_def"]["signature_def"][key]
+                self._outputs[key] = list(found["outputs"])
+            outputs = {self._outputs[key][0]: outputs["output"]}
+        missing = [name for name in output_filter if name not in outputs]
+        if missing:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {missing[0]}",
+            )
+        return {name: outputs[name] for name in output_filter or outputs}, None
+
+    async def metadata(self, model, version, label, timeout):
+        path = messages.model_path(model, version, label) + "/metadata"
+        return messages.parse(await self._send("GET", path, None, timeout))
+
+    async def status(self, model, version, timeout):
+        path = messages.model_path(model, version)
+        return messages.version_states(await self._send("GET", path, None, timeout))
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _send(self, method: str, path: str, body: bytes | None, timeout: float) -> bytes:
+        import aiohttp
+        from yarl import URL
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(headers=self._headers)
+        try:
+            async with self._session.request(
+                method,
+                URL(self._base + path, encoded=True),
+                data=body,
+                ssl=self._tls if self._tls is not None else True,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+            ) as response:
+                answer = await response.read()
+        except asyncio.TimeoutError:
+            raise ServingError(
+                Code.DEADLINE_EXCEEDED, f"no answer within {timeout:.3g} s"
+            ) from None
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise ServingError(Code.UNAUTHENTICATED, f"TLS: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServingError(
+                Code.UNAVAILABLE, f"{self._base}: {error or type(error).__name__}"
+            ) from None
+        messages.check_http(response.status, answer)
+        return answer
+
+
+class _AsyncGrpc:
+    def __init__(self, address: str, api_key: str, tls: bool, tls_ca_file: str):
+        import grpc
+
+        from serving.client import grpc_messages
+        from serving.wire import protos
+
+        self._grpc, self._messages, self._protos = grpc, grpc_messages, protos
+        self._address = address
+        self._credentials = None
+        if tls or tls_ca_file:
+            roots = Path(tls_ca_file).read_bytes() if tls_ca_file else None
+            self._credentials = grpc.ssl_channel_credentials(roots)
+        self._metadata = (("x-api-key", api_key),) if api_key else ()
+        self._channel = None
+
+    def _stub(self, kind):
+        # A channel belongs to the event loop it is made in, which runs from the first call on.
+        if self._channel is None:
+            limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+            if self._credentials is not None:
+                self._channel = self._grpc.aio.secure_channel(
+                    self._address, self._credentials, options=limits
+                )
+            else:
+                self._channel = self._grpc.aio.insecure_channel(self._address, options=limits)
+            self._stubs = {
+                stub: stub(self._channel)
+                for stub in (self._protos.PredictionServiceStub, self._protos.ModelServiceStub)
+            }
+        return self._stubs[kind]
+
+    async def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+        request = self._messages.predict_request(
+            model, inputs, signature, version, label, output_filter
+        )
+        method = self._stub(self._protos.PredictionServiceStub).Predict
+        response = await self._call(method, request, timeout)
+        return self._messages.predict_outputs(response), response.model_spec.version.value
+
+    async def metadata(self, model, version, label, timeout):
+        request = self._messages.metadata_request(model, version, label)
+        method = self._stub(self._protos.PredictionServiceStub).GetModelMetadata
+        return self._messages.metadata_document(await self._call(method, request, timeout))
+
+    async def status(self, model, version, timeout):
+        request = self._protos.status.GetModelStatusRequest(
+            model_spec=self._messages.model_spec(model, version, None)
+        )
+        method = self._stub(self._protos.ModelServiceStub).GetModelStatus
+        return self._messages.version_states(await self._call(method, request, timeout))
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def _call(self, method, request, timeout):
+        try:
+            return await method(request, timeout=timeout, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            raise self._messages.error_of(error) from None

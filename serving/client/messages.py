@@ -1,0 +1,235 @@
+"""What the clients send and what they make of the answers; no network, no TensorFlow, no NumPy."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import Iterable, Sequence, Union
+from urllib.parse import quote
+
+from serving.wire.errors import Code, ServingError, code_of_http
+
+Id = Union[str, bytes]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The answer for one user.
+
+    Attributes:
+      items: pairs of item id and score, best first.
+      strategy: where they come from: "model", "fold-in", "segment" or "fallback".
+      model_version: the version that answered; REST does not tell it.
+      sources: of a two-stage model, what recalled each item; else empty.
+    """
+
+    items: list[tuple[str, float]]
+    strategy: str
+    model_version: int | None = None
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one user is asked about.
+
+    Attributes:
+      user_id: the user.
+      history: items the user has seen beyond what the model knows, oldest first.
+      exclude: items that must not be returned.
+    """
+
+    user_id: Id
+    history: Sequence[Id] = ()
+    exclude: Sequence[Id] = ()
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """The state of one version of a model: `AVAILABLE`, `LOADING`, `END`, ..., and why."""
+
+    version: int
+    state: str
+    error_code: str
+    error_message: str
+
+
+def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list]:
+    """The inputs of the signature `recommend`.
+
+    Lists are padded with "" to the longest, rounded up to a power of two: few widths, so that
+    requests of several clients fit into one batch, and the model sees few shapes.
+
+    Args:
+      queries: one a row.
+      k: the number of items wanted for each.
+    """
+    return {
+        "user_id": [query.user_id for query in queries],
+        "history": _padded([list(query.history) for query in queries]),
+        "exclude": _padded([list(query.exclude) for query in queries]),
+        "k": [k] * len(queries),
+    }
+
+
+def _padded(rows: list[list[Id]]) -> list[list[Id]]:
+    longest = max(map(len, rows), default=1)
+    width = 1 << max(longest - 1, 0).bit_length()
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def recommendations(outputs: dict[str, list], version: int | None) -> list[Recommendations]:
+    """The outputs of `recommend` as one answer a row, without padding."""
+    sources = outputs.get("source") or [()] * len(outputs["strategy"])
+    return [
+        Recommendations(
+            [pair for pair in zip(items, scores, strict=True) if pair[0] != ""],
+            strategy,
+            version,
+            tuple(source for source in row if source != ""),
+        )
+        for items, scores, strategy, row in zip(
+            outputs["item_id"], outputs["score"], outputs["strategy"], sources, strict=True
+        )
+    ]
+
+
+# --- REST
+
+
+def model_path(model: str, version: int | None = None, label: str | None = None) -> str:
+    """The REST path of a model or of one of its versions."""
+    path = f"/v1/models/{quote(model, safe='')}"
+    if version is not None:
+        return f"{path}/versions/{version}"
+    return f"{path}/labels/{quote(label, safe='')}" if label else path
+
+
+def predict_body(inputs: dict[str, object], signature: str) -> bytes:
+    """The columnar body of a `predict` request.
+
+    Args:
+      inputs: nested lists or arrays by input name; `bytes` that are not UTF-8 are sent as base64.
+      signature: the signature; empty for the default.
+    """
+    document: dict[str, object] = {"signature_name": signature} if signature else {}
+    document["inputs"] = {name: _plain(value) for name, value in inputs.items()}
+    return json.dumps(document).encode()
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    if isinstance(value, str) and not _has_surrogates(value):
+        return value
+    if isinstance(value, (str, bytes)):
+        raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return {"b64": base64.b64encode(raw).decode()}
+    return value
+
+
+def _has_surrogates(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> dict[str, list]:
+    """The outputs by name of a columnar answer.
+
+    Args:
+      body: the answer.
+      output_names: the signature's outputs; one output comes without its name.
+    """
+    outputs = parse(body)["outputs"]
+    names = list(output_names)
+    if not isinstance(outputs, dict) or set(outputs) == {"b64"}:
+        outputs = {names[0] if len(names) == 1 else "output": outputs}
+    return {name: _decoded(value) for name, value in outputs.items()}
+
+
+def _decoded(value: object) -> object:
+    if isinstance(value, list):
+        return [_decoded(member) for member in value]
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        return base64.b64decode(value["b64"])
+    return value
+
+
+def parse(body: bytes) -> dict:
+    """JSON whose strings may hold bytes that are not UTF-8."""
+    return json.loads(body.decode("utf-8", "surrogateescape"))
+
+
+def check_http(status: int, body: bytes) -> None:
+    """Raises the ServingError of an answer that is not 200."""
+    if status == 200:
+        return
+    try:
+        message = parse(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        message = body[:200].decode("utf-8", "replace")
+    raise ServingError(code_of_http(status), message)
+
+
+def version_states(body: bytes) -> list[VersionStatus]:
+    """The states in a REST status answer."""
+    return [
+        VersionStatus(
+            int(entry["version"]),
+            entry["state"],
+            entry["status"]["error_code"],
+            entry["status"]["error_message"],
+        )
+        for entry in parse(body)["model_version_status"]
+    ]
+
+
+# --- deadlines and retries
+
+
+class Attempts:
+    """The attempts of one call: how long each may take, and how long to wait between them.
+
+    Only UNAVAILABLE is tried again: the server says that it did not do the work.
+    """
+
+    def __init__(self, timeout: float, retries: int):
+        """Starts the clock.
+
+        Args:
+          timeout: seconds for the whole call, all attempts and pauses together.
+          retries: further attempts after the first.
+        """
+        self._deadline = time.monotonic() + timeout
+        self._timeout = timeout
+        self._left = retries
+        self._pause = 0.05
+
+    def remaining(self) -> float:
+        """Seconds left for an attempt.
+
+        Raises:
+          ServingError: DEADLINE_EXCEEDED where none are left.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise ServingError(Code.DEADLINE_EXCEEDED, f"no answer within {self._timeout:g} s")
+        return left
+
+    def pause_after(self, error: ServingError) -> float:
+        """Seconds to wait before the next attempt; raises `error` where there is none."""
+        if error.code != Code.UNAVAILABLE or self._left <= 0:
+            raise error
+        pause = self._pause * random.uniform(0.5, 1.5)
+        if time.monotonic() + pause >= self._deadline:
+            raise error
+        self._left -= 1
+        self._pause = min(self._pause * 2, 2.0)
+        return pause

@@ -1,0 +1,1 @@
+"""The embedded server: `python -m serving.server`, or `serving.server.server.Server` in process."""

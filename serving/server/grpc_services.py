@@ -1,0 +1,231 @@
+"""The gRPC services: PredictionService, ModelService and health."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+
+import grpc
+
+from serving.server.inference import Inference
+from serving.server.model_config import from_proto
+from serving.server.rest import key_matches
+from serving.server.servable import DEFAULT_SIGNATURE
+from serving.wire import protos
+from serving.wire.errors import Code, ServingError, from_exception, invalid
+from serving.wire.tensors import to_array, to_proto
+
+_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+def _answers(method):
+    """Turns a coroutine that raises into one that ends the call with the error's status."""
+
+    @functools.wraps(method)
+    async def call(self, request, context):
+        try:
+            return await method(self, request)
+        except ServingError as error:
+            failure = error
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            failure = from_exception(error)
+        # Trailing metadata is limited to about 8 kB, and the text is a part of it.
+        await context.abort(_STATUS[int(failure.code)], failure.message[:4096])
+
+    return call
+
+
+class PredictionService:
+    """tensorflow.serving.PredictionService."""
+
+    def __init__(self, inference: Inference, as_content: bool):
+        """Creates the service.
+
+        Args:
+          inference: what runs the requests.
+          as_content: send tensors as bytes rather than as typed values.
+        """
+        self._inference = inference
+        self._as_content = as_content
+
+    @_answers
+    async def Predict(self, request):  # noqa: N802 (the name is the protocol's)
+        """Runs any signature on named tensors."""
+        spec = _model_spec(request)
+        with self._inference.admitted(), self._inference.counted(spec.name, "Predict", "GRPC"):
+            with self._inference.servable(spec) as servable:
+                inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
+                outputs = await self._inference.predict(
+                    servable, spec.signature_name, inputs, tuple(request.output_filter)
+                )
+                response = protos.predict.PredictResponse()
+                response.model_spec.name = servable.name
+                response.model_spec.version.value = servable.version
+                response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+                for name, array in outputs.items():
+                    to_proto(array, response.outputs[name], self._as_content)
+                return response
+
+    @_answers
+    async def Classify(self, request):  # noqa: N802
+        """Runs a classification signature on examples."""
+        spec = _model_spec(request)
+        with self._inference.admitted(), self._inference.counted(spec.name, "Classify", "GRPC"):
+            with self._inference.servable(spec) as servable:
+                response = protos.classification.ClassificationResponse()
+                await self._inference.classify(servable, request, response)
+                return response
+
+    @_answers
+    async def Regress(self, request):  # noqa: N802
+        """Runs a regression signature on examples."""
+        spec = _model_spec(request)
+        with self._inference.admitted(), self._inference.counted(spec.name, "Regress", "GRPC"):
+            with self._inference.servable(spec) as servable:
+                response = protos.regression.RegressionResponse()
+                await self._inference.regress(servable, request, response)
+                return response
+
+    @_answers
+    async def MultiInference(self, request):  # noqa: N802
+        """Runs several classification and regression signatures on the same examples."""
+        name = request.tasks[0].model_spec.name if request.tasks else ""
+        with self._inference.admitted(), self._inference.counted(name, "MultiInference", "GRPC"):
+            response = protos.inference.MultiInferenceResponse()
+            await self._inference.multi_inference(request, response)
+            return response
+
+    @_answers
+    async def GetModelMetadata(self, request):  # noqa: N802
+        """The signatures of a model."""
+        spec = _model_spec(request)
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for name in request.metadata_field:
+            if name != "signature_def":
+                raise invalid(f"Metadata field {name} is not supported")
+        with self._inference.servable(spec) as servable:
+            signatures = protos.metadata.SignatureDefMap()
+            for name, definition in servable.signatures.items():
+                signatures.signature_def[name].CopyFrom(definition)
+            response = protos.metadata.GetModelMetadataResponse()
+            response.model_spec.name = servable.name
+            response.model_spec.version.value = servable.version
+            response.metadata["signature_def"].Pack(signatures)
+            return response
+
+
+class ModelService:
+    """tensorflow.serving.ModelService."""
+
+    def __init__(self, inference: Inference):
+        self._inference = inference
+
+    @_answers
+    async def GetModelStatus(self, request):  # noqa: N802
+        """The states of a model's versions."""
+        spec = _model_spec(request)
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        version = spec.version.value if spec.HasField("version") else None
+        response = protos.status.GetModelStatusResponse()
+        for entry in self._inference.manager.status(spec.name, version):
+            status = response.model_version_status.add(version=entry.number, state=entry.state)
+            status.status.error_code = int(entry.error.code) if entry.error else 0
+            status.status.error_message = entry.error.message if entry.error else ""
+        return response
+
+    @_answers
+    async def HandleReloadConfigRequest(self, request):  # noqa: N802
+        """Replaces the configuration; returns when the new models serve."""
+        metrics = self._inference.metrics
+        before = metrics.totals(list(request.metric_names))
+        configs = from_proto(request.config)
+        await asyncio.to_thread(self._inference.manager.configure, configs)
+        response = protos.management.ReloadConfigResponse()
+        response.status.error_code = 0
+        for name, count in metrics.totals(list(request.metric_names)).items():
+            response.metric.add(name=name, int64_value_increase=count - before[name])
+        return response
+
+
+def _model_spec(request):
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    return request.model_spec
+
+
+class Health:
+    """grpc.health.v1.Health; its two messages of one field each are coded by hand."""
+
+    SERVICES = (
+        "",
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+    )
+    _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
+
+    def __init__(self):
+        self.serving = True
+        self.changed = asyncio.Event()
+
+    def stop(self) -> None:
+        """Answers NOT_SERVING from now on."""
+        self.serving = False
+        self.changed.set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The handler to add to a server."""
+        return grpc.method_handlers_generic_handler(
+            "grpc.health.v1.Health",
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self._check),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            },
+        )
+
+    def _state(self, request: bytes) -> bytes:
+        if _string_field(request) not in self.SERVICES:
+            return self._SERVICE_UNKNOWN
+        return self._SERVING if self.serving else self._NOT_SERVING
+
+    async def _check(self, request: bytes, context) -> bytes:
+        state = self._state(request)
+        if state == self._SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return state
+
+    async def _watch(self, request: bytes, context):
+        yield self._state(request)
+        await self.changed.wait()
+        yield self._state(request)
+
+
+def _string_field(message: bytes) -> str:
+    if not message:
+        return ""
+    if message[0] != 0x0A or len(message) < 2 or message[1] >= 0x80:
+        return "?"
+    return message[2 : 2 + message[1]].decode("utf-8", "replace")
+
+
+class ApiKeyInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls without the API key; health checks need none."""
+
+    def __init__(self, key: str):
+        self._key = key
+
+    async def intercept_service(self, continuation, details):
+        """See the base class."""
+        given = {name: value for name, value in details.invocation_metadata or ()}
+        if details.method.startswith("/grpc.health.") or key_matches(
+            self._key, given.get("x-api-key"), given.get("authorization")
+        ):
+            return await continuation(details)
+
+        async def refuse(request, context):
+            await context.abort(_STATUS[int(Code.UNAUTHENTICATED)], "A valid API key is required")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)

@@ -1,0 +1,364 @@
+"""What a request asks of a model, whatever protocol it came by.
+
+Limits on concurrency, rows and time are kept here, and what is counted is counted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.server.batching import Batcher, BatchingParameters, waited_too_long
+from serving.server.examples_api import (
+    CLASSIFY,
+    REGRESS,
+    classification_signature,
+    classify_result,
+    regress_result,
+    regression_signature,
+    serialized_examples,
+)
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics
+from serving.server.request_log import Predicted, RequestLog
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.wire import protos
+from serving.wire.errors import Code, ServingError, from_exception, invalid
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What one server accepts.
+
+    Attributes:
+      max_rows: rows of one request; 0: any number.
+      max_concurrent_requests: requests under way at once; 0: any number.
+      timeout_seconds: time a request may wait and run; 0: any.
+    """
+
+    max_rows: int = 0
+    max_concurrent_requests: int = 0
+    timeout_seconds: float = 0.0
+
+
+class Inference:
+    """Runs requests on the servables of a manager, on a pool of threads.
+
+    Attributes:
+      manager: the models.
+      metrics: the counters.
+      under_way: how many requests are being answered now.
+    """
+
+    def __init__(
+        self,
+        manager: Manager,
+        metrics: Metrics,
+        limits: RequestLimits,
+        threads: int,
+        batching: BatchingParameters | None = None,
+        request_log: RequestLog | None = None,
+    ):
+        self.manager = manager
+        self.metrics = metrics
+        self.under_way = 0
+        self._limits = limits
+        self._request_log = request_log
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
+        self._batcher = None
+        if batching:
+            self._batcher = Batcher(batching, self._pool, metrics, limits.timeout_seconds)
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._pool.shutdown(wait=False)
+
+    @contextlib.contextmanager
+    def admitted(self):
+        """Counts a request in and out.
+
+        Raises:
+          ServingError: UNAVAILABLE while too many others are under way.
+        """
+        limit = self._limits.max_concurrent_requests
+        if limit and self.under_way >= limit:
+            raise ServingError(
+                Code.UNAVAILABLE, f"Too many requests are under way; the limit is {limit}"
+            )
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+
+    @contextlib.contextmanager
+    def counted(self, model: str, api: str, entrypoint: str):
+        """Counts a request by its status, and times it where it succeeds."""
+        begin = time.perf_counter()
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.metrics.request_count.add(model, Code.CANCELLED.name)
+            raise
+        except Exception as error:
+            self.metrics.request_count.add(model, from_exception(error).code.name)
+            raise
+        micros = (time.perf_counter() - begin) * 1e6
+        self.metrics.request_count.add(model, "OK")
+        self.metrics.request_latency.add(micros, model, api, entrypoint)
+
+    @contextlib.contextmanager
+    def servable(self, spec: "protos.model.ModelSpec"):
+        """The servable a request names, held for as long as the request takes.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT without a name, NOT_FOUND.
+        """
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        found = self.manager.acquire(
+            spec.name,
+            spec.version.value if spec.HasField("version") else None,
+            spec.version_label,
+        )
+        try:
+            yield found
+        finally:
+            found.release()
+
+    async def predict(
+        self,
+        servable: Servable,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        output_filter: tuple[str, ...] = (),
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+          servable: an acquired servable.
+          signature: its name; empty for `serving_default`.
+          inputs: arrays by input name.
+          output_filter: the outputs wanted; all where empty.
+
+        Returns:
+          Arrays by output name.
+
+        Raises:
+          ServingError: as TensorFlow Serving words it, or what the model raised.
+        """
+        asked, sent = signature, inputs
+        signature = signature or DEFAULT_SIGNATURE
+        definition = servable.signatures.get(signature)
+        if definition is None:
+            raise ServingError(
+                Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.'
+            )
+        inputs = _checked_inputs(servable, signature, inputs)
+        outputs = _checked_outputs(definition, output_filter)
+        values = await self._run(servable, signature, inputs, outputs, "Predict")
+        results = dict(zip(outputs, values, strict=True))
+        if config := self._sampled(servable):
+            fill = Predicted(
+                servable.name, servable.version, asked, signature, sent, results, output_filter
+            )
+            self._request_log.add(
+                config, servable.name, servable.version, signature, fill.size, fill
+            )
+        return results
+
+    def _sampled(self, servable: Servable):
+        """The log's configuration where this request is to be logged, else None."""
+        if self._request_log is None:
+            return None
+        config = self.manager.request_log(servable.name)
+        return config if self._request_log.samples(config) else None
+
+    def _log_examples(
+        self, servable: Servable, signature: str, kind: str, request, response
+    ) -> None:
+        if config := self._sampled(servable):
+
+            def fill(record) -> None:
+                getattr(record, kind).request.CopyFrom(request)
+                getattr(record, kind).response.CopyFrom(response)
+
+            size = request.ByteSize() + response.ByteSize()
+            self._request_log.add(config, servable.name, servable.version, signature, size, fill)
+
+    async def _run(
+        self,
+        servable: Servable,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        outputs: tuple[str, ...],
+        api: str,
+    ) -> list[np.ndarray]:
+        limit = self._limits.max_rows
+        if limit:
+            rows = max((array.shape[0] for array in inputs.values() if array.shape), default=0)
+            if rows > limit:
+                raise invalid(f"The request has {rows} rows; the limit is {limit}")
+        if self._batcher is not None:
+            return await self._batcher.run(servable, signature, inputs, outputs, api)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool,
+            self._timed_run,
+            servable,
+            signature,
+            inputs,
+            outputs,
+            api,
+            time.perf_counter(),
+        )
+
+    def _timed_run(self, servable, signature, inputs, outputs, api, queued) -> list[np.ndarray]:
+        begin = time.perf_counter()
+        # The run itself is limited by the session; the wait for a thread is limited here.
+        if self._limits.timeout_seconds and begin - queued > self._limits.timeout_seconds:
+            raise waited_too_long(self._limits.timeout_seconds)
+        results = servable.run(signature, inputs, outputs)
+        self.metrics.runtime_latency.add(
+            (time.perf_counter() - begin) * 1e6, servable.name, api, "TF1"
+        )
+        return results
+
+    async def classify(self, servable: Servable, request, response) -> None:
+        """Fills a ClassificationResponse."""
+        name, definition = _definition(servable, request.model_spec.signature_name)
+        outputs = classification_signature(definition)
+        count, arrays = await self._run_examples(
+            servable, request.input, [(name, outputs)], "Classify"
+        )
+        classify_result(arrays[name], count, response.result)
+        _fill_spec(response.model_spec, servable, name)
+        self._log_examples(servable, name, "classify_log", request, response)
+
+    async def regress(self, servable: Servable, request, response) -> None:
+        """Fills a RegressionResponse."""
+        name, definition = _definition(servable, request.model_spec.signature_name)
+        outputs = regression_signature(definition)
+        count, arrays = await self._run_examples(
+            servable, request.input, [(name, outputs)], "Regress"
+        )
+        regress_result(arrays[name], count, response.result)
+        _fill_spec(response.model_spec, servable, name)
+        self._log_examples(servable, name, "regress_log", request, response)
+
+    async def multi_inference(self, request, response) -> None:
+        """Fills a MultiInferenceResponse."""
+        if not request.tasks:
+            raise invalid("Inference request contains no task.")
+        with self.servable(_one_model(request)) as servable:
+            runs: list[tuple[str, tuple[str, ...]]] = []
+            tensor = ""
+            for task in request.tasks:
+                if not task.model_spec.name:
+                    raise invalid("Found ModelSpec with an empty model name.")
+                name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+                if task.model_spec.name != request.tasks[0].model_spec.name:
+                    raise invalid(
+                        "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+                    )
+                if any(name == before for before, _ in runs):
+                    raise invalid(f"Duplicate evaluation of signature: {name}")
+                definition = servable.signatures.get(name)
+                if definition is None:
+                    raise invalid(f"Requested signature not found in model graph: {name}")
+                if task.method_name == CLASSIFY:
+                    runs.append((name, classification_signature(definition)))
+                elif task.method_name == REGRESS:
+                    runs.append((name, regression_signature(definition)))
+                else:
+                    raise ServingError(
+                        Code.UNIMPLEMENTED,
+                        f"Unsupported signature method_name: {task.method_name}",
+                    )
+                fed = definition.inputs["inputs"].name
+                if tensor not in ("", fed):
+                    raise invalid("Input tensor must be the same for all Signatures.")
+                tensor = fed
+            count, arrays = await self._run_examples(
+                servable, request.input, runs, "MultiInference"
+            )
+            for task, (name, _) in zip(request.tasks, runs, strict=True):
+                result = response.results.add()
+                if task.method_name == CLASSIFY:
+                    classify_result(arrays[name], count, result.classification_result)
+                else:
+                    regress_result(arrays[name], count, result.regression_result)
+                _fill_spec(result.model_spec, servable, name)
+            self._log_examples(servable, runs[0][0], "multi_inference_log", request, response)
+
+    async def _run_examples(
+        self,
+        servable: Servable,
+        examples,
+        runs: list[tuple[str, tuple[str, ...]]],
+        api: str,
+    ) -> tuple[int, dict[str, dict[str, np.ndarray]]]:
+        array = serialized_examples(examples)
+        self.metrics.example_counts.add(len(array), servable.name)
+        self.metrics.example_count_total.add(servable.name, by=len(array))
+        results = {}
+        for name, outputs in runs:
+            values = await self._run(servable, name, {"inputs": array}, outputs, api)
+            results[name] = dict(zip(outputs, values, strict=True))
+        return len(array), results
+
+
+def _one_model(request):
+    for task in request.tasks:
+        if not task.model_spec.name:
+            raise invalid("Found ModelSpec with an empty model name.")
+    return request.tasks[0].model_spec
+
+
+def _definition(servable: Servable, signature: str):
+    name = signature or DEFAULT_SIGNATURE
+    if name not in servable.signatures:
+        raise invalid(f"No signature was found with the name: {name}")
+    return name, servable.signatures[name]
+
+
+def _fill_spec(spec, servable: Servable, signature: str) -> None:
+    spec.name = servable.name
+    spec.version.value = servable.version
+    spec.signature_name = signature
+
+
+def _checked_inputs(
+    servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    wanted = servable.input_names(signature)
+    if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
+        return inputs
+    defaults = servable.defaults(signature)
+    missing = sorted(set(wanted) - set(inputs) - set(defaults))
+    extra = sorted(set(inputs) - set(wanted))
+    if missing or extra:
+        raise invalid(
+            f"input size does not match signature: {len(inputs)}!={len(wanted)} "
+            f"len({{{','.join(sorted(inputs))}}}) != len({{{','.join(wanted)}}}). "
+            f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
+        )
+    return {**defaults, **inputs}
+
+
+def _checked_outputs(definition, output_filter: tuple[str, ...]) -> tuple[str, ...]:
+    if not output_filter:
+        return tuple(sorted(definition.outputs))
+    for number, name in enumerate(output_filter):
+        if name not in definition.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} Outputs expected to be in "
+                f"the set {{{','.join(sorted(definition.outputs))}}}."
+            )
+        if name in output_filter[:number]:
+            raise invalid(f"duplicate output tensor alias: {name}")
+    return output_filter

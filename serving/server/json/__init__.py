@@ -1,0 +1,1 @@
+"""TensorFlow Serving's JSON, as RapidJSON reads and prints it."""

@@ -1,0 +1,88 @@
+"""A server in a process of its own, for whoever needs one for a while.
+
+That is the canary, the demonstration and tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from serving.wire.errors import StartError
+
+
+class ServerProcess:
+    """Starts `python -m serving.server` on free ports of the loopback; leaving stops it.
+
+    Usage:
+      with ServerProcess("two_tower", "/models/two_tower") as ready:
+          Client(f"127.0.0.1:{ready['rest']}", "two_tower")
+
+    Args:
+      name: the model's name.
+      base_path: folder of its versions.
+      seconds: how long it may take until it answers.
+      options: further flags of the server.
+    """
+
+    def __init__(
+        self, name: str, base_path: str, seconds: float = 180, options: tuple[str, ...] = ()
+    ):
+        self._seconds = seconds
+        self._command = [sys.executable, "-W", "ignore", "-m", "serving.server"]
+        self._command += ["--model-name", name, "--model-base-path", base_path]
+        self._command += ["--port", "0", "--rest-api-port", "0", *options]
+
+    def __enter__(self) -> dict[str, Any]:
+        """Returns the server's ready line.
+
+        In it `rest` and `grpc` are its ports, `models` what it serves.
+
+        Raises:
+          StartError: it ended, or was not ready in time; with the last line it printed.
+        """
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, "PYTHONPATH": path},
+            # Ctrl-C is for the caller, who then stops the server.
+            start_new_session=True,
+        )
+        watchdog = threading.Timer(self._seconds, self._process.kill)
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline()
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            watchdog.cancel()
+        if line.startswith(b"{"):
+            return json.loads(line)
+        status = self._process.wait()
+        self._log.seek(0)
+        said = self._log.read().decode("utf-8", "replace").strip().splitlines() or ["nothing"]
+        self.__exit__()
+        raise StartError(
+            f"the server ended with status {status} before it was ready; it said: {said[-1]}"
+        )
+
+    def __exit__(self, *_) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()

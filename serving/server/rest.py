@@ -1,0 +1,272 @@
+"""The REST interface: routes, bodies and status codes as TensorFlow Serving has them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from aiohttp import ClientError, web
+
+from serving.server.inference import Inference
+from serving.server.json import examples as json_examples
+from serving.server.json import parse, print, text
+from serving.server.manager import State
+from serving.server.servable import DEFAULT_SIGNATURE
+from serving.wire import protos
+from serving.wire.errors import Code, ServingError, from_exception, http_status, invalid
+from serving.wire.proto_json import message_to_dict
+
+_PREDICTION = re.compile(
+    r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?:(classify|regress|predict)",
+    re.IGNORECASE | re.ASCII,
+)
+_STATUS = re.compile(
+    r"/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?",
+    re.IGNORECASE | re.ASCII,
+)
+_HANDLED = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+# Parsing holds the interpreter; above this size it happens on a thread, so others get their turn.
+_LARGE = 128 * 1024
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """How REST requests are received.
+
+    Attributes:
+      max_body_bytes: largest body, after decompression.
+      body_timeout: seconds a client may take to send its body.
+      cors: answer with CORS headers.
+      metrics_path: where the metrics are; empty: nowhere.
+      api_key: required in `X-Api-Key` or as a bearer token; empty: no key.
+    """
+
+    max_body_bytes: int
+    body_timeout: float
+    cors: bool = False
+    metrics_path: str = ""
+    api_key: str = ""
+
+
+class RestHandler:
+    """Answers one HTTP request."""
+
+    def __init__(self, inference: Inference, options: RestOptions):
+        self._inference = inference
+        self._options = options
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The handler for `aiohttp.web.Server`."""
+        path = request.raw_path.split("?", 1)[0]
+        options = self._options
+        if options.api_key and not key_matches(
+            options.api_key,
+            request.headers.get("X-Api-Key"),
+            request.headers.get("Authorization"),
+        ):
+            return self._error(ServingError(Code.UNAUTHENTICATED, "A valid API key is required"))
+        if options.metrics_path and path == options.metrics_path:
+            return web.Response(
+                body=self._inference.metrics.page().encode(), headers={"Content-Type": "text/plain"}
+            )
+        if not _HANDLED.fullmatch(path):
+            return web.Response(
+                status=404,
+                text="<html><body><h1>Not Found</h1></body></html>",
+                content_type="text/html",
+            )
+        if request.method == "OPTIONS":
+            return self._response(200 if "Origin" in request.headers else 400, b"")
+        try:
+            body = await self._answer(request, path)
+        except ServingError as error:
+            return self._error(error)
+        except Exception as error:
+            return self._error(from_exception(error))
+        return self._response(200, body)
+
+    def _response(self, status: int, body: bytes) -> web.Response:
+        headers = {"Content-Type": "application/json"}
+        if self._options.cors:
+            headers["Access-Control-Allow-Origin"] = "*"
+            headers["Access-Control-Allow-Methods"] = "POST, GET"
+            headers["Access-Control-Allow-Headers"] = "Content-Type"
+        if status == 503:
+            headers["Retry-After"] = "1"
+        return web.Response(status=status, body=body, headers=headers)
+
+    def _error(self, error: ServingError) -> web.Response:
+        status = getattr(error, "http_status", None) or http_status(error.code)
+        return self._response(status, print.error_response(error.message))
+
+    async def _answer(self, request: web.BaseRequest, path: str) -> bytes:
+        if request.method == "POST":
+            match = _PREDICTION.fullmatch(path)
+            if match:
+                name, version, label, method = match.groups()
+                spec = _spec(name, version, label)
+                with self._inference.admitted():
+                    body = await self._read(request)
+                    api = method.capitalize()
+                    with self._inference.counted(spec.name, api, "REST"):
+                        return await getattr(self, "_" + method.lower())(spec, body)
+        elif request.method == "GET":
+            match = _STATUS.fullmatch(path)
+            if match:
+                name, version, label, metadata = match.groups()
+                spec = _spec(name or "", version, label)
+                if not name:
+                    raise invalid("Missing model name in request.")
+                return self._metadata(spec) if metadata else self._status(spec)
+        raise invalid(f"Malformed request: {request.method} {path}")
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        limit = self._options.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise _HttpError(
+                413, f"The body has {request.content_length} bytes; the limit is {limit}"
+            )
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        content = request.content
+        if content.is_eof() and content.exception() is None:
+            body = content.read_nowait(-1)  # it came whole with the headers
+            if len(body) > limit:
+                raise _HttpError(413, f"The body has more than {limit} bytes")
+            return body
+        try:
+            return await asyncio.wait_for(_read_all(content, limit), self._options.body_timeout)
+        except asyncio.TimeoutError:
+            raise _HttpError(
+                408, f"The body did not arrive within {self._options.body_timeout:g} s"
+            ) from None
+        except (ClientError, web.RequestPayloadError, ConnectionError, OSError) as error:
+            raise invalid(f"Cannot read the body: {error}") from None
+
+    async def _parse(self, body: bytes) -> dict:
+        if len(body) <= _LARGE:
+            return text.parse_object(body)
+        return await asyncio.to_thread(text.parse_object, body)
+
+    async def _predict(self, spec, body: bytes) -> bytes:
+        document = await self._parse(body)
+        signature = parse.signature_name(document) or DEFAULT_SIGNATURE
+        with self._inference.servable(spec) as servable:
+            definition = servable.signatures.get(signature)
+            if definition is None:
+                raise invalid(f'Serving signature name: "{signature}" not found in signature def')
+            dtypes = {
+                name: definition.inputs[name].dtype for name in servable.input_names(signature)
+            }
+            if not dtypes:
+                raise invalid(f"Failed to get input map for signature: {signature}")
+            large = len(body) > _LARGE
+            if large:
+                inputs, by_row = await asyncio.to_thread(parse.parse_predict, document, dtypes)
+            else:
+                inputs, by_row = parse.parse_predict(document, dtypes)
+            outputs = await self._inference.predict(servable, signature, inputs)
+            if large:
+                return await asyncio.to_thread(print.predict_response, outputs, by_row)
+            return print.predict_response(outputs, by_row)
+
+    async def _classify(self, spec, body: bytes) -> bytes:
+        request = await self._examples_request(
+            protos.classification.ClassificationRequest(model_spec=spec), body
+        )
+        response = protos.classification.ClassificationResponse()
+        with self._inference.servable(request.model_spec) as servable:
+            await self._inference.classify(servable, request, response)
+        return print.classify_response(response.result)
+
+    async def _regress(self, spec, body: bytes) -> bytes:
+        request = await self._examples_request(
+            protos.regression.RegressionRequest(model_spec=spec), body
+        )
+        response = protos.regression.RegressionResponse()
+        with self._inference.servable(request.model_spec) as servable:
+            await self._inference.regress(servable, request, response)
+        return print.regress_response(response.result)
+
+    async def _examples_request(self, request, body: bytes):
+        document = await self._parse(body)
+        request.model_spec.signature_name = parse.signature_name(document)
+        examples, context = json_examples.parse_examples(document)
+        if context is not None:
+            request.input.example_list_with_context.context.CopyFrom(context)
+            request.input.example_list_with_context.examples.extend(examples)
+        else:
+            request.input.example_list.examples.extend(examples)
+        return request
+
+    def _status(self, spec) -> bytes:
+        version = spec.version.value if spec.HasField("version") else None
+        entries = [
+            {
+                "version": str(entry.number),
+                "state": State.State.Name(entry.state),
+                "status": {
+                    "error_code": entry.error.code.name if entry.error else "OK",
+                    "error_message": entry.error.message if entry.error else "",
+                },
+            }
+            for entry in self._inference.manager.status(spec.name, version)
+        ]
+        return json.dumps({"model_version_status": entries}, indent=1).encode()
+
+    def _metadata(self, spec) -> bytes:
+        with self._inference.servable(spec) as servable:
+            signatures = protos.metadata.SignatureDefMap()
+            for name, definition in servable.signatures.items():
+                signatures.signature_def[name].CopyFrom(definition)
+            content = {
+                "model_spec": {
+                    "name": servable.name,
+                    "signature_name": "",
+                    "version": str(servable.version),
+                },
+                "metadata": {"signature_def": message_to_dict(signatures)},
+            }
+        return json.dumps(content, indent=1).encode()
+
+
+class _HttpError(ServingError):
+    """An error whose HTTP status has no status code of its own."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(Code.RESOURCE_EXHAUSTED, message)
+        self.http_status = status
+
+
+async def _read_all(content, limit: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise _HttpError(413, f"The body has more than {limit} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _spec(name: str, version: str | None, label: str | None):
+    spec = protos.model.ModelSpec(name=unquote(name))
+    if version is not None:
+        # The length first: Python refuses to read thousands of digits.
+        if len(version.lstrip("0")) > 19 or int(version) >= 1 << 63:
+            raise invalid(f"Failed to convert version: {version} to numeric.")
+        spec.version.value = int(version)
+    if label is not None:
+        spec.version_label = unquote(label)
+    return spec
+
+
+def key_matches(key: str, given: str | None, authorization: str | None) -> bool:
+    """Compares an API key in constant time, given plainly or as a bearer token."""
+    if given is None and authorization and authorization.lower().startswith("bearer "):
+        given = authorization[7:].strip()
+    # A header may hold any bytes; those that are not UTF-8 come as surrogates.
+    return hmac.compare_digest((given or "").encode("utf-8", "surrogateescape"), key.encode())

@@ -1,0 +1,175 @@
+"""One loaded version of a SavedModel: its signatures, run by the fastest path TensorFlow has."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+
+from serving.wire.errors import Code, ServingError, from_exception
+from serving.wire.tensors import to_array
+
+DEFAULT_SIGNATURE = "serving_default"
+
+
+class Servable:
+    """A SavedModel in a session of its own.
+
+    Each pair of signature and outputs becomes one prepared callable of the session, which costs a
+    third of calling the signature's function. The servable counts its users, so that closing it
+    can wait for the requests under way.
+
+    Attributes:
+      name: the model's name.
+      version: its version number.
+      path: the folder it was loaded from.
+      signatures: SignatureDef by name.
+    """
+
+    def __init__(self, name: str, version: int, path: str, options: "SessionOptions | None" = None):
+        """Loads the SavedModel.
+
+        Args:
+          name: the model's name.
+          version: its version number.
+          path: folder with saved_model.pb.
+          options: threads and the limit of time of one run.
+
+        Raises:
+          ServingError: NOT_FOUND where there is no SavedModel, or what TensorFlow raised.
+        """
+        self.name = name
+        self.version = version
+        self.path = path
+        self._options = options or SessionOptions()
+        if not os.path.exists(os.path.join(path, "saved_model.pb")) and not os.path.exists(
+            os.path.join(path, "saved_model.pbtxt")
+        ):
+            raise ServingError(
+                Code.NOT_FOUND,
+                "Could not find SavedModel .pb or .pbtxt at supplied export directory path: "
+                f"{path}",
+            )
+        graph = tf.Graph()
+        config = config_pb2.ConfigProto(
+            intra_op_parallelism_threads=self._options.intra_op_threads,
+            inter_op_parallelism_threads=self._options.inter_op_threads,
+        )
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        try:
+            meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], path)
+        except Exception as error:
+            self._session.close()
+            raise from_exception(error) from error
+        self.signatures = {
+            signature: definition
+            for signature, definition in meta_graph.signature_def.items()
+            if signature != "__saved_model_init_op"
+        }
+        self._inputs = {name: sorted(sig.inputs) for name, sig in self.signatures.items()}
+        self._callables: dict[tuple, object] = {}
+        self._users = 0
+        self._idle = threading.Condition()
+
+    def input_names(self, signature: str) -> list[str]:
+        """The signature's input names, sorted: the order in which `run` feeds them."""
+        return self._inputs[signature]
+
+    def defaults(self, signature: str) -> dict[str, np.ndarray]:
+        """Default values of inputs that a request may leave out (newer SavedModels)."""
+        protos = getattr(self.signatures[signature], "defaults", {})
+        return {name: to_array(proto) for name, proto in protos.items()}
+
+    def run(
+        self, signature: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]
+    ) -> list[np.ndarray]:
+        """Runs one signature.
+
+        Args:
+          signature: a name in `signatures`.
+          inputs: an array for every input name.
+          outputs: output names to fetch.
+
+        Returns:
+          The arrays, in the order of `outputs`; strings as object arrays of bytes.
+
+        Raises:
+          ServingError: with TensorFlow's own code and message.
+        """
+        call = self._callables.get((signature, outputs)) or self._prepare(signature, outputs)
+        try:
+            results = call(*[inputs[name] for name in self._inputs[signature]])
+        except Exception as error:
+            raise from_exception(error) from error
+        # A string of rank 0 is the only result that comes as no array.
+        return [
+            np.array(result, object) if isinstance(result, bytes) else result for result in results
+        ]
+
+    def _prepare(self, signature: str, outputs: tuple[str, ...]):
+        definition: meta_graph_pb2.SignatureDef = self.signatures[signature]
+        options = config_pb2.CallableOptions()
+        options.feed.extend(definition.inputs[name].name for name in self._inputs[signature])
+        options.fetch.extend(definition.outputs[name].name for name in outputs)
+        options.run_options.timeout_in_ms = self._options.timeout_ms
+        call = self._session._make_callable_from_options(options)
+        self._callables[(signature, outputs)] = call
+        return call
+
+    def acquire(self) -> "Servable":
+        """Counts one more user; `release` must follow."""
+        with self._idle:
+            self._users += 1
+        return self
+
+    def release(self) -> None:
+        """Counts one user less."""
+        with self._idle:
+            self._users -= 1
+            if not self._users:
+                self._idle.notify_all()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Waits for the requests under way, then frees the session; see also `give_memory_back`.
+
+        Args:
+          timeout: seconds to wait at most; then the session is closed under the last requests.
+        """
+        with self._idle:
+            self._idle.wait_for(lambda: not self._users, timeout)
+        self._callables.clear()
+        self._session.close()
+        self._session = None
+
+
+def give_memory_back() -> None:
+    """Returns the memory of closed servables to the system.
+
+    Graphs are rings of objects, and glibc keeps freed pages: a server that swaps versions for weeks
+    would grow. Collecting holds up every thread, for a tenth of a second where nothing is frozen.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        pass
+
+
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+      intra_op_threads: threads inside one operation; 0: one per core.
+      inter_op_threads: threads between operations; 0: one per core.
+      timeout_ms: limit of one run in milliseconds; 0: none.
+    """
+
+    def __init__(self, intra_op_threads: int = 0, inter_op_threads: int = 0, timeout_ms: int = 0):
+        self.intra_op_threads = intra_op_threads
+        self.inter_op_threads = inter_op_threads
+        self.timeout_ms = timeout_ms

@@ -1,0 +1,400 @@
+"""The server: `python -m serving.server`, or `Server(...)` in process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+
+from serving.server.options import ServerOptions, parse_arguments
+from serving.wire.errors import ServingError, StartError
+
+log = logging.getLogger("serving")
+
+
+class Server:
+    """Serves SavedModels over REST and gRPC from threads of this process.
+
+    Usage:
+      with Server(model_name="m", model_base_path="/models/m", port=0, rest_api_port=0) as server:
+          print(server.rest_port, server.grpc_port)
+
+    Attributes:
+      options: the options it runs with.
+      rest_port: the REST port once started; None where switched off.
+      grpc_port: the gRPC port once started; None where switched off.
+      manager: the models; their versions can be looked at, and `step()` looks at the folders now.
+      metrics: the counters.
+    """
+
+    def __init__(self, options: ServerOptions | None = None, **keywords):
+        """Checks the options; nothing is loaded before `start`.
+
+        Args:
+          options: all options; or
+          **keywords: single ones, by the names of `ServerOptions`.
+
+        Raises:
+          StartError: the options contradict each other.
+        """
+        self.options = (options or ServerOptions(**keywords)).checked()
+        self.rest_port: int | None = None
+        self.grpc_port: int | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._runner = self._grpc = self._health = None
+
+    def start(self) -> "Server":
+        """Loads the models, opens the ports and returns when both answer.
+
+        Raises:
+          StartError: no model could be loaded, or a port is in use; nothing is left running.
+        """
+        from serving.server.inference import Inference, RequestLimits
+        from serving.server.manager import Manager
+        from serving.server.metrics import Metrics
+        from serving.server.request_log import open_log
+
+        options = self.options
+        configs = self._read_configs()
+        self.metrics = Metrics()
+        self.manager = Manager(
+            self._load,
+            options.max_num_load_retries,
+            options.load_retry_interval_micros / 1e6,
+            options.allow_version_labels_for_unavailable_models,
+        )
+        self._request_log = open_log(self.metrics, configs, options)
+        self._inference = Inference(
+            self.manager,
+            self.metrics,
+            RequestLimits(
+                options.max_rows,
+                options.max_concurrent_requests,
+                options.rest_api_timeout_in_ms / 1e3,
+            ),
+            options.threads or 2 * (os.cpu_count() or 1),
+            self._read_batching(),
+            self._request_log,
+        )
+        rest_options = self._rest_options()
+        try:
+            self.manager.configure(configs)
+        except ServingError as error:
+            self.manager.stop()
+            raise StartError(error.message) from error
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
+        self._thread.start()
+        try:
+            self._call(self._open(rest_options))
+        except BaseException:
+            self.stop()
+            raise
+        self.manager.start_polling(options.file_system_poll_wait_seconds)
+        self._watch_config_file(configs)
+        return self
+
+    def stop(self) -> None:
+        """Refuses new requests, waits for those under way, and frees everything."""
+        if self._loop is None:
+            return
+        self._stopping.set()
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._loop = None
+        self._inference.close()
+        # No handler is left, so the log is complete.
+        self._request_log.close()
+        # Whoever still runs has had its time: closing the session cancels it.
+        self.manager.stop(0)
+
+    def __enter__(self) -> "Server":
+        return self.start()
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def _call(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # --- what the options name
+
+    def _read_configs(self) -> list:
+        from serving.server.model_config import (
+            ModelConfig,
+            RequestLogConfig,
+            read_model_config_file,
+        )
+
+        options = self.options
+        if options.model_config_file:
+            return read_model_config_file(options.model_config_file)
+        request_log = None
+        if options.request_log_prefix:
+            prefix = os.path.abspath(options.request_log_prefix)
+            request_log = RequestLogConfig(prefix, options.request_log_sampling_rate)
+        path = os.path.abspath(options.model_base_path)
+        return [ModelConfig(options.model_name, path, request_log=request_log)]
+
+    def _read_batching(self):
+        from serving.server.batching import BatchingParameters, read_parameters
+
+        options = self.options
+        if not options.enable_batching:
+            return None
+        cores = os.cpu_count() or 1
+        if options.batching_parameters_file:
+            return read_parameters(
+                options.batching_parameters_file, options.batch_separate_shapes, cores
+            )
+        return BatchingParameters(
+            num_batch_threads=cores, separate_shapes=options.batch_separate_shapes
+        )
+
+    def _rest_options(self):
+        from serving.server.metrics import DEFAULT_PATH
+        from serving.server.monitoring import monitoring_path
+        from serving.server.rest import RestOptions
+
+        options = self.options
+        path = ""
+        if options.monitoring_config_file:
+            path = monitoring_path(options.monitoring_config_file, DEFAULT_PATH)
+        return RestOptions(
+            max_body_bytes=options.max_body_bytes,
+            body_timeout=options.body_timeout_seconds,
+            cors=options.rest_api_enable_cors_support,
+            metrics_path=path,
+            api_key=_read_key(options.api_key_file),
+        )
+
+    def _load(self, name: str, version: int, path: str):
+        from serving.server.servable import Servable, SessionOptions
+        from serving.server.warmup import warm_up
+
+        options = self.options
+        try:
+            servable = Servable(
+                name,
+                version,
+                path,
+                SessionOptions(
+                    options.tensorflow_intra_op_parallelism,
+                    options.tensorflow_inter_op_parallelism,
+                    options.rest_api_timeout_in_ms,
+                ),
+            )
+            if options.enable_model_warmup:
+                try:
+                    warm_up(servable, options.num_request_iterations_for_warmup, self.metrics)
+                except BaseException:
+                    servable.close(0)
+                    raise
+        except ServingError:
+            self.metrics.load_attempts.add(path, "fail")
+            raise
+        self.metrics.load_attempts.add(path, "success")
+        return servable
+
+    def _watch_config_file(self, configs: list) -> None:
+        from serving.server.model_config import read_model_config_file
+
+        seconds = self.options.model_config_file_poll_wait_seconds
+        if not self.options.model_config_file or seconds <= 0:
+            return
+
+        def watch(current: list) -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    found = read_model_config_file(self.options.model_config_file)
+                    if found != current:
+                        self.manager.configure(found)
+                        current = found
+                except (StartError, ServingError) as error:
+                    log.error("the model configuration stays as it was: %s", error)
+
+        threading.Thread(target=watch, args=(configs,), name="config-poll", daemon=True).start()
+
+    # --- on the event loop
+
+    async def _open(self, rest_options) -> None:
+        options = self.options
+        context = None
+        if options.tls_certificate_file:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            try:
+                context.load_cert_chain(options.tls_certificate_file, options.tls_key_file)
+            except (OSError, ssl.SSLError) as error:
+                raise StartError(
+                    f"cannot use {options.tls_certificate_file} with "
+                    f"{options.tls_key_file}: {error}"
+                ) from error
+        if options.rest_api_port >= 0:
+            await self._open_rest(rest_options, context)
+        if options.port >= 0:
+            await self._open_grpc(rest_options.api_key)
+
+    async def _open_rest(self, rest_options, context: ssl.SSLContext | None) -> None:
+        from aiohttp import web
+
+        from serving.server.rest import RestHandler
+
+        options = self.options
+        self._runner = web.ServerRunner(
+            web.Server(RestHandler(self._inference, rest_options), access_log=None),
+            shutdown_timeout=options.drain_seconds,
+        )
+        await self._runner.setup()
+        listening = _bind(options.host, options.rest_api_port)
+        self.rest_port = listening.getsockname()[1]
+        await web.SockSite(self._runner, listening, ssl_context=context, backlog=1024).start()
+
+    async def _open_grpc(self, api_key: str) -> None:
+        import grpc
+
+        from serving.server import grpc_services
+        from serving.wire import protos
+
+        options = self.options
+        limit = options.max_body_bytes
+        self._grpc = grpc.aio.server(
+            interceptors=[grpc_services.ApiKeyInterceptor(api_key)] if api_key else [],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
+        protos.add_prediction_service(
+            grpc_services.PredictionService(
+                self._inference, options.enable_serialization_as_tensor_content
+            ),
+            self._grpc,
+        )
+        protos.add_model_service(grpc_services.ModelService(self._inference), self._grpc)
+        if options.enable_grpc_healthcheck_service:
+            self._health = grpc_services.Health()
+            self._grpc.add_generic_rpc_handlers((self._health.handler(),))
+        address = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"{address}:{options.port}"
+        try:
+            if options.tls_certificate_file:
+                files = (options.tls_key_file, options.tls_certificate_file)
+                credentials = grpc.ssl_server_credentials([tuple(map(_read_bytes, files))])
+                self.grpc_port = self._grpc.add_secure_port(address, credentials)
+            else:
+                self.grpc_port = self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {address}: the port is in use") from error
+        if not self.grpc_port:
+            raise StartError(f"cannot listen on {address}: the port is in use")
+        await self._grpc.start()
+
+    async def _close(self) -> None:
+        if self._health is not None:
+            self._health.stop()
+        closing = []
+        if self._grpc is not None:
+            closing.append(self._grpc.stop(self.options.drain_seconds))
+        if self._runner is not None:
+            closing.append(self._runner.cleanup())
+        await asyncio.gather(*closing)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket.
+
+    Raises:
+      StartError: the port is in use, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listening
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_key(path: str) -> str:
+    if not path:
+        return ""
+    key = _read_bytes(path).decode("utf-8").strip()
+    if not key:
+        raise StartError(f"{path} holds no key")
+    return key
+
+
+def _freeze_imports() -> None:
+    """Imports TensorFlow and takes its objects out of every later garbage collection.
+
+    Its million objects would otherwise hold up requests for a tenth of a second each time.
+    """
+    importlib.import_module("serving.server.servable")
+    gc.collect()
+    gc.freeze()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the server until SIGTERM or SIGINT.
+
+    Prints one JSON line, `{"ready": true, "rest": PORT, "grpc": PORT, ...}`, when it answers.
+
+    Returns:
+      The exit status: 0 after a signal, 1 where it could not start.
+    """
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    # The default of 5 ms would make an answer that is ready wait for a busy thread.
+    sys.setswitchinterval(0.001)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server = Server(options)
+        for port in {options.port, options.rest_api_port} - {0, -1}:
+            # Importing TensorFlow takes ten seconds; a port in use is told before that.
+            _bind(options.host, port).close()
+        _freeze_imports()
+        server.start()
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    ready = {
+        "ready": True,
+        "pid": os.getpid(),
+        "host": options.host,
+        "rest": server.rest_port,
+        "grpc": server.grpc_port,
+        "models": [f"{name}/{version}" for name, version in sorted(server.manager.available())],
+    }
+    print(json.dumps(ready), flush=True)
+    # A wait without a limit would not wake for a signal that another thread received.
+    while not stop.wait(1.0):
+        pass
+    log.info("stopping; waiting for the requests under way")
+    server.stop()
+    return 0

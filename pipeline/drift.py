@@ -48,7 +48,7 @@ def run(
         model: name of the served model, where the logs are of several.
         schema: name or folder of the curated schemas; those that the run was checked with where
             None.
-        limits: of `serving_skew.Bounds`.
+        limits: of `components.monitor.skew.Bounds`.
         report: the folder to write to; a new one under `<output>/drift` where None.
         say: takes lines of progress.
 

@@ -82,8 +82,8 @@ class TableReader(base_beam_component.BaseBeamComponent):
         source: the data folder.
         fingerprint: `tables.fingerprint(source)`: makes the cache notice that the files
             changed.
-        reader: one of `layouts.LAYOUTS`; empty to tell by the files.
-        columns: JSON of the column mapping that `layouts.plan` describes.
+        reader: one of `detection.LAYOUTS`; empty to tell by the files.
+        columns: JSON of the column mapping that `detection.plan` describes.
         max_rejected_share: the share of rejected rows of a table above which the run stops.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """

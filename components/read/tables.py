@@ -64,7 +64,7 @@ def write_tables(
 
     Args:
         make_pipeline: gives the Beam pipeline to run in.
-        sources: as `layouts.plan` describes them.
+        sources: as `detection.plan` describes them.
         uris: table -> folder of its artifact.
         max_rejected_share: the run stops when a larger share of a table's rows had to be rejected.
 

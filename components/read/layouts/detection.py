@@ -61,7 +61,7 @@ def plan(
         columns: how the user's columns are called: `{"user_id": "uid", ...}` for every table, or
             one such mapping a table under `events`, `items`, `users`; beside them `types` (column
             -> bytes, int, float, bytes_list, float_list), `timestamp_unit` (s, ms, us, ns),
-            `list_separator`, and `files` of session data (see `session_layouts`).
+            `list_separator`, and `files` of session data (see `layouts.sessions`).
 
     Raises:
         ConfigError: an unknown reader, option or type.

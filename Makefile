@@ -16,11 +16,11 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test venv lock lint doctor notebooks gpu clean
+.PHONY: help run test venv lock lint doctor new-model notebooks gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
 	$(VENV)/bin/recsys demo
@@ -39,6 +39,9 @@ doctor: $(STAMP) ## what is wrong with this machine and the mend, imports includ
 
 lint: $(STAMP) ## style and unused code
 	$(PYTHON) -m ruff check .
+
+new-model: $(STAMP) ## a model's file, registry entry and test; NAME=cdae TASK=retrieve KIND=profile [FAMILY= FROM=]
+	$(PYTHON) tools/new_model.py $(NAME) --task "$(TASK)" --kind "$(KIND)" $(if $(FAMILY),--family $(FAMILY)) $(if $(FROM),--from $(FROM))
 
 notebooks: $(STAMP) ## execute the notebooks headless; their files stay as they are
 	cd notebooks && for notebook in *.ipynb; do ../$(VENV)/bin/jupyter-execute $$notebook || exit 1; done

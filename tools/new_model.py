@@ -45,7 +45,7 @@ def test_a_golden_vector_of_the_paper():
 
 
 def nearest(task: str, kind: str) -> registry.Entry:
-    """The model of the task and the kind with the shortest file; a baseline if there is no other."""
+    """The model of the task and the kind with the shortest file; a baseline if no other is."""
     of_kind = [
         entry
         for entry in registry.MODELS.values()

@@ -17,6 +17,7 @@ from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_schemas, schema_folder
 from models.names import features, metrics, registry
+from models.names.errors import ConfigError
 from models.names.label import Label
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
@@ -53,8 +54,13 @@ def create_pipeline(
         stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
             machine.
+
+    Raises:
+        ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
+            that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
+    _require_targets_in_the_ranking(config, hyper_parameters)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, Label.parse(label))
     measured.choosing_by(
@@ -209,6 +215,19 @@ def create_pipeline(
         metadata_connection_config=metadata,
         beam_pipeline_args=list(ARGUMENTS),
     )
+
+
+def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -> None:
+    """Refuses targets that the user has had together with a ranking without what the user has had:
+    every one of them would count as a miss, whatever the model says.
+    """
+    if not config.split.drop_repeats and hyper_parameters.get("filter_seen"):
+        raise ConfigError(
+            "split.drop_repeats: false makes targets of items that the user has had, and "
+            "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
+            "count as a miss; required: hyper_parameters.filter_seen: false with "
+            "split.drop_repeats: false, or split.drop_repeats: true"
+        )
 
 
 def gate_and_push(

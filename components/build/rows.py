@@ -183,13 +183,13 @@ def query_rows(
     pair = log.user * max(len(catalogue), 1) + item
     dropped = {"repeated targets": 0, "users with only repeated targets": 0}
     had = log.per_user(target) > 0
-    if config.drop_repeats:
-        repeated = target & np.isin(pair, pair[known | exclude])
-        where = np.flatnonzero(target & ~repeated)
-        first = np.zeros(len(log), bool)
-        first[where[np.unique(pair[where], return_index=True)[1]]] = True
-        dropped["repeated targets"] = int(target.sum() - first.sum())
-        target = first
+    # A target is listed once, even where repeats are wanted: an item is found once.
+    wanted = target & ~np.isin(pair, pair[known | exclude]) if config.drop_repeats else target
+    where = np.flatnonzero(wanted)
+    first = np.zeros(len(log), bool)
+    first[where[np.unique(pair[where], return_index=True)[1]]] = True
+    dropped["repeated targets"] = int(target.sum() - first.sum())
+    target = first
     asked = log.per_user(target) > 0
     dropped["users with only repeated targets"] = int((had & ~asked).sum())
     dropped["users without events in the split"] = int((~had).sum())

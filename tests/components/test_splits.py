@@ -253,6 +253,13 @@ def test_a_repeated_target_is_dropped_and_counted_unless_asked_for():
     log, config = log_of(events, name="leave_one_out", drop_repeats=False)
     found, _ = queries(log, config)
     assert [one["targets"] for one in found] == [[b"x"], [b"z"]]
+    # Both of a's last events, on x, are for test: one target, since it is found once.
+    again = [("a", "x", 1), ("b", "y", 2), ("b", "z", 3), ("a", "x", 8), ("a", "x", 9)]
+    log, config = log_of(
+        again, name="temporal", valid_fraction=0, test_fraction=0.4, drop_repeats=False
+    )
+    found, dropped = queries(log, config)
+    assert [one["targets"] for one in found] == [[b"x"]] and dropped["repeated targets"] == 1
 
 
 def test_slices_follow_train_alone():

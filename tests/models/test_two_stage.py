@@ -153,6 +153,22 @@ def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages
     )
 
 
+def test_a_target_that_stands_twice_gains_once(stages):
+    recall, rank, data = stages
+    once = data.queries("test")[:16]
+    twice = []
+    for record in once:
+        example = tf.train.Example.FromString(record)
+        targets = example.features.feature["targets"].bytes_list.value
+        targets.extend(list(targets))
+        twice.append(example.SerializeToString())
+    module = TwoStage(recall, rank, "item_knn", candidates=20)
+    left, right = module.evaluate(tf.constant(once)), module.evaluate(tf.constant(twice))
+    assert np.mean(left["ndcg_10"]) > 0
+    for name in metrics.TWO_STAGE.means:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-6)
+
+
 def test_the_weight_is_the_best_on_validation(stages):
     recall, rank, data = stages
     module = TwoStage(recall, rank, "item_knn", candidates=10)

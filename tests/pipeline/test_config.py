@@ -140,3 +140,24 @@ def test_the_layout_of_the_data_may_say_what_is_usual(tmp_path):
 def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, "model: lr\n" + text))
+
+
+def test_targets_that_the_ranking_leaves_out_are_refused_before_anything_runs():
+    from pipeline import dag
+
+    def create(**hyper_parameters):
+        return dag.create_pipeline(
+            config.load(None, {"split.drop_repeats": False}),
+            source="",
+            fingerprint="",
+            schemas="movielens",
+            hyper_parameters=hyper_parameters,
+            pipeline_root="",
+            serving_dir="",
+        )
+
+    with pytest.raises(
+        ConfigError, match="split.drop_repeats: false .* hyper_parameters.filter_seen: true"
+    ):
+        create(filter_seen=True)
+    assert create(filter_seen=False).components

@@ -25,6 +25,8 @@ from models.names.errors import ConfigError, DataError, nearest
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 # Events of no split, such as those without the label that a run learns.
 UNUSED = -1
+LEAST_HELD_OUT = 5
+"""Events that a held-out user must have to be asked, in the split user_holdout."""
 SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
 
 
@@ -42,7 +44,8 @@ class SplitConfig:
             for comparison with papers (the validation events are then only excluded).
         drop_repeats: leave targets out that are in the history already.
         candidates: `ncf99` for 99 sampled negatives a query, or None.
-        input_share: user_holdout: share of a held-out user's events that the query knows.
+        input_share: user_holdout: share of a held-out user's events that the query knows; the
+            targets, which are the rest, are rounded down.
         sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
             predefined: a `session` is parted whole, and every position of it is a query (last_days:
                 always).
@@ -287,8 +290,11 @@ def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Users drawn at random are in no part of train; a seeded share of their events is what a query
-    knows of them."""
+    """Users drawn at random are in no part of train; a query knows a seeded share of their events.
+
+    As Liang et al. (WWW 2018) have it, the targets of a user are rounded down and the rest is known,
+    and a user of fewer than `LEAST_HELD_OUT` events has no targets, so is not asked.
+    """
     hashes = mix(hash_ids(log.users), config.seed)
     test = round(len(facts.hashes) * config.test_fraction)
     valid = round(len(facts.hashes) * config.valid_fraction)
@@ -301,8 +307,10 @@ def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     position = np.empty(len(log), np.int64)
     position[order] = np.arange(len(log)) - log.starts[log.user[order]]
     sizes = np.diff(log.starts)
-    known = np.clip(np.floor(sizes * config.input_share), 1, np.maximum(sizes - 1, 1))
-    is_input = position < known[log.user]
+    # Rounding first forgives 5 * (1 - 0.8) = 0.9999999999999998.
+    targets = np.floor(np.round(sizes * (1 - config.input_share), 6))
+    targets[sizes < LEAST_HELD_OUT] = 0
+    is_input = position < (sizes - targets)[log.user]
     split[is_input & (split == VALID)] = VALID_INPUT
     split[is_input & (split == TEST)] = TEST_INPUT
     return split

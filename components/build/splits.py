@@ -7,7 +7,7 @@ A function that needs to know the whole log (a global time cut, the number of ro
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 UNUSED = -1
 LEAST_HELD_OUT = 5
 """Events that a held-out user must have to be asked, in the split user_holdout."""
+_QUERIES_ONLY = ("query_history", "drop_repeats", "candidates")  # of a SplitConfig
 SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
 
 
@@ -74,6 +75,16 @@ class SplitConfig:
     def asks_sessions(self) -> bool:
         """Whether every position of a held-out session is a query."""
         return self.by_session and self.name in ("last_days", "predefined")
+
+    @property
+    def border(self) -> dict[str, Any]:
+        """All that decides which event is in which split; what is left out only decides what the
+        queries know and ask.
+
+        `sequence_by` decides it where whole sessions are parted; elsewhere a row's length only.
+        """
+        values = {key: value for key, value in asdict(self).items() if key not in _QUERIES_ONLY}
+        return {**values, "sequence_by": "session" if self.asks_sessions else "user"}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "SplitConfig":

@@ -11,14 +11,16 @@ from typing import Any
 import pydantic
 import yaml
 
+from components.build.config import SplitConfig
+from components.gate.config import GateConfig
 from models.names import metrics, registry
 from models.names.errors import ConfigError
+from models.names.settings import Settings, Share
 from pipeline import lineage, local
-from pipeline.config import GateConfig
 from pipeline.lineage import RunRecord
 
 
-class BundleConfig(pydantic.BaseModel):
+class BundleConfig(Settings):
     """What is bundled.
 
     Attributes:
@@ -32,12 +34,10 @@ class BundleConfig(pydantic.BaseModel):
         output: folder of the runs; the bundle goes there as well.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
     recall: str
     rank: str | None = None
     candidates: int = pydantic.Field(200, ge=1)
-    weight: float | None = pydantic.Field(None, ge=0, le=1)
+    weight: Share | None = None
     max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
     output: str = "runs"
 
@@ -204,13 +204,12 @@ def _require_same_split(recall: RunRecord, rank: RunRecord) -> None:
 
 def _made_of(record: RunRecord) -> dict[str, dict[str, Any]]:
     """Of the data and of the split, every key that decides which event is in which split."""
-    from components.build.splits import SplitConfig  # with pandas, which refusals can do without
-
     read = record.steps["TableReader"].properties
-    values = json.loads(record.steps["ExampleBuilder"].properties["split"])
-    split = {f"split.{key}": value for key, value in SplitConfig.parse(values).border.items()}
-    if fingerprint := values.get("file_fingerprint"):
-        split["split.file"] = fingerprint  # the contents, wherever the file lies
+    built = record.steps["ExampleBuilder"].properties
+    border = SplitConfig.parse(json.loads(built["split"])).border
+    if contents := built.get("split_file_hash"):
+        border["file"] = contents  # wherever it lies
+    split = {f"split.{key}": value for key, value in border.items()}
     # The numbers of rows and the users' ids are what the reader and its column mapping make of the
     # files.
     data = {"the fingerprint of data.source": read.get("fingerprint")}

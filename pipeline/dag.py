@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.build.config import WALKS
+from components.build.config import WALKS, BuildConfig
 from components.build.example_builder import ExampleBuilder
-from components.build.walks import WalkConfig
 from components.canary.canary import Canary
 from components.check.table_check import TableCheck
 from components.gate import evaluation
@@ -18,7 +17,6 @@ from components.read.table_reader import TableReader
 from components.tables.schemas import read_schemas, schema_folder
 from models.names import features, metrics, registry
 from models.names.errors import ConfigError
-from models.names.label import Label
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
@@ -62,13 +60,20 @@ def create_pipeline(
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
     label = config.label.model_dump() if config.label else None
-    measured = metrics.of(entry.task, Label.parse(label))
+    measured = metrics.of(entry.task, config.label)
     measured.choosing_by(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    walks = config.walks.model_dump()
-    on_graph = WalkConfig.parse(walks, entry.kind).on_graph
+    to_build = BuildConfig.parse(
+        {
+            "task": entry.task,
+            "kind": entry.kind,
+            "split": config.split,
+            "label": config.label,
+            "walks": config.walks,
+        }
+    )
     components_hash = _hash_files("components", "schema", "models/names/label.py")
     tables = read_schemas(folder)
     folder = schema_dir or folder
@@ -106,7 +111,7 @@ def create_pipeline(
     check = TableCheck(
         **{table: reader.outputs[table] for table in TABLES},
         **anomalies,
-        thresholds=json.dumps(config.check, sort_keys=True),
+        thresholds=config.check.model_dump_json(),
         schema_folder=folder,
         code_hash=components_hash,
     )
@@ -115,11 +120,12 @@ def create_pipeline(
     builder = ExampleBuilder(
         **{table: reader.outputs[table] for table in TABLES},
         check=check.outputs["report"],
-        task=entry.task,
-        kind=entry.kind,
-        split=json.dumps(config.split.model_dump(), sort_keys=True),
-        label=json.dumps(label, sort_keys=True) if label else None,
-        walks=json.dumps(walks, sort_keys=True),
+        task=to_build.task,
+        kind=to_build.kind,
+        split=to_build.split.model_dump_json(),
+        label=to_build.label.model_dump_json() if to_build.label else None,
+        walks=to_build.walks.model_dump_json(),
+        split_file_hash=_hash_given(config.split.file),
         schema_folder=folder,
         code_hash=components_hash,
     )
@@ -188,7 +194,7 @@ def create_pipeline(
         schema=builder.outputs["schema"],
         run_fn="models.training.trainer.run_fn",
         train_args=tfx.TrainArgs(
-            splits=["train", "items", "users", *([WALKS] if on_graph else [])]
+            splits=["train", "items", "users", *([WALKS] if to_build.walks.on_graph else [])]
         ),
         eval_args=tfx.EvalArgs(splits=["valid"]),
         custom_config=training,
@@ -284,6 +290,13 @@ def _hash_files(*names: str) -> str:
         for path in files:
             digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _hash_given(file: str | None) -> str | None:
+    """The hash of the file of the split `given`, where there is one and it lies on this machine."""
+    if file and Path(file).is_file():
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
+    return None
 
 
 def _hash_text(text: str) -> str:

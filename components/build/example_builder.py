@@ -1,8 +1,6 @@
 """`ExampleBuilder`: the three tables to the examples that a model trains on and is measured by."""
 
-import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -29,6 +27,7 @@ class ExampleBuilderSpec(component_spec.ComponentSpec):
         "label": component_spec.ExecutionParameter(type=str, optional=True),
         "walks": component_spec.ExecutionParameter(type=str, optional=True),
         "rows_a_shard": component_spec.ExecutionParameter(type=int, optional=True),
+        "split_file_hash": component_spec.ExecutionParameter(type=str, optional=True),
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
@@ -62,12 +61,13 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         schema = artifact_utils.get_single_instance(output_dict["schema"])
+        given = {name: exec_properties.get(name) for name in ("split", "label", "walks")}
         config = BuildConfig.parse(
-            exec_properties["task"],
-            exec_properties["kind"],
-            json.loads(exec_properties["split"]),
-            json.loads(exec_properties.get("label") or "{}"),
-            json.loads(exec_properties.get("walks") or "{}"),
+            {
+                "task": exec_properties["task"],
+                "kind": exec_properties["kind"],
+                **{name: json.loads(text) for name, text in given.items() if text},
+            }
         )
         report = build(
             self._make_beam_pipeline,
@@ -107,6 +107,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         walks: JSON of `walks.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
         rows_a_shard: about how many events one worker holds at a time.
+        split_file_hash: hash of the file of the split `given`, so that its edits are not served
+            from the cache.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """
 
@@ -127,6 +129,7 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         walks: str | None = None,
         check: types.BaseChannel | None = None,
         rows_a_shard: int = ROWS_A_SHARD,
+        split_file_hash: str | None = None,
         code_hash: str = "",
     ):
         super().__init__(
@@ -137,7 +140,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
                 check=check,
                 task=task,
                 kind=kind,
-                split=_with_fingerprint(split),
+                split=split,
+                split_file_hash=split_file_hash or "",
                 schema_folder=schema_folder,
                 label=label or "",
                 walks=walks or "",
@@ -147,12 +151,3 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
                 schema=types.Channel(type=standard_artifacts.Schema),
             )
         )
-
-
-def _with_fingerprint(split: str) -> str:
-    """The cache goes by these values, so a given split's file is named with its contents."""
-    values = json.loads(split)
-    file = values.get("file")
-    if file and Path(file).is_file():
-        values["file_fingerprint"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
-    return json.dumps(values, sort_keys=True)

@@ -16,14 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from components.build import checks, documents, rows, session_queries
-from components.build.config import SCHEMA_FILE, WALKS, BuildConfig
+from components.build.config import SCHEMA_FILE, WALKS, BuildConfig, SplitConfig
 from components.build.report import write_report
 from components.build.splits import (
     TEST,
     TRAIN,
     VALID,
     Log,
-    SplitConfig,
     gather_facts,
     make_log,
     merge_facts,

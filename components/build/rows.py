@@ -8,7 +8,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, SplitConfig, read_given
+from components.build.config import SplitConfig
+from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART

@@ -6,19 +6,19 @@ A function that needs to know the whole log (a global time cut, the number of ro
 """
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from components.build import session_splits
+from components.build.config import SPLITS, SplitConfig
 from components.read import parsing
 from components.tables.hashing import hash_ids, mix
-from models.names.errors import ConfigError, DataError, nearest
+from models.names.errors import DataError
 
 # What an event is for. The last two are the known part of a held-out user, who is not in train at
 # all.
@@ -27,110 +27,6 @@ TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 UNUSED = -1
 LEAST_HELD_OUT = 5
 """Events that a held-out user must have to be asked, in the split user_holdout."""
-_QUERIES_ONLY = ("query_history", "drop_repeats", "candidates")  # of a SplitConfig
-SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How the log is split; the names are those of the run's configuration.
-
-    Attributes:
-        name: one of `SPLITS`.
-        seed: of every random choice.
-        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
-            validation.
-        test_fraction: the same for test; leave_one_out and given take no notice of its size.
-        query_history: what a test query may know: `all` (train and validation events) or `train`,
-            for comparison with papers (the validation events are then only excluded).
-        drop_repeats: leave targets out that are in the history already.
-        candidates: `ncf99` for 99 sampled negatives a query, or None.
-        input_share: user_holdout: share of a held-out user's events that the query knows; the
-            targets, which are the rest, are rounded down.
-        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
-            predefined: a `session` is parted whole, and every position of it is a query (last_days:
-                always).
-        days: of last_days, for test and again for validation; see `session_splits`.
-        file: given: the TSV file with user_id, item_id and optionally candidates.
-    """
-
-    name: str = "leave_one_out"
-    seed: int = 42
-    valid_fraction: float = 0.1
-    test_fraction: float = 0.1
-    query_history: str = "all"
-    drop_repeats: bool = True
-    candidates: str | None = None
-    input_share: float = 0.8
-    sequence_by: str = "user"
-    days: float = 1.0
-    file: str | None = None
-
-    @property
-    def by_session(self) -> bool:
-        """Whether a row of the kinds sequence and walk is a session."""
-        return self.sequence_by == "session" or self.name == "last_days"
-
-    @property
-    def asks_sessions(self) -> bool:
-        """Whether every position of a held-out session is a query."""
-        return self.by_session and self.name in ("last_days", "predefined")
-
-    @property
-    def border(self) -> dict[str, Any]:
-        """All that decides which event is in which split; what is left out only decides what the
-        queries know and ask.
-
-        `sequence_by` decides it where whole sessions are parted; elsewhere a row's length only.
-        """
-        values = {key: value for key, value in asdict(self).items() if key not in _QUERIES_ONLY}
-        return {**values, "sequence_by": "session" if self.asks_sessions else "user"}
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "SplitConfig":
-        """Checks and takes over a mapping.
-
-        Raises:
-            ConfigError: an unknown key or a value out of range.
-        """
-        names = [one.name for one in fields(cls)]
-        for key in values:
-            if key not in names and key != "file_fingerprint":
-                raise ConfigError(f"split: unknown key {key!r}{nearest(str(key), names)}")
-        config = cls(**{key: value for key, value in values.items() if key in names})
-        for key, allowed in (
-            ("name", SPLITS),
-            ("query_history", ("all", "train")),
-            ("sequence_by", ("user", "session")),
-            ("candidates", (None, "ncf99")),
-        ):
-            value = getattr(config, key)
-            if value not in allowed:
-                choices = [choice for choice in allowed if choice]
-                raise ConfigError(
-                    f"split.{key}: unknown value {value!r}{nearest(str(value), choices)}"
-                )
-        if not 0 <= config.valid_fraction < 1 or not 0 < config.test_fraction < 1:
-            raise ConfigError(
-                "split.valid_fraction must be in [0, 1) and split.test_fraction in (0, 1); "
-                f"received {config.valid_fraction} and {config.test_fraction}"
-            )
-        if config.valid_fraction + config.test_fraction >= 1:
-            raise ConfigError(
-                "split.valid_fraction and split.test_fraction must leave something to train on; "
-                f"received {config.valid_fraction} + {config.test_fraction}"
-            )
-        if not 0 < config.input_share < 1:
-            raise ConfigError(f"split.input_share must be in (0, 1); received {config.input_share}")
-        if not config.days > 0:
-            raise ConfigError(f"split.days must be greater than 0; received {config.days}")
-        if config.candidates and config.asks_sessions:
-            raise ConfigError(f"split.candidates is for one query a user, not for {config.name!r}")
-        if config.name == "given" and not config.file:
-            raise ConfigError(
-                "split.file is required by the split 'given': a TSV file with user_id and item_id"
-            )
-        return config
 
 
 @dataclass
@@ -409,12 +305,4 @@ def read_given(file: str) -> pd.DataFrame:
     return frame[~frame.index.duplicated()]
 
 
-_ASSIGN = {
-    "leave_one_out": leave_one_out,
-    "temporal": temporal,
-    "ratio": ratio,
-    "user_holdout": user_holdout,
-    "given": given,
-    "last_days": last_days,
-    "predefined": predefined,
-}
+_ASSIGN = {name: globals()[name] for name in SPLITS}

@@ -6,8 +6,8 @@ is how often they do. Walks are DeepWalk's (Perozzi et al., KDD 2014: first orde
 step, so neither shards nor batches change a walk.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -15,79 +15,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from components.build.config import WalkConfig
 from components.build.splits import TRAIN, Log
 from components.tables import records
 from components.tables.hashing import mix
-from models.names.errors import ConfigError, nearest, require_known
 
-KINDS = ("baskets", "deepwalk", "node2vec")
 WALKS_AT_ONCE = 50_000
 _ROUNDS = 16  # of rejection; whoever is left then draws from probabilities that are written out
-
-
-@dataclass(frozen=True)
-class WalkConfig:
-    """What the rows of the kind `walk` are; the names are those of the run's configuration.
-
-    Attributes:
-        kind: `baskets` (the train items of a user or session, no graph), `deepwalk` or `node2vec`.
-        directed: an edge leads from an item to the one after it only.
-        weighted: steps are drawn by how often the edge occurs, else all edges are alike.
-        walks_per_node: walks that start at each item.
-        walk_length: items a walk has at most; it ends early where no edge leads on.
-        p: node2vec: return parameter; a small one leads back.
-        q: node2vec: in-out parameter; a large one stays near.
-        seed: of every random choice.
-    """
-
-    kind: str = "baskets"
-    directed: bool = False
-    weighted: bool = True
-    walks_per_node: int = 10
-    walk_length: int = 40
-    p: float = 1.0
-    q: float = 1.0
-    seed: int = 42
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], example_kind: str = "walk") -> "WalkConfig":
-        """Checks and takes over a mapping, for rows of an example kind.
-
-        Raises:
-            ConfigError: an unknown key, a value out of range, or walks for another example kind.
-        """
-        require_known("walks", values, (one.name for one in fields(cls)))
-        config = cls(**values)
-        if config.kind not in KINDS:
-            raise ConfigError(
-                f"walks.kind: unknown value {config.kind!r}{nearest(str(config.kind), KINDS)}"
-            )
-        for key, least in (("walks_per_node", 1), ("walk_length", 2), ("seed", 0)):
-            value = getattr(config, key)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"walks.{key} must be a whole number of at least {least}; received {value!r}"
-                )
-        for key in ("p", "q"):
-            value = getattr(config, key)
-            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ConfigError(f"walks.{key} must be greater than 0; received {value!r}")
-            if value != 1 and config.kind != "node2vec":
-                raise ConfigError(
-                    f"walks.{key} belongs to the kind 'node2vec'; received {value} with "
-                    f"{config.kind!r}"
-                )
-        if config.on_graph and example_kind != "walk":
-            raise ConfigError(
-                f"walks.kind {config.kind!r} is for models that train on rows of the kind 'walk'; "
-                f"this one's are of the kind {example_kind!r}"
-            )
-        return config
-
-    @property
-    def on_graph(self) -> bool:
-        """Whether there are walks to be made, in a split of their own."""
-        return self.kind != "baskets"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tfx.dsl.components.base import base_beam_component, base_beam_executor, exe
 from tfx.types import artifact, artifact_utils, component_spec, standard_artifacts
 
 from components.check import rules
+from components.check.config import Thresholds
 from components.tables.names import TABLES
 from components.tables.schemas import read_schemas
 
@@ -46,7 +47,7 @@ class TableCheckSpec(component_spec.ComponentSpec):
 
 
 class TableCheckExecutor(base_beam_executor.BaseBeamExecutor):
-    """Runs `checks.check`."""
+    """Runs `rules.check`."""
 
     def Do(
         self,
@@ -71,7 +72,7 @@ class TableCheckExecutor(base_beam_executor.BaseBeamExecutor):
             self._make_beam_pipeline,
             {table: artifact_utils.get_single_instance(input_dict[table]).uri for table in TABLES},
             output.uri,
-            rules.Thresholds.parse(json.loads(exec_properties["thresholds"] or "{}")),
+            Thresholds.parse(json.loads(exec_properties["thresholds"] or "{}")),
             int(time.time()),
             anomalies,
             read_schemas(folder) if folder else None,
@@ -93,7 +94,7 @@ class TableCheck(base_beam_component.BaseBeamComponent):
         events_anomalies: ExampleAnomalies of an ExampleValidator on that table, or None.
         items_anomalies: likewise.
         users_anomalies: likewise.
-        thresholds: JSON of `checks.Thresholds`.
+        thresholds: JSON of `check.config.Thresholds`.
         schema_folder: folder of the curated schemas, to show rows that break them.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """

@@ -5,14 +5,13 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows
+from components.build.config import SPLITS, SplitConfig
 from components.build.splits import (
-    SPLITS,
     TEST,
     TEST_INPUT,
     TRAIN,
     VALID,
     VALID_INPUT,
-    SplitConfig,
     gather_facts,
     make_log,
     merge_facts,

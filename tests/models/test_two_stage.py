@@ -11,7 +11,7 @@ from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
 
-LIKED = Label("rating", 4.0)
+LIKED = Label(column="rating", threshold=4.0)
 
 
 def exported(name, data, label, folder, **hyper_parameters):

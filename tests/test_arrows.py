@@ -13,6 +13,7 @@ TOPS = ("models", "components", "serving", "pipeline")
 LINES = (
     ("models.names", "models.inputs", "models.measures", "models.contract", "models.training"),
     (
+        "components.component",
         "components.tables",
         "components.read",
         "components.check",

@@ -7,13 +7,13 @@ name was misspelt, the nearest one.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import pydantic
-from pydantic_core import PydanticCustomError
-from typing_extensions import Self
 
 from models.names.errors import ConfigError, nearest
+
+_Own = TypeVar("_Own", bound="Settings")
 
 
 class Settings(pydantic.BaseModel):
@@ -32,7 +32,7 @@ class Settings(pydantic.BaseModel):
     SECTION: ClassVar[str] = ""
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any] | None, source: str = "") -> Self:
+    def parse(cls: type[_Own], values: Mapping[str, Any] | None, source: str = "") -> _Own:
         """Checks and takes over a mapping.
 
         Args:
@@ -47,12 +47,6 @@ class Settings(pydantic.BaseModel):
         except pydantic.ValidationError as error:
             where = f"{source}: " if source else ""
             raise ConfigError(where + _explain(error, cls)) from None
-
-
-def unknown_value(choices: Iterable[str]) -> PydanticCustomError:
-    """The error of a value that is none of the choices, as pydantic has it of a `Literal`."""
-    expected = " or ".join(repr(choice) for choice in choices)
-    return PydanticCustomError("literal_error", "unknown value", {"expected": expected})
 
 
 def _share(value: Any, check: pydantic.ValidatorFunctionWrapHandler) -> float:

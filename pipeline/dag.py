@@ -106,8 +106,8 @@ def create_pipeline(
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
 
-    # TFDV's anomalies, and what TFDV cannot know (duplicates, the future, unknown items), stop the
-    # run by name.
+    # A run is stopped by TFDV's anomalies and by what TFDV cannot know (duplicates, events in the
+    # future, unknown items); the message names the table and the column.
     check = TableCheck(
         **{table: reader.outputs[table] for table in TABLES},
         **anomalies,
@@ -138,10 +138,11 @@ def create_pipeline(
         preprocessing_fn="models.inputs.preprocessing.preprocessing_fn",
         splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
         materialize=False,
-        # The tables have statistics of their own, held to curated schemas; the same of train would
-        # take half of the time here.
+        # The tables have been measured and held to their schemas already; measuring the train rows
+        # as well would take half of Transform's time.
         disable_statistics=True,
-        # Each run analyses all of its train rows: there is no run that would read the cache.
+        # The cache of analyses is for data that grows by spans; every run here analyses all of its
+        # train rows, so nothing would read it.
         disable_analyzer_cache=True,
         custom_config={
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
@@ -174,7 +175,7 @@ def create_pipeline(
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
-    # A new model must stand beside the one that is being served, so that one is found first.
+    # The gate compares the new model with the last blessed one, which is found here.
     strategy = (
         {"strategy_class": tfx.LatestBlessedModelStrategy}
         if stock_resolver
@@ -186,7 +187,7 @@ def create_pipeline(
         model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
     ).with_id("LastBlessed")
 
-    # Training is in epochs: TFX's step counts stay unset.
+    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
     warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
     trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
@@ -201,7 +202,7 @@ def create_pipeline(
         **warm,
     )
 
-    # Better than the reference, not worse than the last blessed model.
+    # The gate: better than the reference, and not much worse than the last blessed model.
     bounds = evaluation.eval_config(
         measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
     )
@@ -248,7 +249,7 @@ def gate_and_push(
         bounds: what the Evaluator measures and requires (`gate.eval_config`).
         serving_dir: where versions are pushed.
     """
-    # The SavedModel measures itself on the test rows.
+    # The SavedModel's own signature `evaluate` measures it on the test rows.
     evaluator = tfx.Evaluator(
         examples=examples,
         model=model,
@@ -257,8 +258,8 @@ def gate_and_push(
         example_splits=["test"],
     )
 
-    # A good model that no server can load would be pushed all the same: a server process answers
-    # real requests first.
+    # Good metrics do not show that a server can load the model, so a server process loads it and
+    # answers real requests before anything is pushed.
     canary = Canary(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
@@ -266,7 +267,7 @@ def gate_and_push(
         code_hash=_hash_files("components/canary", "serving"),
     )
 
-    # Only what is blessed twice becomes a version that a server picks up.
+    # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
     pusher = tfx.Pusher(
         model=model,
         model_blessing=evaluator.outputs["blessing"],

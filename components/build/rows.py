@@ -34,7 +34,7 @@ class Side:
         ids = pd.Index(table.column(key).to_numpy(), dtype=object)
         first = (
             ~ids.duplicated()
-        )  # the table check says when an id is there twice; here the first one counts
+        )  # the table check reports an id that is there twice; here its first row counts
         self._index = ids[first]
         self._table = table.filter(pa.array(first)) if not first.all() else table
         prefix = key.removesuffix("id")
@@ -68,8 +68,12 @@ class Popularity:
     counts: np.ndarray
 
     def slices(self, items: np.ndarray) -> np.ndarray:
-        """[M] ids -> `head`, `middle`, `tail` (items that cover half, the next 30 %, the last 20 %
-        of train) or `cold`."""
+        """Slices of [M] items by how often train has them.
+
+        Returns:
+            [M] `head` (the most frequent items, which together have half of train's events),
+            `middle` (the next 30 %), `tail` (the last 20 %) or `cold` (not in train).
+        """
         order = np.lexsort((np.arange(len(self.items)), -self.counts))
         before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(
             self.counts.sum(), 1
@@ -113,8 +117,8 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
     """One row a user (or session): every column of its events as a list, oldest first, with the
     user's features.
 
-    Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns
-    that are lists already have no place in a list and are left out.
+    Values that are missing are filled (empty string, 0), so that the lists stay parallel. Columns
+    whose values are lists themselves are left out: a tf.Example holds no list of lists.
     """
     chosen = np.flatnonzero(mask)
     owner = log.user[chosen]
@@ -153,7 +157,7 @@ def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popula
     table = event_rows(log, mask, items, users)
     if (
         REVIEW in table.column_names
-    ):  # it is written after the fact: nothing may learn from it, or be measured with it
+    ):  # it is written after the event that is to be predicted, so no model may be given it
         table = table.drop([REVIEW])
     return with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
 
@@ -171,7 +175,7 @@ def query_rows(
         config: the split.
 
     Returns:
-        The queries, and how many targets and users have none, by reason.
+        The queries; and, by reason, how many events are no target and how many users no query.
     """
     target = log.split == part
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
@@ -232,8 +236,9 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Adds the column `label` to a log, in place of what it is made of; events without one belong
-    to no split.
+    """Replaces the column that the label is made of by the column `label`.
+
+    Events without a label are moved out of their split.
 
     Returns:
         The log, and how many events of each split lack a label ([3] int64, by split number).
@@ -279,8 +284,8 @@ def with_slices(
 def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) -> pa.Array:
     """99 items of train a user, uniform, distinct, none of which the user has in the whole log.
 
-    Each draw is a hash of the user and a counter, so that it depends on nothing else; draws that
-    hit are skipped.
+    A draw is a hash of the user's id and a counter, so it does not depend on who else is in the
+    shard. A draw is skipped when it is an item of the user's own or was drawn before.
     """
     size = len(popularity.items)
     if not size or not len(asking):
@@ -297,7 +302,7 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
     open_ = np.flatnonzero(wanted > 0)
     width = 2 * NEGATIVES
     while len(open_):
-        # From the beginning again with more draws, for the few users whose draws hit too often.
+        # The few users for whom too many draws were skipped begin again with twice as many.
         counter = np.arange(width, dtype=np.uint64)
         with np.errstate(over="ignore"):
             draws = (
@@ -317,7 +322,9 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
         have[open_[enough]] = wanted[open_[enough]]
         open_ = open_[~enough]
         width *= 2
-        if width > 64 * size + 1024 * NEGATIVES:  # next to nothing is free: take it in order
+        if (
+            width > 64 * size + 1024 * NEGATIVES
+        ):  # nearly all items are their own: take the rest in order
             for position in open_:
                 first = asking[position] * size
                 mine = (
@@ -351,7 +358,7 @@ def _given_candidates(
 
 
 def times(log: Log) -> np.ndarray:
-    """[E] int64 seconds; noughts where the log has none, since TFMA wants a number of every query."""
+    """[E] int64 seconds; zeros where the log has no times, since TFMA wants a number a query."""
     if "timestamp" in log.table.column_names:
         return log.column("timestamp")
     return np.zeros(len(log), np.int64)

@@ -20,8 +20,8 @@ from components.read import parsing
 from components.tables.hashing import hash_ids, mix
 from models.names.errors import DataError
 
-# What an event is for. The last two are the known part of a held-out user, who is not in train at
-# all.
+# The part that an event plays. The last two are what a query knows of a held-out user, who has no
+# event in train.
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 # Events of no split, such as those without the label that a run learns.
 UNUSED = -1
@@ -142,8 +142,10 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
 
 
 def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Last event of each user to test, the one before to validation; users of fewer than three stay
-    in train."""
+    """Each user's last event is test, and the one before it validation.
+
+    Users with fewer than three events stay in train.
+    """
     split = np.zeros(len(log), np.int8)
     sizes = np.diff(log.starts)
     ends = log.starts[1:][sizes >= 3]
@@ -154,13 +156,13 @@ def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
-    """The times from which on events are validation, and test; events of one time are never
-    parted."""
+    """The times at which validation and test begin; events of the same time stay together."""
     total = facts.counts.sum()
     before = np.concatenate([[0], np.cumsum(facts.counts)])
 
     def cut(share: float) -> int:
-        # The time of the event at this rank of the log; rounding forgives 0.1 + 0.2.
+        # The event of this rank, in the order of time, is the first after the cut. Rounding keeps
+        # 0.1 + 0.2 from being a little more than 0.3.
         rank = min(int(np.floor(round(total * (1 - share), 6))), int(total) - 1)
         return int(facts.seconds[np.searchsorted(before, rank, side="right") - 1])
 
@@ -168,7 +170,7 @@ def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
 
 
 def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """One time for everybody: what comes after it is not in train."""
+    """Cuts at the same times for all users: train, then validation, then test."""
     valid_from, test_from = time_cuts(facts, config)
     seconds = log.column("timestamp")
     split = np.where(seconds >= test_from, TEST, TRAIN).astype(np.int8)
@@ -179,8 +181,11 @@ def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def ratio_of_rows(rows: int, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
-    """[rows] int8: the split of every row of the source, drawn as scikit-learn and the papers draw
-    it."""
+    """Draws the split of every row of the source, as scikit-learn and the papers draw it.
+
+    Returns:
+        [rows] int8: the last rows of one seeded permutation are test, those before them validation.
+    """
     order = np.random.RandomState(seed).permutation(rows)
     test = round(rows * test_fraction)
     valid = round(rows * valid_fraction)
@@ -199,8 +204,8 @@ def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     """Users drawn at random are in no part of train; a query knows a seeded share of their events.
 
-    As Liang et al. (WWW 2018) have it, the targets of a user are rounded down and the rest is known,
-    and a user of fewer than `LEAST_HELD_OUT` events has no targets, so is not asked.
+    As Liang et al. (WWW 2018) have it, the targets of a user are rounded down and the rest is
+    known; a user of fewer than `LEAST_HELD_OUT` events has no targets and so is not asked.
     """
     hashes = mix(hash_ids(log.users), config.seed)
     test = round(len(facts.hashes) * config.test_fraction)
@@ -208,7 +213,8 @@ def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     rank = np.searchsorted(facts.hashes, hashes)
     role = np.where(rank < test, TEST, np.where(rank < test + valid, VALID, TRAIN)).astype(np.int8)
     split = role[log.user]
-    # The rank of each event within its user by a hash of its row.
+    # Each event's place among its user's events when these are ordered by a hash of their rows: a
+    # seeded shuffle.
     lottery = mix(log.column("row").astype(np.uint64), config.seed)
     order = np.lexsort((lottery, log.user))
     position = np.empty(len(log), np.int64)
@@ -233,11 +239,11 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
-    """Each user's last event in train becomes validation, where another stays in train."""
+    """Moves each user's last train event to validation, unless it is the user's only one."""
     remaining = split == TRAIN
     counts = log.per_user(remaining)
     last = np.full(len(log.users), -1, np.int64)
-    # Of equal positions the last one written stays.
+    # Every train event writes its position to its user's place; the last one to do so stays.
     last[log.user[remaining]] = np.flatnonzero(remaining)
     split[last[counts >= 2]] = VALID
     return split
@@ -250,8 +256,11 @@ def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """What the events' own column `split` says, which session readers fill by the files' names;
-    without validation in it the last sessions of train are that, or each user's last event."""
+    """The split that the data themselves name, in the events' column `split`.
+
+    Readers of session data fill that column from the names of the files. Where it names no
+    validation, the last sessions of train are taken for it, or each user's last train event.
+    """
     parts = session_splits.parts_of(log.table)
     if not config.by_session:
         missing = config.valid_fraction and not facts.named_valid

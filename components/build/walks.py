@@ -21,18 +21,21 @@ from components.tables import records
 from components.tables.hashing import mix
 
 WALKS_AT_ONCE = 50_000
-_ROUNDS = 16  # of rejection; whoever is left then draws from probabilities that are written out
+_ROUNDS = 16  # of rejection sampling; after them the exact probabilities are computed
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """Which item follows which, and how often; merging them is associative and knows no order.
+    """Which item follows which, and how often.
+
+    They are merged in any order and grouping, as Beam's combiners need it.
 
     Attributes:
         items: [N] object array of ids, ascending: every train item, those without an edge included.
-        source: [E] int64 position in `items`.  target: [E] likewise.  No pair twice, none of one
-            item with itself; ascending.
-        count: [E] int64.
+        source: [E] int64 positions in `items`; the pairs of source and target are distinct and
+            ascending, and no item is paired with itself.
+        target: [E] int64 positions in `items`.
+        count: [E] int64, how often target follows source.
         repeats: transitions left out since an item followed itself.
     """
 
@@ -49,7 +52,8 @@ def count_transitions(log: Log, by_session: bool) -> Transitions:
     codes, items = pd.factorize(log.column("item_id")[train], sort=True)
     owner = log.user[train]
     if by_session:
-        # As in rows.list_rows: the events of a session keep their order, whatever lies between.
+        # As in rows.list_rows: brings the events of a session together, in their order, where
+        # those of another lie between them.
         session = pd.factorize(log.column("session_id")[train])[0]
         order = np.lexsort((np.arange(len(train)), session, owner))
         codes, owner, session = codes[order], owner[order], session[order]
@@ -112,7 +116,7 @@ class Graph:
         self.target = self.key % size
         self.weight = weight if config.weighted else np.ones(len(weight), np.int64)
         self.starts = np.searchsorted(self.key, np.arange(size + 1) * size)
-        # Whole numbers: probabilities are exact, whatever the weights.
+        # Sums of whole numbers, so that no probability is rounded.
         self.before = np.r_[0, np.cumsum(self.weight)]
 
     def has_edge(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -154,7 +158,7 @@ def walk(graph: Graph, config: WalkConfig, start: np.ndarray, number: np.ndarray
         going = going[graph.totals(path[going, place - 1]) > 0]
         if not len(going):
             break
-        # One key a walk and step; the draws within a step are hashes of it.
+        # One key for each walk and step, of which the draws within the step are hashes.
         key = mix(mix(number[going].astype(np.uint64), config.seed), place)
         node = path[going, place - 1]
         if place == 1 or not biased:
@@ -175,7 +179,10 @@ def bias(graph: Graph, config: WalkConfig, previous: np.ndarray, nodes: np.ndarr
 
 
 def _second_order(graph, config, previous, node, key) -> np.ndarray:
-    """Rejection: propose by edge weight, accept by the factor; no table of every pair of edges."""
+    """The next positions of node2vec, by rejection: proposed by edge weight, accepted by `bias`.
+
+    So no table of probabilities is needed for every pair of edges, as the authors' code has it.
+    """
     chosen = np.full(len(node), -1, np.int64)
     most = max(1 / config.p, 1.0, 1 / config.q)
     open_ = np.arange(len(node))
@@ -187,14 +194,14 @@ def _second_order(graph, config, previous, node, key) -> np.ndarray:
         open_ = open_[~taken]
         if not len(open_):
             return chosen
-    # Whoever was rejected every time draws from the exact probabilities.
+    # Walks whose proposals were all rejected draw from the exact probabilities.
     degree = graph.starts[node[open_] + 1] - graph.starts[node[open_]]
     owner = np.repeat(np.arange(len(open_)), degree)
     ends = np.cumsum(degree)
     edge = np.arange(ends[-1]) - np.repeat(ends - degree, degree)
     edge += np.repeat(graph.starts[node[open_]], degree)
     mass = graph.weight[edge] * bias(graph, config, previous[open_][owner], graph.target[edge])
-    # In units of the walker's own total, walker k draws from (k, k + 1).
+    # All walks search one cumulative sum, in which the probabilities of walk k fill (k, k + 1).
     share = mass / np.bincount(owner, mass)[owner]
     upto = np.cumsum(share) - np.repeat(np.r_[0, np.cumsum(share)[ends[:-1] - 1]], degree) + owner
     upto[ends - 1] = np.arange(len(open_)) + 1.0

@@ -15,11 +15,11 @@ from components.component import Component
 from components.tables import artifacts, records
 
 LOG = os.path.join("assets.extra", "training.json")
-"""Beside the SavedModel, where a trained model has its training log."""
+"""The log of the bundling, in the SavedModel's folder, where a trained model keeps its own."""
 
 
 class BundlerExecutor(base_executor.BaseExecutor):
-    """Loads both models, chooses the weight of the ranking on the validation queries and exports."""
+    """Loads both models, chooses the ranking's weight on the validation queries and exports."""
 
     def Do(
         self,

@@ -1,8 +1,7 @@
-"""What TFDV cannot know about the tables: duplicates, events in the future, unknown items, users
-with too little.
+"""What TFDV cannot know about the tables: duplicates, the future, unknown items, too few events.
 
-Each check counts what it finds over user shards, with a few rows as examples, and is then held
-against its threshold.
+Each check counts what it finds, shard of users by shard, and keeps a few rows to show. The sums are
+then held against the thresholds.
 """
 
 import math

@@ -239,8 +239,8 @@ def shares(period: Period, training: TrainedOn) -> dict[str, tuple[int, int]]:
         seen = (
             pc.sum(values.filter(pc.is_in(values["value"], value_set=known))["count"]).as_py() or 0
         )
-        # A row without a user is one of a user nobody knows; a history without items has no item to
-        # know.
+        # A row without a user counts as one of an unknown user; a history without items adds no
+        # item, known or not.
         of = rows if what == USER or training.task == "score" else total
         found[name] = (of - seen, of)
     if training.task == "retrieve":
@@ -276,7 +276,7 @@ def _shares(
     }
     findings: list[Finding] = []
     found, before = shares(now, training), shares(earlier, training) if earlier else {}
-    # A strategy that is new, or gone, came not at all on the other side.
+    # A strategy that only one of the periods has counts as 0 of all answers in the other.
     answered, answered_before = (
         counts.get("answered by model", (0, 0))[1] for counts in (found, before)
     )
@@ -357,8 +357,10 @@ def distribution_distance(
     now: Mapping[bytes, int], before: Mapping[bytes, int]
 ) -> tuple[float, float, list[tuple[str, float, float]]]:
     """L-infinity distance and Jensen-Shannon divergence (base 2, so in [0, 1]) of two counted
-    distributions, and the values that differ most. Nothing against something is as far as can be;
-    nothing against nothing is no distance."""
+    distributions, and the values that differ most.
+
+    Where only one of the two is empty the divergence is 1; where both are, the distances are 0.
+    """
     values = sorted({*now, *before})
     totals = [sum(now.values()), sum(before.values())]
     if not any(totals):

@@ -173,8 +173,14 @@ def split_csv(
 
 
 def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of lists, a line each, are sessions that no later line goes on with; `ends` as
-    of `record_ends`."""
+    """How many bytes of session lines are complete, whatever the lines after them say.
+
+    The last lines are not, while they are steps of one session, which the next line may go on with.
+
+    Args:
+        data: whole lines; see `split_lists`.
+        ends: positions of the line feeds, as of `record_ends`.
+    """
     starts = np.concatenate([[0], ends + 1])
     number = len(ends) - 1
     if b"\t" not in data[starts[number] : ends[number]]:
@@ -249,8 +255,10 @@ def split_lists(
 
 
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
-    """Finds ids that cannot be: blank ones, and ones with a line break, which the vocabulary files
-    could not hold."""
+    """Finds ids that are not allowed: blank ones, and ones with a line break.
+
+    A vocabulary file, which has a line an id, could not hold the latter.
+    """
     length = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     empty = length == 0
     # ASCII blanks only: other Unicode spaces may be part of somebody's id.

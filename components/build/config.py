@@ -52,7 +52,8 @@ class SplitConfig(Settings):
         test_fraction: the same for test; leave_one_out and given take no notice of its size.
         query_history: what a test query may know: `all` (train and validation events) or `train`,
             for comparison with papers (the validation events are then only excluded).
-        drop_repeats: leave targets out that are in the history already.
+        drop_repeats: leave targets out that are in the history already; false goes with the
+            hyper-parameter filter_seen: false, which leaves them in the ranking.
         candidates: `ncf99` for 99 sampled negatives a query, or None.
         input_share: user_holdout: share of a held-out user's events that the query knows; the
             targets, which are the rest, are rounded down.

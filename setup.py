@@ -34,7 +34,6 @@ _REQUIRES = [
     "grpcio>=1.60",
     "grpcio-health-checking>=1.48",
     "jinja2>=3.1",
-    "matplotlib>=3.8",
     "prometheus-client>=0.19",
     "pydantic>=2",
     "PyYAML>=6",
@@ -49,7 +48,8 @@ _EXTRAS = {
     ],
     "kfp": lanes("kfp", ">=2.0.1,<2.6", None),
     "ann": lanes("scann", ">=1.3.2,<1.4", ">=1.4"),
-    "notebooks": ["ipykernel", "nbclient", "nbformat"],
+    # pandas draws the curves of the notebook with matplotlib.
+    "notebooks": ["ipykernel", "matplotlib>=3.8", "nbclient", "nbformat"],
     "test": ["pytest>=7.4", "pytest-timeout>=2.2", "pytest-xdist>=3.5", "ruff"],
 }
 

@@ -55,11 +55,11 @@ def build_examples(
         output: where to.
         task: `retrieve` or `score`.
         kind: of the train rows: event, profile, sequence or walk.
-        split: see `splits.SplitConfig`.
+        split: see `build.config.SplitConfig`.
         schema: curated table schemas: a name in schema/, or a folder.
         label: score: `{"column": "rating"}`, or `{"column": "rating", "threshold": 4}` for clicks.
         rows_a_shard: about how many events one worker holds at a time.
-        walks: the kind `walk`: see `walks.WalkConfig`.
+        walks: the kind `walk`: see `build.config.WalkConfig`.
     """
     return examples.build(
         in_process_pipeline,
@@ -67,7 +67,15 @@ def build_examples(
         str(Path(output) / "examples"),
         str(Path(output) / "schema"),
         schema_folder(schema),
-        BuildConfig.parse(task, kind, split or {}, label, walks),
+        BuildConfig.parse(
+            {
+                "task": task,
+                "kind": kind,
+                "split": split or {},
+                "label": label or None,
+                "walks": walks or {},
+            }
+        ),
         rows_a_shard,
     )
 

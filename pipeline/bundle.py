@@ -12,21 +12,16 @@ from typing import Any
 import pydantic
 import yaml
 
+from components.build.config import SplitConfig
+from components.gate.config import GateConfig
 from models.names import metrics, registry
 from models.names.errors import ConfigError
+from models.names.settings import Settings, Share
 from pipeline import lineage, local
-from pipeline.config import GateConfig
 from pipeline.lineage import RunRecord
 
-_QUERIES_ONLY = {
-    "query_history",
-    "drop_repeats",
-    "candidates",
-    "sequence_by",
-}  # of a split: they do not move the border of train
 
-
-class BundleConfig(pydantic.BaseModel):
+class BundleConfig(Settings):
     """What is bundled.
 
     Attributes:
@@ -40,12 +35,10 @@ class BundleConfig(pydantic.BaseModel):
         output: folder of the runs; the bundle goes there as well.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
     recall: str
     rank: str | None = None
     candidates: int = pydantic.Field(200, ge=1)
-    weight: float | None = pydantic.Field(None, ge=0, le=1)
+    weight: Share | None = None
     max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
     output: str = "runs"
 
@@ -189,19 +182,37 @@ def _blessed(records: list[RunRecord], name: str, task: str, output: str) -> Run
 
 
 def _require_same_split(recall: RunRecord, rank: RunRecord) -> None:
-    def data(record):
-        return record.steps["TableReader"].properties.get("fingerprint")
+    """Refuses two models between which anything differs that decides which event is in which split.
 
-    def split(record):
-        values = json.loads(record.steps["ExampleBuilder"].properties["split"])
-        return {name: value for name, value in values.items() if name not in _QUERIES_ONLY}
+    What may differ, since it moves no event from one split to another: what queries know and ask
+    (`SplitConfig.border` leaves it out); the label (events without one belong to no split);
+    features.min_count and check (what counts as unknown, and what stops a run); walks, weights and
+    seed of the training. The hash of the components' code may differ too, or else every new version
+    would ask for both models to be trained again.
+    """
+    recalled, ranked = _made_of(recall), _made_of(rank)
+    for what in recalled:
+        for key, one in recalled[what].items():
+            other = ranked[what].get(key)
+            if one != other:
+                raise ConfigError(
+                    f"{recall.pipeline} and {rank.pipeline} were not made of the same {what}: "
+                    f"{key} is {one!r} and {other!r}. The ranker could have learned what the "
+                    f"recall is tested on; run it on the same {what}, such as --split "
+                    "leave_one_out"
+                )
 
-    for of, what in ((data, "data"), (split, "split")):
-        one, other = of(recall), of(rank)
-        if one != other:
-            raise ConfigError(
-                f"{recall.pipeline} and {rank.pipeline} were not made of the same {what}: {one} "
-                f"and {other}. The ranker could have learned "
-                f"what the recall is tested on; run it on the same {what}, such as --split "
-                "leave_one_out"
-            )
+
+def _made_of(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """Of the data and of the split, every key that decides which event is in which split."""
+    read = record.steps["TableReader"].properties
+    built = record.steps["ExampleBuilder"].properties
+    border = SplitConfig.parse(json.loads(built["split"])).border
+    if contents := built.get("split_file_hash"):
+        border["file"] = contents  # wherever it lies
+    split = {f"split.{key}": value for key, value in border.items()}
+    # The numbers of rows and the users' ids are what the reader and its column mapping make of the
+    # files.
+    data = {"the fingerprint of data.source": read.get("fingerprint")}
+    data |= {f"data.{key}": read.get(key) or None for key in ("reader", "columns")}
+    return {"data": data, "split": split}

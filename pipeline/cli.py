@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from models.names.errors import ConfigError, RecsysError
+from models.names.errors import RecsysError
 
 # Importing TensorFlow and tracing graphs make millions of objects that live: looking through them
 # as often as Python does by default takes a fifth of a run's own work.
@@ -147,7 +147,8 @@ def _run_options(command: Callable) -> Callable:
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
         click.option(
             "--split",
-            help="leave_one_out, temporal, ratio, user_holdout, given, last_days or predefined.",
+            help="How the log is split, such as leave_one_out, temporal or ratio; a name that is "
+            "none is answered with those there are.",
         ),
         click.option(
             "--set",
@@ -297,10 +298,7 @@ def bundle(**options) -> None:
     """
     from pipeline import bundle as bundling
 
-    try:
-        config = bundling.BundleConfig(**options)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    config = bundling.BundleConfig.parse(options)
     _finish(config.output, lambda: bundling.run(config, click.echo))
 
 

@@ -1,26 +1,28 @@
-"""A run is one YAML file; flags override it.
+"""A run is one YAML file; flags override it, and the resolved run is stored with its outputs.
 
-The resolved run is stored with its outputs. Light: no TensorFlow, no TFX.
+What a component may be told is declared by the component; a run nests those very classes. Light: no
+TensorFlow, TFX or Beam.
 """
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pydantic
 import yaml
 
+from components.build.config import SplitConfig, WalkConfig
+from components.check.config import Thresholds
+from components.gate.config import GateConfig
 from models.names import registry
-from models.names.errors import ConfigError, nearest
+from models.names.errors import ConfigError
+from models.names.label import Label
+from models.names.settings import Settings, Share
 
 _LIKED = 4.0  # the rating from which on a click model takes it for a click
 
 
-class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Part):
+class DataConfig(Settings):
     """Where the events come from.
 
     Attributes:
@@ -36,55 +38,10 @@ class DataConfig(_Part):
     reader: str | None = None
     columns: dict[str, Any] = {}
     schema_name: str | None = pydantic.Field(None, alias="schema")
-    max_rejected_share: float = pydantic.Field(0.01, ge=0, le=1)
+    max_rejected_share: Share = 0.01
 
 
-class SplitConfig(_Part):
-    """How train, validation and test part; checked in full by `components.build.splits`."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-    name: Literal[
-        "leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined"
-    ] = "leave_one_out"
-    seed: int = 42
-    valid_fraction: float = 0.1
-    test_fraction: float = 0.1
-    query_history: Literal["all", "train"] = "all"
-    drop_repeats: bool = True
-    candidates: Literal["ncf99"] | None = None
-    input_share: float = 0.8
-    sequence_by: Literal["user", "session"] = "user"
-    days: float = 1.0
-    file: str | None = None
-
-
-class LabelConfig(_Part):
-    """What a `score` run predicts (see `models.names.label`).
-
-    Attributes:
-        column: the column of the events that the label is made of.
-        threshold: from which value on it is a click; left out, the value itself is predicted.
-    """
-
-    column: str
-    threshold: float | None = None
-
-
-class WalksConfig(_Part):
-    """What a model of the kind `walk` trains on; checked in full by `components.build.walks`."""
-
-    kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
-    directed: bool = False
-    weighted: bool = True
-    walks_per_node: int = 10
-    walk_length: int = 40
-    p: float = 1.0
-    q: float = 1.0
-    seed: int = 42
-
-
-class FeatureConfig(_Part):
+class FeatureConfig(Settings):
     """What Transform makes of the features.
 
     Attributes:
@@ -94,22 +51,7 @@ class FeatureConfig(_Part):
     min_count: int = pydantic.Field(1, ge=1)
 
 
-class GateConfig(_Part):
-    """What a model must reach to be blessed, in its task's metric.
-
-    The metric is NDCG@10 of `retrieve`, log loss of clicks, squared error of ratings.
-
-    Attributes:
-        min_lift: it must be better than the reference (popularity, or the train mean) by at least
-            this much.
-        max_regression: it may be worse than the last blessed model by at most this much.
-    """
-
-    min_lift: float = 0.0001
-    max_regression: float = pydantic.Field(0.005, ge=0)
-
-
-class RunConfig(_Part):
+class RunConfig(Settings):
     """One run.
 
     Attributes:
@@ -132,11 +74,11 @@ class RunConfig(_Part):
     model: str = "two_tower"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
-    label: LabelConfig | None = None
-    walks: WalksConfig = WalksConfig()
+    label: Label | None = None
+    walks: WalkConfig = WalkConfig()
     features: FeatureConfig = FeatureConfig()
     hyper_parameters: dict[str, Any] = {}
-    check: dict[str, Any] = {}
+    check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
     seed: int = 0
     warm_start: bool = False
@@ -196,10 +138,7 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
     for key, value in (overrides or {}).items():
         if value is not None:
             _put(values, key.split("."), value)
-    try:
-        config = RunConfig.model_validate(values)
-    except pydantic.ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+    config = RunConfig.parse(values, path or "")
     return _with_defaults_of_the_task(config, values)
 
 
@@ -220,9 +159,11 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     updates: dict[str, Any] = {}
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
-        updates["label"] = LabelConfig(**usual.get("label", rating))
+        updates["label"] = Label(**usual.get("label", rating))
     if "name" not in (values.get("split") or {}):
-        updates["split"] = config.split.model_copy(update={"name": usual.get("split", "ratio")})
+        updates["split"] = SplitConfig.parse(
+            {**config.split.model_dump(), "name": usual.get("split", "ratio")}
+        )
     return config.model_copy(update=updates)
 
 
@@ -261,17 +202,3 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{'.'.join(path)}: {part!r} holds a value, not a mapping")
     values[path[-1]] = value
-
-
-def _explain(error: pydantic.ValidationError, path: str | None) -> str:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    where = f"{path}: " if path else ""
-    if first["type"] != "extra_forbidden":
-        return f"{where}{'.'.join(location)}: {first['msg']}; received {first['input']!r}"
-    model: Any = RunConfig
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        model = next((each for each in get_args(annotation) if each is not type(None)), annotation)
-    keys = [field.alias or name for name, field in model.model_fields.items()]
-    return f"{where}unknown key {'.'.join(location)!r}{nearest(location[-1], keys)}"

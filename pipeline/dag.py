@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.build.config import WALKS
+from components.build.config import WALKS, BuildConfig
 from components.build.example_builder import ExampleBuilder
-from components.build.walks import WalkConfig
 from components.canary.canary import Canary
 from components.check.table_check import TableCheck
 from components.gate import evaluation
@@ -17,7 +16,7 @@ from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_schemas, schema_folder
 from models.names import features, metrics, registry
-from models.names.label import Label
+from models.names.errors import ConfigError
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
@@ -53,16 +52,28 @@ def create_pipeline(
         stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
             machine.
+
+    Raises:
+        ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
+            that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
+    _require_targets_in_the_ranking(config, hyper_parameters)
     label = config.label.model_dump() if config.label else None
-    measured = metrics.of(entry.task, Label.parse(label))
+    measured = metrics.of(entry.task, config.label)
     measured.choosing_by(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    walks = config.walks.model_dump()
-    on_graph = WalkConfig.parse(walks, entry.kind).on_graph
+    to_build = BuildConfig.parse(
+        {
+            "task": entry.task,
+            "kind": entry.kind,
+            "split": config.split,
+            "label": config.label,
+            "walks": config.walks,
+        }
+    )
     components_hash = _hash_files("components", "schema", "models/names/label.py")
     tables = read_schemas(folder)
     folder = schema_dir or folder
@@ -95,12 +106,12 @@ def create_pipeline(
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
 
-    # TFDV's anomalies, and what TFDV cannot know (duplicates, the future, unknown items), stop the
-    # run by name.
+    # A run is stopped by TFDV's anomalies and by what TFDV cannot know (duplicates, events in the
+    # future, unknown items); the message names the table and the column.
     check = TableCheck(
         **{table: reader.outputs[table] for table in TABLES},
         **anomalies,
-        thresholds=json.dumps(config.check, sort_keys=True),
+        thresholds=config.check.model_dump_json(),
         schema_folder=folder,
         code_hash=components_hash,
     )
@@ -109,11 +120,12 @@ def create_pipeline(
     builder = ExampleBuilder(
         **{table: reader.outputs[table] for table in TABLES},
         check=check.outputs["report"],
-        task=entry.task,
-        kind=entry.kind,
-        split=json.dumps(config.split.model_dump(), sort_keys=True),
-        label=json.dumps(label, sort_keys=True) if label else None,
-        walks=json.dumps(walks, sort_keys=True),
+        task=to_build.task,
+        kind=to_build.kind,
+        split=to_build.split.model_dump_json(),
+        label=to_build.label.model_dump_json() if to_build.label else None,
+        walks=to_build.walks.model_dump_json(),
+        split_file_hash=_hash_given(config.split.file),
         schema_folder=folder,
         code_hash=components_hash,
     )
@@ -126,10 +138,11 @@ def create_pipeline(
         preprocessing_fn="models.inputs.preprocessing.preprocessing_fn",
         splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
         materialize=False,
-        # The tables have statistics of their own, held to curated schemas; the same of train would
-        # take half of the time here.
+        # The tables have been measured and held to their schemas already; measuring the train rows
+        # as well would take half of Transform's time.
         disable_statistics=True,
-        # Each run analyses all of its train rows: there is no run that would read the cache.
+        # The cache of analyses is for data that grows by spans; every run here analyses all of its
+        # train rows, so nothing would read it.
         disable_analyzer_cache=True,
         custom_config={
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
@@ -162,7 +175,7 @@ def create_pipeline(
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
-    # A new model must stand beside the one that is being served, so that one is found first.
+    # The gate compares the new model with the last blessed one, which is found here.
     strategy = (
         {"strategy_class": tfx.LatestBlessedModelStrategy}
         if stock_resolver
@@ -174,7 +187,7 @@ def create_pipeline(
         model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
     ).with_id("LastBlessed")
 
-    # Training is in epochs: TFX's step counts stay unset.
+    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
     warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
     trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
@@ -182,14 +195,14 @@ def create_pipeline(
         schema=builder.outputs["schema"],
         run_fn="models.training.trainer.run_fn",
         train_args=tfx.TrainArgs(
-            splits=["train", "items", "users", *([WALKS] if on_graph else [])]
+            splits=["train", "items", "users", *([WALKS] if to_build.walks.on_graph else [])]
         ),
         eval_args=tfx.EvalArgs(splits=["valid"]),
         custom_config=training,
         **warm,
     )
 
-    # Better than the reference, not worse than the last blessed model.
+    # The gate: better than the reference, and not much worse than the last blessed model.
     bounds = evaluation.eval_config(
         measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
     )
@@ -211,6 +224,20 @@ def create_pipeline(
     )
 
 
+def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -> None:
+    """Refuses targets that the user has had with a ranking that leaves out what the user has had.
+
+    Every one of them would count as a miss, whatever the model says.
+    """
+    if not config.split.drop_repeats and hyper_parameters.get("filter_seen"):
+        raise ConfigError(
+            "split.drop_repeats: false makes targets of items that the user has had, and "
+            "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
+            "count as a miss; required: hyper_parameters.filter_seen: false with "
+            "split.drop_repeats: false, or split.drop_repeats: true"
+        )
+
+
 def gate_and_push(
     model: Any, last_blessed: Any, examples: Any, bounds: Any, serving_dir: str
 ) -> list[Any]:
@@ -223,7 +250,7 @@ def gate_and_push(
         bounds: what the Evaluator measures and requires (`gate.eval_config`).
         serving_dir: where versions are pushed.
     """
-    # The SavedModel measures itself on the test rows.
+    # The SavedModel's own signature `evaluate` measures it on the test rows.
     evaluator = tfx.Evaluator(
         examples=examples,
         model=model,
@@ -232,8 +259,8 @@ def gate_and_push(
         example_splits=["test"],
     )
 
-    # A good model that no server can load would be pushed all the same: a server process answers
-    # real requests first.
+    # Good metrics do not show that a server can load the model, so a server process loads it and
+    # answers real requests before anything is pushed.
     canary = Canary(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
@@ -241,7 +268,7 @@ def gate_and_push(
         code_hash=_hash_files("components/canary", "serving"),
     )
 
-    # Only what is blessed twice becomes a version that a server picks up.
+    # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
     pusher = tfx.Pusher(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
@@ -265,6 +292,13 @@ def _hash_files(*names: str) -> str:
         for path in files:
             digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _hash_given(file: str | None) -> str | None:
+    """The hash of the file of the split `given`, where there is one and it lies on this machine."""
+    if file and Path(file).is_file():
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
+    return None
 
 
 def _hash_text(text: str) -> str:

@@ -48,7 +48,7 @@ def run(
         model: name of the served model, where the logs are of several.
         schema: name or folder of the curated schemas; those that the run was checked with where
             None.
-        limits: of `components.monitor.skew.Bounds`.
+        limits: of `skew.Bounds`.
         report: the folder to write to; a new one under `<output>/drift` where None.
         say: takes lines of progress.
 
@@ -67,7 +67,7 @@ def run(
         from components.monitor import request_logs, skew
         from components.monitor.statistics import measure
 
-        bounds = skew.Bounds.parse(limits or {})
+        bounds = skew.Bounds.parse(limits, "--set")
         files = request_logs.find_logs(logs)
         earlier_files = request_logs.find_logs(baseline_logs) if baseline_logs else []
         folder = (
@@ -255,7 +255,7 @@ def _report(record: RunRecord, training, now, earlier, findings, limits) -> dict
         "version": version,
         "logs": _period(now),
         "earlier": _period(earlier) if earlier else None,
-        "limits": dataclasses.asdict(limits),
+        "limits": limits.model_dump(mode="json"),
         "findings": [dataclasses.asdict(finding) for finding in findings],
         "broken": [finding.text for finding in findings if finding.state == "broken"],
         "notes": notes,

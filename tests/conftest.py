@@ -225,7 +225,7 @@ def toy_data(tmp_path_factory):
         Noise is the same for all kinds without features.
         """
         if label and label.is_click:
-            return get(kind, randomness, Label(label.column))
+            return get(kind, randomness, Label(column=label.column))
         return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
     def get(kind: str, randomness: float, label=None) -> "toy.ToyData":

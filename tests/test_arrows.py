@@ -15,6 +15,7 @@ TOPS = ("models", "components", "serving", "pipeline")
 LINES = (
     ("models.names", "models.inputs", "models.measures", "models.contract", "models.training"),
     (
+        "components.component",
         "components.tables",
         "components.read",
         "components.check",
@@ -150,6 +151,11 @@ def test_a_library_stays_out_of_a_room(room, library):
         ("serving.client", "tensorflow"),
         ("serving.client", "serving.server"),
         ("pipeline.cli", "tensorflow"),
+        # A run is refused before anything heavy is imported.
+        ("pipeline.config", "tensorflow"),
+        ("pipeline.config", "tfx"),
+        ("pipeline.config", "apache_beam"),
+        ("pipeline.config", "pyarrow"),
     ],
 )
 def test_importing_a_module_does_not_load_a_library(module, library):

@@ -6,7 +6,7 @@ Each check raises with what was required and received.
 from collections.abc import Mapping
 from typing import Any
 
-from components.build.config import BuildConfig
+from components.build.config import SPLITS, BuildConfig
 from models.names.errors import DataError
 from models.names.features import document_columns
 
@@ -14,15 +14,10 @@ from models.names.features import document_columns
 def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
     """Raises DataError where the events lack a column that the split or the label needs."""
     needed = [(name, "every split") for name in ("user_id", "item_id", "row")]
-    if config.split.name == "temporal":
-        needed.append(("timestamp", "the split 'temporal'"))
+    by_name = f"the split {config.split.name!r}"
+    needed += [(name, by_name) for name in SPLITS[config.split.name].columns]
     if config.split.by_session:
-        by = "last_days" if config.split.name == "last_days" else "split.sequence_by: session"
-        needed.append(("session_id", by))
-    if config.split.name == "last_days":
-        needed.append(("timestamp", "the split 'last_days'"))
-    if config.split.name == "predefined":
-        needed.append(("split", "the split 'predefined'"))
+        needed.append(("session_id", "split.sequence_by: session"))
     if config.label:
         needed.append((config.label.column, "label.column"))
     for name, by in needed:

@@ -1,73 +1,196 @@
-"""What to build: the task, the kind of the train rows, the split, the label and the walks."""
+"""What to build: the task, the kind of the train rows, the split, the label and the walks.
+
+Light: a run file nests these classes.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from components.build.splits import (
-    SplitConfig,
-)
-from components.build.walks import WalkConfig
-from models.names.errors import ConfigError, nearest
+import pydantic
+
 from models.names.label import Label
+from models.names.settings import Settings
 
 EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
-
-
 WALKS = "walks"
-TASKS = ("retrieve", "score")
-
-
-KINDS = ("event", "profile", "sequence", "walk")
-
-
 SCHEMA_FILE = "schema.pbtxt"
 
 
-@dataclass(frozen=True)
-class BuildConfig:
+class Split(NamedTuple):
+    """One way to split the log; `components.build.splits` has the function of its name.
+
+    Attributes:
+        columns: what the events must have beside their user, item and row.
+        sessions: whether it parts whole sessions, so that every position of a held-out one is a
+            query: `always`, `asked` (with sequence_by: session) or `never`.
+    """
+
+    columns: tuple[str, ...] = ()
+    sessions: Literal["always", "asked", "never"] = "never"
+
+
+SPLITS = {
+    "leave_one_out": Split(),
+    "temporal": Split(("timestamp",)),
+    "ratio": Split(),
+    "user_holdout": Split(),
+    "given": Split(),
+    "last_days": Split(("session_id", "timestamp"), "always"),
+    "predefined": Split(("split",), "asked"),
+}
+"""Every split by its name. A new one is a line here, and its function."""
+
+
+class SplitConfig(Settings):
+    """How the log is split.
+
+    Attributes:
+        name: one of `SPLITS`.
+        seed: of every random choice.
+        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
+            validation.
+        test_fraction: the same for test; leave_one_out and given take no notice of its size.
+        query_history: what a test query may know: `all` (train and validation events) or `train`,
+            for comparison with papers (the validation events are then only excluded).
+        drop_repeats: leave targets out that are in the history already; false goes with the
+            hyper-parameter filter_seen: false, which leaves them in the ranking.
+        candidates: `ncf99` for 99 sampled negatives a query, or None.
+        input_share: user_holdout: share of a held-out user's events that the query knows; the
+            targets, which are the rest, are rounded down.
+        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
+            predefined: a `session` is parted whole, and every position of it is a query (last_days:
+            always).
+        days: of last_days, for test and again for validation; see `session_splits`.
+        file: given: the TSV file with user_id, item_id and optionally candidates.
+    """
+
+    SECTION: ClassVar[str] = "split"
+    QUERIES_ONLY: ClassVar[frozenset[str]] = frozenset(
+        ("query_history", "drop_repeats", "candidates")
+    )
+
+    name: Literal[tuple(SPLITS)] = "leave_one_out"  # type: ignore[valid-type]
+    seed: int = 42
+    valid_fraction: float = pydantic.Field(0.1, ge=0, lt=1)
+    test_fraction: float = pydantic.Field(0.1, gt=0, lt=1)
+    query_history: Literal["all", "train"] = "all"
+    drop_repeats: bool = True
+    candidates: Literal["ncf99"] | None = None
+    input_share: float = pydantic.Field(0.8, gt=0, lt=1)
+    sequence_by: Literal["user", "session"] = "user"
+    days: float = pydantic.Field(1.0, gt=0)
+    file: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "SplitConfig":
+        if round(self.valid_fraction + self.test_fraction, 9) >= 1:
+            raise ValueError(
+                "valid_fraction and split.test_fraction must leave something to train on; "
+                f"received {self.valid_fraction} + {self.test_fraction}"
+            )
+        if self.candidates and self.asks_sessions:
+            raise ValueError(f"candidates is for one query a user, not for {self.name!r}")
+        if self.name == "given" and not self.file:
+            raise ValueError(
+                "file is required by the split 'given': a TSV file with user_id and item_id"
+            )
+        return self
+
+    @property
+    def by_session(self) -> bool:
+        """Whether a row of the kinds sequence and walk is a session."""
+        return self.sequence_by == "session" or SPLITS[self.name].sessions == "always"
+
+    @property
+    def asks_sessions(self) -> bool:
+        """Whether every position of a held-out session is a query."""
+        return self.by_session and SPLITS[self.name].sessions != "never"
+
+    @property
+    def border(self) -> dict[str, Any]:
+        """All that decides which event is in which split.
+
+        What is left out only decides what the queries know and ask.
+        `sequence_by` decides it where whole sessions are parted; elsewhere a row's length only.
+        """
+        values = self.model_dump(exclude=set(self.QUERIES_ONLY))
+        return {**values, "sequence_by": "session" if self.asks_sessions else "user"}
+
+
+class WalkConfig(Settings):
+    """What the rows of the kind `walk` are.
+
+    Attributes:
+        kind: `baskets` (the train items of a user or session, no graph), `deepwalk` or `node2vec`.
+        directed: an edge leads from an item to the one after it only.
+        weighted: steps are drawn by how often the edge occurs, else all edges are alike.
+        walks_per_node: walks that start at each item.
+        walk_length: items a walk has at most; it ends early where no edge leads on.
+        p: node2vec: return parameter; a small one leads back.
+        q: node2vec: in-out parameter; a large one stays near.
+        seed: of every random choice.
+    """
+
+    SECTION: ClassVar[str] = "walks"
+
+    kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
+    directed: bool = False
+    weighted: bool = True
+    walks_per_node: int = pydantic.Field(10, ge=1)
+    walk_length: int = pydantic.Field(40, ge=2)
+    p: float = pydantic.Field(1.0, gt=0)
+    q: float = pydantic.Field(1.0, gt=0)
+    seed: int = pydantic.Field(42, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "WalkConfig":
+        for key in ("p", "q"):
+            value = getattr(self, key)
+            if value != 1 and self.kind != "node2vec":
+                raise ValueError(
+                    f"{key} belongs to the kind 'node2vec'; received {value} with {self.kind!r}"
+                )
+        return self
+
+    @property
+    def on_graph(self) -> bool:
+        """Whether there are walks to be made, in a split of their own."""
+        return self.kind != "baskets"
+
+
+class BuildConfig(Settings):
     """What to build.
 
     Attributes:
         task: `retrieve` or `score`.
         kind: of the train rows: `event`, `profile`, `sequence` or `walk`.
         split: see `SplitConfig`.
-        label: score: what the column `label` of the rows is made of; None leaves it out.
+        label: what the column `label` of the rows is made of; None leaves it out. The task
+            `retrieve` has none, whatever is given.
         walks: the kind `walk`: see `WalkConfig`.
     """
 
-    task: str
-    kind: str
-    split: SplitConfig
+    task: Literal["retrieve", "score"]
+    kind: Literal["event", "profile", "sequence", "walk"]
+    split: SplitConfig = SplitConfig()
     label: Label | None = None
     walks: WalkConfig = WalkConfig()
 
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def parse(
-        cls,
-        task: str,
-        kind: str,
-        split: Mapping[str, Any],
-        label: Mapping[str, Any] | None = None,
-        walks: Mapping[str, Any] | None = None,
-    ) -> "BuildConfig":
-        """Checks and takes over the values of a run's configuration.
+    def _only_scores_have_a_label(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return values if values.get("task") == "score" else {**values, "label": None}
 
-        Raises:
-            ConfigError: an unknown task, kind, key or value.
-        """
-        for name, value, allowed in (("task", task, TASKS), ("kind", kind, KINDS)):
-            if value not in allowed:
-                raise ConfigError(f"unknown {name} {value!r}{nearest(str(value), allowed)}")
-        if task == "score" and kind not in ("event", "profile"):
-            raise ConfigError(
-                "the task 'score' is trained on rows of the kind 'event' or 'profile'; received "
-                f"{kind!r}"
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "BuildConfig":
+        if self.task == "score" and self.kind not in ("event", "profile"):
+            raise ValueError(
+                "kind: the task 'score' is trained on rows of the kind 'event' or 'profile'; "
+                f"received {self.kind!r}"
             )
-        return cls(
-            task,
-            kind,
-            SplitConfig.parse(split),
-            Label.parse(label) if task == "score" else None,
-            WalkConfig.parse(walks or {}, kind),
-        )
+        if self.walks.on_graph and self.kind != "walk":
+            raise ValueError(
+                f"walks.kind {self.walks.kind!r} is for models that train on rows of the kind "
+                f"'walk'; this one's are of the kind {self.kind!r}"
+            )
+        return self

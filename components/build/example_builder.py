@@ -1,47 +1,20 @@
 """`ExampleBuilder`: the three tables to the examples that a model trains on and is measured by."""
 
-import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import logging
 from tfx import types
-from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
 
 from components.build import report as build_report
 from components.build.config import BuildConfig
 from components.build.examples import build
 from components.check.table_check import TableReport
+from components.component import BeamComponent
 from components.tables.names import TABLES
 from components.tables.shards import ROWS_A_SHARD
-
-
-class ExampleBuilderSpec(component_spec.ComponentSpec):
-    """What `ExampleBuilder` takes and gives."""
-
-    PARAMETERS = {
-        "task": component_spec.ExecutionParameter(type=str),
-        "kind": component_spec.ExecutionParameter(type=str),
-        "split": component_spec.ExecutionParameter(type=str),
-        "schema_folder": component_spec.ExecutionParameter(type=str),
-        "label": component_spec.ExecutionParameter(type=str, optional=True),
-        "walks": component_spec.ExecutionParameter(type=str, optional=True),
-        "rows_a_shard": component_spec.ExecutionParameter(type=int, optional=True),
-        "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
-    }
-    INPUTS = {
-        **{
-            table: component_spec.ChannelParameter(type=standard_artifacts.Examples)
-            for table in TABLES
-        },
-        "check": component_spec.ChannelParameter(type=TableReport, optional=True),
-    }
-    OUTPUTS = {
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "schema": component_spec.ChannelParameter(type=standard_artifacts.Schema),
-    }
 
 
 class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
@@ -62,12 +35,13 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         schema = artifact_utils.get_single_instance(output_dict["schema"])
+        given = {name: exec_properties.get(name) for name in ("split", "label", "walks")}
         config = BuildConfig.parse(
-            exec_properties["task"],
-            exec_properties["kind"],
-            json.loads(exec_properties["split"]),
-            json.loads(exec_properties.get("label") or "{}"),
-            json.loads(exec_properties.get("walks") or "{}"),
+            {
+                "task": exec_properties["task"],
+                "kind": exec_properties["kind"],
+                **{name: json.loads(text) for name, text in given.items() if text},
+            }
         )
         report = build(
             self._make_beam_pipeline,
@@ -88,7 +62,7 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         logging.info("ExampleBuilder: %s", build_report.summary(report))
 
 
-class ExampleBuilder(base_beam_component.BaseBeamComponent):
+class ExampleBuilder(BeamComponent):
     """Splits the log and builds the train rows and query rows of a model.
 
     The train rows are of the model's example kind; the query rows are what it is measured by.
@@ -102,58 +76,31 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         users: likewise.
         task: `retrieve` or `score`.
         kind: of the train rows: `event`, `profile`, `sequence` or `walk`.
-        split: JSON of `splits.SplitConfig`.
+        split: JSON of `build.config.SplitConfig`.
         schema_folder: folder of the curated table schemas.
-        label: JSON of {column, threshold}, for the score task (see `models.names.label`).
-        walks: JSON of `walks.WalkConfig`, for the kind `walk`.
+        label: JSON of `models.names.label.Label`, for the task `score`.
+        walks: JSON of `build.config.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
         rows_a_shard: about how many events one worker holds at a time.
+        split_file_hash: hash of the file of the split `given`, so that its edits are not served
+            from the cache.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """
 
-    SPEC_CLASS = ExampleBuilderSpec
-    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(ExampleBuilderExecutor)
-
-    def __init__(
-        self,
-        *,
-        events: types.BaseChannel,
-        items: types.BaseChannel,
-        users: types.BaseChannel,
-        task: str,
-        kind: str,
-        split: str,
-        schema_folder: str,
-        label: str | None = None,
-        walks: str | None = None,
-        check: types.BaseChannel | None = None,
-        rows_a_shard: int = ROWS_A_SHARD,
-        code_hash: str = "",
-    ):
-        super().__init__(
-            ExampleBuilderSpec(
-                events=events,
-                items=items,
-                users=users,
-                check=check,
-                task=task,
-                kind=kind,
-                split=_with_fingerprint(split),
-                schema_folder=schema_folder,
-                label=label or "",
-                walks=walks or "",
-                rows_a_shard=rows_a_shard,
-                code_hash=code_hash,
-                examples=types.Channel(type=standard_artifacts.Examples),
-                schema=types.Channel(type=standard_artifacts.Schema),
-            )
-        )
-
-
-def _with_fingerprint(split: str) -> str:
-    """The cache goes by these values, so a given split's file is named with its contents."""
-    values = json.loads(split)
-    file = values.get("file")
-    if file and Path(file).is_file():
-        values["file_fingerprint"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]
-    return json.dumps(values, sort_keys=True)
+    EXECUTOR = ExampleBuilderExecutor
+    PARAMETERS = {
+        "task": str,
+        "kind": str,
+        "split": str,
+        "schema_folder": str,
+        "label": str | None,
+        "walks": str | None,
+        "rows_a_shard": int | None,
+        "split_file_hash": str | None,
+        "code_hash": str | None,
+    }
+    INPUTS = {
+        **dict.fromkeys(TABLES, standard_artifacts.Examples),
+        "check": TableReport | None,
+    }
+    OUTPUTS = {"examples": standard_artifacts.Examples, "schema": standard_artifacts.Schema}

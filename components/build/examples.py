@@ -18,14 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from components.build import checks, documents, rows, session_queries
-from components.build.config import SCHEMA_FILE, WALKS, BuildConfig
+from components.build.config import SCHEMA_FILE, WALKS, BuildConfig, SplitConfig
 from components.build.report import write_report
 from components.build.splits import (
     TEST,
     TRAIN,
     VALID,
     Log,
-    SplitConfig,
     gather_facts,
     make_log,
     merge_facts,
@@ -73,7 +72,7 @@ def build(
     if has_documents:
         checks.check_document_columns(columns)
     if config.split.file:
-        read_given(config.split.file)  # a worker would wrap the error in its own
+        read_given(config.split.file)  # here, for Beam would wrap a worker's error in its own
     files = {
         table: records.shards(artifacts.split_folder(uri, artifacts.ALL))
         for table, uri in inputs.items()
@@ -136,7 +135,8 @@ def build(
         )
         walked = []
         if config.walks.on_graph:
-            # Beside the log's rows, never in their place: counts and vocabularies are the log's.
+            # Walks are a split of their own and do not replace the train rows, which counts and
+            # vocabularies are made of.
             folder = artifacts.split_folder(examples, WALKS)
             walks = WriteWalks(config.walks, folder, split.by_session)
             walked = [beam.pvalue.AsSingleton(logs | "Logs" >> beam.Map(_log_of) | walks)]
@@ -229,8 +229,8 @@ def _build(
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
     made["users"] = rows.user_rows(log, parted.users)
     if has_documents:
-        # Of the log as it was split, labelled or not: what an event says does not hang on the
-        # label.
+        # From the log before events without a label were taken out of it: their reviews are still
+        # train's.
         reviews = [documents.train_reviews(parted.log)]
         made["users"], left_out = documents.add(made["users"], reviews, "user")
         dropped["users"] = {_LEFT_OUT: left_out}

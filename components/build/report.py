@@ -2,7 +2,6 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
@@ -41,7 +40,7 @@ def write_report(
     report = {
         "task": config.task,
         "kind": config.kind,
-        "split": asdict(config.split),
+        "split": config.split.model_dump(mode="json"),
         "splits": splits,
         "dropped": dropped,
         "columns": {
@@ -49,7 +48,7 @@ def write_report(
             "items": items[0]["columns"],
             **({WALKS: {"item_id": BYTES_LIST}} if walked else {}),
         },
-        "walks": asdict(config.walks),
+        "walks": config.walks.model_dump(mode="json"),
         "shards": len(built),
     }
     records.write_json(posixpath.join(examples, records.REPORT), report)

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, SplitConfig, read_given
+from components.build.config import SplitConfig
+from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART
@@ -35,7 +36,7 @@ class Side:
         ids = pd.Index(table.column(key).to_numpy(), dtype=object)
         first = (
             ~ids.duplicated()
-        )  # the table check says when an id is there twice; here the first one counts
+        )  # the table check reports an id that is there twice; here its first row counts
         self._index = ids[first]
         self._table = table.filter(pa.array(first)) if not first.all() else table
         prefix = key.removesuffix("id")
@@ -71,10 +72,11 @@ class Popularity:
     counts: np.ndarray
 
     def slices(self, items: np.ndarray) -> np.ndarray:
-        """[M] ids -> `head`, `middle`, `tail` or `cold`.
+        """Slices of [M] items by how often train has them.
 
-        Head, middle and tail are the items that cover half, the next 30 % and the last 20 % of
-        train; any other item is cold.
+        Returns:
+            [M] `head` (the most frequent items, which together have half of train's events),
+            `middle` (the next 30 %), `tail` (the last 20 %) or `cold` (not in train).
         """
         order = np.lexsort((np.arange(len(self.items)), -self.counts))
         before = np.concatenate([[0], np.cumsum(self.counts[order])[:-1]]) / max(
@@ -120,8 +122,8 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
 
     The user's features stand beside them.
 
-    Values that are missing are filled (empty string, 0), so that the lists stay parallel; columns
-    that are lists already have no place in a list and are left out.
+    Values that are missing are filled (empty string, 0), so that the lists stay parallel. Columns
+    whose values are lists themselves are left out: a tf.Example holds no list of lists.
     """
     chosen = np.flatnonzero(mask)
     owner = log.user[chosen]
@@ -160,7 +162,7 @@ def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popula
     table = event_rows(log, mask, items, users)
     if (
         REVIEW in table.column_names
-    ):  # it is written after the fact: nothing may learn from it, or be measured with it
+    ):  # it is written after the event that is to be predicted, so no model may be given it
         table = table.drop([REVIEW])
     return with_slices(table, log, log.user[mask], log.column("item_id")[mask], popularity)
 
@@ -178,7 +180,7 @@ def query_rows(
         config: the split.
 
     Returns:
-        The queries, and how many targets and users have none, by reason.
+        The queries; and, by reason, how many events are no target and how many users no query.
     """
     target = log.split == part
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
@@ -191,13 +193,13 @@ def query_rows(
     pair = log.user * max(len(catalogue), 1) + item
     dropped = {"repeated targets": 0, "users with only repeated targets": 0}
     had = log.per_user(target) > 0
-    if config.drop_repeats:
-        repeated = target & np.isin(pair, pair[known | exclude])
-        where = np.flatnonzero(target & ~repeated)
-        first = np.zeros(len(log), bool)
-        first[where[np.unique(pair[where], return_index=True)[1]]] = True
-        dropped["repeated targets"] = int(target.sum() - first.sum())
-        target = first
+    # A target is listed once, even where repeats are wanted: an item is found once.
+    wanted = target & ~np.isin(pair, pair[known | exclude]) if config.drop_repeats else target
+    where = np.flatnonzero(wanted)
+    first = np.zeros(len(log), bool)
+    first[where[np.unique(pair[where], return_index=True)[1]]] = True
+    dropped["repeated targets"] = int(target.sum() - first.sum())
+    target = first
     asked = log.per_user(target) > 0
     dropped["users with only repeated targets"] = int((had & ~asked).sum())
     dropped["users without events in the split"] = int((~had).sum())
@@ -241,9 +243,9 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Adds the column `label` to a log, in place of what it is made of.
+    """Replaces the column that the label is made of by the column `label`.
 
-    Events without a label belong to no split.
+    Events without a label are moved out of their split.
 
     Returns:
         The log, and how many events of each split lack a label ([3] int64, by split number).
@@ -289,8 +291,8 @@ def with_slices(
 def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) -> pa.Array:
     """99 items of train a user, uniform, distinct, none of which the user has in the whole log.
 
-    Each draw is a hash of the user and a counter, so that it depends on nothing else; draws that
-    hit are skipped.
+    A draw is a hash of the user's id and a counter, so it does not depend on who else is in the
+    shard. A draw is skipped when it is an item of the user's own or was drawn before.
     """
     size = len(popularity.items)
     if not size or not len(asking):
@@ -307,7 +309,7 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
     open_ = np.flatnonzero(wanted > 0)
     width = 2 * NEGATIVES
     while len(open_):
-        # From the beginning again with more draws, for the few users whose draws hit too often.
+        # The few users for whom too many draws were skipped begin again with twice as many.
         counter = np.arange(width, dtype=np.uint64)
         with np.errstate(over="ignore"):
             draws = (
@@ -327,7 +329,9 @@ def _negatives(log: Log, asking: np.ndarray, popularity: Popularity, seed: int) 
         have[open_[enough]] = wanted[open_[enough]]
         open_ = open_[~enough]
         width *= 2
-        if width > 64 * size + 1024 * NEGATIVES:  # next to nothing is free: take it in order
+        if (
+            width > 64 * size + 1024 * NEGATIVES
+        ):  # nearly all items are their own: take the rest in order
             for position in open_:
                 first = asking[position] * size
                 mine = (
@@ -361,10 +365,7 @@ def _given_candidates(
 
 
 def times(log: Log) -> np.ndarray:
-    """[E] int64 seconds; noughts where the log has none.
-
-    TFMA wants a number of every query.
-    """
+    """[E] int64 seconds; zeros where the log has no times, since TFMA wants a number a query."""
     if "timestamp" in log.table.column_names:
         return log.column("timestamp")
     return np.zeros(len(log), np.int64)

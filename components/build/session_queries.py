@@ -14,9 +14,7 @@ from components.build.splits import Log
 def query_rows(
     log: Log, part: int, users: "rows.Side", popularity: "rows.Popularity", drop_repeats: bool
 ) -> tuple[pa.Table, dict[str, int]]:
-    """One row an event of the split.
-
-    The history is what came before it in its session, the target its item.
+    """One row an event of the split, which is its target; the history is its session before it.
 
     Args:
         log: the users' events, split.
@@ -26,7 +24,7 @@ def query_rows(
         drop_repeats: leave targets out that the session had before; papers keep them.
 
     Returns:
-        The queries in the order of the log, and how many events are no targets, by reason.
+        The queries in the order of the log; and, by reason, how many events are no target.
     """
     session = pd.factorize(session_splits.hashes(log.table, by_session=True))[0]
     order = np.lexsort((np.arange(len(log)), session))

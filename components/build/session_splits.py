@@ -36,7 +36,7 @@ class SessionEnds:
 
 
 def gather(table: pa.Table, by_session: bool) -> SessionEnds:
-    """The sessions (users, where these are not asked for) of one batch of events."""
+    """The sessions of one batch of events; its users, where `by_session` is false."""
     times = table.column("timestamp" if "timestamp" in table.column_names else "row").to_numpy()
     return _merge(hashes(table, by_session), times.astype(np.int64), parts_of(table))
 
@@ -56,7 +56,7 @@ def _merge(sessions: np.ndarray, ends: np.ndarray, parts: np.ndarray) -> Session
 
 
 def hashes(table: pa.Table, by_session: bool) -> np.ndarray:
-    """[E] uint64: one value a session of a user, or a user."""
+    """[E] uint64: a hash of each event's user and session; of its user where not `by_session`."""
     users = hash_ids(table.column("user_id").to_numpy())
     if not by_session:
         return users
@@ -95,10 +95,12 @@ def parts_of(table: pa.Table) -> np.ndarray:
 
 
 def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndarray:
-    """[S] int8: 2 for the sessions of the last days, 1 for those of the days before.
+    """Assigns sessions by their ends: the last `days` of the log are test.
 
-    2 is for sessions that end within `days` before the end of the log, 1 for those that end within
-    `days` before the end of what is left, 0 for the others.
+    Validation is counted back from the last session that is left: what ends within `days` of it.
+
+    Returns:
+        [S] int8: 2 for test, 1 for validation, 0 for train.
     """
     side = np.zeros(len(found.ends), np.int8)
     side[found.ends > found.ends.max(initial=0) - int(days * DAY)] = 2
@@ -110,10 +112,13 @@ def last_days(found: SessionEnds, days: float, with_validation: bool) -> np.ndar
 def predefined(
     found: SessionEnds, days: float, valid_fraction: float, has_times: bool
 ) -> np.ndarray:
-    """[S] int8: what the source says.
+    """Assigns sessions as the source says.
 
-    Where it names no validation, the train sessions that end within the last `days` of train (the
-    last `valid_fraction` of them, in a log without times) are that.
+    Where it names no validation, the train sessions that end within the last `days` of train are
+    taken for it; in a log without times, the last `valid_fraction` of the train sessions.
+
+    Returns:
+        [S] int8: 2 for test, 1 for validation, 0 for train.
     """
     side = found.parts.copy()
     if valid_fraction and not (side == 1).any():

@@ -7,117 +7,27 @@ A function that needs to know the whole log (a global time cut, the number of ro
 """
 
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from components.build import session_splits
+from components.build.config import SPLITS, SplitConfig
 from components.read import parsing
 from components.tables.hashing import hash_ids, mix
-from models.names.errors import ConfigError, DataError, nearest
+from models.names.errors import DataError
 
-# What an event is for. The last two are the known part of a held-out user, who is not in train at
-# all.
+# The part that an event plays. The last two are what a query knows of a held-out user, who has no
+# event in train.
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 # Events of no split, such as those without the label that a run learns.
 UNUSED = -1
-SPLITS = ("leave_one_out", "temporal", "ratio", "user_holdout", "given", "last_days", "predefined")
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How the log is split; the names are those of the run's configuration.
-
-    Attributes:
-        name: one of `SPLITS`.
-        seed: of every random choice.
-        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
-            validation.
-        test_fraction: the same for test; leave_one_out and given take no notice of its size.
-        query_history: what a test query may know: `all` (train and validation events) or `train`,
-            for comparison with papers (the validation events are then only excluded).
-        drop_repeats: leave targets out that are in the history already.
-        candidates: `ncf99` for 99 sampled negatives a query, or None.
-        input_share: user_holdout: share of a held-out user's events that the query knows.
-        sequence_by: kinds sequence and walk: a row is a `user` or a `session`; last_days and
-            predefined: a `session` is parted whole, and every position of it is a query (last_days:
-                always).
-        days: of last_days, for test and again for validation; see `session_splits`.
-        file: given: the TSV file with user_id, item_id and optionally candidates.
-    """
-
-    name: str = "leave_one_out"
-    seed: int = 42
-    valid_fraction: float = 0.1
-    test_fraction: float = 0.1
-    query_history: str = "all"
-    drop_repeats: bool = True
-    candidates: str | None = None
-    input_share: float = 0.8
-    sequence_by: str = "user"
-    days: float = 1.0
-    file: str | None = None
-
-    @property
-    def by_session(self) -> bool:
-        """Whether a row of the kinds sequence and walk is a session."""
-        return self.sequence_by == "session" or self.name == "last_days"
-
-    @property
-    def asks_sessions(self) -> bool:
-        """Whether every position of a held-out session is a query."""
-        return self.by_session and self.name in ("last_days", "predefined")
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "SplitConfig":
-        """Checks and takes over a mapping.
-
-        Raises:
-            ConfigError: an unknown key or a value out of range.
-        """
-        names = [one.name for one in fields(cls)]
-        for key in values:
-            if key not in names and key != "file_fingerprint":
-                raise ConfigError(f"split: unknown key {key!r}{nearest(str(key), names)}")
-        config = cls(**{key: value for key, value in values.items() if key in names})
-        for key, allowed in (
-            ("name", SPLITS),
-            ("query_history", ("all", "train")),
-            ("sequence_by", ("user", "session")),
-            ("candidates", (None, "ncf99")),
-        ):
-            value = getattr(config, key)
-            if value not in allowed:
-                choices = [choice for choice in allowed if choice]
-                raise ConfigError(
-                    f"split.{key}: unknown value {value!r}{nearest(str(value), choices)}"
-                )
-        if not 0 <= config.valid_fraction < 1 or not 0 < config.test_fraction < 1:
-            raise ConfigError(
-                "split.valid_fraction must be in [0, 1) and split.test_fraction in (0, 1); "
-                f"received {config.valid_fraction} and {config.test_fraction}"
-            )
-        if config.valid_fraction + config.test_fraction >= 1:
-            raise ConfigError(
-                "split.valid_fraction and split.test_fraction must leave something to train on; "
-                f"received {config.valid_fraction} + {config.test_fraction}"
-            )
-        if not 0 < config.input_share < 1:
-            raise ConfigError(f"split.input_share must be in (0, 1); received {config.input_share}")
-        if not config.days > 0:
-            raise ConfigError(f"split.days must be greater than 0; received {config.days}")
-        if config.candidates and config.asks_sessions:
-            raise ConfigError(f"split.candidates is for one query a user, not for {config.name!r}")
-        if config.name == "given" and not config.file:
-            raise ConfigError(
-                "split.file is required by the split 'given': a TSV file with user_id and item_id"
-            )
-        return config
+LEAST_HELD_OUT = 5
+"""Events that a held-out user must have to be asked, in the split user_holdout."""
 
 
 @dataclass
@@ -233,9 +143,9 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
 
 
 def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Last event of each user to test, the one before to validation.
+    """Each user's last event is test, and the one before it validation.
 
-    Users of fewer than three stay in train.
+    Users with fewer than three events stay in train.
     """
     split = np.zeros(len(log), np.int8)
     sizes = np.diff(log.starts)
@@ -247,15 +157,13 @@ def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
-    """The times from which on events are validation, and test.
-
-    Events of one time are never parted.
-    """
+    """The times at which validation and test begin; events of the same time stay together."""
     total = facts.counts.sum()
     before = np.concatenate([[0], np.cumsum(facts.counts)])
 
     def cut(share: float) -> int:
-        # The time of the event at this rank of the log; rounding forgives 0.1 + 0.2.
+        # The event of this rank, in the order of time, is the first after the cut. Rounding keeps
+        # 0.1 + 0.2 from being a little more than 0.3.
         rank = min(int(np.floor(round(total * (1 - share), 6))), int(total) - 1)
         return int(facts.seconds[np.searchsorted(before, rank, side="right") - 1])
 
@@ -263,7 +171,7 @@ def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
 
 
 def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """One time for everybody: what comes after it is not in train."""
+    """Cuts at the same times for all users: train, then validation, then test."""
     valid_from, test_from = time_cuts(facts, config)
     seconds = log.column("timestamp")
     split = np.where(seconds >= test_from, TEST, TRAIN).astype(np.int8)
@@ -274,9 +182,10 @@ def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def ratio_of_rows(rows: int, seed: int, valid_fraction: float, test_fraction: float) -> np.ndarray:
-    """[rows] int8: the split of every row of the source.
+    """Draws the split of every row of the source, as scikit-learn and the papers draw it.
 
-    It is drawn as scikit-learn and the papers draw it.
+    Returns:
+        [rows] int8: the last rows of one seeded permutation are test, those before them validation.
     """
     order = np.random.RandomState(seed).permutation(rows)
     test = round(rows * test_fraction)
@@ -294,9 +203,10 @@ def ratio(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """Users drawn at random are in no part of train.
+    """Users drawn at random are in no part of train; a query knows a seeded share of their events.
 
-    A seeded share of their events is what a query knows of them.
+    As Liang et al. (WWW 2018) have it, the targets of a user are rounded down and the rest is
+    known; a user of fewer than `LEAST_HELD_OUT` events has no targets and so is not asked.
     """
     hashes = mix(hash_ids(log.users), config.seed)
     test = round(len(facts.hashes) * config.test_fraction)
@@ -304,14 +214,17 @@ def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     rank = np.searchsorted(facts.hashes, hashes)
     role = np.where(rank < test, TEST, np.where(rank < test + valid, VALID, TRAIN)).astype(np.int8)
     split = role[log.user]
-    # The rank of each event within its user by a hash of its row.
+    # Each event's place among its user's events when these are ordered by a hash of their rows: a
+    # seeded shuffle.
     lottery = mix(log.column("row").astype(np.uint64), config.seed)
     order = np.lexsort((lottery, log.user))
     position = np.empty(len(log), np.int64)
     position[order] = np.arange(len(log)) - log.starts[log.user[order]]
     sizes = np.diff(log.starts)
-    known = np.clip(np.floor(sizes * config.input_share), 1, np.maximum(sizes - 1, 1))
-    is_input = position < known[log.user]
+    # Rounding first forgives 5 * (1 - 0.8) = 0.9999999999999998.
+    targets = np.floor(np.round(sizes * (1 - config.input_share), 6))
+    targets[sizes < LEAST_HELD_OUT] = 0
+    is_input = position < (sizes - targets)[log.user]
     split[is_input & (split == VALID)] = VALID_INPUT
     split[is_input & (split == TEST)] = TEST_INPUT
     return split
@@ -327,11 +240,11 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
-    """Each user's last event in train becomes validation, where another stays in train."""
+    """Moves each user's last train event to validation, unless it is the user's only one."""
     remaining = split == TRAIN
     counts = log.per_user(remaining)
     last = np.full(len(log.users), -1, np.int64)
-    # Of equal positions the last one written stays.
+    # Every train event writes its position to its user's place; the last one to do so stays.
     last[log.user[remaining]] = np.flatnonzero(remaining)
     split[last[counts >= 2]] = VALID
     return split
@@ -344,10 +257,10 @@ def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
 
 
 def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
-    """What the events' own column `split` says.
+    """The split that the data themselves name, in the events' column `split`.
 
-    Session readers fill it by the files' names. Without validation in it the last sessions of train
-    are that, or each user's last event.
+    Readers of session data fill that column from the names of the files. Where it names no
+    validation, the last sessions of train are taken for it, or each user's last train event.
     """
     parts = session_splits.parts_of(log.table)
     if not config.by_session:
@@ -402,12 +315,4 @@ def read_given(file: str) -> pd.DataFrame:
     return frame[~frame.index.duplicated()]
 
 
-_ASSIGN = {
-    "leave_one_out": leave_one_out,
-    "temporal": temporal,
-    "ratio": ratio,
-    "user_holdout": user_holdout,
-    "given": given,
-    "last_days": last_days,
-    "predefined": predefined,
-}
+_ASSIGN = {name: globals()[name] for name in SPLITS}

@@ -6,8 +6,8 @@ is how often they do. Walks are DeepWalk's (Perozzi et al., KDD 2014: first orde
 step, so neither shards nor batches change a walk.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -15,91 +15,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from components.build.config import WalkConfig
 from components.build.splits import TRAIN, Log
 from components.tables import records
 from components.tables.hashing import mix
-from models.names.errors import ConfigError, nearest, require_known
 
-KINDS = ("baskets", "deepwalk", "node2vec")
 WALKS_AT_ONCE = 50_000
-_ROUNDS = 16  # of rejection; whoever is left then draws from probabilities that are written out
-
-
-@dataclass(frozen=True)
-class WalkConfig:
-    """What the rows of the kind `walk` are; the names are those of the run's configuration.
-
-    Attributes:
-        kind: `baskets` (the train items of a user or session, no graph), `deepwalk` or `node2vec`.
-        directed: an edge leads from an item to the one after it only.
-        weighted: steps are drawn by how often the edge occurs, else all edges are alike.
-        walks_per_node: walks that start at each item.
-        walk_length: items a walk has at most; it ends early where no edge leads on.
-        p: node2vec: return parameter; a small one leads back.
-        q: node2vec: in-out parameter; a large one stays near.
-        seed: of every random choice.
-    """
-
-    kind: str = "baskets"
-    directed: bool = False
-    weighted: bool = True
-    walks_per_node: int = 10
-    walk_length: int = 40
-    p: float = 1.0
-    q: float = 1.0
-    seed: int = 42
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any], example_kind: str = "walk") -> "WalkConfig":
-        """Checks and takes over a mapping, for rows of an example kind.
-
-        Raises:
-            ConfigError: an unknown key, a value out of range, or walks for another example kind.
-        """
-        require_known("walks", values, (one.name for one in fields(cls)))
-        config = cls(**values)
-        if config.kind not in KINDS:
-            raise ConfigError(
-                f"walks.kind: unknown value {config.kind!r}{nearest(str(config.kind), KINDS)}"
-            )
-        for key, least in (("walks_per_node", 1), ("walk_length", 2), ("seed", 0)):
-            value = getattr(config, key)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"walks.{key} must be a whole number of at least {least}; received {value!r}"
-                )
-        for key in ("p", "q"):
-            value = getattr(config, key)
-            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ConfigError(f"walks.{key} must be greater than 0; received {value!r}")
-            if value != 1 and config.kind != "node2vec":
-                raise ConfigError(
-                    f"walks.{key} belongs to the kind 'node2vec'; received {value} with "
-                    f"{config.kind!r}"
-                )
-        if config.on_graph and example_kind != "walk":
-            raise ConfigError(
-                f"walks.kind {config.kind!r} is for models that train on rows of the kind 'walk'; "
-                f"this one's are of the kind {example_kind!r}"
-            )
-        return config
-
-    @property
-    def on_graph(self) -> bool:
-        """Whether there are walks to be made, in a split of their own."""
-        return self.kind != "baskets"
+_ROUNDS = 16  # of rejection sampling; after them the exact probabilities are computed
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """Which item follows which, and how often; merging them is associative and knows no order.
+    """Which item follows which, and how often.
+
+    They are merged in any order and grouping, as Beam's combiners need it.
 
     Attributes:
         items: [N] object array of ids, ascending: every train item, those without an edge included.
-        source: [E] int64 position in `items`.
-        target: [E] likewise; no pair twice, none of one
-            item with itself; ascending.
-        count: [E] int64.
+        source: [E] int64 positions in `items`; the pairs of source and target are distinct and
+            ascending, and no item is paired with itself.
+        target: [E] int64 positions in `items`.
+        count: [E] int64, how often target follows source.
         repeats: transitions left out since an item followed itself.
     """
 
@@ -116,7 +52,8 @@ def count_transitions(log: Log, by_session: bool) -> Transitions:
     codes, items = pd.factorize(log.column("item_id")[train], sort=True)
     owner = log.user[train]
     if by_session:
-        # As in rows.list_rows: the events of a session keep their order, whatever lies between.
+        # As in rows.list_rows: brings the events of a session together, in their order, where
+        # those of another lie between them.
         session = pd.factorize(log.column("session_id")[train])[0]
         order = np.lexsort((np.arange(len(train)), session, owner))
         codes, owner, session = codes[order], owner[order], session[order]
@@ -179,7 +116,7 @@ class Graph:
         self.target = self.key % size
         self.weight = weight if config.weighted else np.ones(len(weight), np.int64)
         self.starts = np.searchsorted(self.key, np.arange(size + 1) * size)
-        # Whole numbers: probabilities are exact, whatever the weights.
+        # Sums of whole numbers, so that no probability is rounded.
         self.before = np.r_[0, np.cumsum(self.weight)]
 
     def has_edge(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -221,7 +158,7 @@ def walk(graph: Graph, config: WalkConfig, start: np.ndarray, number: np.ndarray
         going = going[graph.totals(path[going, place - 1]) > 0]
         if not len(going):
             break
-        # One key a walk and step; the draws within a step are hashes of it.
+        # One key for each walk and step, of which the draws within the step are hashes.
         key = mix(mix(number[going].astype(np.uint64), config.seed), place)
         node = path[going, place - 1]
         if place == 1 or not biased:
@@ -242,7 +179,10 @@ def bias(graph: Graph, config: WalkConfig, previous: np.ndarray, nodes: np.ndarr
 
 
 def _second_order(graph, config, previous, node, key) -> np.ndarray:
-    """Rejection: propose by edge weight, accept by the factor; no table of every pair of edges."""
+    """The next positions of node2vec, by rejection: proposed by edge weight, accepted by `bias`.
+
+    So no table of probabilities is needed for every pair of edges, as the authors' code has it.
+    """
     chosen = np.full(len(node), -1, np.int64)
     most = max(1 / config.p, 1.0, 1 / config.q)
     open_ = np.arange(len(node))
@@ -254,14 +194,14 @@ def _second_order(graph, config, previous, node, key) -> np.ndarray:
         open_ = open_[~taken]
         if not len(open_):
             return chosen
-    # Whoever was rejected every time draws from the exact probabilities.
+    # Walks whose proposals were all rejected draw from the exact probabilities.
     degree = graph.starts[node[open_] + 1] - graph.starts[node[open_]]
     owner = np.repeat(np.arange(len(open_)), degree)
     ends = np.cumsum(degree)
     edge = np.arange(ends[-1]) - np.repeat(ends - degree, degree)
     edge += np.repeat(graph.starts[node[open_]], degree)
     mass = graph.weight[edge] * bias(graph, config, previous[open_][owner], graph.target[edge])
-    # In units of the walker's own total, walker k draws from (k, k + 1).
+    # All walks search one cumulative sum, in which the probabilities of walk k fill (k, k + 1).
     share = mass / np.bincount(owner, mass)[owner]
     upto = np.cumsum(share) - np.repeat(np.r_[0, np.cumsum(share)[ends[:-1] - 1]], degree) + owner
     upto[ends - 1] = np.arange(len(open_)) + 1.0

@@ -7,26 +7,15 @@ from typing import Any
 
 from absl import logging
 from tfx import types
-from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
+from components.component import Component
 from components.tables import artifacts, records
 
 LOG = os.path.join("assets.extra", "training.json")
-"""Beside the SavedModel, where a trained model has its training log."""
-
-
-class BundlerSpec(component_spec.ComponentSpec):
-    """What `Bundler` takes and gives."""
-
-    PARAMETERS = {"config": component_spec.ExecutionParameter(type=str)}
-    INPUTS = {
-        "recall": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "rank": component_spec.ChannelParameter(type=standard_artifacts.Model, optional=True),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
+"""The log of the bundling, in the SavedModel's folder, where a trained model keeps its own."""
 
 
 class BundlerExecutor(base_executor.BaseExecutor):
@@ -82,7 +71,7 @@ class BundlerExecutor(base_executor.BaseExecutor):
         logging.info("Bundler: weight of the ranking %.1f", log["weight"])
 
 
-class Bundler(base_component.BaseComponent):
+class Bundler(Component):
     """Makes the two-stage servable (see `models.contract.two_stage`).
 
     Args:
@@ -93,23 +82,11 @@ class Bundler(base_component.BaseComponent):
             `fingerprint`, which says of what and with which code the bundle was made.
     """
 
-    SPEC_CLASS = BundlerSpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(BundlerExecutor)
-
-    def __init__(
-        self,
-        *,
-        recall: types.BaseChannel,
-        rank: types.BaseChannel | None,
-        examples: types.BaseChannel,
-        config: str,
-    ):
-        super().__init__(
-            BundlerSpec(
-                recall=recall,
-                examples=examples,
-                config=config,
-                model=types.Channel(type=standard_artifacts.Model),
-                **({"rank": rank} if rank else {}),
-            )
-        )
+    EXECUTOR = BundlerExecutor
+    PARAMETERS = {"config": str}
+    INPUTS = {
+        "recall": standard_artifacts.Model,
+        "rank": standard_artifacts.Model | None,
+        "examples": standard_artifacts.Examples,
+    }
+    OUTPUTS = {"model": standard_artifacts.Model}

@@ -8,27 +8,16 @@ from typing import Any
 
 from absl import logging
 from tfx import types
-from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
 from components.canary import probes
 from components.canary.probes import CanaryFailure
+from components.component import Component
 from components.tables import records
 
 REASON = "reason"
-
-
-class CanarySpec(component_spec.ComponentSpec):
-    """What `Canary` takes and gives."""
-
-    PARAMETERS = {"code_hash": component_spec.ExecutionParameter(type=str, optional=True)}
-    INPUTS = {
-        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
-        "model_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
-        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-    }
-    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
 
 
 class CanaryExecutor(base_executor.BaseExecutor):
@@ -62,7 +51,7 @@ class CanaryExecutor(base_executor.BaseExecutor):
         logging.info("Canary: %s", reason or "the server answered")
 
 
-class Canary(base_component.BaseComponent):
+class Canary(Component):
     """Loads the SavedModel in a server process of its own and asks it over REST and gRPC.
 
     TFX's InfraValidator does this with Docker or Kubernetes only, and is marked as successful where
@@ -75,23 +64,11 @@ class Canary(base_component.BaseComponent):
         code_hash: hash of the server's code, so that a change of it is not served from the cache.
     """
 
-    SPEC_CLASS = CanarySpec
-    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(CanaryExecutor)
-
-    def __init__(
-        self,
-        *,
-        model: types.BaseChannel,
-        model_blessing: types.BaseChannel,
-        examples: types.BaseChannel,
-        code_hash: str = "",
-    ):
-        super().__init__(
-            CanarySpec(
-                model=model,
-                model_blessing=model_blessing,
-                examples=examples,
-                code_hash=code_hash,
-                blessing=types.Channel(type=standard_artifacts.InfraBlessing),
-            )
-        )
+    EXECUTOR = CanaryExecutor
+    PARAMETERS = {"code_hash": str | None}
+    INPUTS = {
+        "model": standard_artifacts.Model,
+        "model_blessing": standard_artifacts.ModelBlessing,
+        "examples": standard_artifacts.Examples,
+    }
+    OUTPUTS = {"blessing": standard_artifacts.InfraBlessing}

@@ -1,15 +1,12 @@
-"""What TFDV cannot know about the tables.
+"""What TFDV cannot know about the tables: duplicates, the future, unknown items, too few events.
 
-Duplicates, events in the future, unknown items, users with too little.
-
-Each check counts what it finds over user shards, with a few rows as examples, and is then held
-against its threshold.
+Each check counts what it finds, shard of users by shard, and keeps a few rows to show. The sums are
+then held against the thresholds.
 """
 
 import math
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import apache_beam as beam
@@ -18,56 +15,15 @@ import pandas as pd
 import pyarrow as pa
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
+from components.check.config import Thresholds
 from components.check.oddities import SHOWN, odd_values
 from components.tables import artifacts, records
 from components.tables.columns import concatenated
 from components.tables.names import REQUIRED, TABLES
 from components.tables.shards import ROWS_A_SHARD, ReadBatches, Shard, gather
-from models.names.errors import ConfigError, DataError, require_known
+from models.names.errors import DataError
 
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """How much of what is tolerated; the names are those of the run's configuration, under `check`.
-
-    Attributes:
-        max_duplicate_share: of the events, the same user, item and time as another.
-        max_future_share: of the events, later than `future_seconds` from now.
-        future_seconds: how far a clock may be ahead.
-        max_unknown_item_share: of the events, on items that a non-empty items table does not have.
-        min_user_events: how many events a user should have.
-        max_users_under_minimum_share: of the users, with fewer.
-        max_duplicate_id_share: of the rows of the items and users tables, with an id that came
-            before.
-        allowed_anomalies: anomalies to let pass, as `table.column`.
-    """
-
-    max_duplicate_share: float = 0.01
-    max_future_share: float = 0.0
-    future_seconds: int = 86_400
-    max_unknown_item_share: float = 0.05
-    min_user_events: int = 1
-    max_users_under_minimum_share: float = 0.0
-    max_duplicate_id_share: float = 0.0
-    allowed_anomalies: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Thresholds":
-        """Checks and takes over a mapping.
-
-        Raises:
-            ConfigError: an unknown key, or a share that is none.
-        """
-        require_known("check", values, (one.name for one in fields(cls)))
-        for key, value in values.items():
-            if key.startswith("max_") and (
-                not isinstance(value, (int, float)) or not 0 <= value <= 1
-            ):
-                raise ConfigError(f"check.{key} must be a share in [0, 1]; received {value!r}")
-        merged = {**values, "allowed_anomalies": tuple(values.get("allowed_anomalies", ()))}
-        return cls(**merged)
 
 
 def check(
@@ -310,7 +266,7 @@ def _judge(
         "failures": [],
         "notes": [],
         "checks": {},
-        "thresholds": asdict(thresholds),
+        "thresholds": thresholds.model_dump(mode="json"),
     }
     for name, one in counts["checks"].items():
         table, column, what, of, key = _RULES[name]

@@ -7,10 +7,12 @@ from typing import Any
 
 from absl import logging
 from tfx import types
-from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.types import artifact, artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact, artifact_utils, standard_artifacts
 
 from components.check import rules
+from components.check.config import Thresholds
+from components.component import BeamComponent
 from components.tables.names import TABLES
 from components.tables.schemas import read_schemas
 
@@ -22,31 +24,8 @@ class TableReport(artifact.Artifact):
     TYPE_NAME = "components.TableReport"
 
 
-class TableCheckSpec(component_spec.ComponentSpec):
-    """What `TableCheck` takes and gives."""
-
-    PARAMETERS = {
-        "thresholds": component_spec.ExecutionParameter(type=str),
-        "schema_folder": component_spec.ExecutionParameter(type=str, optional=True),
-        "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
-    }
-    INPUTS = {
-        **{
-            table: component_spec.ChannelParameter(type=standard_artifacts.Examples)
-            for table in TABLES
-        },
-        **{
-            f"{table}_anomalies": component_spec.ChannelParameter(
-                type=standard_artifacts.ExampleAnomalies, optional=True
-            )
-            for table in TABLES
-        },
-    }
-    OUTPUTS = {"report": component_spec.ChannelParameter(type=TableReport)}
-
-
 class TableCheckExecutor(base_beam_executor.BaseBeamExecutor):
-    """Runs `checks.check`."""
+    """Runs `rules.check`."""
 
     def Do(
         self,
@@ -71,7 +50,7 @@ class TableCheckExecutor(base_beam_executor.BaseBeamExecutor):
             self._make_beam_pipeline,
             {table: artifact_utils.get_single_instance(input_dict[table]).uri for table in TABLES},
             output.uri,
-            rules.Thresholds.parse(json.loads(exec_properties["thresholds"] or "{}")),
+            Thresholds.parse(json.loads(exec_properties["thresholds"])),
             int(time.time()),
             anomalies,
             read_schemas(folder) if folder else None,
@@ -83,7 +62,7 @@ class TableCheckExecutor(base_beam_executor.BaseBeamExecutor):
             logging.info("TableCheck: %s", note)
 
 
-class TableCheck(base_beam_component.BaseBeamComponent):
+class TableCheck(BeamComponent):
     """Holds the tables against TFDV's anomalies and against what TFDV cannot know.
 
     Args:
@@ -93,38 +72,15 @@ class TableCheck(base_beam_component.BaseBeamComponent):
         events_anomalies: ExampleAnomalies of an ExampleValidator on that table, or None.
         items_anomalies: likewise.
         users_anomalies: likewise.
-        thresholds: JSON of `checks.Thresholds`.
+        thresholds: JSON of `check.config.Thresholds`.
         schema_folder: folder of the curated schemas, to show rows that break them.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """
 
-    SPEC_CLASS = TableCheckSpec
-    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(TableCheckExecutor)
-
-    def __init__(
-        self,
-        *,
-        events: types.BaseChannel,
-        items: types.BaseChannel,
-        users: types.BaseChannel,
-        events_anomalies: types.BaseChannel | None = None,
-        items_anomalies: types.BaseChannel | None = None,
-        users_anomalies: types.BaseChannel | None = None,
-        thresholds: str = "{}",
-        schema_folder: str | None = None,
-        code_hash: str = "",
-    ):
-        super().__init__(
-            TableCheckSpec(
-                events=events,
-                items=items,
-                users=users,
-                events_anomalies=events_anomalies,
-                items_anomalies=items_anomalies,
-                users_anomalies=users_anomalies,
-                thresholds=thresholds,
-                schema_folder=schema_folder or "",
-                code_hash=code_hash,
-                report=types.Channel(type=TableReport),
-            )
-        )
+    EXECUTOR = TableCheckExecutor
+    PARAMETERS = {"thresholds": str, "schema_folder": str | None, "code_hash": str | None}
+    INPUTS = {
+        **dict.fromkeys(TABLES, standard_artifacts.Examples),
+        **{f"{table}_anomalies": standard_artifacts.ExampleAnomalies | None for table in TABLES},
+    }
+    OUTPUTS = {"report": TableReport}

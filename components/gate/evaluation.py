@@ -1,4 +1,4 @@
-"""The gate: the Evaluator's metrics, slices and thresholds, and how its verdict reads."""
+"""The gate: what the Evaluator measures, slices and holds to bounds, and how its verdict reads."""
 
 import json
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ def eval_config(
     specs = []
     for name in measured.means:
         config = _metric("RowMean", name)
-        # Thresholds hold overall; a threshold without slices would be applied to every slice,
-        # however small.
+        # The empty slice is all rows. A threshold that names no slice would be applied to every one
+        # of them, however few its rows.
         if name in (measured.lift, measured.monitor):
             overall = config.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()])
             if name == measured.lift:
@@ -71,7 +71,7 @@ def eval_config(
 
 
 def _metric(kind: str, name: str) -> config_pb2.MetricConfig:
-    module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # of none: TFMA's own
+    module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # "" for TFMA's own
     return config_pb2.MetricConfig(
         class_name=kind, module=module, config=json.dumps({"name": name})
     )
@@ -152,8 +152,9 @@ def _means(result: Any) -> dict[str, dict[str, float]]:
         row = slices.setdefault(_slice_name(key), {})
         for sub_keys in outputs.values():
             for values in sub_keys.values():
-                # Counts are no metrics, nor are TFMA's differences from the baseline, which stands
-                # beside; a metric that a slice has no value for is written as the text NaN.
+                # Left out are counts and TFMA's differences from the baseline model, whose own
+                # values `Verdict.baseline` has. float(), since TFMA writes the text NaN for a
+                # metric that has no value in a slice.
                 means = {
                     name: float(value["doubleValue"])
                     for name, value in values.items()

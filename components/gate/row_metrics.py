@@ -1,4 +1,4 @@
-"""Metrics for TFMA, of rows: the mean of what a model says of each, and GAUC.
+"""Two metrics for TFMA: the mean over the rows of an output of the model, and GAUC.
 
 TFMA calls Python for every row, slice and metric: its own mean of an output looks labels, weights
 and model names up each time, so that a dozen of them take most of an evaluation. Here the outputs
@@ -42,7 +42,7 @@ def _row_mean(
         rows, totals = found[sums]
         return {key: totals[output_name] / rows if rows else float("nan")}
 
-    # Equal computations are made once: this one is the same for every output.
+    # TFMA makes equal computations once, and the sums are the same for every output.
     return [
         metric_types.MetricComputation(keys=[sums], preprocessors=[], combiner=_RowSums(sums)),
         metric_types.DerivedMetricComputation(keys=[key], result=result),
@@ -82,8 +82,8 @@ class GroupAUC(tfma.metrics.Metric):
     Users of one class are left out; NaN where nobody is left (Zhu et al., Optimized Cost per Click
     in Taobao Display Advertising, KDD 2017).
 
-    Not by TFMA's query key, which takes all of a user's rows into every slice that one of them is
-    in.
+    Rows are grouped here and not by TFMA's query key, which would take all of a user's rows into
+    every slice that one of them is in.
 
     Args:
         name: of the metric.

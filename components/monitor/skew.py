@@ -9,16 +9,17 @@ histories, who answered, what is recommended.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pydantic
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.monitor.request_logs import ITEM, RECOMMENDED, STRATEGY, USER
 from components.monitor.statistics import SERVING, Period, Statistics, TrainedOn
-from models.names.errors import ConfigError, require_known
+from models.names.settings import Names, Settings, Share
 
 _METRICS = {
     "L_INFTY": "L-infinity distance",
@@ -30,8 +31,7 @@ _SHOWN = 8  # of the values that differ most
 _BYTES_VALUE = "__BYTES_VALUE__"  # what TFDV calls all values that are no UTF-8
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(Settings):
     """How much of what is tolerated, beside the comparators of the schemas.
 
     Attributes:
@@ -51,39 +51,15 @@ class Bounds:
         allowed_anomalies: columns whose anomalies against the schema may pass.
     """
 
-    max_unknown_user_share: float = 0.2
-    max_unknown_item_share: float = 0.05
-    max_empty_history_share: float = 1.0
-    max_fallback_share: float = 0.2
-    max_share_change: float = 0.1
-    max_missing_change: float = 0.1
-    max_popularity_drift: float = 0.05
-    min_rows: int = 200
-    allowed_anomalies: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Bounds":
-        """Checks and takes over a mapping.
-
-        Raises:
-            ConfigError: an unknown key, a share that is none, a number of rows below 1.
-        """
-        require_known("--set", values, (one.name for one in fields(cls)))
-        for key, value in values.items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if key.startswith("max_") and not (number and 0 <= value <= 1):
-                raise ConfigError(f"--set {key} must be a share in [0, 1]; received {value!r}")
-            if key == "min_rows" and not (isinstance(value, int) and number and value >= 1):
-                raise ConfigError(
-                    f"--set min_rows must be an integer, at least 1; received {value!r}"
-                )
-        allowed = values.get("allowed_anomalies", ())
-        return cls(
-            **{
-                **values,
-                "allowed_anomalies": tuple([allowed] if isinstance(allowed, str) else allowed),
-            }
-        )
+    max_unknown_user_share: Share = 0.2
+    max_unknown_item_share: Share = 0.05
+    max_empty_history_share: Share = 1.0
+    max_fallback_share: Share = 0.2
+    max_share_change: Share = 0.1
+    max_missing_change: Share = 0.1
+    max_popularity_drift: Share = 0.05
+    min_rows: int = pydantic.Field(200, ge=1)
+    allowed_anomalies: Names = ()
 
 
 @dataclass
@@ -267,8 +243,8 @@ def shares(period: Period, training: TrainedOn) -> dict[str, tuple[int, int]]:
         seen = (
             pc.sum(values.filter(pc.is_in(values["value"], value_set=known))["count"]).as_py() or 0
         )
-        # A row without a user is one of a user nobody knows; a history without items has no item to
-        # know.
+        # A row without a user counts as one of an unknown user; a history without items adds no
+        # item, known or not.
         of = rows if what == USER or training.task == "score" else total
         found[name] = (of - seen, of)
     if training.task == "retrieve":
@@ -304,7 +280,7 @@ def _shares(
     }
     findings: list[Finding] = []
     found, before = shares(now, training), shares(earlier, training) if earlier else {}
-    # A strategy that is new, or gone, came not at all on the other side.
+    # A strategy that only one of the periods has counts as 0 of all answers in the other.
     answered, answered_before = (
         counts.get("answered by model", (0, 0))[1] for counts in (found, before)
     )
@@ -386,8 +362,8 @@ def distribution_distance(
 ) -> tuple[float, float, list[tuple[str, float, float]]]:
     """Two distances of two counted distributions, and the values that differ most.
 
-    The distances are L-infinity and the Jensen-Shannon divergence (base 2, so in [0, 1]). Nothing
-    against something is as far as can be; nothing against nothing is no distance.
+    The distances are L-infinity and the Jensen-Shannon divergence (base 2, so in [0, 1]).
+    Where only one of the two is empty the divergence is 1; where both are, the distances are 0.
     """
     values = sorted({*now, *before})
     totals = [sum(now.values()), sum(before.values())]

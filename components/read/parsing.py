@@ -177,9 +177,13 @@ def split_csv(
 
 
 def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of lists, a line each, are sessions that no later line goes on with.
+    """How many bytes of session lines are complete, whatever the lines after them say.
 
-    `ends` is as of `record_ends`.
+    The last lines are not, while they are steps of one session, which the next line may go on with.
+
+    Args:
+        data: whole lines; see `split_lists`.
+        ends: positions of the line feeds, as of `record_ends`.
     """
     starts = np.concatenate([[0], ends + 1])
     number = len(ends) - 1
@@ -255,9 +259,9 @@ def split_lists(
 
 
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
-    """Finds ids that cannot be: blank ones, and ones with a line break.
+    """Finds ids that are not allowed: blank ones, and ones with a line break.
 
-    The vocabulary files could not hold them.
+    A vocabulary file, which has a line an id, could not hold the latter.
     """
     length = pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
     empty = length == 0

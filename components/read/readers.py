@@ -121,7 +121,7 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, 
                 continue
             length = len(data) if not piece else int(ends[-1]) + 1
             if piece and lists:
-                # The next lines may be steps of the last session.
+                # The last session may go on in what is read next: it is left for that block.
                 length = parsing.whole_sessions(data, ends)
                 if not length:
                     held = data

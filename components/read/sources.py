@@ -19,9 +19,9 @@ LISTS = ("session_lists", "user_lists")
 
 @contextmanager
 def open_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Opens a file to read bytes, those inside of it where its name ends in .gz.
+    """Opens a file to read its bytes; those of a name that ends in .gz are decompressed.
 
-    A position in a compressed file is one in its contents; to get there, all before it is
+    Positions in a compressed file count the bytes of its contents; to get to one, all before it is
     decompressed.
 
     Raises:

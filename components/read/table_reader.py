@@ -5,30 +5,14 @@ from typing import Any
 
 from absl import logging
 from tfx import types
-from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
-from tfx.types import artifact_utils, component_spec, standard_artifacts
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils, standard_artifacts
 
+from components.component import BeamComponent
 from components.read.layouts.detection import plan
 from components.read.tables import summary, write_tables
 from components.tables.artifacts import ALL
 from components.tables.names import TABLES
-
-
-class TableReaderSpec(component_spec.ComponentSpec):
-    """What `TableReader` takes and gives."""
-
-    PARAMETERS = {
-        "source": component_spec.ExecutionParameter(type=str),
-        "reader": component_spec.ExecutionParameter(type=str, optional=True),
-        "columns": component_spec.ExecutionParameter(type=str, optional=True),
-        "fingerprint": component_spec.ExecutionParameter(type=str),
-        "max_rejected_share": component_spec.ExecutionParameter(type=float),
-        "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
-    }
-    INPUTS = {}
-    OUTPUTS = {
-        table: component_spec.ChannelParameter(type=standard_artifacts.Examples) for table in TABLES
-    }
 
 
 class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
@@ -51,7 +35,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
             table: artifact_utils.get_single_instance(output_dict[table]) for table in TABLES
         }
         columns = json.loads(exec_properties.get("columns") or "{}")
-        sources = plan(exec_properties["source"], exec_properties.get("reader") or None, columns)
+        sources = plan(exec_properties["source"], exec_properties.get("reader"), columns)
         reports = write_tables(
             self._make_beam_pipeline,
             sources,
@@ -72,7 +56,7 @@ class TableReaderExecutor(base_beam_executor.BaseBeamExecutor):
         logging.info("TableReader: %s", summary(reports))
 
 
-class TableReader(base_beam_component.BaseBeamComponent):
+class TableReader(BeamComponent):
     """Reads a public layout, or the user's own CSV or Parquet folder, into tables of tf.Example.
 
     Each artifact holds `report.json`: rows read, kept and rejected by reason, and the columns with
@@ -80,36 +64,21 @@ class TableReader(base_beam_component.BaseBeamComponent):
 
     Args:
         source: the data folder.
-        fingerprint: `tables.fingerprint(source)`: makes the cache notice that the files
-            changed.
-        reader: one of `detection.LAYOUTS`; empty to tell by the files.
-        columns: JSON of the column mapping that `detection.plan` describes.
+        fingerprint: `components.read.tables.fingerprint(source)`, so that the cache notices that
+            the files changed.
+        reader: one of `layouts.LAYOUTS`; left out, told by the files.
+        columns: JSON of the column mapping that `layouts.plan` describes.
         max_rejected_share: the share of rejected rows of a table above which the run stops.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """
 
-    SPEC_CLASS = TableReaderSpec
-    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(TableReaderExecutor)
-
-    def __init__(
-        self,
-        *,
-        source: str,
-        fingerprint: str,
-        reader: str | None = None,
-        columns: str | None = None,
-        max_rejected_share: float = 0.01,
-        code_hash: str = "",
-    ):
-        outputs = {table: types.Channel(type=standard_artifacts.Examples) for table in TABLES}
-        super().__init__(
-            TableReaderSpec(
-                source=source,
-                fingerprint=fingerprint,
-                reader=reader or "",
-                columns=columns or "",
-                max_rejected_share=max_rejected_share,
-                code_hash=code_hash,
-                **outputs,
-            )
-        )
+    EXECUTOR = TableReaderExecutor
+    PARAMETERS = {
+        "source": str,
+        "fingerprint": str,
+        "reader": str | None,
+        "columns": str | None,
+        "max_rejected_share": float,
+        "code_hash": str | None,
+    }
+    OUTPUTS = dict.fromkeys(TABLES, standard_artifacts.Examples)

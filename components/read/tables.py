@@ -138,7 +138,7 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
         "unreadable": unreadable,
         "columns": source.columns(),
     }
-    if source.format not in LISTS:  # a row is a line, and so a row's number leads to it
+    if source.format not in LISTS:  # a row is a line, so that its number tells the line
         report["header_lines"] = 1 if source.header and source.format != "parquet" else 0
     records.write_json(posixpath.join(uri, records.REPORT), report)
 

@@ -185,13 +185,15 @@ class TwoStage(tf.Module):
             "popularity_ndcg_10": found["popularity_ndcg_10"],
         }
         reference.update({f"alone_{name}": found[name] for name in ("hr_10", "ndcg_10")})
+        wanted = rows["targets"].to_tensor("")
         candidates, targets = (
-            tf.strings.to_hash_bucket_fast(ids, _HASHES)
-            for ids in (found["item_id"], rows["targets"].to_tensor(""))
+            tf.strings.to_hash_bucket_fast(ids, _HASHES) for ids in (found["item_id"], wanted)
         )
-        same = (candidates[:, tf.newaxis] == targets[:, :, tf.newaxis]) & (found["item_id"] != "")[
-            :, tf.newaxis
-        ]
+        targets, target_count = ranking.distinct(
+            tf.where(wanted == "", tf.cast(-1, tf.int64), targets),
+            tf.cast(rows["targets"].row_lengths(), tf.float32),
+        )
+        same = candidates[:, tf.newaxis] == targets[:, :, tf.newaxis]
         return {
             **self._stages(rows["user_id"], found),
             "reference": {name: value[:, 0] for name, value in reference.items()},
@@ -200,7 +202,7 @@ class TwoStage(tf.Module):
                 tf.argmax(tf.cast(same, tf.int8), axis=2, output_type=tf.int32),
                 -1,
             ),
-            "target_count": tf.cast(rows["targets"].row_lengths(), tf.float32),
+            "target_count": target_count,
         }
 
     def _stages(self, user_id: tf.Tensor, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

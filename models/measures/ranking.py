@@ -23,10 +23,16 @@ def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         Two [B, T] float tensors of 1-based ranks: conservative (behind its ties) and optimistic
         (before them).
     """
-    inside = targets >= 0
+    return _ranks_among(scores, scores, targets)
+
+
+def _ranks_among(
+    listed: tf.Tensor, scores: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `ranks`, among the items whose scores are `listed` [B, L]; the targets are among them."""
     target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
-    ranked = inside & tf.math.is_finite(target_scores)
-    numbers = tf.where(tf.math.is_nan(scores), tf.fill(tf.shape(scores), scores.dtype.max), scores)
+    ranked = (targets >= 0) & tf.math.is_finite(target_scores)
+    numbers = tf.where(tf.math.is_nan(listed), tf.fill(tf.shape(listed), listed.dtype.max), listed)
     safe = tf.where(ranked, target_scores, tf.zeros_like(target_scores))
     # One look at every score a target is cheaper than sorting them, while the targets are few.
     not_below, above = tf.cond(
@@ -52,6 +58,24 @@ def _search(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
         count - tf.cast(tf.searchsorted(ascending, targets, side=side), tf.float32)
         for side in ("left", "right")
     )
+
+
+def distinct(targets: tf.Tensor, target_count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Leaves each target of a row once, so that one that stands there twice gains once.
+
+    Args:
+        targets: [B, T] int, -1 for a target that cannot be ranked or for padding.
+        target_count: [B] float, targets of the row, repeats included.
+
+    Returns:
+        [B, T] targets in ascending order with -1 in the place of every repeat; and [B] float, how
+        many targets are left. Targets that are -1 cannot be told apart and keep their count.
+    """
+    ordered = tf.sort(targets, axis=1)
+    again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    again = tf.pad(again, [[0, 0], [1, 0]])[:, : tf.shape(ordered)[1]]
+    left = target_count - tf.reduce_sum(tf.cast(again, tf.float32), axis=1)
+    return tf.where(again, tf.cast(-1, ordered.dtype), ordered), left
 
 
 def hit_rate(rank: tf.Tensor, k: int) -> tf.Tensor:
@@ -110,8 +134,9 @@ def retrieve_metrics(
         candidates: [B, C] catalogue positions of sampled negatives, -1 padding; C may be 0.
 
     Returns:
-        Metric name -> [B] float32.
+        Metric name -> [B] float32. A target that is listed twice counts once.
     """
+    targets, target_count = distinct(targets, target_count)
     rank, optimistic = ranks(scores, targets)
     popular_rank, _ = ranks(popularity, targets)
     sampled_rank = _sampled_ranks(scores, targets, candidates)
@@ -158,12 +183,12 @@ def cutoff_metrics(
 
 
 def _sampled_ranks(scores: tf.Tensor, targets: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
-    """Conservative ranks of targets among their row's sampled candidates only: [B, T]."""
-    target_scores = tf.gather(scores, tf.maximum(targets, 0), batch_dims=1)
-    others = tf.gather(scores, tf.maximum(candidates, 0), batch_dims=1)
-    others = tf.where(candidates >= 0, others, tf.fill(tf.shape(others), scores.dtype.min))
-    ahead = tf.reduce_sum(
-        tf.cast(others[:, tf.newaxis, :] >= target_scores[:, :, tf.newaxis], tf.float32), axis=2
-    )
-    ranked = (targets >= 0) & tf.math.is_finite(target_scores)
-    return tf.where(ranked, ahead + 1.0, tf.fill(tf.shape(ahead), _NEVER))
+    """Conservative ranks [B, T] of targets among the row's targets and sampled candidates.
+
+    Every item stands once in that list.
+    """
+    items = tf.concat([targets, tf.cast(candidates, targets.dtype)], axis=1)
+    items, _ = distinct(items, tf.zeros(tf.shape(items)[:1]))
+    listed = tf.gather(scores, tf.maximum(items, 0), batch_dims=1)
+    listed = tf.where(items >= 0, listed, tf.cast(float("-inf"), scores.dtype))
+    return _ranks_among(listed, scores, targets)[0]

@@ -19,14 +19,6 @@ class DataError(RecsysError):
     """The user's data is missing, damaged or breaks a stated rule."""
 
 
-def require_known(where: str, keys: Iterable[str], known: Iterable[str]) -> None:
-    """Raises ConfigError for the first key that is not known, naming the nearest."""
-    known = list(known)
-    for key in keys:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
-
-
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Returns a hint such as ``; did you mean 'neumf'?``.
 

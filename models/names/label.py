@@ -4,19 +4,17 @@ Light: the gate and the command line read it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from models.names.errors import ConfigError, require_known
+import pydantic
+
+from models.names.settings import Settings
 
 LABEL = "label"
 """The column of the built examples that every `score` model learns, whatever it was made of."""
 
-_KEYS = ("column", "threshold")
 
-
-@dataclass(frozen=True)
-class Label:
+class Label(Settings):
     """The label of a run.
 
     `{column: rating}` is a rating (any number); `{column: rating, threshold: 4}` is a click: 1 from
@@ -27,7 +25,9 @@ class Label:
         threshold: from which value on it counts as a click; None takes the value as it is.
     """
 
-    column: str
+    SECTION: ClassVar[str] = "label"
+
+    column: str = pydantic.Field(min_length=1)
     threshold: float | None = None
 
     @property
@@ -36,23 +36,8 @@ class Label:
         return self.threshold is not None or self.column == LABEL
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any] | None) -> "Label | None":
-        """Takes over a mapping of the run's configuration; an empty one is no label.
-
-        Raises:
-            ConfigError: an unknown key, no column, or a threshold that is not a number.
-        """
-        values = dict(values or {})
-        if not values:
-            return None
-        require_known("label", values, _KEYS)
-        if not isinstance(values.get("column"), str) or not values["column"]:
-            raise ConfigError(
-                f"label requires column, the name of a column of the events; received {values}"
-            )
-        threshold = values.get("threshold")
-        if threshold is not None and (
-            isinstance(threshold, bool) or not isinstance(threshold, (int, float))
-        ):
-            raise ConfigError(f"label.threshold must be a number; received {threshold!r}")
-        return cls(values["column"], None if threshold is None else float(threshold))
+    def parse(  # type: ignore[override]  # an empty mapping is no label
+        cls, values: Mapping[str, Any] | None, source: str = ""
+    ) -> "Label | None":
+        """Checks and takes over a mapping, as `Settings.parse` does; an empty one is no label."""
+        return super().parse(values, source) if values else None

@@ -13,9 +13,10 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import standalone
-from components.build.config import EXAMPLE_SPLITS
-from components.build.splits import TEST, TRAIN, VALID, SplitConfig, gather_facts, make_log
+from components.build.config import EXAMPLE_SPLITS, SplitConfig
+from components.build.splits import TEST, TRAIN, VALID, gather_facts, make_log
 from components.check import rules
+from components.check.config import Thresholds
 from components.in_process import in_process_pipeline
 from components.read import tables
 from components.tables import artifacts, records, schemas
@@ -217,7 +218,7 @@ def run_check(folder, output, anomalies=None, **thresholds):
         in_process_pipeline,
         {table: str(folder / table) for table in TABLES},
         str(output),
-        rules.Thresholds.parse(thresholds),
+        Thresholds.parse(thresholds),
         now=1_000_000_000,
         anomalies=anomalies,
         schemas=schemas.read_schemas(schemas.schema_folder("movielens")),
@@ -273,7 +274,7 @@ def test_checks_name_table_column_rows_reason_and_key(faulty_tables, tmp_path):
     )
     assert not allowed["failures"] and len(allowed["notes"]) == 4
     with pytest.raises(ConfigError, match="did you mean 'min_user_events'"):
-        rules.Thresholds.parse({"min_user_event": 3})
+        Thresholds.parse({"min_user_event": 3})
 
 
 def test_an_anomaly_of_tfdv_stops_the_run_and_a_new_column_is_a_note(faulty_tables, tmp_path):

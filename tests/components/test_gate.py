@@ -21,7 +21,7 @@ from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
 
-CLICK, RATING = Label("rating", 4.0), Label("rating")
+CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 
 
 def evaluate(

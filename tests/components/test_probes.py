@@ -12,7 +12,7 @@ from models.contract import tasks
 from models.names import registry
 from models.names.label import Label
 
-CLICK = Label("rating", 4.0)
+CLICK = Label(column="rating", threshold=4.0)
 
 
 @pytest.fixture(scope="module")

@@ -449,7 +449,7 @@ def test_values_outside_the_schema_are_anomalies(toy, score, tmp_path):
         ({"max_unknown_users": 0.1}, "did you mean 'max_unknown_user_share'"),
         ({"max_share_change": 1.5}, "must be a share in [0, 1]; received 1.5"),
         ({"max_share_change": "much"}, "must be a share"),
-        ({"min_rows": 0}, "min_rows must be an integer, at least 1"),
+        ({"min_rows": 0}, "min_rows: must be greater than or equal to 1; received 0"),
     ],
 )
 def test_wrong_limits_are_refused_by_name(values, message):

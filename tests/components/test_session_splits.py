@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows, session_queries
+from components.build.config import SplitConfig
 from components.build.splits import (
     TEST,
     TRAIN,
     VALID,
-    SplitConfig,
     gather_facts,
     make_log,
     merge_facts,
@@ -200,7 +200,7 @@ def test_wrong_parts_and_configurations_are_named():
     ):
         session_log([("a", "x", 1, "train"), ("b", "y", 2, "dev")], name="predefined")
     for values, message in (
-        ({"name": "last_days", "days": 0}, "split.days must be greater than 0"),
+        ({"name": "last_days", "days": 0}, "split.days: must be greater than 0; received 0"),
         ({"name": "last_days", "candidates": "ncf99"}, "split.candidates"),
         ({"name": "last_day"}, "did you mean 'last_days'"),
     ):

@@ -5,14 +5,13 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows
+from components.build.config import SPLITS, SplitConfig
 from components.build.splits import (
-    SPLITS,
     TEST,
     TEST_INPUT,
     TRAIN,
     VALID,
     VALID_INPUT,
-    SplitConfig,
     gather_facts,
     make_log,
     merge_facts,
@@ -135,11 +134,29 @@ def test_user_holdout_draws_the_asked_number_of_users_and_four_fifths_of_their_e
     assert users[VALID] == users[VALID_INPUT] and users[TEST] == users[TEST_INPUT]
     for user in users[TEST]:
         mine = log.split[log.column("user_id") == user]
-        assert (mine == TEST_INPUT).sum() == np.floor(len(mine) * 0.8)
+        assert (mine == TEST).sum() == len(mine) // 5
     other, _ = log_of(
         random_events(), name="user_holdout", valid_fraction=0.1, test_fraction=0.2, seed=43
     )
     assert users[TEST] != set(other.column("user_id")[other.split == TEST])
+
+
+def test_user_holdout_rounds_the_targets_down_and_asks_nobody_of_fewer_than_five():
+    # User a2 has 2 events, ..., a11 has 11; all but the last drawn are held out.
+    events = [
+        (f"a{count}", f"i{number}", number) for count in range(2, 12) for number in range(count)
+    ]
+    log, config = log_of(events, name="user_holdout", valid_fraction=0, test_fraction=0.9)
+    held_out = log.users[log.per_user(log.split == TRAIN) == 0]
+    targets = dict(zip(log.users, log.per_user(log.split == TEST)))
+    # A fifth of 5 to 9 is 1 (the known part rounded down left 2 of 6 to 9), of 10 and 11 is 2.
+    wanted = {2: 0, 3: 0, 4: 0, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 2, 11: 2}
+    assert len(held_out) == 9
+    assert {user: targets[user] for user in held_out} == {
+        user: wanted[int(user[1:])] for user in held_out
+    }
+    found, _ = queries(log, config)
+    assert {one["user_id"] for one in found} == {user for user in held_out if int(user[1:]) >= 5}
 
 
 def test_given_takes_the_named_events_and_validates_on_the_last_that_remains(tmp_path):
@@ -253,6 +270,13 @@ def test_a_repeated_target_is_dropped_and_counted_unless_asked_for():
     log, config = log_of(events, name="leave_one_out", drop_repeats=False)
     found, _ = queries(log, config)
     assert [one["targets"] for one in found] == [[b"x"], [b"z"]]
+    # Both of a's last events, on x, are for test: one target, since it is found once.
+    again = [("a", "x", 1), ("b", "y", 2), ("b", "z", 3), ("a", "x", 8), ("a", "x", 9)]
+    log, config = log_of(
+        again, name="temporal", valid_fraction=0, test_fraction=0.4, drop_repeats=False
+    )
+    found, dropped = queries(log, config)
+    assert [one["targets"] for one in found] == [[b"x"]] and dropped["repeated targets"] == 1
 
 
 def test_slices_follow_train_alone():

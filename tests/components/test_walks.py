@@ -12,8 +12,9 @@ import pytest
 
 from components import standalone
 from components.build import walks
+from components.build.config import BuildConfig, WalkConfig
 from components.build.splits import TEST, TRAIN, Log
-from components.build.walks import Graph, Transitions, WalkConfig
+from components.build.walks import Graph, Transitions
 from components.in_process import in_process_pipeline
 from components.tables import artifacts
 from models.names.errors import ConfigError
@@ -228,14 +229,17 @@ def test_a_walk_depends_on_its_number_and_the_seed_alone():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"kind": "deepwlk"}, "walks.kind: unknown value 'deepwlk'; did you mean 'deepwalk'"),
-        ({"walk_lenght": 3}, "walks: unknown key 'walk_lenght'; did you mean 'walk_length'"),
+        (
+            {"kind": "deepwlk"},
+            "walks.kind: unknown value; received 'deepwlk'; did you mean 'deepwalk'",
+        ),
+        ({"walk_lenght": 3}, "unknown key 'walks.walk_lenght'; did you mean 'walk_length'"),
         (
             {"kind": "node2vec", "walk_length": 1},
-            "walks.walk_length must be .* at least 2; received 1",
+            "walks.walk_length: must be greater than or equal to 2; received 1",
         ),
-        ({"kind": "node2vec", "walks_per_node": 2.5}, "walks.walks_per_node .* received 2.5"),
-        ({"kind": "node2vec", "p": 0}, "walks.p must be greater than 0; received 0"),
+        ({"kind": "node2vec", "walks_per_node": 2.5}, "walks.walks_per_node: .* received 2.5"),
+        ({"kind": "node2vec", "p": 0}, "walks.p: must be greater than 0; received 0"),
         (
             {"kind": "deepwalk", "q": 2.0},
             "walks.q belongs to the kind 'node2vec'; received 2.0 with 'deepwalk'",
@@ -251,8 +255,8 @@ def test_walks_are_for_the_kind_walk():
     with pytest.raises(
         ConfigError, match="for models that train on rows of the kind 'walk'.*'event'"
     ):
-        WalkConfig.parse({"kind": "deepwalk"}, "event")
-    assert not WalkConfig.parse({}, "event").on_graph
+        BuildConfig.parse({"task": "retrieve", "kind": "event", "walks": {"kind": "deepwalk"}})
+    assert not BuildConfig.parse({"task": "retrieve", "kind": "event"}).walks.on_graph
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 
-CLICK, RATING = Label("rating", 4.0), Label("rating")
+CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 
 
 def train(model_name, toy, hyper_parameters, seed=3):

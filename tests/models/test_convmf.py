@@ -147,7 +147,7 @@ def build(data, **changes):
 
 def test_clicks_are_refused():
     class Clicks:
-        label, label_mean, label_range = Label("rating", 4.0), 0.5, (0.0, 1.0)
+        label, label_mean, label_range = Label(column="rating", threshold=4.0), 0.5, (0.0, 1.0)
 
     with pytest.raises(ConfigError, match="required: a label without a threshold"):
         ConvMF(HyperParameters(), Clicks())

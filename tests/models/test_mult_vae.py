@@ -182,7 +182,7 @@ def test_strong_generalisation(tmp_path):
         and len(data.queries("test")) == 24
     )
     values = Evaluation(data, data.queries("test")).of(train("mult_vae", data, TOY))()
-    # 9 items a user: 6 known, 3 wanted. Whoever knows the block has them among 9, so at least 3 of
-    # the first 10 of a blind order of the block; a blind order of the catalogue has each within its
-    # first 10 with probability 10 / 54.
+    # 9 items a user: 2 wanted (.3 of 9, rounded down), 7 known. Whoever knows the block of 15 has
+    # them among the 8 that are left of it, so within the first 10; a blind order of the catalogue
+    # of 60 has each within its first 10 with probability 10 / 53.
     assert values["recall_10"] > 0.9, values

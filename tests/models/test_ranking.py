@@ -62,6 +62,52 @@ def test_sampled_candidates_rank_among_themselves_only():
     assert float(empty["ncf99_hr_10"][0]) == 0.0
 
 
+def measured(scores, targets, count, candidates=((-1,),)):
+    """The metrics of one query, as numbers."""
+    scores = tf.constant([scores], tf.float32)
+    values = ranking.retrieve_metrics(
+        scores, scores, tf.constant([targets]), tf.constant([count]), tf.constant(candidates)
+    )
+    return {name: float(value[0]) for name, value in values.items()}
+
+
+def test_a_target_that_stands_twice_gains_once():
+    # Item 0 is first: it alone is all there is to find (twice it would be 1 + 1/log2(3) over 1 of
+    # NDCG, and precisions 1/1 + 2/1 of MAP).
+    twice, once = measured([5, 4, 3, 2], [0, 0], 2.0), measured([5, 4, 3, 2], [0], 1.0)
+    assert twice == once and (twice["ndcg_10"], twice["map_10"], twice["recall_10"]) == (1, 1, 1)
+    # Of items 3 (rank 4, twice) and 0 (rank 1) and one outside of the catalogue two are found;
+    # (1 + 1/log2(5)) / (1 + 1/log2(3) + 1/2) = 1.430677 / 2.130930; (1/1 + 2/4) / 3.
+    mixed = measured([5, 4, 3, 2], [3, 0, -1, 3], 4.0)
+    np.testing.assert_allclose(mixed["recall_10"], 2 / 3, atol=1e-6)
+    np.testing.assert_allclose(mixed["ndcg_10"], 0.671386, atol=1e-6)
+    np.testing.assert_allclose(mixed["map_10"], 0.5, atol=1e-6)
+
+
+def test_a_candidate_that_is_the_target_does_not_stand_before_it():
+    # Target 2 against candidates 2 (itself) and 3 (below): first of two.
+    values = measured([5, 4, 3, 2], [2], 1.0, [[2, 3]])
+    assert values["ncf99_ndcg_10"] == 1.0
+    # A candidate that is listed twice stands before it once: second, 1/log2(3).
+    values = measured([5, 4, 3, 2], [2], 1.0, [[0, 0]])
+    np.testing.assert_allclose(values["ncf99_ndcg_10"], 0.630930, atol=1e-6)
+
+
+def test_a_candidate_that_is_not_a_number_stands_before_the_target():
+    # Item 0 is not a number and so the best of the others: target 2 is second of three, 1/log2(3).
+    values = measured([float("nan"), 4, 3, 2], [2], 1.0, [[0, 3]])
+    np.testing.assert_allclose(values["ncf99_ndcg_10"], 0.630930, atol=1e-6)
+    # As a target it is the worst.
+    assert measured([float("nan"), 4, 3, 2], [0], 1.0, [[2, 3]])["ncf99_hr_10"] == 0.0
+
+
+def test_several_targets_share_the_list_of_the_candidates():
+    # Items 0 and 1 are the two best of the three that are listed: all there is to gain, no more.
+    np.testing.assert_allclose(
+        measured([5, 4, 3, 2], [1, 0], 2.0, [[3]])["ncf99_ndcg_10"], 1.0, atol=1e-6
+    )
+
+
 def test_many_targets_rank_as_few():
     # Up to four targets are counted, more are searched for: scores with ties, -inf and what is not
     # a number.

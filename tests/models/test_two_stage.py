@@ -11,7 +11,7 @@ from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
 
-LIKED = Label("rating", 4.0)
+LIKED = Label(column="rating", threshold=4.0)
 
 
 def exported(name, data, label, folder, **hyper_parameters):
@@ -151,6 +151,22 @@ def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages
     assert np.mean(one["hr_10"]) == pytest.approx(
         np.mean(np.asarray(alone["mrr_10"]) == 1.0), abs=1e-6
     )
+
+
+def test_a_target_that_stands_twice_gains_once(stages):
+    recall, rank, data = stages
+    once = data.queries("test")[:16]
+    twice = []
+    for record in once:
+        example = tf.train.Example.FromString(record)
+        targets = example.features.feature["targets"].bytes_list.value
+        targets.extend(list(targets))
+        twice.append(example.SerializeToString())
+    module = TwoStage(recall, rank, "item_knn", candidates=20)
+    left, right = module.evaluate(tf.constant(once)), module.evaluate(tf.constant(twice))
+    assert np.mean(left["ndcg_10"]) > 0
+    for name in metrics.TWO_STAGE.means:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-6)
 
 
 def test_the_weight_is_the_best_on_validation(stages):

@@ -3,7 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from components import standalone
@@ -161,7 +161,7 @@ def build(
     )
     standalone.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
-    task, column = ("score", asdict(label)) if label else ("retrieve", None)
+    task, column = ("score", label.model_dump()) if label else ("retrieve", None)
     standalone.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
     text = [
         column.name

@@ -163,8 +163,68 @@ def test_only_blessed_models_of_the_right_task_make_a_bundle(output):
             bundle.run(bundle.BundleConfig(**values, output=output), silent)
 
 
-def test_models_of_different_splits_or_data_make_no_bundle(output):
-    """A ranker of another split may have learned what the recall is tested on."""
+def record_of(name: str, split: dict, **reader) -> lineage.RunRecord:
+    """A run of these splits and reader's parameters, as ML Metadata would tell of it."""
+    read = {"fingerprint": "abc", "reader": "", "columns": "", **reader}
+    steps = {"TableReader": read, "ExampleBuilder": {"split": json.dumps(split)}}
+    return lineage.RunRecord(
+        "now",
+        name,
+        Path("runs"),
+        {node: lineage.Step(node, "complete", 1.0, values) for node, values in steps.items()},
+    )
+
+
+PARTED = {"name": "predefined", "sequence_by": "session"}
+
+
+@pytest.mark.parametrize(
+    "one, other, message",
+    [
+        ({"name": "ratio"}, {}, "the same split: split.name is 'ratio' and 'leave_one_out'"),
+        ({}, {"seed": 43}, "the same split: split.seed is 42 and 43"),
+        ({}, {"valid_fraction": 0.2}, "split.valid_fraction is 0.1 and 0.2"),
+        # By session a whole session is held out; by user its last events only.
+        (PARTED, {**PARTED, "sequence_by": "user"}, "split.sequence_by is 'session' and 'user'"),
+        (PARTED, {**PARTED, "days": 2}, "split.days is 1.0 and 2"),
+    ],
+)
+def test_a_ranker_of_another_split_makes_no_bundle(one, other, message):
+    """It may have learned what the recall is tested on."""
+    with pytest.raises(ConfigError, match=message):
+        bundle._require_same_split(record_of("recall", one), record_of("rank", other))
+
+
+def test_what_only_decides_queries_or_the_length_of_rows_may_differ():
+    recall = record_of(
+        "recall",
+        {"query_history": "train", "drop_repeats": False, "candidates": "ncf99"},
+    )
+    bundle._require_same_split(recall, record_of("rank", {"sequence_by": "session"}))
+    # last_days parts whole sessions, whatever a row is.
+    bundle._require_same_split(
+        record_of("recall", {"name": "last_days"}),
+        record_of("rank", {"name": "last_days", "sequence_by": "session"}),
+    )
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"fingerprint": "xyz"},
+            "the same data: the fingerprint of data.source is 'abc' and 'xyz'",
+        ),
+        ({"columns": '{"events": {}}'}, "the same data: data.columns is None and"),
+        ({"reader": "csv"}, "the same data: data.reader is None and 'csv'"),
+    ],
+)
+def test_a_ranker_of_other_rows_makes_no_bundle(values, message):
+    with pytest.raises(ConfigError, match=message):
+        bundle._require_same_split(record_of("recall", {}), record_of("rank", {}, **values))
+
+
+def test_models_of_one_split_of_the_same_data_make_a_bundle(output):
     recall, rank = (
         next(
             record
@@ -174,10 +234,3 @@ def test_models_of_different_splits_or_data_make_no_bundle(output):
         for name in ("two_tower-", "lr-")
     )
     bundle._require_same_split(recall, rank)
-    split = rank.steps["ExampleBuilder"].properties
-    split["split"] = json.dumps({**json.loads(split["split"]), "name": "ratio"})
-    with pytest.raises(ConfigError, match="not made of the same split"):
-        bundle._require_same_split(recall, rank)
-    rank.steps["TableReader"].properties["fingerprint"] = "another"
-    with pytest.raises(ConfigError, match="not made of the same data"):
-        bundle._require_same_split(recall, rank)

@@ -1,8 +1,14 @@
 """The run file: what is accepted, and how what is not is refused."""
 
+import json
+
 import pytest
 
+from components.build.config import SplitConfig, WalkConfig
+from components.check.config import Thresholds
+from components.gate.config import GateConfig
 from models.names.errors import ConfigError
+from models.names.label import Label
 from pipeline import config
 
 
@@ -57,6 +63,11 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("split: {name: leave_two_out}", "split.name: .*received 'leave_two_out'"),
         ("walks: {walk_lenght: 3}", "unknown key 'walks.walk_lenght'; did you mean 'walk_length'"),
         ("walks: {kind: deepwlk}", "walks.kind: .*received 'deepwlk'"),
+        ("split: {name: given}", "split.file is required by the split 'given'"),
+        ("split: {valid_fraction: .6, test_fraction: .5}", "split.valid_fraction .* received 0.6"),
+        ("walks: {q: 2}", "walks.q belongs to the kind 'node2vec'; received 2.0 with 'baskets'"),
+        ("check: {min_user_event: 3}", "'check.min_user_event'; did you mean 'min_user_events'"),
+        ("check: {max_future_share: 2}", "check.max_future_share: must be a share .*received 2"),
         ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
         ("seed: many", "seed: .*received 'many'"),
         ("- model", "required: a mapping"),
@@ -66,6 +77,24 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
 def test_bad_files_are_refused_with_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, text))
+
+
+def test_a_run_nests_what_the_components_declare_and_passes_it_on_as_json():
+    run = config.load(
+        None, {"split.name": "last_days", "split.days": 2, "check.allowed_anomalies": "items.year"}
+    )
+    for name, settings in (
+        ("split", SplitConfig),
+        ("walks", WalkConfig),
+        ("check", Thresholds),
+        ("gate", GateConfig),
+    ):
+        own = getattr(run, name)
+        # What the executor makes of the parameter is what the run holds.
+        assert type(own) is settings and settings.parse(json.loads(own.model_dump_json())) == own
+    assert run.split.days == 2 and run.check.allowed_anomalies == ("items.year",)
+    label = config.load(None, {"model": "lr"}).label
+    assert type(label) is Label and Label.parse(json.loads(label.model_dump_json())) == label
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -140,3 +169,24 @@ def test_the_layout_of_the_data_may_say_what_is_usual(tmp_path):
 def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, "model: lr\n" + text))
+
+
+def test_targets_that_the_ranking_leaves_out_are_refused_before_anything_runs():
+    from pipeline import dag
+
+    def create(**hyper_parameters):
+        return dag.create_pipeline(
+            config.load(None, {"split.drop_repeats": False}),
+            source="",
+            fingerprint="",
+            schemas="movielens",
+            hyper_parameters=hyper_parameters,
+            pipeline_root="",
+            serving_dir="",
+        )
+
+    with pytest.raises(
+        ConfigError, match="split.drop_repeats: false .* hyper_parameters.filter_seen: true"
+    ):
+        create(filter_seen=True)
+    assert create(filter_seen=False).components

@@ -46,8 +46,8 @@ def has_reviews(path: Path) -> bool:
 def reviews(path: Path, options: Mapping[str, Any]) -> list[Source]:
     """A file of reviews or more, and of items none or more."""
     keys = {
-        # A name that stands outside of a table's own is for the columns that the layout knows; a
-        # table's may add to them.
+        # Names for all tables rename the columns that the layout knows; those under a table's name
+        # may add columns as well.
         table: {name: parts.mapping(options, table).get(name, key) for name, key in known.items()}
         | dict(options.get(table, {}))
         for table, known in _KEYS.items()

@@ -1,6 +1,30 @@
-"""Metadata and dependencies. Exact versions are in requirements/: one lock a lane."""
+"""Metadata and dependencies. Exact versions are in requirements/: one lock a lane.
 
-from setuptools import find_packages, setup
+Clone it, do not publish it: an installed wheel would put packages called `models`, `components`,
+`pipeline`, `schema` and `serving` into somebody else's environment. `make venv` installs the clone
+itself, editable, into an environment of its own; all that would make a distribution is refused, and
+an index refuses the classifier.
+"""
+
+from setuptools import Command, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.command.install import install
+from setuptools.command.sdist import sdist
+
+
+def refuse(command: Command) -> None:
+    """Stands in for what a command would run."""
+    raise SystemExit(
+        f"{command.get_command_name()} is refused: recsys-tfx is cloned, not published, since its "
+        "packages are called models, components, pipeline, schema and serving. Clone it and run "
+        "`make venv`"
+    )
+
+
+def refused(command: type[Command]) -> type[Command]:
+    """The command, which an editable install asks for names and tags, and which does not run."""
+    return type(command.__name__, (command,), {"run": refuse})
 
 
 def lanes(name: str, portable: str | None, current: str | None) -> list[str]:
@@ -69,6 +93,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     classifiers=[
+        "Private :: Do Not Upload",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.12",
@@ -89,5 +114,8 @@ setup(
     },
     install_requires=_REQUIRES,
     extras_require=_EXTRAS,
+    cmdclass={
+        command.__name__: refused(command) for command in (bdist_wheel, build, install, sdist)
+    },
     entry_points={"console_scripts": ["recsys = pipeline.cli:main"]},
 )

@@ -77,7 +77,8 @@ _EXTRAS = {
     ],
     "kfp": lanes("kfp", ">=2.0.1,<2.6", None),
     "ann": lanes("scann", ">=1.3.2,<1.4", ">=1.4"),
-    "notebooks": ["ipykernel", "nbclient", "nbformat"],
+    # pandas draws the curves of the notebook with matplotlib.
+    "notebooks": ["ipykernel", "matplotlib>=3.8", "nbclient", "nbformat"],
     "test": [
         *("pytest>=7.4", "pytest-timeout>=2.2", "pytest-xdist>=3.5"),
         *("deptry", "mypy", "pre-commit", "ruff"),

@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test venv lock lint doctor new-model notebooks gpu clean
+.PHONY: help run test venv lock lint format doctor new-model notebooks gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -37,8 +37,15 @@ $(STAMP): setup.py pyproject.toml requirements/portable.txt requirements/current
 doctor: $(STAMP) ## what is wrong with this machine and the mend, imports included
 	$(VENV)/bin/recsys doctor --deep
 
-lint: $(STAMP) ## style and unused code
-	$(PYTHON) -m ruff check .
+lint: $(STAMP) ## style, format, types and unused dependencies; changes nothing
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . || \
+		{ echo "'make format' mends the format, and of the style what needs no thought" >&2; exit 1; }
+	@$(PYTHON) -m mypy
+	@$(PYTHON) -m deptry .
+
+format: $(STAMP) ## lay the sources out and mend what ruff can
+	$(PYTHON) -m ruff check --fix-only --quiet .
+	$(PYTHON) -m ruff format .
 
 new-model: $(STAMP) ## a model's file, registry entry and test; NAME=cdae TASK=retrieve KIND=profile [FAMILY= FROM=]
 	$(PYTHON) tools/new_model.py $(NAME) --task "$(TASK)" --kind "$(KIND)" $(if $(FAMILY),--family $(FAMILY)) $(if $(FROM),--from $(FROM))
@@ -53,8 +60,8 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/tools/bin/u
 COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'
 # Delete a .txt first (or pass UPGRADE=--upgrade) to move to newer versions.
 lock: ## compile both locks from requirements/*.in; UPGRADE=--upgrade for newer versions
-	$(COMPILE) $(UPGRADE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 requirements/portable.in -o requirements/portable.txt
-	$(COMPILE) $(UPGRADE) --python-version 3.12 --universal requirements/current.in -o requirements/current.txt
+	$(COMPILE) $(UPGRADE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 requirements/portable.in requirements/tools.in -o requirements/portable.txt
+	$(COMPILE) $(UPGRADE) --python-version 3.12 --universal requirements/current.in requirements/tools.in -o requirements/current.txt
 
 clean: ## caches and build leftovers; keeps .venv, runs and fetched data
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .cache/ci .cache/trixie

@@ -2,14 +2,13 @@
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from tensorflow.python.autograph.core import config as autograph
 
-from models.inputs import sampling
+from models.inputs import sampling, tensorflow_private
 from models.names.hyper_parameters import CommonHyperParameters
 
 # TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
 # Converting it costs every process seconds.
-autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, autograph.DoNotConvert("tf_keras"))
+tensorflow_private.leave_unconverted("tf_keras")
 
 
 class Recommender(tfrs.Model):

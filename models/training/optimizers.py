@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from models.inputs import tensorflow_private
+
 
 class Adam(tf.keras.optimizers.Adam):
     """Adam (Kingma, Ba, ICLR 2015) as Keras has it, each variable in one fused step.
@@ -29,8 +31,7 @@ class Adam(tf.keras.optimizers.Adam):
 
     def update_step(self, gradient, variable):
         """Updates one variable, whole or, where `lazy`, by rows."""
-        place = self._index_dict[self._var_key(variable)]
-        m, v = self._momentums[place], self._velocities[place]
+        m, v = tensorflow_private.adam_moments(self, variable)
         numbers = (self.learning_rate, self.beta_1, self.beta_2, self.epsilon)
         rate, beta_1, beta_2, epsilon = (tf.cast(number, variable.dtype) for number in numbers)
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -63,7 +64,7 @@ class Adam(tf.keras.optimizers.Adam):
     def get_config(self):
         """The constructor's arguments."""
         return {
-            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "learning_rate": tensorflow_private.learning_rate_config(self),
             "lazy": self.lazy,
             "name": self.name,
         }
@@ -93,16 +94,15 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        self._learning_rate = self._build_learning_rate(learning_rate)
+        tensorflow_private.set_learning_rate(self, learning_rate)
         self.momentum = momentum
         self.epsilon = epsilon
 
     def build(self, var_list):
         """Creates the accumulators, and the velocities where there is momentum."""
         super().build(var_list)
-        if getattr(self, "_built", False):
+        if not tensorflow_private.builds_now(self):
             return
-        self._built = True
         self._accumulators = [
             self.add_variable_from_reference(variable, "accumulator") for variable in var_list
         ]
@@ -115,7 +115,7 @@ class Adagrad(tf.keras.optimizers.Optimizer):
     def update_step(self, gradient, variable):
         """Updates one variable, dense or by rows."""
         rate = tf.cast(self.learning_rate, variable.dtype)
-        place = self._index_dict[self._var_key(variable)]
+        place = tensorflow_private.place_of(self, variable)
         accumulator = self._accumulators[place]
         velocity = self._velocities[place] if self.momentum else None
         if isinstance(gradient, tf.IndexedSlices):
@@ -138,7 +138,7 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         """The constructor's arguments."""
         config = super().get_config()
         config.update(
-            learning_rate=self._serialize_hyperparameter(self._learning_rate),
+            learning_rate=tensorflow_private.learning_rate_config(self),
             momentum=self.momentum,
             epsilon=self.epsilon,
         )
@@ -176,15 +176,14 @@ class Ftrl(tf.keras.optimizers.Optimizer):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        self._learning_rate = self._build_learning_rate(learning_rate)
+        tensorflow_private.set_learning_rate(self, learning_rate)
         self.rows, self.beta, self.l1, self.l2 = rows, beta, l1, l2
 
     def build(self, var_list):
         """Creates the two sums of every weight."""
         super().build(var_list)
-        if getattr(self, "_built", False):
+        if not tensorflow_private.builds_now(self):
             return
-        self._built = True
         self._squares = [
             self.add_variable_from_reference(variable, "squares") for variable in var_list
         ]
@@ -194,7 +193,7 @@ class Ftrl(tf.keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable):
         """Updates one variable, dense or by rows."""
-        place = self._index_dict[self._var_key(variable)]
+        place = tensorflow_private.place_of(self, variable)
         squares, linear = self._squares[place], self._linear[place]
         if isinstance(gradient, tf.IndexedSlices):
             rows = gradient.indices
@@ -219,7 +218,7 @@ class Ftrl(tf.keras.optimizers.Optimizer):
     def get_config(self):
         """The constructor's arguments."""
         config = super().get_config()
-        rate = self._serialize_hyperparameter(self._learning_rate)
+        rate = tensorflow_private.learning_rate_config(self)
         config.update(learning_rate=rate, rows=self.rows, beta=self.beta, l1=self.l1, l2=self.l2)
         return config
 
@@ -241,7 +240,7 @@ class Divided(tf.keras.optimizers.Optimizer):
         super().__init__(name=name)
         self.optimizers = optimizers
         self._part = part
-        self._learning_rate = optimizers[0]._learning_rate
+        tensorflow_private.share_learning_rate(self, optimizers[0])
 
     def build(self, var_list):
         """Creates what each optimiser keeps of its own variables."""

@@ -5,11 +5,27 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Sequence, TypeVar
 
 from serving.client import messages
-from serving.client.messages import Attempts, Id, Query, Recommendations, VersionStatus
+from serving.client.messages import (
+    Answer,
+    Attempts,
+    Document,
+    Id,
+    Inputs,
+    Outputs,
+    Query,
+    Recommendations,
+    VersionStatus,
+)
 from serving.wire.errors import Code, ServingError
+
+if TYPE_CHECKING:
+    import aiohttp
+    import grpc
+
+T = TypeVar("T")
 
 __all__ = ["AsyncClient", "Query", "Recommendations", "ServingError", "VersionStatus"]
 
@@ -43,7 +59,7 @@ class AsyncClient:
         self._label = label
         if protocol not in ("rest", "grpc"):
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
-        kind = _AsyncRest if protocol == "rest" else _AsyncGrpc
+        kind: type[_AsyncRest | _AsyncGrpc] = _AsyncRest if protocol == "rest" else _AsyncGrpc
         self._transport = kind(address, api_key, tls, tls_ca_file)
 
     async def recommend(
@@ -62,14 +78,14 @@ class AsyncClient:
 
     async def predict(
         self,
-        inputs: dict[str, object],
+        inputs: Inputs,
         signature_name: str = "",
         output_filter: Sequence[str] = (),
-    ) -> dict[str, list]:
+    ) -> Outputs:
         """Runs any signature; see `Client.predict`."""
         return (await self._predict(inputs, signature_name, tuple(output_filter)))[0]
 
-    async def metadata(self) -> dict:
+    async def metadata(self) -> Document:
         """The model's signatures, as the REST interface writes them."""
         return await self._repeat(
             lambda left: self._transport.metadata(self.model, self._version, self._label, left)
@@ -88,17 +104,19 @@ class AsyncClient:
     async def __aenter__(self) -> "AsyncClient":
         return self
 
-    async def __aexit__(self, *_) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _predict(self, inputs, signature_name, output_filter):
+    async def _predict(
+        self, inputs: Inputs, signature_name: str, output_filter: tuple[str, ...]
+    ) -> Answer:
         return await self._repeat(
             lambda left: self._transport.predict(
                 self.model, self._version, self._label, inputs, signature_name, output_filter, left
             )
         )
 
-    async def _repeat(self, call):
+    async def _repeat(self, call: Callable[[float], Awaitable[T]]) -> T:
         attempts = Attempts(self.timeout, self.retries)
         while True:
             try:
@@ -116,10 +134,19 @@ class _AsyncRest:
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["X-Api-Key"] = api_key
-        self._session = None
+        self._session: aiohttp.ClientSession | None = None
         self._outputs: dict[str, list[str]] = {}
 
-    async def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+    async def predict(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        inputs: Inputs,
+        signature: str,
+        output_filter: tuple[str, ...],
+        timeout: float,
+    ) -> Answer:
         path = messages.model_path(model, version, label) + ":predict"
         answer = await self._send("POST", path, messages.predict_body(inputs, signature), timeout)
         outputs = messages.predict_outputs(answer)
@@ -138,11 +165,13 @@ class _AsyncRest:
             )
         return {name: outputs[name] for name in output_filter or outputs}, None
 
-    async def metadata(self, model, version, label, timeout):
+    async def metadata(
+        self, model: str, version: int | None, label: str | None, timeout: float
+    ) -> Document:
         path = messages.model_path(model, version, label) + "/metadata"
         return messages.parse(await self._send("GET", path, None, timeout))
 
-    async def status(self, model, version, timeout):
+    async def status(self, model: str, version: int | None, timeout: float) -> list[VersionStatus]:
         path = messages.model_path(model, version)
         return messages.version_states(await self._send("GET", path, None, timeout))
 
@@ -194,9 +223,9 @@ class _AsyncGrpc:
             roots = Path(tls_ca_file).read_bytes() if tls_ca_file else None
             self._credentials = grpc.ssl_channel_credentials(roots)
         self._metadata = (("x-api-key", api_key),) if api_key else ()
-        self._channel = None
+        self._channel: grpc.aio.Channel | None = None
 
-    def _stub(self, kind):
+    def _stub(self, kind: Any) -> Any:
         # A channel belongs to the event loop it is made in, which runs from the first call on.
         if self._channel is None:
             limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -212,7 +241,16 @@ class _AsyncGrpc:
             }
         return self._stubs[kind]
 
-    async def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+    async def predict(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        inputs: Inputs,
+        signature: str,
+        output_filter: tuple[str, ...],
+        timeout: float,
+    ) -> Answer:
         request = self._messages.predict_request(
             model, inputs, signature, version, label, output_filter
         )
@@ -220,12 +258,14 @@ class _AsyncGrpc:
         response = await self._call(method, request, timeout)
         return self._messages.predict_outputs(response), response.model_spec.version.value
 
-    async def metadata(self, model, version, label, timeout):
+    async def metadata(
+        self, model: str, version: int | None, label: str | None, timeout: float
+    ) -> Document:
         request = self._messages.metadata_request(model, version, label)
         method = self._stub(self._protos.PredictionServiceStub).GetModelMetadata
         return self._messages.metadata_document(await self._call(method, request, timeout))
 
-    async def status(self, model, version, timeout):
+    async def status(self, model: str, version: int | None, timeout: float) -> list[VersionStatus]:
         request = self._protos.status.GetModelStatusRequest(
             model_spec=self._messages.model_spec(model, version, None)
         )
@@ -237,7 +277,7 @@ class _AsyncGrpc:
             await self._channel.close()
             self._channel = None
 
-    async def _call(self, method, request, timeout):
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
         try:
             return await method(request, timeout=timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:

@@ -13,11 +13,23 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Callable, Sequence, TypeVar
 
 from serving.client import messages
-from serving.client.messages import Attempts, Id, Query, Recommendations, VersionStatus
+from serving.client.messages import (
+    Answer,
+    Attempts,
+    Document,
+    Id,
+    Inputs,
+    Outputs,
+    Query,
+    Recommendations,
+    VersionStatus,
+)
 from serving.wire.errors import Code, ServingError
+
+T = TypeVar("T")
 
 
 class Client:
@@ -63,6 +75,7 @@ class Client:
         self.retries = retries
         self._version = version
         self._label = label
+        self._transport: _Rest | _Grpc
         if protocol == "rest":
             self._transport = _Rest(address, api_key, tls, tls_ca_file)
         elif protocol == "grpc":
@@ -95,10 +108,10 @@ class Client:
 
     def predict(
         self,
-        inputs: dict[str, object],
+        inputs: Inputs,
         signature_name: str = "",
         output_filter: Sequence[str] = (),
-    ) -> dict[str, list]:
+    ) -> Outputs:
         """Runs any signature.
 
         Args:
@@ -115,7 +128,7 @@ class Client:
         """
         return self._predict(inputs, signature_name, tuple(output_filter))[0]
 
-    def metadata(self) -> dict:
+    def metadata(self) -> Document:
         """The model's signatures, as the REST interface writes them."""
         return self._repeat(
             lambda left: self._transport.metadata(self.model, self._version, self._label, left)
@@ -132,17 +145,19 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _predict(self, inputs, signature_name, output_filter):
+    def _predict(
+        self, inputs: Inputs, signature_name: str, output_filter: tuple[str, ...]
+    ) -> Answer:
         return self._repeat(
             lambda left: self._transport.predict(
                 self.model, self._version, self._label, inputs, signature_name, output_filter, left
             )
         )
 
-    def _repeat(self, call):
+    def _repeat(self, call: Callable[[float], T]) -> T:
         attempts = Attempts(self.timeout, self.retries)
         while True:
             try:
@@ -163,10 +178,19 @@ class _Rest:
         if tls or tls_ca_file:
             self._context = ssl.create_default_context(cafile=tls_ca_file or None)
         self._local = threading.local()
-        self._connections: weakref.WeakSet = weakref.WeakSet()
+        self._connections: weakref.WeakSet[http.client.HTTPConnection] = weakref.WeakSet()
         self._outputs: dict[str, list[str]] = {}
 
-    def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+    def predict(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        inputs: Inputs,
+        signature: str,
+        output_filter: tuple[str, ...],
+        timeout: float,
+    ) -> Answer:
         body = messages.predict_body(inputs, signature)
         path = messages.model_path(model, version, label) + ":predict"
         answer = self._send("POST", path, body, timeout)
@@ -184,7 +208,14 @@ class _Rest:
             )
         return {name: outputs[name] for name in wanted}, None
 
-    def _only_output(self, model, version, label, signature, timeout) -> str:
+    def _only_output(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        signature: str,
+        timeout: float,
+    ) -> str:
         """The name of a signature's one output, which REST leaves out of its answers."""
         signature = signature or "serving_default"
         if signature not in self._outputs:
@@ -193,11 +224,13 @@ class _Rest:
             self._outputs[signature] = list(found["outputs"])
         return self._outputs[signature][0]
 
-    def metadata(self, model, version, label, timeout):
+    def metadata(
+        self, model: str, version: int | None, label: str | None, timeout: float
+    ) -> Document:
         path = messages.model_path(model, version, label) + "/metadata"
         return messages.parse(self._send("GET", path, None, timeout))
 
-    def status(self, model, version, timeout):
+    def status(self, model: str, version: int | None, timeout: float) -> list[VersionStatus]:
         return messages.version_states(
             self._send("GET", messages.model_path(model, version), None, timeout)
         )
@@ -273,19 +306,30 @@ class _Grpc:
         self._model = protos.ModelServiceStub(self._channel)
         self._status_request = protos.status.GetModelStatusRequest
 
-    def predict(self, model, version, label, inputs, signature, output_filter, timeout):
+    def predict(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        inputs: Inputs,
+        signature: str,
+        output_filter: tuple[str, ...],
+        timeout: float,
+    ) -> Answer:
         request = self._messages.predict_request(
             model, inputs, signature, version, label, output_filter
         )
         response = self._call(self._prediction.Predict, request, timeout)
         return self._messages.predict_outputs(response), response.model_spec.version.value
 
-    def metadata(self, model, version, label, timeout):
+    def metadata(
+        self, model: str, version: int | None, label: str | None, timeout: float
+    ) -> Document:
         request = self._messages.metadata_request(model, version, label)
         response = self._call(self._prediction.GetModelMetadata, request, timeout)
         return self._messages.metadata_document(response)
 
-    def status(self, model, version, timeout):
+    def status(self, model: str, version: int | None, timeout: float) -> list[VersionStatus]:
         request = self._status_request(model_spec=self._messages.model_spec(model, version, None))
         return self._messages.version_states(
             self._call(self._model.GetModelStatus, request, timeout)
@@ -294,7 +338,7 @@ class _Grpc:
     def close(self) -> None:
         self._channel.close()
 
-    def _call(self, method, request, timeout):
+    def _call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
         try:
             return method(request, timeout=timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:

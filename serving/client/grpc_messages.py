@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import numpy as np
+import numpy.typing as npt
 
-from serving.client.messages import VersionStatus
+from serving.client.messages import Document, Inputs, Outputs, VersionStatus
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError
 from serving.wire.proto_json import message_to_dict
@@ -14,12 +17,12 @@ from serving.wire.tensors import to_array, to_bytes, to_proto
 
 def predict_request(
     model: str,
-    inputs: dict[str, object],
+    inputs: Inputs,
     signature: str,
     version: int | None,
     label: str | None,
     output_filter: tuple[str, ...],
-):
+) -> Any:
     """A PredictRequest.
 
     Args:
@@ -41,7 +44,7 @@ def predict_request(
     return request
 
 
-def model_spec(model: str, version: int | None, label: str | None):
+def model_spec(model: str, version: int | None, label: str | None) -> Any:
     """A ModelSpec."""
     spec = protos.model.ModelSpec(name=model)
     if version is not None:
@@ -51,7 +54,7 @@ def model_spec(model: str, version: int | None, label: str | None):
     return spec
 
 
-def _array(value: object) -> np.ndarray:
+def _array(value: Any) -> npt.NDArray[Any]:
     if isinstance(value, np.ndarray):
         return value
     first, shape = value, []
@@ -84,7 +87,7 @@ def _array(value: object) -> np.ndarray:
     return to_bytes(array) if array.dtype.kind in "SU" else array
 
 
-def predict_outputs(response) -> dict[str, list]:
+def predict_outputs(response: Any) -> Outputs:
     """The outputs of a PredictResponse as nested lists, strings decoded as in REST."""
     outputs = {}
     for name, proto in response.outputs.items():
@@ -99,7 +102,7 @@ def predict_outputs(response) -> dict[str, list]:
     return outputs
 
 
-def version_states(response) -> list[VersionStatus]:
+def version_states(response: Any) -> list[VersionStatus]:
     """The states in a GetModelStatusResponse."""
     names = protos.status.ModelVersionStatus.State
     return [
@@ -113,14 +116,14 @@ def version_states(response) -> list[VersionStatus]:
     ]
 
 
-def metadata_request(model: str, version: int | None, label: str | None):
+def metadata_request(model: str, version: int | None, label: str | None) -> Any:
     """A GetModelMetadataRequest for the signatures."""
     return protos.metadata.GetModelMetadataRequest(
         model_spec=model_spec(model, version, label), metadata_field=["signature_def"]
     )
 
 
-def metadata_document(response) -> dict:
+def metadata_document(response: Any) -> Document:
     """A GetModelMetadataResponse as REST writes it."""
     signatures = protos.metadata.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)

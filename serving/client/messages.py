@@ -7,12 +7,17 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from typing import Iterable, Sequence, Union
+from typing import Any, Iterable, Mapping, Sequence, Union
 from urllib.parse import quote
 
 from serving.wire.errors import Code, ServingError, code_of_http
 
 Id = Union[str, bytes]
+Inputs = Mapping[str, object]
+Outputs = dict[str, list[Any]]
+Document = dict[str, Any]
+# The outputs of a model, and its version where the protocol tells it.
+Answer = tuple[Outputs, Union[int, None]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class VersionStatus:
     error_message: str
 
 
-def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list]:
+def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list[Any]]:
     """The inputs of the signature `recommend`.
 
     Lists are padded with "" to the longest, rounded up to a power of two: few widths, so that
@@ -81,7 +86,7 @@ def _padded(rows: list[list[Id]]) -> list[list[Id]]:
     return [row + [""] * (width - len(row)) for row in rows]
 
 
-def recommendations(outputs: dict[str, list], version: int | None) -> list[Recommendations]:
+def recommendations(outputs: Outputs, version: int | None) -> list[Recommendations]:
     """The outputs of `recommend` as one answer a row, without padding."""
     sources = outputs.get("source") or [()] * len(outputs["strategy"])
     return [
@@ -108,7 +113,7 @@ def model_path(model: str, version: int | None = None, label: str | None = None)
     return f"{path}/labels/{quote(label, safe='')}" if label else path
 
 
-def predict_body(inputs: dict[str, object], signature: str) -> bytes:
+def predict_body(inputs: Inputs, signature: str) -> bytes:
     """The columnar body of a `predict` request.
 
     Args:
@@ -140,7 +145,7 @@ def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> dict[str, list]:
+def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> Outputs:
     """The outputs by name of a columnar answer.
 
     Args:
@@ -154,7 +159,7 @@ def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> dict[str, 
     return {name: _decoded(value) for name, value in outputs.items()}
 
 
-def _decoded(value: object) -> object:
+def _decoded(value: Any) -> Any:
     if isinstance(value, list):
         return [_decoded(member) for member in value]
     if isinstance(value, dict) and set(value) == {"b64"}:
@@ -162,9 +167,10 @@ def _decoded(value: object) -> object:
     return value
 
 
-def parse(body: bytes) -> dict:
+def parse(body: bytes) -> Document:
     """JSON whose strings may hold bytes that are not UTF-8."""
-    return json.loads(body.decode("utf-8", "surrogateescape"))
+    document: Document = json.loads(body.decode("utf-8", "surrogateescape"))
+    return document
 
 
 def check_http(status: int, body: bytes) -> None:

@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from serving.client import messages
 from serving.client.client import Client
@@ -41,7 +42,7 @@ class Usage:
     python: str
 
 
-def usages(metadata: dict, address: str, model: str) -> list[Usage]:
+def usages(metadata: messages.Document, address: str, model: str) -> list[Usage]:
     """Makes the examples.
 
     Args:
@@ -56,7 +57,7 @@ def usages(metadata: dict, address: str, model: str) -> list[Usage]:
     return [_usage(name, signatures[name], address, model) for name in sorted(signatures)]
 
 
-def _usage(name: str, signature: dict, address: str, model: str) -> Usage:
+def _usage(name: str, signature: messages.Document, address: str, model: str) -> Usage:
     inputs = signature["inputs"]
     summary = f"{_tensors(inputs)} -> {_tensors(signature['outputs'])}"
     method = _METHODS.get(signature["method_name"], "predict")
@@ -65,7 +66,7 @@ def _usage(name: str, signature: dict, address: str, model: str) -> Usage:
         return Usage(name, summary, "", "")
     if method != "predict":
         # An example without features: the signature fills in what has a default.
-        body = {"signature_name": name, "examples": [{}]}
+        body: messages.Document = {"signature_name": name, "examples": [{}]}
         return Usage(name, summary, _curl(url, body), "")
     if set(inputs) == _RECOMMEND:
         values = messages.recommend_inputs([messages.Query("1", ["2", "3"], ["4"])], 10)
@@ -82,15 +83,15 @@ def _usage(name: str, signature: dict, address: str, model: str) -> Usage:
     return Usage(name, summary, _curl(url, body), python)
 
 
-def _curl(url: str, body: dict) -> str:
+def _curl(url: str, body: messages.Document) -> str:
     return f"curl --silent --data {shlex.quote(json.dumps(body))} {shlex.quote(url)}"
 
 
-def _tensors(tensors: dict) -> str:
+def _tensors(tensors: messages.Document) -> str:
     return ", ".join(f"{name} {_type(tensor)}" for name, tensor in sorted(tensors.items()))
 
 
-def _type(tensor: dict) -> str:
+def _type(tensor: messages.Document) -> str:
     shape = _shape(tensor)
     sizes = (
         "of any shape"
@@ -100,14 +101,14 @@ def _type(tensor: dict) -> str:
     return f"{tensor['dtype'].removeprefix('DT_').lower()} {sizes}"
 
 
-def _shape(tensor: dict) -> list[int] | None:
+def _shape(tensor: messages.Document) -> list[int] | None:
     shape = tensor["tensor_shape"]
     if shape.get("unknown_rank"):
         return None
     return [int(dimension["size"]) for dimension in shape.get("dim", [])]
 
 
-def _value(tensor: dict):
+def _value(tensor: messages.Document) -> Any:
     """A value of the tensor's type, repeated to its shape; one where a size is free."""
     dtype = tensor["dtype"]
     if dtype == "DT_STRING":
@@ -122,7 +123,7 @@ def _value(tensor: dict):
     return value
 
 
-def markdown(metadata: dict, address: str, model: str) -> str:
+def markdown(metadata: messages.Document, address: str, model: str) -> str:
     """All examples as a page of Markdown."""
     version = metadata["model_spec"]["version"]
     parts = [f"# {model}, version {version}, at {address}"]

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
+from serving.server.tensorflow_private import make_callable
 from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import to_array
 
@@ -117,7 +118,7 @@ class Servable:
         options.feed.extend(definition.inputs[name].name for name in self._inputs[signature])
         options.fetch.extend(definition.outputs[name].name for name in outputs)
         options.run_options.timeout_in_ms = self._options.timeout_ms
-        call = self._session._make_callable_from_options(options)
+        call = make_callable(self._session, options)
         self._callables[(signature, outputs)] = call
         return call
 

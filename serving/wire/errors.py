@@ -94,7 +94,7 @@ def from_exception(error: BaseException) -> ServingError:
         return error
     code = getattr(error, "error_code", None)
     if isinstance(code, int):
-        return ServingError(Code(code), str(error.message))
+        return ServingError(Code(code), str(getattr(error, "message", error)))
     if isinstance(error, MemoryError):
         return ServingError(Code.RESOURCE_EXHAUSTED, "Out of memory")
     if isinstance(error, RecursionError):

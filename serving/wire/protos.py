@@ -38,7 +38,7 @@ def _import_all() -> dict[str, types.ModuleType]:
     stand_in = None
     if "tensorflow" not in sys.modules:
         specification = importlib.util.find_spec("tensorflow")
-        if specification is None:
+        if specification is None or specification.submodule_search_locations is None:
             raise ImportError("gRPC needs the package tensorflow beside tensorflow-serving-api")
         stand_in = types.ModuleType("tensorflow")
         stand_in.__path__ = list(specification.submodule_search_locations)

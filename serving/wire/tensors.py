@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.wire.errors import invalid
 from serving.wire.protos import TensorProto
 
 # DataType number -> (NumPy dtype, field of the typed encoding, name in error messages)
-DTYPES: dict[int, tuple[np.dtype, str, str]] = {
+DTYPES: dict[int, tuple[np.dtype[Any], str, str]] = {
     1: (np.dtype("float32"), "float_val", "float"),
     2: (np.dtype("float64"), "double_val", "double"),
     3: (np.dtype("int32"), "int_val", "int32"),
@@ -40,7 +42,7 @@ def dtype_name(number: int) -> str:
     return {14: "bfloat16"}.get(number, f"type {number}")
 
 
-def to_array(proto: TensorProto) -> np.ndarray:
+def to_array(proto: TensorProto) -> npt.NDArray[Any]:
     """Decodes a tensor, sent as bytes or as typed values.
 
     Args:
@@ -99,7 +101,7 @@ def to_array(proto: TensorProto) -> np.ndarray:
     return filled.reshape(shape)
 
 
-def to_proto(array: np.ndarray, proto: TensorProto, as_content: bool = False) -> TensorProto:
+def to_proto(array: npt.NDArray[Any], proto: TensorProto, as_content: bool = False) -> TensorProto:
     """Encodes an array into `proto`.
 
     Args:
@@ -128,7 +130,7 @@ def to_proto(array: np.ndarray, proto: TensorProto, as_content: bool = False) ->
     return proto
 
 
-def to_bytes(array: np.ndarray) -> np.ndarray:
+def to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An object array of `bytes` from an array of `str` or fixed-width bytes (UTF-8)."""
     flat = np.empty(array.size, object)
     flat[:] = [

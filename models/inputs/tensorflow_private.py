@@ -1,0 +1,75 @@
+"""TensorFlow's and legacy Keras' private names that the models need: here and nowhere else.
+
+A release may drop one without a word. `tests/test_tensorflow_private.py` asks for each by name, in
+either lane. What the server needs is in `serving.server.tensorflow_private`.
+"""
+
+import tensorflow as tf
+from tensorflow.python.autograph.core import config as autograph
+
+
+def leave_unconverted(package: str) -> None:
+    """Makes AutoGraph run the functions of `package` as they are, for the rest of the process.
+
+    `tf.autograph.experimental.do_not_convert` does so for one function of ours, not for those of a
+    library that a library calls.
+    """
+    rule = autograph.DoNotConvert(package)
+    autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, rule)
+
+
+def set_learning_rate(optimizer: tf.keras.optimizers.Optimizer, learning_rate) -> None:
+    """Gives an optimiser of ours its learning rate, a number or a schedule, while it is made.
+
+    The property `learning_rate` can be set only where there is one already, and the base class'
+    constructor takes none.
+    """
+    optimizer._learning_rate = optimizer._build_learning_rate(learning_rate)
+
+
+def share_learning_rate(
+    optimizer: tf.keras.optimizers.Optimizer, other: tf.keras.optimizers.Optimizer
+) -> None:
+    """Makes the learning rate of `other`, variable or schedule, that of `optimizer` too.
+
+    The property `learning_rate` copies the number, and hides a schedule behind its last value.
+    """
+    optimizer._learning_rate = other._learning_rate
+
+
+def learning_rate_config(optimizer: tf.keras.optimizers.Optimizer):
+    """Returns the learning rate as `get_config` gives it: a number, or a schedule's own config.
+
+    The property `learning_rate` hides a schedule behind its last value.
+    """
+    return optimizer._serialize_hyperparameter(optimizer._learning_rate)
+
+
+def builds_now(optimizer: tf.keras.optimizers.Optimizer) -> bool:
+    """Whether `build`, which Keras calls at every step, is called for the first time.
+
+    Keras' own optimisers ask the same attribute; there is no public one.
+    """
+    first = not getattr(optimizer, "_built", False)
+    optimizer._built = True
+    return first
+
+
+def place_of(optimizer: tf.keras.optimizers.Optimizer, variable: tf.Variable) -> int:
+    """Returns the position of `variable` in the list that `optimizer` was built with.
+
+    `update_step` is told the variable alone; comparing it with the list fails under a strategy,
+    which hands out a replica's part of it.
+    """
+    return optimizer._index_dict[optimizer._var_key(variable)]
+
+
+def adam_moments(
+    optimizer: tf.keras.optimizers.Adam, variable: tf.Variable
+) -> tuple[tf.Variable, tf.Variable]:
+    """Returns the first and the second moment that Keras' Adam keeps of `variable`.
+
+    `Optimizer.variables` holds them too, in an order that no document states.
+    """
+    place = place_of(optimizer, variable)
+    return optimizer._momentums[place], optimizer._velocities[place]

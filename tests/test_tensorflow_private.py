@@ -1,0 +1,197 @@
+"""TensorFlow's and Keras' private names: each is still there and does what it is used for.
+
+They stand in one file of the models and in one of the server.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from models.inputs import tensorflow_private
+from serving.server.tensorflow_private import make_callable
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = (
+    "models/inputs/tensorflow_private.py",
+    "serving/server/tensorflow_private.py",
+)
+
+
+def adam() -> tf.keras.optimizers.Adam:
+    optimizer = tf.keras.optimizers.Adam()
+    optimizer.build([tf.Variable([0.0])])
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    "owner, name",
+    [
+        ("tensorflow.python.autograph.core.config", "CONVERSION_RULES"),
+        ("tensorflow.python.autograph.core.config", "DoNotConvert"),
+        # Messages of files and of the session, which have no public name.
+        ("tensorflow.core.protobuf.config_pb2", "CallableOptions"),
+        ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
+        ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
+        ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        *(
+            ("a tf.keras.optimizers.Adam", name)
+            for name in (
+                "_build_learning_rate",
+                "_built",
+                "_index_dict",
+                "_learning_rate",
+                "_momentums",
+                "_serialize_hyperparameter",
+                "_var_key",
+                "_velocities",
+            )
+        ),
+    ],
+)
+def test_the_name_is_there(owner, name):
+    if owner.startswith("a "):
+        holder = adam()
+    elif owner == "tensorflow.compat.v1.Session":
+        holder = tf.compat.v1.Session
+    else:
+        holder = importlib.import_module(owner)
+    assert hasattr(holder, name), f"TensorFlow {tf.__version__}: {owner} has no {name}"
+
+
+BRANCH = "def positive(x):\n    if x > 0:\n        return x\n    return -x\n"
+
+
+def test_autograph_leaves_a_package_alone_that_is_named(tmp_path, monkeypatch):
+    """An `if` over a tensor is what AutoGraph turns into a graph, and Python refuses."""
+    config = importlib.import_module("tensorflow.python.autograph.core.config")
+    monkeypatch.setattr(config, "CONVERSION_RULES", config.CONVERSION_RULES)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("private_names_converted", "private_names_left"):
+        (tmp_path / f"{name}.py").write_text(BRANCH)
+    tensorflow_private.leave_unconverted("private_names_left")
+    converted = importlib.import_module("private_names_converted")
+    assert tf.function(lambda x: converted.positive(x))(tf.constant(-2.0)).numpy() == 2.0
+    left = importlib.import_module("private_names_left")
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        tf.function(lambda x: left.positive(x))(tf.constant(-2.0))
+
+
+class Positions(tf.keras.optimizers.Optimizer):
+    """Sets a variable to its position times the learning rate."""
+
+    def __init__(self, learning_rate):
+        super().__init__("Positions")
+        tensorflow_private.set_learning_rate(self, learning_rate)
+        self.builds = 0
+
+    def build(self, var_list):
+        super().build(var_list)
+        if tensorflow_private.builds_now(self):
+            self.builds += 1
+
+    def update_step(self, gradient, variable):
+        variable.assign(
+            self.learning_rate * float(tensorflow_private.place_of(self, variable)) + 0 * gradient
+        )
+
+    def get_config(self):
+        return {}
+
+
+def test_an_optimiser_of_our_own_is_built_once_and_knows_its_variables():
+    optimizer = Positions(0.5)
+    variables = [tf.Variable([7.0]) for _ in range(3)]
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.constant([1.0]), variable) for variable in variables])
+    # The learning rate times the position: 0.5 * 0, 0.5 * 1, 0.5 * 2.
+    assert [variable.numpy().tolist() for variable in variables] == [[0.0], [0.5], [1.0]]
+    assert optimizer.builds == 1
+    assert tensorflow_private.learning_rate_config(optimizer) == 0.5
+
+
+def test_a_shared_learning_rate_is_one():
+    optimizer, other = Positions(0.5), Positions(0.25)
+    tensorflow_private.share_learning_rate(optimizer, other)
+    other.learning_rate = 0.125
+    assert float(optimizer.learning_rate) == 0.125
+
+
+def test_the_moments_of_adam_are_those_of_the_variable():
+    optimizer = tf.keras.optimizers.Adam(beta_1=0.5, beta_2=0.75)
+    first, second = tf.Variable([0.0]), tf.Variable([0.0])
+    optimizer.apply_gradients([(tf.constant([1.0]), first), (tf.constant([4.0]), second)])
+    m, v = tensorflow_private.adam_moments(optimizer, second)
+    # (1 - 0.5) * 4 and (1 - 0.75) * 4^2
+    assert (m.numpy().tolist(), v.numpy().tolist()) == ([2.0], [4.0])
+
+
+def test_a_prepared_run_feeds_and_fetches_in_the_order_of_its_options():
+    with tf.Graph().as_default():
+        left, right = (tf.compat.v1.placeholder(tf.float32, []) for _ in range(2))
+        difference, word = left - right, tf.constant(b"word")
+        options = config_pb2.CallableOptions(
+            feed=[left.name, right.name], fetch=[difference.name, word.name]
+        )
+        with tf.compat.v1.Session() as session:
+            call = make_callable(session, options)
+            assert call(np.float32(5), np.float32(3)) == [2.0, b"word"]
+
+
+NOT_MEANT = {
+    "_replace": "of a named tuple",
+    "_make_beam_pipeline": "TFX gives it to executors",
+    "_parse_flags": "of TFX, in a test",
+    "_flatten_layers": "models.training.warm_start, where Model.submodules would do",
+}
+
+
+def sources() -> dict[str, ast.Module]:
+    tops = ("benchmarks", "components", "models", "pipeline", "serving", "tests")
+    return {
+        str(path.relative_to(ROOT)): ast.parse(path.read_text("utf-8"))
+        for top in tops
+        for path in sorted((ROOT / top).rglob("*.py"))
+    }
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def ours(tree: ast.Module) -> set[str]:
+    """The private names that a file defines: functions, classes, variables, attributes."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def test_private_names_are_used_in_their_files_alone():
+    trees = {name: tree for name, tree in sources().items() if name not in FILES}
+    known = set().union(*map(ours, trees.values())) | NOT_MEANT.keys()
+    found = []
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and is_private(node.attr):
+                if node.attr not in known:
+                    found.append(f"{name}:{node.lineno}: {node.attr}")
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [alias.name for alias in node.names]
+                if isinstance(node, ast.ImportFrom):
+                    modules = [f"{node.module}.{module}" for module in modules]
+                found += [
+                    f"{name}:{node.lineno}: {module}"
+                    for module in modules
+                    if module.startswith(("tensorflow.python", "keras.src", "tf_keras.src"))
+                ]
+    assert not found, f"another library's private names outside of {' and '.join(FILES)}: {found}"

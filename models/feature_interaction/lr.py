@@ -40,8 +40,7 @@ class LogisticRegression(ScoreModel):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.weights_of = self.rows.embedding(1, 0.0, name="weights")
-        # Added to the base rate, for FTRL makes weights of gradients alone and would forget where
-        # one has started.
+        # Added to the base rate, so that l1 and l2 draw the score to that and not to even odds.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
     def learn(self, session):

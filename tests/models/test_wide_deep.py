@@ -1,11 +1,15 @@
 """Wide & Deep: the contract, exact zeros, crosses, and two branches in one sum."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from models import registry
 from models.errors import ConfigError
+from models.features import NUMERIC
+from models.training import TrainingSession
 from tests.models.score_contract import CLICK, ScoreContract
 
 TOY = {
@@ -78,3 +82,22 @@ def test_an_unknown_field_to_cross_names_the_nearest(data):
     module = registry.load("wide_deep")
     with pytest.raises(ConfigError, match="item_genre'.*did you mean 'item_genres'"):
         module.Model(module.HyperParameters(crosses=(("user_id", "item_genre"),)), data)
+
+
+def test_numbers_alone_are_enough(data):
+    assert len(data.train["label"])  # read with all columns, before there are fewer fields
+    numbers = copy.copy(data)
+    numbers.fields = tuple(field for field in data.fields if field.kind == NUMERIC)
+    assert numbers.fields
+    module = registry.load("wide_deep")
+    parameters = module.HyperParameters(**{**TOY, "epochs": 2})
+    model, session = module.Model(parameters, numbers), TrainingSession(parameters, numbers)
+    model.learn(session)
+    assert session.history[-1]["loss"] < session.history[0]["loss"]
+    inputs, _, _ = data.parse(tf.constant(data.queries("test"), tf.string))
+    assert np.ptp(model.deep_part(inputs)) > 0 and np.ptp(model.wide_part(inputs)) > 0
+
+
+def test_the_defaults_are_the_papers():
+    parameters = registry.load("wide_deep").HyperParameters()
+    assert parameters.hidden == (1024, 512, 256) and parameters.embedding_dim == 32

@@ -101,3 +101,16 @@ def test_numbers_alone_are_enough(data):
 def test_the_defaults_are_the_papers():
     parameters = registry.load("wide_deep").HyperParameters()
     assert parameters.hidden == (1024, 512, 256) and parameters.embedding_dim == 32
+
+
+def test_large_batches_move_the_network_too(data):
+    """One step of a mean over all rows; beside an accumulator of .1 it is nothing."""
+    module = registry.load("wide_deep")
+    rows = len(data.train["label"])
+    parameters = module.HyperParameters(**{**TOY, "epochs": 1, "batch_size": rows})
+    model, session = module.Model(parameters, data), TrainingSession(parameters, data)
+    session.build(model)
+    before = model.embeddings.embeddings.numpy()
+    model.learn(session)
+    moved = np.abs(model.embeddings.embeddings.numpy() - before).max()
+    assert 0.1 * parameters.learning_rate < moved <= parameters.learning_rate

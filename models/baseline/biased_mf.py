@@ -40,6 +40,7 @@ class BiasedMF(ScoreModel):
 
     HyperParameters = HyperParameters
     uses_features = False
+    sums_loss = True
 
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)

@@ -16,12 +16,16 @@ class Recommender(tfrs.Model):
 
     A subclass adds its batches.
 
+    Attributes:
+        sums_loss: `compute_loss` is a sum over the rows that it is given, not their mean.
+
     Args:
         hyper_parameters: an instance of the class attribute `HyperParameters`.
         data: what the task trains on.
     """
 
     HyperParameters = CommonHyperParameters
+    sums_loss = False
 
     def __init__(self, hyper_parameters: CommonHyperParameters, data):
         super().__init__()
@@ -45,7 +49,31 @@ class Recommender(tfrs.Model):
         """One step; reports the mean loss of the epoch so far.
 
         TFRS reports the last step's.
+
+        An optimiser adds the gradients of all replicas up, so what each of them minimises is its
+        share of the loss of the whole batch: N replicas then step as one would.
         """
-        values = super().train_step(inputs)
-        self._mean_loss.update_state(values["total_loss"])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        share = self._share(inputs) if replicas > 1 else None
+        with tf.GradientTape() as tape:
+            loss = tf.add_n([self.compute_loss(inputs, training=True), *self.losses])
+            if share is not None:
+                # The mean of no rows is not a number.
+                loss = tf.where(share > 0, share * loss, 0.0)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        # Every replica's update counts as one, so the mean of these is that of the shares' sums.
+        self._mean_loss.update_state(replicas * loss)
         return {"loss": self._mean_loss.result()}
+
+    def _share(self, inputs) -> tf.Tensor:
+        """What part of the batch's loss this replica's is, a scalar.
+
+        The last batch of an epoch need not divide by the replicas, and may leave one without a row.
+        """
+        if self.sums_loss:
+            return tf.constant(1.0)
+        rows = next(column for name, column in inputs.items() if name != "step_seed")
+        count = tf.cast(tf.shape(rows)[0], tf.float32)
+        context = tf.distribute.get_replica_context()
+        return count / context.all_reduce(tf.distribute.ReduceOp.SUM, count)

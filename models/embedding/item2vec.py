@@ -78,6 +78,7 @@ class Item2vec(DotProductModel):
     HyperParameters = HyperParameters
     uses_user_id = False
     uses_history = True
+    sums_loss = True
 
     def __init__(self, hyper_parameters, data):
         super().__init__(hyper_parameters, data)

@@ -11,7 +11,8 @@ Prediction, IJCAI 2017.
 
 Deviations: numbers are quantile buckets with an embedding each, where the paper multiplies one
 embedding by the value; L2 of the rows that a batch uses, which the paper does not state; the last
-bias starts at the train mean (for clicks, its log-odds).
+bias starts at the train mean (for clicks, its log-odds); a share `unknown_rate` of train's ids and
+categories, .02 by default, is made unknown, so that the rows of unknown values are trained.
 """
 
 import pydantic

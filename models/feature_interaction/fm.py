@@ -13,7 +13,8 @@ that a batch uses.
 
 Deviations: trained with Adam in mini-batches rather than by SGD, alternating least squares or MCMC;
 w0 starts at the train mean (for clicks, its log-odds); numbers are quantile buckets, values of
-their own.
+their own; a share `unknown_rate` of train's ids and categories, .02 by default, is made unknown, so
+that the rows of unknown values are trained.
 """
 
 import pydantic

@@ -8,8 +8,11 @@ Cite: McMahan et al.: Ad Click Prediction: a View from the Trenches, KDD 2013.
     w = 0 if |z| <= l1, else -(z - sign(z) l1) / ((beta + sqrt(n)) / alpha + l2)
 
 Deviations: w0 is the log-odds of the train rate (for ratings, the train mean) plus a weight that is
-learnt like the others; the paper's systems work (probabilistic feature inclusion, encoding of
-weights in few bits, subsampling of negatives) is left out.
+learnt like the others; a share `unknown_rate` of train's ids and categories, .02 by default, is
+made unknown, so that the weights of unknown values are learnt; gradients are means of mini-batches,
+where the paper updates after every row; numbers are quantile buckets; the paper's systems work
+(probabilistic feature inclusion, encoding of weights in few bits, subsampling of negatives) is left
+out.
 """
 
 import pydantic
@@ -40,8 +43,7 @@ class LogisticRegression(ScoreModel):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.weights_of = self.rows.embedding(1, 0.0, name="weights")
-        # Added to the base rate, for FTRL makes weights of gradients alone and would forget where
-        # one has started.
+        # Added to the base rate, so that l1 and l2 draw the score to that and not to even odds.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
     def learn(self, loop):

@@ -17,7 +17,8 @@ then plain SGD, which inherits no momentum.
 Deviations: epochs are chosen on validation, where the released code keeps the epoch with the best
 test score; W_1 is kept as a user and an item half, the same function at less work; an id is
 forgotten at `unknown_rate` (0 by default, as in the paper). The tower is the paper's 4f -> 2f -> f,
-not the released code's [64, 32, 16, 8].
+not the released code's [64, 32, 16, 8]. A batch is `batch_size` positives with their negatives,
+5,120 examples by default; the paper's batches are 128 to 1,024 single examples, shuffled together.
 """
 
 from typing import Literal

@@ -256,7 +256,8 @@ class GRU4Rec(DotProductModel):
         rows = losses.row_losses(
             self.hyper_parameters.loss, scores, own, counted, self.hyper_parameters.bpreg
         )
-        return tf.reduce_sum(tf.where(valid, rows, 0.0)) / self.hyper_parameters.batch_size
+        # Of all slots, also those that the end of an epoch leaves empty.
+        return tf.reduce_mean(tf.where(valid, rows, 0.0))
 
     def query_embedding(self, query):
         history = query["history"][:, -self.hyper_parameters.history_length :]
@@ -281,11 +282,7 @@ class GRU4Rec(DotProductModel):
         rows = tf.nn.sparse_softmax_cross_entropy_with_logits(
             inputs["target"][valid] - FIRST_TOKEN, scores
         )
-        return (
-            tf.reduce_sum(rows)
-            / tf.maximum(tf.cast(tf.size(rows), tf.float32), 1.0)
-            / self._replicas
-        )
+        return tf.reduce_sum(rows) / tf.maximum(tf.cast(tf.size(rows), tf.float32), 1.0)
 
     def _embed(self, items, training=False):
         """[...] item indices -> [..., width] of the first layer's input, after both dropouts."""

@@ -157,6 +157,13 @@ class Ftrl(tf.keras.optimizers.Optimizer):
     rows. The paper adds up the gradients of examples where a loss here is the mean of a batch:
     dividing beta, l1 and l2 by `rows` makes the two the same.
 
+    A weight is made of n and z alone, so z starts where it stands for the weight that is there,
+
+        z_0 = -((beta / learning_rate + l2) w + l1 sign w)
+
+    and one that a warm start has loaded moves from its value rather than from zero. n starts at 0
+    all the same: the first steps are as long as those of a new weight.
+
     Args:
         learning_rate: alpha of the paper.
         rows: examples that a gradient is the mean of.
@@ -188,7 +195,10 @@ class Ftrl(tf.keras.optimizers.Optimizer):
             self.add_variable_from_reference(variable, "squares") for variable in var_list
         ]
         self._linear = [
-            self.add_variable_from_reference(variable, "linear") for variable in var_list
+            self.add_variable_from_reference(
+                variable, "linear", initial_value=self._linear_of(variable)
+            )
+            for variable in var_list
         ]
 
     def update_step(self, gradient, variable):
@@ -207,11 +217,22 @@ class Ftrl(tf.keras.optimizers.Optimizer):
             for each, value in zip((squares, linear, variable), values, strict=True):
                 each.assign(value)
 
+    def _linear_of(self, variable):
+        """The z that, with n at 0, stands for the weights that `variable` holds."""
+        weight = tf.convert_to_tensor(variable)
+        rate = tf.cast(self.learning_rate, weight.dtype)
+        l1, l2, beta = self._of_a_row()
+        linear = -((beta / rate + l2) * weight + l1 * tf.sign(weight))
+        return tf.where(weight == 0, tf.zeros_like(linear), linear)  # 0, not -0
+
+    def _of_a_row(self):
+        return self.l1 / self.rows, self.l2 / self.rows, self.beta / self.rows
+
     def _step(self, gradient, squares, linear, weight):
         rate = tf.cast(self.learning_rate, gradient.dtype)
         new_squares = squares + gradient**2
         new_linear = linear + gradient - (tf.sqrt(new_squares) - tf.sqrt(squares)) / rate * weight
-        l1, l2, beta = self.l1 / self.rows, self.l2 / self.rows, self.beta / self.rows
+        l1, l2, beta = self._of_a_row()
         beyond = new_linear - tf.clip_by_value(new_linear, -l1, l1)
         return new_squares, new_linear, -beyond / ((beta + tf.sqrt(new_squares)) / rate + l2)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -15,11 +16,13 @@ from models.contract.retrieve import Evaluation
 from models.inputs import sampling
 from models.names import metrics, registry
 from models.names.errors import ConfigError, DataError
+from models.names.label import Label
 from models.training import loop as training
 from models.training import trainer, warm_start
 from models.training.loop import TrainingLoop
 from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
+from tests.models.toy import ToyData
 
 SMALL = {**TOY, "epochs": 3, "pretrain": False}
 
@@ -111,7 +114,7 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], \
 [tf.config.LogicalDeviceConfiguration()] * 2)
         from tests.models import toy, test_training
-        from models import trainer
+        from models.training import trainer
         data = toy.ToyData(pathlib.Path({str(data.folder)!r}))
         trainer.run_fn(test_training.arguments(data, pathlib.Path({str(tmp_path)!r}), **{config!r}))
         """
@@ -126,6 +129,70 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
         log["model"] == "gru4rec" and log["strategy"] == "MirroredStrategy" and log["replicas"] == 2
     )
     assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
+
+
+def one_epoch(name, data, overrides, strategy):
+    """The trained weights and the mean loss of two steps, the second with a single row."""
+    rows = len(data.events) if name == "neumf" else len(data.train["label"])
+    parameters = registry.load(name).HyperParameters(**overrides, epochs=1, batch_size=rows - 1)
+    tf.keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = registry.load(name).Model(parameters, data)
+        plain = tf.keras.optimizers.SGD(0.5)
+    session = TrainingLoop(parameters, data, seed=2, strategy=strategy)
+    # The same start, whatever a strategy makes of the seed.
+    session.build(model)
+    for weight in model.trainable_variables:
+        weight.assign(tf.random.stateless_normal(weight.shape, [3, len(weight.shape)]) / 10)
+    if name in ("neumf", "deepfm"):
+        session.fit(model, optimizer=plain)
+    else:
+        model.learn(session)  # FTRL; SGD on a sum
+    return [weight.numpy() for weight in model.trainable_variables], session.history[-1]["loss"]
+
+
+CLICK = Label("rating", 4.0)
+BESIDE_ONE = (
+    ("neumf", None, {"variant": "gmf", "factors": 4, "l2": 0.1}),
+    ("deepfm", CLICK, {"hidden": (8,), "dropout": 0.0, "l2": 0.1}),
+    ("lr", CLICK, {"l1": 0.1, "l2": 0.1}),
+    ("biased_mf", Label("rating"), {"learning_rate": 0.001}),
+)
+
+
+def compare_replicas(folders):
+    """Two replicas, on logical devices of this process, beside one."""
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for folder, (name, label, overrides) in zip(folders, BESIDE_ONE, strict=True):
+        data = ToyData(pathlib.Path(folder), label).load(name)
+        one, one_loss = one_epoch(name, data, overrides, tf.distribute.get_strategy())
+        two, two_loss = one_epoch(name, data, overrides, mirrored)
+        for left, right in zip(one, two, strict=True):
+            np.testing.assert_allclose(left, right, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(one_loss, two_loss, rtol=1e-5, err_msg=name)
+
+
+def test_two_logical_devices_step_as_one(toy_data):
+    """Means, a sum, penalties, and a batch that leaves one of the two without a row."""
+    folders = [
+        str(toy_data("event", 0.0, *([label] if label else [])).folder)
+        for _, label, _ in BESIDE_ONE
+    ]
+    program = textwrap.dedent(
+        f"""
+        import models
+        import tensorflow as tf
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], \
+[tf.config.LogicalDeviceConfiguration()] * 2)
+        from tests.models import test_training
+        test_training.compare_replicas({folders!r})
+        """
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
 
 
 @pytest.mark.parametrize("option", ["mixed_precision", "jit_compile", "lazy_adam"])

@@ -1,11 +1,15 @@
 """Wide & Deep: the contract, exact zeros, crosses, and two branches in one sum."""
 
+import copy
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from models.names import registry
 from models.names.errors import ConfigError
+from models.names.features import NUMERIC
+from models.training.loop import TrainingLoop
 from tests.models.score_contract import CLICK, ScoreContract
 
 TOY = {
@@ -79,3 +83,35 @@ def test_an_unknown_field_to_cross_names_the_nearest(data):
     module = registry.load("wide_deep")
     with pytest.raises(ConfigError, match="item_genre'.*did you mean 'item_genres'"):
         module.Model(module.HyperParameters(crosses=(("user_id", "item_genre"),)), data)
+
+
+def test_numbers_alone_are_enough(data):
+    assert len(data.train["label"])  # read with all columns, before there are fewer fields
+    numbers = copy.copy(data)
+    numbers.fields = tuple(field for field in data.fields if field.kind == NUMERIC)
+    assert numbers.fields
+    module = registry.load("wide_deep")
+    parameters = module.HyperParameters(**{**TOY, "epochs": 2})
+    model, session = module.Model(parameters, numbers), TrainingLoop(parameters, numbers)
+    model.learn(session)
+    assert session.history[-1]["loss"] < session.history[0]["loss"]
+    inputs, _, _ = data.parse(tf.constant(data.queries("test"), tf.string))
+    assert np.ptp(model.deep_part(inputs)) > 0 and np.ptp(model.wide_part(inputs)) > 0
+
+
+def test_the_defaults_are_the_papers():
+    parameters = registry.load("wide_deep").HyperParameters()
+    assert parameters.hidden == (1024, 512, 256) and parameters.embedding_dim == 32
+
+
+def test_large_batches_move_the_network_too(data):
+    """One step of a mean over all rows; beside an accumulator of .1 it is nothing."""
+    module = registry.load("wide_deep")
+    rows = len(data.train["label"])
+    parameters = module.HyperParameters(**{**TOY, "epochs": 1, "batch_size": rows})
+    model, session = module.Model(parameters, data), TrainingLoop(parameters, data)
+    session.build(model)
+    before = model.embeddings.embeddings.numpy()
+    model.learn(session)
+    moved = np.abs(model.embeddings.embeddings.numpy() - before).max()
+    assert 0.1 * parameters.learning_rate < moved <= parameters.learning_rate

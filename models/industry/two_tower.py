@@ -39,9 +39,9 @@ from models.retrieve import DotProductModel
 class HyperParameters(BaseHyperParameters):
     """Two-tower's own: the last `history_length` items enter the user tower."""
 
-    epochs: int = 40
+    epochs: int = 30
     batch_size: int = 2048
-    learning_rate: float = 2e-3
+    learning_rate: float = 6e-3
     unknown_rate: float = 0.1
     embedding_dim: int = pydantic.Field(64, ge=1)
     feature_dim: int = pydantic.Field(16, ge=1)

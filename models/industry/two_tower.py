@@ -1,7 +1,7 @@
 """Two-tower retrieval with in-batch softmax and sampling-bias correction.
 
 Cite: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei, Chi: Sampling-Bias-Corrected Neural
-Modeling for Large Corpus Item Recommendations, RecSys 2019. Implemented on tfrs.tasks.Retrieval.
+Modeling for Large Corpus Item Recommendations, RecSys 2019. The loss is tfrs.tasks.Retrieval's.
 
     u       = normalise(f(user id, features, history))
     v       = normalise(g(item id, title words, genres, year))
@@ -18,12 +18,16 @@ sees its own item or later ones; items of the batch that equal the positive are 
 negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the unknown rows and
 lets the towers answer from features and history alone. The history is pooled with one learned
 weight a position, counted back from now, through the item encoder that both towers share.
+
+What a step costs is the batch against itself and the histories, so an item that occurs in a batch
+several times is encoded once: it stands in the sum over j once, with how often it occurs as its
+weight, and its id is forgotten, and its units are dropped, for all of its rows in that batch
+together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
 import numpy as np
 import pydantic
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
@@ -35,9 +39,9 @@ from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 class HyperParameters(BaseHyperParameters):
     """Two-tower's own: the last `history_length` items enter the user tower."""
 
-    epochs: int = 40
+    epochs: int = 30
     batch_size: int = 2048
-    learning_rate: float = 2e-3
+    learning_rate: float = 6e-3
     unknown_rate: float = 0.1
     embedding_dim: int = pydantic.Field(64, ge=1)
     feature_dim: int = pydantic.Field(16, ge=1)
@@ -46,6 +50,13 @@ class HyperParameters(BaseHyperParameters):
     temperature: float = pydantic.Field(0.1, gt=0)
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     l2: float = pydantic.Field(1e-6, ge=0)
+
+    @pydantic.field_validator("jit_compile")
+    @classmethod
+    def _without_xla(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("must be false: XLA has no distinct items and no sparse product")
+        return value
 
 
 class Tower(tf.keras.layers.Layer):
@@ -89,9 +100,6 @@ class TwoTower(DotProductModel):
         self._probability = tf.constant(
             np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
         )
-        self._task = tfrs.tasks.Retrieval(
-            temperature=hyper_parameters.temperature, remove_accidental_hits=True
-        )
 
     def batches(self, data, seed, first_epoch):
         events = data.events
@@ -127,21 +135,24 @@ class TwoTower(DotProductModel):
         return batches.map(with_history)
 
     def compute_loss(self, inputs, training=False):
-        history = self._encode_items(inputs["history"])
         query = self._embed_query(
-            inputs["user"], inputs["history"], history, inputs["forget_user"], training
+            inputs["user"], inputs["history"], inputs["forget_user"], training
         )
-        item = self._item_tower(
-            self._items(inputs["item"], inputs["forget_item"]), training=training
+        item, place, count = tf.unique_with_counts(inputs["item"], tf.int64)
+        first = tf.math.unsorted_segment_min(
+            tf.range(tf.size(place)), place, tf.size(item, tf.int64)
         )
-        loss = self._task(
-            query,
-            item,
-            candidate_sampling_probability=tf.gather(self._probability, inputs["item"]),
-            candidate_ids=inputs["item"],
-            compute_metrics=False,
+        forget = tf.gather(inputs["forget_item"], first)
+        vectors = self._item_tower(self._items(item, forget), training=training)
+        loss = tf.reduce_mean(
+            corrected_softmax(
+                tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
+                tf.cast(vectors, tf.float32),
+                place,
+                tf.cast(count, tf.float32),
+                tf.gather(self._probability, item),
+            )
         )
-        loss /= tf.cast(tf.shape(query)[0], loss.dtype)
         if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
             return loss
         return loss + self.hyper_parameters.l2 * tf.add_n(
@@ -153,39 +164,59 @@ class TwoTower(DotProductModel):
         newest_first = tf.reverse_sequence(
             oldest_first.to_tensor(), oldest_first.row_lengths(), seq_axis=1
         )
-        return self._embed_query(query["user"], newest_first, self._encode_items(newest_first))
+        return self._embed_query(query["user"], newest_first)
 
     def item_embeddings(self):
         return self._item_tower(
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
 
-    def _encode_items(self, index):
-        """Encodes [B, L] items.
-
-        A catalogue smaller than a full batch of histories is encoded once and gathered from.
-        """
-        if (
-            self._item_count
-            > self.hyper_parameters.batch_size * self.hyper_parameters.history_length
-        ):
-            return self._items(index)
-        return tf.gather(
-            self._items(tf.range(FIRST_TOKEN + self._item_count, dtype=tf.int64)), index
-        )
-
-    def _embed_query(self, user, history, encoded, forget=None, training=False):
-        """Encodes the users with their histories.
-
-        `history` is [B, up to history_length] item indices, newest first, padded with 0; `encoded`
-        their encodings.
-        """
+    def _embed_query(self, user, history, forget=None, training=False):
+        """`history` is [B, up to history_length] item indices, newest first, padded with 0."""
         weight = tf.exp(self._recency[: tf.shape(history)[1]]) * tf.cast(history > 0, tf.float32)
         weight /= tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1e-9)
-        pooled = tf.einsum("bl,bld->bd", weight, encoded)
-        return self._user_tower(
-            tf.concat([self._users(user, forget), pooled], axis=-1), training=training
+        item, place = tf.unique(tf.reshape(history, [-1]), tf.int64)
+        pooled = weighted_rows(
+            weight, tf.reshape(place, tf.shape(history)), tf.cast(self._items(item), tf.float32)
         )
+        users = self._users(user, forget)
+        return self._user_tower(
+            tf.concat([users, tf.cast(pooled, users.dtype)], axis=-1), training=training
+        )
+
+
+def corrected_softmax(query, items, place, count, probability):
+    """[B] losses of a batch against the distinct items in it.
+
+    Args:
+        query: [B, D], divided by the temperature.
+        items: [U, D], each item once.
+        place: [B] int64, which of them is a row's own.
+        count: [U], how many rows of the batch each has.
+        probability: [U], of each to be in a batch.
+    """
+    logits = tf.matmul(query, items, transpose_b=True) + tf.math.log(count / probability)
+    # A row's own item counts once: its other rows are no negatives.
+    own = tf.stack([tf.range(tf.size(place, tf.int64)), place], axis=1)
+    logits = tf.tensor_scatter_nd_sub(logits, own, tf.math.log(tf.gather(count, place)))
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=place, logits=logits)
+
+
+@tf.custom_gradient
+def weighted_rows(weight, place, table):
+    """Sums rows of a table, weighted: [B, L] weights and int64 row numbers, [U, D] -> [B, D]."""
+    rows, length = tf.unstack(tf.shape(place, tf.int64))
+    matrix = tf.SparseTensor(
+        tf.stack([tf.repeat(tf.range(rows), length), tf.reshape(place, [-1])], axis=1),
+        tf.reshape(weight, [-1]),
+        [rows, tf.shape(table, tf.int64)[0]],
+    )
+
+    def gradient(above):
+        of_weight = tf.matmul(tf.gather(table, place), above[:, :, tf.newaxis])[:, :, 0]
+        return of_weight, None, tf.sparse.sparse_dense_matmul(matrix, above, adjoint_a=True)
+
+    return tf.sparse.sparse_dense_matmul(matrix, table), gradient
 
 
 Model = TwoTower

@@ -11,7 +11,10 @@ class CommonHyperParameters(pydantic.BaseModel):
 
     Attributes:
         epochs: passes over the train split at most; early stopping may end sooner.
-        patience: epochs without a better validation metric before training stops.
+        patience: epochs without a better value of the averaged curve of validation before training
+            stops.
+        latest_share: of the newest epoch in the averages, of weights and of the validation metric,
+            that an epoch is chosen by (see `models.training`); 1: the newest alone.
         batch_size: train examples a step (positives, where a model draws negatives).
         learning_rate: step size of the optimiser.
         validate_every: epochs between two validations.
@@ -29,6 +32,7 @@ class CommonHyperParameters(pydantic.BaseModel):
 
     epochs: int = 20
     patience: int = 5
+    latest_share: float = 0.3
     batch_size: int = 2048
     learning_rate: float = 1e-3
     validate_every: int = 1
@@ -52,6 +56,13 @@ class CommonHyperParameters(pydantic.BaseModel):
     def _positive(cls, value: float) -> float:
         if not value > 0:
             raise ValueError("must be greater than 0")
+        return value
+
+    @pydantic.field_validator("latest_share")
+    @classmethod
+    def _some(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise ValueError("must be greater than 0 and at most 1")
         return value
 
     @pydantic.field_validator("unknown_rate")

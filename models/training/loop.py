@@ -2,6 +2,19 @@
 
 Epochs, early stopping on validation, checkpoints that survive a kill, progress that a person can
 read.
+
+How an epoch is chosen, for every model: validation has few queries, so a curve of it jitters by
+more than an epoch is worth, and its highest point is chance. Both sides are therefore averaged over
+the latest epochs, in which the newest has the share a = `latest_share` (1/t in the first epochs,
+where that is more: a plain mean):
+
+    weights w <- w + a (those of the epoch - w)        validated, kept and exported
+    curve   c <- c + a (the monitor of w - c)          the best c names the epoch that is kept
+
+and training ends where c has not been better for `patience` epochs, or with `epochs`. With a share
+of 1 the latest epoch alone decides. Training itself goes on from its own weights, not from the
+averages. Averaged are the trainable weights; one that is exactly zero stays so, as l1 wants it.
+What a model solves for, computes or counts (not trainable) is the latest.
 """
 
 import json
@@ -13,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from models.names.errors import RecsysError
@@ -62,7 +76,7 @@ class TrainingLoop:
     ) -> None:
         """Trains `model` by gradient until validation stops improving.
 
-        Leaves it with its best weights.
+        Leaves it with the best of its averaged weights; see the module.
 
         Args:
             model: has `batches(data, seed, first_epoch)` and a Keras `train_step`.
@@ -87,6 +101,7 @@ class TrainingLoop:
         # There must be variables to restore, and those that the first step would make have it
         # traced a second time.
         self.build(model, batches)
+        keeper.prepare()
         keeper.restore()
         if not keeper.finished:
             keeper.rows = batches.rows
@@ -145,7 +160,7 @@ class TrainingLoop:
 
 
 class _Keeper(tf.keras.callbacks.Callback):
-    """Validates, keeps the best weights and stops when patience runs out.
+    """Averages weights, validates them, keeps the best and stops when patience runs out.
 
     It saves the state after every epoch.
     """
@@ -168,6 +183,8 @@ class _Keeper(tf.keras.callbacks.Callback):
             else None
         )
         self._evaluate: Callable[[], dict[str, float]] | None = None
+        self._average: list[tf.Variable] = []
+        self._curve: float | None = None
         self._best = -float("inf")
         self._best_epoch = 0
         self._best_weights = None
@@ -178,6 +195,13 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
         self.first_epoch = self._state["epoch"] if self._state else 0
 
+    def prepare(self) -> None:
+        """Makes room for the averages of a model whose variables exist."""
+        with tf.device("CPU:0"):
+            self._average = [
+                tf.Variable(variable.numpy(), trainable=False) for variable in self._weights()
+            ]
+
     def restore(self) -> None:
         """Loads what an interrupted training had come to, if there was one."""
         state = self._state
@@ -187,13 +211,11 @@ class _Keeper(tf.keras.callbacks.Callback):
         # the latest state of both.
         for epoch in (state["best_epoch"], state["epoch"]):
             if epoch:
-                checkpoint = tf.train.Checkpoint(
-                    model=self._trained, optimizer=self._trained.optimizer
-                )
-                checkpoint.read(str(self._folder / f"epoch-{epoch}")).expect_partial()
+                self._checkpoint().read(str(self._folder / f"epoch-{epoch}")).expect_partial()
             if epoch == state["best_epoch"] and epoch:
-                self._best_weights = self._trained.get_weights()
-        self._best, self._best_epoch = state["best"], state["best_epoch"]
+                self._best_weights = self._averaged(self._trained.get_weights)
+        self._curve, self._best = state["curve"], state["best"]
+        self._best_epoch = state["best_epoch"]
         self.finished = state["finished"]
         self._loop.history.extend(state["history"])
         say(f"{self._stage}: resumed after epoch {state['epoch']}")
@@ -220,20 +242,17 @@ class _Keeper(tf.keras.callbacks.Callback):
             "loss": loss,
             "examples_per_second": round(self.rows / seconds, 1),
         }
+        self._follow(epoch)
         evaluation = self._loop.evaluation
         if evaluation is not None and (
             epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
         ):
             if self._evaluate is None:
                 self._evaluate = evaluation.of(self._trained)
-            values = self._evaluate()
+            values = self._averaged(lambda: self._judge(epoch))
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})
-            score = values[self._metrics.monitor] * (1 if self._metrics.higher_is_better else -1)
-            if score > self._best:
-                self._best, self._best_epoch = score, epoch
-                self._best_weights = self._trained.get_weights()
-            elif (
+            if (
                 epoch - self._best_epoch
                 >= hyper_parameters.patience * hyper_parameters.validate_every
             ):
@@ -243,20 +262,64 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._save(epoch, finished=self.model.stop_training or epoch == self._epochs)
 
     def keep_best(self) -> None:
-        """Puts the best weights back and notes their epoch."""
-        if self._best_weights is not None:
-            self._trained.set_weights(self._best_weights)
+        """Puts the best of the averaged weights in place and notes their epoch.
+
+        Where nothing chose, they are the last.
+        """
+        if self._best_weights is None:
+            self._best_weights = self._averaged(self._trained.get_weights)
+        self._trained.set_weights(self._best_weights)
         rows = [row for row in self._loop.history if row["stage"] == self._stage]
         self._loop.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
+
+    def _judge(self, epoch: int) -> dict[str, float]:
+        """Validates the averaged weights, which are in place; keeps them if none were better."""
+        hyper_parameters = self._loop.hyper_parameters
+        values = self._evaluate()
+        score = values[self._metrics.monitor] * (1 if self._metrics.higher_is_better else -1)
+        share = max(hyper_parameters.latest_share, hyper_parameters.validate_every / epoch)
+        self._curve = score if self._curve is None else self._curve + share * (score - self._curve)
+        if self._curve > self._best:
+            self._best, self._best_epoch = self._curve, epoch
+            self._best_weights = self._trained.get_weights()
+        return values
+
+    def _follow(self, epoch: int) -> None:
+        """Moves the averages towards the weights of an epoch."""
+        share = max(self._loop.hyper_parameters.latest_share, 1 / epoch)
+        for average, variable in zip(self._average, self._weights(), strict=True):
+            value = variable.numpy()
+            moved = value if share == 1 else average.numpy() * (1 - share) + value * share
+            average.assign(np.where(value == 0, value, moved))
+
+    def _averaged(self, function: Callable[[], Any]) -> Any:
+        """Calls `function` while the model has the averaged weights."""
+        latest = [variable.numpy() for variable in self._weights()]
+        for variable, average in zip(self._weights(), self._average, strict=True):
+            variable.assign(average.numpy())
+        try:
+            return function()
+        finally:
+            for variable, value in zip(self._weights(), latest, strict=True):
+                variable.assign(value)
+
+    def _weights(self) -> list[tf.Variable]:
+        """What is averaged."""
+        return [each for each in self._trained.trainable_variables if each.dtype.is_floating]
+
+    def _checkpoint(self) -> tf.train.Checkpoint:
+        return tf.train.Checkpoint(
+            model=self._trained, optimizer=self._trained.optimizer, average=self._average
+        )
 
     def _save(self, epoch: int, finished: bool) -> None:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = tf.train.Checkpoint(model=self._trained, optimizer=self._trained.optimizer)
-        checkpoint.write(str(self._folder / f"epoch-{epoch}"))
+        self._checkpoint().write(str(self._folder / f"epoch-{epoch}"))
         state = {
             "epoch": epoch,
+            "curve": self._curve,
             "best": self._best,
             "best_epoch": self._best_epoch,
             "finished": finished,

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.contract.recommender import Recommender
 from models.contract.retrieve import Evaluation
 from models.inputs import sampling
 from models.names import metrics, registry
 from models.names.errors import ConfigError, DataError
+from models.names.hyper_parameters import CommonHyperParameters
 from models.names.label import Label
 from models.training import loop as training
 from models.training import trainer, warm_start
@@ -103,6 +105,114 @@ def test_interrupted_and_whole_training_agree(toy, tmp_path):
         np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-4)
 
 
+class Line(Recommender):
+    """Two weights that least squares pulls about, and a third that no gradient reaches."""
+
+    def __init__(self, hyper_parameters, data):
+        super().__init__(hyper_parameters, data)
+        self.slope = self.add_weight(name="slope", shape=[2], initializer="ones")
+        self.idle = self.add_weight(name="idle", shape=[], initializer="zeros")
+
+    def batches(self, data, seed, first_epoch):
+        return sampling.shuffled_batches({"x": data[0], "y": data[1]}, 4, seed, first_epoch)
+
+    def compute_loss(self, inputs, training=False):
+        guess = tf.linalg.matvec(inputs["x"], self.slope) + 0 * self.idle
+        return tf.reduce_mean((guess - inputs["y"]) ** 2)
+
+
+def follow_line(curve, folder=None, kind=metrics.RETRIEVE, killed_at=None, **hyper_parameters):
+    """Trains a `Line` whose validation says what `curve` says, epoch by epoch.
+
+    Returns:
+        The loop, the model, slopes at the start of every epoch and slopes that were validated.
+    """
+    generator = np.random.default_rng(0)
+    data = [generator.normal(size=size).astype(np.float32) for size in ((12, 2), 12)]
+    parameters = CommonHyperParameters(**{"learning_rate": 0.1, **hyper_parameters})
+    model, started, validated = Line(parameters, data), [], []
+
+    def of(model):
+        def evaluate():
+            validated.append(model.slope.numpy())
+            epoch = len(loop.history) + 1
+            if epoch == killed_at:
+                raise KeyboardInterrupt
+            return {kind.monitor: curve[epoch - 1]}
+
+        return evaluate
+
+    loop = TrainingLoop(
+        parameters,
+        data,
+        seed=3,
+        evaluation=SimpleNamespace(metrics=kind, of=of) if curve else None,
+        checkpoint_dir=folder and str(folder),
+    )
+    loop.fit(model, before_epoch=lambda: started.append(model.slope.numpy()))
+    return loop, model, started, validated
+
+
+def averaged(rows, share):
+    """The averages after each of the rows."""
+    averages = []
+    for number, row in enumerate(rows, start=1):
+        now = max(share, 1 / number)
+        averages.append(row if not averages else averages[-1] + now * (row - averages[-1]))
+    return averages
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_averaged_weights_are_validated_and_kept(share):
+    curve = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    loop, model, started, validated = follow_line(curve, epochs=6, latest_share=share)
+    # Training goes on from its own weights: those at the start of an epoch are the last one's.
+    expected = averaged(started[1:], share)
+    np.testing.assert_allclose(validated[:5], expected, rtol=1e-6)
+    assert loop.best_epochs == {"model": 6}
+    np.testing.assert_array_equal(model.slope, validated[5])
+    assert model.idle.numpy() == 0
+    # Trained again for as many epochs, without validation, it comes to the same.
+    again = follow_line([], epochs=6, latest_share=share)[1]
+    np.testing.assert_array_equal(model.slope, again.slope)
+
+
+def test_the_averaged_curve_chooses_and_ends():
+    # Epoch 3 is chance; the curve: .1, .15, .3, .27, .309, .3363, .3554, .3488, .3442
+    curve = [0.1, 0.2, 0.6, 0.2, 0.4, 0.4, 0.4, 0.3333, 0.3333, 0.4, 0.4]
+    loop, model, _, validated = follow_line(curve, epochs=11, patience=2, latest_share=0.3)
+    assert loop.best_epochs == {"model": 7} and len(loop.history) == 9
+    np.testing.assert_array_equal(model.slope, validated[6])
+    loop, model, _, validated = follow_line(curve, epochs=11, patience=2, latest_share=1)
+    assert loop.best_epochs == {"model": 3} and len(loop.history) == 5
+    np.testing.assert_array_equal(model.slope, validated[2])
+
+
+def test_a_loss_is_chosen_where_its_curve_is_lowest():
+    curve = [0.7, 0.5, 0.6, 0.55, 0.7, 0.8]
+    loop = follow_line(curve, kind=metrics.CLICK, epochs=6, patience=2)[0]
+    # The curve: .7, .6, .6 (no better), .585, .6195, .6737
+    assert loop.best_epochs == {"model": 4} and len(loop.history) == 6
+
+
+@pytest.mark.parametrize(
+    "curve", [[0.5, 0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4, 0.5]], ids=["falling", "rising"]
+)
+def test_a_killed_training_comes_to_the_same_bits(curve, tmp_path):
+    """The best may lie before the kill or after it; averages and curve are the same."""
+    options = {"epochs": 5, "patience": 5}
+    whole, model, _, validated = follow_line(curve, **options)
+    with pytest.raises(KeyboardInterrupt):
+        follow_line(curve, tmp_path, killed_at=4, **options)
+    resumed, again, _, later = follow_line(curve, tmp_path, **options)
+    assert len(later) == 2 and resumed.best_epochs == whole.best_epochs
+    np.testing.assert_array_equal(later, validated[3:])
+    np.testing.assert_array_equal(model.slope, again.slope)
+    assert [row["loss"] for row in whole.history] == [row["loss"] for row in resumed.history]
+    states = [json.loads(each.read_text()) for each in tmp_path.rglob("state.json")]
+    assert [state["curve"] for state in states] == [averaged(curve, 0.3)[-1]]
+
+
 def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
     """GRU4Rec, whose replicas carry states of their own."""
     data = toy_data("sequence", 0.0)
@@ -139,16 +249,16 @@ def one_epoch(name, data, overrides, strategy):
     with strategy.scope():
         model = registry.load(name).Model(parameters, data)
         plain = tf.keras.optimizers.SGD(0.5)
-    session = TrainingLoop(parameters, data, seed=2, strategy=strategy)
+    loop = TrainingLoop(parameters, data, seed=2, strategy=strategy)
     # The same start, whatever a strategy makes of the seed.
-    session.build(model)
+    loop.build(model)
     for weight in model.trainable_variables:
         weight.assign(tf.random.stateless_normal(weight.shape, [3, len(weight.shape)]) / 10)
     if name in ("neumf", "deepfm"):
-        session.fit(model, optimizer=plain)
+        loop.fit(model, optimizer=plain)
     else:
-        model.learn(session)  # FTRL; SGD on a sum
-    return [weight.numpy() for weight in model.trainable_variables], session.history[-1]["loss"]
+        model.learn(loop)  # FTRL; SGD on a sum
+    return [weight.numpy() for weight in model.trainable_variables], loop.history[-1]["loss"]
 
 
 CLICK = Label("rating", 4.0)
@@ -257,7 +367,13 @@ def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path):
         arguments(
             toy,
             tmp_path,
-            hyper_parameters={**SMALL, "epochs": 6, "patience": 6, "monitor": "recall_20"},
+            hyper_parameters={
+                **SMALL,
+                "epochs": 6,
+                "patience": 6,
+                "monitor": "recall_20",
+                "latest_share": 1,
+            },
         )
     )
     log = json.loads((tmp_path / "run" / "training.json").read_text())
@@ -275,6 +391,8 @@ def test_unknown_hyper_parameter_names_the_nearest():
         trainer.resolve("neumf", {"learning_rat": 0.1})
     with pytest.raises(ConfigError, match="epochs.*must be at least 1.*received 0"):
         trainer.resolve("neumf", {"epochs": 0})
+    with pytest.raises(ConfigError, match="latest_share.*at most 1.*received 1.5"):
+        trainer.resolve("neumf", {"latest_share": 1.5})
     with pytest.raises(ConfigError, match="did you mean 'neumf'"):
         registry.get("neumff")
 

@@ -1,10 +1,14 @@
 """Two-tower: the contract, causal histories, and the correction by hand."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from models.industry import two_tower
 from models.names import registry
+from models.names.errors import ConfigError
+from models.training import trainer
 from tests.models.contract import RetrieveContract
 
 TOY = {
@@ -57,15 +61,70 @@ def test_sampling_bias_correction_by_hand():
     # Two rows, scores [[1, 2], [0, 3]] from unit vectors scaled by temperature 1, probabilities 0.5
     # and 0.25: corrected logits [[1 + ln 2, 2 + ln 4], [ln 2, 3 + ln 4]]; losses ln(1 + e^(1 + ln
     # 2)) and ln(1 + e^-(3 + ln 2)).
-    task = tfrs.tasks.Retrieval(temperature=1.0, remove_accidental_hits=True)
-    query = tf.constant([[1.0, 0.0], [0.0, 1.0]])
-    items = tf.constant([[1.0, 0.0], [2.0, 3.0]])
-    loss = task(
-        query,
-        items,
-        candidate_sampling_probability=tf.constant([0.5, 0.25]),
-        candidate_ids=tf.constant([0, 1]),
-        compute_metrics=False,
+    loss = two_tower.corrected_softmax(
+        tf.constant([[1.0, 0.0], [0.0, 1.0]]),
+        tf.constant([[1.0, 0.0], [2.0, 3.0]]),
+        place=tf.constant([0, 1], tf.int64),
+        count=tf.ones([2]),
+        probability=tf.constant([0.5, 0.25]),
     )
-    expected = np.log1p(np.exp(1 + np.log(2))) + np.log1p(np.exp(-(3 + np.log(2))))
+    expected = [np.log1p(np.exp(1 + np.log(2))), np.log1p(np.exp(-(3 + np.log(2))))]
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_distinct_items_have_the_loss_of_tfrs():
+    """A batch that has items several times, and gradients too."""
+    generator = np.random.default_rng(0)
+    ids = tf.constant(generator.integers(0, 9, 40))
+    table = tf.constant(generator.normal(size=(9, 4)), tf.float32)
+    query = tf.constant(generator.normal(size=(40, 4)), tf.float32)
+    probability = tf.constant(generator.uniform(0.01, 0.3, 9), tf.float32)
+    task = tfrs.tasks.Retrieval(temperature=0.5, remove_accidental_hits=True)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([query, table])
+        expected = task(
+            query,
+            tf.gather(table, ids),
+            candidate_sampling_probability=tf.gather(probability, ids),
+            candidate_ids=ids,
+            compute_metrics=False,
+        )
+        item, place, count = tf.unique_with_counts(ids, tf.int64)
+        found = tf.reduce_sum(
+            two_tower.corrected_softmax(
+                query / 0.5,
+                tf.gather(table, item),
+                place,
+                tf.cast(count, tf.float32),
+                tf.gather(probability, item),
+            )
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for variable in (query, table):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(tape.gradient(found, variable)),
+            tf.convert_to_tensor(tape.gradient(expected, variable)),
+            rtol=1e-3,
+            atol=1e-5,
+        )
+
+
+def test_weighted_rows_is_a_gather_and_a_sum():
+    generator = np.random.default_rng(1)
+    weight = tf.constant(generator.normal(size=(5, 3)), tf.float32)
+    table = tf.constant(generator.normal(size=(7, 4)), tf.float32)
+    place = tf.constant(generator.integers(0, 7, (5, 3)))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([weight, table])
+        found = two_tower.weighted_rows(weight, place, table)
+        expected = tf.einsum("bl,bld->bd", weight, tf.gather(table, place))
+        losses = [tf.reduce_sum(value**2) for value in (found, expected)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for variable in (weight, table):
+        left, right = (tf.convert_to_tensor(tape.gradient(loss, variable)) for loss in losses)
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_xla_is_refused():
+    with pytest.raises(ConfigError, match="jit_compile.*must be false"):
+        trainer.resolve("two_tower", {"jit_compile": True})

@@ -92,9 +92,9 @@ def test_numbers_alone_are_enough(data):
     assert numbers.fields
     module = registry.load("wide_deep")
     parameters = module.HyperParameters(**{**TOY, "epochs": 2})
-    model, session = module.Model(parameters, numbers), TrainingLoop(parameters, numbers)
-    model.learn(session)
-    assert session.history[-1]["loss"] < session.history[0]["loss"]
+    model, loop = module.Model(parameters, numbers), TrainingLoop(parameters, numbers)
+    model.learn(loop)
+    assert loop.history[-1]["loss"] < loop.history[0]["loss"]
     inputs, _, _ = data.parse(tf.constant(data.queries("test"), tf.string))
     assert np.ptp(model.deep_part(inputs)) > 0 and np.ptp(model.wide_part(inputs)) > 0
 
@@ -109,9 +109,9 @@ def test_large_batches_move_the_network_too(data):
     module = registry.load("wide_deep")
     rows = len(data.train["label"])
     parameters = module.HyperParameters(**{**TOY, "epochs": 1, "batch_size": rows})
-    model, session = module.Model(parameters, data), TrainingLoop(parameters, data)
-    session.build(model)
+    model, loop = module.Model(parameters, data), TrainingLoop(parameters, data)
+    loop.build(model)
     before = model.embeddings.embeddings.numpy()
-    model.learn(session)
+    model.learn(loop)
     moved = np.abs(model.embeddings.embeddings.numpy() - before).max()
     assert 0.1 * parameters.learning_rate < moved <= parameters.learning_rate

@@ -61,8 +61,11 @@ class BundlerExecutor(base_executor.BaseExecutor):
             artifact_utils.get_single_instance(output_dict["model"]).uri
         )
         module.export(folder)
+        recall_log = os.path.join(folders["recall"], LOG)
         log = {
             **config,
+            # What the recall makes of a request's history, the bundle makes of it.
+            "history": records.read_json(recall_log).get("history"),
             "weight": round(float(module.weight.numpy()), 6),
             "weights": chosen,
             "seconds": round(time.monotonic() - started, 3),

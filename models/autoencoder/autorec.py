@@ -29,11 +29,13 @@ from models.autoencoder.layers import FromEntities, ToEntities
 from models.contract.score import ScoreModel
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.score_data import Inputs, ScoreData
 from models.names.errors import ConfigError
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.features import Feature
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     """AutoRec's own hyper-parameters.
 
     `variant` says whose rating vectors are rebuilt, `hidden` is k. A batch holds items (or users).
@@ -42,19 +44,19 @@ class HyperParameters(BaseHyperParameters):
     epochs: int = 300
     patience: int = 20
     batch_size: int = 128
-    unknown_rate: float = 0.0
     variant: Literal["item", "user"] = "item"
     hidden: int = pydantic.Field(500, ge=1)
     l2: float = pydantic.Field(400.0, ge=0)
 
 
-class AutoRec(ScoreModel):
+class AutoRec(ScoreModel[HyperParameters]):
     """Rebuilds every item's (or user's) ratings from themselves through a narrow layer."""
 
-    HyperParameters = HyperParameters
-    uses_features = False
+    @staticmethod
+    def reads(feature: Feature) -> bool:
+        return False
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         if self.label.is_click:
             raise ConfigError(
@@ -84,7 +86,7 @@ class AutoRec(ScoreModel):
             name="codes", shape=shape, initializer="zeros", trainable=False
         )
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
         ratings = self._ratings[self._rated]
         splits = ratings.indptr.astype(np.int64)
         columns = {
@@ -99,7 +101,7 @@ class AutoRec(ScoreModel):
             columns, self.hyper_parameters.batch_size, seed, first_epoch
         ).map(padded)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         column, observed = inputs["column"], tf.cast(inputs["column"] > 0, tf.float32)
         rows = tf.shape(column, tf.int64)[0]
         place = tf.stack(
@@ -122,7 +124,7 @@ class AutoRec(ScoreModel):
         codes = self._ratings @ self.encoder.kernel.embeddings.numpy() + self.encoder.bias.numpy()
         self.codes.assign(tf.sigmoid(codes))
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         row, column = inputs[self._row], inputs[self._column]
         kernel, bias = (table.embeddings for table in (self.decoder.kernel, self.decoder.bias))
         code, weights = tf.gather(self.codes, row), tf.gather(kernel, column)

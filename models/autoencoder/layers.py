@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from models.inputs.data import Entities
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.token_layers import TokenEmbedding
+from models.inputs.token_layers import IdEmbedding, id_embedding
 
 
 class FromEntities(tf.keras.layers.Layer):
@@ -62,10 +62,7 @@ class ToEntities(tf.keras.layers.Layer):
         return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST_TOKEN:]
 
 
-def _rows(entities: Entities, units: int, initializer, name: str) -> TokenEmbedding:
-    tokens = entities.ids[: entities.known]
-    table = TokenEmbedding(
-        tokens, entities.embedding_rows, units, embeddings_initializer=initializer, name=name
-    )
+def _rows(entities: Entities, units: int, initializer, name: str) -> IdEmbedding:
+    table = id_embedding(entities, units, initializer, name)
     table.build(None)
     return table

@@ -24,6 +24,7 @@ from models.autoencoder.multinomial import (
     MultinomialHyperParameters,
     negative_log_likelihood,
 )
+from models.inputs.data import TrainingData
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -33,12 +34,10 @@ class HyperParameters(MultinomialHyperParameters):
     l2: float = pydantic.Field(0.01, ge=0)
 
 
-class MultDAE(MultinomialAutoEncoder):
+class MultDAE(MultinomialAutoEncoder[HyperParameters]):
     """One hidden layer between two layers of items."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data, hyper_parameters.hidden)
 
     def encode(self, inputs):

@@ -28,6 +28,7 @@ from models.autoencoder.multinomial import (
     bias_initializer,
     negative_log_likelihood,
 )
+from models.inputs.data import TrainingData
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -39,12 +40,10 @@ class HyperParameters(MultinomialHyperParameters):
     anneal_updates: int = pydantic.Field(200_000, ge=1)
 
 
-class MultVAE(MultinomialAutoEncoder):
+class MultVAE(MultinomialAutoEncoder[HyperParameters]):
     """A user is a Gaussian; the items are drawn from what its mean decodes to."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data, hyper_parameters.hidden)
         hidden, latent = hyper_parameters.hidden, hyper_parameters.latent
         self.posterior = tf.keras.layers.Dense(

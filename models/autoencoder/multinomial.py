@@ -3,18 +3,24 @@
 That is the corrupted input, the multinomial likelihood and the ranking.
 """
 
+from typing import Any, TypeVar
+
 import pydantic
 import tensorflow as tf
 
 from models.autoencoder.layers import FromEntities, ToEntities
+from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.profiles import multi_hot, shuffled_profiles
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
+
+M = TypeVar("M", bound="MultinomialHyperParameters")
 
 
-class MultinomialHyperParameters(BaseHyperParameters):
+class MultinomialHyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
     """Both models' own hyper-parameters.
 
     `dropout` is the share of a user's items hidden from the input. A batch holds users.
@@ -23,11 +29,10 @@ class MultinomialHyperParameters(BaseHyperParameters):
     epochs: int = 200
     patience: int = 20
     batch_size: int = 128
-    unknown_rate: float = 0.0
     dropout: float = pydantic.Field(0.5, ge=0, lt=1)
 
 
-class MultinomialAutoEncoder(RetrieveModel):
+class MultinomialAutoEncoder(RetrieveModel[M]):
     """x -> x / |x| -> dropout -> encoder -> decoder -> logits over all items.
 
     A subclass defines `encode` (input -> code), `decode` (code -> [B, N] logits) and
@@ -37,7 +42,7 @@ class MultinomialAutoEncoder(RetrieveModel):
     uses_user_id = False
     uses_history = True
 
-    def __init__(self, hyper_parameters, data, outer_width: int):
+    def __init__(self, hyper_parameters: M, data: TrainingData, outer_width: int):
         super().__init__(hyper_parameters, data)
         self._index_count = data.items.index_count
         start = ("glorot_uniform", bias_initializer())
@@ -52,7 +57,7 @@ class MultinomialAutoEncoder(RetrieveModel):
         """Code -> [B, N] logits."""
         raise NotImplementedError(f"{type(self).__name__} must define decode()")
 
-    def batches(self, data, seed, first_epoch) -> sampling.Batches:
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(
             self.train_inputs
         )
@@ -65,18 +70,17 @@ class MultinomialAutoEncoder(RetrieveModel):
         All noise is drawn here, with the seed of the step, so that a resumed training goes on with
         the noise that was its due.
         """
-        rate = self.hyper_parameters.dropout
-        weights = normalised(batch["items"])
-        kept = tf.random.stateless_uniform(tf.shape(weights), batch["step_seed"]) >= rate
-        # Inverted dropout: what is kept is scaled, so that ranking needs no scale.
-        return {"items": batch["items"], "weights": tf.where(kept, weights / (1.0 - rate), 0.0)}
+        weights = corrupted(
+            normalised(batch["items"]), self.hyper_parameters.dropout, batch["step_seed"]
+        )
+        return {"items": batch["items"], "weights": weights}
 
     def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """The [B, N + 2] input of a train batch."""
         return multi_hot(inputs["items"], self._index_count, inputs["weights"])
 
-    def score_items(self, query, catalogue):
-        items = query["history"].to_tensor()
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
+        items = query.history.to_tensor()
         # An item that is repeated counts once, in the norm too.
         profile = multi_hot(items, self._index_count)
         return tf.cast(self.decode(self.encode(tf.math.l2_normalize(profile, axis=1))), tf.float32)
@@ -85,15 +89,6 @@ class MultinomialAutoEncoder(RetrieveModel):
 def bias_initializer() -> tf.keras.initializers.Initializer:
     """The released code's: a normal of deviation 0.001, cut at two deviations."""
     return tf.keras.initializers.TruncatedNormal(stddev=0.001)
-
-
-def normalised(items: tf.Tensor) -> tf.Tensor:
-    """[B, L] items -> [B, L] the weights that give every row the length 1.
-
-    Items come once each, padded with 0.
-    """
-    present = tf.cast(items > 0, tf.float32)
-    return tf.math.l2_normalize(present, axis=1)
 
 
 def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:

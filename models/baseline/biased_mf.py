@@ -16,14 +16,17 @@ the paper goes one by one. For clicks the same score is a log-odds, with log los
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.features import Feature
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
 from models.names.label import LABEL
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, Xla, Forgetting):
     """Biased MF's own. `learning_rate` is that of a single rating."""
 
     epochs: int = 60
@@ -35,29 +38,31 @@ class HyperParameters(BaseHyperParameters):
     stddev: float = pydantic.Field(0.1, gt=0)
 
 
-class BiasedMF(ScoreModel):
+class BiasedMF(ScoreModel[HyperParameters]):
     """A bias and a vector for every user and item."""
 
-    HyperParameters = HyperParameters
-    uses_features = False
     sums_loss = True
 
-    def __init__(self, hyper_parameters, data):
+    @staticmethod
+    def reads(feature: Feature) -> bool:
+        return False
+
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         # One table a side, the bias in its first column: one look-up and one sparse update.
         self.users, self.items = (self._table(data.field(name)) for name in ("user_id", "item_id"))
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         # The loss is divided by the batch size, so that it can be read; the rate makes good for it.
         rate = self.hyper_parameters.learning_rate * self.hyper_parameters.batch_size
         with loop.strategy.scope():
             optimizer = tf.keras.optimizers.SGD(rate)
         loop.fit(self, optimizer=optimizer)
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(*self._look_up(inputs))
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         user, item = self._look_up(inputs)
         loss = self.row_loss(inputs[LABEL], self._score(user, item))
         loss = loss if self.label.is_click else 0.5 * loss

@@ -19,14 +19,16 @@ the mean over a batch instead of plain steps on single triples; an id is forgott
 import pydantic
 import tensorflow as tf
 
+from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.token_layers import TokenEmbedding, id_embedding
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.inputs.token_layers import id_embedding
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Ranking, Xla
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, Xla, Forgetting):
     """BPR-MF's own."""
 
     epochs: int = 100
@@ -39,29 +41,26 @@ class HyperParameters(BaseHyperParameters):
     l2_bias: float = pydantic.Field(0.0, ge=0)
 
 
-class BPRMF(DotProductModel):
+class BPRMF(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
-        self._user_row = tf.constant(data.users.embedding_index)
-        self.user_factors = id_embedding(
-            data.users, hyper_parameters.factors, stddev=0.1, name="user_factors"
+        self.user_factors, self.item_factors = (
+            id_embedding(
+                entities,
+                hyper_parameters.factors,
+                tf.keras.initializers.RandomNormal(stddev=0.1),
+                name,
+            )
+            for entities, name in ((data.users, "user_factors"), (data.items, "item_factors"))
         )
-        self.item_factors = id_embedding(
-            data.items, hyper_parameters.factors, stddev=0.1, name="item_factors"
-        )
-        tokens = data.items.ids[: data.items.known]
-        self.item_bias = TokenEmbedding(
-            tokens, data.items.embedding_rows, 1, embeddings_initializer="zeros", name="item_bias"
-        )
+        self.item_bias = id_embedding(data.items, 1, "zeros", name="item_bias")
         self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, rate = data.events, self.hyper_parameters.unknown_rate
-        negatives = sampling.UniformNegatives(events.user, events.item, data.items.known)
+        negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
         columns = {"user": events.user, "item": events.item}
 
         def with_negative(batch):
@@ -69,9 +68,7 @@ class BPRMF(DotProductModel):
             drawn = negatives.draw(batch["user"], 1, seeds[0])
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {
-                "user": sampling.forget_some(
-                    tf.gather(self._user_row, batch["user"]), rate, seeds[1]
-                ),
+                "user": sampling.forget_some(batch["user"], rate, seeds[1]),
                 "items": sampling.forget_some(items, rate, seeds[2]),
             }
 
@@ -79,7 +76,7 @@ class BPRMF(DotProductModel):
             columns, self.hyper_parameters.batch_size, seed, first_epoch
         ).map(with_negative)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         user = tf.cast(self.user_factors(inputs["user"]), tf.float32)
         items = tf.cast(self.item_factors(inputs["items"]), tf.float32)
         bias = tf.cast(self.item_bias(inputs["items"])[..., 0], tf.float32)
@@ -95,12 +92,12 @@ class BPRMF(DotProductModel):
         )
         return tf.reduce_mean(loss + penalty)
 
-    def query_embedding(self, query):
+    def query_embedding(self, query: Query) -> tf.Tensor:
         """The user's factors and a one, which the item's bias meets."""
-        user = self.user_factors(tf.gather(self._user_row, query["user"]))
+        user = self.user_factors(query.user)
         return tf.concat([user, tf.ones_like(user[:, :1])], axis=1)
 
-    def item_embeddings(self):
+    def item_embeddings(self) -> tf.Tensor:
         """The items' factors and biases."""
         return tf.concat(
             [self.item_factors(self._item_rows), self.item_bias(self._item_rows)], axis=1

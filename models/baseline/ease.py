@@ -16,26 +16,26 @@ import numpy as np
 import pydantic
 
 from models.baseline.item_based import ItemBased
+from models.contract.loop import Loop
+from models.inputs.data import TrainingData
 from models.names.errors import ConfigError
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import Ranking
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking):
     """EASE's own: `l2` is lambda."""
 
     l2: float = pydantic.Field(250.0, gt=0)
     max_items: int = pydantic.Field(40_000, ge=1)
 
 
-class EASE(ItemBased):
+class EASE(ItemBased[HyperParameters]):
     """The item-item matrix that best rebuilds every user's row.
 
     An item is rebuilt without looking at the item itself.
     """
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         if len(data.items) > hyper_parameters.max_items:
             raise ConfigError(
                 f"ease needs a matrix of items x items; max_items is {hyper_parameters.max_items}, "
@@ -43,7 +43,7 @@ class EASE(ItemBased):
             )
         super().__init__(hyper_parameters, data)
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         started = time.monotonic()
         pairs = loop.data.events.matrix(len(loop.data.items))
         self.weights_matrix.assign(

@@ -5,12 +5,15 @@ A score is the sum of an item-item matrix over the history.
 
 import tensorflow as tf
 
+from models.contract.query import Query
+from models.contract.recommender import H
 from models.contract.retrieve import RetrieveModel
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import multi_hot
 
 
-class ItemBased(RetrieveModel):
+class ItemBased(RetrieveModel[H]):
     """score(u, i) = sum over the items j of the history of weights[j, i].
 
     Any history will do, so new users are native.
@@ -21,17 +24,17 @@ class ItemBased(RetrieveModel):
     uses_user_id = False
     uses_history = True
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: H, data: TrainingData):
         super().__init__(hyper_parameters, data)
         count = len(data.items)
         self.weights_matrix = self.add_weight(
             name="weights", shape=[count, count], initializer="zeros", trainable=False
         )
 
-    def catalogue(self):
+    def catalogue(self) -> tf.Tensor:
         return tf.identity(self.weights_matrix)
 
-    def score_items(self, query, catalogue):
+    def score_items(self, query: Query, catalogue: tf.Tensor) -> tf.Tensor:
         # A repeated item counts once, as in the binary matrix that the weights were fitted on.
-        history = multi_hot(query["history"].to_tensor(), catalogue.shape[0] + FIRST_TOKEN)
+        history = multi_hot(query.history.to_tensor(), catalogue.shape[0] + FIRST_TOKEN)
         return tf.matmul(history[:, FIRST_TOKEN:], catalogue)

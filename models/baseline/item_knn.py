@@ -12,35 +12,38 @@ a catalogue of any size fits.
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import pydantic
 import scipy.sparse
 import tensorflow as tf
 
+from models.contract.loop import Loop
+from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import Ranking
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking):
     """Item-kNN's own."""
 
     neighbours: int = pydantic.Field(100, ge=1)
     shrink: float = pydantic.Field(0.0, ge=0)
 
 
-class ItemKNN(RetrieveModel):
+class ItemKNN(RetrieveModel[HyperParameters]):
     """Every item of a history votes for the items that it is near to.
 
     Any history will do, so new users are native.
     """
 
-    HyperParameters = HyperParameters
     uses_user_id = False
     uses_history = True
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         self._count = len(data.items)
         kept = self._count * min(hyper_parameters.neighbours, self._count)
@@ -56,7 +59,7 @@ class ItemKNN(RetrieveModel):
         self.votes_for = lists("votes_for", kept, tf.int64)
         self.votes = lists("votes", kept, tf.float32)
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         started = time.monotonic()
         pairs = loop.data.events.matrix(self._count)
         weights = similarities(
@@ -70,10 +73,10 @@ class ItemKNN(RetrieveModel):
         self.votes.assign(np.pad(weights.data.astype(np.float32), (0, rest)))
         loop.record(self, seconds=time.monotonic() - started)
 
-    def catalogue(self):
+    def catalogue(self) -> Any:
         return tf.identity(self.splits), tf.identity(self.votes_for), tf.identity(self.votes)
 
-    def score_items(self, query, catalogue):
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         splits, votes_for, votes = catalogue
 
         def one_query(history):
@@ -89,7 +92,7 @@ class ItemKNN(RetrieveModel):
 
         return tf.map_fn(
             one_query,
-            query["history"],
+            query.history,
             fn_output_signature=tf.TensorSpec([self._count], tf.float32),
         )
 

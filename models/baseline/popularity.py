@@ -11,34 +11,37 @@ Deviations: the score is the rank's share, not the count, so that no two items t
 keep the catalogue's order.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
+from models.contract.loop import Loop
+from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
+from models.inputs.data import TrainingData
 from models.measures.segments import popularity_scores
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import Ranking
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking):
     """Popularity has none of its own."""
 
 
-class Popularity(RetrieveModel):
+class Popularity(RetrieveModel[HyperParameters]):
     """Scores every item by its train count, whoever asks."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         self._scores = tf.constant(popularity_scores(data.item_counts))
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         loop.record(self)
 
-    def score_items(self, query, catalogue):
-        return tf.tile(self._scores[tf.newaxis], [tf.shape(query["user"])[0], 1])
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
+        return tf.tile(self._scores[tf.newaxis], [tf.shape(query.user)[0], 1])
 
-    def answers(self, query):
-        return tf.ones_like(query["known"])
+    def answers(self, query: Query) -> tf.Tensor:
+        return tf.ones_like(query.known)
 
 
 Model = Popularity

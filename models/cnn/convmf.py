@@ -37,18 +37,20 @@ import tensorflow as tf
 
 from models.cnn.item_text import ItemText
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
+from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
-from models.names.features import DOCUMENT, TEXT
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.features import DOCUMENT, TEXT, Feature
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 
 _ROWS_AT_ONCE = 128
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     """ConvMF's own.
 
     Attributes:
@@ -109,15 +111,14 @@ class Network(tf.keras.layers.Layer):
         return self._last(self._dropout(self._hidden(pooled), training=training))
 
 
-class ConvMF(ScoreModel):
+class ConvMF(ScoreModel[HyperParameters]):
     """Factors of users and items in closed form, a network of the items' texts in turn."""
 
-    HyperParameters = HyperParameters
-    uses_features = staticmethod(
-        lambda feature: feature.entity == "item" and feature.kind in (TEXT, DOCUMENT)
-    )
+    @staticmethod
+    def reads(feature: Feature) -> bool:
+        return feature.entity == "item" and feature.kind in (TEXT, DOCUMENT)
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         if data.label.is_click:
             raise ConfigError(
@@ -153,25 +154,25 @@ class ConvMF(ScoreModel):
         self.item_factors.build(None)
         self.item_factors.embeddings.assign(self.read_texts())
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
         loop.fit(self, optimizer=optimizer, before_epoch=tf.function(self.update_factors))
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
         passes = self.hyper_parameters.network_epochs
         batches = sampling.shuffled_batches(
             {"item": self._items}, self.hyper_parameters.batch_size, seed, first_epoch * passes
         )
         return batches._replace(steps=passes * batches.steps, rows=passes * batches.rows)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         item = inputs["item"]
         text = self.network(tf.gather(self._text.words, item), training=training)
         difference = tf.stop_gradient(self.item_factors(item)) - text
         return tf.reduce_mean(tf.gather(self._weight, item) * tf.reduce_mean(difference**2, axis=1))
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         given = self._text.read(inputs)
         new = (inputs["item_id"] < FIRST_TOKEN) & tf.reduce_any(given > 0, axis=1)
         # The known items' texts are not read again: all of them make one text of no words.
@@ -182,8 +183,9 @@ class ConvMF(ScoreModel):
         return tf.reduce_sum(self.user_factors(inputs["user_id"]) * item, axis=1)
 
     def read_texts(self):
-        """[items, factors] float32: s of every item."""
-        return encode_distinct(self.network, self._text.words, self.hyper_parameters.factors)
+        """[items, factors] float32: s of every item that train has seen."""
+        words = self._text.words[: self.item_factors.input_dim]
+        return encode_distinct(self.network, words, self.hyper_parameters.factors)
 
     def update_factors(self):
         """Sets U, then V, to what is best given the rest."""

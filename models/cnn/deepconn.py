@@ -29,17 +29,18 @@ import pydantic
 import tensorflow as tf
 
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
+from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.documents import Documents
-from models.names.features import DOCUMENT
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.inputs.score_data import Inputs, ScoreData
+from models.names.features import DOCUMENT, Feature
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     """DeepCoNN's own.
 
     Attributes:
-        unknown_rate: 0: the review of a pair whose ids are not known could not be left out.
         word_dimension: of a word's vector.
         vectors: a text file of word vectors, see `WordEmbedding`.
         kernels: convolution kernels of a network (n1).
@@ -54,7 +55,6 @@ class HyperParameters(BaseHyperParameters):
     epochs: int = 40
     batch_size: int = 100
     learning_rate: float = 0.002
-    unknown_rate: float = pydantic.Field(0.0, ge=0, le=0)
     word_dimension: int = pydantic.Field(300, ge=1)
     vectors: str | None = None
     kernels: int = pydantic.Field(100, ge=1)
@@ -126,13 +126,14 @@ class Network(tf.keras.layers.Layer):
         return self._dense(self._pooled(self._embedding(words), count_words(words)))
 
 
-class DeepCoNN(ScoreModel):
+class DeepCoNN(ScoreModel[HyperParameters]):
     """Two networks, joined by a factorization machine."""
 
-    HyperParameters = HyperParameters
-    uses_features = staticmethod(lambda feature: feature.kind == DOCUMENT)
+    @staticmethod
+    def reads(feature: Feature) -> bool:
+        return feature.kind == DOCUMENT
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         users, items = (
             data.documents(entity, hyper_parameters.longest) for entity in ("user", "item")
@@ -148,12 +149,12 @@ class DeepCoNN(ScoreModel):
             2 * hyper_parameters.units, hyper_parameters, self.initial_score
         )
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
         loop.fit(self, optimizer=optimizer)
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         user, item = inputs["user_id"], inputs["item_id"]
         x = self.user_network(
             self.user_network.words(inputs["user_document"], user, item), training=training

@@ -28,7 +28,8 @@ class ItemText:
 
     Attributes:
         tokens: the vocabulary; index 2 + n is word n.
-        words: [N + 2, length] int32 words of the items by index, 0 behind the last.
+        words: [N + 2, length] int32 words of the items by index, 0 behind the last; those that only
+            the table knows included.
 
     Raises:
         DataError: the items have no text.
@@ -63,7 +64,9 @@ class ItemText:
         texts = self._cut(
             {field.name: _of_all_items(data, field, length) for field in self._fields}
         )
-        kept = self._choose(numbers, texts, data.items.known, len(distinct), vocabulary, max_share)
+        kept = self._choose(
+            numbers, texts, data.items.train_count, len(distinct), vocabulary, max_share
+        )
         self.tokens = tuple(distinct[kept])
         place = np.zeros(len(distinct) + 1, np.int32)  # the last is that of -1
         place[kept] = FIRST_TOKEN + np.arange(len(kept))

@@ -1,51 +1,71 @@
 """What the models of both tasks share: they train by gradient on a loss of their own."""
 
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from models.contract.loop import Loop
 from models.inputs import sampling, tensorflow_private
-from models.names.hyper_parameters import CommonHyperParameters
+from models.inputs.data import TrainingData
+from models.names import hyper_parameters as settings
 
 # TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
 # Converting it costs every process seconds.
 tensorflow_private.leave_unconverted("tf_keras")
 
+H = TypeVar("H", bound=settings.HyperParameters)
 
-class Recommender(tfrs.Model):
+
+class Recommender(tfrs.Model, Generic[H]):
     """Base of every model, around TFRS' one hook, `compute_loss`.
 
     A subclass adds its batches.
 
-    Attributes:
-        sums_loss: `compute_loss` is a sum over the rows that it is given, not their mean.
+    A model names its hyper-parameters once, in brackets behind its base class, such as `class
+    NeuMF(RetrieveModel[HyperParameters])`; a class derived from the model has the same ones.
 
     Args:
         hyper_parameters: an instance of the class attribute `HyperParameters`.
         data: what the task trains on.
+
+    Attributes:
+        HyperParameters: the class in the brackets; the Trainer, tests and notebooks make the
+            model's settings with it.
+        hyper_parameters: the settings of this model.
+        sums_loss: `compute_loss` is a sum over the rows that it is given, not their mean.
     """
 
-    HyperParameters = CommonHyperParameters
-    sums_loss = False
+    HyperParameters: ClassVar[type[settings.HyperParameters]] = settings.HyperParameters
+    sums_loss: ClassVar[bool] = False
 
-    def __init__(self, hyper_parameters: CommonHyperParameters, data):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, settings.HyperParameters):
+                    cls.HyperParameters = argument
+
+    def __init__(self, hyper_parameters: H, data: TrainingData):
         super().__init__()
         self.hyper_parameters = hyper_parameters
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
 
-    def batches(self, data, seed: int, first_epoch: int) -> sampling.Batches:
-        """Returns endless train batches from `first_epoch` on."""
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
+        """Returns endless train batches from `first_epoch` on.
+
+        They are a function of (seed, epoch, step) alone, so that a training that was killed goes on
+        with the batches it would have seen.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} must define batches() or override learn()"
         )
 
-    def learn(self, loop) -> None:
-        """Trains the model; `loop` is a `models.training.loop.TrainingLoop`.
-
-        Papers with a procedure of their own override this.
-        """
+    def learn(self, loop: Loop) -> None:
+        """Trains the model. Papers with a procedure of their own override this."""
         loop.fit(self)
 
-    def train_step(self, inputs):
+    def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step; reports the mean loss of the epoch so far.
 
         TFRS reports the last step's.
@@ -66,7 +86,7 @@ class Recommender(tfrs.Model):
         self._mean_loss.update_state(replicas * loss)
         return {"loss": self._mean_loss.result()}
 
-    def _share(self, inputs) -> tf.Tensor:
+    def _share(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """What part of the batch's loss this replica's is, a scalar.
 
         The last batch of an epoch need not divide by the replicas, and may leave one without a row.

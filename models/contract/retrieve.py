@@ -3,13 +3,15 @@
 What all of its models share: evaluation and the exported signatures.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from models.contract.recommender import Recommender
+from models.contract.query import Query
+from models.contract.recommender import H, Recommender
 from models.inputs.data import STRINGS, TrainingData, drop_unknown
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.measures import ranking, segments
@@ -21,20 +23,32 @@ _EVALUATION_CELLS = (
 DEFAULT_K = 10
 
 
-class RetrieveModel(Recommender):
+class RetrieveModel(Recommender[H]):
     """Base of the models that score the whole catalogue.
 
     A subclass sets the class attributes, builds its layers in `__init__(hyper_parameters, data)`
     and writes `score_items`; one trained by gradient also writes `compute_loss` and `batches`; one
     with a procedure of its own overrides `learn`.
 
-    A query is a dict: `user` ([B] int64 user index), `known` ([B] bool: train has seen the user)
-    and `history` (ragged [B, None] int64 item indices, oldest first).
+    Attributes:
+        uses_user_id: the model answers users whom train has seen, by their index (`Query.user`).
+            Without it and without a history that it can use, a user gets popularity.
+        uses_history: the model reads `Query.history`, and answers whoever has one: users whom train
+            has not seen too. Without it the history only tells what was seen already.
+        session_based: a session is all that the model looks at, so where a request has a history
+            the model reads that alone, and the stored one of a known user only where it has none.
+            Otherwise the request's is what came after training: it is added to the stored one,
+            newest last, items that stand in both twice. Whatever it is, items of either have been
+            seen. `recommend`, `embed`, batches and bundles have it alike, and the training log that
+            is exported with the model says it (`history`).
+        cold_items: items that train has not seen, but the table of items describes, belong to the
+            catalogue: the model scores them by their features.
     """
 
-    uses_user_id = True
-    uses_history = False
-    cold_items = False
+    uses_user_id: ClassVar[bool] = True
+    uses_history: ClassVar[bool] = False
+    session_based: ClassVar[bool] = False
+    cold_items: ClassVar[bool] = False
 
     def catalogue(self) -> Any:
         """Returns what scoring needs of the items.
@@ -43,23 +57,23 @@ class RetrieveModel(Recommender):
         """
         return ()
 
-    def score_items(self, query: dict[str, Any], catalogue: Any) -> tf.Tensor:
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         """Returns [B, N] float32 scores of the catalogue's items for the queries."""
         raise NotImplementedError(f"{type(self).__name__} must define score_items()")
 
-    def answers(self, query: dict[str, Any]) -> tf.Tensor:
+    def answers(self, query: Query) -> tf.Tensor:
         """Returns [B] bool: whether the model has what it needs for a query.
 
         The others get popularity.
         """
-        by_id = query["known"] if self.uses_user_id else tf.zeros_like(query["known"])
-        return by_id | (query["history"].row_lengths() > 0) if self.uses_history else by_id
+        by_id = query.known if self.uses_user_id else tf.zeros_like(query.known)
+        return by_id | (query.history.row_lengths() > 0) if self.uses_history else by_id
 
 
-class DotProductModel(RetrieveModel):
+class DotProductModel(RetrieveModel[H]):
     """A model whose score is the dot product of a query and an item vector: it can be indexed."""
 
-    def query_embedding(self, query: dict[str, Any]) -> tf.Tensor:
+    def query_embedding(self, query: Query) -> tf.Tensor:
         """Returns [B, D] float32."""
         raise NotImplementedError(f"{type(self).__name__} must define query_embedding()")
 
@@ -77,7 +91,7 @@ class DotProductModel(RetrieveModel):
         """
         return catalogue, tf.range(tf.shape(catalogue, tf.int64)[0])
 
-    def score_items(self, query: dict[str, Any], catalogue: tf.Tensor) -> tf.Tensor:
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         return tf.matmul(
             tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True
         )
@@ -114,12 +128,12 @@ class Retriever(tf.Module):
     That is look-ups, stored histories, popularity and the seen filter.
     """
 
-    def __init__(self, model: RetrieveModel, data: TrainingData):
+    def __init__(self, model: RetrieveModel[Any], data: TrainingData):
         super().__init__()
         self._model = model
         self._item_table = data.item_table
         self._user_table = data.user_table
-        self._known_users = data.users.known
+        self._users = data.users
         self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
         segment_of, popularity = segments.popularity(data, model.hyper_parameters.segment)
         self._segment_of = tf.Variable(segment_of, trainable=False)
@@ -147,8 +161,7 @@ class Retriever(tf.Module):
         index = {name: self._item_table.lookup(rows[name]) for name in lists}
         history = drop_unknown(index["history"])
         return {
-            "user": self._user_table.lookup(rows["user_id"]),
-            "history": history,
+            "query": self._query(self._user_table.lookup(rows["user_id"]), history),
             "masked": tf.concat(
                 [history if self._filter_seen else history[:, :0], drop_unknown(index["exclude"])],
                 axis=1,
@@ -199,7 +212,7 @@ class Retriever(tf.Module):
         """The `embed` signature of a dot-product model: the query vector [B, D]."""
         user = self._user_table.lookup(user_id)
         requested = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(history)))
-        query = self._query(user, self._model_history(self._stored(user), requested))
+        query = self._query(user, self._history(self._stored(user), requested))
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
 
     def export(self, folder: str) -> None:
@@ -264,13 +277,13 @@ class Retriever(tf.Module):
         return (
             {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS},
             scores,
-            queries["user"],
+            queries["query"].user,
             answered,
         )
 
     def _ranked(self, queries, catalogue):
         """Metrics [B], masked scores [B, N] and who was answered [B]."""
-        scores, popularity, answered = self._scores(queries["user"], queries["history"], catalogue)
+        scores, popularity, answered = self._scores(queries["query"], catalogue)
         scores, popularity = (
             mask_items(scores, queries["masked"]),
             mask_items(popularity, queries["masked"]),
@@ -286,9 +299,8 @@ class Retriever(tf.Module):
         ):
             user = self._user_table.lookup(user_id)
         stored = self._stored(user)
-        scores, _, answered = self._scores(
-            user, self._model_history(stored, requested), self._frozen
-        )
+        query = self._query(user, self._history(stored, requested))
+        scores, _, answered = self._scores(query, self._frozen)
         seen = [stored, requested] if self._filter_seen else []
         scores = mask_items(scores, tf.concat([*seen, excluded], axis=1))
         return self._top(scores, user, answered, k)
@@ -304,20 +316,19 @@ class Retriever(tf.Module):
             "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
             "score": tf.where(wanted, top, 0.0),
             "strategy": tf.where(
-                answered, tf.where(self._known(user), "model", "fold-in"), popularity
+                answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
             ),
         }
 
-    def _scores(self, user, history, catalogue):
+    def _scores(self, query, catalogue):
         """[B, N] scores; popularity's; and who was answered.
 
         The scores are the model's or, where it cannot answer, those of popularity in the segment.
         """
-        query = self._query(user, history)
         answered = self._model.answers(query)
         scores = tf.cast(self._model.score_items(query, catalogue), tf.float32)
-        popularity = tf.tile(self._popularity[:1], [tf.shape(user)[0], 1])
-        fallback = tf.gather(self._popularity, tf.gather(self._segment_of, user))
+        popularity = tf.tile(self._popularity[:1], [tf.shape(query.user)[0], 1])
+        fallback = tf.gather(self._popularity, tf.gather(self._segment_of, query.user))
         return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
 
     def _query(self, user, history):
@@ -325,10 +336,7 @@ class Retriever(tf.Module):
 
         That holds though the tables may hold features and a history.
         """
-        return {"user": user, "known": self._known(user), "history": history}
-
-    def _known(self, user):
-        return (user >= FIRST_TOKEN) & (user < FIRST_TOKEN + self._known_users)
+        return Query(user, self._users.in_train(user), history)
 
     def _stored(self, user):
         histories = tf.RaggedTensor.from_row_splits(
@@ -336,8 +344,10 @@ class Retriever(tf.Module):
         )
         return tf.gather(histories, user)
 
-    def _model_history(self, stored, requested):
-        """The request's history where it has one, else the stored one."""
+    def _history(self, stored, requested):
+        """What the model reads, see `RetrieveModel.session_based`."""
+        if not self._model.session_based:
+            return tf.concat([stored, requested], axis=1)
         keep = tf.repeat(requested.row_lengths() == 0, stored.row_lengths())
         return tf.concat(
             [tf.ragged.boolean_mask(stored, stored.with_values(keep)), requested], axis=1
@@ -367,7 +377,7 @@ class Evaluation:
         self._data = data
         self._queries = queries
 
-    def of(self, model: RetrieveModel):
+    def of(self, model: RetrieveModel[Any]) -> Callable[[], dict[str, float]]:
         """Returns a function that evaluates `model` as it then is.
 
         The function is () -> {metric: mean over queries}.
@@ -398,7 +408,11 @@ class RetrieveTask:
     metrics = metrics.RETRIEVE
 
     def load(
-        self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]
+        self,
+        model_class: type[RetrieveModel[Any]],
+        transform_graph: str,
+        schema: str,
+        splits: dict[str, str],
     ) -> TrainingData:
         """Returns what a model of the class trains on."""
         return TrainingData(transform_graph, schema, splits, model_class.cold_items)
@@ -408,6 +422,13 @@ class RetrieveTask:
         queries = data.queries(split)
         return Evaluation(data, queries) if len(queries) else None
 
-    def exporter(self, model: RetrieveModel, data: TrainingData) -> Retriever:
+    def exporter(self, model: RetrieveModel[Any], data: TrainingData) -> Retriever:
         """Returns the module whose `export(folder)` writes the SavedModel."""
         return Retriever(model, data)
+
+    def notes(self, model: RetrieveModel[Any]) -> dict[str, str]:
+        """Returns what the training log says of the served model.
+
+        It is `history`, see `RetrieveModel.session_based`.
+        """
+        return {"history": "session" if model.session_based else "added"}

@@ -3,24 +3,25 @@
 What all of its models share: loss, evaluation, signatures.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from models.contract.recommender import Recommender
+from models.contract.recommender import H, Recommender
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import ID, Inputs, ScoreData
 from models.measures import pointwise
 from models.names import metrics
-from models.names.features import NUMERIC
+from models.names.features import DOCUMENT, NUMERIC, Feature
 from models.names.label import LABEL, Label
 
 _EVALUATION_ROWS = 8192
 
 
-class ScoreModel(Recommender):
+class ScoreModel(Recommender[H]):
     """Base of the models that score one (user, item, context) row.
 
     A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes
@@ -29,15 +30,21 @@ class ScoreModel(Recommender):
     other train rows `batches`, one with a procedure of its own `learn`.
 
     Attributes:
-        uses_features: whether the model reads all features besides `user_id` and `item_id`, or
-            none; or a static method, feature -> whether it reads that one. Such a model may ask for
-            the documents (`features.DOCUMENTS`) as well.
         label: what the run predicts; `label.is_click` chooses loss and link.
+        label_mean: the mean train label.
+        label_range: the smallest and the largest train label, to which ratings are clipped.
     """
 
-    uses_features = True
+    @staticmethod
+    def reads(feature: Feature) -> bool:
+        """Returns whether a feature is a field of the model, besides `user_id` and `item_id`.
 
-    def __init__(self, hyper_parameters, data: ScoreData):
+        It is asked about every feature and, where there are reviews, about the documents
+        (`features.DOCUMENTS`).
+        """
+        return feature.kind != DOCUMENT
+
+    def __init__(self, hyper_parameters: H, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.label = data.label
         self.label_mean = data.label_mean
@@ -72,13 +79,15 @@ class ScoreModel(Recommender):
             tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
         )
 
-    def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
+    def batches(  # type: ignore[override]  # a task has one kind of data
+        self, data: ScoreData, seed: int, first_epoch: int
+    ) -> sampling.Batches:
         """The train rows: `label` and the fields.
 
         A share `unknown_rate` of ids and categories is made unknown.
         """
         names = [field.name for field in data.fields if field.single and field.kind != NUMERIC]
-        rate = self.hyper_parameters.unknown_rate
+        rate = self.hyper_parameters.setting("unknown_rate")
 
         def prepared(batch):
             seeds = tf.random.experimental.stateless_split(
@@ -113,7 +122,7 @@ class Scorer(tf.Module):
     That is the transforms, and the train mean to stand beside.
     """
 
-    def __init__(self, model: ScoreModel, data: ScoreData):
+    def __init__(self, model: ScoreModel[Any], data: ScoreData):
         super().__init__()
         model.prepare()
         self._model = model
@@ -153,7 +162,7 @@ class Scorer(tf.Module):
         score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
         return {
             "score": tf.reshape(score, tf.shape(item)),
-            "known": (user >= FIRST_TOKEN) & (user < FIRST_TOKEN + self._data.users.known),
+            "known": self._data.users.in_train(user),
         }
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -220,7 +229,7 @@ class Evaluation:
         self._users = tf.concat([users for _, _, users in parsed], axis=0)
         data.check_labels(self._labels.numpy(), split)
 
-    def of(self, model: ScoreModel):
+    def of(self, model: ScoreModel[Any]) -> Callable[[], dict[str, float]]:
         """Returns a function that evaluates `model` as it then is: () -> {metric: value}."""
         predict = tf.function(model.predict_rows, input_signature=[self._signature])
         measure = tf.function(self._measure)
@@ -252,19 +261,27 @@ class ScoreTask:
         self.metrics = metrics.of(self.name, label)
 
     def load(
-        self, model_class: Any, transform_graph: str, schema: str, splits: dict[str, str]
+        self,
+        model_class: type[ScoreModel[Any]],
+        transform_graph: str,
+        schema: str,
+        splits: dict[str, str],
     ) -> ScoreData:
         """Returns what a model of the class trains on."""
-        return ScoreData(transform_graph, schema, splits, self.label, model_class.uses_features)
+        return ScoreData(transform_graph, schema, splits, self.label, model_class.reads)
 
     def evaluation(self, data: ScoreData, split: str) -> Evaluation | None:
         """Returns the evaluation on a split, None where it has no rows."""
         examples = data.queries(split)
         return Evaluation(data, examples, split) if len(examples) else None
 
-    def exporter(self, model: ScoreModel, data: ScoreData) -> Scorer:
+    def exporter(self, model: ScoreModel[Any], data: ScoreData) -> Scorer:
         """Returns the module whose `export(folder)` writes the SavedModel."""
         return Scorer(model, data)
+
+    def notes(self, model: ScoreModel[Any]) -> dict[str, str]:
+        """Returns what the training log says of the served model: nothing."""
+        return {}
 
 
 def _dense(column):

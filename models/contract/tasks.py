@@ -10,6 +10,8 @@ A task has `name`, `metrics` (a `metrics.MetricSet`), and
         has `metrics` and `of(model)`; None where the split has no rows
     exporter(model, data)
         has `export(folder)`
+    notes(model)
+        what the training log says of what is served
 """
 
 from models.contract.retrieve import RetrieveTask

@@ -27,17 +27,23 @@ never been trained; its item has no vector, and is neither returned nor asked wi
 hierarchical softmax is negative sampling here, as in node2vec.
 """
 
+from typing import Any
+
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
+from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
-from models.inputs.token_layers import TokenEmbedding
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.inputs.token_layers import id_embedding
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
     """Item2vec's own; `batch_size` counts positives, about.
 
     Attributes:
@@ -60,7 +66,6 @@ class HyperParameters(BaseHyperParameters):
     patience: int = 20  # the last epochs, at a low rate, gain the most
     batch_size: int = 16_384
     learning_rate: float = 0.5
-    unknown_rate: float = 0.0
     embedding_dim: int = pydantic.Field(100, ge=1)
     negatives: int = pydantic.Field(15, ge=1)
     subsample: float = pydantic.Field(1e-4, ge=0)
@@ -72,31 +77,22 @@ class HyperParameters(BaseHyperParameters):
     step_limit: float = pydantic.Field(8.0, gt=0)
 
 
-class Item2vec(DotProductModel):
+class Item2vec(DotProductModel[HyperParameters]):
     """A vector u and a context vector v an item; only u is looked at when it answers."""
 
-    HyperParameters = HyperParameters
     uses_user_id = False
     uses_history = True
     sums_loss = True
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
-        width, rows, tokens = (
-            hyper_parameters.embedding_dim,
-            data.items.embedding_rows,
-            data.items.ids[: data.items.known],
-        )
+        width = hyper_parameters.embedding_dim
         self._window = hyper_parameters.window if data.has_walks else None
-        self._row_count = rows
+        self._row_count = data.items.embedding_rows
         self._skip_gram: SkipGram | None = None
-        self.vectors = TokenEmbedding(
-            tokens, rows, width, embeddings_initializer="zeros", name="vectors"
-        )
+        self.vectors = id_embedding(data.items, width, "zeros", name="vectors")
         around_zero = tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
-        self.contexts = TokenEmbedding(
-            tokens, rows, width, embeddings_initializer=around_zero, name="contexts"
-        )
+        self.contexts = id_embedding(data.items, width, around_zero, name="contexts")
         for table in (self.vectors, self.contexts):
             table.build(None)
 
@@ -106,7 +102,7 @@ class Item2vec(DotProductModel):
             own = self.hyper_parameters
             self._skip_gram = SkipGram(
                 data.walks,
-                data.items.known,
+                data.items.train_count,
                 negatives=own.negatives,
                 subsample=own.subsample,
                 window=self._window,
@@ -119,10 +115,10 @@ class Item2vec(DotProductModel):
             )
         return self._skip_gram
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         return self.skip_gram(data, seed).batches(first_epoch)
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         own = self.hyper_parameters
         steps = own.epochs * self.skip_gram(loop.data, loop.seed).steps
         with loop.strategy.scope():
@@ -132,7 +128,7 @@ class Item2vec(DotProductModel):
             optimizer = tf.keras.optimizers.SGD(rate)
         loop.fit(self, optimizer=optimizer)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The sum over the batch, not the mean.
 
         The step of an item must not shrink with the batch that it happens to be in.
@@ -163,10 +159,10 @@ class Item2vec(DotProductModel):
             rows, tf.concat([tf.shape(index), [self.hyper_parameters.embedding_dim]], axis=0)
         )
 
-    def item_embeddings(self):
+    def item_embeddings(self) -> tf.Tensor:
         return tf.math.l2_normalize(self.vectors.embeddings[FIRST_TOKEN:], axis=1)
 
-    def catalogue(self):
+    def catalogue(self) -> Any:
         """([N, D] unit vectors; [N] what is added to the score).
 
         Where an item has no vector these are 0 and -inf; elsewhere 0 is added.
@@ -179,17 +175,17 @@ class Item2vec(DotProductModel):
         there = tf.where(penalty == 0)[:, 0]
         return tf.gather(vectors, there), there
 
-    def query_embedding(self, query):
-        known = self._with_vector(query["history"])[:, -self.hyper_parameters.history_length :]
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        known = self._with_vector(query.history)[:, -self.hyper_parameters.history_length :]
         unit = tf.math.l2_normalize(tf.gather(self.vectors.embeddings, known.flat_values), axis=1)
         return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())
 
-    def score_items(self, query, catalogue):
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         vectors, penalty = catalogue
         return super().score_items(query, vectors) + penalty
 
-    def answers(self, query):
-        return self._with_vector(query["history"]).row_lengths() > 0
+    def answers(self, query: Query) -> tf.Tensor:
+        return self._with_vector(query.history).row_lengths() > 0
 
     def _with_vector(self, history):
         rows = tf.gather(self.vectors.embeddings, history.flat_values)

@@ -21,12 +21,20 @@ import tensorflow as tf
 from models.contract.score import ScoreModel
 from models.feature_interaction.fm import pair_sum
 from models.inputs.fields import FieldRows, row_penalty
+from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    LazyAdam,
+    MixedPrecision,
+    Xla,
+)
 from models.names.label import LABEL
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
     """DeepFM's own: `factors` is k of the paper, `hidden` the deep component."""
 
     epochs: int = 30
@@ -37,12 +45,10 @@ class HyperParameters(BaseHyperParameters):
     l2: float = pydantic.Field(1e-4, ge=0)
 
 
-class DeepFM(ScoreModel):
+class DeepFM(ScoreModel[HyperParameters]):
     """Low-order interactions by a factorization machine, high-order ones by a network."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
@@ -54,10 +60,10 @@ class DeepFM(ScoreModel):
             1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
         )
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return sum(self.components(inputs, *self._look_up(inputs), training))
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         linear, factors, x = self._look_up(inputs)
         score = sum(self.components(inputs, linear, factors, x, training))
         penalty = row_penalty(linear, x) + row_penalty(factors, x)

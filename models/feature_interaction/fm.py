@@ -22,11 +22,12 @@ import tensorflow as tf
 
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows, row_penalty
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.inputs.score_data import Inputs, ScoreData
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Xla
 from models.names.label import LABEL
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting):
     """The machine's own: `factors` is k of the paper."""
 
     epochs: int = 40
@@ -37,12 +38,10 @@ class HyperParameters(BaseHyperParameters):
     l2_factors: float = pydantic.Field(1e-3, ge=0)
 
 
-class FactorizationMachine(ScoreModel):
+class FactorizationMachine(ScoreModel[HyperParameters]):
     """A weight and a vector for every value of every field."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
@@ -53,10 +52,10 @@ class FactorizationMachine(ScoreModel):
             name="bias", shape=[], initializer=tf.keras.initializers.Constant(self.initial_score)
         )
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(*self._look_up(inputs))
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         linear, factors, x = self._look_up(inputs)
         loss = tf.reduce_mean(self.row_loss(inputs[LABEL], self._score(linear, factors, x)))
         own = self.hyper_parameters

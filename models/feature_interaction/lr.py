@@ -18,13 +18,15 @@ out.
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.inputs.score_data import Inputs, ScoreData
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
 from models.training.optimizers import Ftrl
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, Xla, Forgetting):
     """Logistic regression's own: `learning_rate` is alpha."""
 
     epochs: int = 30
@@ -34,19 +36,17 @@ class HyperParameters(BaseHyperParameters):
     l2: float = pydantic.Field(0.0, ge=0)
 
 
-class LogisticRegression(ScoreModel):
+class LogisticRegression(ScoreModel[HyperParameters]):
     """A weight for every value of every field."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)
         self.weights_of = self.rows.embedding(1, 0.0, name="weights")
         # Added to the base rate, so that l1 and l2 draw the score to that and not to even odds.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         own = self.hyper_parameters
         with loop.strategy.scope():
             optimizer = Ftrl(
@@ -54,7 +54,7 @@ class LogisticRegression(ScoreModel):
             )
         loop.fit(self, optimizer=optimizer)
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         row, x = self.rows(inputs)
         return (
             self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)

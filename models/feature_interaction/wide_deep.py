@@ -33,18 +33,19 @@ import itertools
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
-from models.inputs.score_data import ID
+from models.inputs.score_data import ID, Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
 from models.names.features import CATEGORICAL, NUMERIC, TEXT
-from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, MixedPrecision, Xla
 from models.training.optimizers import Divided, Ftrl
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting):
     """Wide & Deep's own: `learning_rate` is AdaGrad's, `wide_learning_rate` and `l1` are FTRL's."""
 
     epochs: int = 30
@@ -59,12 +60,10 @@ class HyperParameters(BaseHyperParameters):
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
 
 
-class WideDeep(ScoreModel):
+class WideDeep(ScoreModel[HyperParameters]):
     """Memorises pairs of values, generalises by embeddings."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
         self.rows = FieldRows(data.fields)
@@ -89,7 +88,7 @@ class WideDeep(ScoreModel):
             1, bias_initializer=tf.keras.initializers.Constant(self.initial_score), name="output"
         )
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         hyper_parameters = self.hyper_parameters
         with loop.strategy.scope():
             wide = Ftrl(
@@ -120,7 +119,7 @@ class WideDeep(ScoreModel):
         """The variables of the linear part, once it has been called."""
         return [*self.wide.trainable_variables, *self.crossed.trainable_variables]
 
-    def score_rows(self, inputs, training=False):
+    def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self.wide_part(inputs) + self.deep_part(inputs, training)
 
     def wide_part(self, inputs):

@@ -29,14 +29,23 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import EntityEncoder
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    LazyAdam,
+    MixedPrecision,
+    Ranking,
+)
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forgetting):
     """Two-tower's own: the last `history_length` items enter the user tower."""
 
     epochs: int = 30
@@ -51,12 +60,14 @@ class HyperParameters(BaseHyperParameters):
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     l2: float = pydantic.Field(1e-6, ge=0)
 
-    @pydantic.field_validator("jit_compile")
-    @classmethod
-    def _without_xla(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("must be false: XLA has no distinct items and no sparse product")
-        return value
+    @pydantic.model_validator(mode="after")
+    def _lazy_adam(self):
+        if self.lazy_adam and self.l2:
+            raise ValueError(
+                "lazy_adam is for l2 0: a penalty of whole tables moves every row; received "
+                f"l2 {self.l2:g}"
+            )
+        return self
 
 
 class Tower(tf.keras.layers.Layer):
@@ -76,14 +87,13 @@ class Tower(tf.keras.layers.Layer):
         return tf.math.l2_normalize(self._output(self._dropout(inputs, training=training)), axis=-1)
 
 
-class TwoTower(DotProductModel):
+class TwoTower(DotProductModel[HyperParameters]):
     """A user and an item tower that meet in a dot product."""
 
-    HyperParameters = HyperParameters
     uses_history = True
     cold_items = True
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width, feature_width = hyper_parameters.embedding_dim, hyper_parameters.feature_dim
         self._users = EntityEncoder(data.users, width, feature_width, name="users")
@@ -101,7 +111,7 @@ class TwoTower(DotProductModel):
             np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
         )
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events = data.events
         length = self.hyper_parameters.history_length
         columns = {
@@ -134,7 +144,7 @@ class TwoTower(DotProductModel):
 
         return batches.map(with_history)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         query = self._embed_query(
             inputs["user"], inputs["history"], inputs["forget_user"], training
         )
@@ -159,14 +169,14 @@ class TwoTower(DotProductModel):
             [tf.nn.l2_loss(weight) for weight in self.trainable_variables]
         )
 
-    def query_embedding(self, query):
-        oldest_first = query["history"][:, -self.hyper_parameters.history_length :]
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        oldest_first = query.history[:, -self.hyper_parameters.history_length :]
         newest_first = tf.reverse_sequence(
             oldest_first.to_tensor(), oldest_first.row_lengths(), seq_axis=1
         )
-        return self._embed_query(query["user"], newest_first)
+        return self._embed_query(query.user, newest_first)
 
-    def item_embeddings(self):
+    def item_embeddings(self) -> tf.Tensor:
         return self._item_tower(
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )

@@ -33,7 +33,8 @@ class Entities:
 
     Attributes:
         ids: [N] bytes; row r has index r + 2.
-        known: how many of them train has seen; the others share the unknown row of an id embedding.
+        train_count: how many of them train has seen: the first ones. The others share the unknown
+            row of an id embedding.
         features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1
             are missing.
         vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
@@ -41,7 +42,7 @@ class Entities:
     """
 
     ids: np.ndarray
-    known: int
+    train_count: int
     features: dict[str, tf.Tensor | tf.RaggedTensor]
     vocabulary_sizes: dict[str, int]
     tokens: dict[str, list[bytes]]
@@ -56,14 +57,12 @@ class Entities:
 
     @property
     def embedding_rows(self) -> int:
-        """Rows that an id embedding needs: the known entities, padding and unknown."""
-        return self.known + FIRST_TOKEN
+        """Rows that an id embedding needs: train's entities, padding and unknown."""
+        return self.train_count + FIRST_TOKEN
 
-    @functools.cached_property
-    def embedding_index(self) -> np.ndarray:
-        """[N + 2] int64: index -> row of an id embedding; cold entities map to the unknown row."""
-        index = np.arange(self.index_count, dtype=np.int64)
-        return np.where(index < self.embedding_rows, index, UNKNOWN)
+    def in_train(self, index: tf.Tensor) -> tf.Tensor:
+        """Indices of any shape -> bool: whether train has seen the entity."""
+        return (index >= FIRST_TOKEN) & (index < self.embedding_rows)
 
     def lookup_table(self) -> tf.lookup.StaticHashTable:
         """Id (string) -> index; an id that nobody knows maps to 1."""

@@ -29,18 +29,43 @@ def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = No
     return tf.tensor_scatter_nd_max(empty, tf.stack([row, items], axis=-1), weights)
 
 
+def normalised(items: tf.Tensor) -> tf.Tensor:
+    """[B, L] items -> [B, L] float32 weights that give every profile the length 1.
+
+    Items come once each, padded with 0; without items the weights are 0.
+    """
+    return tf.math.l2_normalize(tf.cast(items > 0, tf.float32), axis=1)
+
+
+def corrupted(weights: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """Hides a share of the entries of profiles, each by itself.
+
+    Args:
+        weights: [B, L] float32 of a profile's items: 1, or what `normalised` returns.
+        rate: of what is hidden, 0 to 1; 1 hides everything.
+        seed: [2] of a stateless draw.
+
+    Returns:
+        [B, L] float32: 0 where hidden, else the weight over 1 - rate, so that the input's
+        expectation, and a ranking from a whole profile, need no scale.
+    """
+    kept = tf.random.stateless_uniform(tf.shape(weights), seed) >= rate
+    return tf.where(kept, weights / max(1.0 - rate, 1e-9), 0.0)
+
+
 def shuffled_profiles(
     data: TrainingData, batch_size: int, seed: int, first_epoch: int = 0
 ) -> sampling.Batches:
     """Endless batches of users, each with all of its train items.
 
     Returns:
-        Batches with `items` ([B, L] int64 item indices, each once, ascending, padded with 0) and
-        `step_seed` ([2] int64).
+        Batches with `user` ([B] int64 index of the user whose profile it is), `items` ([B, L]
+        int64 item indices, each once, ascending, padded with 0) and `step_seed` ([2] int64).
     """
     pairs = data.events.matrix(len(data.items))
     indices = tf.constant(pairs.indices.astype(np.int64) + FIRST_TOKEN)
     rows = tf.RaggedTensor.from_row_splits(indices, pairs.indptr.astype(np.int64))
-    batches = sampling.shuffled_batches({"items": rows}, batch_size, seed, first_epoch)
+    columns = {"user": data.events.user[data.events.starts[:-1]], "items": rows}
+    batches = sampling.shuffled_batches(columns, batch_size, seed, first_epoch)
     # Dense from here on: neither XLA nor a mirrored strategy takes ragged batches.
     return batches.map(lambda batch: {**batch, "items": batch["items"].to_tensor()})

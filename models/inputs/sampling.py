@@ -14,9 +14,6 @@ import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 
-# Rejection rounds; a user who owns half of the catalogue keeps a collision with probability 2**-8.
-_ROUNDS = 8
-
 
 class Batches(NamedTuple):
     """Endless train batches: the dataset, and the steps and train rows of an epoch.
@@ -79,43 +76,53 @@ def shuffled_batches(
 
 
 class UniformNegatives:
-    """Draws items uniformly from the train items, rejecting those that the user has in train.
+    """Draws items uniformly, with replacement, from the train items that the user has not in train.
+
+    The number r of the items that a user has not, counted from 0, is the item r + (how many of the
+    user's own lie at or before it); those are the own ones whose place, less the own ones before,
+    is at most r. So one binary search finds an item that is none of the user's, and nothing has to
+    be rejected.
 
     Args:
-        user: [E] user index of every train event.
-        item: [E] item index of every train event.
+        user: [E] int64 user index of every train event.
+        item: [E] int64 item index of every train event.
         item_count: number of train items; their indices are 2 .. item_count + 1.
     """
 
     def __init__(self, user: np.ndarray, item: np.ndarray, item_count: int):
+        known = (item >= FIRST_TOKEN) & (item < FIRST_TOKEN + item_count)
+        owned = np.unique(user[known].astype(np.int64) * item_count + item[known] - FIRST_TOKEN)
+        owner, place = np.divmod(owned, item_count)
+        before = np.arange(len(owned)) - np.searchsorted(owner, owner)
         self._item_count = item_count
-        self._stride = item_count + FIRST_TOKEN
-        self._observed = tf.constant(np.unique(user.astype(np.int64) * self._stride + item))
+        self._owned = tf.constant(owner * item_count + place - before)
 
-    def draw(self, user: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-        """Draws negatives for [B] users: [B, count] int64 item indices.
+    def draw(self, user: tf.Tensor, count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws negatives for [B] users.
 
-        The seed is a stateless one, [2].
+        Args:
+            user: [B] int user indices.
+            count: negatives of every row; or [B] int, of each row.
+            seed: [2] of a stateless draw.
+
+        Returns:
+            [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
+            who has every item has no negatives: 0 throughout.
         """
-        shape = tf.stack([tf.shape(user)[0], count])
-        owner = tf.cast(user, tf.int64)[:, tf.newaxis] * self._stride
-        drawn = self._uniform(shape, seed, 0)
-        for round_ in range(1, _ROUNDS):
-            drawn = tf.where(
-                self._is_observed(owner + drawn), self._uniform(shape, seed, round_), drawn
-            )
-        return drawn
-
-    def _uniform(self, shape: tf.Tensor, seed: tf.Tensor, round_: int) -> tf.Tensor:
-        folded = tf.random.experimental.stateless_fold_in(seed, round_)
-        return tf.random.stateless_uniform(
-            shape, folded, FIRST_TOKEN, FIRST_TOKEN + self._item_count, tf.int64
-        )
-
-    def _is_observed(self, key: tf.Tensor) -> tf.Tensor:
-        place = tf.searchsorted(self._observed, tf.reshape(key, [-1]))
-        place = tf.minimum(place, tf.size(self._observed) - 1)
-        return tf.reshape(tf.gather(self._observed, place), tf.shape(key)) == key
+        counts = tf.fill(tf.shape(user), count) if isinstance(count, int) else count
+        first = tf.cast(user, tf.int64) * self._item_count
+        start = tf.searchsorted(self._owned, first, out_type=tf.int64)
+        end = tf.searchsorted(self._owned, first + self._item_count, out_type=tf.int64)
+        free = (self._item_count - (end - start))[:, tf.newaxis]
+        width = tf.reduce_max(tf.concat([counts, tf.zeros_like(counts[:1])], axis=0))
+        shape = tf.stack([tf.shape(user)[0], tf.cast(width, tf.int32)])
+        uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
+        number = tf.cast(uniform * tf.cast(free, tf.float64), tf.int64)
+        key = tf.reshape(first[:, tf.newaxis] + number, [-1])
+        through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
+        own = tf.reshape(through, shape) - start[:, tf.newaxis]
+        wanted = tf.sequence_mask(counts, width) & (free > 0)
+        return tf.where(wanted, FIRST_TOKEN + number + own, 0)
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
-from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN, UNKNOWN
 from models.inputs.schema import read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
@@ -73,8 +73,8 @@ class ScoreData(TrainingData):
         schema: text-format schema of the train rows.
         splits: split name -> glob of its files; `train`, `items` and `users` are required.
         label: what the run predicts.
-        uses_features: whether the fields are all features or the two ids alone; or a function,
-            feature -> whether it is a field.
+        reads: feature -> whether it is a field, besides the two ids; asked about every feature that
+            a row may have and, where there are reviews, about the documents.
 
     Raises:
         DataError: a required split is missing, train is empty, a click is neither 0 nor 1, or a
@@ -87,9 +87,10 @@ class ScoreData(TrainingData):
         schema: str,
         splits: Mapping[str, str],
         label: Label,
-        uses_features: bool | Callable[[Feature], bool] = True,
+        reads: Callable[[Feature], bool],
     ):
-        super().__init__(transform_graph, schema, splits)
+        # Items that train has not seen are scored by their features, by `rank` as by `score`.
+        super().__init__(transform_graph, schema, splits, cold_items=True)
         self.label = label
         columns = {column.name: column for column in read_schema(schema).feature}
         self._lists = columns["item_id"].value_count.max != 1
@@ -98,19 +99,13 @@ class ScoreData(TrainingData):
             for name in ("user_id", "item_id")
             if feature_types.ANONYMOUS not in columns[name].annotation.tag
         ]
-        # A list of a train row of another kind (a profile's ratings) is no field of the one row
-        # that is scored.
         features = [
             feature
-            for feature in self.features
-            if uses_features and not (self._lists and feature.entity == "context")
+            for feature in [*self.features, *(DOCUMENTS if REVIEW in columns else ())]
+            # A list of a train row of another kind (a profile's ratings) is no field of the one row
+            # that is scored.
+            if reads(feature) and not (self._lists and feature.entity == "context")
         ]
-        if callable(uses_features):
-            features = [
-                feature
-                for feature in [*features, *(DOCUMENTS if REVIEW in columns else ())]
-                if uses_features(feature)
-            ]
         self.fields = tuple(
             [self._field(name, name.removesuffix("_id"), ID) for name in ids]
             + [self._field(feature.name, feature.entity, feature.kind) for feature in features]
@@ -212,9 +207,9 @@ class ScoreData(TrainingData):
         for field in self.fields:
             entities, index = (self.users, user) if field.entity == "user" else (self.items, item)
             if field.kind == ID:
-                inputs[field.name] = tf.cast(
-                    tf.gather(tf.constant(entities.embedding_index), index), tf.int32
-                )
+                # The vocabulary of an id ends where train's entities do.
+                known = tf.where(index < entities.embedding_rows, index, UNKNOWN)
+                inputs[field.name] = tf.cast(known, tf.int32)
             elif field.entity == "context" or field.kind == DOCUMENT:
                 zeros = tf.zeros_like(user, tf.int32)
                 inputs[field.name] = zeros if field.single else zeros[:, tf.newaxis]

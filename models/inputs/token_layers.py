@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import Entities
+from models.inputs.preprocessing import UNKNOWN
 
 
 class TokenEmbedding(tf.keras.layers.Embedding):
@@ -22,17 +23,36 @@ class TokenEmbedding(tf.keras.layers.Embedding):
         self.tokens = np.asarray(tokens, object)
 
 
-def id_embedding(
-    entities: Entities, dimension: int, stddev: float = 0.01, name: str | None = None
-) -> TokenEmbedding:
-    """Returns an embedding of the entities that train has seen.
+class IdEmbedding(TokenEmbedding):
+    """An embedding of the users or the items, asked with indices: [...] int -> [..., dimension].
 
-    Look up `embedding_index[index]`.
+    Train's entities, padding and unknown have a row each. One that only the tables know, whose
+    index lies beyond, gets the row of the unknown.
     """
-    initializer = tf.keras.initializers.RandomNormal(stddev=stddev)
-    tokens = entities.ids[: entities.known]
-    return TokenEmbedding(
-        tokens, entities.embedding_rows, dimension, embeddings_initializer=initializer, name=name
+
+    def call(self, index):
+        index = tf.convert_to_tensor(index)
+        unknown = tf.cast(UNKNOWN, index.dtype)
+        return super().call(tf.where(index < self.input_dim, index, unknown))
+
+
+def id_embedding(
+    entities: Entities, dimension: int, initializer=None, name: str | None = None
+) -> IdEmbedding:
+    """Returns an embedding of the users or the items.
+
+    Args:
+        entities: the users or the items.
+        dimension: width.
+        initializer: of the rows, as Keras takes it; left out, a normal of deviation 0.01.
+        name: of the layer.
+    """
+    return IdEmbedding(
+        entities.ids[: entities.train_count],
+        entities.embedding_rows,
+        dimension,
+        embeddings_initializer=initializer or tf.keras.initializers.RandomNormal(stddev=0.01),
+        name=name,
     )
 
 
@@ -54,9 +74,9 @@ class EntityEncoder(tf.keras.layers.Layer):
         self, entities: Entities, dimension: int, feature_dimension: int, name: str | None = None
     ):
         super().__init__(name=name)
-        self._index = tf.constant(entities.embedding_index)
         self._features = {name: _dense(table) for name, table in entities.features.items()}
-        self._id = id_embedding(entities, dimension, stddev=dimension**-0.5, name="id")
+        normal = tf.keras.initializers.RandomNormal(stddev=dimension**-0.5)
+        self._id = id_embedding(entities, dimension, normal, name="id")
         self._embeddings = {
             feature: TokenEmbedding(
                 entities.tokens[feature],
@@ -75,10 +95,10 @@ class EntityEncoder(tf.keras.layers.Layer):
 
         Where the boolean `forget` (same shape) is true the id is replaced by the unknown one.
         """
-        row = tf.gather(self._index, index)
+        identity = index
         if forget is not None:
-            row = tf.where(forget, tf.ones_like(row), row)
-        parts = [self._id(row)]
+            identity = tf.where(forget, tf.cast(UNKNOWN, index.dtype), index)
+        parts = [self._id(identity)]
         for feature, embedding in self._embeddings.items():
             values = tf.gather(self._features[feature], index)
             if values.shape.rank == index.shape.rank:

@@ -21,18 +21,30 @@ not the released code's [64, 32, 16, 8]. A batch is `batch_size` positives with 
 5,120 examples by default; the paper's batches are 128 to 1,024 single examples, shuffled together.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
+from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    LazyAdam,
+    MixedPrecision,
+    Ranking,
+    Xla,
+)
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
     """NeuMF's own. `factors` is f of the paper; `variant` trains one of the halves alone."""
 
     epochs: int = 60
@@ -49,17 +61,16 @@ class HyperParameters(BaseHyperParameters):
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
 
 
-class NeuMF(RetrieveModel):
+class NeuMF(RetrieveModel[HyperParameters]):
     """One logit for a user and an item from either half or both."""
 
-    HyperParameters = HyperParameters
-
-    def __init__(self, hyper_parameters, data, variant: str | None = None):
+    def __init__(
+        self, hyper_parameters: HyperParameters, data: TrainingData, variant: str | None = None
+    ):
         super().__init__(hyper_parameters, data)
         variant = variant or hyper_parameters.variant
         self._has_gmf, self._has_mlp = variant != "mlp", variant != "gmf"
-        self._data = data
-        self._user_row = tf.constant(data.users.embedding_index)
+        self._items = data.items
         factors = hyper_parameters.factors
         if self._has_gmf:
             self.gmf_user = id_embedding(data.users, factors, name="gmf_user")
@@ -81,9 +92,9 @@ class NeuMF(RetrieveModel):
             1, kernel_initializer="lecun_uniform", name="prediction"
         )
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, hyper_parameters = data.events, self.hyper_parameters
-        negatives = sampling.UniformNegatives(events.user, events.item, data.items.known)
+        negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
         columns = {"user": events.user, "item": events.item}
 
         def with_negatives(batch):
@@ -92,9 +103,7 @@ class NeuMF(RetrieveModel):
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {
                 "user": sampling.forget_some(
-                    tf.gather(self._user_row, batch["user"]),
-                    hyper_parameters.unknown_rate,
-                    seeds[1],
+                    batch["user"], hyper_parameters.unknown_rate, seeds[1]
                 ),
                 "items": sampling.forget_some(items, hyper_parameters.unknown_rate, seeds[2]),
             }
@@ -103,7 +112,7 @@ class NeuMF(RetrieveModel):
             columns, hyper_parameters.batch_size, seed, first_epoch
         ).map(with_negatives)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         user, items = inputs["user"], inputs["items"]
         rows, parts = [], []
         if self._has_gmf:
@@ -127,7 +136,7 @@ class NeuMF(RetrieveModel):
             loss += self.hyper_parameters.l2 * tf.add_n(squares)
         return loss
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         hyper_parameters = self.hyper_parameters
         if loop.warm_started or not (self._has_gmf and self._has_mlp and hyper_parameters.pretrain):
             loop.fit(self)
@@ -143,19 +152,19 @@ class NeuMF(RetrieveModel):
             optimizer = tf.keras.optimizers.SGD(hyper_parameters.fine_tuning_rate)
         loop.fit(self, stage="neumf", optimizer=optimizer)
 
-    def catalogue(self):
+    def catalogue(self) -> Any:
         """What the item contributes to the first step of either half.
 
         It does not depend on the user.
         """
-        items = tf.range(2, 2 + self._data.items.known, dtype=tf.int64)
+        items = tf.range(FIRST_TOKEN, self._items.embedding_rows, dtype=tf.int64)
         gmf = self.gmf_item(items) if self._has_gmf else ()
         mlp = self.first_item(self.mlp_item(items)) if self._has_mlp else ()
         return gmf, mlp
 
-    def score_items(self, query, catalogue):
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         gmf_items, mlp_items = catalogue
-        user = tf.gather(self._user_row, query["user"])
+        user = query.user
         factors = self.hyper_parameters.factors if self._has_gmf else 0
         kernel = tf.cast(self.prediction.kernel[:, 0], tf.float32)
         scores = tf.identity(self.prediction.bias)

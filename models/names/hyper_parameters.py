@@ -1,55 +1,96 @@
-"""Hyper-parameters that every model has.
+"""The settings that models have in common, in groups.
 
-A model's own class adds its paper's and sets the defaults.
+A model's own `HyperParameters` inherits the groups that it honours and no other, adds its paper's
+and sets the defaults.
 """
+
+from typing import Any, ClassVar
 
 import pydantic
 
 
-class CommonHyperParameters(pydantic.BaseModel):
-    """What a run of either task may set with `--set name=value`; the base of a `score` model's own.
+class HyperParameters(pydantic.BaseModel):
+    """The base of every group and so of every model's own; it has no setting.
+
+    Attributes:
+        REFUSAL: of a group: why a model that does not inherit it has no use for its settings.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    REFUSAL: ClassVar[str] = ""
+
+    def setting(self, name: str) -> Any:
+        """Returns a common setting, or the value that turns it off where the model has not got it.
+
+        For what treats all models alike, the Trainer and the loop; a model reads its own fields.
+        """
+        return getattr(self, name, _OFF[name])
+
+
+class Ranking(HyperParameters):
+    """For every `retrieve` model.
+
+    Attributes:
+        filter_seen: leave out of the ranking what the user has had already, in evaluation and in
+            serving alike.
+        segment: the feature of the users within whose values popularity is counted for users whom
+            train has not seen; left out, the first with one value a user; empty, none.
+    """
+
+    REFUSAL: ClassVar[str] = "it scores single rows and ranks no catalogue"
+
+    filter_seen: bool = True
+    segment: str | None = None
+
+
+class Epochs(HyperParameters):
+    """For a model that goes over the train split again and again.
 
     Attributes:
         epochs: passes over the train split at most; early stopping may end sooner.
         patience: epochs without a better value of the averaged curve of validation before training
             stops.
         latest_share: of the newest epoch in the averages, of weights and of the validation metric,
-            that an epoch is chosen by (see `models.training`); 1: the newest alone.
-        batch_size: train examples a step (positives, where a model draws negatives).
-        learning_rate: step size of the optimiser.
+            that an epoch is chosen by (see `models.training.loop`); 1: the newest alone.
         validate_every: epochs between two validations.
         monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10,
             log_loss or mse.
-        mixed_precision: compute in bfloat16, keep variables in float32.
-        jit_compile: compile the train step with XLA.
-        lazy_adam: where a model learns by Adam, a step moves only the rows of an embedding table
-            that it reads, so that its time does not grow with the table; a little other than Adam.
-        unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is
-            trained.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    REFUSAL: ClassVar[str] = "it is fitted in closed form, in one pass"
 
     epochs: int = 20
     patience: int = 5
     latest_share: float = 0.3
-    batch_size: int = 2048
-    learning_rate: float = 1e-3
     validate_every: int = 1
     monitor: str | None = None
-    mixed_precision: bool = False
-    jit_compile: bool = False
-    lazy_adam: bool = False
-    unknown_rate: float = 0.02
 
     # Validators, not field constraints: a model's own class sets other defaults, which would drop a
     # field's constraints.
-    @pydantic.field_validator("epochs", "patience", "batch_size", "validate_every")
+    @pydantic.field_validator("epochs", "patience", "validate_every")
     @classmethod
-    def _at_least_one(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("must be at least 1")
-        return value
+    def _at_least_one_epoch(cls, value: int) -> int:
+        return _at_least_one(value)
+
+
+class Gradient(HyperParameters):
+    """For a model that takes gradient steps.
+
+    Attributes:
+        batch_size: train examples a step (positives, where a model draws negatives).
+        learning_rate: step size of the optimiser.
+    """
+
+    REFUSAL: ClassVar[str] = "it takes no gradient steps"
+
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+
+    @pydantic.field_validator("batch_size")
+    @classmethod
+    def _at_least_one_row(cls, value: int) -> int:
+        return _at_least_one(value)
 
     @pydantic.field_validator("learning_rate")
     @classmethod
@@ -58,12 +99,55 @@ class CommonHyperParameters(pydantic.BaseModel):
             raise ValueError("must be greater than 0")
         return value
 
-    @pydantic.field_validator("latest_share")
-    @classmethod
-    def _some(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise ValueError("must be greater than 0 and at most 1")
-        return value
+
+class LazyAdam(HyperParameters):
+    """For a model that learns by Adam and whose steps read some rows of a table.
+
+    Attributes:
+        lazy_adam: a step moves only the rows of an embedding table that it reads, so that its time
+            does not grow with the table; a little other than Adam.
+    """
+
+    REFUSAL: ClassVar[str] = "it does not learn by Adam, or each step of it reads every row"
+
+    lazy_adam: bool = False
+
+
+class MixedPrecision(HyperParameters):
+    """For a model that has matrix products to compute in half precision.
+
+    Attributes:
+        mixed_precision: compute in bfloat16, keep variables in float32.
+    """
+
+    REFUSAL: ClassVar[str] = "it has no layers that compute in half precision"
+
+    mixed_precision: bool = False
+
+
+class Xla(HyperParameters):
+    """For a model whose train step XLA can compile.
+
+    Attributes:
+        jit_compile: compile the train step with XLA.
+    """
+
+    REFUSAL: ClassVar[str] = "it has no train step that XLA can compile"
+
+    jit_compile: bool = False
+
+
+class Forgetting(HyperParameters):
+    """For a model that learns what to answer for an id that it does not know.
+
+    Attributes:
+        unknown_rate: share of train rows whose id is replaced by the unknown id, so that its row is
+            trained.
+    """
+
+    REFUSAL: ClassVar[str] = "it makes no id unknown in training"
+
+    unknown_rate: float = 0.02
 
     @pydantic.field_validator("unknown_rate")
     @classmethod
@@ -73,15 +157,23 @@ class CommonHyperParameters(pydantic.BaseModel):
         return value
 
 
-class HyperParameters(CommonHyperParameters):
-    """The base of a `retrieve` model's own.
+COMMON: dict[str, type[HyperParameters]] = {
+    name: group
+    for group in (Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting)
+    for name in group.model_fields
+}
+"""Common setting -> its group."""
 
-    Attributes:
-        filter_seen: leave out of the ranking what the user has had already, in evaluation and in
-            serving alike.
-        segment: the feature of the users within whose values popularity is counted for users whom
-            train has not seen; left out, the first with one value a user; empty, none.
-    """
+_OFF: dict[str, Any] = {
+    "monitor": None,
+    "lazy_adam": False,
+    "mixed_precision": False,
+    "jit_compile": False,
+    "unknown_rate": 0.0,
+}
 
-    filter_seen: bool = True
-    segment: str | None = None
+
+def _at_least_one(value: int) -> int:
+    if value < 1:
+        raise ValueError("must be at least 1")
+    return value

@@ -35,16 +35,20 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
+from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.token_layers import TokenEmbedding
+from models.inputs.sampling import Batches
+from models.inputs.token_layers import id_embedding
 from models.names.errors import ConfigError
-from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
 from models.rnn import losses, sessions
 from models.training.optimizers import Adagrad
 
 
-class HyperParameters(BaseHyperParameters):
+class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     """GRU4Rec's own.
 
     `units` are the widths of the GRU layers; `embedding` says what the input is: the output table
@@ -57,7 +61,6 @@ class HyperParameters(BaseHyperParameters):
     patience: int = 3
     batch_size: int = 32
     learning_rate: float = 0.1
-    unknown_rate: float = 0.0
     loss: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"] = "cross_entropy"
     negatives: Literal["batch", "all"] = "batch"
     n_sample: int = pydantic.Field(2048, ge=0)
@@ -81,6 +84,15 @@ class HyperParameters(BaseHyperParameters):
         if self.negatives == "all" and self.loss != "cross_entropy":
             raise ValueError(
                 f"negatives 'all' is for the loss 'cross_entropy'; received {self.loss!r}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _lazy_adam(self):
+        if self.lazy_adam and (self.optimizer != "adam" or self.negatives == "all"):
+            raise ValueError(
+                "lazy_adam is for the optimizer 'adam' and negatives of the batch, whose steps "
+                f"read some rows of a table; received {self.optimizer!r} and {self.negatives!r}"
             )
         return self
 
@@ -119,29 +131,23 @@ def uniform(inputs: int, outputs: int) -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.RandomUniform(-limit, limit)
 
 
-class GRU4Rec(DotProductModel):
+class GRU4Rec(DotProductModel[HyperParameters]):
     """A hidden state that reads items one by one and is matched with an output table."""
 
-    HyperParameters = HyperParameters
     uses_user_id = False
     uses_history = True
+    session_based = True
 
-    def __init__(self, hyper_parameters, data):
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         units, rows, self._known = (
             hyper_parameters.units,
             data.items.embedding_rows,
-            data.items.known,
+            data.items.train_count,
         )
 
         def table(width, name, initializer):
-            return TokenEmbedding(
-                data.items.ids[: self._known],
-                rows,
-                width,
-                embeddings_initializer=initializer,
-                name=name,
-            )
+            return id_embedding(data.items, width, initializer, name)
 
         self.items = table(units[-1], "items", uniform(rows, units[-1]))
         self.biases = table(1, "biases", "zeros")
@@ -201,7 +207,7 @@ class GRU4Rec(DotProductModel):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
-    def batches(self, data, seed, first_epoch):
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         hyper_parameters = self.hyper_parameters
         items, starts = data.events.sequences()
         if hyper_parameters.negatives == "all":
@@ -217,7 +223,7 @@ class GRU4Rec(DotProductModel):
         count = hyper_parameters.n_sample * self._replicas
         samples = (
             sessions.PopularitySamples(
-                data.item_counts[: data.items.known], hyper_parameters.sample_alpha, count
+                data.item_counts[: data.items.train_count], hyper_parameters.sample_alpha, count
             )
             if count
             else None
@@ -226,7 +232,7 @@ class GRU4Rec(DotProductModel):
             items, starts, hyper_parameters.batch_size, samples, seed, first_epoch
         )
 
-    def learn(self, loop):
+    def learn(self, loop: Loop) -> None:
         hyper_parameters = self.hyper_parameters
         with loop.strategy.scope():
             adagrad = (
@@ -236,7 +242,7 @@ class GRU4Rec(DotProductModel):
             )
         loop.fit(self, optimizer=adagrad)
 
-    def compute_loss(self, inputs, training=False):
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         if self.hyper_parameters.negatives == "all":
             return self._full_softmax(inputs, training)
         valid = inputs["valid"]
@@ -259,14 +265,14 @@ class GRU4Rec(DotProductModel):
         # Of all slots, also those that the end of an epoch leaves empty.
         return tf.reduce_mean(tf.where(valid, rows, 0.0))
 
-    def query_embedding(self, query):
-        history = query["history"][:, -self.hyper_parameters.history_length :]
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        history = query.history[:, -self.hyper_parameters.history_length :]
         # One place of padding more, so that there is something to scan when all histories are
         # empty.
         hidden = self._read(tf.pad(history.to_tensor(default_value=0), [[0, 0], [0, 1]]))[:, -1]
         return tf.concat([tf.cast(hidden, tf.float32), tf.ones([tf.shape(hidden)[0], 1])], axis=1)
 
-    def item_embeddings(self):
+    def item_embeddings(self) -> tf.Tensor:
         items = tf.range(FIRST_TOKEN, FIRST_TOKEN + self._known, dtype=tf.int64)
         return tf.cast(tf.concat([self.items(items), self.biases(items)], axis=1), tf.float32)
 

@@ -92,8 +92,8 @@ class TrainingLoop:
         with self.strategy.scope():
             model.compile(
                 optimizer=optimizer
-                or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.lazy_adam),
-                jit_compile=hyper_parameters.jit_compile,
+                or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.setting("lazy_adam")),
+                jit_compile=hyper_parameters.setting("jit_compile"),
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )
         keeper = _Keeper(self, model, stage, epochs, before_epoch)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from models.contract import tasks
 from models.names import registry
 from models.names.errors import ConfigError, nearest
+from models.names.hyper_parameters import COMMON, HyperParameters
 from models.names.label import Label
 from models.training import warm_start
 from models.training.loop import TrainingLoop, say
@@ -42,7 +43,7 @@ def run_fn(fn_args: Any) -> None:
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
     tf.keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if hyper_parameters.mixed_precision else "float32"
+        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
     )
     strategy = choose_strategy()
     splits = {
@@ -76,6 +77,7 @@ def run_fn(fn_args: Any) -> None:
     log = {
         "model": config["model"],
         "task": task.name,
+        **task.notes(model),
         "label": config.get("label"),
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
@@ -87,7 +89,7 @@ def run_fn(fn_args: Any) -> None:
         "best_epochs": loop.best_epochs,
         "epochs": loop.history,
         "seconds": round(time.monotonic() - started, 3),
-        "monitor": task.metrics.choosing_by(hyper_parameters.monitor).monitor,
+        "monitor": task.metrics.choosing_by(hyper_parameters.setting("monitor")).monitor,
         "fingerprint": config.get("fingerprint"),
     }
     # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.
@@ -100,14 +102,21 @@ def run_fn(fn_args: Any) -> None:
         shutil.rmtree(config["checkpoint_dir"], ignore_errors=True)
 
 
-def resolve(model: str, overrides: dict[str, Any]) -> Any:
-    """Returns the hyper-parameters of `model` with `overrides`.
+def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:
+    """Returns the hyper-parameters of a model.
+
+    Args:
+        model: its name.
+        overrides: name -> value of what is not to stay as the model's defaults have it.
 
     Raises:
-        ConfigError: names what is wrong and the nearest name.
+        ConfigError: a common setting that the model has no use for, an unknown name (the message
+            has the nearest), or a value that is refused.
     """
-    kind = registry.load(model).HyperParameters
+    kind = registry.load(model).Model.HyperParameters
     for name in overrides:
+        if name not in kind.model_fields and name in COMMON:
+            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
         if name not in kind.model_fields:
             raise ConfigError(
                 f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"

@@ -90,7 +90,8 @@ class Client:
 
         Args:
           user_id: the user; one the model does not know gets an answer as well.
-          history: items the user has seen beyond what the model knows, oldest first.
+          history: items the user has had beyond what the model knows, oldest first; added to what
+            it has stored or, by a model of sessions, read alone (see `Query`).
           exclude: items not to return.
           k: how many items, at least 1; fewer come where the catalogue has no more.
 

@@ -43,7 +43,9 @@ class Query:
 
     Attributes:
       user_id: the user.
-      history: items the user has seen beyond what the model knows, oldest first.
+      history: items the user has had beyond what the model knows, oldest first. They count as seen.
+        A model that knows the user adds them to what it has stored, newest last; a model of
+        sessions takes them for the session and reads nothing else.
       exclude: items that must not be returned.
     """
 

@@ -235,7 +235,7 @@ def test_items_without_any_text_are_refused():
 def test_only_texts_of_items_are_fields():
     from models.names.features import DOCUMENTS, Feature
 
-    reads = ConvMF.uses_features
+    reads = ConvMF.reads
     assert [reads(feature) for feature in DOCUMENTS] == [False, True] and DOCUMENTS[
         1
     ].kind == DOCUMENT

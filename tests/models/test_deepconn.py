@@ -114,7 +114,7 @@ def test_documents_need_reviews():
 
 
 def test_ids_cannot_be_forgotten():
-    with pytest.raises(ConfigError, match="deepconn: hyper-parameter unknown_rate"):
+    with pytest.raises(ConfigError, match="deepconn has no use for 'unknown_rate'"):
         resolve("deepconn", {"unknown_rate": 0.1})
 
 

@@ -11,6 +11,7 @@ import scipy.stats
 import tensorflow as tf
 
 from components import standalone
+from models.contract.query import Query
 from models.contract.retrieve import Evaluation, Retriever
 from models.inputs import skip_gram
 from models.inputs.data import TrainingData
@@ -76,10 +77,8 @@ class TestItem2vec(RetrieveContract):
 
     def test_an_untrained_item_is_neither_returned_nor_asked_with(self, trained):
         model = registry.load("item2vec").Model(trained.model.hyper_parameters, trained.data)
-        nobody = {
-            "history": tf.ragged.constant([[5, 7]], dtype=tf.int64),
-            "known": tf.constant([False]),
-        }
+        history = tf.ragged.constant([[5, 7]], dtype=tf.int64)
+        nobody = Query(tf.constant([1], tf.int64), tf.constant([False]), history)
         assert not model.answers(nobody)[0]  # before the first step no item has a vector
         vectors = trained.model.vectors.embeddings.numpy()
         vectors[5] = 0.0

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.baseline import item_knn
+from models.contract.query import Query
 from tests.models.contract import RetrieveContract, train
 
 # Users who have both items; the diagonal: who have the item. Items 0 and 1 share 2 of 4 and 2,
@@ -70,7 +71,7 @@ def test_lists_score_as_the_matrix_does(toy_data):
     matrix = similarities(pairs.T @ pairs, 9, 0.0)
     assert ((matrix > 0).sum(axis=0) <= 9).all()
     histories = [[3, 7, 3], [2, 40, 41, 42], []]  # a repeated item counts once
-    query = {"history": tf.ragged.constant(histories, dtype=tf.int64)}
+    query = Query(None, None, tf.ragged.constant(histories, dtype=tf.int64))
     expected = [
         sum((matrix[item - 2] for item in set(history)), np.zeros(len(data.items)))
         for history in histories

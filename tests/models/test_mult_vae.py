@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from models.autoencoder.mult_vae import kl_divergence
 from models.autoencoder.multinomial import negative_log_likelihood
+from models.contract.query import Query
 from models.contract.retrieve import Evaluation
 from models.names import registry
 from models.training.loop import TrainingLoop
@@ -30,16 +31,20 @@ class TestMultVAE(RetrieveContract):
 
     def test_ranking_takes_the_mean_and_adds_no_noise(self, trained):
         history = tf.ragged.constant([[5, 9, 12]], dtype=tf.int64)
-        scores = trained.model.score_items({"history": history}, ())
+        scores = trained.model.score_items(Query(None, None, history), ())
         profile = np.zeros((1, trained.data.items.index_count), np.float32)
         profile[0, [5, 9, 12]] = 3**-0.5
         mean, _ = trained.model.posterior_of(tf.constant(profile))
         np.testing.assert_allclose(scores, trained.model.decode(mean), rtol=1e-5)
-        np.testing.assert_array_equal(scores, trained.model.score_items({"history": history}, ()))
+        np.testing.assert_array_equal(
+            scores, trained.model.score_items(Query(None, None, history), ())
+        )
 
     def test_a_repeated_item_counts_once(self, trained):
         scores = [
-            trained.model.score_items({"history": tf.ragged.constant([row], dtype=tf.int64)}, ())
+            trained.model.score_items(
+                Query(None, None, tf.ragged.constant([row], dtype=tf.int64)), ()
+            )
             for row in ([5, 9], [5, 9, 5])
         ]
         np.testing.assert_allclose(*scores, rtol=1e-5)
@@ -177,7 +182,7 @@ def test_strong_generalisation(tmp_path):
     )
     data = built.load("mult_vae")
     assert (
-        data.users.known == 72
+        data.users.train_count == 72
         and len(data.events.starts) - 1 == 72
         and len(data.queries("test")) == 24
     )

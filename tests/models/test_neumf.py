@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.contract.query import Query
 from models.names import registry
 from tests.models.contract import RetrieveContract, train
 
@@ -59,7 +60,7 @@ def test_ranking_scores_are_the_training_logits(data, model):
         model.mlp_item(items)
     )
     logits = model.prediction(tf.concat([gmf, model.second(tf.nn.relu(first))], axis=-1))[..., 0]
-    scores = model.score_items({"user": users}, model.catalogue())
+    scores = model.score_items(Query(users, None, None), model.catalogue())
     np.testing.assert_allclose(
         tf.gather(scores, items - 2, batch_dims=1), logits, rtol=1e-4, atol=1e-6
     )

@@ -1,0 +1,100 @@
+"""The common settings: which model honours which, and what is said of the others."""
+
+import pytest
+
+from models.names import registry
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import COMMON
+from models.training.trainer import resolve
+
+RANKING = {"filter_seen", "segment"}
+EPOCHS = {"epochs", "patience", "validate_every", "monitor"}
+GRADIENT = {"batch_size", "learning_rate"}
+TRAINED = EPOCHS | GRADIENT
+# Read off each model's file: Adam with sparse gradients, layers in half precision, a step that XLA
+# compiles, ids made unknown.
+HONOURED = {
+    "popularity": RANKING,
+    "item_knn": RANKING,
+    "ease": RANKING,
+    "bpr_mf": RANKING | TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
+    "autorec": TRAINED | {"mixed_precision", "jit_compile"},
+    "mult_dae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
+    "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
+    "two_tower": {*COMMON},
+    "neumf": {*COMMON},
+    "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
+    "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
+    "lr": TRAINED | {"jit_compile", "unknown_rate"},
+    "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
+    "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate"},
+    "deepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
+    "deepconn": TRAINED | {"mixed_precision"},
+    "convmf": TRAINED | {"mixed_precision"},
+}
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_a_model_has_the_common_settings_that_it_honours_and_the_others_are_refused(name):
+    fields = registry.load(name).Model.HyperParameters.model_fields
+    assert {*COMMON} & {*fields} == HONOURED[name]
+    for setting in {*COMMON} - HONOURED[name]:
+        with pytest.raises(
+            ConfigError, match=f"{name} has no use for '{setting}': {COMMON[setting].REFUSAL}"
+        ):
+            resolve(name, {setting: 1})
+
+
+def test_a_refusal_says_why():
+    with pytest.raises(
+        ConfigError,
+        match="^ease has no use for 'epochs': it is fitted in closed form, in one pass$",
+    ):
+        resolve("ease", {"epochs": 3})
+    with pytest.raises(ConfigError, match="bpr_mf has no hyper-parameter 'l2_users'; did you mean"):
+        resolve("bpr_mf", {"l2_users": 3})
+    with pytest.raises(ConfigError, match="lazy_adam is for the optimizer 'adam'"):
+        resolve("gru4rec", {"lazy_adam": True})
+
+
+def test_what_a_model_has_not_got_is_off_for_who_treats_all_alike():
+    closed, trained = resolve("ease", {}), resolve("neumf", {"monitor": "hr_10", "lazy_adam": True})
+    assert closed.setting("monitor") is None and closed.setting("mixed_precision") is False
+    assert trained.setting("monitor") == "hr_10" and trained.setting("lazy_adam") is True
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("batch_size", 0, "must be at least 1"),
+        ("patience", 0, "must be at least 1"),
+        ("learning_rate", 0, "must be greater than 0"),
+        ("unknown_rate", 1.0, "must be at least 0 and less than 1"),
+    ],
+)
+def test_bounds_hold_whatever_default_a_model_sets(setting, value, message):
+    with pytest.raises(ConfigError, match=f"{setting}.*{message}.*received {value}"):
+        resolve("neumf", {setting: value})
+
+
+def test_a_class_derived_from_a_model_has_its_hyper_parameters():
+    from models.baseline.item_based import ItemBased
+    from models.mlp.neumf import HyperParameters, NeuMF
+
+    class Mine(NeuMF):
+        """As in a notebook."""
+
+    class Own(HyperParameters):
+        """With one setting more."""
+
+        mine: int = 3
+
+    class More(NeuMF):
+        """A model whose settings are more."""
+
+        HyperParameters = Own
+
+    assert Mine.HyperParameters is NeuMF.HyperParameters is HyperParameters
+    assert More.HyperParameters().mine == 3 and More.HyperParameters().factors == 64
+    assert ItemBased.HyperParameters.model_fields == {}

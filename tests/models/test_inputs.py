@@ -1,0 +1,111 @@
+"""Inputs that models share: id embeddings, negatives, profiles and their corruption."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.inputs.data import Entities
+from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
+from models.inputs.sampling import UniformNegatives
+from models.inputs.token_layers import EntityEncoder, id_embedding
+
+# Two users that train has seen, indices 2 and 3, and two that only the table knows, 4 and 5.
+ENTITIES = Entities(np.array([b"a", b"b", b"c", b"d"], object), 2, {}, {}, {})
+
+
+def test_an_id_embedding_gives_cold_entities_the_row_of_the_unknown():
+    table = id_embedding(ENTITIES, 1, tf.keras.initializers.Constant(0.0), name="ids")
+    table.build(None)
+    table.set_weights([np.array([[0.0], [10.0], [20.0], [30.0]], np.float32)])
+    for dtype in (tf.int32, tf.int64):
+        rows = table(tf.constant([[0, 1, 2], [3, 4, 5]], dtype))[..., 0]
+        assert rows.numpy().tolist() == [[0, 10, 20], [30, 10, 10]]
+    assert table.tokens.tolist() == [b"a", b"b"] and table.embeddings.shape == [4, 1]
+
+
+def test_only_the_rows_that_are_read_have_gradients():
+    table = id_embedding(ENTITIES, 1)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(table(tf.constant([5, 2, 4])))
+    gradient = tape.gradient(loss, table.embeddings)
+    assert isinstance(gradient, tf.IndexedSlices) and gradient.indices.numpy().tolist() == [1, 2, 1]
+
+
+def test_an_encoder_forgets_ids_and_knows_cold_ones():
+    encoder = EntityEncoder(ENTITIES, 3, 1)
+    forgotten = encoder(tf.constant([2, 3], tf.int64), tf.constant([True, False])).numpy()
+    unknown, second = encoder(tf.constant([5, 3], tf.int64)).numpy()
+    np.testing.assert_array_equal(forgotten, [unknown, second])
+    assert not np.array_equal(unknown, second)
+
+
+def test_in_train_is_neither_padding_nor_unknown_nor_cold():
+    assert (
+        ENTITIES.in_train(tf.range(6)).numpy().tolist() == [False, False, True, True] + [False] * 2
+    )
+
+
+@pytest.fixture(scope="module")
+def negatives():
+    """Five items, 2 to 6.
+
+    User 2 has 2, 4 (twice) and one that train does not know; user 3 has 6, user 4 all of them,
+    user 5 nothing.
+    """
+    user = np.array([2, 2, 2, 2, 3, 4, 4, 4, 4, 4])
+    item = np.array([4, 2, 4, 1, 6, 2, 3, 4, 5, 6])
+    return UniformNegatives(user, item, 5)
+
+
+def test_negatives_are_uniform_over_what_a_user_has_not(negatives):
+    drawn = negatives.draw(tf.constant([2, 3, 5]), 6000, tf.constant([1, 2])).numpy()
+    for row, free in zip(drawn, ([3, 5, 6], [2, 3, 4, 5], [2, 3, 4, 5, 6]), strict=True):
+        items, counts = np.unique(row, return_counts=True)
+        assert items.tolist() == free
+        share = 1 / len(free)
+        # Four standard errors.
+        assert np.abs(counts / 6000 - share).max() < 4 * (share * (1 - share) / 6000) ** 0.5
+    again = negatives.draw(tf.constant([2, 3, 5]), 6000, tf.constant([1, 2])).numpy()
+    np.testing.assert_array_equal(drawn, again)
+    other = negatives.draw(tf.constant([2, 3, 5]), 6000, tf.constant([1, 3])).numpy()
+    assert (drawn != other).any()
+
+
+def test_each_row_gets_as_many_negatives_as_it_asks_for(negatives):
+    user, count = tf.constant([3, 2, 4, 2], tf.int64), tf.constant([2, 7, 3, 0], tf.int64)
+    drawn = negatives.draw(user, count, tf.constant([5, 6], tf.int64)).numpy()
+    assert drawn.shape == (4, 7) and drawn.dtype == np.int64
+    # Whoever has everything has no negatives.
+    assert (drawn > 0).sum(axis=1).tolist() == [2, 7, 0, 0]
+    assert (drawn[0, :2] > 0).all() and set(drawn[1]) <= {3, 5, 6}
+    empty = negatives.draw(user[:0], count[:0], tf.constant([5, 6], tf.int64))
+    assert empty.shape == (0, 0)
+
+
+def test_profiles_come_with_their_users(toy_data):
+    data = toy_data("profile", 0.0).load("mult_dae")
+    owned = {}
+    for user, item in zip(data.events.user.tolist(), data.events.item.tolist(), strict=True):
+        owned.setdefault(user, set()).add(item)
+    batches = shuffled_profiles(data, 32, seed=1)
+    found = {}
+    for batch in batches.dataset.take(batches.steps).as_numpy_iterator():
+        for user, items in zip(batch["user"].tolist(), batch["items"], strict=True):
+            found[user] = set(items[items > 0].tolist())
+    assert found == owned and len(found) == 120
+
+
+def test_corruption_hides_entries_and_needs_no_normalisation():
+    items = tf.constant([[2, 3, 5, 0]] * 500, tf.int64)
+    seed = tf.constant([1, 2])
+    plain = corrupted(tf.cast(items > 0, tf.float32), 0.75, seed).numpy()
+    # Kept entries weigh 1 / (1 - 0.75), so the expectation is 1; padding stays nothing.
+    assert set(plain.ravel()) == {0.0, 4.0} and not plain[:, 3].any()
+    assert abs(plain[:, :3].mean() - 1.0) < 4 * (4 * 0.75 / 1500) ** 0.5 * 2
+    unit = corrupted(normalised(items), 0.75, seed).numpy()
+    np.testing.assert_allclose(unit, plain * 3**-0.5, rtol=1e-6)
+    assert not corrupted(normalised(items), 1.0, seed).numpy().any()
+    np.testing.assert_array_equal(corrupted(normalised(items), 0.0, seed), normalised(items))
+    # As the input of a network: a column an index.
+    row = multi_hot(items[:1], 6, tf.constant([[4.0, 0.0, 4.0, 0.0]])).numpy()
+    assert row.tolist() == [[0, 0, 4, 0, 0, 4]]

@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import random
-import struct
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 
 from serving.server.metrics import Metrics
@@ -26,13 +23,11 @@ from serving.server.model_config import ModelConfig, RequestLogConfig
 from serving.server.options import ServerOptions
 from serving.wire import protos
 from serving.wire.errors import StartError
+from serving.wire.records import frame
 from serving.wire.tensors import to_proto
 
 log = logging.getLogger("serving")
 SUFFIX = ".tfrecord"
-_MASK = 0xA282EAD8
-_HEADER = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
 _STRING_BYTES = (
     32  # what a string of a tensor is taken to hold, where its length would have to be looked up
 )
@@ -280,10 +275,7 @@ class _LogFile:
 
     def append(self, record: bytes) -> None:
         """Writes one record, or raises OSError and leaves the file as it was."""
-        header = struct.pack("<Q", len(record))
-        framed = memoryview(
-            header + _CHECKSUM.pack(_masked(header)) + record + _CHECKSUM.pack(_masked(record))
-        )
+        framed = memoryview(frame(record))
         written = 0
         try:
             while written < len(framed):
@@ -323,35 +315,3 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
     return RequestLog(
         metrics, LogLimits(options.request_log_max_file_bytes, options.request_log_max_file_seconds)
     )
-
-
-class DamagedLog(Exception):
-    """A file of records that ends in the middle of one, or whose checksums are wrong."""
-
-
-def read_records(file: BinaryIO) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, such as this server's or TensorFlow's.
-
-    Raises:
-      DamagedLog: after the last good record before the damage.
-    """
-    offset = 0
-    while header := file.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise DamagedLog(f"it ends in the middle of a record at byte {offset}")
-        length, checksum = _HEADER.unpack(header)
-        if _masked(header[:8]) != checksum:
-            raise DamagedLog(f"no record begins at byte {offset}")
-        record = file.read(length)
-        ending = file.read(_CHECKSUM.size)
-        if len(record) < length or len(ending) < _CHECKSUM.size:
-            raise DamagedLog(f"it ends in the middle of a record at byte {offset}")
-        if _masked(record) != _CHECKSUM.unpack(ending)[0]:
-            raise DamagedLog(f"the record at byte {offset} has a wrong checksum")
-        offset += _HEADER.size + length + _CHECKSUM.size
-        yield record
-
-
-def _masked(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from serving.server.examples_api import (
@@ -20,6 +19,7 @@ from serving.server.metrics import Metrics
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, invalid
+from serving.wire.records import DamagedRecords, read_records
 from serving.wire.tensors import to_array
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -47,28 +47,31 @@ def warm_up(servable: Servable, iterations: int, metrics: Metrics) -> int:
     begin = time.perf_counter()
     count = 0
     try:
-        for record in tf.compat.v1.io.tf_record_iterator(path):
-            log = protos.prediction_log.PredictionLog()
-            try:
-                log.ParseFromString(record)
-            except DecodeError:
-                raise invalid(
-                    f"Failed to parse warmup record: {record[:256]!r} from {path}"
-                ) from None
-            count += 1
-            if count > MAX_RECORDS:
-                raise invalid(
-                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
-                )
-            for _ in range(iterations):
-                replay(servable, log)
-    except tf.errors.DataLossError as error:
+        with open(path, "rb") as file:
+            for record in read_records(file):
+                log = _parsed(record, path)
+                count += 1
+                if count > MAX_RECORDS:
+                    raise invalid(
+                        f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
+                    )
+                for _ in range(iterations):
+                    replay(servable, log)
+    except DamagedRecords as error:
         raise ServingError(
             Code.DATA_LOSS,
-            f"{error.message}. Please verify your warmup data is in TFRecord format.",
+            f"{'truncated' if error.truncated else 'corrupted'} record at {error.offset}: {error}. "
+            "Please verify your warmup data is in TFRecord format.",
         ) from None
     metrics.warmup_latency.add((time.perf_counter() - begin) * 1e6, servable.path, "OK")
     return count
+
+
+def _parsed(record: bytes, path: str) -> "protos.prediction_log.PredictionLog":
+    try:
+        return protos.prediction_log.PredictionLog.FromString(record)
+    except DecodeError:
+        raise invalid(f"Failed to parse warmup record: {record[:256]!r} from {path}") from None
 
 
 def replay(servable: Servable, log) -> None:

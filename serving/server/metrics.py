@@ -6,7 +6,27 @@ import re
 import threading
 from bisect import bisect_right
 
+from serving.server.text_proto import read_text_proto
+from serving.wire import protos
+
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
+
+
+def page_path(config_file: str) -> str:
+    """The HTTP path of the metrics that a file of TensorFlow Serving's MonitoringConfig asks for.
+
+    Args:
+        config_file: in protobuf's text format: `prometheus_config { enable: true }`; `path:` in it
+            replaces the default path.
+
+    Returns:
+        The path; empty where the file does not switch the metrics on.
+
+    Raises:
+        StartError: the file cannot be read or does not parse.
+    """
+    config = read_text_proto(config_file, protos.MonitoringConfig()).prometheus_config
+    return (config.path or DEFAULT_PATH) if config.enable else ""
 
 
 class Counter:

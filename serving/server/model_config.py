@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from google.protobuf import text_format
-
+from serving.server.text_proto import read_text_proto
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, StartError, invalid
 
@@ -135,21 +134,6 @@ def _request_log(entry: "protos.server_config.ModelConfig") -> RequestLogConfig:
     return RequestLogConfig(prefix, rate)
 
 
-def read_text(path: str, message):
-    """Parses a text proto file into `message` and returns it.
-
-    Raises:
-      StartError: the file cannot be read, or does not parse; with the file, line and reason.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return text_format.Parse(file.read(), message)
-    except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise StartError(f"{path}: {error}") from error
-
-
 def read_model_config_file(path: str) -> list[ModelConfig]:
     """Reads a `model_config_list` file.
 
@@ -157,6 +141,6 @@ def read_model_config_file(path: str) -> list[ModelConfig]:
       StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
     """
     try:
-        return from_proto(read_text(path, protos.server_config.ModelServerConfig()))
+        return from_proto(read_text_proto(path, protos.server_config.ModelServerConfig()))
     except ServingError as error:
         raise StartError(f"{path}: {error.message}") from error

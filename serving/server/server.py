@@ -164,14 +164,13 @@ class Server:
         )
 
     def _rest_options(self):
-        from serving.server.metrics import DEFAULT_PATH
-        from serving.server.monitoring import monitoring_path
+        from serving.server.metrics import page_path
         from serving.server.rest import RestOptions
 
         options = self.options
         path = ""
         if options.monitoring_config_file:
-            path = monitoring_path(options.monitoring_config_file, DEFAULT_PATH)
+            path = page_path(options.monitoring_config_file)
         return RestOptions(
             max_body_bytes=options.max_body_bytes,
             body_timeout=options.body_timeout_seconds,

@@ -16,9 +16,8 @@ import yaml
 from google.protobuf import text_format
 
 from serving.server.batching import read_parameters
-from serving.server.metrics import DEFAULT_PATH
+from serving.server.metrics import DEFAULT_PATH, page_path
 from serving.server.model_config import read_model_config_file
-from serving.server.monitoring import monitoring_path
 from serving.server.options import ServerOptions
 from serving.wire import protos
 from tests.serving.support import ROOT
@@ -83,7 +82,7 @@ def test_configuration_parses():
     assert (model.name, model.base_path) == (entry.name, "/models/two_tower")
     parameters = read_parameters(str(CONFIG / "batching_parameters.txt"))
     assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 64
-    assert monitoring_path(str(CONFIG / "monitoring.config"), "") == DEFAULT_PATH
+    assert page_path(str(CONFIG / "monitoring.config")) == DEFAULT_PATH
 
 
 # --- Compose

@@ -262,6 +262,7 @@ class Server:
 
     async def _open_grpc(self, api_key: str) -> None:
         import grpc
+        from grpc_health.v1 import health_pb2_grpc
 
         from serving.server import grpc_services
         from serving.wire import protos
@@ -284,8 +285,8 @@ class Server:
         )
         protos.add_model_service(grpc_services.ModelService(self._inference), self._grpc)
         if options.enable_grpc_healthcheck_service:
-            self._health = grpc_services.Health()
-            self._grpc.add_generic_rpc_handlers((self._health.handler(),))
+            self._health = grpc_services.Health(self.manager)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         address = f"[{options.host}]" if ":" in options.host else options.host
         address = f"{address}:{options.port}"
         try:

@@ -35,7 +35,6 @@ _REQUIRES = [
     "grpcio-health-checking>=1.48",
     "jinja2>=3.1",
     "matplotlib>=3.8",
-    "prometheus-client>=0.19",
     "pydantic>=2",
     "PyYAML>=6",
     "rich>=13",

@@ -18,8 +18,8 @@ class AsyncClient:
     """Asks one model of one server, from an event loop.
 
     Usage:
-      async with AsyncClient("127.0.0.1:8501", "two_tower") as client:
-          answer = await client.recommend("42", k=10)
+        async with AsyncClient("127.0.0.1:8501", "two_tower") as client:
+            answer = await client.recommend("42", k=10)
     """
 
     def __init__(

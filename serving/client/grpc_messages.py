@@ -23,9 +23,9 @@ def predict_request(
     """A PredictRequest.
 
     Args:
-      inputs: arrays, or nested lists: strings become string tensors, `bool` bool, integers int32
-        where they fit and int64 where not, other numbers float. Give an array where the signature
-        wants another type.
+        inputs: arrays, or nested lists: strings become string tensors, `bool` bool, integers int32
+            where they fit and int64 where not, other numbers float. Give an array where the
+            signature wants another type.
     """
     request = protos.predict.PredictRequest(
         model_spec=model_spec(model, version, label), output_filter=output_filter

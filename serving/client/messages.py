@@ -20,10 +20,10 @@ class Recommendations:
     """The answer for one user.
 
     Attributes:
-      items: pairs of item id and score, best first.
-      strategy: where they come from: "model", "fold-in", "segment" or "fallback".
-      model_version: the version that answered; REST does not tell it.
-      sources: of a two-stage model, what recalled each item; else empty.
+        items: pairs of item id and score, best first.
+        strategy: where they come from: "model", "fold-in", "segment" or "fallback".
+        model_version: the version that answered; REST does not tell it.
+        sources: of a two-stage model, what recalled each item; else empty.
     """
 
     items: list[tuple[str, float]]
@@ -37,9 +37,9 @@ class Query:
     """What one user is asked about.
 
     Attributes:
-      user_id: the user.
-      history: items the user has seen beyond what the model knows, oldest first.
-      exclude: items that must not be returned.
+        user_id: the user.
+        history: items the user has seen beyond what the model knows, oldest first.
+        exclude: items that must not be returned.
     """
 
     user_id: Id
@@ -64,8 +64,8 @@ def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list]:
     requests of several clients fit into one batch, and the model sees few shapes.
 
     Args:
-      queries: one a row.
-      k: the number of items wanted for each.
+        queries: one a row.
+        k: the number of items wanted for each.
     """
     return {
         "user_id": [query.user_id for query in queries],
@@ -112,8 +112,8 @@ def predict_body(inputs: dict[str, object], signature: str) -> bytes:
     """The columnar body of a `predict` request.
 
     Args:
-      inputs: nested lists or arrays by input name; `bytes` that are not UTF-8 are sent as base64.
-      signature: the signature; empty for the default.
+        inputs: nested lists or arrays by input name; `bytes` that are not UTF-8 are sent as base64.
+        signature: the signature; empty for the default.
     """
     document: dict[str, object] = {"signature_name": signature} if signature else {}
     document["inputs"] = {name: _plain(value) for name, value in inputs.items()}
@@ -144,8 +144,8 @@ def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> dict[str, 
     """The outputs by name of a columnar answer.
 
     Args:
-      body: the answer.
-      output_names: the signature's outputs; one output comes without its name.
+        body: the answer.
+        output_names: the signature's outputs; one output comes without its name.
     """
     outputs = parse(body)["outputs"]
     names = list(output_names)
@@ -204,8 +204,8 @@ class Attempts:
         """Starts the clock.
 
         Args:
-          timeout: seconds for the whole call, all attempts and pauses together.
-          retries: further attempts after the first.
+            timeout: seconds for the whole call, all attempts and pauses together.
+            retries: further attempts after the first.
         """
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
@@ -216,7 +216,7 @@ class Attempts:
         """Seconds left for an attempt.
 
         Raises:
-          ServingError: DEADLINE_EXCEEDED where none are left.
+            ServingError: DEADLINE_EXCEEDED where none are left.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:

@@ -36,14 +36,14 @@ class BatchingParameters:
     """What `batching_parameters.txt` says.
 
     Attributes:
-      max_batch_size: rows of one run at most.
-      batch_timeout_micros: how long a task waits for company at most, in microseconds.
-      max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
-      num_batch_threads: runs at the same time at most.
-      allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
-      pad_variable_length_inputs: pad inputs to the longest of the batch.
-      separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
-        TensorFlow Serving has no such switch.
+        max_batch_size: rows of one run at most.
+        batch_timeout_micros: how long a task waits for company at most, in microseconds.
+        max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
+        num_batch_threads: runs at the same time at most.
+        allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
+        pad_variable_length_inputs: pad inputs to the longest of the batch.
+        separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
+            TensorFlow Serving has no such switch.
     """
 
     max_batch_size: int = 1000
@@ -133,10 +133,10 @@ class Batcher:
         """Creates a batcher.
 
         Args:
-          parameters: sizes, limits and switches.
-          pool: threads that run batches.
-          metrics: where waiting and running times go.
-          timeout_seconds: longest a task may wait for its run; 0: any time.
+            parameters: sizes, limits and switches.
+            pool: threads that run batches.
+            metrics: where waiting and running times go.
+            timeout_seconds: longest a task may wait for its run; 0: any time.
         """
         self._timeout = timeout_seconds
         self._parameters = parameters
@@ -156,17 +156,17 @@ class Batcher:
         """Runs one request as a part of a batch.
 
         Args:
-          servable: a servable that the caller has acquired.
-          signature: its signature.
-          inputs: the arrays; the first dimension of each is the request's number of rows.
-          outputs: the output names.
-          api: the name for the metrics.
+            servable: a servable that the caller has acquired.
+            signature: its signature.
+            inputs: the arrays; the first dimension of each is the request's number of rows.
+            outputs: the output names.
+            api: the name for the metrics.
 
         Returns:
-          The request's own rows of the outputs.
+            The request's own rows of the outputs.
 
         Raises:
-          ServingError: the request cannot be batched, the queue is full, or the run failed.
+            ServingError: the request cannot be batched, the queue is full, or the run failed.
         """
         parameters = self._parameters
         size = _rows(inputs)
@@ -312,14 +312,14 @@ def merge(name: str, arrays: list[np.ndarray], extra: int, pad: bool) -> np.ndar
     """Joins one input of several tasks along the first dimension.
 
     Args:
-      name: the input's name, for messages.
-      arrays: one array a task.
-      extra: rows to add at the end, copies of the first row.
-      pad: pad the other dimensions to the largest, with each array's first value, as TensorFlow
-        Serving does.
+        name: the input's name, for messages.
+        arrays: one array a task.
+        extra: rows to add at the end, copies of the first row.
+        pad: pad the other dimensions to the largest, with each array's first value, as TensorFlow
+            Serving does.
 
     Raises:
-      ServingError: FAILED_PRECONDITION for shapes that differ without `pad`.
+        ServingError: FAILED_PRECONDITION for shapes that differ without `pad`.
     """
     if len({array.shape[1:] for array in arrays}) > 1:
         if not pad:

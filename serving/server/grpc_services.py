@@ -48,8 +48,8 @@ class PredictionService:
         """Creates the service.
 
         Args:
-          inference: what runs the requests.
-          as_content: send tensors as bytes rather than as typed values.
+            inference: what runs the requests.
+            as_content: send tensors as bytes rather than as typed values.
         """
         self._inference = inference
         self._as_content = as_content

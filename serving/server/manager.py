@@ -24,14 +24,14 @@ class Version:
     """One version of one model, from the moment it is first wanted.
 
     Attributes:
-      number: the version.
-      path: its folder.
-      state: a `ModelVersionStatus.State`.
-      error: why it does not serve, where it does not.
-      servable: set while it is available.
-      attempts: how often it was loaded in vain.
-      next_attempt: when to try again (monotonic seconds).
-      contents: names, sizes and times of its files at the last attempt.
+        number: the version.
+        path: its folder.
+        state: a `ModelVersionStatus.State`.
+        error: why it does not serve, where it does not.
+        servable: set while it is available.
+        attempts: how often it was loaded in vain.
+        next_attempt: when to try again (monotonic seconds).
+        contents: names, sizes and times of its files at the last attempt.
     """
 
     number: int
@@ -62,10 +62,10 @@ class Manager:
         """Creates a manager without models.
 
         Args:
-          loader: makes a servable from name, version and folder.
-          max_load_retries: further attempts after the first that failed.
-          retry_interval: seconds between attempts.
-          labels_for_unavailable: accept a new label for a version that is not loaded.
+            loader: makes a servable from name, version and folder.
+            max_load_retries: further attempts after the first that failed.
+            retry_interval: seconds between attempts.
+            labels_for_unavailable: accept a new label for a version that is not loaded.
         """
         self._loader = loader
         self._max_load_retries = max_load_retries
@@ -85,12 +85,12 @@ class Manager:
         """The servable for a request; the caller must `release` it.
 
         Args:
-          name: the model.
-          version: a version number; the largest available one where None.
-          label: a version label, in place of a number.
+            name: the model.
+            version: a version number; the largest available one where None.
+            label: a version label, in place of a number.
 
         Raises:
-          ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
         """
         with self._lock:
             if label:
@@ -117,7 +117,7 @@ class Manager:
         """The states of one version, or of all versions of a model, largest first.
 
         Raises:
-          ServingError: NOT_FOUND for an unknown model or version.
+            ServingError: NOT_FOUND for an unknown model or version.
         """
         with self._lock:
             known = dict(self._versions.get(name, {}))
@@ -158,11 +158,11 @@ class Manager:
         """Replaces the configuration, and returns when every model in it serves.
 
         Args:
-          configs: the models; those left out are unloaded.
+            configs: the models; those left out are unloaded.
 
         Raises:
-          ServingError: FAILED_PRECONDITION for a label of a version that is not loaded, in which
-            case nothing changes; UNKNOWN where a model did not become available.
+            ServingError: FAILED_PRECONDITION for a label of a version that is not loaded, in which
+                case nothing changes; UNKNOWN where a model did not become available.
         """
         with self._changing:
             first = not self._configs
@@ -361,11 +361,11 @@ def find_versions(base_path: str, warn: Callable[[str], None] = log.warning) -> 
     Names that are not numbers are ignored; of two names for one number the first by name counts.
 
     Args:
-      base_path: the model's folder.
-      warn: told of names for the same number.
+        base_path: the model's folder.
+        warn: told of names for the same number.
 
     Raises:
-      OSError: the folder cannot be listed.
+        OSError: the folder cannot be listed.
     """
     found: dict[int, str] = {}
     for name in sorted(os.listdir(base_path)):

@@ -15,8 +15,8 @@ class RequestLogConfig:
     """Where sampled requests of one model go.
 
     Attributes:
-      filename_prefix: absolute path that the names of its files begin with.
-      sampling_rate: share of requests to log, in [0, 1].
+        filename_prefix: absolute path that the names of its files begin with.
+        sampling_rate: share of requests to log, in [0, 1].
     """
 
     filename_prefix: str
@@ -28,13 +28,13 @@ class ModelConfig:
     """One model.
 
     Attributes:
-      name: the name it is asked for by.
-      base_path: absolute folder of the version folders.
-      policy: "latest", "all" or "specific".
-      latest: how many versions `latest` keeps.
-      specific: the version numbers of `specific`.
-      labels: version number by label.
-      request_log: where sampled requests go; None: nowhere.
+        name: the name it is asked for by.
+        base_path: absolute folder of the version folders.
+        policy: "latest", "all" or "specific".
+        latest: how many versions `latest` keeps.
+        specific: the version numbers of `specific`.
+        labels: version number by label.
+        request_log: where sampled requests go; None: nowhere.
     """
 
     name: str
@@ -59,7 +59,7 @@ def from_proto(config: "protos.server_config.ModelServerConfig") -> list[ModelCo
     """Checks a configuration and reads it.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, with TensorFlow Serving's texts.
+        ServingError: INVALID_ARGUMENT, with TensorFlow Serving's texts.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -138,7 +138,7 @@ def read_model_config_file(path: str) -> list[ModelConfig]:
     """Reads a `model_config_list` file.
 
     Raises:
-      StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
+        StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
     """
     try:
         return from_proto(read_text_proto(path, protos.server_config.ModelServerConfig()))

@@ -20,14 +20,14 @@ class ServerProcess:
     """Starts `python -m serving.server` on free ports of the loopback; leaving stops it.
 
     Usage:
-      with ServerProcess("two_tower", "/models/two_tower") as ready:
-          Client(f"127.0.0.1:{ready['rest']}", "two_tower")
+        with ServerProcess("two_tower", "/models/two_tower") as ready:
+            Client(f"127.0.0.1:{ready['rest']}", "two_tower")
 
     Args:
-      name: the model's name.
-      base_path: folder of its versions.
-      seconds: how long it may take until it answers.
-      options: further flags of the server.
+        name: the model's name.
+        base_path: folder of its versions.
+        seconds: how long it may take until it answers.
+        options: further flags of the server.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ServerProcess:
         serves.
 
         Raises:
-          StartError: it ended, or was not ready in time; with the last line it printed.
+            StartError: it ended, or was not ready in time; with the last line it printed.
         """
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

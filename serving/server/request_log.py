@@ -39,10 +39,10 @@ class LogLimits:
     """What a request log may hold.
 
     Attributes:
-      file_bytes: a file is closed when it has this size.
-      file_seconds: a file is closed this long after its first record.
-      pending: records that wait to be written, at most.
-      pending_bytes: about how much memory they may hold.
+        file_bytes: a file is closed when it has this size.
+        file_seconds: a file is closed this long after its first record.
+        pending: records that wait to be written, at most.
+        pending_bytes: about how much memory they may hold.
     """
 
     file_bytes: int = 64 << 20
@@ -74,8 +74,8 @@ class RequestLog:
         """Creates a log; its thread starts with the first record.
 
         Args:
-          metrics: where records are counted.
-          limits: sizes.
+            metrics: where records are counted.
+            limits: sizes.
         """
         self._metrics = metrics
         self._limits = limits
@@ -106,12 +106,12 @@ class RequestLog:
         """Takes one record, or drops and counts it; returns at once.
 
         Args:
-          config: where it goes.
-          model: name of the model that answered.
-          version: its version.
-          signature: the signature that ran.
-          size: about how many bytes of memory it holds until it is written.
-          fill: puts request and response into a PredictionLog; called on the writer's thread.
+            config: where it goes.
+            model: name of the model that answered.
+            version: its version.
+            signature: the signature that ran.
+            size: about how many bytes of memory it holds until it is written.
+            fill: puts request and response into a PredictionLog; called on the writer's thread.
         """
         entry = _Entry(config, model, version, signature, int(time.time()), size, fill)
         limits = self._limits
@@ -138,7 +138,7 @@ class RequestLog:
         """Writes what is pending and closes the files.
 
         Args:
-          timeout: seconds to wait at most: a folder that hangs must not hold up the end.
+            timeout: seconds to wait at most: a folder that hangs must not hold up the end.
         """
         with self._changed:
             self._closing = True
@@ -300,7 +300,7 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
     """The log of a server; makes the folders of its models.
 
     Raises:
-      StartError: a folder cannot be made, or nothing can be written there.
+        StartError: a folder cannot be made, or nothing can be written there.
     """
     for config in configs:
         if config.request_log:

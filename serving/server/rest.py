@@ -38,11 +38,11 @@ class RestOptions:
     """How REST requests are received.
 
     Attributes:
-      max_body_bytes: largest body, after decompression.
-      body_timeout: seconds a client may take to send its body.
-      cors: answer with CORS headers.
-      metrics_path: where the metrics are; empty: nowhere.
-      api_key: required in `X-Api-Key` or as a bearer token; empty: no key.
+        max_body_bytes: largest body, after decompression.
+        body_timeout: seconds a client may take to send its body.
+        cors: answer with CORS headers.
+        metrics_path: where the metrics are; empty: nowhere.
+        api_key: required in `X-Api-Key` or as a bearer token; empty: no key.
     """
 
     max_body_bytes: int

@@ -25,23 +25,23 @@ class Servable:
     can wait for the requests under way.
 
     Attributes:
-      name: the model's name.
-      version: its version number.
-      path: the folder it was loaded from.
-      signatures: SignatureDef by name.
+        name: the model's name.
+        version: its version number.
+        path: the folder it was loaded from.
+        signatures: SignatureDef by name.
     """
 
     def __init__(self, name: str, version: int, path: str, options: "SessionOptions | None" = None):
         """Loads the SavedModel.
 
         Args:
-          name: the model's name.
-          version: its version number.
-          path: folder with saved_model.pb.
-          options: threads and the limit of time of one run.
+            name: the model's name.
+            version: its version number.
+            path: folder with saved_model.pb.
+            options: threads and the limit of time of one run.
 
         Raises:
-          ServingError: NOT_FOUND where there is no SavedModel, or what TensorFlow raised.
+            ServingError: NOT_FOUND where there is no SavedModel, or what TensorFlow raised.
         """
         self.name = name
         self.version = version
@@ -91,15 +91,15 @@ class Servable:
         """Runs one signature.
 
         Args:
-          signature: a name in `signatures`.
-          inputs: an array for every input name.
-          outputs: output names to fetch.
+            signature: a name in `signatures`.
+            inputs: an array for every input name.
+            outputs: output names to fetch.
 
         Returns:
-          The arrays, in the order of `outputs`; strings as object arrays of bytes.
+            The arrays, in the order of `outputs`; strings as object arrays of bytes.
 
         Raises:
-          ServingError: with TensorFlow's own code and message.
+            ServingError: with TensorFlow's own code and message.
         """
         call = self._callables.get((signature, outputs)) or self._prepare(signature, outputs)
         try:
@@ -138,7 +138,7 @@ class Servable:
         """Waits for the requests under way, then frees the session; see also `give_memory_back`.
 
         Args:
-          timeout: seconds to wait at most; then the session is closed under the last requests.
+            timeout: seconds to wait at most; then the session is closed under the last requests.
         """
         with self._idle:
             self._idle.wait_for(lambda: not self._users, timeout)
@@ -164,9 +164,9 @@ class SessionOptions:
     """How sessions run.
 
     Attributes:
-      intra_op_threads: threads inside one operation; 0: one per core.
-      inter_op_threads: threads between operations; 0: one per core.
-      timeout_ms: limit of one run in milliseconds; 0: none.
+        intra_op_threads: threads inside one operation; 0: one per core.
+        inter_op_threads: threads between operations; 0: one per core.
+        timeout_ms: limit of one run in milliseconds; 0: none.
     """
 
     def __init__(self, intra_op_threads: int = 0, inter_op_threads: int = 0, timeout_ms: int = 0):

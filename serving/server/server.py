@@ -24,26 +24,26 @@ class Server:
     """Serves SavedModels over REST and gRPC from threads of this process.
 
     Usage:
-      with Server(model_name="m", model_base_path="/models/m", port=0, rest_api_port=0) as server:
-          print(server.rest_port, server.grpc_port)
+        with Server(model_name="m", model_base_path="/models/m", port=0, rest_api_port=0) as server:
+            print(server.rest_port, server.grpc_port)
 
     Attributes:
-      options: the options it runs with.
-      rest_port: the REST port once started; None where switched off.
-      grpc_port: the gRPC port once started; None where switched off.
-      manager: the models; their versions can be looked at, and `step()` looks at the folders now.
-      metrics: the counters.
+        options: the options it runs with.
+        rest_port: the REST port once started; None where switched off.
+        grpc_port: the gRPC port once started; None where switched off.
+        manager: the models; their versions can be looked at, and `step()` looks at the folders now.
+        metrics: the counters.
     """
 
     def __init__(self, options: ServerOptions | None = None, **keywords):
         """Checks the options; nothing is loaded before `start`.
 
         Args:
-          options: all options; or
-          **keywords: single ones, by the names of `ServerOptions`.
+            options: all options; or
+            **keywords: single ones, by the names of `ServerOptions`.
 
         Raises:
-          StartError: the options contradict each other.
+            StartError: the options contradict each other.
         """
         self.options = (options or ServerOptions(**keywords)).checked()
         self.rest_port: int | None = None
@@ -57,7 +57,7 @@ class Server:
         """Loads the models, opens the ports and returns when both answer.
 
         Raises:
-          StartError: no model could be loaded, or a port is in use; nothing is left running.
+            StartError: no model could be loaded, or a port is in use; nothing is left running.
         """
         from serving.server.inference import Inference, RequestLimits
         from serving.server.manager import Manager
@@ -317,7 +317,7 @@ def _bind(host: str, port: int) -> socket.socket:
     """A bound socket.
 
     Raises:
-      StartError: the port is in use, or the address is not of this machine.
+        StartError: the port is in use, or the address is not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -361,7 +361,7 @@ def main(arguments: list[str] | None = None) -> int:
     Prints one JSON line, `{"ready": true, "rest": PORT, "grpc": PORT, ...}`, when it answers.
 
     Returns:
-      The exit status: 0 after a signal, 1 where it could not start.
+        The exit status: 0 after a signal, 1 where it could not start.
     """
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

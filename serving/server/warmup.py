@@ -30,16 +30,16 @@ def warm_up(servable: Servable, iterations: int, metrics: Metrics) -> int:
     """Replays the records that lie beside a SavedModel.
 
     Args:
-      servable: a version that no request reaches yet.
-      iterations: how often each record is sent.
-      metrics: where the time goes.
+        servable: a version that no request reaches yet.
+        iterations: how often each record is sent.
+        metrics: where the time goes.
 
     Returns:
-      The number of records; 0 where there is no file.
+        The number of records; 0 where there is no file.
 
     Raises:
-      ServingError: a file that is none of records, more records than TensorFlow Serving accepts, or
-        a request that failed.
+        ServingError: a file that is none of records, more records than TensorFlow Serving accepts,
+            or a request that failed.
     """
     path = os.path.join(servable.path, FILE)
     if not os.path.exists(path):
@@ -78,7 +78,7 @@ def replay(servable: Servable, log) -> None:
     """Runs one PredictionLog on a servable, on the calling thread.
 
     Raises:
-      ServingError: UNIMPLEMENTED for a log of another kind, or what a client would have got.
+        ServingError: UNIMPLEMENTED for a log of another kind, or what a client would have got.
     """
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":

@@ -57,9 +57,9 @@ class Target:
     """A server under test.
 
     Attributes:
-      host, rest, grpc: where it listens.
-      models: the folder of the fixture models, as the server sees it.
-      channel: a gRPC channel to it.
+        host, rest, grpc: where it listens.
+        models: the folder of the fixture models, as the server sees it.
+        channel: a gRPC channel to it.
     """
 
     def __init__(self, host: str, rest: int | None, grpc_port: int | None, models: Path):
@@ -231,7 +231,7 @@ class Laboratory:
         """Starts a server on free ports.
 
         Args:
-          **options: `ServerOptions`; without a model, that of the fixtures' models.config.
+            **options: `ServerOptions`; without a model, that of the fixtures' models.config.
         """
         options = {"port": 0, "rest_api_port": 0, **options}
         if "model_base_path" not in options:

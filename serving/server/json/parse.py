@@ -36,7 +36,7 @@ def signature_name(document: dict) -> str:
     """The request's signature name, empty where it names none.
 
     Raises:
-      ServingError: the name is not a string.
+        ServingError: the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -50,14 +50,14 @@ def parse_predict(document: dict, inputs: dict[str, int]) -> tuple[dict[str, np.
     """Reads the tensors of a `predict` request.
 
     Args:
-      document: the parsed body.
-      inputs: DataType number by input name, from the signature.
+        document: the parsed body.
+        inputs: DataType number by input name, from the signature.
 
     Returns:
-      The arrays by name, and whether the request was in rows (`instances`).
+        The arrays by name, and whether the request was in rows (`instances`).
 
     Raises:
-      ServingError: as TensorFlow Serving words it.
+        ServingError: as TensorFlow Serving words it.
     """
     if "instances" in document and "inputs" in document:
         raise format_error(

@@ -123,20 +123,19 @@ class _AsyncRest:
         path = messages.model_path(model, version, label) + ":predict"
         answer = await self._send("POST", path, messages.predict_body(inputs, signature), timeout)
         outputs = messages.predict_outputs(answer)
-        if set(outputs) == {"output"}:
-            key = signature or "serving_default"
-            if key not in self._outputs:
-                document = await self.metadata(model, version, label, timeout)
-                found = document["metadata"]["signature_def"]["signature_def"][key]
-                self._outputs[key] = list(found["outputs"])
-            outputs = {self._outputs[key][0]: outputs["output"]}
-        missing = [name for name in output_filter if name not in outputs]
-        if missing:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {missing[0]}",
-            )
-        return {name: outputs[name] for name in output_filter or outputs}, None
+        if messages.NAMELESS in outputs:
+            name = await self._only_output(model, version, label, signature, timeout)
+            outputs = {name: outputs[messages.NAMELESS]}
+        return messages.select_outputs(outputs, output_filter), None
+
+    async def _only_output(self, model, version, label, signature, timeout) -> str:
+        """The name of a signature's one output, which REST leaves out of its answers."""
+        signature = signature or "serving_default"
+        if signature not in self._outputs:
+            document = await self.metadata(model, version, label, timeout)
+            found = document["metadata"]["signature_def"]["signature_def"][signature]
+            self._outputs[signature] = list(found["outputs"])
+        return self._outputs[signature][0]
 
     async def metadata(self, model, version, label, timeout):
         path = messages.model_path(model, version, label) + "/metadata"

@@ -171,18 +171,10 @@ class _Rest:
         path = messages.model_path(model, version, label) + ":predict"
         answer = self._send("POST", path, body, timeout)
         outputs = messages.predict_outputs(answer)
-        if set(outputs) == {"output"}:
-            outputs = {
-                self._only_output(model, version, label, signature, timeout): outputs["output"]
-            }
-        wanted = output_filter or outputs
-        missing = [name for name in wanted if name not in outputs]
-        if missing:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {missing[0]}",
-            )
-        return {name: outputs[name] for name in wanted}, None
+        if messages.NAMELESS in outputs:
+            name = self._only_output(model, version, label, signature, timeout)
+            outputs = {name: outputs[messages.NAMELESS]}
+        return messages.select_outputs(outputs, output_filter), None
 
     def _only_output(self, model, version, label, signature, timeout) -> str:
         """The name of a signature's one output, which REST leaves out of its answers."""

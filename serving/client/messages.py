@@ -7,12 +7,13 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from typing import Iterable, Sequence, Union
+from typing import Sequence, Union
 from urllib.parse import quote
 
 from serving.wire.errors import Code, ServingError, code_of_http
 
 Id = Union[str, bytes]
+NAMELESS = ""
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,29 @@ def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> dict[str, list]:
+def predict_outputs(body: bytes) -> dict[str, list]:
     """The outputs by name of a columnar answer.
 
-    Args:
-        body: the answer.
-        output_names: the signature's outputs; one output comes without its name.
+    The only output of a signature comes without its name; here it is called NAMELESS.
     """
     outputs = parse(body)["outputs"]
-    names = list(output_names)
     if not isinstance(outputs, dict) or set(outputs) == {"b64"}:
-        outputs = {names[0] if len(names) == 1 else "output": outputs}
+        outputs = {NAMELESS: outputs}
     return {name: _decoded(value) for name, value in outputs.items()}
+
+
+def select_outputs(outputs: dict[str, list], output_filter: Sequence[str]) -> dict[str, list]:
+    """The outputs that were asked for, or all where none was; REST answers with all.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, as gRPC answers for an output that the signature lacks.
+    """
+    for name in output_filter:
+        if name not in outputs:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"output tensor alias not found in signature: {name}"
+            )
+    return {name: outputs[name] for name in output_filter or outputs}
 
 
 def _decoded(value: object) -> object:

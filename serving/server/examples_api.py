@@ -36,7 +36,7 @@ def classification_signature(definition) -> tuple[str, ...]:
     """Checks a signature for Classify and returns the outputs to fetch.
 
     Raises:
-        ServingError: the signature is none for classification.
+        ServingError: the signature is not one for classification.
     """
     if definition.method_name != CLASSIFY:
         raise invalid(
@@ -66,7 +66,7 @@ def regression_signature(definition) -> tuple[str, ...]:
     """Checks a signature for Regress and returns the output to fetch.
 
     Raises:
-        ServingError: the signature is none for regression.
+        ServingError: the signature is not one for regression.
     """
     if definition.method_name != REGRESS:
         raise invalid(

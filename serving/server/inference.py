@@ -1,6 +1,6 @@
-"""What a request asks of a model, whatever protocol it came by.
+"""Runs requests on the models that are loaded, whatever protocol a request came by.
 
-Limits on concurrency, rows and time are kept here, and what is counted is counted here.
+The limits on concurrency, rows and time hold here; requests are counted and logged here.
 """
 
 from __future__ import annotations

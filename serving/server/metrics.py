@@ -65,7 +65,7 @@ class Counter:
 
 
 class Histogram:
-    """How often a value fell in each of a row of growing buckets."""
+    """How many values fell into each of a row of growing buckets."""
 
     kind = "histogram"
 

@@ -1,6 +1,4 @@
-"""A server in a process of its own, for whoever needs one for a while: the canary, the
-demonstration, tests.
-"""
+"""A server in a process of its own, for a while: for the canary, the demonstration and tests."""
 
 from __future__ import annotations
 
@@ -39,8 +37,10 @@ class ServerProcess:
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
 
     def __enter__(self) -> dict[str, Any]:
-        """Returns the server's ready line: `rest` and `grpc` are its ports, `models` what it
-        serves.
+        """Starts the server and waits until it answers.
+
+        Returns:
+            What the server printed: its ports `rest` and `grpc`, and `models`, what it serves.
 
         Raises:
             StartError: it ended, or was not ready in time; with the last line it printed.
@@ -67,6 +67,7 @@ class ServerProcess:
             watchdog.cancel()
         if line.startswith(b"{"):
             return json.loads(line)
+        # It never said that it is ready: it ended, or the watchdog ended it.
         status = self._process.wait()
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").strip().splitlines() or ["nothing"]

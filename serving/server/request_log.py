@@ -28,9 +28,7 @@ from serving.wire.tensors import to_proto
 
 log = logging.getLogger("serving")
 SUFFIX = ".tfrecord"
-_STRING_BYTES = (
-    32  # what a string of a tensor is taken to hold, where its length would have to be looked up
-)
+_STRING_BYTES = 32  # a guess for each string of a tensor: to measure them would cost a look at all
 _COMPLAIN_SECONDS = 60.0
 
 

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,21 @@ from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import to_array
 
 DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+        intra_op_threads: threads inside one operation; 0: one per core.
+        inter_op_threads: threads between operations; 0: one per core.
+        timeout_ms: limit of one run in milliseconds; 0: none.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    timeout_ms: int = 0
 
 
 class Servable:
@@ -31,7 +47,9 @@ class Servable:
         signatures: SignatureDef by name.
     """
 
-    def __init__(self, name: str, version: int, path: str, options: "SessionOptions | None" = None):
+    def __init__(
+        self, name: str, version: int, path: str, options: SessionOptions = SessionOptions()
+    ):
         """Loads the SavedModel.
 
         Args:
@@ -46,7 +64,7 @@ class Servable:
         self.name = name
         self.version = version
         self.path = path
-        self._options = options or SessionOptions()
+        self._options = options
         if not os.path.exists(os.path.join(path, "saved_model.pb")) and not os.path.exists(
             os.path.join(path, "saved_model.pbtxt")
         ):
@@ -150,26 +168,12 @@ class Servable:
 def give_memory_back() -> None:
     """Returns the memory of closed servables to the system.
 
-    Graphs are rings of objects, and glibc keeps freed pages: a server that swaps versions for weeks
-    would grow. Collecting holds up every thread, for a tenth of a second where nothing is frozen.
+    Graphs are rings of objects, and glibc keeps freed pages: without this, a server that swaps
+    versions for weeks would grow. A collection holds up every thread, for a tenth of a second
+    unless what was imported is frozen (`gc.freeze`).
     """
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
         pass
-
-
-class SessionOptions:
-    """How sessions run.
-
-    Attributes:
-        intra_op_threads: threads inside one operation; 0: one per core.
-        inter_op_threads: threads between operations; 0: one per core.
-        timeout_ms: limit of one run in milliseconds; 0: none.
-    """
-
-    def __init__(self, intra_op_threads: int = 0, inter_op_threads: int = 0, timeout_ms: int = 0):
-        self.intra_op_threads = intra_op_threads
-        self.inter_op_threads = inter_op_threads
-        self.timeout_ms = timeout_ms

@@ -31,7 +31,7 @@ class Server:
         options: the options it runs with.
         rest_port: the REST port once started; None where switched off.
         grpc_port: the gRPC port once started; None where switched off.
-        manager: the models; their versions can be looked at, and `step()` looks at the folders now.
+        manager: the models and their versions; `manager.step()` looks at the folders at once.
         metrics: the counters.
     """
 
@@ -348,8 +348,10 @@ def _read_key(path: str) -> str:
 
 
 def _freeze_imports() -> None:
-    """Imports TensorFlow and takes its million objects out of every later garbage collection, which
-    would otherwise hold up requests for a tenth of a second each time."""
+    """Imports TensorFlow and takes its million objects out of every later garbage collection.
+
+    Each would otherwise hold up all requests for a tenth of a second.
+    """
     importlib.import_module("serving.server.servable")
     gc.collect()
     gc.freeze()

@@ -38,8 +38,8 @@ def warm_up(servable: Servable, iterations: int, metrics: Metrics) -> int:
         The number of records; 0 where there is no file.
 
     Raises:
-        ServingError: a file that is none of records, more records than TensorFlow Serving accepts,
-            or a request that failed.
+        ServingError: the file is damaged or holds something else, it has more records than TensorFlow
+            Serving accepts, or a request failed.
     """
     path = os.path.join(servable.path, FILE)
     if not os.path.exists(path):

@@ -1,1 +1,4 @@
-"""What client and server both speak: protocol buffers, tensors, records, status codes. No TensorFlow."""
+"""What client and server both speak: protocol buffers, tensors, records and status codes.
+
+Nothing here imports TensorFlow.
+"""

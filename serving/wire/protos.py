@@ -33,7 +33,6 @@ _NAMES = (
     "tensorflow_serving.apis.prediction_log_pb2",
     "tensorflow_serving.apis.prediction_service_pb2_grpc",
     "tensorflow_serving.apis.regression_pb2",
-    "tensorflow_serving.config.file_system_storage_path_source_pb2",
     "tensorflow_serving.config.model_server_config_pb2",
 )
 
@@ -69,7 +68,6 @@ prediction_log = _modules["prediction_log_pb2"]
 regression = _modules["regression_pb2"]
 server_config = _modules["model_server_config_pb2"]
 status = _modules["get_model_status_pb2"]
-storage = _modules["file_system_storage_path_source_pb2"]
 ModelServiceStub = _modules["model_service_pb2_grpc"].ModelServiceStub
 PredictionServiceStub = _modules["prediction_service_pb2_grpc"].PredictionServiceStub
 add_model_service = _modules["model_service_pb2_grpc"].add_ModelServiceServicer_to_server

@@ -5,8 +5,8 @@
     record     as many bytes as the length says
     checksum   of the record
 
-A checksum is a CRC-32C, rotated by 15 bits with a constant added ("masked"), as uint32. A file holds
-nothing else; it is plain, or packed by gzip as a whole. No TensorFlow is needed here.
+A checksum is a CRC-32C as uint32, "masked": rotated right by 15 bits, and a constant added. A file
+holds nothing else; it is plain, or packed by gzip as a whole. No TensorFlow is needed here.
 """
 
 from __future__ import annotations
@@ -125,8 +125,10 @@ def read_records(file: BinaryIO, packed: bool = False, check: bool = True) -> It
 
 
 def _more(read: Callable[[int], bytes], rest: bytes, needed: int) -> bytes:
-    """The rest of a piece and what follows in the file, together at least `needed` bytes; nothing
-    at the end of the file.
+    """The rest of a piece and what follows it in the file.
+
+    Returns:
+        At least `needed` bytes; none where both the rest and the file are at their end.
 
     Raises:
         EOFError: the file ends before that.

@@ -172,8 +172,9 @@ def faulty():
 
 
 class Recommender(tf.Module):
-    """The contract of the recommenders, exported as they are: ten items in order, without those
-    seen or excluded; users whose id begins with "u" are known."""
+    """The contract of the recommenders, exported as they are.
+
+    Ten items in order, without those seen or excluded; users whose id begins with "u" are known."""
 
     def __init__(self, items: list):
         super().__init__()

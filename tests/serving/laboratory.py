@@ -1,5 +1,8 @@
-"""The process behind `support.Laboratory`: writes the fixture models, then starts and stops
-servers as lines of JSON on its standard input say."""
+"""The process behind `support.Laboratory`.
+
+It writes the fixture models, then starts and stops servers as lines of JSON on its standard input
+say.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from serving.server.server import Server
+from serving.server import Server
 from serving.wire.errors import StartError
 from tests.serving.fixture_models import write_all
 

@@ -12,8 +12,10 @@ from tests.serving.support import Reply, eventually, expect_error
 
 @pytest.fixture(scope="module")
 def batching(laboratory, tmp_path_factory):
-    """A function that gives an embedded server with these batching parameters, kept for the file's
-    other tests."""
+    """A function that gives an embedded server with these batching parameters.
+
+    Each is kept for the file's other tests.
+    """
     servers = {}
 
     def batching(**parameters):

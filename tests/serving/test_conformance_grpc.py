@@ -386,7 +386,7 @@ def test_health_watch_G24(laboratory):
 
 
 def test_health_follows_the_versions(start, tmp_path, copy_model):
-    """NOT_SERVING when the last version has ended, where TensorFlow Serving goes on saying SERVING."""
+    """NOT_SERVING when the last version has ended; TensorFlow Serving goes on saying SERVING."""
     copy_model("half/123", tmp_path / "1")
     server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05)
     call = watch_health(server)

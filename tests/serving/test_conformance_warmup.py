@@ -38,8 +38,10 @@ def examples_record(kind: str, signature: str) -> bytes:
 
 @pytest.fixture
 def try_version(target, scratch, copy_model):
-    """A function that serves version 1, then adds version 2 with warm-up records; returns version
-    2's entry of the status once it is settled, and the model's name."""
+    """A function that serves version 1, then adds version 2 with warm-up records.
+
+    It returns version 2's entry of the status once it is settled, and the model's name.
+    """
 
     def try_version(source: str, records: list[bytes] | None) -> dict:
         folder = scratch("warm")

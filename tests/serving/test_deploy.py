@@ -106,8 +106,10 @@ def test_compose():
 
 
 def test_health_check_runs(target):
-    """The check of the Compose file, against a server: well for a model, ill for one that is not
-    there."""
+    """The check of the Compose file, against a server.
+
+    Well for a model, ill for one that is not there.
+    """
     script = compose()["healthcheck"]["test"]
     assert script[:3] == ["CMD", "bash", "-c"]
     command = script[3].replace("127.0.0.1/8501", f"{target.host}/{target.rest}")
@@ -121,8 +123,10 @@ def test_health_check_runs(target):
 
 
 def check(value, kind: str, where: str) -> None:
-    """Checks a value against a type of the kubernetes client: unknown fields, types, and, by
-    making the object, fields that are missing."""
+    """Checks a value against a type of the kubernetes client.
+
+    Unknown fields, types, and, by making the object, fields that are missing.
+    """
     client = pytest.importorskip("kubernetes.client")
     if kind.startswith("list["):
         assert isinstance(value, list), f"{where}: a list is needed, got {value!r}"

@@ -17,8 +17,10 @@ from tests.serving.support import ROOT, Process, Target, eventually, free_port
 
 @pytest.fixture(scope="module")
 def launch(laboratory, tmp_path_factory):
-    """A function that gives a running `python -m serving.server`, on the same two ports each time,
-    and its ready line."""
+    """A function that gives a running `python -m serving.server` and its ready line.
+
+    It has the same two ports each time.
+    """
     processes: list[tuple[Process, dict]] = []
     rest, grpc_port = free_port(), free_port()
     errors = tmp_path_factory.mktemp("process") / "server.log"

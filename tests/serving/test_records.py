@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.server.metrics import Metrics
+from serving.server.warmup import FILE, warm_up
+from serving.wire.errors import ServingError
 from serving.wire.records import DamagedRecords, frame, read_records, write_records
 
 RECORDS = [b"first", b"", b"x" * (3 << 20), *(b"%d" % number for number in range(1000))]
@@ -99,3 +103,16 @@ def test_checksums_of_records_may_be_left_to_gzip():
     data = plain(TWO)
     wrong = data[:-5] + b"t" + data[-4:]
     assert list(read_records(io.BytesIO(wrong), check=False)) == [b"first", b"secont"]
+
+
+def test_a_damaged_file_of_warm_up_requests_refuses_the_version(tmp_path):
+    path = tmp_path / FILE
+    path.parent.mkdir(parents=True)
+    servable = SimpleNamespace(path=str(tmp_path))
+    for data, text in (
+        (b"this is a text and no record", "DATA_LOSS: corrupted record at 0: "),
+        (plain([b""])[:-1], "DATA_LOSS: truncated record at 0: "),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ServingError, match=text + ".*verify your warmup data is in TFRecord"):
+            warm_up(servable, 1, Metrics())

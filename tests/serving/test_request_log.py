@@ -65,12 +65,13 @@ def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_s
 ):
     logs, rest, grpc_port = tmp_path / "logs", free_port(), free_port()
     names = {name: logging_config(logs, name) for name in ("half", "faulty")}
+    models = config_file(laboratory.models, tmp_path / "models.config", **names)
     process = Process(
         "-m",
         "serving.server",
         f"--rest-api-port={rest}",
         f"--port={grpc_port}",
-        f"--model-config-file={config_file(laboratory.models, tmp_path / 'models.config', **names)}",
+        f"--model-config-file={models}",
         errors=tmp_path / "server.log",
     )
     try:

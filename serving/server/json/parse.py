@@ -1,8 +1,7 @@
-"""Requests in JSON -> arrays.
+"""The inputs of `predict` in JSON -> arrays, in both formats of its body: by row and by column.
 
-Both body formats of `predict`. Numbers are converted
-column by column; only where a column is not what it should be are its values looked at one by one,
-in the order in which TensorFlow Serving looks at them, to find the error that it would report.
+The values of an input are converted all at once. Only where that fails are they looked at one by
+one, in TensorFlow Serving's order, to find the error that it would report.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ def parse_predict(document: dict, inputs: dict[str, int]) -> tuple[dict[str, np.
 
     Args:
         document: the parsed body.
-        inputs: DataType number by input name, from the signature.
+        inputs: TensorFlow's number of the data type by input name, from the signature.
 
     Returns:
-        The arrays by name, and whether the request was in rows (`instances`).
+        The arrays by name, and whether the request was by row (`instances`).
 
     Raises:
         ServingError: as TensorFlow Serving words it.

@@ -62,7 +62,6 @@ _REQUIRES = [
     "grpcio-health-checking>=1.48",
     "jinja2>=3.1",
     "markupsafe>=2.1",
-    "prometheus-client>=0.19",
     "pydantic>=2",
     "PyYAML>=6",
     "rich>=13",

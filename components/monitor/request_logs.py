@@ -4,10 +4,8 @@ The logs are TFRecords of PredictionLog. What was asked is counted too.
 """
 
 import glob
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +17,9 @@ import pyarrow.compute as pc
 from components.tables import records
 from components.tables.columns import BYTES_LIST, INT_LIST, arrow_type, is_list
 from models.names.errors import DataError
-from serving.server.request_log import DamagedLog, read_records
 from serving.wire import protos
 from serving.wire.errors import ServingError
+from serving.wire.records import DamagedRecords, read_records
 from serving.wire.tensors import to_array
 
 USER, ITEM, RECOMMENDED, STRATEGY = "user", "item", "recommended", "strategy"
@@ -165,12 +163,12 @@ def read_file(path: str, reading: LogReading) -> Iterator[tuple[pa.RecordBatch, 
     """
     gathered = _Gathered(reading)
     try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            for record in read_records(file):
+        with open(path, "rb") as file:
+            for record in read_records(file, packed=path.endswith(".gz")):
                 gathered.add(record)
                 if gathered.rows >= ROWS_AT_ONCE:
                     yield gathered.flush()
-    except (DamagedLog, OSError, EOFError, zlib.error) as error:
+    except (DamagedRecords, OSError) as error:
         gathered.summary.damaged[path] = str(error)
     yield gathered.flush()
 

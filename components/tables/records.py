@@ -1,15 +1,12 @@
 """Tables on disk: gzip TFRecord files of tf.Example, written and read whole batches at a time."""
 
-import gzip
 import json
 import os
 import posixpath
-import struct
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, TypeVar
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,14 +16,13 @@ from tfx_bsl.coders import example_coder
 
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, empty_table, is_list
 from models.names.errors import DataError
+from serving.wire import records as tfrecord
 
+T = TypeVar("T")
 REPORT = "report.json"
 _SCHEMA_TYPE = {BYTES: schema_pb2.BYTES, INT: schema_pb2.INT, FLOAT: schema_pb2.FLOAT}
 _ROWS_AT_ONCE = 50_000
-_MASK = 0xA282EAD8
 _STAGING = ".temporary"
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
 
 
 def encode(table: pa.Table) -> Iterator[bytes]:
@@ -101,28 +97,7 @@ def write_records(records, folder: str, shard: int) -> int:
     The file has a temporary name first.
     """
     path = posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
-    count = 0
-
-    def body(file):
-        nonlocal count
-        # No time and no name inside: equal records give equal bytes.
-        with gzip.GzipFile(
-            filename="", fileobj=file, mode="wb", compresslevel=3, mtime=0
-        ) as compressed:
-            buffer = bytearray()
-            for record in records:
-                header = struct.pack("<Q", len(record))
-                buffer += (
-                    header + _FOOTER.pack(_masked(header)) + record + _FOOTER.pack(_masked(record))
-                )
-                count += 1
-                if len(buffer) > 1 << 20:
-                    compressed.write(buffer)
-                    buffer = bytearray()
-            compressed.write(buffer)
-
-    _write_atomically(path, body)
-    return count
+    return _write_atomically(path, lambda file: tfrecord.write_records(records, file, packed=True))
 
 
 def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
@@ -160,24 +135,14 @@ def read_records(path: str) -> Iterator[bytes]:
     """Yields the records of one gzip TFRecord file.
 
     Raises:
-        DataError: the file ends in the middle of a record. (Damage inside is caught by gzip's own
-            checksum.)
+        DataError: the file is damaged, or ends in the middle of a record. (Of the checksums, gzip's
+            own is compared, and those of lengths.)
     """
-    with (
-        FileSystems.open(path, compression_type="uncompressed") as raw,
-        gzip.GzipFile(fileobj=raw) as file,
-    ):
+    with FileSystems.open(path, compression_type="uncompressed") as file:
         try:
-            while header := file.read(_HEADER.size):
-                length, _ = _HEADER.unpack(header)
-                record = file.read(length + _FOOTER.size)
-                if len(record) != length + _FOOTER.size:
-                    raise EOFError
-                yield record[:length]
-        except (EOFError, OSError, struct.error) as error:
-            raise DataError(
-                f"{path} is damaged or ends in the middle of a record: {error}"
-            ) from error
+            yield from tfrecord.read_records(file, packed=True, check=False)
+        except tfrecord.DamagedRecords as error:
+            raise DataError(f"{path} is damaged: {error}") from error
 
 
 def shards(folder: str) -> list[str]:
@@ -212,12 +177,7 @@ def exists(path: str) -> bool:
     return FileSystems.exists(path)
 
 
-def _masked(data: bytes) -> int:
-    crc = google_crc32c.value(bytes(data))
-    return (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
-
-
-def _write_atomically(path: str, body) -> None:
+def _write_atomically(path: str, body: Callable[[BinaryIO], T]) -> T:
     folder, name = posixpath.split(path)
     # Never in a split's folder: readers take every file that they find there.
     parent = (
@@ -226,11 +186,12 @@ def _write_atomically(path: str, body) -> None:
     _make_folder(folder)
     temporary = staging_path(parent, f"{name}-{uuid.uuid4().hex}")
     with FileSystems.create(temporary, compression_type="uncompressed") as file:
-        body(file)
+        result = body(file)
     if "://" not in path:
         os.replace(temporary, path)
     else:
         FileSystems.rename([temporary], [path])
+    return result
 
 
 def _make_folder(path: str) -> None:

@@ -34,8 +34,8 @@ class AsyncClient:
     """Asks one model of one server, from an event loop.
 
     Usage:
-      async with AsyncClient("127.0.0.1:8501", "two_tower") as client:
-          answer = await client.recommend("42", k=10)
+        async with AsyncClient("127.0.0.1:8501", "two_tower") as client:
+            answer = await client.recommend("42", k=10)
     """
 
     def __init__(
@@ -150,20 +150,26 @@ class _AsyncRest:
         path = messages.model_path(model, version, label) + ":predict"
         answer = await self._send("POST", path, messages.predict_body(inputs, signature), timeout)
         outputs = messages.predict_outputs(answer)
-        if set(outputs) == {"output"}:
-            key = signature or "serving_default"
-            if key not in self._outputs:
-                document = await self.metadata(model, version, label, timeout)
-                found = document["metadata"]["signature_def"]["signature_def"][key]
-                self._outputs[key] = list(found["outputs"])
-            outputs = {self._outputs[key][0]: outputs["output"]}
-        missing = [name for name in output_filter if name not in outputs]
-        if missing:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {missing[0]}",
-            )
-        return {name: outputs[name] for name in output_filter or outputs}, None
+        if messages.NAMELESS in outputs:
+            name = await self._only_output(model, version, label, signature, timeout)
+            outputs = {name: outputs[messages.NAMELESS]}
+        return messages.select_outputs(outputs, output_filter), None
+
+    async def _only_output(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        signature: str,
+        timeout: float | None,
+    ) -> str:
+        """The name of a signature's one output, which REST leaves out of its answers."""
+        signature = signature or "serving_default"
+        if signature not in self._outputs:
+            document = await self.metadata(model, version, label, timeout)
+            found = document["metadata"]["signature_def"]["signature_def"][signature]
+            self._outputs[signature] = list(found["outputs"])
+        return self._outputs[signature][0]
 
     async def metadata(
         self, model: str, version: int | None, label: str | None, timeout: float

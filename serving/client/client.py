@@ -36,8 +36,8 @@ class Client:
     """Asks one model of one server.
 
     Usage:
-      with Client("127.0.0.1:8501", "two_tower") as client:
-          for item, score in client.recommend("42", k=10).items: ...
+        with Client("127.0.0.1:8501", "two_tower") as client:
+            for item, score in client.recommend("42", k=10).items: ...
 
     A client may be used by several threads. Answers that say UNAVAILABLE, and connections refused,
     are tried again with growing pauses, within the call's timeout.
@@ -59,16 +59,16 @@ class Client:
         """Creates a client; nothing is sent yet.
 
         Args:
-          address: host:port of the REST or the gRPC port.
-          model: the model's name.
-          protocol: "rest" or "grpc".
-          timeout: seconds for one call with all its attempts.
-          retries: further attempts after the first.
-          version: ask for this version rather than the newest.
-          label: ask for the version with this label.
-          api_key: sent with every request.
-          tls: encrypt the connection.
-          tls_ca_file: PEM certificates to trust, in place of the system's; switches TLS on.
+            address: host:port of the REST or the gRPC port.
+            model: the model's name.
+            protocol: "rest" or "grpc".
+            timeout: seconds for one call with all its attempts.
+            retries: further attempts after the first.
+            version: ask for this version rather than the newest.
+            label: ask for the version with this label.
+            api_key: sent with every request.
+            tls: encrypt the connection.
+            tls_ca_file: PEM certificates to trust, in place of the system's; switches TLS on.
         """
         self.model = model
         self.timeout = timeout
@@ -89,14 +89,14 @@ class Client:
         """Recommends items to one user.
 
         Args:
-          user_id: the user; one the model does not know gets an answer as well.
-          history: items the user has had beyond what the model knows, oldest first; added to what
-            it has stored or, by a model of sessions, read alone (see `Query`).
-          exclude: items not to return.
-          k: how many items, at least 1; fewer come where the catalogue has no more.
+            user_id: the user; one the model does not know gets an answer as well.
+            history: items the user has had beyond what the model knows, oldest first; added to what
+                it has stored or, by a model of sessions, read alone (see `Query`).
+            exclude: items not to return.
+            k: how many items, at least 1; fewer come where the catalogue has no more.
 
         Raises:
-          ServingError: with the server's code and message.
+            ServingError: with the server's code and message.
         """
         return self.recommend_many([Query(user_id, history, exclude)], k)[0]
 
@@ -116,16 +116,16 @@ class Client:
         """Runs any signature.
 
         Args:
-          inputs: nested lists or arrays by input name.
-          signature_name: the signature; empty for `serving_default`.
-          output_filter: the outputs wanted; all where empty.
+            inputs: nested lists or arrays by input name.
+            signature_name: the signature; empty for `serving_default`.
+            output_filter: the outputs wanted; all where empty.
 
         Returns:
-          Nested lists by output name; strings as `str`, those of outputs named `*_bytes` as
-          `bytes`.
+            Nested lists by output name; strings as `str`, those of outputs named `*_bytes` as
+            `bytes`.
 
         Raises:
-          ServingError: with the server's code and message.
+            ServingError: with the server's code and message.
         """
         return self._predict(inputs, signature_name, tuple(output_filter))[0]
 
@@ -196,18 +196,10 @@ class _Rest:
         path = messages.model_path(model, version, label) + ":predict"
         answer = self._send("POST", path, body, timeout)
         outputs = messages.predict_outputs(answer)
-        if set(outputs) == {"output"}:
-            outputs = {
-                self._only_output(model, version, label, signature, timeout): outputs["output"]
-            }
-        wanted = output_filter or outputs
-        missing = [name for name in wanted if name not in outputs]
-        if missing:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"output tensor alias not found in signature: {missing[0]}",
-            )
-        return {name: outputs[name] for name in wanted}, None
+        if messages.NAMELESS in outputs:
+            name = self._only_output(model, version, label, signature, timeout)
+            outputs = {name: outputs[messages.NAMELESS]}
+        return messages.select_outputs(outputs, output_filter), None
 
     def _only_output(
         self,

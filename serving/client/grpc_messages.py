@@ -26,14 +26,14 @@ def predict_request(
     """A PredictRequest.
 
     Args:
-      model: its name.
-      signature: of the model.
-      version: ask for this version rather than the newest.
-      label: ask for the version with this label.
-      output_filter: the outputs to return; none for all.
-      inputs: arrays, or nested lists: strings become string tensors, `bool` bool, integers int32
-        where they fit and int64 where not, other numbers float. Give an array where the signature
-        wants another type.
+        model: its name.
+        signature: of the model.
+        version: ask for this version rather than the newest.
+        label: ask for the version with this label.
+        output_filter: the outputs to return; none for all.
+        inputs: arrays, or nested lists: strings become string tensors, `bool` bool, integers int32
+            where they fit and int64 where not, other numbers float. Give an array where the
+            signature wants another type.
     """
     request = protos.predict.PredictRequest(
         model_spec=model_spec(model, version, label), output_filter=output_filter

@@ -7,7 +7,7 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from typing import Any, Iterable, Mapping, Sequence, Union
+from typing import Any, Mapping, Sequence, Union
 from urllib.parse import quote
 
 from serving.wire.errors import Code, ServingError, code_of_http
@@ -18,6 +18,7 @@ Outputs = dict[str, list[Any]]
 Document = dict[str, Any]
 # The outputs of a model, and its version where the protocol tells it.
 Answer = tuple[Outputs, Union[int, None]]
+NAMELESS = ""
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Recommendations:
     """The answer for one user.
 
     Attributes:
-      items: pairs of item id and score, best first.
-      strategy: where they come from: "model", "fold-in", "segment" or "fallback".
-      model_version: the version that answered; REST does not tell it.
-      sources: of a two-stage model, what recalled each item; else empty.
+        items: pairs of item id and score, best first.
+        strategy: where they come from: "model", "fold-in", "segment" or "fallback".
+        model_version: the version that answered; REST does not tell it.
+        sources: of a two-stage model, what recalled each item; else empty.
     """
 
     items: list[tuple[str, float]]
@@ -42,11 +43,11 @@ class Query:
     """What one user is asked about.
 
     Attributes:
-      user_id: the user.
-      history: items the user has had beyond what the model knows, oldest first. They count as seen.
-        A model that knows the user adds them to what it has stored, newest last; a model of
-        sessions takes them for the session and reads nothing else.
-      exclude: items that must not be returned.
+        user_id: the user.
+        history: items the user has had beyond what the model knows, oldest first. They count as
+            seen. A model that knows the user adds them to what it has stored, newest last; a model
+            of sessions takes them for the session and reads nothing else.
+        exclude: items that must not be returned.
     """
 
     user_id: Id
@@ -71,8 +72,8 @@ def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list[Any]]:
     requests of several clients fit into one batch, and the model sees few shapes.
 
     Args:
-      queries: one a row.
-      k: the number of items wanted for each.
+        queries: one a row.
+        k: the number of items wanted for each.
     """
     return {
         "user_id": [query.user_id for query in queries],
@@ -119,8 +120,8 @@ def predict_body(inputs: Inputs, signature: str) -> bytes:
     """The columnar body of a `predict` request.
 
     Args:
-      inputs: nested lists or arrays by input name; `bytes` that are not UTF-8 are sent as base64.
-      signature: the signature; empty for the default.
+        inputs: nested lists or arrays by input name; `bytes` that are not UTF-8 are sent as base64.
+        signature: the signature; empty for the default.
     """
     document: dict[str, object] = {"signature_name": signature} if signature else {}
     document["inputs"] = {name: _plain(value) for name, value in inputs.items()}
@@ -147,18 +148,29 @@ def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def predict_outputs(body: bytes, output_names: Iterable[str] = ()) -> Outputs:
+def predict_outputs(body: bytes) -> Outputs:
     """The outputs by name of a columnar answer.
 
-    Args:
-      body: the answer.
-      output_names: the signature's outputs; one output comes without its name.
+    The only output of a signature comes without its name; here it is called NAMELESS.
     """
     outputs = parse(body)["outputs"]
-    names = list(output_names)
     if not isinstance(outputs, dict) or set(outputs) == {"b64"}:
-        outputs = {names[0] if len(names) == 1 else "output": outputs}
+        outputs = {NAMELESS: outputs}
     return {name: _decoded(value) for name, value in outputs.items()}
+
+
+def select_outputs(outputs: Outputs, output_filter: Sequence[str]) -> Outputs:
+    """The outputs that were asked for, or all where none was; REST answers with all.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, as gRPC answers for an output that the signature lacks.
+    """
+    for name in output_filter:
+        if name not in outputs:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"output tensor alias not found in signature: {name}"
+            )
+    return {name: outputs[name] for name in output_filter or outputs}
 
 
 def _decoded(value: Any) -> Any:
@@ -212,8 +224,8 @@ class Attempts:
         """Starts the clock.
 
         Args:
-          timeout: seconds for the whole call, all attempts and pauses together.
-          retries: further attempts after the first.
+            timeout: seconds for the whole call, all attempts and pauses together.
+            retries: further attempts after the first.
         """
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
@@ -224,7 +236,7 @@ class Attempts:
         """Seconds left for an attempt.
 
         Raises:
-          ServingError: DEADLINE_EXCEEDED where none are left.
+            ServingError: DEADLINE_EXCEEDED where none are left.
         """
         left = self._deadline - time.monotonic()
         if left <= 0:

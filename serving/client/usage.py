@@ -30,10 +30,10 @@ class Usage:
     """How to ask one signature.
 
     Attributes:
-      signature: its name.
-      summary: its inputs and outputs with types and shapes.
-      curl: a shell command; empty where JSON has no value for an input's type.
-      python: a program that prints the answer; empty where the client has no method for it.
+        signature: its name.
+        summary: its inputs and outputs with types and shapes.
+        curl: a shell command; empty where JSON has no value for an input's type.
+        python: a program that prints the answer; empty where the client has no method for it.
     """
 
     signature: str
@@ -46,12 +46,12 @@ def usages(metadata: messages.Document, address: str, model: str) -> list[Usage]
     """Makes the examples.
 
     Args:
-      metadata: the model's metadata, as `Client.metadata` returns it.
-      address: host:port of the REST port, for the examples to name.
-      model: the model's name.
+        metadata: the model's metadata, as `Client.metadata` returns it.
+        address: host:port of the REST port, for the examples to name.
+        model: the model's name.
 
     Returns:
-      One for each signature, by name.
+        One for each signature, by name.
     """
     signatures = metadata["metadata"]["signature_def"]["signature_def"]
     return [_usage(name, signatures[name], address, model) for name in sorted(signatures)]
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Prints the examples of a served model.
 
     Returns:
-      The exit status: 0, or 1 where the server or the model does not answer.
+        The exit status: 0, or 1 where the server or the model does not answer.
     """
     parser = argparse.ArgumentParser(
         prog="python -m serving.client.usage",

@@ -9,7 +9,6 @@ so nothing here is locked.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from concurrent.futures import Executor
@@ -19,7 +18,17 @@ import numpy as np
 
 from serving.server.metrics import Metrics
 from serving.server.servable import Servable
+from serving.server.text_proto import read_text_proto
+from serving.wire import protos
 from serving.wire.errors import Code, ServingError, StartError, invalid
+
+# Parameters that are numbers, and the smallest that each may be.
+_LEAST = {
+    "max_batch_size": 1,
+    "batch_timeout_micros": 0,
+    "max_enqueued_batches": 0,
+    "num_batch_threads": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,14 @@ class BatchingParameters:
     """What `batching_parameters.txt` says.
 
     Attributes:
-      max_batch_size: rows of one run at most.
-      batch_timeout_micros: how long a task waits for company at most, in microseconds.
-      max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
-      num_batch_threads: runs at the same time at most.
-      allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
-      pad_variable_length_inputs: pad inputs to the longest of the batch.
-      separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
-        TensorFlow Serving has no such switch.
+        max_batch_size: rows of one run at most.
+        batch_timeout_micros: how long a task waits for company at most, in microseconds.
+        max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
+        num_batch_threads: runs at the same time at most.
+        allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
+        pad_variable_length_inputs: pad inputs to the longest of the batch.
+        separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
+            TensorFlow Serving has no such switch.
     """
 
     max_batch_size: int = 1000
@@ -46,58 +55,45 @@ class BatchingParameters:
     separate_shapes: bool = False
 
 
-def read_parameters(path: str, separate_shapes: bool = False, threads: int = 2):
+def read_parameters(
+    path: str, separate_shapes: bool = False, threads: int = 2
+) -> BatchingParameters:
     """Reads TensorFlow Serving's batching parameters file.
 
     Args:
-      path: a text file of `name { value: N }` entries.
-      separate_shapes: see `BatchingParameters`.
-      threads: the default of num_batch_threads.
+        path: a BatchingParameters message in protobuf's text format. Its `thread_pool_name` changes
+            nothing here.
+        separate_shapes: see `BatchingParameters`.
+        threads: the default of num_batch_threads.
 
     Raises:
-      StartError: an unknown name, or values that contradict each other.
+        StartError: the file does not parse, or its values cannot be or contradict each other.
     """
-    values: dict[str, object] = {"separate_shapes": separate_shapes, "num_batch_threads": threads}
-    sizes: list[int] = []
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}") from error
-    known = set(BatchingParameters.__dataclass_fields__)
-    for number, name, value in _entries(path, text):
-        if name == "allowed_batch_sizes":
-            sizes.append(int(value))
-        elif name == "pad_variable_length_inputs":
-            values[name] = value == "true"
-        elif name in known:
-            values[name] = int(value)
-        elif name not in ("thread_pool_name", "enable_large_batch_splitting"):
-            raise StartError(f"{path} line {number}: unknown batching parameter {name}")
-    parameters = BatchingParameters(**values, allowed_batch_sizes=tuple(sizes))
+    message = read_text_proto(path, protos.BatchingParameters())
+    if message.enable_large_batch_splitting.value:
+        raise StartError(
+            f"{path}: this server does not split requests (enable_large_batch_splitting); "
+            "max_batch_size must hold the largest"
+        )
+    given = {"num_batch_threads": threads}
+    for name, least in _LEAST.items():
+        if message.HasField(name):
+            given[name] = getattr(message, name).value
+        if given.get(name, least) < least:
+            raise StartError(f"{path}: {name} must be at least {least}, got {given[name]}")
+    parameters = BatchingParameters(
+        **given,
+        allowed_batch_sizes=tuple(message.allowed_batch_sizes),
+        pad_variable_length_inputs=message.pad_variable_length_inputs,
+        separate_shapes=separate_shapes,
+    )
+    sizes = list(parameters.allowed_batch_sizes)
     if sizes and (sizes != sorted(set(sizes)) or sizes[-1] != parameters.max_batch_size):
         raise StartError(
             f"{path}: allowed_batch_sizes must ascend, and its last entry must equal "
             f"max_batch_size ({parameters.max_batch_size}); got {sizes}"
         )
     return parameters
-
-
-_ENTRY = re.compile(r"(\w+)\s*(?:\{\s*value\s*:\s*([^}\s]+)\s*\}|:\s*(\S+))|(\S+)")
-
-
-def _entries(path: str, text: str):
-    text = re.sub("#.*", "", text)
-    for entry in _ENTRY.finditer(text):
-        number = text.count("\n", 0, entry.start()) + 1
-        if entry[4] is not None:
-            raise StartError(
-                f"{path} line {number}: expected `name {{ value: N }}`, got {entry[4]}"
-            )
-        value = (entry[2] or entry[3]).strip('"')
-        if not value.isdigit() and value not in ("true", "false") and "name" not in entry[1]:
-            raise StartError(f"{path} line {number}: {entry[1]} is not a number: {value}")
-        yield number, entry[1], value
 
 
 @dataclass
@@ -137,10 +133,10 @@ class Batcher:
         """Creates a batcher.
 
         Args:
-          parameters: sizes, limits and switches.
-          pool: threads that run batches.
-          metrics: where waiting and running times go.
-          timeout_seconds: longest a task may wait for its run; 0: any time.
+            parameters: sizes, limits and switches.
+            pool: threads that run batches.
+            metrics: where waiting and running times go.
+            timeout_seconds: longest a task may wait for its run; 0: any time.
         """
         self._timeout = timeout_seconds
         self._parameters = parameters
@@ -160,17 +156,17 @@ class Batcher:
         """Runs one request as a part of a batch.
 
         Args:
-          servable: a servable that the caller has acquired.
-          signature: its signature.
-          inputs: the arrays; the first dimension of each is the request's number of rows.
-          outputs: the output names.
-          api: the name for the metrics.
+            servable: a servable that the caller has acquired.
+            signature: its signature.
+            inputs: the arrays; the first dimension of each is the request's number of rows.
+            outputs: the output names.
+            api: the name for the metrics.
 
         Returns:
-          The request's own rows of the outputs.
+            The request's own rows of the outputs.
 
         Raises:
-          ServingError: the request cannot be batched, the queue is full, or the run failed.
+            ServingError: the request cannot be batched, the queue is full, or the run failed.
         """
         parameters = self._parameters
         size = _rows(inputs)
@@ -316,14 +312,14 @@ def merge(name: str, arrays: list[np.ndarray], extra: int, pad: bool) -> np.ndar
     """Joins one input of several tasks along the first dimension.
 
     Args:
-      name: the input's name, for messages.
-      arrays: one array a task.
-      extra: rows to add at the end, copies of the first row.
-      pad: pad the other dimensions to the largest, with each array's first value, as TensorFlow
-        Serving does.
+        name: the input's name, for messages.
+        arrays: one array a task.
+        extra: rows to add at the end, copies of the first row.
+        pad: pad the other dimensions to the largest, with each array's first value, as TensorFlow
+            Serving does.
 
     Raises:
-      ServingError: FAILED_PRECONDITION for shapes that differ without `pad`.
+        ServingError: FAILED_PRECONDITION for shapes that differ without `pad`.
     """
     if len({array.shape[1:] for array in arrays}) > 1:
         if not pad:

@@ -14,7 +14,7 @@ def serialized_examples(request_input) -> np.ndarray:
     """The examples of an Input message, serialized; a context's bytes precede each of them.
 
     Raises:
-      ServingError: INVALID_ARGUMENT "Input is empty."
+        ServingError: INVALID_ARGUMENT "Input is empty."
     """
     kind = request_input.WhichOneof("kind")
     if kind == "example_list":
@@ -36,7 +36,7 @@ def classification_signature(definition) -> tuple[str, ...]:
     """Checks a signature for Classify and returns the outputs to fetch.
 
     Raises:
-      ServingError: the signature is none for classification.
+        ServingError: the signature is not one for classification.
     """
     if definition.method_name != CLASSIFY:
         raise invalid(
@@ -66,7 +66,7 @@ def regression_signature(definition) -> tuple[str, ...]:
     """Checks a signature for Regress and returns the output to fetch.
 
     Raises:
-      ServingError: the signature is none for regression.
+        ServingError: the signature is not one for regression.
     """
     if definition.method_name != REGRESS:
         raise invalid(
@@ -90,12 +90,12 @@ def classify_result(outputs: dict[str, np.ndarray], count: int, result) -> None:
     """Fills a ClassificationResult from the fetched outputs.
 
     Args:
-      outputs: `classes` [count, n] string, `scores` [count, n] float, or both.
-      count: the number of examples.
-      result: the message to fill.
+        outputs: `classes` [count, n] string, `scores` [count, n] float, or both.
+        count: the number of examples.
+        result: the message to fill.
 
     Raises:
-      ServingError: outputs of other types or shapes.
+        ServingError: outputs of other types or shapes.
     """
     for name, kind, words in (("classes", "O", "DT_STRING"), ("scores", "f", "DT_FLOAT")):
         array = outputs.get(name)
@@ -129,7 +129,7 @@ def regress_result(outputs: dict[str, np.ndarray], count: int, result) -> None:
     """Fills a RegressionResult from `outputs` [count] or [count, 1] float.
 
     Raises:
-      ServingError: an output of another type or shape.
+        ServingError: an output of another type or shape.
     """
     array = outputs["outputs"]
     if not (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.server.inference import Inference
+from serving.server.manager import Manager
 from serving.server.model_config import from_proto
 from serving.server.rest import key_matches
 from serving.server.servable import DEFAULT_SIGNATURE
@@ -15,6 +18,7 @@ from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
 from serving.wire.tensors import to_array, to_proto
 
+_WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 
@@ -44,8 +48,8 @@ class PredictionService:
         """Creates the service.
 
         Args:
-          inference: what runs the requests.
-          as_content: send tensors as bytes rather than as typed values.
+            inference: what runs the requests.
+            as_content: send tensors as bytes rather than as typed values.
         """
         self._inference = inference
         self._as_content = as_content
@@ -157,58 +161,55 @@ def _model_spec(request):
     return request.model_spec
 
 
-class Health:
-    """grpc.health.v1.Health; its two messages of one field each are coded by hand."""
+class Health(health_pb2_grpc.HealthServicer):
+    """grpc.health.v1.Health: SERVING while any version of any model serves, until the server stops.
+
+    The servicer for asyncio that comes with grpcio-health-checking is not used: once one of two
+    watches of a service has ended, the other is told nothing more, and none ends with the server.
+    """
 
     SERVICES = (
         "",
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
     )
-    _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 
-    def __init__(self):
-        self.serving = True
-        self.changed = asyncio.Event()
+    def __init__(self, manager: Manager):
+        self._manager = manager
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Answers NOT_SERVING from now on."""
-        self.serving = False
-        self.changed.set()
+        """Answers NOT_SERVING from now on, and ends the watches."""
+        self._stopping.set()
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """The handler to add to a server."""
-        return grpc.method_handlers_generic_handler(
-            "grpc.health.v1.Health",
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self._check),
-                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-            },
-        )
+    def _status(self, service: str) -> int:
+        response = health_pb2.HealthCheckResponse
+        if service not in self.SERVICES:
+            return response.SERVICE_UNKNOWN
+        if self._stopping.is_set() or not self._manager.available():
+            return response.NOT_SERVING
+        return response.SERVING
 
-    def _state(self, request: bytes) -> bytes:
-        if _string_field(request) not in self.SERVICES:
-            return self._SERVICE_UNKNOWN
-        return self._SERVING if self.serving else self._NOT_SERVING
-
-    async def _check(self, request: bytes, context) -> bytes:
-        state = self._state(request)
-        if state == self._SERVICE_UNKNOWN:
+    async def Check(self, request, context):  # noqa: N802 (the names are the protocol's)
+        """The status now; NOT_FOUND for an unknown service."""
+        status = self._status(request.service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return state
+        return health_pb2.HealthCheckResponse(status=status)
 
-    async def _watch(self, request: bytes, context):
-        yield self._state(request)
-        await self.changed.wait()
-        yield self._state(request)
-
-
-def _string_field(message: bytes) -> str:
-    if not message:
-        return ""
-    if message[0] != 0x0A or len(message) < 2 or message[1] >= 0x80:
-        return "?"
-    return message[2 : 2 + message[1]].decode("utf-8", "replace")
+    async def Watch(self, request, context):  # noqa: N802
+        """The status now, and again whenever it has changed."""
+        told = None
+        while True:
+            stopping = self._stopping.is_set()
+            status = self._status(request.service)
+            if status != told:
+                yield health_pb2.HealthCheckResponse(status=status)
+                told = status
+            if stopping:
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _WATCH_SECONDS)
 
 
 class ApiKeyInterceptor(grpc.aio.ServerInterceptor):

@@ -1,6 +1,6 @@
-"""What a request asks of a model, whatever protocol it came by.
+"""Runs requests on the models that are loaded, whatever protocol a request came by.
 
-Limits on concurrency, rows and time are kept here, and what is counted is counted here.
+The limits on concurrency, rows and time hold here; requests are counted and logged here.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class RequestLimits:
     """What one server accepts.
 
     Attributes:
-      max_rows: rows of one request; 0: any number.
-      max_concurrent_requests: requests under way at once; 0: any number.
-      timeout_seconds: time a request may wait and run; 0: any.
+        max_rows: rows of one request; 0: any number.
+        max_concurrent_requests: requests under way at once; 0: any number.
+        timeout_seconds: time a request may wait and run; 0: any.
     """
 
     max_rows: int = 0
@@ -50,9 +50,9 @@ class Inference:
     """Runs requests on the servables of a manager, on a pool of threads.
 
     Attributes:
-      manager: the models.
-      metrics: the counters.
-      under_way: how many requests are being answered now.
+        manager: the models.
+        metrics: the counters.
+        under_way: how many requests are being answered now.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Inference:
         """Counts a request in and out.
 
         Raises:
-          ServingError: UNAVAILABLE while too many others are under way.
+            ServingError: UNAVAILABLE while too many others are under way.
         """
         limit = self._limits.max_concurrent_requests
         if limit and self.under_way >= limit:
@@ -117,7 +117,7 @@ class Inference:
         """The servable a request names, held for as long as the request takes.
 
         Raises:
-          ServingError: INVALID_ARGUMENT without a name, NOT_FOUND.
+            ServingError: INVALID_ARGUMENT without a name, NOT_FOUND.
         """
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
@@ -141,16 +141,16 @@ class Inference:
         """Runs a signature.
 
         Args:
-          servable: an acquired servable.
-          signature: its name; empty for `serving_default`.
-          inputs: arrays by input name.
-          output_filter: the outputs wanted; all where empty.
+            servable: an acquired servable.
+            signature: its name; empty for `serving_default`.
+            inputs: arrays by input name.
+            output_filter: the outputs wanted; all where empty.
 
         Returns:
-          Arrays by output name.
+            Arrays by output name.
 
         Raises:
-          ServingError: as TensorFlow Serving words it, or what the model raised.
+            ServingError: as TensorFlow Serving words it, or what the model raised.
         """
         asked, sent = signature, inputs
         signature = signature or DEFAULT_SIGNATURE

@@ -15,7 +15,7 @@ from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception
 
 log = logging.getLogger("serving")
-State = protos.status.ModelVersionStatus
+ModelVersionStatus = protos.status.ModelVersionStatus
 Loader = Callable[[str, int, str], Servable]
 
 
@@ -24,19 +24,19 @@ class Version:
     """One version of one model, from the moment it is first wanted.
 
     Attributes:
-      number: the version.
-      path: its folder.
-      state: a `ModelVersionStatus.State`.
-      error: why it does not serve, where it does not.
-      servable: set while it is available.
-      attempts: how often it was loaded in vain.
-      next_attempt: when to try again (monotonic seconds).
-      contents: names, sizes and times of its files at the last attempt.
+        number: the version.
+        path: its folder.
+        state: a `ModelVersionStatus.State`.
+        error: why it does not serve, where it does not.
+        servable: set while it is available.
+        attempts: how many attempts to load it have failed.
+        next_attempt: when to try again, in seconds of the monotonic clock.
+        contents: names, sizes and times of its files at the last attempt.
     """
 
     number: int
     path: str
-    state: int = State.START
+    state: int = ModelVersionStatus.START
     error: ServingError | None = None
     servable: Servable | None = None
     attempts: int = 0
@@ -62,10 +62,10 @@ class Manager:
         """Creates a manager without models.
 
         Args:
-          loader: makes a servable from name, version and folder.
-          max_load_retries: further attempts after the first that failed.
-          retry_interval: seconds between attempts.
-          labels_for_unavailable: accept a new label for a version that is not loaded.
+            loader: makes a servable from name, version and folder.
+            max_load_retries: further attempts after the first that failed.
+            retry_interval: seconds between attempts.
+            labels_for_unavailable: accept a new label for a version that is not loaded.
         """
         self._loader = loader
         self._max_load_retries = max_load_retries
@@ -85,12 +85,12 @@ class Manager:
         """The servable for a request; the caller must `release` it.
 
         Args:
-          name: the model.
-          version: a version number; the largest available one where None.
-          label: a version label, in place of a number.
+            name: the model.
+            version: a version number; the largest available one where None.
+            label: a version label, in place of a number.
 
         Raises:
-          ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
+            ServingError: NOT_FOUND, or INVALID_ARGUMENT for an unknown label.
         """
         with self._lock:
             if label:
@@ -117,7 +117,7 @@ class Manager:
         """The states of one version, or of all versions of a model, largest first.
 
         Raises:
-          ServingError: NOT_FOUND for an unknown model or version.
+            ServingError: NOT_FOUND for an unknown model or version.
         """
         with self._lock:
             known = dict(self._versions.get(name, {}))
@@ -158,11 +158,11 @@ class Manager:
         """Replaces the configuration, and returns when every model in it serves.
 
         Args:
-          configs: the models; those left out are unloaded.
+            configs: the models; those left out are unloaded.
 
         Raises:
-          ServingError: FAILED_PRECONDITION for a label of a version that is not loaded, in which
-            case nothing changes; UNKNOWN where a model did not become available.
+            ServingError: FAILED_PRECONDITION for a label of a version that is not loaded, in which
+                case nothing changes; UNKNOWN where a model did not become available.
         """
         with self._changing:
             first = not self._configs
@@ -284,19 +284,19 @@ class Manager:
 
     def _load_if_due(self, name: str, known: dict[int, Version], number: int, path: str) -> None:
         entry = known.get(number)
-        if entry is not None and (entry.servable or entry.state == State.UNLOADING):
+        if entry is not None and (entry.servable or entry.state == ModelVersionStatus.UNLOADING):
             return
         contents = _contents(path)
-        if entry is None or (entry.state == State.END and entry.error is None):
+        if entry is None or (entry.state == ModelVersionStatus.END and entry.error is None):
             entry = Version(number, path)
             with self._lock:
                 known[number] = entry
         elif contents == entry.contents:
-            if entry.state == State.END or time.monotonic() < entry.next_attempt:
+            if entry.state == ModelVersionStatus.END or time.monotonic() < entry.next_attempt:
                 return
         else:
             entry.attempts = 0
-        entry.path, entry.contents, entry.state = path, contents, State.LOADING
+        entry.path, entry.contents, entry.state = path, contents, ModelVersionStatus.LOADING
         begin = time.monotonic()
         try:
             servable = self._loader(name, number, path)
@@ -306,7 +306,7 @@ class Manager:
             entry.attempts += 1
             entry.next_attempt = time.monotonic() + self._retry_interval
             if entry.attempts > self._max_load_retries:
-                entry.state = State.END
+                entry.state = ModelVersionStatus.END
             log.error(
                 "model %s version %d does not load (attempt %d): %s",
                 name,
@@ -316,7 +316,7 @@ class Manager:
             )
             return
         with self._lock:
-            entry.servable, entry.state, entry.error = servable, State.AVAILABLE, None
+            entry.servable, entry.state, entry.error = servable, ModelVersionStatus.AVAILABLE, None
         log.info(
             "model %s version %d available after %.2f s", name, number, time.monotonic() - begin
         )
@@ -325,14 +325,14 @@ class Manager:
         with self._lock:
             servable, entry.servable = entry.servable, None
             if servable is None:
-                if entry.state not in (State.END, State.UNLOADING):
-                    entry.state = State.END
+                if entry.state not in (ModelVersionStatus.END, ModelVersionStatus.UNLOADING):
+                    entry.state = ModelVersionStatus.END
                 return
-            entry.state = State.UNLOADING
+            entry.state = ModelVersionStatus.UNLOADING
 
         def close() -> None:
             servable.close()
-            entry.state = State.END
+            entry.state = ModelVersionStatus.END
             give_memory_back()
             log.info("model %s version %d unloaded", name, entry.number)
 
@@ -351,7 +351,7 @@ class Manager:
                         servable, entry.servable = entry.servable, None
                     if servable is not None:
                         servable.close(timeout)
-                        entry.state = State.END
+                        entry.state = ModelVersionStatus.END
         give_memory_back()
 
 
@@ -361,11 +361,11 @@ def find_versions(base_path: str, warn: Callable[[str], None] = log.warning) -> 
     Names that are not numbers are ignored; of two names for one number the first by name counts.
 
     Args:
-      base_path: the model's folder.
-      warn: told of names for the same number.
+        base_path: the model's folder.
+        warn: told of names for the same number.
 
     Raises:
-      OSError: the folder cannot be listed.
+        OSError: the folder cannot be listed.
     """
     found: dict[int, str] = {}
     for name in sorted(os.listdir(base_path)):

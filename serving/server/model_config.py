@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from google.protobuf import text_format
-
+from serving.server.text_proto import read_text_proto
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, StartError, invalid
 
@@ -16,8 +15,8 @@ class RequestLogConfig:
     """Where sampled requests of one model go.
 
     Attributes:
-      filename_prefix: absolute path that the names of its files begin with.
-      sampling_rate: share of requests to log, in [0, 1].
+        filename_prefix: absolute path that the names of its files begin with.
+        sampling_rate: share of requests to log, in [0, 1].
     """
 
     filename_prefix: str
@@ -29,13 +28,13 @@ class ModelConfig:
     """One model.
 
     Attributes:
-      name: the name it is asked for by.
-      base_path: absolute folder of the version folders.
-      policy: "latest", "all" or "specific".
-      latest: how many versions `latest` keeps.
-      specific: the version numbers of `specific`.
-      labels: version number by label.
-      request_log: where sampled requests go; None: nowhere.
+        name: the name it is asked for by.
+        base_path: absolute folder of the version folders.
+        policy: "latest", "all" or "specific".
+        latest: how many versions `latest` keeps.
+        specific: the version numbers of `specific`.
+        labels: version number by label.
+        request_log: where sampled requests go; None: nowhere.
     """
 
     name: str
@@ -60,7 +59,7 @@ def from_proto(config: "protos.server_config.ModelServerConfig") -> list[ModelCo
     """Checks a configuration and reads it.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, with TensorFlow Serving's texts.
+        ServingError: INVALID_ARGUMENT, with TensorFlow Serving's texts.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise invalid(
@@ -135,28 +134,13 @@ def _request_log(entry: "protos.server_config.ModelConfig") -> RequestLogConfig:
     return RequestLogConfig(prefix, rate)
 
 
-def read_text(path: str, message):
-    """Parses a text proto file into `message` and returns it.
-
-    Raises:
-      StartError: the file cannot be read, or does not parse; with the file, line and reason.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return text_format.Parse(file.read(), message)
-    except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise StartError(f"{path}: {error}") from error
-
-
 def read_model_config_file(path: str) -> list[ModelConfig]:
     """Reads a `model_config_list` file.
 
     Raises:
-      StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
+        StartError: unreadable, not a ModelServerConfig, or refused by `from_proto`.
     """
     try:
-        return from_proto(read_text(path, protos.server_config.ModelServerConfig()))
+        return from_proto(read_text_proto(path, protos.server_config.ModelServerConfig()))
     except ServingError as error:
         raise StartError(f"{path}: {error.message}") from error

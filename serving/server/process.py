@@ -1,7 +1,4 @@
-"""A server in a process of its own, for whoever needs one for a while.
-
-That is the canary, the demonstration and tests.
-"""
+"""A server in a process of its own, for a while: for the canary, the demonstration and tests."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ class ServerProcess:
     """Starts `python -m serving.server` on free ports of the loopback; leaving stops it.
 
     Usage:
-      with ServerProcess("two_tower", "/models/two_tower") as ready:
-          Client(f"127.0.0.1:{ready['rest']}", "two_tower")
+        with ServerProcess("two_tower", "/models/two_tower") as ready:
+            Client(f"127.0.0.1:{ready['rest']}", "two_tower")
 
     Args:
-      name: the model's name.
-      base_path: folder of its versions.
-      seconds: how long it may take until it answers.
-      options: further flags of the server.
+        name: the model's name.
+        base_path: folder of its versions.
+        seconds: how long it may take until it answers.
+        options: further flags of the server.
     """
 
     def __init__(
@@ -40,12 +37,13 @@ class ServerProcess:
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
 
     def __enter__(self) -> dict[str, Any]:
-        """Returns the server's ready line.
+        """Starts the server and waits until it answers.
 
-        In it `rest` and `grpc` are its ports, `models` what it serves.
+        Returns:
+            What the server printed: its ports `rest` and `grpc`, and `models`, what it serves.
 
         Raises:
-          StartError: it ended, or was not ready in time; with the last line it printed.
+            StartError: it ended, or was not ready in time; with the last line it printed.
         """
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -69,6 +67,7 @@ class ServerProcess:
             watchdog.cancel()
         if line.startswith(b"{"):
             return json.loads(line)
+        # It never said that it is ready: it ended, or the watchdog ended it.
         status = self._process.wait()
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").strip().splitlines() or ["nothing"]

@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import random
-import struct
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 
 from serving.server.metrics import Metrics
@@ -26,16 +23,12 @@ from serving.server.model_config import ModelConfig, RequestLogConfig
 from serving.server.options import ServerOptions
 from serving.wire import protos
 from serving.wire.errors import StartError
+from serving.wire.records import frame
 from serving.wire.tensors import to_proto
 
 log = logging.getLogger("serving")
 SUFFIX = ".tfrecord"
-_MASK = 0xA282EAD8
-_HEADER = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
-_STRING_BYTES = (
-    32  # what a string of a tensor is taken to hold, where its length would have to be looked up
-)
+_STRING_BYTES = 32  # a guess for each string of a tensor: to measure them would cost a look at all
 _COMPLAIN_SECONDS = 60.0
 
 
@@ -44,10 +37,10 @@ class LogLimits:
     """What a request log may hold.
 
     Attributes:
-      file_bytes: a file is closed when it has this size.
-      file_seconds: a file is closed this long after its first record.
-      pending: records that wait to be written, at most.
-      pending_bytes: about how much memory they may hold.
+        file_bytes: a file is closed when it has this size.
+        file_seconds: a file is closed this long after its first record.
+        pending: records that wait to be written, at most.
+        pending_bytes: about how much memory they may hold.
     """
 
     file_bytes: int = 64 << 20
@@ -79,8 +72,8 @@ class RequestLog:
         """Creates a log; its thread starts with the first record.
 
         Args:
-          metrics: where records are counted.
-          limits: sizes.
+            metrics: where records are counted.
+            limits: sizes.
         """
         self._metrics = metrics
         self._limits = limits
@@ -111,12 +104,12 @@ class RequestLog:
         """Takes one record, or drops and counts it; returns at once.
 
         Args:
-          config: where it goes.
-          model: name of the model that answered.
-          version: its version.
-          signature: the signature that ran.
-          size: about how many bytes of memory it holds until it is written.
-          fill: puts request and response into a PredictionLog; called on the writer's thread.
+            config: where it goes.
+            model: name of the model that answered.
+            version: its version.
+            signature: the signature that ran.
+            size: about how many bytes of memory it holds until it is written.
+            fill: puts request and response into a PredictionLog; called on the writer's thread.
         """
         entry = _Entry(config, model, version, signature, int(time.time()), size, fill)
         limits = self._limits
@@ -143,7 +136,7 @@ class RequestLog:
         """Writes what is pending and closes the files.
 
         Args:
-          timeout: seconds to wait at most: a folder that hangs must not hold up the end.
+            timeout: seconds to wait at most: a folder that hangs must not hold up the end.
         """
         with self._changed:
             self._closing = True
@@ -280,10 +273,7 @@ class _LogFile:
 
     def append(self, record: bytes) -> None:
         """Writes one record, or raises OSError and leaves the file as it was."""
-        header = struct.pack("<Q", len(record))
-        framed = memoryview(
-            header + _CHECKSUM.pack(_masked(header)) + record + _CHECKSUM.pack(_masked(record))
-        )
+        framed = memoryview(frame(record))
         written = 0
         try:
             while written < len(framed):
@@ -308,7 +298,7 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
     """The log of a server; makes the folders of its models.
 
     Raises:
-      StartError: a folder cannot be made, or nothing can be written there.
+        StartError: a folder cannot be made, or nothing can be written there.
     """
     for config in configs:
         if config.request_log:
@@ -323,35 +313,3 @@ def open_log(metrics: Metrics, configs: list[ModelConfig], options: ServerOption
     return RequestLog(
         metrics, LogLimits(options.request_log_max_file_bytes, options.request_log_max_file_seconds)
     )
-
-
-class DamagedLog(Exception):
-    """A file of records that ends in the middle of one, or whose checksums are wrong."""
-
-
-def read_records(file: BinaryIO) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file, such as this server's or TensorFlow's.
-
-    Raises:
-      DamagedLog: after the last good record before the damage.
-    """
-    offset = 0
-    while header := file.read(_HEADER.size):
-        if len(header) < _HEADER.size:
-            raise DamagedLog(f"it ends in the middle of a record at byte {offset}")
-        length, checksum = _HEADER.unpack(header)
-        if _masked(header[:8]) != checksum:
-            raise DamagedLog(f"no record begins at byte {offset}")
-        record = file.read(length)
-        ending = file.read(_CHECKSUM.size)
-        if len(record) < length or len(ending) < _CHECKSUM.size:
-            raise DamagedLog(f"it ends in the middle of a record at byte {offset}")
-        if _masked(record) != _CHECKSUM.unpack(ending)[0]:
-            raise DamagedLog(f"the record at byte {offset} has a wrong checksum")
-        offset += _HEADER.size + length + _CHECKSUM.size
-        yield record
-
-
-def _masked(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF

@@ -12,9 +12,16 @@ from urllib.parse import unquote
 from aiohttp import ClientError, web
 
 from serving.server.inference import Inference
-from serving.server.json import examples as json_examples
-from serving.server.json import parse, print, text
-from serving.server.manager import State
+from serving.server.json.examples import parse_examples
+from serving.server.json.parse import parse_predict, signature_name
+from serving.server.json.print import (
+    classify_response,
+    error_response,
+    predict_response,
+    regress_response,
+)
+from serving.server.json.text import parse_object
+from serving.server.manager import ModelVersionStatus
 from serving.server.servable import DEFAULT_SIGNATURE
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, http_status, invalid
@@ -38,11 +45,11 @@ class RestOptions:
     """How REST requests are received.
 
     Attributes:
-      max_body_bytes: largest body, after decompression.
-      body_timeout: seconds a client may take to send its body.
-      cors: answer with CORS headers.
-      metrics_path: where the metrics are; empty: nowhere.
-      api_key: required in `X-Api-Key` or as a bearer token; empty: no key.
+        max_body_bytes: largest body, after decompression.
+        body_timeout: seconds a client may take to send its body.
+        cors: answer with CORS headers.
+        metrics_path: where the metrics are; empty: nowhere.
+        api_key: required in `X-Api-Key` or as a bearer token; empty: no key.
     """
 
     max_body_bytes: int
@@ -101,7 +108,7 @@ class RestHandler:
 
     def _error(self, error: ServingError) -> web.Response:
         status = getattr(error, "http_status", None) or http_status(error.code)
-        return self._response(status, print.error_response(error.message))
+        return self._response(status, error_response(error.message))
 
     async def _answer(self, request: web.BaseRequest, path: str) -> bytes:
         if request.method == "POST":
@@ -149,12 +156,12 @@ class RestHandler:
 
     async def _parse(self, body: bytes) -> dict:
         if len(body) <= _LARGE:
-            return text.parse_object(body)
-        return await asyncio.to_thread(text.parse_object, body)
+            return parse_object(body)
+        return await asyncio.to_thread(parse_object, body)
 
     async def _predict(self, spec, body: bytes) -> bytes:
         document = await self._parse(body)
-        signature = parse.signature_name(document) or DEFAULT_SIGNATURE
+        signature = signature_name(document) or DEFAULT_SIGNATURE
         with self._inference.servable(spec) as servable:
             definition = servable.signatures.get(signature)
             if definition is None:
@@ -166,13 +173,13 @@ class RestHandler:
                 raise invalid(f"Failed to get input map for signature: {signature}")
             large = len(body) > _LARGE
             if large:
-                inputs, by_row = await asyncio.to_thread(parse.parse_predict, document, dtypes)
+                inputs, by_row = await asyncio.to_thread(parse_predict, document, dtypes)
             else:
-                inputs, by_row = parse.parse_predict(document, dtypes)
+                inputs, by_row = parse_predict(document, dtypes)
             outputs = await self._inference.predict(servable, signature, inputs)
             if large:
-                return await asyncio.to_thread(print.predict_response, outputs, by_row)
-            return print.predict_response(outputs, by_row)
+                return await asyncio.to_thread(predict_response, outputs, by_row)
+            return predict_response(outputs, by_row)
 
     async def _classify(self, spec, body: bytes) -> bytes:
         request = await self._examples_request(
@@ -181,7 +188,7 @@ class RestHandler:
         response = protos.classification.ClassificationResponse()
         with self._inference.servable(request.model_spec) as servable:
             await self._inference.classify(servable, request, response)
-        return print.classify_response(response.result)
+        return classify_response(response.result)
 
     async def _regress(self, spec, body: bytes) -> bytes:
         request = await self._examples_request(
@@ -190,12 +197,12 @@ class RestHandler:
         response = protos.regression.RegressionResponse()
         with self._inference.servable(request.model_spec) as servable:
             await self._inference.regress(servable, request, response)
-        return print.regress_response(response.result)
+        return regress_response(response.result)
 
     async def _examples_request(self, request, body: bytes):
         document = await self._parse(body)
-        request.model_spec.signature_name = parse.signature_name(document)
-        examples, context = json_examples.parse_examples(document)
+        request.model_spec.signature_name = signature_name(document)
+        examples, context = parse_examples(document)
         if context is not None:
             request.input.example_list_with_context.context.CopyFrom(context)
             request.input.example_list_with_context.examples.extend(examples)
@@ -208,7 +215,7 @@ class RestHandler:
         entries = [
             {
                 "version": str(entry.number),
-                "state": State.State.Name(entry.state),
+                "state": ModelVersionStatus.State.Name(entry.state),
                 "status": {
                     "error_code": entry.error.code.name if entry.error else "OK",
                     "error_message": entry.error.message if entry.error else "",

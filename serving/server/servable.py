@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,21 @@ from serving.wire.tensors import to_array
 DEFAULT_SIGNATURE = "serving_default"
 
 
+@dataclass(frozen=True)
+class SessionOptions:
+    """How sessions run.
+
+    Attributes:
+        intra_op_threads: threads inside one operation; 0: one per core.
+        inter_op_threads: threads between operations; 0: one per core.
+        timeout_ms: limit of one run in milliseconds; 0: none.
+    """
+
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    timeout_ms: int = 0
+
+
 class Servable:
     """A SavedModel in a session of its own.
 
@@ -26,28 +42,30 @@ class Servable:
     can wait for the requests under way.
 
     Attributes:
-      name: the model's name.
-      version: its version number.
-      path: the folder it was loaded from.
-      signatures: SignatureDef by name.
+        name: the model's name.
+        version: its version number.
+        path: the folder it was loaded from.
+        signatures: SignatureDef by name.
     """
 
-    def __init__(self, name: str, version: int, path: str, options: "SessionOptions | None" = None):
+    def __init__(
+        self, name: str, version: int, path: str, options: SessionOptions = SessionOptions()
+    ):
         """Loads the SavedModel.
 
         Args:
-          name: the model's name.
-          version: its version number.
-          path: folder with saved_model.pb.
-          options: threads and the limit of time of one run.
+            name: the model's name.
+            version: its version number.
+            path: folder with saved_model.pb.
+            options: threads and the limit of time of one run.
 
         Raises:
-          ServingError: NOT_FOUND where there is no SavedModel, or what TensorFlow raised.
+            ServingError: NOT_FOUND where there is no SavedModel, or what TensorFlow raised.
         """
         self.name = name
         self.version = version
         self.path = path
-        self._options = options or SessionOptions()
+        self._options = options
         if not os.path.exists(os.path.join(path, "saved_model.pb")) and not os.path.exists(
             os.path.join(path, "saved_model.pbtxt")
         ):
@@ -92,15 +110,15 @@ class Servable:
         """Runs one signature.
 
         Args:
-          signature: a name in `signatures`.
-          inputs: an array for every input name.
-          outputs: output names to fetch.
+            signature: a name in `signatures`.
+            inputs: an array for every input name.
+            outputs: output names to fetch.
 
         Returns:
-          The arrays, in the order of `outputs`; strings as object arrays of bytes.
+            The arrays, in the order of `outputs`; strings as object arrays of bytes.
 
         Raises:
-          ServingError: with TensorFlow's own code and message.
+            ServingError: with TensorFlow's own code and message.
         """
         call = self._callables.get((signature, outputs)) or self._prepare(signature, outputs)
         try:
@@ -139,7 +157,7 @@ class Servable:
         """Waits for the requests under way, then frees the session; see also `give_memory_back`.
 
         Args:
-          timeout: seconds to wait at most; then the session is closed under the last requests.
+            timeout: seconds to wait at most; then the session is closed under the last requests.
         """
         with self._idle:
             self._idle.wait_for(lambda: not self._users, timeout)
@@ -151,26 +169,12 @@ class Servable:
 def give_memory_back() -> None:
     """Returns the memory of closed servables to the system.
 
-    Graphs are rings of objects, and glibc keeps freed pages: a server that swaps versions for weeks
-    would grow. Collecting holds up every thread, for a tenth of a second where nothing is frozen.
+    Graphs are rings of objects, and glibc keeps freed pages: without this, a server that swaps
+    versions for weeks would grow. A collection holds up every thread, for a tenth of a second
+    unless what was imported is frozen (`gc.freeze`).
     """
     gc.collect()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
         pass
-
-
-class SessionOptions:
-    """How sessions run.
-
-    Attributes:
-      intra_op_threads: threads inside one operation; 0: one per core.
-      inter_op_threads: threads between operations; 0: one per core.
-      timeout_ms: limit of one run in milliseconds; 0: none.
-    """
-
-    def __init__(self, intra_op_threads: int = 0, inter_op_threads: int = 0, timeout_ms: int = 0):
-        self.intra_op_threads = intra_op_threads
-        self.inter_op_threads = inter_op_threads
-        self.timeout_ms = timeout_ms

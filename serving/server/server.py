@@ -24,26 +24,26 @@ class Server:
     """Serves SavedModels over REST and gRPC from threads of this process.
 
     Usage:
-      with Server(model_name="m", model_base_path="/models/m", port=0, rest_api_port=0) as server:
-          print(server.rest_port, server.grpc_port)
+        with Server(model_name="m", model_base_path="/models/m", port=0, rest_api_port=0) as server:
+            print(server.rest_port, server.grpc_port)
 
     Attributes:
-      options: the options it runs with.
-      rest_port: the REST port once started; None where switched off.
-      grpc_port: the gRPC port once started; None where switched off.
-      manager: the models; their versions can be looked at, and `step()` looks at the folders now.
-      metrics: the counters.
+        options: the options it runs with.
+        rest_port: the REST port once started; None where switched off.
+        grpc_port: the gRPC port once started; None where switched off.
+        manager: the models and their versions; `manager.step()` looks at the folders at once.
+        metrics: the counters.
     """
 
     def __init__(self, options: ServerOptions | None = None, **keywords):
         """Checks the options; nothing is loaded before `start`.
 
         Args:
-          options: all options; or
-          **keywords: single ones, by the names of `ServerOptions`.
+            options: all options; or
+            **keywords: single ones, by the names of `ServerOptions`.
 
         Raises:
-          StartError: the options contradict each other.
+            StartError: the options contradict each other.
         """
         self.options = (options or ServerOptions(**keywords)).checked()
         self.rest_port: int | None = None
@@ -57,7 +57,7 @@ class Server:
         """Loads the models, opens the ports and returns when both answer.
 
         Raises:
-          StartError: no model could be loaded, or a port is in use; nothing is left running.
+            StartError: no model could be loaded, or a port is in use; nothing is left running.
         """
         from serving.server.inference import Inference, RequestLimits
         from serving.server.manager import Manager
@@ -164,14 +164,13 @@ class Server:
         )
 
     def _rest_options(self):
-        from serving.server.metrics import DEFAULT_PATH
-        from serving.server.monitoring import monitoring_path
+        from serving.server.metrics import page_path
         from serving.server.rest import RestOptions
 
         options = self.options
         path = ""
         if options.monitoring_config_file:
-            path = monitoring_path(options.monitoring_config_file, DEFAULT_PATH)
+            path = page_path(options.monitoring_config_file)
         return RestOptions(
             max_body_bytes=options.max_body_bytes,
             body_timeout=options.body_timeout_seconds,
@@ -263,6 +262,7 @@ class Server:
 
     async def _open_grpc(self, api_key: str) -> None:
         import grpc
+        from grpc_health.v1 import health_pb2_grpc
 
         from serving.server import grpc_services
         from serving.wire import protos
@@ -285,8 +285,8 @@ class Server:
         )
         protos.add_model_service(grpc_services.ModelService(self._inference), self._grpc)
         if options.enable_grpc_healthcheck_service:
-            self._health = grpc_services.Health()
-            self._grpc.add_generic_rpc_handlers((self._health.handler(),))
+            self._health = grpc_services.Health(self.manager)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         address = f"[{options.host}]" if ":" in options.host else options.host
         address = f"{address}:{options.port}"
         try:
@@ -317,7 +317,7 @@ def _bind(host: str, port: int) -> socket.socket:
     """A bound socket.
 
     Raises:
-      StartError: the port is in use, or the address is not of this machine.
+        StartError: the port is in use, or the address is not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -348,9 +348,9 @@ def _read_key(path: str) -> str:
 
 
 def _freeze_imports() -> None:
-    """Imports TensorFlow and takes its objects out of every later garbage collection.
+    """Imports TensorFlow and takes its million objects out of every later garbage collection.
 
-    Its million objects would otherwise hold up requests for a tenth of a second each time.
+    Each would otherwise hold up all requests for a tenth of a second.
     """
     importlib.import_module("serving.server.servable")
     gc.collect()
@@ -363,7 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
     Prints one JSON line, `{"ready": true, "rest": PORT, "grpc": PORT, ...}`, when it answers.
 
     Returns:
-      The exit status: 0 after a signal, 1 where it could not start.
+        The exit status: 0 after a signal, 1 where it could not start.
     """
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from serving.server.examples_api import (
@@ -20,6 +19,7 @@ from serving.server.metrics import Metrics
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, invalid
+from serving.wire.records import DamagedRecords, read_records
 from serving.wire.tensors import to_array
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -30,16 +30,16 @@ def warm_up(servable: Servable, iterations: int, metrics: Metrics) -> int:
     """Replays the records that lie beside a SavedModel.
 
     Args:
-      servable: a version that no request reaches yet.
-      iterations: how often each record is sent.
-      metrics: where the time goes.
+        servable: a version that no request reaches yet.
+        iterations: how often each record is sent.
+        metrics: where the time goes.
 
     Returns:
-      The number of records; 0 where there is no file.
+        The number of records; 0 where there is no file.
 
     Raises:
-      ServingError: a file that is none of records, more records than TensorFlow Serving accepts, or
-        a request that failed.
+        ServingError: the file is damaged or holds something else, it has more records than
+            TensorFlow Serving accepts, or a request failed.
     """
     path = os.path.join(servable.path, FILE)
     if not os.path.exists(path):
@@ -47,35 +47,38 @@ def warm_up(servable: Servable, iterations: int, metrics: Metrics) -> int:
     begin = time.perf_counter()
     count = 0
     try:
-        for record in tf.compat.v1.io.tf_record_iterator(path):
-            log = protos.prediction_log.PredictionLog()
-            try:
-                log.ParseFromString(record)
-            except DecodeError:
-                raise invalid(
-                    f"Failed to parse warmup record: {record[:256]!r} from {path}"
-                ) from None
-            count += 1
-            if count > MAX_RECORDS:
-                raise invalid(
-                    f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
-                )
-            for _ in range(iterations):
-                replay(servable, log)
-    except tf.errors.DataLossError as error:
+        with open(path, "rb") as file:
+            for record in read_records(file):
+                log = _parsed(record, path)
+                count += 1
+                if count > MAX_RECORDS:
+                    raise invalid(
+                        f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {path}"
+                    )
+                for _ in range(iterations):
+                    replay(servable, log)
+    except DamagedRecords as error:
         raise ServingError(
             Code.DATA_LOSS,
-            f"{error.message}. Please verify your warmup data is in TFRecord format.",
+            f"{'truncated' if error.truncated else 'corrupted'} record at {error.offset}: {error}. "
+            "Please verify your warmup data is in TFRecord format.",
         ) from None
     metrics.warmup_latency.add((time.perf_counter() - begin) * 1e6, servable.path, "OK")
     return count
+
+
+def _parsed(record: bytes, path: str) -> "protos.prediction_log.PredictionLog":
+    try:
+        return protos.prediction_log.PredictionLog.FromString(record)
+    except DecodeError:
+        raise invalid(f"Failed to parse warmup record: {record[:256]!r} from {path}") from None
 
 
 def replay(servable: Servable, log) -> None:
     """Runs one PredictionLog on a servable, on the calling thread.
 
     Raises:
-      ServingError: UNIMPLEMENTED for a log of another kind, or what a client would have got.
+        ServingError: UNIMPLEMENTED for a log of another kind, or what a client would have got.
     """
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":

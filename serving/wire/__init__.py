@@ -1,4 +1,4 @@
-"""What client and server both speak: protocol buffers, tensors, records, status codes.
+"""What client and server both speak: protocol buffers, tensors, records and status codes.
 
-No TensorFlow.
+Nothing here imports TensorFlow.
 """

@@ -64,8 +64,8 @@ class ServingError(Exception):
     """An error with a status code, as it is sent to clients.
 
     Attributes:
-      code: the status code.
-      message: the text, without the code.
+        code: the status code.
+        message: the text, without the code.
     """
 
     def __init__(self, code: Code, message: str):
@@ -87,8 +87,8 @@ def from_exception(error: BaseException) -> ServingError:
     """The serving error for whatever running a model raised.
 
     Args:
-      error: a `tf.errors.OpError` (recognised by its `error_code`), a `ServingError`, or any other
-        exception, which becomes INTERNAL.
+        error: a `tf.errors.OpError` (recognised by its `error_code`), a `ServingError`, or any
+            other exception, which becomes INTERNAL.
     """
     if isinstance(error, ServingError):
         return error

@@ -5,6 +5,8 @@ generated code too, but naming them runs TensorFlow's own `__init__`, which take
 half a gigabyte. Where TensorFlow is not loaded yet, an empty package with TensorFlow's path stands
 in for it during the imports; afterwards it is taken away, so that a later `import tensorflow`
 works as usual and shares the message classes.
+
+Two messages that TensorFlow Serving reads from text files are in no package; they are built here.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import importlib
 import importlib.util
 import sys
 import types
+from typing import Any, cast
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 
 _NAMES = (
     "tensorflow.core.example.example_pb2",
@@ -29,7 +34,6 @@ _NAMES = (
     "tensorflow_serving.apis.prediction_log_pb2",
     "tensorflow_serving.apis.prediction_service_pb2_grpc",
     "tensorflow_serving.apis.regression_pb2",
-    "tensorflow_serving.config.file_system_storage_path_source_pb2",
     "tensorflow_serving.config.model_server_config_pb2",
 )
 
@@ -65,10 +69,64 @@ prediction_log = _modules["prediction_log_pb2"]
 regression = _modules["regression_pb2"]
 server_config = _modules["model_server_config_pb2"]
 status = _modules["get_model_status_pb2"]
-storage = _modules["file_system_storage_path_source_pb2"]
 ModelServiceStub = _modules["model_service_pb2_grpc"].ModelServiceStub
 PredictionServiceStub = _modules["prediction_service_pb2_grpc"].PredictionServiceStub
 add_model_service = _modules["model_service_pb2_grpc"].add_ModelServiceServicer_to_server
 add_prediction_service = _modules[
     "prediction_service_pb2_grpc"
 ].add_PredictionServiceServicer_to_server
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def _define(**messages: list[tuple[Any, ...]]) -> list[type[Any]]:
+    """Classes of messages of the package `tensorflow.serving`.
+
+    Args:
+        **messages: by name, its fields as (number, name, type): a scalar type's number, or the name
+            of a message before it or of a wrapper of google.protobuf; and `True` where it repeats.
+    """
+    wrappers = descriptor_pb2.FileDescriptorProto()
+    wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
+    file = descriptor_pb2.FileDescriptorProto(
+        name="/".join(messages), package="tensorflow.serving", syntax="proto3"
+    )
+    file.dependency.append(wrappers.name)
+    for message, fields in messages.items():
+        definition = file.message_type.add(name=message)
+        for number, name, kind, *repeated in fields:
+            field = definition.field.add(name=name, number=number)
+            field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+            if isinstance(kind, int):
+                field.type = cast(Any, kind)
+            else:
+                package = "tensorflow.serving" if kind in messages else "google.protobuf"
+                field.type, field.type_name = _Field.TYPE_MESSAGE, f".{package}.{kind}"
+    # A pool of its own: a package that comes to carry these messages may define them as well.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(wrappers)
+    pool.Add(file)
+    found = [pool.FindMessageTypeByName(f"tensorflow.serving.{message}") for message in messages]
+    if hasattr(message_factory, "GetMessageClass"):
+        return [message_factory.GetMessageClass(descriptor) for descriptor in found]
+    factory: Any = message_factory.MessageFactory(pool)  # protobuf 3
+    return [factory.GetPrototype(descriptor) for descriptor in found]
+
+
+_, MonitoringConfig = _define(
+    PrometheusConfig=[(1, "enable", _Field.TYPE_BOOL), (2, "path", _Field.TYPE_STRING)],
+    MonitoringConfig=[(1, "prometheus_config", "PrometheusConfig")],
+)
+(BatchingParameters,) = _define(
+    BatchingParameters=[
+        (1, "max_batch_size", "Int64Value"),
+        (2, "batch_timeout_micros", "Int64Value"),
+        (3, "max_enqueued_batches", "Int64Value"),
+        (4, "num_batch_threads", "Int64Value"),
+        (5, "thread_pool_name", "StringValue"),
+        (6, "allowed_batch_sizes", _Field.TYPE_INT64, True),
+        (7, "pad_variable_length_inputs", _Field.TYPE_BOOL),
+        (8, "enable_large_batch_splitting", "BoolValue"),
+        (9, "max_execution_batch_size", "Int64Value"),
+    ],
+)

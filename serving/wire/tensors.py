@@ -46,13 +46,13 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
     """Decodes a tensor, sent as bytes or as typed values.
 
     Args:
-      proto: a tensor; one value for many elements stands for all of them, as in TensorFlow.
+        proto: a tensor; one value for many elements stands for all of them, as in TensorFlow.
 
     Returns:
-      An array; strings as an object array of `bytes`.
+        An array; strings as an object array of `bytes`.
 
     Raises:
-      ServingError: INVALID_ARGUMENT for an unknown data type or a wrong number of values.
+        ServingError: INVALID_ARGUMENT for an unknown data type or a wrong number of values.
     """
     if proto.dtype not in DTYPES:
         raise invalid(f"Tensor of unsupported type: {dtype_name(proto.dtype)}")
@@ -105,9 +105,9 @@ def to_proto(array: npt.NDArray[Any], proto: TensorProto, as_content: bool = Fal
     """Encodes an array into `proto`.
 
     Args:
-      array: any array of a type TensorFlow has; object arrays hold `bytes`.
-      proto: an empty message, filled and returned.
-      as_content: send raw bytes where the type allows it, in place of typed values.
+        array: any array of a type TensorFlow has; object arrays hold `bytes`.
+        proto: an empty message, filled and returned.
+        as_content: send raw bytes where the type allows it, in place of typed values.
     """
     number = _NUMBERS.get(array.dtype)
     if number is None:

@@ -200,9 +200,16 @@ def test_too_many_rejected_rows_stop_the_run_and_few_are_counted(tmp_path):
 
 def test_a_damaged_shard_is_named(toy_tables, tmp_path):
     path = tmp_path / "data_tfrecord-00000.gz"
-    path.write_bytes(gzip.compress(b"\x10\0\0\0\0\0\0\0abcd"))
-    with pytest.raises(DataError, match="data_tfrecord-00000.gz is damaged"):
-        list(records.read_records(str(path)))
+    records.write_records([b"a record", b"another"], str(tmp_path), 0)
+    whole = path.read_bytes()
+    for damaged in (
+        gzip.compress(b"\x10\0\0\0\0\0\0\0abcd"),  # no record
+        whole[:-9],  # cut off
+        whole[:10] + b"\xff" + whole[11:],  # packed in a way that gzip does not have
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="data_tfrecord-00000.gz is damaged"):
+            list(records.read_records(str(path)))
 
 
 def test_the_fingerprint_follows_the_contents(tmp_path):

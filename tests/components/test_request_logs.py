@@ -17,8 +17,9 @@ from components.monitor.request_logs import (
     read_file,
 )
 from models.names.errors import DataError
-from serving.server.request_log import Predicted, read_records
+from serving.server.request_log import Predicted
 from serving.wire import protos
+from serving.wire.records import read_records
 from tests.components.test_serving_skew import (
     RETRIEVE,
     asked,

@@ -126,5 +126,5 @@ def test_weighted_rows_is_a_gather_and_a_sum():
 
 
 def test_xla_is_refused():
-    with pytest.raises(ConfigError, match="jit_compile.*must be false"):
+    with pytest.raises(ConfigError, match="has no use for .jit_compile."):
         trainer.resolve("two_tower", {"jit_compile": True})

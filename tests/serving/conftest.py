@@ -64,8 +64,8 @@ def start(laboratory):
 def scratch(target):
     """A function that makes an empty folder for a model of one's own: `scratch(name) -> Path`.
 
-    Its name is the name and a number, since the server remembers the versions of every name it
-    served. Afterwards it has the fixture models only again.
+    The folder is called by the name and a number, since the server remembers the versions of every
+    name it served. Afterwards the server has the fixture models only again.
     """
     made = []
 
@@ -83,10 +83,7 @@ def scratch(target):
 
 @pytest.fixture
 def copy_model(target):
-    """A function that puts a fixture's version in place: `copy_model("half/123", folder)`.
-
-    The version appears at once.
-    """
+    """A function that puts a fixture's version in place: `copy_model("half/123", folder)`."""
 
     def copy_model(version: str, folder: Path) -> None:
         partial = folder.parent / f".{folder.name}"

@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from serving.server.server import Server
+from serving.server import Server
 from serving.wire.errors import StartError
 from tests.serving.fixture_models import write_all
 

@@ -6,7 +6,6 @@ import http.client
 import json
 import queue
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import grpc
 import pytest
 from google.protobuf import text_format
 
-from serving.wire import protos
+from serving.wire import protos, records
 
 # Ids that must come through both protocols as they are, the last of them no UTF-8.
 AWKWARD_IDS = [
@@ -58,9 +57,9 @@ class Target:
     """A server under test.
 
     Attributes:
-      host, rest, grpc: where it listens.
-      models: the folder of the fixture models, as the server sees it.
-      channel: a gRPC channel to it.
+        host, rest, grpc: where it listens.
+        models: the folder of the fixture models, as the server sees it.
+        channel: a gRPC channel to it.
     """
 
     def __init__(self, host: str, rest: int | None, grpc_port: int | None, models: Path):
@@ -232,7 +231,7 @@ class Laboratory:
         """Starts a server on free ports.
 
         Args:
-          **options: `ServerOptions`; without a model, that of the fixtures' models.config.
+            **options: `ServerOptions`; without a model, that of the fixtures' models.config.
         """
         options = {"port": 0, "rest_api_port": 0, **options}
         if "model_base_path" not in options:
@@ -274,20 +273,8 @@ class Laboratory:
         return answer
 
 
-def write_records(path: Path, records: list[bytes]) -> None:
+def write_records(path: Path, logs: list[bytes]) -> None:
     """Writes a TFRecord file: the warm-up requests of a version."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
-        for record in records:
-            length = struct.pack("<Q", len(record))
-            file.write(length + _masked_crc(length) + record + _masked_crc(record))
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+        records.write_records(logs, file)

@@ -14,7 +14,7 @@ from tests.serving.support import Reply, eventually, expect_error
 def batching(laboratory, tmp_path_factory):
     """A function that gives an embedded server with these batching parameters.
 
-    The server is kept for the file's other tests.
+    Each is kept for the file's other tests.
     """
     servers = {}
 
@@ -24,7 +24,8 @@ def batching(laboratory, tmp_path_factory):
             file = tmp_path_factory.mktemp("batching") / "batching.txt"
             sizes = parameters.pop("allowed_batch_sizes", ())
             lines = [
-                f"{name} {{ value: {str(value).lower()} }}" for name, value in parameters.items()
+                f"{name}: true" if value is True else f"{name} {{ value: {value} }}"
+                for name, value in parameters.items()
             ]
             lines += [f"allowed_batch_sizes: {size}" for size in sizes]
             file.write_text("# made by a test\n" + "\n".join(lines))
@@ -200,11 +201,17 @@ def test_version_is_let_go(laboratory, tmp_path, copy_model):
     "text,message",
     [
         ("max_batch_size { value: 4 } allowed_batch_sizes: 2", "last entry must equal"),
-        ("max_batch_sizes { value: 4 }", "line 1: unknown batching parameter max_batch_sizes"),
-        ("\nmax_batch_size { value: four }", "line 2: max_batch_size is not a number: four"),
-        ("max_batch_size 4", "line 1: expected `name { value: N }`, got"),
+        ("max_batch_sizes { value: 4 }", r'batching.txt:1:1 : .*field named "max_batch_sizes"'),
+        ("\nmax_batch_size { value: four }", "batching.txt:2:25 : .*parse integer: four"),
+        ("max_batch_size: 4", 'batching.txt:1:17 : .*Expected "{"'),
+        ("num_batch_threads { value: 0 }", "num_batch_threads must be at least 1, got 0"),
+        ("max_batch_size { value: -1 }", "max_batch_size must be at least 1, got -1"),
+        (
+            "enable_large_batch_splitting { value: true }",
+            "this server does not split requests .enable_large_batch_splitting.",
+        ),
     ],
-    ids=["sizes", "name", "number", "form"],
+    ids=["sizes", "name", "number", "form", "threads", "negative", "splitting"],
 )
 def test_parameters_refused(laboratory, tmp_path, text, message):
     file = tmp_path / "batching.txt"

@@ -23,7 +23,7 @@ CASES = {
 }
 # An id of parametrised tests, the end of a function's name, a class' name.
 NAMES = [
-    r'\("([A-Z]\d+)[-"]',
+    r'\(\s*"([A-Z]\d+)[-"]',
     r'id="([A-Z]\d+)[-"]',
     r"def test_\w+_([A-Z]\d+)\(",
     r"class Test([A-Z]\d+)\b",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+
 import grpc
 import numpy as np
 import pytest
@@ -362,13 +365,35 @@ def test_health_switched_off_G24(start):
         check_health(server, "")
 
 
+def watch_health(target):
+    """The statuses that a watch of the whole server receives."""
+    return target.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+
+
 def test_health_watch_G24(laboratory):
     server = laboratory.start()
-    call = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
-    assert next(call) == b"\x08\x01"
+    gone, call = watch_health(server), watch_health(server)
+    assert next(gone) == next(call) == b"\x08\x01"
+    gone.cancel()  # one client leaves, the others are told nevertheless
     channel, server.channel = server.channel, None
+    begin = time.monotonic()
     laboratory.stop(server)
+    assert time.monotonic() - begin < 5  # a watch holds up no stop; drain_seconds is 10
     assert next(call) == b"\x08\x02"
     with pytest.raises((StopIteration, grpc.RpcError)):
         next(call)
     channel.close()
+
+
+def test_health_follows_the_versions(start, tmp_path, copy_model):
+    """NOT_SERVING when the last version has ended; TensorFlow Serving goes on saying SERVING."""
+    copy_model("half/123", tmp_path / "1")
+    server = start(model_base_path=tmp_path, file_system_poll_wait_seconds=0.05)
+    call = watch_health(server)
+    assert next(call) == b"\x08\x01"
+    shutil.rmtree(tmp_path / "1")
+    assert next(call) == b"\x08\x02"
+    assert check_health(server, "tensorflow.serving.PredictionService") == b"\x08\x02"
+    copy_model("half/123", tmp_path / "2")
+    assert next(call) == b"\x08\x01"
+    call.cancel()

@@ -47,11 +47,20 @@ def test_path_X2(target, start, tmp_path):
     assert server.get(PATH).status == 404
 
 
-@pytest.mark.parametrize("text", ["prometheus_config { enabled: true }", "enable: true"])
-def test_config_refused_X2(laboratory, tmp_path, text):
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "prometheus_config {\n enabled: true }",
+            r'monitoring.config:2:2 : .*field named "enabled"',
+        ),
+        ("enable: true", r'monitoring.config:1:1 : .*no field named "enable"'),
+    ],
+)
+def test_config_refused_X2(laboratory, tmp_path, text, message):
     file = tmp_path / "monitoring.config"
     file.write_text(text)
-    with pytest.raises(RuntimeError, match="expected prometheus_config"):
+    with pytest.raises(RuntimeError, match=message):
         laboratory.start(monitoring_config_file=file)
 
 

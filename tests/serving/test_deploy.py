@@ -16,9 +16,8 @@ import yaml
 from google.protobuf import text_format
 
 from serving.server.batching import read_parameters
-from serving.server.metrics import DEFAULT_PATH
+from serving.server.metrics import DEFAULT_PATH, page_path
 from serving.server.model_config import read_model_config_file
-from serving.server.monitoring import monitoring_path
 from serving.server.options import ServerOptions
 from serving.wire import protos
 from tests.serving.support import ROOT
@@ -83,7 +82,7 @@ def test_configuration_parses():
     assert (model.name, model.base_path) == (entry.name, "/models/two_tower")
     parameters = read_parameters(str(CONFIG / "batching_parameters.txt"))
     assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 64
-    assert monitoring_path(str(CONFIG / "monitoring.config"), "") == DEFAULT_PATH
+    assert page_path(str(CONFIG / "monitoring.config")) == DEFAULT_PATH
 
 
 # --- Compose
@@ -109,7 +108,7 @@ def test_compose():
 def test_health_check_runs(target):
     """The check of the Compose file, against a server.
 
-    It is well for a model, ill for one that is not there.
+    Well for a model, ill for one that is not there.
     """
     script = compose()["healthcheck"]["test"]
     assert script[:3] == ["CMD", "bash", "-c"]
@@ -126,7 +125,7 @@ def test_health_check_runs(target):
 def check(value, kind: str, where: str) -> None:
     """Checks a value against a type of the kubernetes client.
 
-    It checks unknown fields, types, and, by making the object, fields that are missing.
+    Unknown fields, types, and, by making the object, fields that are missing.
     """
     client = pytest.importorskip("kubernetes.client")
     if kind.startswith("list["):

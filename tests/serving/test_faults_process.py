@@ -19,7 +19,7 @@ from tests.serving.support import ROOT, Process, Target, eventually, free_port
 def launch(laboratory, tmp_path_factory):
     """A function that gives a running `python -m serving.server` and its ready line.
 
-    The server is on the same two ports each time.
+    It has the same two ports each time.
     """
     processes: list[tuple[Process, dict]] = []
     rest, grpc_port = free_port(), free_port()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ from google.protobuf import text_format
 from serving.server.metrics import Metrics
 from serving.server.model_config import RequestLogConfig, read_model_config_file
 from serving.server.options import ServerOptions
-from serving.server.request_log import DamagedLog, LogLimits, Predicted, RequestLog, read_records
+from serving.server.request_log import LogLimits, Predicted, RequestLog
 from serving.wire import protos
 from serving.wire.errors import ServingError, StartError
 from tests.serving.support import Process, Target, eventually, free_port
@@ -66,13 +65,13 @@ def test_a_process_logs_both_protocols_and_closes_its_files_when_it_is_told_to_s
 ):
     logs, rest, grpc_port = tmp_path / "logs", free_port(), free_port()
     names = {name: logging_config(logs, name) for name in ("half", "faulty")}
+    models = config_file(laboratory.models, tmp_path / "models.config", **names)
     process = Process(
         "-m",
         "serving.server",
         f"--rest-api-port={rest}",
         f"--port={grpc_port}",
-        "--model-config-file="
-        f"{config_file(laboratory.models, tmp_path / 'models.config', **names)}",
+        f"--model-config-file={models}",
         errors=tmp_path / "server.log",
     )
     try:
@@ -338,28 +337,6 @@ def test_the_sample_has_the_rate(tmp_path):
     # Binomial, 20000 draws at 0.1: 2000, standard deviation 42.4; seven of them never happen.
     assert 1700 < found < 2300
     assert not log.samples(None) and not log.samples(RequestLogConfig("p", 0.0))
-
-
-@pytest.mark.parametrize(
-    "damage, good, text",
-    [
-        (lambda data: data[:-3], 1, "ends in the middle of a record at byte"),
-        (lambda data: data + b"xy", 2, "ends in the middle of a record at byte"),
-        (lambda data: data[:-6] + bytes([data[-6] ^ 1]) + data[-5:], 1, "wrong checksum"),
-        (lambda data: b"this is a text and no log", 0, "no record begins at byte 0"),
-    ],
-)
-def test_damage_is_told_after_the_good_records(tmp_path, damage, good, text):
-    log, config = RequestLog(Metrics()), RequestLogConfig(str(tmp_path / "m"), 1.0)
-    add(log, config, 1)
-    add(log, config, 2)
-    log.close()
-    (name,) = visible(tmp_path)
-    data, found = (tmp_path / name).read_bytes(), []
-    with pytest.raises(DamagedLog, match=text):
-        for record in read_records(io.BytesIO(damage(data))):
-            found.append(record)
-    assert len(found) == good
 
 
 # --- configuration

@@ -14,13 +14,13 @@ def parse_examples(document: dict) -> tuple[list[Example], Example | None]:
     """Reads the examples of a `classify` or `regress` request.
 
     Args:
-      document: the parsed body.
+        document: the parsed body.
 
     Returns:
-      The examples, and the context where there is one.
+        The examples, and the context where there is one.
 
     Raises:
-      ServingError: as TensorFlow Serving words it.
+        ServingError: as TensorFlow Serving words it.
     """
     context = _example(document["context"]) if "context" in document else None
     if "examples" not in document:

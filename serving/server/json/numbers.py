@@ -13,8 +13,8 @@ def decimal_text(value: float, digits: int = 17) -> str:
     """One number as text.
 
     Args:
-      value: any float.
-      digits: 17 for double; 9 for a float, which `value` must then hold exactly.
+        value: any float.
+        digits: 17 for double; 9 for a float, which `value` must then hold exactly.
     """
     if value != value:
         return "NaN"
@@ -31,7 +31,7 @@ def decimal_texts(array: np.ndarray) -> list[str]:
     """All numbers of an array as texts, in order.
 
     Args:
-      array: float16, float32 or float64, of any shape.
+        array: float16, float32 or float64, of any shape.
     """
     narrow = array.dtype != np.float64
     flat = array.reshape(-1)

@@ -1,8 +1,7 @@
-"""Requests in JSON -> arrays.
+"""The inputs of `predict` in JSON -> arrays, in both formats of its body: by row and by column.
 
-Both body formats of `predict`. Numbers are converted
-column by column; only where a column is not what it should be are its values looked at one by one,
-in the order in which TensorFlow Serving looks at them, to find the error that it would report.
+The values of an input are converted all at once. Only where that fails are they looked at one by
+one, in TensorFlow Serving's order, to find the error that it would report.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def signature_name(document: dict) -> str:
     """The request's signature name, empty where it names none.
 
     Raises:
-      ServingError: the name is not a string.
+        ServingError: the name is not a string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
@@ -50,14 +49,14 @@ def parse_predict(document: dict, inputs: dict[str, int]) -> tuple[dict[str, np.
     """Reads the tensors of a `predict` request.
 
     Args:
-      document: the parsed body.
-      inputs: DataType number by input name, from the signature.
+        document: the parsed body.
+        inputs: TensorFlow's number of the data type by input name, from the signature.
 
     Returns:
-      The arrays by name, and whether the request was in rows (`instances`).
+        The arrays by name, and whether the request was by row (`instances`).
 
     Raises:
-      ServingError: as TensorFlow Serving words it.
+        ServingError: as TensorFlow Serving words it.
     """
     if "instances" in document and "inputs" in document:
         raise format_error(

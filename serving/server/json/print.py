@@ -31,11 +31,11 @@ def predict_response(outputs: dict[str, np.ndarray], by_row: bool) -> bytes:
     """The body of a `predict` response, in the format of the request.
 
     Args:
-      outputs: the arrays by output name.
-      by_row: `predictions`, one entry a row; else `outputs`, one entry a tensor.
+        outputs: the arrays by output name.
+        by_row: `predictions`, one entry a row; else `outputs`, one entry a tensor.
 
     Raises:
-      ServingError: a type that JSON has no value for; rows that cannot be told apart.
+        ServingError: a type that JSON has no value for; rows that cannot be told apart.
     """
     names = sorted(outputs)
     if not names:

@@ -33,13 +33,13 @@ def parse_object(body: bytes) -> dict:
     surrogate escapes, and come out again as the bytes they were.
 
     Args:
-      body: the request's body.
+        body: the request's body.
 
     Returns:
-      The object. Integers are `int` and decimals are `float`, as written.
+        The object. Integers are `int` and decimals are `float`, as written.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, worded as RapidJSON and TensorFlow Serving word it.
+        ServingError: INVALID_ARGUMENT, worded as RapidJSON and TensorFlow Serving word it.
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")

@@ -183,9 +183,8 @@ class ConvMF(ScoreModel[HyperParameters]):
         return tf.reduce_sum(self.user_factors(inputs["user_id"]) * item, axis=1)
 
     def read_texts(self):
-        """[items, factors] float32: s of every item that train has seen."""
-        words = self._text.words[: self.item_factors.input_dim]
-        return encode_distinct(self.network, words, self.hyper_parameters.factors)
+        """[items, factors] float32: s of every item."""
+        return encode_distinct(self.network, self._text.words, self.hyper_parameters.factors)
 
     def update_factors(self):
         """Sets U, then V, to what is best given the rest."""

@@ -28,8 +28,7 @@ class ItemText:
 
     Attributes:
         tokens: the vocabulary; index 2 + n is word n.
-        words: [N + 2, length] int32 words of the items by index, 0 behind the last; those that only
-            the table knows included.
+        words: [N + 2, length] int32 words of the items by index, 0 behind the last.
 
     Raises:
         DataError: the items have no text.
@@ -111,8 +110,10 @@ class ItemText:
 
 
 def _of_all_items(data: ScoreData, field, length: int) -> tf.RaggedTensor:
-    return (
+    """[N + 2, None] words of one field of the items that train has."""
+    words = (
         data.documents("item", length).words
         if field.kind == DOCUMENT
         else data.items.features[field.name]
     )
+    return words[: data.items.embedding_rows]

@@ -114,7 +114,7 @@ class UniformNegatives:
         start = tf.searchsorted(self._owned, first, out_type=tf.int64)
         end = tf.searchsorted(self._owned, first + self._item_count, out_type=tf.int64)
         free = (self._item_count - (end - start))[:, tf.newaxis]
-        width = tf.reduce_max(tf.concat([counts, tf.zeros_like(counts[:1])], axis=0))
+        width = tf.reduce_max(tf.concat([counts, tf.zeros([1], counts.dtype)], axis=0))
         shape = tf.stack([tf.shape(user)[0], tf.cast(width, tf.int32)])
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
         number = tf.cast(uniform * tf.cast(free, tf.float64), tf.int64)

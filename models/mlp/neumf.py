@@ -9,8 +9,7 @@ Cite: He, Liao, Zhang, Nie, Hu, Chua: Neural Collaborative Filtering, WWW 2017.
     NeuMF  y = sigmoid(h . [phi ; z_n] + b)
     loss   binary cross-entropy, mean over the positives and their `negatives` sampled negatives
 
-Negatives are uniform over the train items, rejected while the user has them in train, drawn anew
-every epoch. Pre-training (default): GMF and MLP are trained alone with Adam, each stopped on
+Negatives are uniform over the train items that the user has not in train, drawn anew every epoch. Pre-training (default): GMF and MLP are trained alone with Adam, each stopped on
 validation; all their weights are copied, h = [alpha h_GMF ; (1 - alpha) h_MLP], b the mean of both;
 then plain SGD, which inherits no momentum.
 

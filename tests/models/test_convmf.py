@@ -187,13 +187,14 @@ def test_ridge_regression_of_many_rows_is_numpys():
 
 
 class Texts:
-    """What `ItemText` reads of the data: three known items, two columns."""
+    """What `ItemText` reads of the data: three items, and one that train has not; two columns."""
 
     class items:  # noqa: N801
-        known = 3
+        train_count = 3
+        embedding_rows = 5
         features = {
-            "item_title": tf.ragged.constant([[], [], [2, 1, 3], [2], []], tf.int64),
-            "item_plot": tf.ragged.constant([[], [], [2, 3], [2, 2, 4], [2]], tf.int64),
+            "item_title": tf.ragged.constant([[], [], [2, 1, 3], [2], [], [3]], tf.int64),
+            "item_plot": tf.ragged.constant([[], [], [2, 3], [2, 2, 4], [2], []], tf.int64),
         }
 
     def __init__(self, *names):
@@ -208,7 +209,7 @@ class Texts:
 
 def test_words_are_chosen_by_the_texts():
     # Texts: "the ? cat the dog", "the the the cat", "the". `the` is in 3 of 3, `cat` in 2, `dog` in
-    # 1; `?` is unknown and goes.
+    # 1; `?` is unknown and goes. The fourth, "cat", is of an item that train has not: it has no say.
     text = ItemText(Texts("item_title", "item_plot"), 10, 10, 0.9)
     assert text.tokens == (b"cat", b"dog")
     assert text.words[:, :3].numpy().tolist() == [[0] * 3, [0] * 3, [2, 3, 0], [2, 0, 0], [0] * 3]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.contract.score import Scorer, ScoreTask
+from models.autoencoder.autorec import AutoRec
+from models.contract.score import ScoreModel, Scorer, ScoreTask
 from models.feature_interaction.fm import FactorizationMachine
+from models.names.features import DOCUMENTS, TEXT, Feature
 from models.names.label import Label
 
-NEW_ITEM = {"item_id": "new item", "item_movie_title": "The red one", "item_class": "Drama Film"}
+NEW_ITEM = {"item_id": "new item", "item_title": "The red one", "item_genres": "Drama Film"}
 NEW_USER = {"user_id": "new user", "user_gender": "M", "user_occupation": "job 1"}
 
 
@@ -37,13 +39,19 @@ def example(row):
     def feature(name, value):
         if isinstance(value, int):
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        words = value.split() if name == "item_class" else [value]
+        words = value.split() if name == "item_genres" else [value]
         return tf.train.Feature(
             bytes_list=tf.train.BytesList(value=[word.encode() for word in words])
         )
 
     features = {name: feature(name, value) for name, value in row.items()}
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def test_features_are_read_and_documents_are_not_unasked():
+    assert not any(ScoreModel.reads(document) for document in DOCUMENTS)
+    assert ScoreModel.reads(Feature("item_plot", "item", TEXT))
+    assert not AutoRec.reads(Feature("item_plot", "item", TEXT))
 
 
 def test_cold_items_and_users_rank_by_their_features(scorer):
@@ -55,9 +63,9 @@ def test_cold_items_and_users_rank_by_their_features(scorer):
     }
     known_item = {
         "item_id": "item 1 é",
-        "item_movie_title": "The blue one",
-        "item_release_year": "1981",
-        "item_class": "Comedy Film",
+        "item_title": "The blue one",
+        "item_year": 1981,
+        "item_genres": "Comedy Film",
     }
     nothing = {"item_id": "no such item"}
     users, items = [known_user, NEW_USER, {"user_id": "nobody"}], [known_item, NEW_ITEM, nothing]

@@ -117,6 +117,21 @@ def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
     )
 
 
+def test_a_history_is_what_it_is_to_the_recall(bundled, stages):
+    """Item-kNN adds it: an item that a user has had already changes nothing, a new one does."""
+    recall, data = tf.saved_model.load(stages[0]).signatures, stages[2]
+    user, stored = data.users.ids[:1], data.user_history[2].numpy()
+    own = [[data.items.ids[stored[-1] - 2]]]
+    new = [[next(data.items.ids[i - 2] for i in range(2, 62) if i not in stored)]]
+    without = ask(recall, user, 8)
+    for name, value in ask(recall, user, 8, history=own).items():
+        np.testing.assert_array_equal(value, without[name])
+    assert not np.array_equal(ask(recall, user, 8, history=new)["score"], without["score"])
+    for history in (own, new):
+        found, answer = ask(recall, user, 8, history), ask(bundled, user, 8, history)
+        assert set(answer["item_id"][0]) == set(found["item_id"][0])
+
+
 def test_one_answer_does_not_depend_on_the_batch_or_on_the_form_of_the_request(bundled, stages):
     users = stages[2].users.ids[:3]
     together = ask(bundled, users, 5)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT
 from components.tables.names import PART, REQUIRED, ROW
@@ -33,7 +33,7 @@ def open_file(path: str | Path) -> Iterator[BinaryIO]:
         return
     try:
         with gzip.open(path) as stream:
-            yield stream
+            yield cast(BinaryIO, stream)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or cut off: {error}. Fetch it again") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -220,7 +221,7 @@ class Retriever(tf.Module):
         strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
         examples = tf.TensorSpec([None], tf.string, name="examples")
 
-        def spec(base, name):
+        def spec(base: tf.TensorSpec, name: str) -> tf.TensorSpec:
             return tf.TensorSpec(base.shape, base.dtype, name=name)
 
         recommend = tf.function(self.recommend).get_concrete_function(
@@ -247,7 +248,7 @@ class Retriever(tf.Module):
             signatures["retrieve"] = self._brute_force()
         tf.saved_model.save(self, folder, signatures=signatures)
 
-    def _brute_force(self):
+    def _brute_force(self) -> Any:
         """Unfiltered nearest items of a query vector.
 
         TFRS' exact index: plain ops that a stock server loads.
@@ -258,7 +259,7 @@ class Retriever(tf.Module):
         )
         self.index.index(vectors, positions)
 
-        def retrieve(embedding, k):
+        def retrieve(embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
             score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
             return {"item_id": tf.gather(self._item_ids, position), "score": score}
 
@@ -267,7 +268,9 @@ class Retriever(tf.Module):
             tf.TensorSpec([], tf.int32, name="k"),
         )
 
-    def _measure_queries(self, examples):
+    def _measure_queries(
+        self, examples: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
         """[B] serialized query rows -> metrics [B, 1], and what to recall from.
 
         That is masked scores [B, N], users and who was answered.
@@ -281,7 +284,9 @@ class Retriever(tf.Module):
             answered,
         )
 
-    def _ranked(self, queries, catalogue):
+    def _ranked(
+        self, queries: dict[str, Any], catalogue: Any
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
         """Metrics [B], masked scores [B, N] and who was answered [B]."""
         scores, popularity, answered = self._scores(queries["query"], catalogue)
         scores, popularity = (
@@ -293,7 +298,13 @@ class Retriever(tf.Module):
         )
         return values, scores, answered
 
-    def _answer_requests(self, user_id, requested, excluded, k):
+    def _answer_requests(
+        self,
+        user_id: tf.Tensor,
+        requested: tf.RaggedTensor,
+        excluded: tf.RaggedTensor,
+        k: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
         with tf.control_dependencies(
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
         ):
@@ -305,7 +316,9 @@ class Retriever(tf.Module):
         scores = mask_items(scores, tf.concat([*seen, excluded], axis=1))
         return self._top(scores, user, answered, k)
 
-    def _top(self, scores, user, answered, k):
+    def _top(
+        self, scores: tf.Tensor, user: tf.Tensor, answered: tf.Tensor, k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """The first k [B] items of masked [B, N] scores, and where they come from."""
         top, position = tf.math.top_k(
             scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
@@ -320,7 +333,7 @@ class Retriever(tf.Module):
             ),
         }
 
-    def _scores(self, query, catalogue):
+    def _scores(self, query: Query, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """[B, N] scores; popularity's; and who was answered.
 
         The scores are the model's or, where it cannot answer, those of popularity in the segment.
@@ -331,20 +344,20 @@ class Retriever(tf.Module):
         fallback = tf.gather(self._popularity, tf.gather(self._segment_of, query.user))
         return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
 
-    def _query(self, user, history):
+    def _query(self, user: tf.Tensor, history: tf.RaggedTensor) -> Query:
         """A user whom train has not seen is not known to the model.
 
         That holds though the tables may hold features and a history.
         """
         return Query(user, self._users.in_train(user), history)
 
-    def _stored(self, user):
+    def _stored(self, user: tf.Tensor) -> tf.RaggedTensor:
         histories = tf.RaggedTensor.from_row_splits(
             self._history_values, self._history_splits, validate=False
         )
         return tf.gather(histories, user)
 
-    def _history(self, stored, requested):
+    def _history(self, stored: tf.RaggedTensor, requested: tf.RaggedTensor) -> tf.RaggedTensor:
         """What the model reads, see `RetrieveModel.session_based`."""
         if not self._model.session_based:
             return tf.concat([stored, requested], axis=1)
@@ -373,7 +386,7 @@ class Evaluation:
 
     metrics = metrics.RETRIEVE
 
-    def __init__(self, data: TrainingData, queries: np.ndarray):
+    def __init__(self, data: TrainingData, queries: npt.NDArray[np.object_]):
         self._data = data
         self._queries = queries
 

@@ -4,9 +4,10 @@ What all of its models share: loss, evaluation, signatures.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.recommender import H, Recommender
@@ -16,6 +17,7 @@ from models.inputs.score_data import ID, Inputs, ScoreData
 from models.measures import pointwise
 from models.names import metrics
 from models.names.features import DOCUMENT, NUMERIC, Feature
+from models.names.hyper_parameters import Gradient
 from models.names.label import LABEL, Label
 
 _EVALUATION_ROWS = 8192
@@ -89,7 +91,7 @@ class ScoreModel(Recommender[H]):
         names = [field.name for field in data.fields if field.single and field.kind != NUMERIC]
         rate = self.hyper_parameters.setting("unknown_rate")
 
-        def prepared(batch):
+        def prepared(batch: dict[str, Any]) -> Inputs:
             seeds = tf.random.experimental.stateless_split(
                 batch.pop("step_seed"), max(len(names), 1)
             )
@@ -100,7 +102,7 @@ class ScoreModel(Recommender[H]):
             return inputs
 
         return sampling.shuffled_batches(
-            data.train, self.hyper_parameters.batch_size, seed, first_epoch
+            data.train, cast(Gradient, self.hyper_parameters).batch_size, seed, first_epoch
         ).map(prepared)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -213,7 +215,7 @@ class Evaluation:
         split: what the rows are called in an error.
     """
 
-    def __init__(self, data: ScoreData, examples: np.ndarray, split: str = "valid"):
+    def __init__(self, data: ScoreData, examples: npt.NDArray[np.object_], split: str = "valid"):
         self.metrics = metrics.of("score", data.label)
         self._label = data.label
         self._signature = data.input_signature()
@@ -284,5 +286,5 @@ class ScoreTask:
         return {}
 
 
-def _dense(column):
+def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
     return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column

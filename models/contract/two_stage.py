@@ -15,6 +15,7 @@ learned ratings or clicks need not know what comes next.
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.retrieve import parse_requests
@@ -109,7 +110,7 @@ class TwoStage(tf.Module):
         values["lift_alone_ndcg_10"] = values["ndcg_10"] - values["alone_ndcg_10"]
         return {name: values[name][:, tf.newaxis] for name in metrics.TWO_STAGE.means}
 
-    def choose_weight(self, queries: np.ndarray) -> list[dict[str, float]]:
+    def choose_weight(self, queries: npt.NDArray[np.object_]) -> list[dict[str, float]]:
         """Sets the weight to the one of `WEIGHTS` with the best NDCG@10.
 
         Of equal ones it takes the smallest.
@@ -127,10 +128,10 @@ class TwoStage(tf.Module):
         weights = tf.constant(WEIGHTS, tf.float32)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-        def sums(examples):
+        def sums(examples: tf.Tensor) -> tf.Tensor:
             parts = self._queries(examples)
 
-            def of(weight):
+            def of(weight: tf.Tensor) -> tf.Tensor:
                 values = _measure(parts, self._ordered(parts, weight))
                 return tf.stack([tf.reduce_sum(values[name]) for name in ("hr_10", "ndcg_10")])
 

@@ -161,7 +161,7 @@ class _AsyncRest:
         version: int | None,
         label: str | None,
         signature: str,
-        timeout: float | None,
+        timeout: float,
     ) -> str:
         """The name of a signature's one output, which REST leaves out of its answers."""
         signature = signature or "serving_default"

@@ -209,7 +209,7 @@ class Texts:
 
 def test_words_are_chosen_by_the_texts():
     # Texts: "the ? cat the dog", "the the the cat", "the". `the` is in 3 of 3, `cat` in 2, `dog` in
-    # 1; `?` is unknown and goes. The fourth, "cat", is of an item that train has not: it has no say.
+    # 1; `?` is unknown and goes. The fourth, "cat", is of an item that train has not: no say.
     text = ItemText(Texts("item_title", "item_plot"), 10, 10, 0.9)
     assert text.tokens == (b"cat", b"dog")
     assert text.words[:, :3].numpy().tolist() == [[0] * 3, [0] * 3, [2, 3, 0], [2, 0, 0], [0] * 3]

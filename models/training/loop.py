@@ -31,8 +31,8 @@ class TrainingLoop:
         log_dir: TensorBoard logs; None writes none.
         stage_epochs: stage -> epochs, where they were chosen before: to train again on all that
             there is to learn from.
-        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite
-            them is skipped.
+        warm_started: every trainable variable and table of tokens of the model holds what an
+            earlier one had learnt, so a procedure that would overwrite them is skipped.
         history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second,
             validation metrics.
         best_epochs: stage -> the epoch whose weights were kept.

@@ -64,7 +64,7 @@ def run_fn(fn_args: Any) -> None:
     if getattr(fn_args, "base_model", None):
         loop.build(model)
         warmed = warm_start.load_weights(model, fn_args.base_model)
-        loop.warm_started = warmed["copied"] > 0
+        loop.warm_started = warmed["complete"]
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
             f"variables copied, {warmed['skipped']} new"

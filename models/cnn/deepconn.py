@@ -28,6 +28,7 @@ import tensorflow as tf
 from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_distinct, trim
 from models.contract.score import ScoreModel
 from models.inputs.documents import Documents
+from models.inputs.dropout import Dropout
 from models.names.features import DOCUMENT
 from models.names.hyper_parameters import CommonHyperParameters as BaseHyperParameters
 
@@ -172,7 +173,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         self.factors = self.add_weight(
             name="factors", shape=[inputs, hyper_parameters.factors], initializer=uniform
         )
-        self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+        self._dropout = Dropout(hyper_parameters.dropout)
 
     def call(self, z, training=False):
         pairs = 0.5 * (tf.matmul(z, self.factors) ** 2 - tf.matmul(z**2, self.factors**2))

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 from tensorflow.python.autograph.core import config as autograph
 
-from models.inputs import sampling
+from models.inputs import dropout, sampling
 from models.names.hyper_parameters import CommonHyperParameters
 
 # TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
@@ -26,6 +26,7 @@ class Recommender(tfrs.Model):
     def __init__(self, hyper_parameters: CommonHyperParameters, data):
         super().__init__()
         self.hyper_parameters = hyper_parameters
+        self.dropout_seed = 0  # the training loop sets its own
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
 
     def batches(self, data, seed: int, first_epoch: int) -> sampling.Batches:
@@ -42,6 +43,8 @@ class Recommender(tfrs.Model):
 
     def train_step(self, inputs):
         """One step; reports the mean loss of the epoch so far, where TFRS reports the last step's."""
-        values = super().train_step(inputs)
+        # The optimiser counts the steps, and its count survives a kill.
+        with dropout.Step(self.dropout_seed, self.optimizer.iterations):
+            values = super().train_step(inputs)
         self._mean_loss.update_state(values["total_loss"])
         return {"loss": self._mean_loss.result()}

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
+from models.inputs.dropout import Dropout
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import HyperParameters as BaseHyperParameters
 
@@ -75,7 +76,7 @@ class NeuMF(RetrieveModel):
                 2 * factors, use_bias=False, kernel_initializer=glorot, name="first_item"
             )
             self.second = tf.keras.layers.Dense(factors, activation="relu", name="second")
-            self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+            self._dropout = Dropout(hyper_parameters.dropout)
         self.prediction = tf.keras.layers.Dense(
             1, kernel_initializer="lecun_uniform", name="prediction"
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from models.names.errors import RecsysError
@@ -71,6 +72,7 @@ class TrainingLoop:
                 them.
         """
         hyper_parameters = self.hyper_parameters
+        model.dropout_seed = self.seed
         epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
         with self.strategy.scope():
             model.compile(
@@ -171,6 +173,9 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
         interrupted = self._folder is not None and (self._folder / "state.json").exists()
         self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
+        if not _agreed(loop.strategy, self._state["epoch"] if self._state else 0):
+            say(f"{stage}: the workers were interrupted in different epochs; all start anew")
+            self._state = None
         self.first_epoch = self._state["epoch"] if self._state else 0
 
     def restore(self) -> None:
@@ -265,6 +270,14 @@ class _Keeper(tf.keras.callbacks.Callback):
         for old in self._folder.glob("epoch-*"):
             if int(old.name.split("-")[1].split(".")[0]) not in (epoch, self._best_epoch):
                 old.unlink()
+
+
+def _agreed(strategy: tf.distribute.Strategy, epoch: int) -> bool:
+    """Whether all workers have come to this epoch: a kill may come between two of them."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    own = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([epoch]))
+    return len(np.unique(strategy.gather(own, axis=0))) == 1
 
 
 def describe(row: dict) -> str:

@@ -7,6 +7,7 @@ variable's number changes with every feature before it.)
 """
 
 import collections
+import hashlib
 import io
 import json
 import os
@@ -99,6 +100,20 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
             counts["skipped"] += 1
             complete &= not (variable.trainable or path in tokens_of)
     return {**counts, "complete": complete}
+
+
+def fingerprint(folder: str) -> str:
+    """A hash of the weights of the model exported to `folder`: what a training that starts from
+    them is told apart by. Of the folder's name, where it holds none.
+    """
+    path = os.path.join(folder, _FILE)
+    digest = hashlib.sha256(folder.encode())
+    if tf.io.gfile.exists(path):
+        digest = hashlib.sha256()
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def registry_name(model: tf.keras.Model) -> str:

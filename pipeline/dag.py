@@ -164,7 +164,8 @@ def create_pipeline(
             [
                 training,
                 config.model_dump(
-                    mode="json", include={"data", "split", "check", "features", "walks"}
+                    mode="json",
+                    include={"data", "split", "check", "features", "walks", "warm_start"},
                 ),
                 fingerprint,
                 components_hash,

@@ -40,6 +40,7 @@ from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_di
 from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs import sampling
+from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
@@ -101,7 +102,7 @@ class Network(tf.keras.layers.Layer):
         )
         self._widths = [MaxOverTime(hyper_parameters.kernels, width) for width in (3, 4, 5)]
         self._hidden = tf.keras.layers.Dense(hyper_parameters.units, activation="tanh")
-        self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+        self._dropout = Dropout(hyper_parameters.dropout)
         self._last = tf.keras.layers.Dense(hyper_parameters.factors, activation="tanh")
 
     def call(self, words, training=False):

@@ -32,6 +32,7 @@ from models.cnn.layers import MaxOverTime, WordEmbedding, count_words, encode_di
 from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.documents import Documents
+from models.inputs.dropout import Dropout
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.features import DOCUMENT, Feature
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
@@ -178,7 +179,7 @@ class FactorizationMachine(tf.keras.layers.Layer):
         self.factors = self.add_weight(
             name="factors", shape=[inputs, hyper_parameters.factors], initializer=uniform
         )
-        self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+        self._dropout = Dropout(hyper_parameters.dropout)
 
     def call(self, z, training=False):
         pairs = 0.5 * (tf.matmul(z, self.factors) ** 2 - tf.matmul(z**2, self.factors**2))

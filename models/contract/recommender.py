@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract.loop import Loop
-from models.inputs import sampling, tensorflow_private
+from models.inputs import dropout, sampling, tensorflow_private
 from models.inputs.data import TrainingData
 from models.names import hyper_parameters as settings
 
@@ -49,6 +49,7 @@ class Recommender(tfrs.Model, Generic[H]):
     def __init__(self, hyper_parameters: H, data: TrainingData):
         super().__init__()
         self.hyper_parameters = hyper_parameters
+        self.dropout_seed = 0  # the training loop sets its own
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
@@ -75,7 +76,9 @@ class Recommender(tfrs.Model, Generic[H]):
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         share = self._share(inputs) if replicas > 1 else None
-        with tf.GradientTape() as tape:
+        # The optimiser counts the steps, and its count survives a kill.
+        step = dropout.Step(self.dropout_seed, self.optimizer.iterations)
+        with step, tf.GradientTape() as tape:
             loss = tf.add_n([self.compute_loss(inputs, training=True), *self.losses])
             if share is not None:
                 # The mean of no rows is not a number.

@@ -33,6 +33,7 @@ from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
+from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import EntityEncoder
 from models.names.hyper_parameters import (
@@ -75,7 +76,7 @@ class Tower(tf.keras.layers.Layer):
 
     def __init__(self, hyper_parameters: HyperParameters, name: str):
         super().__init__(name=name)
-        self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+        self._dropout = Dropout(hyper_parameters.dropout)
         self._hidden = [
             tf.keras.layers.Dense(units, activation="relu") for units in hyper_parameters.hidden
         ]

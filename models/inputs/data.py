@@ -82,7 +82,8 @@ class EventLog:
         rating: [E] float32, NaN where there is none.
         row: [E] int64 number in the source; it orders what no time does.
         session: [E] int64, equal within a session of a user; 0 where the train rows are no
-            sessions.
+            sessions. The events of a user that have no session id are one session together, in
+            the splits, the rows and here.
         label: [E] float32, what a `score` run learns; NaN in a `retrieve` run.
     """
 
@@ -196,35 +197,36 @@ class TrainingData:
                 for name, kind in kinds.items()
             },
         }
-        no_session = tf.constant(0, tf.int64)
 
         def index(row):
             items = self.item_table.lookup(row["item_id"])
-            columns = {
-                "user": tf.repeat(self.user_table.lookup(row["user_id"]), items.row_lengths()),
-                "item": items.flat_values,
-            }
+            lengths = items.row_lengths()
+
+            def of_events(column, has, missing):
+                """The column of the events of the rows that `has` is true for, else `missing`."""
+                events = tf.where(tf.repeat(has, lengths))
+                absent = tf.fill(tf.shape(items.flat_values), tf.constant(missing, column.dtype))
+                return tf.tensor_scatter_nd_update(absent, events, column)
+
             # One session id a row marks a row that is a session; a list of them, one an event,
-            # belongs to a row of a whole user.
-            single = tf.reduce_all(row["session_id"].row_lengths() == 1)
-            columns["session"] = tf.cond(
-                single,
-                lambda: tf.repeat(
-                    tf.strings.to_hash_bucket_fast(row["session_id"].flat_values, 2**62),
-                    items.row_lengths(),
-                ),
-                lambda: tf.fill(tf.shape(items.flat_values), no_session),
+            # belongs to a row of a whole user. A row without any holds events outside of sessions.
+            ids = row["session_id"]
+            single = ids.row_lengths() == 1
+            session = tf.strings.to_hash_bucket_fast(
+                tf.ragged.boolean_mask(ids, single).flat_values, 2**62
             )
+            columns = {
+                "user": tf.repeat(self.user_table.lookup(row["user_id"]), lengths),
+                "item": items.flat_values,
+                "session": of_events(
+                    tf.repeat(session, tf.boolean_mask(lengths, single)), single, 0
+                ),
+            }
             for name, kind in kinds.items():
-                # A log without the column has empty lists.
-                whole = tf.size(row[name].flat_values) == tf.size(columns["item"])
-                missing = tf.constant(float("nan") if kind == tf.float32 else 0, kind)
-                absent = tf.fill(tf.shape(columns["item"]), missing)
-                columns[name] = tf.cond(
-                    whole,
-                    functools.partial(tf.identity, row[name].flat_values),
-                    functools.partial(tf.identity, absent),
-                )
+                # A row without the value has an empty list.
+                whole = row[name].row_lengths() == lengths
+                values = tf.ragged.boolean_mask(row[name], whole).flat_values
+                columns[name] = of_events(values, whole, float("nan") if kind.is_floating else 0)
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)

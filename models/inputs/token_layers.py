@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import Entities
+from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import UNKNOWN
 
 
@@ -123,7 +124,7 @@ class Mlp(tf.keras.layers.Layer):
     def __init__(self, hidden, dropout: float = 0.0, name: str | None = None):
         super().__init__(name=name)
         self._layers = [tf.keras.layers.Dense(units, activation="relu") for units in hidden]
-        self._dropout = tf.keras.layers.Dropout(dropout)
+        self._dropout = Dropout(dropout)
 
     def call(self, inputs, training=False):
         for layer in self._layers:

@@ -31,6 +31,7 @@ from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
+from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import (
@@ -87,7 +88,7 @@ class NeuMF(RetrieveModel[HyperParameters]):
                 2 * factors, use_bias=False, kernel_initializer=glorot, name="first_item"
             )
             self.second = tf.keras.layers.Dense(factors, activation="relu", name="second")
-            self._dropout = tf.keras.layers.Dropout(hyper_parameters.dropout)
+            self._dropout = Dropout(hyper_parameters.dropout)
         self.prediction = tf.keras.layers.Dense(
             1, kernel_initializer="lecun_uniform", name="prediction"
         )

@@ -39,6 +39,7 @@ from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
+from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import id_embedding
@@ -176,8 +177,9 @@ class GRU4Rec(DotProductModel[HyperParameters]):
                     )
                 )
             self.layers_.append(GRU(size, name=f"gru_{number}"))
-        self._embedding_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_embedding)
-        self._hidden_dropout = tf.keras.layers.Dropout(hyper_parameters.dropout_hidden)
+        self._embedding_dropout = Dropout(hyper_parameters.dropout_embedding)
+        self._click_dropout = Dropout(hyper_parameters.click_dropout, whole_vectors=True)
+        self._hidden_dropout = Dropout(hyper_parameters.dropout_hidden)
         supports = np.maximum(data.item_counts, 1)
         self._log_support = tf.constant(
             np.log(np.concatenate([[1] * FIRST_TOKEN, supports])), tf.float32
@@ -293,10 +295,7 @@ class GRU4Rec(DotProductModel[HyperParameters]):
     def _embed(self, items, training=False):
         """[...] item indices -> [..., width] of the first layer's input, after both dropouts."""
         hidden = self._embedding_dropout(self.inputs(items), training=training)
-        if training and self.hyper_parameters.click_dropout:
-            shape = tf.concat([tf.shape(items), [1]], axis=0)
-            hidden = tf.nn.dropout(hidden, self.hyper_parameters.click_dropout, noise_shape=shape)
-        return hidden
+        return self._click_dropout(hidden, training=training)
 
     def _read(self, items, training=False):
         """[B, L] items -> [B, L, units] states from the zero state on.

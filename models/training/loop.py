@@ -47,8 +47,8 @@ class TrainingLoop:
         log_dir: TensorBoard logs; None writes none.
         stage_epochs: stage -> epochs, where they were chosen before: to train again on all that
             there is to learn from.
-        warm_started: the model holds weights of an earlier one, so a procedure that would overwrite
-            them is skipped.
+        warm_started: every trainable variable and table of tokens of the model holds what an
+            earlier one had learnt, so a procedure that would overwrite them is skipped.
         history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second,
             validation metrics.
         best_epochs: stage -> the epoch whose weights were kept.
@@ -88,6 +88,7 @@ class TrainingLoop:
                 them.
         """
         hyper_parameters = self.hyper_parameters
+        model.dropout_seed = self.seed
         epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
         with self.strategy.scope():
             model.compile(
@@ -193,6 +194,9 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
         interrupted = self._folder is not None and (self._folder / "state.json").exists()
         self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
+        if not _agreed(loop.strategy, self._state["epoch"] if self._state else 0):
+            say(f"{stage}: the workers were interrupted in different epochs; all start anew")
+            self._state = None
         self.first_epoch = self._state["epoch"] if self._state else 0
 
     def prepare(self) -> None:
@@ -333,6 +337,14 @@ class _Keeper(tf.keras.callbacks.Callback):
         for old in self._folder.glob("epoch-*"):
             if int(old.name.split("-")[1].split(".")[0]) not in (epoch, self._best_epoch):
                 old.unlink()
+
+
+def _agreed(strategy: tf.distribute.Strategy, epoch: int) -> bool:
+    """Whether all workers have come to this epoch: a kill may come between two of them."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    own = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([epoch]))
+    return len(np.unique(strategy.gather(own, axis=0))) == 1
 
 
 def describe(row: dict) -> str:

@@ -6,7 +6,9 @@ It knows no single model.
 import json
 import os
 import shutil
+import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pydantic
@@ -46,6 +48,7 @@ def run_fn(fn_args: Any) -> None:
         "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
     )
     strategy = choose_strategy()
+    folders = Folders.of(fn_args)
     splits = {
         _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
     }
@@ -57,23 +60,23 @@ def run_fn(fn_args: Any) -> None:
         seed=seed,
         evaluation=task.evaluation(data, "valid"),
         strategy=strategy,
-        checkpoint_dir=config.get("checkpoint_dir"),
-        log_dir=fn_args.model_run_dir,
+        checkpoint_dir=folders.checkpoints,
+        log_dir=folders.logs,
     )
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
     warmed = None
-    if getattr(fn_args, "base_model", None):
+    if fn_args.base_model:
         loop.build(model)
         warmed = warm_start.load_weights(model, fn_args.base_model)
-        loop.warm_started = warmed["copied"] > 0
+        loop.warm_started = warmed["complete"]
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
             f"variables copied, {warmed['skipped']} new"
         )
     model.learn(loop)
-    task.exporter(model, data).export(fn_args.serving_model_dir)
-    warm_start.save_weights(model, fn_args.serving_model_dir)
+    task.exporter(model, data).export(folders.serving)
+    warm_start.save_weights(model, folders.serving)
     log = {
         "model": config["model"],
         "task": task.name,
@@ -84,7 +87,7 @@ def run_fn(fn_args: Any) -> None:
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
-        "warm_start": warmed,
+        "warm_start": warmed and {"from": warm_start.fingerprint(fn_args.base_model), **warmed},
         "best_epoch": list(loop.best_epochs.values())[-1],
         "best_epochs": loop.best_epochs,
         "epochs": loop.history,
@@ -93,13 +96,61 @@ def run_fn(fn_args: Any) -> None:
         "fingerprint": config.get("fingerprint"),
     }
     # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.
-    for folder in (fn_args.model_run_dir, os.path.join(fn_args.serving_model_dir, "assets.extra")):
+    for folder in (folders.logs, os.path.join(folders.serving, "assets.extra")):
         tf.io.gfile.makedirs(folder)
         with tf.io.gfile.GFile(os.path.join(folder, TRAINING_LOG), "w") as file:
             json.dump(log, file, indent=1)
     # Only now: a kill before the export is done must find something to resume from.
-    if config.get("checkpoint_dir"):
-        shutil.rmtree(config["checkpoint_dir"], ignore_errors=True)
+    for folder in folders.passing:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a process of a training writes.
+
+    With several workers only the chief writes what all share. The others take part in saving, which
+    TensorFlow does together, into folders of their own; of those only the checkpoints outlive them.
+
+    Attributes:
+        serving: of the SavedModel.
+        logs: of TensorBoard and the training log.
+        checkpoints: of an interrupted training, told apart by worker and base model; None keeps
+            none.
+        passing: what is removed when the training has come to its end.
+    """
+
+    serving: str
+    logs: str
+    checkpoints: str | None
+    passing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, fn_args: Any) -> "Folders":
+        """The folders of this process (see `worker`) for the arguments of `run_fn`."""
+        name, checkpoints = worker(), fn_args.custom_config.get("checkpoint_dir")
+        serving, logs, passing = fn_args.serving_model_dir, fn_args.model_run_dir, ()
+        if name:
+            scratch = tempfile.mkdtemp(prefix=f"{name}-")
+            serving, logs = os.path.join(scratch, "serving"), os.path.join(scratch, "logs")
+            checkpoints, passing = checkpoints and f"{checkpoints}-{name}", (scratch,)
+        if checkpoints:
+            passing += (checkpoints,)
+            if fn_args.base_model:
+                checkpoints = os.path.join(checkpoints, warm_start.fingerprint(fn_args.base_model))
+        return cls(serving, logs, checkpoints, passing)
+
+
+def worker() -> str | None:
+    """The name of this process among the workers that TF_CONFIG names, such as `worker-1`.
+
+    It is None for the chief, and where there is no cluster.
+    """
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    cluster, task = config.get("cluster", {}), config.get("task", {})
+    kind, index = task.get("type", "worker"), int(task.get("index", 0))
+    first = "chief" if "chief" in cluster else "worker"
+    return None if not cluster or (kind, index) == (first, 0) else f"{kind}-{index}"
 
 
 def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:

@@ -1,8 +1,14 @@
 """Start from the last blessed model.
 
-Equal variables are copied, embedding rows are aligned by the token they stand for.
+Variables are found by name, embedding rows by the token they stand for.
+
+A variable's name is its place in the model: the path of attributes that leads to it, such as
+`_users/_embeddings/user_age/embeddings`. (Keras' own names count the layers of a process, and a
+variable's number changes with every feature before it.)
 """
 
+import collections
+import hashlib
 import io
 import json
 import os
@@ -12,17 +18,22 @@ import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
+from models.names import registry
+from models.names.errors import ConfigError
+from models.training.loop import say
 
 _FILE = os.path.join("assets.extra", "weights.npz")
+_MODEL, _WEIGHT, _TOKENS = "model", "weight/", "tokens/"
 
 
 def save_weights(model: tf.keras.Model, folder: str) -> None:
     """Writes the model's weights and their tokens beside the SavedModel in `folder`."""
-    arrays = {f"weight_{number}": value for number, value in enumerate(model.get_weights())}
-    for layer in _token_layers(model):
-        names = json.dumps([token.decode("utf-8", "surrogateescape") for token in layer.tokens])
-        arrays[f"tokens_{_position(model, layer.embeddings)}"] = np.frombuffer(
-            names.encode(), np.uint8
+    arrays = {_MODEL: _encoded(registry_name(model))}
+    for path, variable in variables_by_path(model).items():
+        arrays[_WEIGHT + path] = variable.numpy()
+    for path, tokens in _tokens_by_path(model).items():
+        arrays[_TOKENS + path] = _encoded(
+            [token.decode("utf-8", "surrogateescape") for token in tokens]
         )
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
@@ -32,61 +43,152 @@ def save_weights(model: tf.keras.Model, folder: str) -> None:
         file.write(buffer.getvalue())
 
 
-def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int]:
+def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
     """Copies what fits from the model exported to `folder` into `model`, whose variables exist.
+
+    A variable of the same name and shape is copied. A table of tokens is aligned: a row gets what
+    the row of the same token had; rows of new tokens stay as they are. All else is new.
 
     Returns:
         Counts: `copied` and `aligned` variables, `rows` aligned by token, and `skipped` variables
-            whose shape is another.
+            that the old model does not have, has in another shape or has no token of. And
+            `complete`: whether every trainable variable and every table of tokens was copied or
+            aligned, so that training goes on from where the old model ended.
+
+    Raises:
+        ConfigError: the weights are those of another model.
     """
-    counts = {"copied": 0, "aligned": 0, "rows": 0, "skipped": 0}
-    path = os.path.join(folder, _FILE)
-    if not tf.io.gfile.exists(path):
-        return counts
-    with tf.io.gfile.GFile(path, "rb") as file:
-        saved = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
-    tokens_of = {_position(model, layer.embeddings): layer.tokens for layer in _token_layers(model)}
-    weights = model.get_weights()
-    for number, value in enumerate(weights):
-        old = saved.get(f"weight_{number}")
+    counts: dict[str, int | bool] = {"copied": 0, "aligned": 0, "rows": 0, "skipped": 0}
+    saved = _read(os.path.join(folder, _FILE))
+    if saved is None:
+        return {**counts, "complete": False}
+    name, received = registry_name(model), _decoded(saved[_MODEL])
+    if received != name:
+        raise ConfigError(
+            f"warm start: {name} can start from the weights of {name} only; received those of "
+            f"{received} in {folder}. Train with warm_start: false, or under another pipeline name"
+        )
+    tokens_of, complete = _tokens_by_path(model), True
+    for path, variable in variables_by_path(model).items():
+        value, old = variable.numpy(), saved.get(_WEIGHT + path)
         if old is None or old.shape[1:] != value.shape[1:]:
-            counts["skipped"] += 1
-        elif number in tokens_of and f"tokens_{number}" in saved:
-            names = json.loads(saved[f"tokens_{number}"].tobytes())
+            loaded = False
+        elif path in tokens_of and _TOKENS + path in saved:
+            names = _decoded(saved[_TOKENS + path])
             row_of = {
-                name.encode("utf-8", "surrogateescape"): row
-                for row, name in enumerate(names, start=FIRST_TOKEN)
+                token.encode("utf-8", "surrogateescape"): row
+                for row, token in enumerate(names, start=FIRST_TOKEN)
             }
             pairs = [
                 (row, row_of[token])
-                for row, token in enumerate(tokens_of[number], start=FIRST_TOKEN)
+                for row, token in enumerate(tokens_of[path], start=FIRST_TOKEN)
                 if token in row_of
             ]
-            value[:FIRST_TOKEN] = old[:FIRST_TOKEN]
-            if pairs:
+            loaded = bool(pairs)
+            if loaded:
                 new_rows, old_rows = np.array(pairs).T
+                value[:FIRST_TOKEN] = old[:FIRST_TOKEN]
                 value[new_rows] = old[old_rows]
-            counts["aligned"] += 1
-            counts["rows"] += len(pairs)
-        elif old.shape == value.shape:
-            weights[number] = old
-            counts["copied"] += 1
+                variable.assign(value)
+                counts["aligned"] += 1
+                counts["rows"] += len(pairs)
         else:
+            loaded = old.shape == value.shape
+            if loaded:
+                variable.assign(old)
+                counts["copied"] += 1
+        if not loaded:
             counts["skipped"] += 1
-    model.set_weights(weights)
-    return counts
+            complete &= not (variable.trainable or path in tokens_of)
+    return {**counts, "complete": complete}
 
 
-def _token_layers(model: tf.keras.Model) -> list[TokenEmbedding]:
+def fingerprint(folder: str) -> str:
+    """A hash of the weights of the model exported to `folder`.
+
+    It tells a training that starts from them apart. Where the folder holds none it is of its name.
+    """
+    path = os.path.join(folder, _FILE)
+    digest = hashlib.sha256(folder.encode())
+    if tf.io.gfile.exists(path):
+        digest = hashlib.sha256()
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while part := file.read(1 << 24):
+                digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def registry_name(model: tf.keras.Model) -> str:
+    """The name under which a model is registered; that of its class where it is not."""
+    module = type(model).__module__
+    names = [entry.name for entry in registry.MODELS.values() if entry.module == module]
+    return names[0] if names else type(model).__qualname__
+
+
+def variables_by_path(model: tf.keras.Model) -> dict[str, tf.Variable]:
+    """The weights of a model by the shortest path of attributes that leads to each.
+
+    Raises:
+        ValueError: no attribute leads to a weight.
+    """
+    # Metrics are no weights, though Keras counts them among them.
+    metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
+    wanted = {id(variable): variable for variable in model.weights if id(variable) not in metrics}
+    view, seen, found = tf.train.TrackableView(model), {id(model)}, {}
+    waiting = collections.deque([(model, "")])
+    while waiting and len(found) < len(wanted):
+        parent, prefix = waiting.popleft()
+        for name, child in view.children(parent).items():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            if id(child) in wanted:
+                found[id(child)] = prefix + name
+            waiting.append((child, f"{prefix}{name}/"))
+    for number, variable in wanted.items():
+        if number not in found:
+            raise ValueError(
+                f"{type(model).__name__}: no attribute leads to the variable {variable.name}; "
+                "required: layers and variables are kept as attributes"
+            )
+    return {found[number]: variable for number, variable in wanted.items()}
+
+
+def _tokens_by_path(model: tf.keras.Model) -> dict[str, np.ndarray]:
+    """The tokens of the tables that have any, by the path of their variable."""
     # Not submodules alone: Keras wraps dicts of layers, and flattening walks through those too.
-    layers = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, TokenEmbedding) and layer.built
-    ]
     # The buckets of a number have no tokens: their rows are copied as they are.
-    return [layer for layer in layers if len(layer.tokens)]
+    tokens = {
+        id(layer.embeddings): layer.tokens
+        for layer in model._flatten_layers()
+        if isinstance(layer, TokenEmbedding) and layer.built and len(layer.tokens)
+    }
+    return {
+        path: tokens[id(variable)]
+        for path, variable in variables_by_path(model).items()
+        if id(variable) in tokens
+    }
 
 
-def _position(model: tf.keras.Model, variable: tf.Variable) -> int:
-    return next(number for number, weight in enumerate(model.weights) if weight is variable)
+def _read(path: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a file of weights; None, and why is printed, where there is none to read."""
+    if not tf.io.gfile.exists(path):
+        say(f"warm start: {path} does not exist; nothing is loaded and training starts cold")
+        return None
+    with tf.io.gfile.GFile(path, "rb") as file:
+        saved = dict(np.load(io.BytesIO(file.read()), allow_pickle=False))
+    if _MODEL not in saved:
+        say(
+            f"warm start: {path} is of an earlier version, which did not write the names of "
+            "weights: it cannot be read, and training starts cold"
+        )
+        return None
+    return saved
+
+
+def _encoded(value: str | list[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _decoded(array: np.ndarray) -> str | list[str]:
+    return json.loads(array.tobytes())

@@ -19,7 +19,7 @@ NEW_USER = {"user_id": "new user", "user_gender": "M", "user_occupation": "job 1
 @pytest.fixture(scope="module")
 def scorer(toy_data, tmp_path_factory):
     """A machine of random factors; the tables describe an item and a user that train has not."""
-    toy = toy_data("event", 0.0, Label("rating"))
+    toy = toy_data("event", 0.0, Label(column="rating"))
     splits = dict(toy.splits)
     for name, row in (("items", NEW_ITEM), ("users", NEW_USER)):
         folder = tmp_path_factory.mktemp(name)
@@ -28,7 +28,9 @@ def scorer(toy_data, tmp_path_factory):
         with tf.io.TFRecordWriter(str(folder / "new"), "GZIP") as file:
             file.write(example(row))
         splits[name] = str(folder / "*")
-    data = ScoreTask(Label("rating")).load(FactorizationMachine, toy.graph, toy.schema, splits)
+    data = ScoreTask(Label(column="rating")).load(
+        FactorizationMachine, toy.graph, toy.schema, splits
+    )
     tf.keras.utils.set_random_seed(1)
     model = FactorizationMachine(FactorizationMachine.HyperParameters(stddev=1.0), data)
     model.label_range = (-1e9, 1e9)

@@ -56,20 +56,38 @@ def steps(compiled) -> Steps:
     return Steps(json.loads(compiled.read_text("utf-8")), Path("/unused"))
 
 
-def local_dependencies() -> dict[str, set[str]]:
-    """Component -> the components before it, in the pipeline that runs on this machine."""
+def local_pipeline(config: RunConfig):
+    """The pipeline that runs on this machine."""
     from pipeline import dag
 
-    pipeline = dag.create_pipeline(
-        config(),
+    return dag.create_pipeline(
+        config,
         source="",
         fingerprint="",
         schemas="movielens",
         hyper_parameters={},
         pipeline_root="",
         serving_dir="",
+        checkpoint_root="checkpoints",
     )
-    return {node.id: {before.id for before in node.upstream_nodes} for node in pipeline.components}
+
+
+def local_dependencies() -> dict[str, set[str]]:
+    """Component -> the components before it, in the pipeline that runs on this machine."""
+    components = local_pipeline(config()).components
+    return {node.id: {before.id for before in node.upstream_nodes} for node in components}
+
+
+def test_a_warm_training_is_another_one_than_a_cold_one():
+    """Or it would go on with the other's checkpoint, and the gate would take one for the other."""
+
+    def training(**values):
+        nodes = {node.id: node for node in local_pipeline(config(**values)).components}
+        return json.loads(nodes["Trainer"].exec_properties["custom_config"])
+
+    cold, again, warm = training(), training(), training(warm_start=True)
+    for name in ("fingerprint", "checkpoint_dir"):
+        assert cold[name] == again[name] != warm[name]
 
 
 def test_dependencies_are_those_of_the_local_pipeline(steps):

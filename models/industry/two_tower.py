@@ -153,8 +153,8 @@ class TwoTower(DotProductModel[HyperParameters]):
             self._items(inputs["item"], inputs["forget_item"]), training=training
         )
         loss = self._task(
-            query,
-            item,
+            tf.cast(query, tf.float32),
+            tf.cast(item, tf.float32),
             candidate_sampling_probability=tf.gather(self._probability, inputs["item"]),
             candidate_ids=inputs["item"],
             compute_metrics=False,

@@ -9,9 +9,10 @@ Cite: He, Liao, Zhang, Nie, Hu, Chua: Neural Collaborative Filtering, WWW 2017.
     NeuMF  y = sigmoid(h . [phi ; z_n] + b)
     loss   binary cross-entropy, mean over the positives and their `negatives` sampled negatives
 
-Negatives are uniform over the train items that the user has not in train, drawn anew every epoch. Pre-training (default): GMF and MLP are trained alone with Adam, each stopped on
-validation; all their weights are copied, h = [alpha h_GMF ; (1 - alpha) h_MLP], b the mean of both;
-then plain SGD, which inherits no momentum.
+Negatives are uniform over the train items that the user has not in train, drawn anew every epoch.
+Pre-training (default): GMF and MLP are trained alone with Adam, each stopped on validation; all
+their weights are copied, h = [alpha h_GMF ; (1 - alpha) h_MLP], b the mean of both; then plain SGD,
+which inherits no momentum.
 
 Deviations: epochs are chosen on validation, where the released code keeps the epoch with the best
 test score; W_1 is kept as a user and an item half, the same function at less work; an id is

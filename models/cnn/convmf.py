@@ -46,12 +46,12 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, TEXT, Feature
-from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision
 
 _ROWS_AT_ONCE = 128
 
 
-class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
+class HyperParameters(Epochs, Gradient, MixedPrecision):
     """ConvMF's own.
 
     Attributes:
@@ -146,10 +146,11 @@ class ConvMF(ScoreModel[HyperParameters]):
             width,
             embeddings_initializer=uniform,
             trainable=False,
+            dtype="float32",  # solved for, not learnt: no layer of them computes
             name="users",
         )
         self.item_factors = TokenEmbedding(
-            items.tokens, items.size, width, trainable=False, name="items"
+            items.tokens, items.size, width, trainable=False, dtype="float32", name="items"
         )
         self.user_factors.build(None)
         self.item_factors.build(None)
@@ -170,7 +171,7 @@ class ConvMF(ScoreModel[HyperParameters]):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         item = inputs["item"]
         text = self.network(tf.gather(self._text.words, item), training=training)
-        difference = tf.stop_gradient(self.item_factors(item)) - text
+        difference = tf.stop_gradient(self.item_factors(item)) - tf.cast(text, tf.float32)
         return tf.reduce_mean(tf.gather(self._weight, item) * tf.reduce_mean(difference**2, axis=1))
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:

@@ -35,10 +35,10 @@ from models.inputs.documents import Documents
 from models.inputs.dropout import Dropout
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.features import DOCUMENT, Feature
-from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision
 
 
-class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
+class HyperParameters(Epochs, Gradient, MixedPrecision):
     """DeepCoNN's own.
 
     Attributes:

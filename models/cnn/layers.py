@@ -101,7 +101,7 @@ def encode_distinct(
     """Encodes each distinct document once, a few at a time.
 
     Args:
-        encode: [D, L] indices -> [D, width] float32.
+        encode: [D, L] indices -> [D, width] floats.
         words: [B, L] indices.
         width: of a code.
 
@@ -120,7 +120,7 @@ def encode_distinct(
     whole = tf.pad(distinct, [[0, tf.maximum(-count % size, 1 - count)], [0, 0]])
     groups = tf.reshape(whole, tf.stack([-1, size, tf.shape(words)[1]]))
     codes = tf.map_fn(
-        encode,
+        lambda group: tf.cast(encode(group), tf.float32),
         groups,
         fn_output_signature=tf.TensorSpec([None, width], tf.float32),
         parallel_iterations=1,

@@ -109,13 +109,16 @@ class UniformNegatives:
             [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
             who has every item has no negatives: 0 throughout.
         """
-        counts = tf.fill(tf.shape(user), count) if isinstance(count, int) else count
+        if isinstance(count, int):
+            counts, width = tf.fill(tf.shape(user), count), count
+        else:
+            counts = tf.cast(count, tf.int32)
+            width = tf.reduce_max(tf.concat([counts, [0]], axis=0))
         first = tf.cast(user, tf.int64) * self._item_count
         start = tf.searchsorted(self._owned, first, out_type=tf.int64)
         end = tf.searchsorted(self._owned, first + self._item_count, out_type=tf.int64)
         free = (self._item_count - (end - start))[:, tf.newaxis]
-        width = tf.reduce_max(tf.concat([counts, tf.zeros([1], counts.dtype)], axis=0))
-        shape = tf.stack([tf.shape(user)[0], tf.cast(width, tf.int32)])
+        shape = tf.stack([tf.shape(user)[0], width])
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
         number = tf.cast(uniform * tf.cast(free, tf.float64), tf.int64)
         key = tf.reshape(first[:, tf.newaxis] + number, [-1])

@@ -59,6 +59,7 @@ def create_pipeline(
     """
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
+    _require_use_of_a_warm_start(config, hyper_parameters)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label)
     measured.choosing_by(
@@ -236,6 +237,14 @@ def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -
             "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
             "count as a miss; required: hyper_parameters.filter_seen: false with "
             "split.drop_repeats: false, or split.drop_repeats: true"
+        )
+
+
+def _require_use_of_a_warm_start(config: RunConfig, hyper_parameters: dict) -> None:
+    """Refuses a warm start of a model that does not learn step by step."""
+    if config.warm_start and "epochs" not in hyper_parameters:
+        raise ConfigError(
+            f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
         )
 
 

@@ -104,6 +104,15 @@ _ENTRIES = (
         module="models.autoencoder.mult_vae",
     ),
     Entry(
+        name="cdae",
+        title="CDAE",
+        task="retrieve",
+        kind="profile",
+        family="autoencoder",
+        paper="Wu et al., WSDM 2016",
+        module="models.autoencoder.cdae",
+    ),
+    Entry(
         name="two_tower",
         title="Two-tower",
         task="retrieve",

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.contract.query import Query
 from models.contract.retrieve import Evaluation, Retriever
 from models.names import registry
+from models.names.hyper_parameters import Epochs
+from models.training import warm_start
 from models.training.loop import TrainingLoop
+from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 
 def strings(rows):
@@ -38,6 +42,20 @@ def train(model_name, data, hyper_parameters, seed=3):
     return model
 
 
+def assert_takes_every_weight(trained, folder):
+    """A new model that starts from the trained one is the trained one."""
+    warm_start.save_weights(trained.model, folder)
+    model = type(trained.model)(trained.model.hyper_parameters, trained.data)
+    TrainingLoop(model.hyper_parameters, trained.data).build(model)
+    counts = warm_start.load_weights(model, folder)
+    assert counts["complete"] and not counts["skipped"], counts
+    expected = warm_start.variables_by_path(trained.model)
+    found = warm_start.variables_by_path(model)
+    assert found.keys() == expected.keys()
+    for path, variable in found.items():
+        np.testing.assert_array_equal(variable, expected[path], err_msg=path)
+
+
 class RetrieveContract:
     """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
 
@@ -46,15 +64,25 @@ class RetrieveContract:
 
     @pytest.fixture(scope="class")
     def trained(self, toy_data, tmp_path_factory):
-        """The model trained on the learnable log, exported and loaded again."""
-        data = toy_data(registry.get(self.name).kind, 0.0).load(self.name)
+        """The model trained on the learnable log, exported and loaded again.
+
+        The tables know a user and an item more than train does.
+        """
+        place = tmp_path_factory.mktemp(self.name)
+        toy = toy_data(registry.get(self.name).kind, 0.0)
+        data = with_newcomers(toy, place / "data").load(self.name)
         model = train(self.name, data, self.hyper_parameters)
-        folder = str(tmp_path_factory.mktemp(self.name) / "1")
+        folder = str(place / "1")
         retriever = Retriever(model, data)
         retriever.export(folder)
         loaded = tf.saved_model.load(folder)
         return SimpleNamespace(
-            data=data, model=model, retriever=retriever, loaded=loaded, signatures=loaded.signatures
+            data=data,
+            model=model,
+            retriever=retriever,
+            loaded=loaded,
+            signatures=loaded.signatures,
+            folder=folder,
         )
 
     def ask(self, trained, users, histories=None, exclude=None, k=5):
@@ -163,15 +191,6 @@ class RetrieveContract:
             assert len(set(answer["strategy"])) == 1
 
     def test_examples_give_the_same_answer(self, trained):
-        def example(**lists):
-            feature = {
-                name: tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[v.encode() for v in values])
-                )
-                for name, values in lists.items()
-            }
-            return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-
         rows = [example(user_id=["user 0"]), example(user_id=["user 1"], exclude=["item 1 é世"])]
         answer = trained.signatures["recommend_examples"](examples=tf.constant(rows))
         expected = self.ask(trained, ["user 0", "user 1"], exclude=[[], ["item 1 é世"]], k=10)
@@ -179,3 +198,67 @@ class RetrieveContract:
 
     def test_strategy_of_a_known_user_is_the_model(self, trained):
         assert self.ask(trained, ["user 0"])["strategy"].tolist() == [b"model"]
+
+    def test_a_user_and_an_item_that_only_the_tables_know(self, trained):
+        answer = self.ask(
+            trained,
+            [NEW_USER, NEW_USER, "user 0"],
+            [[], ["item 2 é世", NEW_ITEM], [NEW_ITEM]],
+            k=99,
+        )
+        if registry.get(self.name).baseline or not trained.model.uses_history:
+            assert answer["strategy"][0] == answer["strategy"][1] != b"model"
+        else:
+            assert answer["strategy"][1] == b"fold-in" and answer["strategy"][0] != b"model"
+        assert answer["strategy"][2] == b"model" and np.isfinite(answer["score"]).all()
+        # Whatever the model makes of the item, it comes back only if it is of the catalogue, and
+        # not to whom it was shown.
+        assert (NEW_ITEM.encode() in answer["item_id"][0]) == trained.model.cold_items
+        assert NEW_ITEM.encode() not in answer["item_id"][1:]
+
+    def test_a_request_is_what_the_model_says_of_its_query(self, trained):
+        """A known user with a history: added to the stored one, newest last, or the session."""
+        data, model = trained.data, trained.model
+        user = data.user_table.lookup(tf.constant(["user 1"]))
+        stored = data.user_history[int(user[0])].numpy()
+        asked = [index for index in range(2, 62) if index not in stored][:3]
+        read = asked if model.session_based else [*stored, *asked]
+        history = tf.RaggedTensor.from_tensor(tf.constant([read], tf.int64))
+        expected = model.score_items(
+            Query(user, tf.constant([True]), history), model.catalogue()
+        ).numpy()[0]
+        ids = data.items.ids
+        answer = self.ask(trained, ["user 1"], [[ids[index - 2].decode() for index in asked]], k=99)
+        seen = {ids[index - 2] for index in (*stored, *asked)}
+        place = {item: number for number, item in enumerate(ids)}
+        returned = [item for item in answer["item_id"][0] if item]
+        assert set(returned) == {
+            item for item in ids if item not in seen and np.isfinite(expected[place[item]])
+        }
+        for item, score in zip(returned, answer["score"][0]):
+            np.testing.assert_allclose(score, expected[place[item]], rtol=1e-4, atol=1e-5)
+
+    def test_the_nearest_to_an_embedding_are_what_is_recommended(self, trained):
+        if "embed" not in trained.signatures:
+            pytest.skip(f"{self.name} has no embedding")
+        users, histories = ["user 0", "nobody"], [["item 9 é世"], ["item 2 é世", "item 3 é世"]]
+        if not trained.model.uses_history:
+            users, histories = ["user 0", "user 7"], [["item 9 é世"], []]
+        embedding = trained.signatures["embed"](
+            user_id=tf.constant(users), history=strings(histories)
+        )["embedding"]
+        found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(99))
+        answer = self.ask(trained, users, histories, k=99)
+        for row in range(2):
+            score = dict(
+                zip(found["item_id"].numpy()[row], found["score"].numpy()[row], strict=True)
+            )
+            returned = [item for item in answer["item_id"][row] if item]
+            assert len(returned) > 40
+            for item, value in zip(returned, answer["score"][row]):
+                np.testing.assert_allclose(score[item], value, rtol=1e-4, atol=1e-5)
+
+    def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
+        if not isinstance(trained.model.hyper_parameters, Epochs):
+            pytest.skip(f"{self.name} is fitted in closed form")
+        assert_takes_every_weight(trained, str(tmp_path))

@@ -14,6 +14,8 @@ from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
+from tests.models.contract import assert_takes_every_weight
+from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 
@@ -73,10 +75,14 @@ class ScoreContract:
 
     @pytest.fixture(scope="class")
     def trained(self, toy_data, tmp_path_factory):
-        """The model trained on the learnable ratings, exported and loaded again."""
+        """The model trained on the learnable ratings, exported and loaded again.
+
+        The tables know a user and an item more than train does.
+        """
+        place = tmp_path_factory.mktemp(self.name)
         toy = toy_data(registry.get(self.name).kind, 0.0, self.label)
-        model, data = train(self.name, toy, self.hyper_parameters)
-        folder = str(tmp_path_factory.mktemp(self.name) / "1")
+        model, data = train(self.name, with_newcomers(toy, place / "data"), self.hyper_parameters)
+        folder = str(place / "1")
         tasks.of(self.name, self.label).exporter(model, data).export(folder)
         signatures = tf.saved_model.load(folder).signatures
         return SimpleNamespace(
@@ -148,18 +154,11 @@ class ScoreContract:
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
     def test_unknown_ids_and_missing_values_are_ordinary(self, trained):
-        def example(**values):
-            feature = {
-                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
-                for name, value in values.items()
-            }
-            return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-
         rows = [
             example(),
-            example(user_id="nobody", item_id="nothing"),
-            example(user_id="user 1"),
-            example(user_id="user 1", item_id="item 1 é"),
+            example(user_id=["nobody"], item_id=["nothing"]),
+            example(user_id=["user 1"]),
+            example(user_id=["user 1"], item_id=["item 1 é"]),
         ]
         answer = self.score_examples(trained, rows)
         low, high = (0.0, 1.0) if self.label.is_click else trained.data.label_range
@@ -184,3 +183,20 @@ class ScoreContract:
         np.testing.assert_allclose(
             answer, self.score_examples(trained, trained.test)["score"], atol=1e-5
         )
+
+    def test_rank_scores_newcomers_as_score_does(self, trained):
+        """A user and an item that only the tables know, and ids that nobody knows."""
+        users, items = [NEW_USER, "nobody"], [NEW_ITEM, "nothing"]
+        rank = trained.signatures["rank"](
+            user_id=tf.constant(users), item_id=tf.constant([items] * 2)
+        )
+        rows = [example(user_id=[user], item_id=[item]) for user in users for item in items]
+        score = self.score_examples(trained, rows)
+        np.testing.assert_allclose(
+            rank["score"], np.reshape(score["score"], (2, 2)), rtol=1e-4, atol=1e-5
+        )
+        assert rank["known"].numpy().tolist() == [False, False]
+        assert set(score["strategy"].numpy()) == {b"cold"}
+
+    def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
+        assert_takes_every_weight(trained, str(tmp_path))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tensorflow as tf
+
 from components import standalone
 from models.contract import tasks
 from models.inputs.data import TrainingData
@@ -137,6 +139,38 @@ class ToyData:
         return tasks.of(model, self.label).load(
             registry.load(model).Model, self.graph, self.schema, self.splits
         )
+
+
+NEW_USER, NEW_ITEM = "new user", "new item"
+
+
+def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
+    """The same data with a user and an item that stand in their tables and nowhere else."""
+    (folder / "examples").mkdir(parents=True)
+    for name in ("graph", "schema"):
+        (folder / name).symlink_to(toy.folder / name)
+    newcomers = {"items": ("item_id", NEW_ITEM), "users": ("user_id", NEW_USER)}
+    for split in (toy.folder / "examples").glob("Split-*"):
+        target = folder / "examples" / split.name
+        row = newcomers.get(split.name.removeprefix("Split-"))
+        if row is None:
+            target.symlink_to(split)
+            continue
+        target.mkdir()
+        for file in split.iterdir():
+            (target / file.name).symlink_to(file)
+        with tf.io.TFRecordWriter(str(target / "newcomer.gz"), "GZIP") as file:
+            file.write(example(**{row[0]: [row[1]]}))
+    return ToyData(folder, toy.label)
+
+
+def example(**lists: list[str]) -> bytes:
+    """A serialized tf.Example of lists of strings."""
+    feature = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values]))
+        for name, values in lists.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
 def build(

@@ -171,22 +171,31 @@ def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
         config.load(write(tmp_path, "model: lr\n" + text))
 
 
-def test_targets_that_the_ranking_leaves_out_are_refused_before_anything_runs():
+def create_pipeline(overrides, **hyper_parameters):
     from pipeline import dag
 
-    def create(**hyper_parameters):
-        return dag.create_pipeline(
-            config.load(None, {"split.drop_repeats": False}),
-            source="",
-            fingerprint="",
-            schemas="movielens",
-            hyper_parameters=hyper_parameters,
-            pipeline_root="",
-            serving_dir="",
-        )
+    return dag.create_pipeline(
+        config.load(None, overrides),
+        source="",
+        fingerprint="",
+        schemas="movielens",
+        hyper_parameters=hyper_parameters,
+        pipeline_root="",
+        serving_dir="",
+    )
 
+
+def test_targets_that_the_ranking_leaves_out_are_refused_before_anything_runs():
+    overrides = {"split.drop_repeats": False}
     with pytest.raises(
         ConfigError, match="split.drop_repeats: false .* hyper_parameters.filter_seen: true"
     ):
-        create(filter_seen=True)
-    assert create(filter_seen=False).components
+        create_pipeline(overrides, filter_seen=True)
+    assert create_pipeline(overrides, filter_seen=False).components
+
+
+def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
+    overrides = {"model": "ease", "warm_start": True}
+    with pytest.raises(ConfigError, match="ease has no use for 'warm_start'.*closed form"):
+        create_pipeline(overrides, l2=250.0)
+    assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components

@@ -1,0 +1,147 @@
+"""CDAE: a denoising auto-encoder of what a user has, with a node of the user's own.
+
+Cite: Wu, DuBois, Zheng, Ester: Collaborative Denoising Auto-Encoders for Top-N Recommender Systems,
+WSDM 2016.
+
+    x~_i    = x_i / (1 - q) with probability 1 - q, else 0        x_i: 1 where the user has item i
+    z       = h(sum_i x~_i w_i + v_u + b)                         w_i, v_u, b: K wide
+    score_i = w'_i . z + b'_i
+    loss    = sum over the items i of O and S of l(y_i, score_i)  O: all that the user has, y = 1
+                                                                  S: `negatives` |O| others, y = 0
+              + l2 / 2 (|v_u|^2 + |b|^2 + sum over the items read of |w_i|^2
+                        + sum over O and S of |w'_i|^2 + b'_i^2)
+
+mean over the users of a batch. The paper's variants are M1: `mapping` identity and `loss` square;
+M2: identity, logistic; M3: sigmoid, square; M4: sigmoid, logistic. S is drawn with replacement,
+uniformly from the train items that the user has not; corruption and S are drawn anew every epoch.
+What was hidden from the input is a target too. Nothing is hidden where the model answers. Weights
+start uniform within 4 sqrt(6 / (items + K)), biases at 0.
+
+Deviations: a batch of users is a step, where the released code steps user by user; AdaGrad is that
+code's but for its 1 beside the root of the accumulator, which is here under it (`epsilon`); the
+logistic loss is of the sigmoid's argument, and the square loss of the score without a sigmoid; the
+epoch is chosen on validation, where the paper makes 50 passes. Users without a node, whom train has
+not seen, get the mean node of those it has.
+"""
+
+from typing import Literal
+
+import pydantic
+import tensorflow as tf
+
+from models.contract.query import Query
+from models.contract.retrieve import DotProductModel
+from models.inputs import sampling
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles
+from models.inputs.token_layers import id_embedding
+from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.training.optimizers import Adagrad
+
+_MAPPINGS = {"identity": tf.identity, "sigmoid": tf.sigmoid, "tanh": tf.tanh}
+
+
+class HyperParameters(Ranking, Epochs, Gradient):
+    """CDAE's own: `hidden` is K, `corruption` q. A batch holds users."""
+
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 0.1
+    hidden: int = pydantic.Field(50, ge=1)
+    corruption: float = pydantic.Field(0.5, ge=0, le=1)
+    negatives: int = pydantic.Field(5, ge=1)
+    mapping: Literal["identity", "sigmoid", "tanh"] = "sigmoid"
+    loss: Literal["square", "logistic"] = "logistic"
+    l2: float = pydantic.Field(0.01, ge=0)
+
+
+class CDAE(DotProductModel[HyperParameters]):
+    """A user's items and node make a code, which is matched with an output table."""
+
+    uses_history = True
+
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
+        super().__init__(hyper_parameters, data)
+        width = hyper_parameters.hidden
+        limit = 4 * (6 / (data.items.train_count + width)) ** 0.5
+        start = tf.keras.initializers.RandomUniform(-limit, limit)
+        self.item_inputs = id_embedding(data.items, width, start, "item_inputs")
+        self.users = id_embedding(data.users, width, start, "users")
+        self.item_outputs = id_embedding(data.items, width, start, "item_outputs")
+        self.item_bias = id_embedding(data.items, 1, "zeros", "item_bias")
+        self.bias = self.add_weight("bias", [width], initializer="zeros")
+        self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
+        self._user_rows = tf.range(FIRST_TOKEN, data.users.embedding_rows, dtype=tf.int64)
+
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
+        events, own = data.events, self.hyper_parameters
+        negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
+
+        def with_noise(batch):
+            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 2)
+            present = tf.cast(batch["items"] > 0, tf.float32)
+            count = own.negatives * tf.math.count_nonzero(batch["items"], axis=1, dtype=tf.int32)
+            return {
+                "user": batch["user"],
+                "items": batch["items"],
+                "weights": corrupted(present, own.corruption, seeds[0]),
+                "negatives": negatives.draw(batch["user"], count, seeds[1]),
+            }
+
+        return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
+
+    def learn(self, loop):
+        with loop.strategy.scope():
+            optimizer = Adagrad(self.hyper_parameters.learning_rate, epsilon=1.0)
+        loop.fit(self, optimizer=optimizer)
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        weights = inputs["weights"][..., tf.newaxis]
+        read, node = self.item_inputs(inputs["items"]), self.users(inputs["user"])
+        code = self.encode(tf.reduce_sum(weights * read, axis=1), node)
+        targets = tf.concat([inputs["items"], inputs["negatives"]], axis=1)
+        vectors, bias = self.item_outputs(targets), self.item_bias(targets)[..., 0]
+        scores = bias + tf.einsum("bk,bsk->bs", code, vectors)
+        wanted = tf.concat(
+            [tf.ones_like(inputs["items"]), tf.zeros_like(inputs["negatives"])], axis=1
+        )
+        there = tf.cast(targets > 0, tf.float32)
+        loss = there * self.item_loss(tf.cast(wanted, tf.float32), scores)
+        penalty = (
+            tf.reduce_sum(node**2, axis=1)
+            + tf.reduce_sum(self.bias**2)
+            + tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2, axis=[1, 2])
+            + tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2), axis=1)
+        )
+        own = self.hyper_parameters
+        return tf.reduce_mean(tf.reduce_sum(loss, axis=1) + own.l2 / 2 * penalty)
+
+    def item_loss(self, wanted: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+        """[B, S] losses of scores where 1 or 0 is wanted."""
+        if self.hyper_parameters.loss == "square":
+            return (wanted - scores) ** 2
+        return tf.nn.sigmoid_cross_entropy_with_logits(wanted, scores)
+
+    def encode(self, pooled: tf.Tensor, node: tf.Tensor) -> tf.Tensor:
+        """[B, K] sums of the items' vectors and nodes of the users -> [B, K] codes."""
+        return _MAPPINGS[self.hyper_parameters.mapping](pooled + node + self.bias)
+
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        """The code of the whole history and a one, which the item's bias meets."""
+        rows = self.item_inputs.input_dim
+        profile = multi_hot(query.history.to_tensor(), rows)
+        nodes = self.users(query.user)
+        mean = tf.reduce_mean(self.users(self._user_rows), axis=0, keepdims=True)
+        node = tf.where(query.known[:, tf.newaxis], nodes, mean)
+        code = self.encode(tf.matmul(profile, self.item_inputs.embeddings), node)
+        return tf.concat([code, tf.ones_like(code[:, :1])], axis=1)
+
+    def item_embeddings(self) -> tf.Tensor:
+        """The items' output vectors and biases."""
+        return tf.concat(
+            [self.item_outputs(self._item_rows), self.item_bias(self._item_rows)], axis=1
+        )
+
+
+Model = CDAE

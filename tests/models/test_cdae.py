@@ -1,0 +1,102 @@
+"""CDAE: the contract, its loss by hand in all four variants, its negatives and the user's node."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.contract.query import Query
+from models.names import registry
+from tests.models.contract import RetrieveContract
+
+TOY = {"epochs": 40, "patience": 10, "batch_size": 8, "hidden": 16, "corruption": 0.2}
+VARIANTS = [
+    {"mapping": mapping, "loss": loss}
+    for mapping in ("identity", "sigmoid")
+    for loss in ("square", "logistic")
+]
+
+
+class TestCDAE(RetrieveContract):
+    name = "cdae"
+    hyper_parameters = TOY
+
+    def test_a_stranger_gets_the_mean_node_and_no_two_users_the_same(self, trained):
+        model, history = trained.model, tf.ragged.constant([[2, 3]] * 3, dtype=tf.int64)
+        nodes = model.users.embeddings.numpy()
+        query = Query(tf.constant([2, 3, 1], tf.int64), tf.constant([True, True, False]), history)
+        pooled = model.item_inputs.embeddings.numpy()[2:4].sum(axis=0) + model.bias.numpy()
+        expected = np.stack([nodes[2], nodes[3], nodes[2:].mean(axis=0)]) + pooled
+        found = model.query_embedding(query).numpy()
+        np.testing.assert_allclose(found[:, :-1], 1 / (1 + np.exp(-expected)), atol=1e-5)
+        assert (found[:, -1] == 1).all() and not np.allclose(found[0], found[1])
+
+
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return toy_data("profile", 0.0).load("cdae")
+
+
+def make(data, **changes):
+    module = registry.load("cdae")
+    tf.keras.utils.set_random_seed(2)
+    return module.Model(module.Model.HyperParameters(**{**TOY, **changes}), data)
+
+
+def one_batch(model, data):
+    return next(model.batches(data, 0, 0).dataset.as_numpy_iterator())
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=["M1", "M2", "M3", "M4"])
+def test_loss_by_hand(data, variant):
+    model = make(data, l2=0.3, **variant)
+    batch = one_batch(model, data)
+    model.compute_loss(batch)  # builds
+    model.bias.assign(np.linspace(-0.5, 0.5, 16))
+    inputs, outputs = model.item_inputs.embeddings.numpy(), model.item_outputs.embeddings.numpy()
+    nodes, bias = model.users.embeddings.numpy(), model.bias.numpy()
+    model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
+    total = 0.0
+    for user, items, weights, negatives in zip(
+        batch["user"], batch["items"], batch["weights"], batch["negatives"], strict=True
+    ):
+        code = weights @ inputs[items] + nodes[user] + bias
+        code = code if variant["mapping"] == "identity" else 1 / (1 + np.exp(-code))
+        penalty = (nodes[user] ** 2).sum() + (bias**2).sum()
+        penalty += (inputs[items[weights > 0]] ** 2).sum()
+        for item, wanted in [*((i, 1) for i in items), *((i, 0) for i in negatives)]:
+            if item:
+                score = outputs[item] @ code + 0.1
+                total += (
+                    (wanted - score) ** 2
+                    if variant["loss"] == "square"
+                    else np.log1p(np.exp(-score if wanted else score))
+                )
+                penalty += (outputs[item] ** 2).sum() + 0.1**2
+        total += 0.3 / 2 * penalty
+    np.testing.assert_allclose(model.compute_loss(batch), total / len(batch["user"]), rtol=1e-4)
+
+
+def test_five_negatives_a_positive_none_of_them_the_users_own(data):
+    model = make(data)
+    batch = one_batch(model, data)
+    for items, negatives in zip(batch["items"], batch["negatives"], strict=True):
+        own, drawn = items[items > 0], negatives[negatives > 0]
+        assert len(drawn) == 5 * len(own) and not set(drawn) & set(own)
+        assert drawn.min() >= 2 and drawn.max() < data.items.embedding_rows
+
+
+def test_corruption_hides_from_the_input_and_never_from_the_targets(data):
+    half = one_batch(make(data, corruption=0.5), data)
+    there = half["items"] > 0
+    # Kept is 1 / (1 - .5) = 2; of 8 users with 7 items each about half is kept.
+    assert set(half["weights"][there]) == {0.0, 2.0} and not half["weights"][~there].any()
+    none, all_ = (one_batch(make(data, corruption=rate), data) for rate in (0.0, 1.0))
+    assert (none["weights"] == there).all() and not all_["weights"].any()
+    # With everything hidden what is left is a factor model: the loss does not see the inputs.
+    model = make(data, corruption=1.0)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(all_)
+    gradients = tape.gradient(loss, [model.item_inputs.embeddings, model.users.embeddings])
+    assert not np.any(tf.convert_to_tensor(gradients[0])) and np.any(
+        tf.convert_to_tensor(gradients[1])
+    )

@@ -1,0 +1,49 @@
+"""Every model of the registry is held to the contract, by a test file that adds something to it."""
+
+import importlib
+import inspect
+
+import pytest
+
+from models.names import registry
+from tests.models.contract import RetrieveContract
+from tests.models.score_contract import ScoreContract
+
+CONTRACTS = {"retrieve": RetrieveContract, "score": ScoreContract}
+
+
+def contract_tests(contract: type) -> set[str]:
+    return {name for name in vars(contract) if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_a_model_is_held_to_the_contract(name):
+    entry, where = registry.get(name), f"tests/models/test_{name}.py"
+    try:
+        module = importlib.import_module(f"tests.models.test_{name}")
+    except ModuleNotFoundError:
+        pytest.fail(f"{where} is missing; required: the contract and a test of the paper's own")
+    contract = CONTRACTS[entry.task]
+    held = [
+        member
+        for member_name, member in vars(module).items()
+        if inspect.isclass(member)
+        and issubclass(member, contract)
+        and member.__module__ == module.__name__
+        and member_name.startswith("Test")
+        and getattr(member, "name", None) == name
+    ]
+    assert held, f"{where}: required: a class Test... of {contract.__name__} with name = {name!r}"
+    for member in held:
+        changed = contract_tests(contract) & vars(member).keys()
+        assert not changed, f"{where}: {member.__name__} puts tests of its own over {changed}"
+        marks = [mark.name for mark in getattr(member, "pytestmark", [])]
+        assert not {"skip", "skipif", "xfail"} & {*marks}, (
+            f"{where}: the contract is marked {marks}"
+        )
+        # A model that learns nothing needs no settings.
+        assert member.hyper_parameters or entry.baseline, f"{where}: no hyper_parameters"
+    own = [test for test in vars(module) if test.startswith("test_")] + [
+        test for member in held for test in vars(member) if test.startswith("test_")
+    ]
+    assert own, f"{where}: required: a golden vector or an invariant of the paper; found none"

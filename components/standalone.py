@@ -43,6 +43,7 @@ def build_examples(
     label: Mapping[str, Any] | None = None,
     rows_a_shard: int = ROWS_A_SHARD,
     walks: Mapping[str, Any] | None = None,
+    most_items: int | None = None,
 ) -> dict[str, Any]:
     """Builds `<output>/examples` and `<output>/schema/schema.pbtxt` of the tables in `tables_dir`;
     returns the report.
@@ -57,6 +58,7 @@ def build_examples(
         label: score: `{"column": "rating"}`, or `{"column": "rating", "threshold": 4}` for clicks.
         rows_a_shard: about how many events one worker holds at a time.
         walks: the kind `walk`: see `walks.WalkConfig`.
+        most_items: a larger catalogue is refused.
     """
     return examples.build(
         in_process_pipeline,
@@ -64,7 +66,7 @@ def build_examples(
         str(Path(output) / "examples"),
         str(Path(output) / "schema"),
         schema_folder(schema),
-        BuildConfig.parse(task, kind, split or {}, label, walks),
+        BuildConfig.parse(task, kind, split or {}, label, walks, most_items),
         rows_a_shard,
     )
 

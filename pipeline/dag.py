@@ -105,6 +105,11 @@ def create_pipeline(
         code_hash=components_hash,
     )
 
+    # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
+    model_class = registry.load(config.model).Model
+    limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
+    limits = {"most_items": limit, "min_count": config.features.min_count}
+
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
         **{table: reader.outputs[table] for table in TABLES},
@@ -114,6 +119,7 @@ def create_pipeline(
         split=json.dumps(config.split.model_dump(), sort_keys=True),
         label=json.dumps(label, sort_keys=True) if label else None,
         walks=json.dumps(walks, sort_keys=True),
+        **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
         code_hash=components_hash,
     )

@@ -34,6 +34,8 @@ class BuildConfig:
         split: see `SplitConfig`.
         label: score: what the column `label` of the rows is made of; None leaves it out.
         walks: the kind `walk`: see `WalkConfig`.
+        most_items: a larger catalogue is refused; None takes any.
+        min_count: items with fewer train events are not in the catalogue.
     """
 
     task: str
@@ -41,6 +43,8 @@ class BuildConfig:
     split: SplitConfig
     label: Label | None = None
     walks: WalkConfig = WalkConfig()
+    most_items: int | None = None
+    min_count: int = 1
 
     @classmethod
     def parse(
@@ -50,6 +54,8 @@ class BuildConfig:
         split: Mapping[str, Any],
         label: Mapping[str, Any] | None = None,
         walks: Mapping[str, Any] | None = None,
+        most_items: int | None = None,
+        min_count: int = 1,
     ) -> "BuildConfig":
         """Checks and takes over the values of a run's configuration.
 
@@ -70,4 +76,6 @@ class BuildConfig:
             SplitConfig.parse(split),
             Label.parse(label) if task == "score" else None,
             WalkConfig.parse(walks or {}, kind),
+            most_items,
+            min_count,
         )

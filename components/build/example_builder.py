@@ -28,6 +28,8 @@ class ExampleBuilderSpec(component_spec.ComponentSpec):
         "schema_folder": component_spec.ExecutionParameter(type=str),
         "label": component_spec.ExecutionParameter(type=str, optional=True),
         "walks": component_spec.ExecutionParameter(type=str, optional=True),
+        "most_items": component_spec.ExecutionParameter(type=int, optional=True),
+        "min_count": component_spec.ExecutionParameter(type=int, optional=True),
         "rows_a_shard": component_spec.ExecutionParameter(type=int, optional=True),
         "code_hash": component_spec.ExecutionParameter(type=str, optional=True),
     }
@@ -56,8 +58,8 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """Builds the examples.
 
         Raises:
-            DataError: the events lack a column that the split or label needs, or a split comes out
-                empty.
+            DataError: the events lack a column that the split or label needs, there are more items
+                than the model can take, or a split comes out empty.
             ConfigError: an unknown split, task, kind or option.
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -68,6 +70,8 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
             json.loads(exec_properties["split"]),
             json.loads(exec_properties.get("label") or "{}"),
             json.loads(exec_properties.get("walks") or "{}"),
+            exec_properties.get("most_items") or None,
+            exec_properties.get("min_count") or 1,
         )
         report = build(
             self._make_beam_pipeline,
@@ -106,6 +110,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         label: JSON of {column, threshold}, for the score task (see `models.names.label`).
         walks: JSON of `walks.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
+        most_items: how many items the model can be trained on; None for any number.
+        min_count: items with fewer train events do not count, since Transform leaves them out.
         rows_a_shard: about how many events one worker holds at a time.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """
@@ -126,6 +132,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
         label: str | None = None,
         walks: str | None = None,
         check: types.BaseChannel | None = None,
+        most_items: int | None = None,
+        min_count: int = 1,
         rows_a_shard: int = ROWS_A_SHARD,
         code_hash: str = "",
     ):
@@ -141,6 +149,8 @@ class ExampleBuilder(base_beam_component.BaseBeamComponent):
                 schema_folder=schema_folder,
                 label=label or "",
                 walks=walks or "",
+                most_items=most_items or 0,
+                min_count=min_count,
                 rows_a_shard=rows_a_shard,
                 code_hash=code_hash,
                 examples=types.Channel(type=standard_artifacts.Examples),

@@ -45,6 +45,7 @@ def build_examples(
     label: Mapping[str, Any] | None = None,
     rows_a_shard: int = ROWS_A_SHARD,
     walks: Mapping[str, Any] | None = None,
+    most_items: int | None = None,
 ) -> dict[str, Any]:
     """Builds the examples of the tables in `tables_dir` and returns the report.
 
@@ -60,6 +61,7 @@ def build_examples(
         label: score: `{"column": "rating"}`, or `{"column": "rating", "threshold": 4}` for clicks.
         rows_a_shard: about how many events one worker holds at a time.
         walks: the kind `walk`: see `build.config.WalkConfig`.
+        most_items: a larger catalogue is refused.
     """
     return examples.build(
         in_process_pipeline,
@@ -74,6 +76,7 @@ def build_examples(
                 "split": split or {},
                 "label": label or None,
                 "walks": walks or {},
+                "most_items": most_items,
             }
         ),
         rows_a_shard,

@@ -117,6 +117,11 @@ def create_pipeline(
         code_hash=components_hash,
     )
 
+    # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
+    model_class = registry.load(config.model).Model
+    limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
+    limits = {"most_items": limit, "min_count": config.features.min_count}
+
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
         **{table: reader.outputs[table] for table in TABLES},
@@ -127,6 +132,7 @@ def create_pipeline(
         label=to_build.label.model_dump_json() if to_build.label else None,
         walks=to_build.walks.model_dump_json(),
         split_file_hash=_hash_given(config.split.file),
+        **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
         code_hash=components_hash,
     )

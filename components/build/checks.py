@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.build.config import SPLITS, BuildConfig
+from components.build.rows import Popularity
 from models.names.errors import DataError
 from models.names.features import document_columns
 
@@ -39,6 +40,18 @@ def check_document_columns(columns: Mapping[str, Mapping[str, str]]) -> None:
                     "the "
                     f"reviews are called; rename it with data.columns.{table}"
                 )
+
+
+def check_items(counts: Popularity, config: BuildConfig) -> Popularity:
+    """Returns the counts of train; raises DataError where the model cannot take so many items."""
+    items = int((counts.counts >= config.min_count).sum())
+    if config.most_items and items > config.most_items:
+        raise DataError(
+            f"the catalogue has {items:,} items with at least {config.min_count} train events; "
+            f"required: at most {config.most_items:,}, which is what the model can hold in the "
+            "memory of this machine or is set to. Raise features.min_count, or choose another model"
+        )
+    return counts
 
 
 def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:

@@ -168,6 +168,8 @@ class BuildConfig(Settings):
         label: what the column `label` of the rows is made of; None leaves it out. The task
             `retrieve` has none, whatever is given.
         walks: the kind `walk`: see `WalkConfig`.
+        most_items: a larger catalogue is refused; None takes any.
+        min_count: items with fewer train events are not in the catalogue.
     """
 
     task: Literal["retrieve", "score"]
@@ -175,6 +177,8 @@ class BuildConfig(Settings):
     split: SplitConfig = SplitConfig()
     label: Label | None = None
     walks: WalkConfig = WalkConfig()
+    most_items: int | None = None
+    min_count: int = 1
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -29,8 +29,8 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
         """Builds the examples.
 
         Raises:
-            DataError: the events lack a column that the split or label needs, or a split comes out
-                empty.
+            DataError: the events lack a column that the split or label needs, there are more items
+                than the model can take, or a split comes out empty.
             ConfigError: an unknown split, task, kind or option.
         """
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -41,6 +41,8 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
                 "task": exec_properties["task"],
                 "kind": exec_properties["kind"],
                 **{name: json.loads(text) for name, text in given.items() if text},
+                "most_items": exec_properties.get("most_items") or None,
+                "min_count": exec_properties.get("min_count") or 1,
             }
         )
         report = build(
@@ -81,6 +83,8 @@ class ExampleBuilder(BeamComponent):
         label: JSON of `models.names.label.Label`, for the task `score`.
         walks: JSON of `build.config.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
+        most_items: how many items the model can be trained on; None for any number.
+        min_count: items with fewer train events do not count, since Transform leaves them out.
         rows_a_shard: about how many events one worker holds at a time.
         split_file_hash: hash of the file of the split `given`, so that its edits are not served
             from the cache.
@@ -95,6 +99,8 @@ class ExampleBuilder(BeamComponent):
         "schema_folder": str,
         "label": str | None,
         "walks": str | None,
+        "most_items": int | None,
+        "min_count": int | None,
         "rows_a_shard": int | None,
         "split_file_hash": str | None,
         "code_hash": str | None,

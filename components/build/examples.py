@@ -63,8 +63,8 @@ def build(
         dropped and why, and the columns of each split with their kinds.
 
     Raises:
-        DataError: the events lack a column that the split or label needs, or a split comes out
-            empty.
+        DataError: the events lack a column that the split or label needs, there are more items than
+            the model can take, or a split comes out empty.
     """
     columns = {table: artifacts.table_columns(uri) for table, uri in inputs.items()}
     checks.check_columns(columns["events"], config)
@@ -103,7 +103,9 @@ def build(
         ).with_outputs(_COUNTS, main="logs")
         logs = parted.logs
         counts = beam.pvalue.AsSingleton(
-            parted[_COUNTS] | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
+            parted[_COUNTS]
+            | "AllCounts" >> beam.CombineGlobally(rows.merge_counts)
+            | "CheckItems" >> beam.Map(checks.check_items, config)
         )
         built = logs | "Build" >> beam.Map(
             lambda shard, items, counts: _build(

@@ -9,14 +9,17 @@ Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborati
     logits         = W_2 tanh(W_1 z + c_1) + c_2           200 - 600 - N
     loss           = mean over users of
                      [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) | N(0, I)) ]
-    beta           = min(anneal_cap, t / anneal_updates)   t: updates so far
+    beta           = min(anneal_cap, t / T)                t: updates so far
 
 The KL is summed over the dimensions, and the likelihood over the items: the balance that beta
 stands for. The target is the whole profile, not the corrupted one, and not normalised. Kernels
-start from Glorot's distribution, biases from a truncated normal of deviation 0.001.
+start from Glorot's distribution, biases from a truncated normal of deviation 0.001. The paper's T
+is 200,000, of runs of 200 epochs of 234 updates: beta is at its cap of 0.2 after 85 % of them.
 
-Deviations: the batch is 128 users rather than 500 (small data sets have few users an epoch); the
-epoch is chosen by NDCG@10 on validation rather than NDCG@100.
+Deviations: T follows the run, so that beta is at its cap after the share `anneal_share` of the
+updates of all `epochs` whatever the data's size (`anneal_updates` sets T itself); the batch is 128
+users rather than 500 (small data sets have few users an epoch); the epoch is chosen by NDCG@10 on
+validation rather than NDCG@100.
 """
 
 import pydantic
@@ -32,12 +35,21 @@ from models.inputs.data import TrainingData
 
 
 class HyperParameters(MultinomialHyperParameters):
-    """Mult-VAE's own: `latent` is the width of z."""
+    """Mult-VAE's own.
+
+    Attributes:
+        hidden: width of the layers beside z.
+        latent: width of z.
+        anneal_cap: the highest beta.
+        anneal_share: of the run's updates (those of all `epochs`), after which beta is at its cap.
+        anneal_updates: T, in place of `anneal_share`: beta would be 1 after so many updates.
+    """
 
     hidden: int = pydantic.Field(600, ge=1)
     latent: int = pydantic.Field(200, ge=1)
     anneal_cap: float = pydantic.Field(0.2, ge=0)
-    anneal_updates: int = pydantic.Field(200_000, ge=1)
+    anneal_share: float = pydantic.Field(0.85, gt=0, le=1)
+    anneal_updates: int | None = pydantic.Field(None, ge=1)
 
 
 class MultVAE(MultinomialAutoEncoder[HyperParameters]):
@@ -46,6 +58,14 @@ class MultVAE(MultinomialAutoEncoder[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data, hyper_parameters.hidden)
         hidden, latent = hyper_parameters.hidden, hyper_parameters.latent
+        updates = hyper_parameters.epochs * -(
+            -(len(data.events.starts) - 1) // hyper_parameters.batch_size
+        )
+        self._capped_after = (
+            hyper_parameters.anneal_cap * hyper_parameters.anneal_updates
+            if hyper_parameters.anneal_updates
+            else hyper_parameters.anneal_share * updates
+        )
         self.posterior = tf.keras.layers.Dense(
             2 * latent, bias_initializer=bias_initializer(), name="posterior"
         )
@@ -58,7 +78,7 @@ class MultVAE(MultinomialAutoEncoder[HyperParameters]):
         seed = tf.random.experimental.stateless_fold_in(batch["step_seed"], 1)
         noise = tf.random.stateless_normal([users, hyper_parameters.latent], seed)
         updates = tf.cast(batch["step_seed"][1], tf.float32)
-        beta = tf.minimum(hyper_parameters.anneal_cap, updates / hyper_parameters.anneal_updates)
+        beta = hyper_parameters.anneal_cap * tf.minimum(1.0, updates / max(self._capped_after, 1.0))
         return {**super().train_inputs(batch), "noise": noise, "beta": tf.fill([users], beta)}
 
     def posterior_of(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,27 +6,40 @@ Cite: Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019.
     B     = I - P diag(1 / diag P)
     score = x_u B
 
-Deviations: none in the formula; the inverse is taken in float64. The matrix has items x items
-entries, so a catalogue beyond `max_items` is refused rather than left to run out of memory.
+Deviations: none in the formula. The matrix is positive definite, so it is inverted by Cholesky's
+factors, in place, and in float64: in float32 the error grows with the largest eigenvalue of X'X
+over lambda. The model's own matrix is float32. A catalogue beyond what memory holds is refused.
 """
 
+import math
 import time
 
 import numpy as np
 import pydantic
+import scipy.linalg.lapack
+import scipy.sparse
 
 from models.baseline.item_based import ItemBased
 from models.contract.loop import Loop
 from models.inputs.data import TrainingData
+from models.names import memory
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Ranking
 
+_BLOCK = 512
+_SHARE = 0.8  # of memory: the rest is for the log and TensorFlow
+
 
 class HyperParameters(Ranking):
-    """EASE's own: `l2` is lambda."""
+    """EASE's own.
+
+    Attributes:
+        l2: lambda.
+        max_items: a larger catalogue is refused; left out, as many as memory holds.
+    """
 
     l2: float = pydantic.Field(250.0, gt=0)
-    max_items: int = pydantic.Field(40_000, ge=1)
+    max_items: int | None = pydantic.Field(None, ge=1)
 
 
 class EASE(ItemBased[HyperParameters]):
@@ -36,28 +49,63 @@ class EASE(ItemBased[HyperParameters]):
     """
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
-        if len(data.items) > hyper_parameters.max_items:
+        most = self.most_items(hyper_parameters)
+        if len(data.items) > most:
             raise ConfigError(
-                f"ease needs a matrix of items x items; max_items is {hyper_parameters.max_items}, "
-                f"the catalogue has {len(data.items)}"
+                f"ease needs a matrix of items x items; required: at most {most:,} items "
+                f"(max_items, or what memory holds); received {len(data.items):,}. Raise "
+                "features.min_count"
             )
         super().__init__(hyper_parameters, data)
+
+    @classmethod
+    def most_items(cls, hyper_parameters: HyperParameters) -> int:
+        # At most 16 bytes an entry at a time: the inverse in float64 beside the model's matrix and
+        # a copy of it in float32; at the export the last two, what is frozen and what is written.
+        return hyper_parameters.max_items or math.isqrt(int(_SHARE * memory.total_bytes()) // 16)
 
     def learn(self, loop: Loop) -> None:
         started = time.monotonic()
         pairs = loop.data.events.matrix(len(loop.data.items))
-        self.weights_matrix.assign(
-            solve((pairs.T @ pairs).toarray().astype(np.float64), self.hyper_parameters.l2)
-        )
+        self.weights_matrix.assign(solve(count_together(pairs), self.hyper_parameters.l2))
         loop.record(self, seconds=time.monotonic() - started)
 
 
+def count_together(pairs: scipy.sparse.csr_matrix) -> np.ndarray:
+    """[P, N] X -> [N, N] float64 X'X, by columns.
+
+    Where most pairs of items meet, the sparse product of the whole would be larger than the dense.
+    """
+    count = pairs.shape[1]
+    together, columns = np.empty((count, count), np.float64, order="F"), pairs.tocsc()
+    for start in range(0, count, _BLOCK):
+        block = columns[:, start : start + _BLOCK]
+        together[:, start : start + _BLOCK] = (columns.T @ block).toarray()
+    return together
+
+
 def solve(gram: np.ndarray, l2: float) -> np.ndarray:
-    """[N, N] X'X -> [N, N] B."""
-    inverse = np.linalg.inv(gram + l2 * np.eye(len(gram)))
-    weights = inverse / -np.diag(inverse)
-    np.fill_diagonal(weights, 0.0)
-    return weights
+    """[N, N] X'X -> [N, N] float64 B, in the place of X'X where that is float64 by columns.
+
+    Raises:
+        ConfigError: the matrix has no inverse in float64.
+    """
+    matrix = np.asfortranarray(gram, np.float64)
+    matrix.flat[:: len(matrix) + 1] += l2
+    matrix, failed = scipy.linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1, clean=0)
+    if not failed:
+        matrix, failed = scipy.linalg.lapack.dpotri(matrix, lower=1, overwrite_c=1)
+    if failed:
+        raise ConfigError(f"ease: X'X + l2 I has no inverse; required: a larger l2; received {l2}")
+    # LAPACK leaves the upper triangle as it was.
+    for start in range(0, len(matrix), _BLOCK):
+        end = start + _BLOCK
+        square = matrix[start:end, start:end]
+        square[:] = np.tril(square) + np.tril(square, -1).T
+        matrix[start:end, end:] = matrix[end:, start:end].T
+    matrix /= -matrix.diagonal().copy()
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
 
 
 Model = EASE

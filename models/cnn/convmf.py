@@ -132,8 +132,12 @@ class ConvMF(ScoreModel[HyperParameters]):
         )
         self.network = Network(hyper_parameters, self._text.tokens)
         log = data.events
-        self._by_user = Ratings(log.user, log.item, log.label, users.size)
-        self._by_item = Ratings(log.item, log.user, log.label, items.size)
+        # Those below features.min_count have no factors: the mean stands in for them.
+        known = (log.item >= FIRST_TOKEN) & (log.item < items.size)
+        known &= (log.user >= FIRST_TOKEN) & (log.user < users.size)
+        user, item, label = log.user[known], log.item[known], log.label[known]
+        self._by_user = Ratings(user, item, label, users.size)
+        self._by_item = Ratings(item, user, label, items.size)
         self._items = np.arange(FIRST_TOKEN, items.size, dtype=np.int64)
         weight = (
             np.sqrt(self._by_item.counts) if hyper_parameters.weigh_items else np.ones(items.size)

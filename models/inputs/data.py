@@ -160,11 +160,18 @@ class TrainingData:
 
     Raises:
         DataError: a required split is missing or train is empty.
+
+    Attributes:
+        unknown_item_events: train events that `events` leaves out, since their item is not in the
+            catalogue: it has fewer than `features.min_count` of them, and no model can retrieve it.
     """
+
+    _drops_unknown_items = True
 
     def __init__(
         self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False
     ):
+        self.unknown_item_events = 0
         for name in ("train", "items", "users"):
             if not tf.io.gfile.glob(splits.get(name, "")):
                 raise DataError(
@@ -185,7 +192,9 @@ class TrainingData:
     def events(self) -> EventLog:
         """The train events, whatever the example kind.
 
-        Lists are taken apart into the events that they are made of.
+        Lists are taken apart into the events that they are made of. An event of an
+        unknown item is none of a `retrieve` model's, neither as a target nor in a history; a
+        `score` model learns its label.
         """
         kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
         spec = {
@@ -230,9 +239,15 @@ class TrainingData:
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
+        if self._drops_unknown_items:
+            known = columns["item"] >= FIRST_TOKEN
+            self.unknown_item_events = int(np.sum(~known))
+            columns = {name: column[known] for name, column in columns.items()}
         if not len(columns["user"]):
             raise DataError(
-                "the train split holds no rows; required: at least one event before the split point"
+                "the train split holds no rows; required: at least one event before the split "
+                f"point, of an item of the catalogue; received: {self.unknown_item_events:,} of "
+                "items that features.min_count leaves out"
             )
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
@@ -292,6 +307,7 @@ class TrainingData:
             )
         text, partner = feature_types.document_columns(entity)
         tables = {"user": self.user_table, "item": self.item_table}
+        partners = self.users if entity == "item" else self.items
         layer = self.transform.transform_features_layer()
 
         def columns(row):
@@ -301,6 +317,8 @@ class TrainingData:
                 :, :longest
             ]
             other = tables[feature_types.OTHER[entity]].lookup(row[partner].flat_values)
+            # Rows of train know a partner below features.min_count as the unknown one alone.
+            other = tf.where(other < partners.embedding_rows, other, UNKNOWN)
             parts = {
                 "words": words,
                 "partners": words.with_flat_values(tf.repeat(other, words.row_lengths())),
@@ -319,9 +337,15 @@ class TrainingData:
             partner: STRINGS,
         }
         rows = read_columns(self._splits[f"{entity}s"], spec, columns)
+        # Whoever is unknown has no document: not that of one of the many who are.
+        known = np.flatnonzero(rows["index"] >= FIRST_TOKEN)
+        index = rows["index"][known]
         count = (self.users if entity == "user" else self.items).index_count
         return Documents(
-            *(_scatter_rows(rows[name], rows["index"], count) for name in ("words", "partners"))
+            *(
+                _scatter_rows(tf.gather(rows[name], known), index, count)
+                for name in ("words", "partners")
+            )
         )
 
     def queries(self, split: str) -> np.ndarray:

@@ -14,7 +14,7 @@ class Documents:
         words: ragged [N + 2, None] int32 word indices (1 = unknown) of the users or items by index;
             rows 0 and 1 are empty.
         partners: the same shape; the index of the item (of the user) whom the review is about (is
-            by) that a word is from.
+            by) that a word is from; 1 for all whom train does not know.
     """
 
     words: tf.RaggedTensor
@@ -27,6 +27,9 @@ class Documents:
 
     def without(self, owner: tf.Tensor, partner: tf.Tensor, length: int) -> tf.Tensor:
         """The documents of pairs, without what the pair itself has written.
+
+        Of an unknown partner nobody can tell which review is the pair's own, so those of all
+        unknown partners are left out.
 
         Args:
             owner: [B] indices of those whose documents are read.

@@ -81,6 +81,8 @@ class ScoreData(TrainingData):
             feature has a name that no signature can have.
     """
 
+    _drops_unknown_items = False
+
     def __init__(
         self,
         transform_graph: str,

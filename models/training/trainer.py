@@ -75,6 +75,11 @@ def run_fn(fn_args: Any) -> None:
             f"variables copied, {warmed['skipped']} new"
         )
     model.learn(loop)
+    if data.unknown_item_events:
+        say(
+            f"{data.unknown_item_events:,} train events are of items below features.min_count and "
+            "were left out"
+        )
     task.exporter(model, data).export(folders.serving)
     warm_start.save_weights(model, folders.serving)
     log = {
@@ -84,6 +89,7 @@ def run_fn(fn_args: Any) -> None:
         "label": config.get("label"),
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
+        "unknown_item_events": data.unknown_item_events,
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,

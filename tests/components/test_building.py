@@ -13,7 +13,9 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components import standalone
-from components.build.config import EXAMPLE_SPLITS, SplitConfig
+from components.build.checks import check_items
+from components.build.config import EXAMPLE_SPLITS, BuildConfig, SplitConfig
+from components.build.rows import Popularity
 from components.build.splits import TEST, TRAIN, VALID, gather_facts, make_log
 from components.check import rules
 from components.check.config import Thresholds
@@ -163,6 +165,22 @@ def test_lists_labels_and_empty_splits(toy_tables, tmp_path):
         )
     with pytest.raises(ConfigError, match="did you mean 'sequence'"):
         standalone.build_examples(str(toy_tables), str(tmp_path / "x"), kind="sequnce")
+
+
+def test_more_items_than_the_model_can_take_are_refused_once_they_are_counted(tmp_path):
+    """Each user's last two events are no train: of 5 items train has i and j, i more than once."""
+    rows = ["u,i", "u,j", "u,k", "u,l", "v,i", "v,m", "v,k"]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id", *rows]) + "\n")
+    standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    names = [str(tmp_path / "tables"), str(tmp_path / "e")]
+    with pytest.raises(Exception, match="has 2 items with at least 1 .*at most 1, .*min_count"):
+        standalone.build_examples(*names, schema="generic", most_items=1)
+    standalone.build_examples(*names, schema="generic", most_items=2)
+    counts = Popularity(np.array([b"i", b"j"], object), np.array([2, 1]))
+    config = BuildConfig.parse(
+        {"task": "retrieve", "kind": "event", "most_items": 1, "min_count": 2}
+    )
+    assert check_items(counts, config) is counts
 
 
 def test_a_log_that_cannot_be_split_is_an_error_that_says_so(tmp_path):

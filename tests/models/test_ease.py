@@ -5,9 +5,10 @@ The inverse is one on the whole matrix.
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from models.baseline.ease import solve
-from models.names import registry
+from models.baseline.ease import EASE, count_together, solve
+from models.names import memory, registry
 from models.names.errors import ConfigError
 from tests.models.contract import RetrieveContract
 
@@ -47,7 +48,28 @@ def test_columns_are_ridge_regressions_on_the_other_items():
         assert weights[item, item] == 0.0
 
 
+def test_the_inverse_is_taken_in_place_and_equals_the_plain_one():
+    """More items than a block of the mirroring has, with a small lambda; 8 bytes an entry."""
+    random = np.random.RandomState(3)
+    pairs = scipy.sparse.csr_matrix((random.rand(900, 700) < 0.05).astype(np.float32))
+    together = count_together(pairs)
+    np.testing.assert_array_equal(together, (pairs.T @ pairs).toarray())
+    inverse = np.linalg.inv(together + 2.0 * np.eye(700))
+    expected = inverse / -np.diag(inverse)
+    np.fill_diagonal(expected, 0.0)
+    weights = solve(together, 2.0)
+    np.testing.assert_allclose(weights, expected, atol=1e-10)
+    assert np.shares_memory(weights, together)
+
+
+def test_the_limit_follows_from_memory(monkeypatch):
+    """16 bytes an entry: 0.8 x 20 million bytes hold 1,000 x 1,000 of them."""
+    monkeypatch.setattr(memory, "total_bytes", lambda: 20_000_000)
+    assert EASE.most_items(EASE.HyperParameters()) == 1000
+    assert EASE.most_items(EASE.HyperParameters(max_items=7)) == 7
+
+
 def test_a_catalogue_beyond_the_limit_is_refused(toy_data):
     data, module = toy_data("profile", 0.0).load("ease"), registry.load("ease")
-    with pytest.raises(ConfigError, match="max_items is 59, the catalogue has 60"):
+    with pytest.raises(ConfigError, match="at most 59 items .*; received 60"):
         module.Model(module.HyperParameters(max_items=59), data)

@@ -112,6 +112,16 @@ def test_beta_grows_by_updates_up_to_its_cap(data):
     assert [len(batch["beta"]) for batch in batches[:4]] == [32, 32, 32, 24]
 
 
+def test_beta_reaches_its_cap_within_the_run_by_default(data):
+    # 4 updates an epoch, 10 epochs: 40 updates, of which 0.85 are 34.
+    batches = take(make(data, epochs=10, anneal_updates=None), data, 40)
+    np.testing.assert_allclose(
+        [batch["beta"][0] for batch in batches],
+        [0.2 * min(1.0, update / 34) for update in range(40)],
+        rtol=1e-5,
+    )
+
+
 def test_a_resumed_training_sees_the_same_users_noise_and_beta(data):
     model = make(data)
     whole, resumed = take(model, data, 8)[4:], take(model, data, 4, epoch=1)

@@ -49,14 +49,14 @@ from models.names.hyper_parameters import (
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forgetting):
     """Two-tower's own: the last `history_length` items enter the user tower."""
 
-    epochs: int = 30
-    batch_size: int = 2048
+    epochs: int = 40
+    batch_size: int = 1024
     learning_rate: float = 6e-3
     unknown_rate: float = 0.1
     embedding_dim: int = pydantic.Field(64, ge=1)
     feature_dim: int = pydantic.Field(16, ge=1)
     hidden: tuple[int, ...] = (128,)
-    history_length: int = pydantic.Field(50, ge=1)
+    history_length: int = pydantic.Field(20, ge=1)
     temperature: float = pydantic.Field(0.1, gt=0)
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
     l2: float = pydantic.Field(1e-6, ge=0)

@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test venv lock lint format doctor new-model notebooks gpu clean
+.PHONY: help run test mutants venv lock lint format doctor new-model notebooks gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -27,6 +27,9 @@ run: $(STAMP) ## environment, data, pipeline, server, recommendations on the scr
 
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
 	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+mutants: $(STAMP) ## breaks the contract in nine ways and asks that a test notices each
+	$(PYTHON) -m pytest -q --numprocesses=$(WORKERS) -m slow tests/mutants
 
 venv: $(STAMP) ## the environment alone; LANE=portable|current, RECSYS_PYTHON=/path/to/python
 

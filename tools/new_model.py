@@ -11,6 +11,7 @@ registry.
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 from models.names import registry  # noqa: E402
 
+_CONTRACTS = {
+    "RetrieveContract": "tests.models.contract",
+    "ScoreContract": "tests.models.score_contract",
+}
+_LABELS = ("CLICK", "RATING")  # which the contract of scores defines
 _DOCSTRING = '''"""{title}: one line that says what it is.
 
 Cite: authors: title, venue year.
@@ -30,14 +36,13 @@ Cite: authors: title, venue year.
 Deviations: every one that the code has of the paper, or none. (Begun from {source}.)
 """'''
 
-_TEST = '''"""{title}: what its paper says of it, by hand. The contract is in test_contract.py."""
+_TEST = '''"""{title}: the contract, and what its paper says of it, by hand."""
 
 import pytest
 
-from tests.models.contract import {contract}
+from {where} import {imported}
 
-CONTRACT = {settings}
-
+{settings}
 
 def test_a_golden_vector_of_the_paper():
     pytest.fail("derive a small case of the paper's equations by hand in a comment, and assert it")
@@ -72,8 +77,12 @@ def model_source(source: registry.Entry, name: str, title: str) -> str:
     lines = text.split("\n")[tree.body[0].end_lineno :]
     docstring = _DOCSTRING.format(title=title, source=source.name)
     old = text.rstrip().rsplit("Model = ", 1)[1]
-    new = "".join(part.capitalize() for part in name.split("_"))
-    return docstring + re.sub(rf"\b{old}\b", new, "\n".join(lines))
+    return docstring + re.sub(rf"\b{old}\b", class_name(name), "\n".join(lines))
+
+
+def class_name(name: str) -> str:
+    """`wide_deep` -> `WideDeep`."""
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def with_entry(text: str, entry: dict[str, str]) -> str:
@@ -90,13 +99,34 @@ def with_entry(text: str, entry: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def contract_settings(source: registry.Entry) -> str:
-    """The text of `CONTRACT` in the test of a model."""
+def contract_class(source: registry.Entry, name: str, model: str) -> tuple[str, str]:
+    """The name of the contract and the text of the class that holds a model to it.
+
+    The settings are those of the model that the new one begins as; its own tests stay behind.
+    """
     text = (ROOT / f"tests/models/test_{source.name}.py").read_text("utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CONTRACT":
-            return ast.get_source_segment(text, node.value)
-    raise click.ClickException(f"tests/models/test_{source.name}.py declares no CONTRACT")
+    nodes = ast.parse(text).body
+    values = {
+        ast.unparse(node.targets[0]): ast.get_source_segment(text, node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign)
+    }
+    for node in nodes:
+        contract = (
+            ast.unparse(node.bases[0]) if isinstance(node, ast.ClassDef) and node.bases else ""
+        )
+        if contract in _CONTRACTS:
+            lines = [
+                f"    {ast.unparse(part.targets[0])} = {ast.get_source_segment(text, part.value)}"
+                for part in node.body
+                if isinstance(part, ast.Assign)
+            ]
+            body = "\n".join(lines).replace(f'"{source.name}"', f'"{name}"')
+            used = [key for key in values if re.search(rf"\b{key}\b", body)]
+            constants = "".join(f"{key} = {values[key]}\n" for key in used)
+            gap = "\n\n" if constants else ""
+            return contract, f"{constants}{gap}class Test{model}({contract}):\n{body}\n"
+    raise click.UsageError(f"tests/models/test_{source.name}.py has no contract; name another FROM")
 
 
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
@@ -130,11 +160,16 @@ def main(name, task, kind, family, source, title, paper):
     }
     if task == "score":
         entry["learns"] = begun.learns
-    contract = contract_settings(begun)
+    contract, settings = contract_class(begun, name, class_name(name))
     registered = ROOT / "models/names/registry.py"
     texts = {
         model: model_source(begun, name, title),
-        test: _TEST.format(title=title, contract=contract.split("(")[0], settings=contract),
+        test: _TEST.format(
+            title=title,
+            where=_CONTRACTS[contract],
+            imported=", ".join([*(name for name in _LABELS if name in settings), contract]),
+            settings=settings,
+        ),
         registered: with_entry(registered.read_text("utf-8"), entry),
     }
     if not model.parent.exists():
@@ -143,6 +178,8 @@ def main(name, task, kind, family, source, title, paper):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, "utf-8")
         click.echo(f"wrote {path.relative_to(ROOT)}")
+    for arguments in (["check", "--fix-only"], ["format"]):
+        subprocess.run([sys.executable, "-m", "ruff", *arguments, "--quiet", *texts], cwd=ROOT)
     click.echo(
         f"begun from {begun.name}; next: CONTRIBUTING.md, 'How to add a model', and\n"
         f'    make test ARGS="tests/models/test_contract.py tests/models/test_{name}.py -k {name}"'

@@ -1,0 +1,63 @@
+"""The three options of a training by their effect, not by whether a run with them ends."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.training import trainer
+from tests.models.test_neumf import TOY
+from tests.models.test_training import arguments
+
+OPTIONS = {**TOY, "epochs": 2, "batch_size": 64, "pretrain": False}
+
+
+@pytest.fixture(scope="module")
+def trained(toy_data, tmp_path_factory):
+    """A function: an option or none -> NeuMF trained with it by `run_fn`, as the Trainer does."""
+    toy, models = toy_data("event", 0.0), {}
+
+    def train(option):
+        with pytest.MonkeyPatch.context() as patch:
+            # The last that `run_fn` does with the model; nothing is exported for this.
+            patch.setattr(
+                trainer.warm_start, "save_weights", lambda model, _: models.update({option: model})
+            )
+            patch.setattr("models.contract.retrieve.Retriever.export", lambda *_: None)
+            settings = {**OPTIONS, "learning_rate": 0.05, **({option: True} if option else {})}
+            try:
+                trainer.run_fn(
+                    arguments(toy, tmp_path_factory.mktemp(str(option)), hyper_parameters=settings)
+                )
+            finally:
+                tf.keras.mixed_precision.set_global_policy("float32")
+        return models[option]
+
+    return lambda option: models.get(option) or train(option)
+
+
+def test_mixed_precision_computes_in_half_and_keeps_variables_whole(trained):
+    def dtypes(model):
+        layers = [part for part in model.submodules if isinstance(part, tf.keras.layers.Dense)]
+        assert layers
+        return {layer.compute_dtype for layer in layers}
+
+    half = trained("mixed_precision")
+    assert dtypes(half) == {"bfloat16"} and dtypes(trained(None)) == {"float32"}
+    assert {variable.dtype for variable in half.trainable_variables} == {tf.float32}
+
+
+def test_jit_compile_reaches_the_train_step(trained):
+    assert trained("jit_compile").jit_compile and not trained(None).jit_compile
+    # The same function, to what XLA may reorder: two epochs from one seed.
+    for compiled, plain in zip(
+        trained("jit_compile").trainable_variables,
+        trained(None).trainable_variables,
+        strict=True,
+    ):
+        np.testing.assert_allclose(compiled, plain, atol=2e-2)
+
+
+def test_lazy_adam_leaves_rows_alone_that_a_step_does_not_read(trained):
+    lazy, plain = trained("lazy_adam"), trained(None)
+    # Adam moves a row on after the step that read it; the lazy one does not, and so ends elsewhere.
+    assert not np.allclose(lazy.gmf_item.embeddings[2:], plain.gmf_item.embeddings[2:], atol=1e-5)

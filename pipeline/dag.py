@@ -17,6 +17,7 @@ from components.read.table_reader import TableReader
 from components.tables.schemas import read_schemas, schema_folder
 from models.names import features, metrics, registry
 from models.names.errors import ConfigError
+from models.names.hyper_parameters import Epochs
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
@@ -59,7 +60,7 @@ def create_pipeline(
     """
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
-    _require_use_of_a_warm_start(config, hyper_parameters)
+    _require_use_of_a_warm_start(config)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label)
     measured.choosing_by(
@@ -246,9 +247,11 @@ def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -
         )
 
 
-def _require_use_of_a_warm_start(config: RunConfig, hyper_parameters: dict) -> None:
+def _require_use_of_a_warm_start(config: RunConfig) -> None:
     """Refuses a warm start of a model that does not learn step by step."""
-    if config.warm_start and "epochs" not in hyper_parameters:
+    if config.warm_start and not issubclass(
+        registry.load(config.model).Model.HyperParameters, Epochs
+    ):
         raise ConfigError(
             f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
         )

@@ -47,9 +47,9 @@ def test_a_new_model_is_the_nearest_one_under_its_name(tree, name, task, kind, b
     assert model.read_text().split('"""', 2)[2].replace(title, old).split() == (
         source.read_text().split('"""', 2)[2].split()
     )
-    test = (tree / f"tests/models/test_{name}.py").read_text()
-    assert f'name = "{name}"' in test and "pytest.fail(" in test
-    assert run(tree, "-m", "ruff", "check", "--quiet", ".").returncode == 0
+    test = tree / f"tests/models/test_{name}.py"
+    assert f'name = "{name}"' in test.read_text() and "pytest.fail(" in test.read_text()
+    assert not run(tree, "-m", "ruff", "check", "--quiet", str(model), str(test)).returncode
     again = run(tree, "tools/new_model.py", name, "--task", task, "--kind", kind)
     assert again.returncode == 2 and "is registered already" in again.stderr
 

@@ -73,6 +73,13 @@ class Epochs(HyperParameters):
     def _at_least_one_epoch(cls, value: int) -> int:
         return _at_least_one(value)
 
+    @pydantic.field_validator("latest_share")
+    @classmethod
+    def _some(cls, value: float) -> float:
+        if not 0 < value <= 1:
+            raise ValueError("must be greater than 0 and at most 1")
+        return value
+
 
 class Gradient(HyperParameters):
     """For a model that takes gradient steps.

@@ -47,17 +47,6 @@ class TestItem2vec(RetrieveContract):
     name = "item2vec"
     hyper_parameters = TOY
 
-    def test_embedding_times_index_is_the_score(self, trained):
-        embedding = trained.signatures["embed"](
-            user_id=tf.constant(["user 0"]), history=tf.zeros([1, 0], tf.string)
-        )["embedding"]
-        found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(60))
-        score = dict(zip(found["item_id"].numpy()[0], found["score"].numpy()[0], strict=True))
-        answer = self.ask(trained, ["user 0"], k=60)
-        for item, value in zip(answer["item_id"][0], answer["score"][0], strict=True):
-            if item:
-                np.testing.assert_allclose(score[item], value, rtol=1e-4, atol=1e-6)
-
     def test_a_score_is_the_mean_cosine_with_the_last_items(self, trained):
         vectors = trained.model.vectors.embeddings.numpy().astype(np.float64)
         ids = trained.data.items.ids.tolist()

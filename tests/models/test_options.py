@@ -1,5 +1,7 @@
 """The three options of a training by their effect, not by whether a run with them ends."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,13 +25,14 @@ def trained(toy_data, tmp_path_factory):
                 trainer.warm_start, "save_weights", lambda model, _: models.update({option: model})
             )
             patch.setattr("models.contract.retrieve.Retriever.export", lambda *_: None)
+            folder = tmp_path_factory.mktemp(str(option))
             settings = {**OPTIONS, "learning_rate": 0.05, **({option: True} if option else {})}
             try:
-                trainer.run_fn(
-                    arguments(toy, tmp_path_factory.mktemp(str(option)), hyper_parameters=settings)
-                )
+                trainer.run_fn(arguments(toy, folder, hyper_parameters=settings))
             finally:
                 tf.keras.mixed_precision.set_global_policy("float32")
+        log = json.loads((folder / "run" / "training.json").read_text())
+        assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
         return models[option]
 
     return lambda option: models.get(option) or train(option)

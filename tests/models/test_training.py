@@ -369,21 +369,6 @@ def test_two_logical_devices_step_as_one(toy_data):
     )
 
 
-@pytest.mark.parametrize("option", ["mixed_precision", "jit_compile", "lazy_adam"])
-def test_mixed_precision_xla_and_lazy_adam(toy, tmp_path, option):
-    try:
-        trainer.run_fn(
-            arguments(toy, tmp_path, hyper_parameters={**SMALL, "epochs": 2, option: True})
-        )
-    finally:
-        tf.keras.mixed_precision.set_global_policy("float32")
-    log = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert (
-        log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
-        and log["hyper_parameters"][option] is True
-    )
-
-
 def test_warm_start_aligns_rows_by_token(toy, tmp_path):
     data, module = toy.load("neumf"), registry.load("neumf")
     parameters = module.HyperParameters(**SMALL)

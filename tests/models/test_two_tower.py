@@ -26,18 +26,6 @@ class TestTwoTower(RetrieveContract):
     name = "two_tower"
     hyper_parameters = TOY
 
-    def test_embedding_times_index_is_the_score(self, trained):
-        users = tf.constant(["user 0"])
-        embedding = trained.signatures["embed"](user_id=users, history=tf.zeros([1, 0], tf.string))[
-            "embedding"
-        ]
-        found = trained.signatures["retrieve"](embedding=embedding, k=tf.constant(60))
-        answer = self.ask(trained, ["user 0"], k=60)
-        score = dict(zip(found["item_id"].numpy()[0], found["score"].numpy()[0]))
-        for item, value in zip(answer["item_id"][0], answer["score"][0]):
-            if item:
-                np.testing.assert_allclose(score[item], value, rtol=1e-4)
-
 
 def test_history_of_a_train_row_holds_only_earlier_items(toy_data):
     data = toy_data("event", 0.0).load("two_tower")

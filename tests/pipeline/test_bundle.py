@@ -110,7 +110,7 @@ def test_a_batch_is_what_the_server_answers_row_for_row(pushed, output, tmp_path
         answers = client.recommend_many([Query("u0"), Query("u17"), Query("nobody ☃")], 4)
     assert answers[0].sources == ("two_tower",) * 4 and answers[2].sources == ("popularity",) * 4
     expected = [
-        (user, rank, item, pytest.approx(score, rel=1e-5))
+        (user, rank, item, pytest.approx(score, rel=1e-5, abs=1e-6))
         for user, answer in zip(("u0", "u17", "nobody ☃"), answers, strict=True)
         for rank, (item, score) in enumerate(answer.items, 1)
     ]

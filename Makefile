@@ -28,7 +28,7 @@ run: $(STAMP) ## environment, data, pipeline, server, recommendations on the scr
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
 	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-mutants: $(STAMP) ## breaks the contract in nine ways and asks that a test notices each
+mutants: $(STAMP) ## breaks the contract in one way after the other, and asks that a test notices
 	$(PYTHON) -m pytest -q --numprocesses=$(WORKERS) -m slow tests/mutants
 
 venv: $(STAMP) ## the environment alone; LANE=portable|current, RECSYS_PYTHON=/path/to/python

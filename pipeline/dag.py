@@ -22,6 +22,13 @@ from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parent.parent
+# What decides the components' outputs and stands in other rooms: a cached one is not of older code.
+_READ_BY_COMPONENTS = (
+    "models/names/features.py",
+    "models/names/label.py",
+    "models/names/settings.py",
+    "serving/wire/records.py",
+)
 
 
 def create_pipeline(
@@ -76,7 +83,7 @@ def create_pipeline(
             "walks": config.walks,
         }
     )
-    components_hash = _hash_files("components", "schema", "models/names/label.py")
+    components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
     folder = schema_dir or folder
 

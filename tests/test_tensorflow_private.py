@@ -146,7 +146,6 @@ NOT_MEANT = {
     "_replace": "of a named tuple",
     "_make_beam_pipeline": "TFX gives it to executors",
     "_parse_flags": "of TFX, in a test",
-    "_flatten_layers": "models.training.warm_start, where Model.submodules would do",
 }
 
 

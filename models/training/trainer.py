@@ -93,7 +93,7 @@ def run_fn(fn_args: Any) -> None:
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
-        "warm_start": warmed and {"from": warm_start.fingerprint(fn_args.base_model), **warmed},
+        "warm_start": warmed and {"from": folders.base, **warmed},
         "best_epoch": list(loop.best_epochs.values())[-1],
         "best_epochs": loop.best_epochs,
         "epochs": loop.history,
@@ -123,12 +123,14 @@ class Folders:
         logs: of TensorBoard and the training log.
         checkpoints: of an interrupted training, told apart by worker and base model; None keeps
             none.
+        base: hash of the weights that a warm start begins with; None where it is none.
         passing: what is removed when the training has come to its end.
     """
 
     serving: str
     logs: str
     checkpoints: str | None
+    base: str | None
     passing: tuple[str, ...]
 
     @classmethod
@@ -140,11 +142,11 @@ class Folders:
             scratch = tempfile.mkdtemp(prefix=f"{name}-")
             serving, logs = os.path.join(scratch, "serving"), os.path.join(scratch, "logs")
             checkpoints, passing = checkpoints and f"{checkpoints}-{name}", (scratch,)
+        base = warm_start.fingerprint(fn_args.base_model) if fn_args.base_model else None
         if checkpoints:
             passing += (checkpoints,)
-            if fn_args.base_model:
-                checkpoints = os.path.join(checkpoints, warm_start.fingerprint(fn_args.base_model))
-        return cls(serving, logs, checkpoints, passing)
+            checkpoints = os.path.join(checkpoints, base) if base else checkpoints
+        return cls(serving, logs, checkpoints, base, passing)
 
 
 def worker() -> str | None:

@@ -156,11 +156,10 @@ def variables_by_path(model: tf.keras.Model) -> dict[str, tf.Variable]:
 
 def _tokens_by_path(model: tf.keras.Model) -> dict[str, np.ndarray]:
     """The tokens of the tables that have any, by the path of their variable."""
-    # Not submodules alone: Keras wraps dicts of layers, and flattening walks through those too.
     # The buckets of a number have no tokens: their rows are copied as they are.
     tokens = {
         id(layer.embeddings): layer.tokens
-        for layer in model._flatten_layers()
+        for layer in model.submodules
         if isinstance(layer, TokenEmbedding) and layer.built and len(layer.tokens)
     }
     return {

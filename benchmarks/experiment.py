@@ -53,6 +53,7 @@ def prepare(
     label: dict[str, Any] | None = None,
     min_count: int = 1,
     walks: dict[str, Any] | None = None,
+    carries: dict[str, Any] | None = None,
 ) -> Prepared:
     """Reads, splits and transforms `source` into `folder`.
 
@@ -66,13 +67,16 @@ def prepare(
         schema: curated table schemas.
         label: for the task `score`: see `models.names.label`; None builds for `retrieve`.
         min_count: an id or category that train has less often counts as unknown.
-        walks: the kind `walk`: see `components.build.walks.WalkConfig`.
+        walks: the kind `walk`: see `components.build.config.WalkConfig`.
+        carries: what a model reads besides: its `carries()`.
     """
     facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
     if label:
         facts |= {"label": label, "min_count": min_count}
     if walks:
         facts["walks"] = walks
+    if carries:
+        facts["carries"] = carries
     settings = json.dumps(facts, sort_keys=True)
     task = "score" if label else "retrieve"
     done = folder / "done.json"
@@ -82,7 +86,15 @@ def prepare(
         )  # of other settings, or half-written: Transform does not write over it
         standalone.read_tables(str(source), output=str(folder / "tables"))
         standalone.build_examples(
-            str(folder / "tables"), str(folder), task, kind, split, schema, label, walks=walks
+            str(folder / "tables"),
+            str(folder),
+            task,
+            kind,
+            split,
+            schema,
+            label,
+            walks=walks,
+            carries=carries,
         )
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]

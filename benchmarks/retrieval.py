@@ -46,7 +46,7 @@ def vectors(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def brute_force(items: np.ndarray):
-    """TFRS' exact index, as `models.contract.retrieve` exports it."""
+    """TFRS' exact index, as `models.contract.retriever` exports it."""
     index = tfrs.layers.factorized_top_k.BruteForce(k=K)
     index.index(items)
     call = tf.function(

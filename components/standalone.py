@@ -46,6 +46,7 @@ def build_examples(
     rows_a_shard: int = ROWS_A_SHARD,
     walks: Mapping[str, Any] | None = None,
     most_items: int | None = None,
+    carries: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Builds the examples of the tables in `tables_dir` and returns the report.
 
@@ -62,6 +63,9 @@ def build_examples(
         rows_a_shard: about how many events one worker holds at a time.
         walks: the kind `walk`: see `build.config.WalkConfig`.
         most_items: a larger catalogue is refused.
+        carries: what rows carry for a model that reads it: `history`, `context` and
+            `item_features` of `build.config.BuildConfig`; `models.contract.retrieve` says of a
+            model which.
     """
     return examples.build(
         in_process_pipeline,
@@ -77,6 +81,7 @@ def build_examples(
                 "label": label or None,
                 "walks": walks or {},
                 "most_items": most_items,
+                **(carries or {}),
             }
         ),
         rows_a_shard,

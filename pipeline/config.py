@@ -46,9 +46,12 @@ class FeatureConfig(Settings):
 
     Attributes:
         min_count: an id or category that train has less often counts as unknown.
+        context: columns of the events that a request for recommendations may tell of the moment it
+            is made in, such as the device; read by the models that read context.
     """
 
     min_count: int = pydantic.Field(1, ge=1)
+    context: tuple[str, ...] = ()
 
 
 class RunConfig(Settings):

@@ -130,6 +130,12 @@ def create_pipeline(
     limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
+    # What rows carry follows from what the model reads: a class attribute, as the limit is.
+    carries = {}
+    if entry.task == "retrieve":
+        _require_use_of_context(config, model_class)
+        carries = model_class.carries(config.features.context)
+
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
         **{table: reader.outputs[table] for table in TABLES},
@@ -139,6 +145,7 @@ def create_pipeline(
         split=to_build.split.model_dump_json(),
         label=to_build.label.model_dump_json() if to_build.label else None,
         walks=to_build.walks.model_dump_json(),
+        carries=json.dumps(carries, sort_keys=True),
         split_file_hash=_hash_given(config.split.file),
         **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
@@ -251,6 +258,15 @@ def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -
             "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
             "count as a miss; required: hyper_parameters.filter_seen: false with "
             "split.drop_repeats: false, or split.drop_repeats: true"
+        )
+
+
+def _require_use_of_context(config: RunConfig, model_class: Any) -> None:
+    """Refuses context for a model that would not read it."""
+    if config.features.context and not model_class.reads_context:
+        raise ConfigError(
+            f"features.context: {config.model} reads no context; received "
+            f"{', '.join(config.features.context)}"
         )
 
 

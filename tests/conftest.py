@@ -210,9 +210,10 @@ def _toy_run(root: Path) -> ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness, label) -> ToyData, built once for all workers.
+    """Returns a function (kind, randomness, label, described) -> ToyData.
 
-    With a label, it is of ratings to score.
+    It is built once for all workers. With a label, it is of ratings to score; `described`, lists
+    carry the features of their items.
     """
     from models.names.label import Label
     from tests.models import toy
@@ -228,9 +229,12 @@ def toy_data(tmp_path_factory):
             return get(kind, randomness, Label(column=label.column))
         return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
-    def get(kind: str, randomness: float, label=None) -> "toy.ToyData":
+    def get(kind: str, randomness: float, label=None, described: bool = False) -> "toy.ToyData":
+        described = described and kind != "event"  # whose rows always are
         folder = root / (
-            f"toy-{kind}-{randomness}" + (f"-{label.column}-{label.threshold}" if label else "")
+            f"toy-{kind}-{randomness}"
+            + (f"-{label.column}-{label.threshold}" if label else "")
+            + ("-described" if described else "")
         )
         with locked(root / f"{folder.name}.lock"):
             if not (folder / "done").exists():
@@ -239,7 +243,8 @@ def toy_data(tmp_path_factory):
                     randomness,
                     kind,
                     label=label,
-                    same_rows=same_rows(kind, randomness, label),
+                    same_rows=None if described else same_rows(kind, randomness, label),
+                    carries={"item_features": True} if described else None,
                 )
                 (folder / "done").touch()
         return toy.ToyData(folder, label)

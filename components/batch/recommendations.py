@@ -21,6 +21,7 @@ from components.tables import artifacts, records
 from components.tables.columns import BYTES
 from components.tables.parquet import open_parquet
 from models.names.errors import ConfigError, DataError
+from models.names.features import DWELL
 
 SCHEMA = pa.schema(
     [
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
 """A row of the answer; rank 1 is the best."""
 
 _NAMESPACE = "recsys"
+_IDS = ("user_id", "history", "exclude")
 _USERS_AT_ONCE = 512
 _ROWS_A_GROUP = 100_000
 
@@ -57,8 +59,10 @@ def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
     """Users of a file, as requests.
 
     Args:
-        path: Parquet with a column `user_id` and, where wanted, lists of strings `history` and
-            `exclude`; or text, an id a line.
+        path: Parquet with a column `user_id` and, where wanted, what else a request may hold:
+            lists of strings `history` and `exclude`; for models that read them, parallel to the
+            history, `event_types`, `dwell` and `timestamps`, and the context by its names. Columns
+            that the model does not read are ignored. Or text, an id a line.
 
     Raises:
         DataError: no such file, no column `user_id`, or no Parquet where the name says so.
@@ -69,10 +73,12 @@ def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
             "which is no file"
         )
     if path.endswith(".parquet"):
-        names = open_parquet(path).schema_arrow.names
-        if "user_id" not in names:
-            raise DataError(f"{path}: required: a column user_id; received {', '.join(names)}")
-        wanted = [name for name in ("user_id", "history", "exclude") if name in names]
+        columns = open_parquet(path).schema_arrow
+        if "user_id" not in columns.names:
+            raise DataError(
+                f"{path}: required: a column user_id; received {', '.join(columns.names)}"
+            )
+        wanted = [column.name for column in columns if _is_told(column.type)]
 
         def read():
             for batch in open_parquet(path).iter_batches(batch_size=_USERS_AT_ONCE, columns=wanted):
@@ -160,9 +166,7 @@ class _Requests(beam.DoFn):
         example.features.feature["k"].int64_list.value.append(self._k)
         for name, values in request.items():
             listed = values if isinstance(values, list) else [] if values is None else [values]
-            example.features.feature[name].bytes_list.value.extend(
-                _bytes(value) for value in listed if value is not None
-            )
+            _put(example.features.feature[name], name, [v for v in listed if v is not None])
         yield example.SerializeToString()
 
 
@@ -239,6 +243,32 @@ class _Rows(beam.DoFn):
     def _table(self) -> pa.Table:
         parts, self._parts = self._parts, []
         return pa.concat_tables(parts).combine_chunks()
+
+
+def _is_told(type_: pa.DataType) -> bool:
+    """Whether a request can hold a column: strings or numbers, or lists of them."""
+    value = type_.value_type if pa.types.is_list(type_) or pa.types.is_large_list(type_) else type_
+    return any(
+        of(value)
+        for of in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_integer,
+            pa.types.is_floating,
+        )
+    )
+
+
+def _put(feature: Any, name: str, values: list[Any]) -> None:
+    """Adds the values: ids as strings whatever they look like, dwell as floats."""
+    if name == DWELL or (name not in _IDS and values and isinstance(values[0], float)):
+        feature.float_list.value.extend(map(float, values))
+    elif name not in _IDS and values and isinstance(values[0], int):
+        feature.int64_list.value.extend(values)
+    else:
+        feature.bytes_list.value.extend(map(_bytes, values))
 
 
 def _bytes(value: Any) -> bytes:

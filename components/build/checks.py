@@ -8,8 +8,9 @@ from typing import Any
 
 from components.build.config import SPLITS, BuildConfig
 from components.build.rows import Popularity
+from components.tables.columns import is_list
 from models.names.errors import DataError
-from models.names.features import document_columns
+from models.names.features import NOT_FEATURES, REQUEST_INPUTS, document_columns
 
 
 def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
@@ -21,11 +22,19 @@ def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
         needed.append(("session_id", "split.sequence_by: session"))
     if config.label:
         needed.append((config.label.column, "label.column"))
+    needed += [(name, "features.context") for name in config.context]
     for name, by in needed:
         if name not in columns:
             raise DataError(
                 f"the table events lacks the column {name!r}, required by {by}; received: "
                 f"{', '.join(columns)}"
+            )
+    for name in config.context:
+        if is_list(columns[name]) or name in NOT_FEATURES or name in REQUEST_INPUTS:
+            raise DataError(
+                "features.context: required: columns of the events with one value each, none of "
+                f"{', '.join(sorted(NOT_FEATURES | REQUEST_INPUTS))}; received {name!r}, which "
+                f"holds {columns[name]}"
             )
 
 

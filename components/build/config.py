@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import pydantic
 
+from models.names.features import HISTORY_COLUMNS
 from models.names.label import Label
 from models.names.settings import Settings
 
@@ -170,6 +171,12 @@ class BuildConfig(Settings):
         walks: the kind `walk`: see `WalkConfig`.
         most_items: a larger catalogue is refused; None takes any.
         min_count: items with fewer train events are not in the catalogue.
+        history: what the histories of queries and users carry beside the items, of
+            `models.names.features.HISTORY_COLUMNS`; what the events lack is left out.
+        context: columns of the events that a query has, of its first target: what a request may
+            tell of the moment it is made in.
+        item_features: rows that are lists carry the features of their items too, one list a
+            feature, so that Transform can fit their vocabularies; rows of events always do.
     """
 
     task: Literal["retrieve", "score"]
@@ -179,6 +186,9 @@ class BuildConfig(Settings):
     walks: WalkConfig = WalkConfig()
     most_items: int | None = None
     min_count: int = 1
+    history: tuple[Literal[tuple(HISTORY_COLUMNS)], ...] = ()  # type: ignore[valid-type]
+    context: tuple[str, ...] = ()
+    item_features: bool = False
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -43,6 +43,7 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
                 **{name: json.loads(text) for name, text in given.items() if text},
                 "most_items": exec_properties.get("most_items") or None,
                 "min_count": exec_properties.get("min_count") or 1,
+                **json.loads(exec_properties.get("carries") or "{}"),
             }
         )
         report = build(
@@ -85,6 +86,8 @@ class ExampleBuilder(BeamComponent):
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
         most_items: how many items the model can be trained on; None for any number.
         min_count: items with fewer train events do not count, since Transform leaves them out.
+        carries: JSON of what rows carry for a model that reads it: `history`, `context` and
+            `item_features` of `build.config.BuildConfig`.
         rows_a_shard: about how many events one worker holds at a time.
         split_file_hash: hash of the file of the split `given`, so that its edits are not served
             from the cache.
@@ -101,6 +104,7 @@ class ExampleBuilder(BeamComponent):
         "walks": str | None,
         "most_items": int | None,
         "min_count": int | None,
+        "carries": str | None,
         "rows_a_shard": int | None,
         "split_file_hash": str | None,
         "code_hash": str | None,

@@ -160,7 +160,11 @@ def build(
     checks.check_report(report, config)
     text = schemas.to_text(
         schemas.train_schema(
-            report["columns"]["train"], schemas.origins(columns), schemas.read_schemas(curated)
+            report["columns"]["train"],
+            schemas.origins(columns),
+            schemas.read_schemas(curated),
+            columns,
+            config.context,
         )
     )
     records.write_text(posixpath.join(schema, SCHEMA_FILE), text)
@@ -219,17 +223,18 @@ def _build(
         made = {"train": rows.event_rows(log, train, item_side, user_side)}
     else:
         by_session = split.by_session and config.kind in ("sequence", "walk")
-        made = {"train": rows.list_rows(log, train, user_side, by_session)}
+        features = item_side if config.item_features else None
+        made = {"train": rows.list_rows(log, train, user_side, by_session, features)}
     for name, part in (("valid", VALID), ("test", TEST)):
         if config.task == "score":
             made[name] = rows.score_rows(log, part, item_side, user_side, counts)
         elif split.asks_sessions:
             made[name], dropped[name] = session_queries.query_rows(
-                log, part, user_side, counts, split.drop_repeats
+                log, part, user_side, counts, config
             )
         else:
-            made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, split)
-    made["users"] = rows.user_rows(log, parted.users)
+            made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, config)
+    made["users"] = rows.user_rows(log, parted.users, config.history)
     if has_documents:
         # From the log before events without a label were taken out of it: their reviews are still
         # train's.

@@ -49,6 +49,7 @@ def write_report(
             **({WALKS: {"item_id": BYTES_LIST}} if walked else {}),
         },
         "walks": config.walks.model_dump(mode="json"),
+        "context": list(config.context),
         "shards": len(built),
     }
     records.write_json(posixpath.join(examples, records.REPORT), report)

@@ -3,6 +3,7 @@
 Pure functions on Arrow tables, vectorised, without Beam.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,13 +11,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.build.config import SplitConfig
+from components.build.config import BuildConfig, SplitConfig
 from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART
 from models.names.errors import DataError
-from models.names.features import NOT_FEATURES, REVIEW
+from models.names.features import HISTORY_COLUMNS, NOT_FEATURES, REVIEW
 from models.names.label import LABEL, Label
 
 NEGATIVES = 99
@@ -117,10 +118,13 @@ def event_rows(log: Log, mask: np.ndarray, items: Side, users: Side) -> pa.Table
     return pa.table(columns)
 
 
-def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.Table:
+def list_rows(
+    log: Log, mask: np.ndarray, users: Side, by_session: bool, items: Side | None = None
+) -> pa.Table:
     """One row a user (or session): every column of its events as a list, oldest first.
 
-    The user's features stand beside them.
+    The user's features stand beside them and, where `items` is given, the features of the items:
+    each a list of all values that there are, which is no longer parallel to the items.
 
     Values that are missing are filled (empty string, 0), so that the lists stay parallel. Columns
     whose values are lists themselves are left out: a tf.Example holds no list of lists.
@@ -153,6 +157,9 @@ def list_rows(log: Log, mask: np.ndarray, users: Side, by_session: bool) -> pa.T
         else:
             columns[name] = pa.LargeListArray.from_arrays(offsets, _filled(column))
     columns |= users.join(columns["user_id"].to_numpy(zero_copy_only=False))
+    if items is not None:
+        features = items.join(table.column("item_id").to_numpy())
+        columns |= {name: _present(offsets, column) for name, column in features.items()}
     return pa.table(columns)
 
 
@@ -168,7 +175,7 @@ def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popula
 
 
 def query_rows(
-    log: Log, part: int, users: Side, popularity: Popularity, config: SplitConfig
+    log: Log, part: int, users: Side, popularity: Popularity, build: BuildConfig
 ) -> tuple[pa.Table, dict[str, int]]:
     """One row a query: what the model may know, and what it has to find.
 
@@ -177,11 +184,12 @@ def query_rows(
         part: VALID or TEST.
         users: their features.
         popularity: counts of train, for the slices and as the pool of sampled negatives.
-        config: the split.
+        build: the split, and what stands beside the items of a history.
 
     Returns:
         The queries; and, by reason, how many events are no target and how many users no query.
     """
+    config = build.split
     target = log.split == part
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
     exclude = np.zeros(len(log), bool)
@@ -210,19 +218,53 @@ def query_rows(
     for name, mask in (("history", known), ("exclude", exclude), ("targets", target)):
         mask = mask & asked[log.user]
         columns[name] = to_lists(items[mask], log.per_user(mask)[asking])
+    had_before = known & asked[log.user]
+    columns |= beside_history(
+        log.table, np.flatnonzero(had_before), log.per_user(had_before)[asking], build.history
+    )
     if config.candidates == "ncf99":
         columns["candidates"] = _negatives(log, asking, popularity, config.seed)
     elif config.name == "given" and "candidates" in read_given(config.file).columns:
         columns["candidates"] = _given_candidates(ids, items[first_target], config, part)
     columns |= users.join(ids)
+    columns |= context_of(log.table, first_target, build.context)
     columns["timestamp"] = pa.array(times(log)[first_target])
     return with_slices(pa.table(columns), log, asking, items[first_target], popularity), dropped
 
 
-def user_rows(log: Log, users: pa.Table) -> pa.Table:
+def beside_history(
+    events: pa.Table, places: np.ndarray, lengths: np.ndarray, names: Sequence[str]
+) -> dict[str, pa.Array]:
+    """The lists that are parallel to histories.
+
+    Args:
+        events: the events.
+        places: which of them the histories are made of, one history after the other.
+        lengths: [Q] of the histories.
+        names: which lists, of `HISTORY_COLUMNS`; those whose column the events lack are left out.
+    """
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    taken = {
+        name: _flat(events.column(HISTORY_COLUMNS[name])).take(pa.array(places))
+        for name in names
+        if HISTORY_COLUMNS[name] in events.column_names
+    }
+    return {
+        name: pa.LargeListArray.from_arrays(offsets, _filled(column))
+        for name, column in taken.items()
+    }
+
+
+def context_of(events: pa.Table, places: np.ndarray, names: Sequence[str]) -> dict[str, pa.Array]:
+    """The context columns of some events, one row each."""
+    return {name: _flat(events.column(name)).take(pa.array(places)) for name in names}
+
+
+def user_rows(log: Log, users: pa.Table, history: Sequence[str] = ()) -> pa.Table:
     """One row a user of the log or of the table.
 
-    It holds the id, the features, and every item of the whole log, oldest first.
+    It holds the id, the features, and every item of the whole log, oldest first, with what
+    `history` names beside it.
     """
     ids = users.column("user_id").to_numpy()
     extra = np.setdiff1d(np.unique(ids), log.users) if len(ids) else np.array([], object)
@@ -231,6 +273,7 @@ def user_rows(log: Log, users: pa.Table) -> pa.Table:
     columns = {"user_id": pa.array(everybody, pa.large_binary())}
     columns |= Side(users, "user_id").join(everybody)
     columns["history"] = to_lists(log.column("item_id"), sizes)
+    columns |= beside_history(log.table, np.arange(len(log)), sizes, history)
     return pa.table(columns)
 
 
@@ -387,3 +430,15 @@ def _filled(column: pa.Array) -> pa.Array:
     return column.fill_null({BYTES: b"", INT: 0, FLOAT: 0.0}[kind_of(column.type)]).cast(
         arrow_type(kind_of(column.type))
     )
+
+
+def _present(offsets: pa.Array, column: pa.Array) -> pa.Array:
+    """The values that there are of [E] events, or of their lists, as lists of the rows."""
+    if is_list(kind_of(column.type)):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        values = column.flatten()  # which leaves out what is null
+    else:
+        lengths = pc.is_valid(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        values = column.drop_null()
+    ends = np.concatenate([[0], np.cumsum(lengths)])[offsets.to_numpy()].astype(np.int64)
+    return pa.LargeListArray.from_arrays(pa.array(ends), values)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.tables import artifacts, records
+from models.names.features import HISTORY_COLUMNS
 from serving.client.client import Client, Query, Recommendations
 from serving.server.process import ServerProcess
 from serving.wire.errors import ServingError, StartError
@@ -84,6 +85,30 @@ def sample_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:
     return queries + strangers
 
 
+def told_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:
+    """Returns real users who tell all that the model reads beside ids; none where that is nothing.
+
+    Args:
+        examples_uri: folder of the built examples.
+        count: how many.
+    """
+    report = _report(examples_uri)
+    context = tuple(report["context"])
+    beside = tuple(name for name in HISTORY_COLUMNS if name in report["columns"]["users"])
+    if not context and not beside:
+        return []
+    rows = _test_rows(examples_uri, ("user_id", "history", *beside, *context), count)
+    return [
+        Query(
+            row["user_id"],
+            row.get("history") or [],
+            context={name: row[name] for name in context if row.get(name) is not None},
+            **{name: row.get(name) or [] for name in beside},
+        )
+        for row in rows
+    ]
+
+
 def sample_rows(examples_uri: str, signature: dict[str, Any], count: int = _ROWS) -> dict[str, Any]:
     """Returns inputs of `score`: real rows, one of strangers, one with everything missing.
 
@@ -126,10 +151,12 @@ def _asking(ready: dict[str, Any], protocol: str, what: str) -> Iterator[Client]
 
 
 def _recommend(ready: dict[str, Any], examples_uri: str) -> int:
-    queries, answers = sample_queries(examples_uri), {}
+    queries, told = sample_queries(examples_uri), told_queries(examples_uri)
+    answers: dict[str, list[Recommendations]] = {}
     for protocol in _PROTOCOLS:
-        with _asking(ready, protocol, f"{len(queries)} users") as client:
-            answers[protocol] = client.recommend_many(queries, _K)
+        with _asking(ready, protocol, f"{len(queries) + len(told)} users") as client:
+            answers[protocol] = client.recommend_many(queries, _K) + client.recommend_many(told, _K)
+    queries += told
     for query, rest, grpc in zip(queries, answers["rest"], answers["grpc"], strict=True):
         _check(query, rest, _K)
         if [item for item, _ in rest.items] != [item for item, _ in grpc.items]:

@@ -26,7 +26,7 @@ USER, ITEM, RECOMMENDED, STRATEGY = "user", "item", "recommended", "strategy"
 ROWS_AT_ONCE = 10_000
 _DEFAULT = "serving_default"
 _REST = "summary"
-_TENSORS = {"retrieve": (_DEFAULT, "recommend"), "score": (_DEFAULT, "score")}
+_TENSORS = {"retrieve": (_DEFAULT, "recommend", "recommend_events"), "score": (_DEFAULT, "score")}
 _EXAMPLES = {"retrieve": "recommend_examples", "score": "score_examples"}
 _VALUES = pa.schema([("of", pa.string()), ("value", pa.large_binary()), ("count", pa.int64())])
 

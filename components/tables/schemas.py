@@ -1,6 +1,6 @@
 """The curated table schemas, and the schema of built examples that follows from them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -8,6 +8,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.tables.columns import is_list
 from components.tables.names import TABLES
+from models.names import features
 from models.names.errors import ConfigError, DataError
 
 PREFIX = {"events": "", "items": "item_", "users": "user_"}
@@ -57,18 +58,22 @@ def train_schema(
     columns: Mapping[str, str],
     origins: Mapping[str, tuple[str, str]],
     tables: Mapping[str, schema_pb2.Schema],
+    kinds: Mapping[str, Mapping[str, str]] | None = None,
+    context: Collection[str] = (),
 ) -> schema_pb2.Schema:
     """The schema of the train rows.
 
     It has the columns that are in the data, with what the curated schemas know of them.
 
     Every feature is sparse (`value_count`, no `shape`): single-valued columns have
-    `value_count.max` 1.
+    `value_count.max` 1, and those that are lists in a list of events alone the tag `ONE_EACH`.
 
     Args:
         columns: column -> kind of the train rows.
         origins: column -> (table, its name there) of every column that comes from a table.
         tables: curated schemas.
+        kinds: table -> column -> kind there.
+        context: columns that the run names as context, which are tagged so.
     """
     known = {
         (table, feature.name): feature
@@ -88,6 +93,12 @@ def train_schema(
             feature.value_count.min = 0
         else:
             feature.value_count.min = feature.value_count.max = 1
+        table, own = origins.get(name, ("", name))
+        source_kind = (kinds or {}).get(table, {}).get(own)
+        if is_list(kind) and source_kind and not is_list(source_kind):
+            feature.annotation.tag.append(features.ONE_EACH)
+        if name in context:
+            feature.annotation.tag.append(features.CONTEXT)
         curated = known.get(origins.get(name))
         if curated is None:
             continue
@@ -97,7 +108,6 @@ def train_schema(
         for domain in ("int_domain", "float_domain"):
             if curated.HasField(domain) and not is_list(kind):
                 getattr(feature, domain).CopyFrom(getattr(curated, domain))
-        table, _ = origins[name]
         if (table, curated.domain) in domains:
             copied = schema_pb2.StringDomain()
             copied.CopyFrom(domains[table, curated.domain])

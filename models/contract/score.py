@@ -13,7 +13,8 @@ import tensorflow as tf
 from models.contract.recommender import H, Recommender
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.score_data import ID, Inputs, ScoreData
+from models.inputs.schema import ID
+from models.inputs.score_data import Inputs, ScoreData
 from models.measures import pointwise
 from models.names import metrics
 from models.names.features import DOCUMENT, NUMERIC, Feature

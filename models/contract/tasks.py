@@ -14,7 +14,7 @@ A task has `name`, `metrics` (a `metrics.MetricSet`), and
         what the training log says of what is served
 """
 
-from models.contract.retrieve import RetrieveTask
+from models.contract.retrieve_task import RetrieveTask
 from models.contract.score import ScoreTask
 from models.names import registry
 from models.names.errors import ConfigError

@@ -18,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from models.contract.retrieve import parse_requests
-from models.inputs.data import STRINGS
+from models.contract.retriever import parse_requests
+from models.inputs.history import STRINGS
 from models.measures import ranking
 from models.names import metrics
 
 WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
 _HASHES = 2**62
+_EVENTS = "recommend_events"
 
 
 class TwoStage(tf.Module):
@@ -53,29 +54,41 @@ class TwoStage(tf.Module):
         self.weight = tf.Variable(weight, dtype=tf.float32, trainable=False)
 
     def recommend(
-        self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """The `recommend` signature: as of the recall, and where each item comes from.
+
+        `recommend_events` is the same with all that the recall reads.
 
         Args:
             user_id: [B] strings.
             history: [B, H] strings padded with "".
             exclude: [B, E] strings padded with "".
             k: [B] int32, at least 1.
+            beside: what the recall reads besides, all of it or nothing; see
+                `Retriever.events_signature`.
 
         Returns:
             `item_id` [B, K], "" beyond a row's k; `score` [B, K] float32, to be compared within an
             answer only; `source` [B, K]: the recall's name, `segment` or `popularity`; and
             `strategy` [B].
         """
-        with tf.control_dependencies(
-            [tf.debugging.assert_positive(k, message="k must be at least 1")]
-        ):
-            longest = tf.reduce_max(tf.concat([k, [1]], axis=0))
-        count = tf.fill(tf.shape(k), tf.maximum(longest, self._candidates))
-        found = self._recall.signatures["recommend"](
-            user_id=user_id, history=history, exclude=exclude, k=count
+        count = tf.fill(tf.shape(k), tf.maximum(_longest(k), self._candidates))
+        found = self._recall.signatures[_EVENTS if beside else "recommend"](
+            user_id=user_id, history=history, exclude=exclude, k=count, **beside
         )
+        return self._answer(user_id, found, k)
+
+    def _answer(
+        self, user_id: tf.Tensor, found: dict[str, tf.Tensor], k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The first k [B] of what was found, in the order of both stages."""
+        longest = _longest(k)
         scores = self._ordered(self._stages(user_id, found), self.weight)
         # Equal scores stay in the order of the recall.
         top, place = tf.math.top_k(scores, tf.minimum(longest, tf.shape(scores)[1]))
@@ -95,6 +108,10 @@ class TwoStage(tf.Module):
     def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
         rows = parse_requests(examples)
+        if _EVENTS in self._recall.signatures:
+            count = tf.maximum(_longest(rows["k"]), self._candidates)
+            found = self._recall.signatures["recall_examples"](examples=examples, count=count)
+            return self._answer(rows["user_id"], found, rows["k"])
         history, exclude = (
             rows[name].to_tensor(default_value="") for name in ("history", "exclude")
         )
@@ -165,6 +182,9 @@ class TwoStage(tf.Module):
             ),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
         }
+        if _EVENTS in self._recall.signatures:
+            _, asked = self._recall.signatures[_EVENTS].structured_input_signature
+            signatures[_EVENTS] = tf.function(self.recommend).get_concrete_function(**asked)
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
         tf.saved_model.save(self, folder, signatures=signatures)
@@ -228,6 +248,12 @@ class TwoStage(tf.Module):
             blended = weight * parts["rank"] + (1 - weight) * parts["recall"]
             scores = tf.where(parts["ranked"][:, tf.newaxis], blended, scores)
         return tf.where(parts["there"], scores, float("-inf"))
+
+
+def _longest(k: tf.Tensor) -> tf.Tensor:
+    """The largest of [B] numbers of items, which must be positive."""
+    with tf.control_dependencies([tf.debugging.assert_positive(k, message="k must be at least 1")]):
+        return tf.reduce_max(tf.concat([k, [1]], axis=0))
 
 
 def _personal(found: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -6,23 +6,22 @@ p in the catalogue is index p + 2.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform.tf_metadata import schema_utils
 
 from models.inputs.documents import Documents
-from models.inputs.preprocessing import FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
-from models.inputs.schema import read_schema
+from models.inputs.event_log import EventLog
+from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
+from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
-
-STRINGS = tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
-"""How a list of ids is parsed."""
+from models.names.features import CONTEXT, EVENT_TYPE, HISTORY_COLUMNS
 
 _BATCH = 8192
 
@@ -71,81 +70,6 @@ class Entities:
         return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
 
 
-@dataclass
-class EventLog:
-    """The train events, sorted by user and, within a user, by time.
-
-    Attributes:
-        user: [E] int64 user index.
-        item: [E] int64 item index.
-        timestamp: [E] int64 seconds, 0 where there is none.
-        rating: [E] float32, NaN where there is none.
-        row: [E] int64 number in the source; it orders what no time does.
-        session: [E] int64, equal within a session of a user; 0 where the train rows are no
-            sessions. The events of a user that have no session id are one session together, in
-            the splits, the rows and here.
-        label: [E] float32, what a `score` run learns; NaN in a `retrieve` run.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    timestamp: np.ndarray
-    rating: np.ndarray
-    row: np.ndarray
-    session: np.ndarray
-    label: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @functools.cached_property
-    def starts(self) -> np.ndarray:
-        """[P + 1] int64: where the events of each of the P users begin, and the end."""
-        return np.r_[np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]]), len(self)]
-
-    @functools.cached_property
-    def position(self) -> np.ndarray:
-        """[E] int64: how many events of the same user come before."""
-        return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
-
-    def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """The events as sequences.
-
-        They are a user's sessions where the log has them, else all that a user has.
-
-        Returns:
-            Items, [E] int64, sequence after sequence, each oldest first; the sequences in the order
-            of their first events. And where each of the S sequences begins, and the end: [S + 1]
-            int64.
-        """
-        # Stable: within a session the events stay in the order of time.
-        together = np.lexsort((self.session, self.user))
-        user, session = self.user[together], self.session[together]
-        firsts = np.flatnonzero(
-            np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])]
-        )
-        lengths = np.diff(np.r_[firsts, len(self)])
-        order = np.lexsort((self.row[together][firsts], self.timestamp[together][firsts]))
-        starts = np.r_[0, np.cumsum(lengths[order])]
-        within = np.arange(len(self)) - np.repeat(starts[:-1], lengths[order])
-        return self.item[together][np.repeat(firsts[order], lengths[order]) + within], starts
-
-    def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
-        """[P, item_count] float32: 1 where a user has the item, by catalogue position.
-
-        The rows are in the order of `starts`; there are no unknown items.
-        """
-        known = self.item >= FIRST_TOKEN
-        rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
-        shape = (len(self.starts) - 1, item_count)
-        pairs = scipy.sparse.csr_matrix(
-            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST_TOKEN)), shape
-        )
-        pairs.sum_duplicates()
-        pairs.data[:] = 1.0
-        return pairs
-
-
 class TrainingData:
     """Everything that a `retrieve` model may learn from.
 
@@ -157,6 +81,9 @@ class TrainingData:
         splits: split name -> glob of its gzip TFRecord files; `train`, `items` and `users` are
             required.
         cold_items: whether items that train has not seen belong to the catalogue.
+        history: what the model reads beside the items of a history, of
+            `models.names.features.HISTORY_COLUMNS`.
+        context: whether it reads the context columns that the run names.
 
     Raises:
         DataError: a required split is missing or train is empty.
@@ -164,12 +91,21 @@ class TrainingData:
     Attributes:
         unknown_item_events: train events that `events` leaves out, since their item is not in the
             catalogue: it has fewer than `features.min_count` of them, and no model can retrieve it.
+        event_types: [N] bytes; type n has index n + 2 in `EventLog.event_type` and in histories.
+        context: the fields of the context that the model reads and the run names.
+        histories: reads the histories of requests and queries.
     """
 
     _drops_unknown_items = True
 
     def __init__(
-        self, transform_graph: str, schema: str, splits: Mapping[str, str], cold_items: bool = False
+        self,
+        transform_graph: str,
+        schema: str,
+        splits: Mapping[str, str],
+        cold_items: bool = False,
+        history: Sequence[str] = (),
+        context: bool = False,
     ):
         self.unknown_item_events = 0
         for name in ("train", "items", "users"):
@@ -187,6 +123,18 @@ class TrainingData:
         self.item_counts = self._item_counts()
         self.item_table = self.items.lookup_table()
         self.user_table = self.users.lookup_table()
+        self.event_types = (
+            self._vocabulary(EVENT_TYPE)
+            if "event_types" in history and EVENT_TYPE in self._raw_spec
+            else []
+        )
+        self.histories = HistoryReader(self.item_table, self.event_types, history)
+        tagged = {column.name for column in columns.feature if CONTEXT in column.annotation.tag}
+        self.context = tuple(
+            self._field(feature.name, feature.entity, feature.kind)
+            for feature in self.features
+            if context and feature.name in tagged
+        )
 
     @functools.cached_property
     def events(self) -> EventLog:
@@ -205,6 +153,16 @@ class TrainingData:
                 name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
                 for name, kind in kinds.items()
             },
+        }
+        beside = {
+            HISTORY_COLUMNS[name]: RAW[name]
+            for name in self.histories.columns
+            if HISTORY_COLUMNS[name] not in kinds
+        }
+        told = {field.name: field.dtype for field in self.context}
+        spec |= {
+            name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+            for name, kind in (beside | told).items()
         }
 
         def index(row):
@@ -236,13 +194,21 @@ class TrainingData:
                 whole = row[name].row_lengths() == lengths
                 values = tf.ragged.boolean_mask(row[name], whole).flat_values
                 columns[name] = of_events(values, whole, float("nan") if kind.is_floating else 0)
+            for name in beside | told:
+                columns[name] = beside_items(row[name], items, name).flat_values
+            if EVENT_TYPE in beside:
+                columns[EVENT_TYPE] = self.histories.event_type_index(columns[EVENT_TYPE])
+            if told:
+                columns |= self.context_index({name: columns[name] for name in told})
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
         if self._drops_unknown_items:
             known = columns["item"] >= FIRST_TOKEN
             self.unknown_item_events = int(np.sum(~known))
-            columns = {name: column[known] for name, column in columns.items()}
+            columns = {
+                name: _rows(column, np.flatnonzero(known)) for name, column in columns.items()
+            }
         if not len(columns["user"]):
             raise DataError(
                 "the train split holds no rows; required: at least one event before the split "
@@ -251,7 +217,40 @@ class TrainingData:
             )
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
-        return EventLog(**{name: columns.pop(name)[order] for name in list(columns)})
+        sorted_ = {name: _rows(columns.pop(name), order) for name in list(columns)}
+        return EventLog(context={name: sorted_.pop(name) for name in told}, **sorted_)
+
+    def context_index(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Transforms the context of requests or events, in-graph.
+
+        Args:
+            raw: name of a field of `context` -> [B] strings, "" where missing, or numbers, NaN
+                where missing (a float is taken for an integer column too); or sparse [B, L] as
+                they are parsed.
+
+        Returns:
+            The same names -> [B] int64 indices: 0 missing, 1 unknown; ragged [B, None] of text.
+        """
+        if not self.context:
+            return {}
+        columns = self.transform_layer(
+            {
+                field.name: raw[field.name]
+                if isinstance(raw[field.name], tf.SparseTensor)
+                else present(raw[field.name], field.dtype)
+                for field in self.context
+            }
+        )
+        ragged = {field: to_ragged(columns[field.name]) for field in self.context}
+        return {
+            field.name: first_value(values) if field.single else values
+            for field, values in ragged.items()
+        }
+
+    @functools.cached_property
+    def transform_layer(self) -> tf.keras.layers.Layer:
+        """The fitted transform; it takes any of the raw columns, as sparse [B, L]."""
+        return self.transform.transform_features_layer()
 
     @property
     def has_walks(self) -> bool:
@@ -274,20 +273,31 @@ class TrainingData:
         )["item"]
 
     @functools.cached_property
-    def user_history(self) -> tf.RaggedTensor:
-        """[users + 2, None] int64 item indices, oldest first: the whole log.
+    def user_histories(self) -> History:
+        """[users + 2] rows, oldest first: the whole log.
 
         It is for serving only; unknown items are left out.
         """
-        rows = read_columns(
-            self._splits["users"],
-            {"user_id": tf.io.FixedLenFeature([], tf.string), "history": STRINGS},
-            lambda row: {
-                "user": self.user_table.lookup(row["user_id"]),
-                "history": drop_unknown(self.item_table.lookup(row["history"])),
-            },
+        spec = {
+            "user_id": tf.io.FixedLenFeature([], tf.string),
+            **self.histories.parsing(),
+        }
+
+        def read(row):
+            history = self.histories.read(row)._asdict()
+            columns = {name: column for name, column in history.items() if column is not None}
+            return {"user": self.user_table.lookup(row["user_id"]), **columns}
+
+        rows = read_columns(self._splits["users"], spec, read)
+        user = rows.pop("user")
+        return History(
+            **{name: _scatter_rows(rows[name], user, self.users.index_count) for name in rows}
         )
-        return _scatter_rows(rows["history"], rows["user"], self.users.index_count)
+
+    @property
+    def user_history(self) -> tf.RaggedTensor:
+        """[users + 2, None] int64 item indices: the items of `user_histories`."""
+        return self.user_histories.items
 
     def documents(self, entity: str, longest: int) -> Documents:
         """The documents of the users or the items, out of reviews that train has and nothing else.
@@ -362,6 +372,15 @@ class TrainingData:
 
     def _vocabulary(self, name: str) -> list[bytes]:
         return list(self.transform.vocabulary_by_name(name))
+
+    def _field(self, name: str, entity: str, kind: str) -> Field:
+        if kind == feature_types.DOCUMENT:
+            tokens = self._vocabulary(feature_types.REVIEW)
+            return Field(name, entity, kind, tf.string, False, tuple(tokens))
+        buckets = [b"bucket %d" % number for number in range(BUCKETS)]
+        tokens = buckets if kind == feature_types.NUMERIC else self._vocabulary(name)
+        listed = kind == feature_types.MULTIVALUED
+        return Field(name, entity, kind, self._raw_spec[name].dtype, listed, tuple(tokens))
 
     def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
         key = f"{entity}_id"
@@ -471,6 +490,10 @@ def first_value(column: tf.RaggedTensor) -> tf.Tensor:
     return tf.where(
         column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype)
     )
+
+
+def _rows(column: np.ndarray | tf.RaggedTensor, index: np.ndarray) -> np.ndarray | tf.RaggedTensor:
+    return column[index] if isinstance(column, np.ndarray) else tf.gather(column, index)
 
 
 def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.names.features import NOT_FEATURES, REVIEW
+from models.names.features import EVENT_TYPE, NOT_FEATURES, REVIEW
 
 UNKNOWN = 1
 FIRST_TOKEN = 2
@@ -63,6 +63,9 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         # No feature of its row: the words of documents (`models.inputs.documents`) are looked up
         # in its vocabulary.
         outputs[REVIEW] = _index(words(_sparse(inputs[REVIEW])), REVIEW, 1, _WORDS)
+    if EVENT_TYPE in inputs:
+        # No feature: of an event that is to be predicted nobody knows the type. Histories have it.
+        outputs[EVENT_TYPE] = _index(_sparse(inputs[EVENT_TYPE]), EVENT_TYPE, 1, _CATEGORIES)
     for name in _PASSED_ON:
         if name in inputs:
             outputs[name] = _sparse(inputs[name])

@@ -1,11 +1,64 @@
-"""The schema of the built examples, read from any file system."""
+"""The schema of the built examples, read from any file system, and fields as models see them."""
+
+from dataclasses import dataclass
 
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
+
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.features import CATEGORICAL, NUMERIC
+
+ID = "id"
+"""The kind of the field that an id is."""
 
 
 def read_schema(path: str) -> schema_pb2.Schema:
     """Reads a text-format schema."""
     with tf.io.gfile.GFile(path) as file:
         return text_format.Parse(file.read(), schema_pb2.Schema())
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input column as a model sees it.
+
+    Attributes:
+        name: the column.
+        entity: `user`, `item` or `context`.
+        kind: `id`, `categorical`, `multivalued`, `text`, `numeric` or `document`.
+        dtype: of the raw values; a request gives numbers as float32, NaN where missing.
+        listed: whether a request gives a list of raw values a row (a text is one value and many
+            indices).
+        tokens: what the indices from 2 on stand for, for aligning embedding rows at a warm start.
+    """
+
+    name: str
+    entity: str
+    kind: str
+    dtype: tf.DType
+    listed: bool
+    tokens: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of distinct indices, missing and unknown included."""
+        return FIRST_TOKEN + len(self.tokens)
+
+    @property
+    def single(self) -> bool:
+        """Whether a row holds at most one value."""
+        return self.kind in (ID, CATEGORICAL, NUMERIC)
+
+
+def present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:
+    """The values of a request or a row that are not missing: sparse [B, L] of the raw type."""
+    matrix = values[:, tf.newaxis] if values.shape.rank == 1 else values
+    if matrix.dtype == tf.string:
+        there = matrix != ""
+    else:
+        there = ~tf.math.is_nan(matrix) if matrix.dtype.is_floating else tf.ones_like(matrix, bool)
+    ragged = tf.ragged.boolean_mask(matrix, there)
+    if dtype != ragged.dtype:
+        ragged = tf.cast(ragged, dtype)
+    return ragged.to_sparse()

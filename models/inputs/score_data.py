@@ -8,59 +8,25 @@ bucket, ascending).
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
-from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN, UNKNOWN
-from models.inputs.schema import read_schema
+from models.inputs.preprocessing import UNKNOWN
+from models.inputs.schema import ID, Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
-    CATEGORICAL,
     DOCUMENT,
     DOCUMENTS,
-    MULTIVALUED,
-    NUMERIC,
     REVIEW,
     Feature,
 )
 from models.names.label import LABEL, Label
 
-ID = "id"
 Inputs = dict[str, tf.Tensor]
-
-
-@dataclass(frozen=True)
-class Field:
-    """One input column as a model sees it.
-
-    Attributes:
-        name: the column.
-        entity: `user`, `item` or `context`.
-        kind: `id`, `categorical`, `multivalued`, `text`, `numeric` or `document`.
-        dtype: of the raw values; a request gives numbers as float32, NaN where missing.
-        listed: whether a request gives a list of raw values a row (a text is one value and many
-            indices).
-        size: number of distinct indices, missing and unknown included.
-        tokens: what the indices from 2 on stand for, for aligning embedding rows at a warm start.
-    """
-
-    name: str
-    entity: str
-    kind: str
-    dtype: tf.DType
-    listed: bool
-    size: int
-    tokens: tuple[bytes, ...]
-
-    @property
-    def single(self) -> bool:
-        """Whether a row holds at most one value."""
-        return self.kind in (ID, CATEGORICAL, NUMERIC)
 
 
 class ScoreData(TrainingData):
@@ -120,7 +86,6 @@ class ScoreData(TrainingData):
                     "Rename the column under data.columns, such as "
                     f"{re.sub('[^A-Za-z0-9_]+', '_', field.name)}: {field.name!r}"
                 )
-        self.transform_layer = self.transform.transform_features_layer()
         # Traced once for all splits and signatures.
         self._transform = tf.function(self._transform_columns, reduce_retracing=True)
 
@@ -193,7 +158,7 @@ class ScoreData(TrainingData):
 
         These are strings [B] or [B, L] padded with "", numbers [B] float32 or NaN.
         """
-        columns = {field.name: _present(raw[field.name], field.dtype) for field in self.fields}
+        columns = {field.name: present(raw[field.name], field.dtype) for field in self.fields}
         return {name: _dense(column) for name, column in self._transform(columns).items()}
 
     def lookup(self, user: tf.Tensor, item: tf.Tensor) -> Inputs:
@@ -275,24 +240,6 @@ class ScoreData(TrainingData):
             outputs[field.name] = first_value(ragged) if field.single else ragged
         return outputs
 
-    def _field(self, name: str, entity: str, kind: str) -> Field:
-        if kind == DOCUMENT:
-            tokens = self._vocabulary(REVIEW)
-            return Field(
-                name, entity, kind, tf.string, False, FIRST_TOKEN + len(tokens), tuple(tokens)
-            )
-        buckets = [b"bucket %d" % number for number in range(BUCKETS)]
-        tokens = buckets if kind == NUMERIC else self._vocabulary(name)
-        return Field(
-            name,
-            entity,
-            kind,
-            self._raw_spec[name].dtype,
-            kind == MULTIVALUED,
-            FIRST_TOKEN + len(tokens),
-            tuple(tokens),
-        )
-
     def check_labels(self, labels: np.ndarray, split: str) -> None:
         """Raises DataError unless every label is a number and, in a click run, 0 or 1."""
         good = np.isin(labels, (0.0, 1.0)) if self.label.is_click else np.isfinite(labels)
@@ -304,16 +251,6 @@ class ScoreData(TrainingData):
                 f"the first is {labels[np.argmin(good)]:g}. A rating becomes a click with "
                 "label.threshold"
             )
-
-
-def _present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:
-    """The values of a request that are not missing, as a sparse [B, L] column of the raw type."""
-    matrix = values[:, tf.newaxis] if values.shape.rank == 1 else values
-    present = matrix != "" if matrix.dtype == tf.string else ~tf.math.is_nan(matrix)
-    ragged = tf.ragged.boolean_mask(matrix, present)
-    if dtype != ragged.dtype:
-        ragged = tf.cast(ragged, dtype)
-    return ragged.to_sparse()
 
 
 def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:

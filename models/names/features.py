@@ -22,10 +22,27 @@ ANONYMOUS = "anonymous"
 """Schema tag of an id that the reader made up because the data has none: \
 no model may learn from it."""
 
+EVENT_TYPE, DWELL, TIMESTAMP = "event_type", "dwell", "timestamp"
+
+HISTORY_COLUMNS = {"event_types": EVENT_TYPE, "dwell": DWELL, "timestamps": TIMESTAMP}
+"""What may stand beside the items of a history, one value an item -> the events' column of it.
+
+Requests, and the rows of queries and users, call it by the name before the arrow."""
+
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
-    "activity popularity temperature review dwell event_type split".split()
+    "activity popularity temperature review dwell event_type split event_types timestamps".split()
 )
+
+ONE_EACH = "one_each"
+"""Schema tag of a column that is a list because its row is one: it has one value an event, or an \
+item, of the row."""
+
+CONTEXT = "context"
+"""Schema tag of a column that the run names as context: a request may tell it."""
+
+REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", *HISTORY_COLUMNS))
+"""What a request for recommendations may hold besides context."""
 
 
 @dataclass(frozen=True)
@@ -106,5 +123,7 @@ def _kind(column: schema_pb2.Feature) -> str:
         return CATEGORICAL if LOG_SCALE in column.annotation.tag else NUMERIC
     if column.HasField("natural_language_domain"):
         return TEXT
-    single = column.HasField("shape") or column.value_count.max == 1
+    single = (
+        column.HasField("shape") or column.value_count.max == 1 or ONE_EACH in column.annotation.tag
+    )
     return CATEGORICAL if single else MULTIVALUED

@@ -63,17 +63,26 @@ class AsyncClient:
         self._transport = kind(address, api_key, tls, tls_ca_file)
 
     async def recommend(
-        self, user_id: Id, history: Sequence[Id] = (), exclude: Sequence[Id] = (), k: int = 10
+        self,
+        user_id: Id,
+        history: Sequence[Id] = (),
+        exclude: Sequence[Id] = (),
+        k: int = 10,
+        **more: Any,
     ) -> Recommendations:
         """Recommends items to one user; see `Client.recommend`."""
-        return (await self.recommend_many([Query(user_id, history, exclude)], k))[0]
+        return (await self.recommend_many([Query(user_id, history, exclude, **more)], k))[0]
 
     async def recommend_many(self, queries: Sequence[Query], k: int = 10) -> list[Recommendations]:
         """Recommends to several users in one request."""
         if not queries:
             return []
-        inputs = messages.recommend_inputs(queries, k)
-        outputs, version = await self._predict(inputs, "recommend", ())
+        signature, beside = "recommend", messages.NOTHING
+        if messages.tells_more(queries):
+            metadata = await self.metadata()
+            signature, beside = messages.EVENTS, messages.events_inputs(metadata, queries)
+        inputs = messages.recommend_inputs(queries, k, beside)
+        outputs, version = await self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 
     async def predict(

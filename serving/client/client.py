@@ -84,7 +84,12 @@ class Client:
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
 
     def recommend(
-        self, user_id: Id, history: Sequence[Id] = (), exclude: Sequence[Id] = (), k: int = 10
+        self,
+        user_id: Id,
+        history: Sequence[Id] = (),
+        exclude: Sequence[Id] = (),
+        k: int = 10,
+        **more: Any,
     ) -> Recommendations:
         """Recommends items to one user.
 
@@ -94,17 +99,23 @@ class Client:
                 it has stored or, by a model of sessions, read alone (see `Query`).
             exclude: items not to return.
             k: how many items, at least 1; fewer come where the catalogue has no more.
+            more: `event_types`, `dwell`, `timestamps` and `context` of `Query`, for models that
+                read them.
 
         Raises:
             ServingError: with the server's code and message.
         """
-        return self.recommend_many([Query(user_id, history, exclude)], k)[0]
+        return self.recommend_many([Query(user_id, history, exclude, **more)], k)[0]
 
     def recommend_many(self, queries: Sequence[Query], k: int = 10) -> list[Recommendations]:
         """Recommends to several users in one request; see `recommend`."""
         if not queries:
             return []
-        outputs, version = self._predict(messages.recommend_inputs(queries, k), "recommend", ())
+        signature, beside = "recommend", messages.NOTHING
+        if messages.tells_more(queries):
+            signature, beside = messages.EVENTS, messages.events_inputs(self.metadata(), queries)
+        inputs = messages.recommend_inputs(queries, k, beside)
+        outputs, version = self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 
     def predict(

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving.client.messages import Document, Inputs, Outputs, VersionStatus
+from serving.client.messages import Document, Inputs, LongIntegers, Outputs, VersionStatus
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError
 from serving.wire.proto_json import message_to_dict
@@ -57,6 +57,8 @@ def model_spec(model: str, version: int | None, label: str | None) -> Any:
 def _array(value: Any) -> npt.NDArray[Any]:
     if isinstance(value, np.ndarray):
         return value
+    if isinstance(value, LongIntegers):
+        return np.array(value, np.int64)
     first, shape = value, []
     while isinstance(first, (list, tuple)):
         shape.append(len(first))

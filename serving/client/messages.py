@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 import time
-from dataclasses import dataclass
+import types
+from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence, Union
 from urllib.parse import quote
 
@@ -19,6 +21,11 @@ Document = dict[str, Any]
 # The outputs of a model, and its version where the protocol tells it.
 Answer = tuple[Outputs, Union[int, None]]
 NAMELESS = ""
+EVENTS = "recommend_events"
+NOTHING: Mapping[str, Document] = types.MappingProxyType({})
+# What stands beside the items of a history.
+_BESIDE = ("event_types", "dwell", "timestamps")
+_IDS = {"user_id", "history", "exclude", "k"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,20 @@ class Query:
             seen. A model that knows the user adds them to what it has stored, newest last; a model
             of sessions takes them for the session and reads nothing else.
         exclude: items that must not be returned.
+        event_types: what the user did with each item of the history, for models that read it, as
+            the next three; as many as there are items, or none.
+        dwell: how many seconds each took, 0 where nobody knows.
+        timestamps: when each was, in seconds since 1970, 0 where nobody knows.
+        context: what is known of the moment, such as the device, by the names that the run gave.
     """
 
     user_id: Id
     history: Sequence[Id] = ()
     exclude: Sequence[Id] = ()
+    event_types: Sequence[str] = ()
+    dwell: Sequence[float] = ()
+    timestamps: Sequence[int] = ()
+    context: Mapping[str, Union[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,41 @@ class VersionStatus:
     error_message: str
 
 
-def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list[Any]]:
-    """The inputs of the signature `recommend`.
+class LongIntegers(list[Any]):
+    """Rows of integers that a model takes as int64; over REST a list like any other."""
+
+
+def tells_more(queries: Sequence[Query]) -> bool:
+    """Whether a query has more than ids, so that the signature `recommend_events` is asked."""
+    return any(query.context or any(getattr(query, name) for name in _BESIDE) for query in queries)
+
+
+def events_inputs(metadata: Document, queries: Sequence[Query]) -> Document:
+    """The inputs of `recommend_events` besides the ids: name -> what the metadata say of it.
+
+    Args:
+        metadata: of the model, as REST writes them.
+        queries: what will be asked.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a query tells what the model does not read.
+    """
+    signature = metadata["metadata"]["signature_def"]["signature_def"].get(EVENTS)
+    read = {} if signature is None else signature["inputs"]
+    for query in queries:
+        for name in (*(each for each in _BESIDE if getattr(query, each)), *query.context):
+            if name not in read or name in _IDS:
+                told = ", ".join(sorted(set(read) - _IDS)) or "nothing but ids"
+                raise ServingError(
+                    Code.INVALID_ARGUMENT, f"the model does not read {name!r}; it reads {told}"
+                )
+    return {name: tensor for name, tensor in read.items() if name not in _IDS}
+
+
+def recommend_inputs(
+    queries: Sequence[Query], k: int, beside: Mapping[str, Document] = NOTHING
+) -> dict[str, list[Any]]:
+    """The inputs of the signature `recommend`, or of `recommend_events`.
 
     Lists are padded with "" to the longest, rounded up to a power of two: few widths, so that
     requests of several clients fit into one batch, and the model sees few shapes.
@@ -74,13 +123,36 @@ def recommend_inputs(queries: Sequence[Query], k: int) -> dict[str, list[Any]]:
     Args:
         queries: one a row.
         k: the number of items wanted for each.
+        beside: what `events_inputs` returned, for `recommend_events`.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a list has not as many values as the history has items.
     """
-    return {
+    history = _padded([list(query.history) for query in queries])
+    inputs: dict[str, list[Any]] = {
         "user_id": [query.user_id for query in queries],
-        "history": _padded([list(query.history) for query in queries]),
+        "history": history,
         "exclude": _padded([list(query.exclude) for query in queries]),
         "k": [k] * len(queries),
     }
+    for name, tensor in beside.items():
+        kind: Any = {"DT_STRING": lambda text: text, "DT_INT64": int}.get(tensor["dtype"], float)
+        if name not in _BESIDE:
+            none = "" if tensor["dtype"] == "DT_STRING" else math.nan
+            inputs[name] = [kind(query.context.get(name, none)) for query in queries]
+            continue
+        none = "" if tensor["dtype"] == "DT_STRING" else kind(0)
+        rows = [[kind(value) for value in getattr(query, name)] for query in queries]
+        for query, row in zip(queries, rows, strict=True):
+            if len(row) not in (0, len(query.history)):
+                raise ServingError(
+                    Code.INVALID_ARGUMENT,
+                    f"{name}: required: {len(query.history)} values, as many as history has items, "
+                    f"or none; received {len(row)}",
+                )
+        padded = [row + [none] * (len(history[0]) - len(row)) for row in rows]
+        inputs[name] = LongIntegers(padded) if kind is int else padded
+    return inputs
 
 
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:

@@ -71,6 +71,13 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
     if set(inputs) == _RECOMMEND:
         values = messages.recommend_inputs([messages.Query("1", ["2", "3"], ["4"])], 10)
         call = 'client.recommend("1", history=["2", "3"], exclude=["4"], k=10)'
+    elif name == messages.EVENTS:
+        more = _more(inputs)
+        query = messages.Query("1", ["2", "3"], ["4"], **more)
+        beside = {key: tensor for key, tensor in inputs.items() if key not in _RECOMMEND}
+        values = messages.recommend_inputs([query], 10, beside)
+        told = "".join(f", {key}={value!r}" for key, value in more.items())
+        call = f'client.recommend("1", history=["2", "3"], exclude=["4"], k=10{told})'
     else:
         values = {key: _value(tensor) for key, tensor in sorted(inputs.items())}
         call = f"client.predict({values!r}, signature_name={name!r})"
@@ -81,6 +88,25 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
         f"    print({call})"
     )
     return Usage(name, summary, _curl(url, body), python)
+
+
+def _more(inputs: messages.Document) -> dict[str, Any]:
+    """Values of what a request tells besides ids."""
+    lists = {
+        name: value
+        for name, value in (
+            ("event_types", ["click", "click"]),
+            ("dwell", [12.0, 30.0]),
+            ("timestamps", [1_700_000_000, 1_700_000_060]),
+        )
+        if name in inputs
+    }
+    context = {
+        name: "" if tensor["dtype"] == "DT_STRING" else 1.0
+        for name, tensor in sorted(inputs.items())
+        if name not in _RECOMMEND and name not in lists
+    }
+    return {**lists, **({"context": context} if context else {})}
 
 
 def _curl(url: str, body: messages.Document) -> str:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows, session_queries
-from components.build.config import SplitConfig
+from components.build.config import BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
     TRAIN,
@@ -47,7 +47,11 @@ def sides(log):
 
 def queries(log, part=TEST, drop_repeats=False):
     found, dropped = session_queries.query_rows(
-        log, part, NO_FEATURES, rows.count_items(log), drop_repeats
+        log,
+        part,
+        NO_FEATURES,
+        rows.count_items(log),
+        BuildConfig(task="retrieve", kind="sequence", split=SplitConfig(drop_repeats=drop_repeats)),
     )
     return found.to_pylist(), dropped
 
@@ -188,7 +192,13 @@ def test_predefined_by_user_validates_on_the_last_event_that_remains():
     source = table(events, **extra)
     log = make_log(source, config, gather_facts(source, config))
     assert log.split.tolist() == [TRAIN, VALID, TEST, TRAIN]
-    found, _ = rows.query_rows(log, TEST, NO_FEATURES, rows.count_items(log), config)
+    found, _ = rows.query_rows(
+        log,
+        TEST,
+        NO_FEATURES,
+        rows.count_items(log),
+        BuildConfig(task="retrieve", kind="event", split=config),
+    )
     assert [(one["history"], one["targets"]) for one in found.to_pylist()] == [
         ([b"x", b"y"], [b"z"])
     ]

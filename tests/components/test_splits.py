@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows
-from components.build.config import SPLITS, SplitConfig
+from components.build.config import SPLITS, BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
     TEST_INPUT,
@@ -81,8 +81,12 @@ def parts(log):
 NO_FEATURES = rows.Side(pa.table({"user_id": pa.array([], pa.large_binary())}), "user_id")
 
 
+def built(config, **carries):
+    return BuildConfig(task="retrieve", kind="event", split=config, **carries)
+
+
 def queries(log, config, part=TEST):
-    found, dropped = rows.query_rows(log, part, NO_FEATURES, rows.count_items(log), config)
+    found, dropped = rows.query_rows(log, part, NO_FEATURES, rows.count_items(log), built(config))
     return found.to_pylist(), dropped
 
 
@@ -316,7 +320,7 @@ def test_sampled_negatives_are_99_distinct_items_of_train_that_the_user_never_to
     popularity = rows.count_items(log)
     alone = make_log(table(mine), config, gather_facts(table(mine), config))
     (query,), _ = (lambda pair: (pair[0].to_pylist(), pair[1]))(
-        rows.query_rows(alone, TEST, NO_FEATURES, popularity, config)
+        rows.query_rows(alone, TEST, NO_FEATURES, popularity, built(config))
     )
     assert (
         query["candidates"] == next(one for one in found if one["user_id"] == b"u3")["candidates"]

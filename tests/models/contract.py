@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from models.contract.query import Query
-from models.contract.retrieve import Evaluation, Retriever
+from models.contract.retrieve_task import Evaluation
+from models.contract.retriever import Retriever
 from models.names import registry
 from models.names.hyper_parameters import Epochs
 from models.training import warm_start
@@ -62,6 +63,11 @@ class RetrieveContract:
     name: str
     hyper_parameters: dict = {}
 
+    def toy(self, toy_data, randomness):
+        """The log as the model's runs would have it built."""
+        described = registry.load(self.name).Model.reads_item_features
+        return toy_data(registry.get(self.name).kind, randomness, described=described)
+
     @pytest.fixture(scope="class")
     def trained(self, toy_data, tmp_path_factory):
         """The model trained on the learnable log, exported and loaded again.
@@ -69,7 +75,7 @@ class RetrieveContract:
         The tables know a user and an item more than train does.
         """
         place = tmp_path_factory.mktemp(self.name)
-        toy = toy_data(registry.get(self.name).kind, 0.0)
+        toy = self.toy(toy_data, 0.0)
         data = with_newcomers(toy, place / "data").load(self.name)
         model = train(self.name, data, self.hyper_parameters)
         folder = str(place / "1")
@@ -104,7 +110,7 @@ class RetrieveContract:
         assert values["tie_gap_10"] < 0.01
 
     def test_does_not_beat_popularity_on_noise(self, toy_data):
-        data = toy_data(registry.get(self.name).kind, 1.0).load(self.name)
+        data = self.toy(toy_data, 1.0).load(self.name)
         model = train(self.name, data, self.hyper_parameters)
         queries = data.queries("test")
         values = Evaluation(data, queries).of(model)()

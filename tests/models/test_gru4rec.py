@@ -327,7 +327,7 @@ def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability
 
 
 def test_full_softmax_learns_as_well(toy_data):
-    from models.contract.retrieve import Evaluation
+    from models.contract.retrieve_task import Evaluation
 
     data = toy_data("sequence", 0.0).load("gru4rec")
     values = Evaluation(data, data.queries("test")).of(train("gru4rec", data, FULL))()

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from components import standalone
 from models.contract.query import Query
-from models.contract.retrieve import Evaluation, Retriever
+from models.contract.retrieve_task import Evaluation
+from models.contract.retriever import Retriever
 from models.inputs import skip_gram
 from models.inputs.data import TrainingData
 from models.inputs.skip_gram import SkipGram

@@ -7,7 +7,7 @@ import tensorflow as tf
 from models.autoencoder.mult_vae import kl_divergence
 from models.autoencoder.multinomial import negative_log_likelihood
 from models.contract.query import Query
-from models.contract.retrieve import Evaluation
+from models.contract.retrieve_task import Evaluation
 from models.names import registry
 from models.training.loop import TrainingLoop
 from models.training.warm_start import load_weights, save_weights

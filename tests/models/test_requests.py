@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from models.contract.query import Query
-from models.contract.retrieve import DotProductModel, Retriever, RetrieveTask
+from models.contract.retrieve import DotProductModel
+from models.contract.retrieve_task import RetrieveTask
+from models.contract.retriever import Retriever
 from models.names.hyper_parameters import Ranking
 from models.rnn.gru4rec import GRU4Rec
 from tests.models.contract import strings

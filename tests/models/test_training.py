@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from models.contract.recommender import Recommender
-from models.contract.retrieve import Evaluation
+from models.contract.retrieve_task import Evaluation
 from models.inputs import sampling
 from models.inputs.dropout import Dropout, Step
 from models.names import metrics, registry

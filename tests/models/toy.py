@@ -181,22 +181,28 @@ def build(
     label: Label | None = None,
     write: Callable | None = None,
     same_rows: ToyData | None = None,
+    carries: dict | None = None,
 ) -> ToyData:
     """Log -> tables -> examples -> transform graph; with a label, ratings to score.
 
     `write` makes another log than the usual one.
 
-    Models of other kinds than `event` read no features of items: their logs have none to transform.
+    Few models of other kinds than `event` read features of items: without `item_features` among
+    what the rows carry, their logs have none to transform.
     `same_rows` was built of the same log by the same split, so that its transform graph is this
     one's too: to fit one takes longer than all the rest.
     """
     source = (write or (write_ratings if label else write_log))(
-        folder / "source", randomness, described=kind == "event"
+        folder / "source",
+        randomness,
+        described=kind == "event" or (carries or {}).get("item_features", False),
     )
     standalone.read_tables(str(source), output=str(folder / "tables"))
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", label.model_dump()) if label else ("retrieve", None)
-    standalone.build_examples(str(folder / "tables"), str(folder), task, kind, split, label=column)
+    standalone.build_examples(
+        str(folder / "tables"), str(folder), task, kind, split, label=column, carries=carries
+    )
     text = [
         column.name
         for column in read_schema(str(folder / "schema" / "schema.pbtxt")).feature

@@ -60,15 +60,15 @@ MUTANTS = {
         "tests/models/test_fm.py", "", "", "tests/models/test_contract.py -k fm"
     ),
     "a request's history takes the place of the stored one": Mutant(
-        "models/contract/retrieve.py",
-        "return tf.concat([stored, requested], axis=1)",
-        "return requested",
+        "models/contract/retriever.py",
+        "            return stored.followed_by(requested)",
+        "            return requested",
         "tests/models/test_requests.py -k history",
     ),
     "a request's history comes before the stored one": Mutant(
-        "models/contract/retrieve.py",
-        "return tf.concat([stored, requested], axis=1)",
-        "return tf.concat([requested, stored], axis=1)",
+        "models/contract/retriever.py",
+        "            return stored.followed_by(requested)",
+        "            return requested.followed_by(stored)",
         "tests/models/test_requests.py -k history",
     ),
     "the state is carried from one session into the next": Mutant(

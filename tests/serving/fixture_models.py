@@ -214,6 +214,38 @@ class Recommender(tf.Module):
         }
 
 
+class Told(Recommender):
+    """One that reads more than ids: every score is the sum of all numbers that it was told.
+
+    On an `oven` that is less, so that the context shows.
+    """
+
+    def recommend_events(self, user_id, history, exclude, k, **told):
+        """The signature `recommend_events`."""
+        answer = self.recommend(user_id, history, exclude, k)
+        known = tf.cast(told["event_types"] == "buy", tf.float32) * 1000
+        spent = told["dwell"] + tf.cast(told["timestamps"], tf.float32) / 1000
+        hour = tf.where(tf.math.is_nan(told["hour"]), -1.0, told["hour"])
+        total = tf.reduce_sum(known + spent, axis=1) + 10_000 * hour
+        total -= tf.where(told["device"] == "oven", 0.5, 0.0)
+        return {**answer, "score": tf.broadcast_to(total[:, None], tf.shape(answer["score"]))}
+
+
+def save_told(folder: Path) -> Path:
+    """Writes one version of `Told`."""
+    module = Told([f"i{number}" for number in range(10)])
+    matrix = {"event_types": tf.string, "dwell": tf.float32, "timestamps": tf.int64}
+    told = tf.function(module.recommend_events).get_concrete_function(
+        **{spec.name: spec for spec in module.recommend.input_signature},
+        **{name: tf.TensorSpec([None, None], kind, name) for name, kind in matrix.items()},
+        device=tf.TensorSpec([None], tf.string, "device"),
+        hour=tf.TensorSpec([None], tf.float32, "hour"),
+    )
+    signatures = {"recommend": module.recommend, "recommend_events": told}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder
+
+
 def save_recommender(folder: Path, items: list) -> Path:
     """Writes one version of `Recommender`."""
     module = Recommender(items)
@@ -239,7 +271,8 @@ def write_all(folder: Path) -> Path:
         save(folder / "half" / str(version), half(version=version))
     save_recommender(folder / "recommender" / "1", [f"i{number}" for number in range(10)])
     save_recommender(folder / "awkward" / "1", AWKWARD_IDS)
-    folders = {name: name for name in (*builders, "half", "recommender", "awkward")}
+    save_told(folder / "told" / "1")
+    folders = {name: name for name in (*builders, "half", "recommender", "awkward", "told")}
     # Names that a path must encode.
     folders |= {"a b": "half3", "a/b": "half3"}
     entries = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -86,6 +87,42 @@ def test_widths_are_powers_of_two():
         inputs = recommend_inputs([Query("u", ["i"] * length), Query("u")], 3)
         assert [len(row) for row in inputs["history"]] == [width, width]
     assert inputs["exclude"] == [[""], [""]] and inputs["k"] == [3, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_tells_more_than_ids(target, kind):
+    """The model adds up 1,000 a purchase, seconds, times / 1,000, 10,000 x hour (none: -1)."""
+    told = {"event_types": ["buy", "view"], "dwell": [3.0, 4.5], "timestamps": [1000, 2000]}
+    queries = [
+        Query("u1", ["i0", "i2"], context={"hour": 2.0, "device": "oven"}, **told),
+        Query("u2", ["i1"], dwell=[7.0]),
+        Query("u3"),
+    ]
+    with make(kind, target, "told") as client:
+        answers = client.recommend_many(queries, k=1)
+        alone = client.recommend("u1", ["i0"], context={"hour": 1})
+        plain = client.recommend("u1")
+    assert [answer.items[0][0] for answer in answers] == ["i1", "i0", "i0"]
+    scores = [answer.items[0][1] for answer in answers]
+    assert scores == pytest.approx([20_000 + 1000 + 7.5 + 3 - 0.5, 7 - 10_000, -10_000])
+    assert alone.items[0][1] == pytest.approx(10_000)
+    assert plain.items[0] == ("i0", pytest.approx(10 / 3))  # asked of the signature `recommend`
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "model, more, said",
+    [
+        ("told", {"context": {"weather": "wet"}}, "'weather'; it reads .*device, .*hour"),
+        ("told", {"context": {"k": 3}}, "does not read 'k'"),
+        ("recommender", {"dwell": [1.0]}, "'dwell'; it reads nothing but ids"),
+        ("told", {"dwell": [1.0, 2.0]}, "dwell: required: 1 values.* received 2"),
+    ],
+)
+def test_what_a_model_does_not_read_is_named(target, kind, model, more, said):
+    with make(kind, target, model) as client:
+        error = error_of(lambda: client.recommend("u1", ["i0"], **more))
+    assert error.code == Code.INVALID_ARGUMENT and re.search(said, error.message)
 
 
 # --- predict, metadata, status

@@ -13,7 +13,7 @@ from serving.client.client import Client
 from serving.client.usage import main, usages
 from tests.serving.support import ROOT
 
-MODELS = ["half", "multi", "types", "bytes", "scalar", "counter", "recommender", "a b"]
+MODELS = ["half", "multi", "types", "bytes", "scalar", "counter", "recommender", "told", "a b"]
 
 
 def printed(target, model: str, capsys) -> str:

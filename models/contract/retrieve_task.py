@@ -1,0 +1,95 @@
+"""The task `Retrieve`: what the Trainer asks of it, and validation while training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from models.contract.retrieve import RetrieveModel
+from models.contract.retriever import Retriever
+from models.inputs.data import TrainingData
+from models.names import metrics
+
+_EVALUATION_CELLS = (
+    2_000_000  # scores computed at once in evaluation: bounds memory on any catalogue
+)
+
+
+class Evaluation:
+    """Mean metrics of a model on fixed queries, for validation while training.
+
+    Args:
+        data: the training data (for its look-ups).
+        queries: [Q] serialized query rows.
+    """
+
+    metrics = metrics.RETRIEVE
+
+    def __init__(self, data: TrainingData, queries: npt.NDArray[np.object_]):
+        self._data = data
+        self._queries = queries
+
+    def of(self, model: RetrieveModel[Any]) -> Callable[[], dict[str, float]]:
+        """Returns a function that evaluates `model` as it then is.
+
+        The function is () -> {metric: mean over queries}.
+        """
+        retriever = Retriever(model, self._data)
+        size = max(1, _EVALUATION_CELLS // max(1, len(self._data.items)))
+        batches = [
+            retriever.parse_queries(tf.constant(self._queries[start : start + size], tf.string))
+            for start in range(0, len(self._queries), size)
+        ]
+        compute = tf.function(retriever.metrics, reduce_retracing=True)
+
+        def evaluate() -> dict[str, float]:
+            catalogue = model.catalogue()
+            totals: dict[str, list[float]] = {}
+            for batch in batches:
+                for name, value in compute(batch, catalogue).items():
+                    totals.setdefault(name, []).append(float(tf.reduce_sum(value)))
+            return {name: sum(parts) / len(self._queries) for name, parts in totals.items()}
+
+        return evaluate
+
+
+class RetrieveTask:
+    """What the Trainer asks of the task; see `models.contract.tasks`."""
+
+    name = "retrieve"
+    metrics = metrics.RETRIEVE
+
+    def load(
+        self,
+        model_class: type[RetrieveModel[Any]],
+        transform_graph: str,
+        schema: str,
+        splits: dict[str, str],
+    ) -> TrainingData:
+        """Returns what a model of the class trains on."""
+        return TrainingData(
+            transform_graph,
+            schema,
+            splits,
+            model_class.cold_items,
+            model_class.reads_history,
+            model_class.reads_context,
+        )
+
+    def evaluation(self, data: TrainingData, split: str) -> Evaluation | None:
+        """Returns the evaluation on a split, None where it has no queries."""
+        queries = data.queries(split)
+        return Evaluation(data, queries) if len(queries) else None
+
+    def exporter(self, model: RetrieveModel[Any], data: TrainingData) -> Retriever:
+        """Returns the module whose `export(folder)` writes the SavedModel."""
+        return Retriever(model, data)
+
+    def notes(self, model: RetrieveModel[Any]) -> dict[str, str]:
+        """Returns what the training log says of the served model.
+
+        It is `history`, see `RetrieveModel.session_based`.
+        """
+        return {"history": "session" if model.session_based else "added"}

@@ -1,0 +1,415 @@
+"""What answers raw requests: a `retrieve` model with look-ups, histories and popularity."""
+
+import math
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from models.contract.query import Query
+from models.contract.retrieve import DotProductModel, RetrieveModel
+from models.inputs.data import TrainingData, drop_unknown
+from models.inputs.history import STRINGS, History
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.schema import Field
+from models.measures import ranking, segments
+from models.names import metrics
+
+DEFAULT_K = 10
+
+
+@tf.function(reduce_retracing=True)
+def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
+    """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
+    positions = tf.stack([items.value_rowids(), items.flat_values - FIRST_TOKEN], axis=1)
+    return tf.tensor_scatter_nd_update(
+        scores, positions, tf.fill(tf.shape(positions)[:1], float("-inf"))
+    )
+
+
+def parse_requests(
+    examples: tf.Tensor, beside: Mapping[str, Any] = types.MappingProxyType({})
+) -> dict[str, Any]:
+    """Parses [B] serialized requests, where everything but `user_id` may be left out.
+
+    Args:
+        examples: the requests.
+        beside: how what the model reads besides is parsed, by name.
+
+    Returns:
+        `user_id` [B] strings, `history` and `exclude` ragged [B, None] strings, `k` [B] int32, and
+        what is `beside`.
+    """
+    spec = {
+        **beside,
+        "user_id": tf.io.FixedLenFeature([], tf.string, default_value=""),
+        "history": STRINGS,
+        "exclude": STRINGS,
+        "k": tf.io.FixedLenFeature([], tf.int64, default_value=DEFAULT_K),
+    }
+    rows = tf.io.parse_example(examples, spec)
+    return {**rows, "k": tf.cast(rows["k"], tf.int32)}
+
+
+class Retriever(tf.Module):
+    """A model with all that it needs to answer raw requests.
+
+    That is look-ups, stored histories, popularity and the seen filter.
+    """
+
+    def __init__(self, model: RetrieveModel[Any], data: TrainingData):
+        super().__init__()
+        self._model = model
+        self._item_table = data.item_table
+        self._user_table = data.user_table
+        self._users = data.users
+        self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
+        segment_of, popularity = segments.popularity(data, model.hyper_parameters.segment)
+        self._segment_of = tf.Variable(segment_of, trainable=False)
+        self._popularity = tf.Variable(popularity, trainable=False)
+        # Variables, not constants: a graph may not hold more than 2 GB.
+        self._stored_values = {
+            name: tf.Variable(column.flat_values, trainable=False)
+            for name, column in data.user_histories._asdict().items()
+            if column is not None
+        }
+        self._stored_splits = tf.Variable(data.user_history.row_splits, trainable=False)
+        self._histories = data.histories
+        self._context = data.context
+        self._context_index = data.context_index
+        # Named, so that its tables are exported too.
+        self._transform_layer = data.transform_layer if data.context else None
+        self._filter_seen = model.hyper_parameters.filter_seen
+        self._frozen = tf.nest.map_structure(
+            lambda value: tf.Variable(value, trainable=False), model.catalogue()
+        )
+        # What two signatures have in common is traced once; attributes that are functions would be
+        # traced again to be saved.
+        self._measure = tf.function(self._measure_queries).__call__
+        self._answer = tf.function(self._answer_requests).__call__
+
+    def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
+        """Parses [B] serialized query rows into indices.
+
+        The evaluation's own history is used, never the stored one.
+        """
+        spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
+        lists = ("exclude", "targets", "candidates")
+        beside = {**self._histories.parsing(), **self._context_parsing()}
+        rows = tf.io.parse_example(examples, {**spec, **beside, **dict.fromkeys(lists, STRINGS)})
+        index = {name: self._item_table.lookup(rows[name]) for name in lists}
+        history = self._histories.read(rows)
+        seen = history.items if self._filter_seen else history.items[:, :0]
+        user = self._user_table.lookup(rows["user_id"])
+        return {
+            "query": self._query(user, history, self._context_index(rows)),
+            "masked": tf.concat([seen, drop_unknown(index["exclude"])], axis=1),
+            "targets": _positions(index["targets"]),
+            "target_count": tf.cast(index["targets"].row_lengths(), tf.float32),
+            "candidates": _positions(index["candidates"]),
+        }
+
+    def metrics(self, queries: dict[str, Any], catalogue: Any) -> dict[str, tf.Tensor]:
+        """Ranks the whole catalogue for parsed queries: metric name -> [B] float32."""
+        return self._ranked(queries, catalogue)[0]
+
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32."""
+        return self._measure(examples)[0]
+
+    def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `recall_queries` signature, on which a second stage is evaluated.
+
+        It returns what `recommend` returns and what `evaluate` does.
+
+        Args:
+            examples: [B] serialized query rows; their own history is what the user has had, never
+                the stored one.
+            count: scalar int32, how many items.
+        """
+        values, scores, user, answered = self._measure(examples)
+        return {**self._top(scores, user, answered, tf.fill(tf.shape(examples), count)), **values}
+
+    def recommend(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend` signature; histories and exclusions are padded with empty strings.
+
+        `recommend_events` is the same with all that the model reads `beside` the items: see
+        `events_signature`.
+        """
+        excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
+        requested, context = self._told(history, beside)
+        return self._answer(user_id, requested, context, excluded, k)
+
+    def recommend_examples(
+        self, examples: tf.Tensor, count: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The same for serialized tf.Examples, where everything but `user_id` may be left out.
+
+        `recall_examples`, for a second stage, has `count` items, a scalar int32, instead of each
+        request's own k.
+        """
+        beside = {**self._histories.parsing(), **self._context_parsing()}
+        rows = parse_requests(examples, beside)
+        excluded = drop_unknown(self._item_table.lookup(rows["exclude"]))
+        history, context = self._histories.read(rows), self._context_index(rows)
+        k = rows["k"] if count is None else tf.fill(tf.shape(examples), count)
+        return self._answer(rows["user_id"], history, context, excluded, k)
+
+    def embed(
+        self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `embed` signature of a dot-product model: the query vector [B, D].
+
+        `embed_events` is the same with all that the model reads `beside` the items.
+        """
+        user = self._user_table.lookup(user_id)
+        requested, context = self._told(history, beside)
+        query = self._query(user, self._history(self._stored(user), requested), context)
+        return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
+
+    def events_signature(self) -> dict[str, tf.TensorSpec]:
+        """What the model reads besides the ids of a request; empty for most.
+
+        Parallel to `history`, [B, H] and padded as it is: `event_types` strings, `dwell` float32
+        seconds, `timestamps` int64 seconds. Of the context: [B] strings, or float32 numbers. "", 0
+        and of numbers NaN are missing.
+        """
+        context = {
+            field.name: tf.TensorSpec(
+                [None], tf.string if field.dtype == tf.string else tf.float32, name=field.name
+            )
+            for field in self._context
+        }
+        return {**self._histories.signature(), **context}
+
+    def export(self, folder: str) -> None:
+        """Writes the SavedModel with all signatures."""
+        strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
+        examples = tf.TensorSpec([None], tf.string, name="examples")
+
+        def spec(base: tf.TensorSpec, name: str) -> tf.TensorSpec:
+            return tf.TensorSpec(base.shape, base.dtype, name=name)
+
+        who = {"user_id": spec(strings, "user_id"), "history": spec(matrix, "history")}
+        asked = {
+            **who,
+            "exclude": spec(matrix, "exclude"),
+            "k": tf.TensorSpec([None], tf.int32, name="k"),
+        }
+        recommend = tf.function(self.recommend).get_concrete_function(**asked)
+        signatures = {
+            "serving_default": recommend,
+            "recommend": recommend,
+            "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(
+                examples
+            ),
+            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "recall_queries": tf.function(self.recall_queries).get_concrete_function(
+                examples, tf.TensorSpec([], tf.int32, name="count")
+            ),
+        }
+        beside = self.events_signature()
+        if beside:
+            signatures["recommend_events"] = tf.function(self.recommend).get_concrete_function(
+                **asked, **beside
+            )
+            signatures["recall_examples"] = tf.function(
+                self.recommend_examples
+            ).get_concrete_function(examples, tf.TensorSpec([], tf.int32, name="count"))
+        if isinstance(self._model, DotProductModel):
+            signatures["embed"] = tf.function(self.embed).get_concrete_function(**who)
+            signatures["retrieve"] = self._brute_force()
+            if beside:
+                signatures["embed_events"] = tf.function(self.embed).get_concrete_function(
+                    **who, **beside
+                )
+        for name, function in self._model.signatures(self).items():
+            if name in signatures:
+                raise ValueError(f"{name} is a signature of every model")
+            signatures[name] = function
+        tf.saved_model.save(self, folder, signatures=signatures)
+
+    def _brute_force(self) -> Any:
+        """Unfiltered nearest items of a query vector.
+
+        TFRS' exact index: plain ops that a stock server loads.
+        """
+        self.index = tfrs.layers.factorized_top_k.BruteForce()
+        vectors, positions = self._model.index(
+            tf.nest.map_structure(tf.convert_to_tensor, self._frozen)
+        )
+        self.index.index(vectors, positions)
+
+        def retrieve(embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+            score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
+            return {"item_id": tf.gather(self._item_ids, position), "score": score}
+
+        return tf.function(retrieve).get_concrete_function(
+            tf.TensorSpec([None, vectors.shape[1]], tf.float32, name="embedding"),
+            tf.TensorSpec([], tf.int32, name="k"),
+        )
+
+    def _measure_queries(
+        self, examples: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
+        """[B] serialized query rows -> metrics [B, 1], and what to recall from.
+
+        That is masked scores [B, N], users and who was answered.
+        """
+        queries = self.parse_queries(examples)
+        values, scores, answered = self._ranked(queries, self._frozen)
+        return (
+            {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS},
+            scores,
+            queries["query"].user,
+            answered,
+        )
+
+    def _ranked(
+        self, queries: dict[str, Any], catalogue: Any
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+        """Metrics [B], masked scores [B, N] and who was answered [B]."""
+        scores, popularity, answered = self._scores(queries["query"], catalogue)
+        scores, popularity = (
+            mask_items(scores, queries["masked"]),
+            mask_items(popularity, queries["masked"]),
+        )
+        scores = self._reranked(queries["query"], scores, answered)
+        values = ranking.retrieve_metrics(
+            scores, popularity, queries["targets"], queries["target_count"], queries["candidates"]
+        )
+        return values, scores, answered
+
+    def _answer_requests(
+        self,
+        user_id: tf.Tensor,
+        requested: History,
+        context: dict[str, Any],
+        excluded: tf.RaggedTensor,
+        k: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(k, message="k must be at least 1")]
+        ):
+            user = self._user_table.lookup(user_id)
+        stored = self._stored(user)
+        query = self._query(user, self._history(stored, requested), context)
+        scores, _, answered = self._scores(query, self._frozen)
+        seen = [stored.items, requested.items] if self._filter_seen else []
+        scores = mask_items(scores, tf.concat([*seen, excluded], axis=1))
+        scores = self._reranked(query, scores, answered)
+        return self._top(scores, user, answered, k)
+
+    def _top(
+        self, scores: tf.Tensor, user: tf.Tensor, answered: tf.Tensor, k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The first k [B] items of masked [B, N] scores, and where they come from."""
+        top, position = tf.math.top_k(
+            scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
+        )
+        wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
+        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
+        return {
+            "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
+            "score": tf.where(wanted, top, 0.0),
+            "strategy": tf.where(
+                answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
+            ),
+        }
+
+    def _scores(self, query: Query, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """[B, N] scores; popularity's; and who was answered.
+
+        The scores are the model's or, where it cannot answer, those of popularity in the segment.
+        """
+        answered = self._model.answers(query)
+        scores = tf.cast(self._model.score_items(query, catalogue), tf.float32)
+        popularity = tf.tile(self._popularity[:1], [tf.shape(query.user)[0], 1])
+        fallback = tf.gather(self._popularity, tf.gather(self._segment_of, query.user))
+        return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
+
+    def _reranked(self, query: Query, scores: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
+        """Masked [B, N] scores in the order of `RetrieveModel.rerank`, where a model answered."""
+        if not self._model.reranks:
+            return scores
+        first, position = tf.math.top_k(scores, tf.minimum(self._model.reranks, scores.shape[1]))
+        renewed = self._model.rerank(query, position, first)
+        renewed = tf.where(tf.math.is_inf(first), first, renewed)
+        # top_k is stable, so equal new scores keep the old order.
+        order = tf.math.top_k(renewed, tf.shape(first)[1])
+        old = tf.where(tf.math.is_inf(order.values), order.values, first)
+        rows = tf.broadcast_to(tf.range(tf.shape(scores)[0])[:, tf.newaxis], tf.shape(position))
+        place = tf.stack([rows, tf.gather(position, order.indices, batch_dims=1)], axis=-1)
+        changed = tf.tensor_scatter_nd_update(scores, place, old)
+        return tf.where(answered[:, tf.newaxis], changed, scores)
+
+    def _query(
+        self, user: tf.Tensor, history: History, context: dict[str, Any] | None = None
+    ) -> Query:
+        """A user whom train has not seen is not known to the model.
+
+        That holds though the tables may hold features and a history.
+        """
+        return Query(
+            user,
+            self._users.in_train(user),
+            history.items,
+            history.event_types,
+            history.dwell,
+            history.timestamps,
+            context or None,
+        )
+
+    def _told(
+        self, history: tf.Tensor, beside: Mapping[str, tf.Tensor]
+    ) -> tuple[History, dict[str, Any]]:
+        """The history and the context of padded requests; what is not told is missing."""
+        parallel = {name: beside[name] for name in self._histories.columns if name in beside}
+        context = {
+            field.name: beside.get(field.name, _missing(field, tf.shape(history)[:1]))
+            for field in self._context
+        }
+        return self._histories.read_padded(history, parallel), self._context_index(context)
+
+    def _context_parsing(self) -> dict[str, Any]:
+        """How the context is parsed of a tf.Example; a row without a value misses it."""
+        return {field.name: tf.io.VarLenFeature(field.dtype) for field in self._context}
+
+    def _stored(self, user: tf.Tensor) -> History:
+        def of(name: str) -> tf.RaggedTensor | None:
+            if name not in self._stored_values:
+                return None
+            values = self._stored_values[name]
+            rows = tf.RaggedTensor.from_row_splits(values, self._stored_splits, validate=False)
+            return tf.gather(rows, user)
+
+        return History(*(of(name) for name in History._fields))
+
+    def _history(self, stored: History, requested: History) -> History:
+        """What the model reads, see `RetrieveModel.session_based`."""
+        if not self._model.session_based:
+            return stored.followed_by(requested)
+        keep = tf.repeat(requested.items.row_lengths() == 0, stored.items.row_lengths())
+        return stored.keep(stored.items.with_values(keep)).followed_by(requested)
+
+
+def _missing(field: Field, shape: tf.Tensor) -> tf.Tensor:
+    return tf.fill(shape, "" if field.dtype == tf.string else math.nan)
+
+
+def _positions(index: tf.RaggedTensor) -> tf.Tensor:
+    """Ragged item indices -> dense catalogue positions.
+
+    They are -1 for padding and for items outside the catalogue.
+    """
+    dense = tf.maximum(index - FIRST_TOKEN, -1).to_tensor(default_value=-1)
+    return tf.cast(dense, tf.int32)

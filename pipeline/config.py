@@ -142,7 +142,21 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         if value is not None:
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
+    config = _with_defaults_of_the_model(config, values, path)
     return _with_defaults_of_the_task(config, values)
+
+
+def _with_defaults_of_the_model(
+    config: RunConfig, values: dict[str, Any], path: str | None
+) -> RunConfig:
+    """What the run does not say is as the model's paper has it (`models.names.registry.Entry`)."""
+    defaults = registry.get(config.model).defaults
+    if not defaults:
+        return config
+    together = dict(values)
+    for part, settings in defaults.items():
+        together[part] = {**settings, **(values.get(part) or {})}
+    return RunConfig.parse(together, path or "")
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:
@@ -163,7 +177,8 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
         updates["label"] = Label(**usual.get("label", rating))
-    if "name" not in (values.get("split") or {}):
+    said = {**entry.defaults.get("split", {}), **(values.get("split") or {})}
+    if "name" not in said:
         updates["split"] = SplitConfig.parse(
             {**config.split.model_dump(), "name": usual.get("split", "ratio")}
         )

@@ -3,8 +3,10 @@
 import hashlib
 import importlib
 import pathlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from models.names.errors import ConfigError, nearest
 
@@ -24,6 +26,9 @@ class Entry:
         baseline: true for the reference that every other model must beat at the gate.
         learns: of a `score` model: what its paper predicts, `click` or `rating`; a run may set its
             label otherwise.
+        defaults: what the other parts of a run are unless the run says otherwise, as its file
+            would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
+            return to what they had.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Entry:
     module: str
     baseline: bool = False
     learns: str = ""
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _ENTRIES = (

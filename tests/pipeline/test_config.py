@@ -1,5 +1,6 @@
 """The run file: what is accepted, and how what is not is refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from components.build.config import SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
+from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
 from pipeline import config
@@ -95,6 +97,23 @@ def test_a_run_nests_what_the_components_declare_and_passes_it_on_as_json():
     assert run.split.days == 2 and run.check.allowed_anomalies == ("items.year",)
     label = config.load(None, {"model": "lr"}).label
     assert type(label) is Label and Label.parse(json.loads(label.model_dump_json())) == label
+
+
+def test_what_a_run_leaves_open_is_as_the_model_wants_it(tmp_path, monkeypatch):
+    """The run's own word comes first, part by part and key by key."""
+    entry = dataclasses.replace(
+        registry.get("item2vec"),
+        defaults={
+            "walks": {"kind": "deepwalk", "directed": True},
+            "split": {"drop_repeats": False},
+        },
+    )
+    monkeypatch.setattr(registry, "get", lambda name: entry)
+    open_ = config.load(overrides={"model": "item2vec"})
+    assert (open_.walks.kind, open_.walks.directed) == ("deepwalk", True)
+    assert open_.split.drop_repeats is False and open_.split.name == "leave_one_out"
+    said = config.load(overrides={"model": "item2vec", "walks.kind": "baskets", "split.seed": 1})
+    assert (said.walks.kind, said.walks.directed, said.split.seed) == ("baskets", True, 1)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -54,6 +54,7 @@ def prepare(
     min_count: int = 1,
     walks: dict[str, Any] | None = None,
     carries: dict[str, Any] | None = None,
+    quantiles: bool = False,
 ) -> Prepared:
     """Reads, splits and transforms `source` into `folder`.
 
@@ -69,6 +70,7 @@ def prepare(
         min_count: an id or category that train has less often counts as unknown.
         walks: the kind `walk`: see `components.build.config.WalkConfig`.
         carries: what a model reads besides: its `carries()`.
+        quantiles: whether Transform makes them: a model's `reads_quantiles`.
     """
     facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
     if label:
@@ -77,6 +79,8 @@ def prepare(
         facts["walks"] = walks
     if carries:
         facts["carries"] = carries
+    if quantiles:
+        facts["quantiles"] = True
     settings = json.dumps(facts, sort_keys=True)
     task = "score" if label else "retrieve"
     done = folder / "done.json"
@@ -99,7 +103,7 @@ def prepare(
         columns = read_schema(str(folder / "schema" / "schema.pbtxt")).feature
         text = [column.name for column in columns if column.HasField("natural_language_domain")]
         log = [column.name for column in columns if LOG_SCALE in column.annotation.tag]
-        custom = {"text": text, "log": log, "min_count": min_count}
+        custom = {"text": text, "log": log, "min_count": min_count, "quantiles": quantiles}
         standalone.transform(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),

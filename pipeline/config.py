@@ -48,10 +48,13 @@ class FeatureConfig(Settings):
         min_count: an id or category that train has less often counts as unknown.
         context: columns of the events that a request for recommendations may tell of the moment it
             is made in, such as the device; read by the models that read context.
+        point_in_time: columns that the rows of a `score` model get of what the user did before; of
+            `components.build.config.POINT_IN_TIME`.
     """
 
     min_count: int = pydantic.Field(1, ge=1)
     context: tuple[str, ...] = ()
+    point_in_time: tuple[str, ...] = ()
 
 
 class RunConfig(Settings):

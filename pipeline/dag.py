@@ -81,6 +81,7 @@ def create_pipeline(
             "split": config.split,
             "label": config.label,
             "walks": config.walks,
+            "point_in_time": config.features.point_in_time,
         }
     )
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
@@ -131,10 +132,10 @@ def create_pipeline(
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = {}
+    carries = {"point_in_time": list(to_build.point_in_time)}
     if entry.task == "retrieve":
         _require_use_of_context(config, model_class)
-        carries = model_class.carries(config.features.context)
+        carries |= model_class.carries(config.features.context)
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
@@ -170,6 +171,7 @@ def create_pipeline(
             "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
             "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
             "min_count": config.features.min_count,
+            "quantiles": getattr(model_class, "reads_quantiles", False),
             "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
     )

@@ -23,11 +23,19 @@ def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
     if config.label:
         needed.append((config.label.column, "label.column"))
     needed += [(name, "features.context") for name in config.context]
+    if config.timed:
+        needed.append(("timestamp", "features.point_in_time"))
     for name, by in needed:
         if name not in columns:
             raise DataError(
                 f"the table events lacks the column {name!r}, required by {by}; received: "
                 f"{', '.join(columns)}"
+            )
+    for name in config.point_in_time:
+        if name in columns:
+            raise DataError(
+                f"features.point_in_time: the table events has a column {name!r} of its own; "
+                "rename it under data.columns"
             )
     for name in config.context:
         if is_list(columns[name]) or name in NOT_FEATURES or name in REQUEST_INPUTS:

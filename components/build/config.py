@@ -159,6 +159,17 @@ class WalkConfig(Settings):
         return self.kind != "baskets"
 
 
+POINT_IN_TIME = {
+    "user_events_before": "how many events the user had before this one",
+    "user_item_events_before": "how many of them were with this item",
+    "seconds_since_user_event": "since the user's event before this one",
+    "seconds_since_user_item": "since the user's last event with this item",
+}
+"""Columns that ExampleBuilder computes of the log before each event, and what they hold."""
+
+_TIMED = ("seconds_since_user_event", "seconds_since_user_item")
+
+
 class BuildConfig(Settings):
     """What to build.
 
@@ -177,6 +188,8 @@ class BuildConfig(Settings):
             tell of the moment it is made in.
         item_features: rows that are lists carry the features of their items too, one list a
             feature, so that Transform can fit their vocabularies; rows of events always do.
+        point_in_time: columns of `POINT_IN_TIME` that the rows of a `score` model get, null where
+            there was no such event; a request tells them as it tells any context.
     """
 
     task: Literal["retrieve", "score"]
@@ -189,6 +202,7 @@ class BuildConfig(Settings):
     history: tuple[Literal[tuple(HISTORY_COLUMNS)], ...] = ()  # type: ignore[valid-type]
     context: tuple[str, ...] = ()
     item_features: bool = False
+    point_in_time: tuple[Literal[tuple(POINT_IN_TIME)], ...] = ()  # type: ignore[valid-type]
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -202,9 +216,19 @@ class BuildConfig(Settings):
                 "kind: the task 'score' is trained on rows of the kind 'event' or 'profile'; "
                 f"received {self.kind!r}"
             )
+        if self.point_in_time and (self.task, self.kind) != ("score", "event"):
+            raise ValueError(
+                "point_in_time: for the task 'score' on rows of the kind 'event'; received "
+                f"{self.task!r} and {self.kind!r}"
+            )
         if self.walks.on_graph and self.kind != "walk":
             raise ValueError(
                 f"walks.kind {self.walks.kind!r} is for models that train on rows of the kind "
                 f"'walk'; this one's are of the kind {self.kind!r}"
             )
         return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether a column of `point_in_time` needs the times of the events."""
+        return any(name in _TIMED for name in self.point_in_time)

@@ -212,6 +212,8 @@ def _build(
     number, parted = shard[0], shard[1].read()
     log, split = parted.log, config.split
     dropped: dict[str, dict[str, int]] = {}
+    # Before events without a label are left out: they happened all the same.
+    log = rows.with_point_in_time(log, config.point_in_time)
     if config.label:
         log, unlabelled = rows.with_label(log, config.label)
         for name, part in _PARTS:

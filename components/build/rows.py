@@ -314,6 +314,42 @@ def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
     return replace(log, table=table.append_column(LABEL, made), split=split), lacking
 
 
+def with_point_in_time(log: Log, names: Sequence[str]) -> Log:
+    """Adds columns of `config.POINT_IN_TIME`: what each event's user had done before it.
+
+    Before is earlier in the order of time and row, in whatever split: a later event never counts.
+    """
+    place = np.arange(len(log))
+    item, catalogue = pd.factorize(log.column("item_id"))
+    pair = log.user * max(len(catalogue), 1) + item
+
+    def previous(owner: np.ndarray) -> np.ndarray:
+        """[E] the place of the owner's event before, -1 where there is none."""
+        order = np.lexsort((place, owner))
+        same = owner[order][1:] == owner[order][:-1]
+        found = np.full(len(log), -1)
+        found[order[1:][same]] = order[:-1][same]
+        return found
+
+    def count(owner: np.ndarray) -> pa.Array:
+        return pa.array(pd.Series(owner).groupby(owner).cumcount().to_numpy(np.int64))
+
+    def seconds(owner: np.ndarray) -> pa.Array:
+        before, time = previous(owner), times(log)
+        return pa.array(time - time[before], pa.int64(), mask=before < 0)
+
+    made = {
+        "user_events_before": lambda: count(log.user),
+        "user_item_events_before": lambda: count(pair),
+        "seconds_since_user_event": lambda: seconds(log.user),
+        "seconds_since_user_item": lambda: seconds(pair),
+    }
+    table = log.table
+    for name in names:
+        table = table.append_column(name, made[name]())
+    return replace(log, table=table)
+
+
 def with_slices(
     table: pa.Table, log: Log, user: np.ndarray, item: np.ndarray, popularity: Popularity
 ) -> pa.Table:

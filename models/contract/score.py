@@ -4,7 +4,7 @@ What all of its models share: loss, evaluation, signatures.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,14 @@ class ScoreModel(Recommender[H]):
     other train rows `batches`, one with a procedure of its own `learn`.
 
     Attributes:
+        reads_quantiles: the model reads numbers as such beside their buckets: the inputs then have
+            `data.quantiles`, field -> the name of its quantile, a float32 in [0, 1).
         label: what the run predicts; `label.is_click` chooses loss and link.
         label_mean: the mean train label.
         label_range: the smallest and the largest train label, to which ratings are clipped.
     """
+
+    reads_quantiles: ClassVar[bool] = False
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -271,7 +275,14 @@ class ScoreTask:
         splits: dict[str, str],
     ) -> ScoreData:
         """Returns what a model of the class trains on."""
-        return ScoreData(transform_graph, schema, splits, self.label, model_class.reads)
+        return ScoreData(
+            transform_graph,
+            schema,
+            splits,
+            self.label,
+            model_class.reads,
+            model_class.reads_quantiles,
+        )
 
     def evaluation(self, data: ScoreData, split: str) -> Evaluation | None:
         """Returns the evaluation on a split, None where it has no rows."""

@@ -7,7 +7,7 @@ p in the catalogue is index p + 2.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,13 @@ from tensorflow_transform.tf_metadata import schema_utils
 from models.inputs.documents import Documents
 from models.inputs.event_log import EventLog
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
-from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN, ITEM_FREQUENCY, UNKNOWN
+from models.inputs.preprocessing import (
+    BUCKETS,
+    FIRST_TOKEN,
+    ITEM_FREQUENCY,
+    UNKNOWN,
+    quantile_column,
+)
 from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
@@ -38,6 +44,8 @@ class Entities:
             are missing.
         vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
         tokens: feature name -> the vocabulary, for aligning embedding rows at a warm start.
+        quantiles: name of a numeric feature -> [N + 2] float32, see `preprocessing_fn`; 0 where the
+            number is missing. Empty unless Transform was asked for them.
     """
 
     ids: np.ndarray
@@ -45,6 +53,7 @@ class Entities:
     features: dict[str, tf.Tensor | tf.RaggedTensor]
     vocabulary_sizes: dict[str, int]
     tokens: dict[str, list[bytes]]
+    quantiles: dict[str, tf.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -392,7 +401,8 @@ class TrainingData:
         def transform(row):
             identity = row.pop(key)
             columns = layer(row) if layer else {}
-            return {key: identity, **{name: to_ragged(columns[name]) for name in spec}}
+            wanted = {*spec, *map(quantile_column, spec)} & set(columns)
+            return {key: identity, **{name: to_ragged(columns[name]) for name in wanted}}
 
         rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
         # One row an id: a later duplicate (the data check has said so) does not win over an earlier
@@ -404,8 +414,12 @@ class TrainingData:
         row_of = dict(zip(table_ids, first_rows))
         source = np.array([row_of.get(identity, -1) for identity in ids], np.int64)
         present = np.flatnonzero(source >= 0)
-        features, sizes, tokens = {}, {}, {}
+        features, sizes, tokens, quantiles = {}, {}, {}, {}
         for feature in members:
+            if quantile_column(feature.name) in rows:
+                shares = tf.gather(rows[quantile_column(feature.name)], source[present])
+                table = _scatter_rows(shares, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
+                quantiles[feature.name] = first_value(table)
             values = tf.gather(rows[feature.name], source[present])
             table = _scatter_rows(values, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
@@ -421,7 +435,7 @@ class TrainingData:
                 )
                 + 1
             )
-        return Entities(ids, len(known), features, sizes, tokens)
+        return Entities(ids, len(known), features, sizes, tokens, quantiles)
 
     def _item_counts(self) -> np.ndarray:
         """[N] int64 train counts in catalogue order, as Transform counted them."""

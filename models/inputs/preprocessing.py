@@ -8,6 +8,7 @@ vocabulary, most frequent first.
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
@@ -17,6 +18,7 @@ UNKNOWN = 1
 FIRST_TOKEN = 2
 ITEM_FREQUENCY = "item_frequency"
 BUCKETS = 10
+_QUANTILES = 100
 _WORDS = 20_000
 _CATEGORIES = 100_000
 
@@ -30,13 +32,14 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         inputs: raw columns of the train rows, dense or sparse, as the schema says.
         custom_config: `text`, the names of the columns that hold text (TFX passes no schema in
             here; `features.text_columns` reads them off it), and optionally `log`, the names of
-            heavy-tailed counts (`features.log_columns`), and `min_count`, below which an id or a
-            category counts as unknown.
+            heavy-tailed counts (`features.log_columns`), `min_count`, below which an id or a
+            category counts as unknown, and `quantiles`: whether numbers are wanted as such.
 
     Returns:
         Sparse int64 columns under the same names: ids and categories as indices, text as word
         indices, numbers as 1-based quantile buckets plus one, counts as categories (see
-        `log_category`); labels and times pass through unchanged.
+        `log_category`); labels and times pass through unchanged. With `quantiles`, for a number x
+        also `x_quantile`: float32, the share of train's values below it, in [0, 1).
     """
     outputs = {}
     min_count = int(custom_config.get("min_count", 1))
@@ -55,6 +58,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             outputs[name] = _index(log_category(column), name, min_count, _CATEGORIES)
         elif column.dtype != tf.string:
             outputs[name] = _bucket(column)
+            if custom_config.get("quantiles"):
+                outputs[quantile_column(name)] = _quantile(column)
         elif name in custom_config["text"]:
             outputs[name] = _index(words(column), name, 1, _WORDS)
         else:
@@ -108,6 +113,21 @@ def _bucket(column: tf.SparseTensor) -> tf.SparseTensor:
     bucket = tft.bucketize(number, num_buckets=BUCKETS)
     return tf.SparseTensor(
         bucket.indices, tf.cast(bucket.values, tf.int64) + FIRST_TOKEN, bucket.dense_shape
+    )
+
+
+def quantile_column(name: str) -> str:
+    """What the quantile of a number is called."""
+    return f"{name}_quantile"
+
+
+def _quantile(column: tf.SparseTensor) -> tf.SparseTensor:
+    number = tf.cast(column.values, tf.float32)
+    boundaries = tft.quantiles(number, num_buckets=_QUANTILES, epsilon=0.1 / _QUANTILES)
+    share = tft.apply_buckets_with_interpolation(number, boundaries)
+    largest = np.nextafter(np.float32(1), np.float32(0))
+    return tf.SparseTensor(
+        column.indices, tf.clip_by_value(share, 0.0, largest), column.dense_shape
     )
 
 

@@ -1,7 +1,8 @@
 """What a `score` model trains on: rows of fields, transformed to indices, and the label.
 
 An input is a dict, field -> [B] int32 index for one value a row, [B, L] int32 padded with 0 for
-many. Index layout: 0 = missing or padding, 1 = unknown, 2.. = vocabulary (of a number: its quantile
+many; where the model reads quantiles, a number has one besides, [B] float32, 0 where it is missing.
+Index layout: 0 = missing or padding, 1 = unknown, 2.. = vocabulary (of a number: its quantile
 bucket, ascending).
 """
 
@@ -14,13 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
-from models.inputs.preprocessing import UNKNOWN
+from models.inputs.preprocessing import UNKNOWN, quantile_column
 from models.inputs.schema import ID, Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
     DOCUMENT,
     DOCUMENTS,
+    NUMERIC,
     REVIEW,
     Feature,
 )
@@ -41,6 +43,7 @@ class ScoreData(TrainingData):
         label: what the run predicts.
         reads: feature -> whether it is a field, besides the two ids; asked about every feature that
             a row may have and, where there are reviews, about the documents.
+        quantiles: whether the model reads numbers as such.
 
     Raises:
         DataError: a required split is missing, train is empty, a click is neither 0 nor 1, or a
@@ -56,6 +59,7 @@ class ScoreData(TrainingData):
         splits: Mapping[str, str],
         label: Label,
         reads: Callable[[Feature], bool],
+        quantiles: bool = False,
     ):
         # Items that train has not seen are scored by their features, by `rank` as by `score`.
         super().__init__(transform_graph, schema, splits, cold_items=True)
@@ -78,7 +82,17 @@ class ScoreData(TrainingData):
             [self._field(name, name.removesuffix("_id"), ID) for name in ids]
             + [self._field(feature.name, feature.entity, feature.kind) for feature in features]
         )
+        self.quantiles = {
+            field.name: quantile_column(field.name)
+            for field in self.fields
+            if quantiles and field.kind == NUMERIC
+        }
         for field in self.fields:
+            if field.name in self.quantiles.values():
+                raise DataError(
+                    f"the column {field.name!r} is called what a number's quantile is; rename it "
+                    "under data.columns"
+                )
             if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", field.name):
                 raise DataError(
                     f"the feature {field.name!r} cannot name an input of a served model; required: "
@@ -184,11 +198,20 @@ class ScoreData(TrainingData):
                 inputs[field.name] = tf.cast(
                     _dense(tf.gather(entities.features[field.name], index)), tf.int32
                 )
+            if field.name in self.quantiles:
+                values = entities.quantiles.get(field.name)
+                known = (
+                    tf.zeros_like(user, tf.float32) if values is None else tf.gather(values, index)
+                )
+                inputs[self.quantiles[field.name]] = known
         return inputs
 
     def input_signature(self) -> dict[str, tf.TensorSpec]:
         """What `Inputs` are, of any batch size and number of values."""
-        return {
+        quantiles = {
+            name: tf.TensorSpec([None], tf.float32, name=name) for name in self.quantiles.values()
+        }
+        return quantiles | {
             field.name: tf.TensorSpec(
                 [None] if field.single else [None, None], tf.int32, name=field.name
             )
@@ -238,6 +261,8 @@ class ScoreData(TrainingData):
         for field in self.fields:
             ragged = to_ragged(tf.cast(columns[field.name], tf.int32))
             outputs[field.name] = first_value(ragged) if field.single else ragged
+        for quantile in self.quantiles.values():
+            outputs[quantile] = first_value(to_ragged(columns[quantile]))
         return outputs
 
     def check_labels(self, labels: np.ndarray, split: str) -> None:

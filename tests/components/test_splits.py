@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from components.build import rows
-from components.build.config import SPLITS, BuildConfig, SplitConfig
+from components.build.config import POINT_IN_TIME, SPLITS, BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
     TEST_INPUT,
@@ -414,3 +414,36 @@ def test_wrong_configurations_are_named():
             SplitConfig.parse(values)
     with pytest.raises(DataError, match="missing"):
         log_of(name="given", file="/nowhere/test.tsv")
+
+
+def test_what_a_user_did_before_is_counted_up_to_the_event_and_not_beyond():
+    """By hand: a has y at 5, x at 10, w at 20, z at 30 and x again at 70."""
+    log, _ = log_of([*EVENTS, ("a", "x", 70)])
+    found = rows.with_point_in_time(log, tuple(POINT_IN_TIME)).table.to_pylist()
+    names = ("user_id", "item_id", *POINT_IN_TIME)
+    assert [tuple(row[name] for name in names) for row in found] == [
+        (b"a", b"y", 0, 0, None, None),
+        (b"a", b"x", 1, 0, 5, None),
+        (b"a", b"w", 2, 0, 10, None),
+        (b"a", b"z", 3, 0, 10, None),
+        (b"a", b"x", 4, 1, 40, 60),
+        (b"b", b"x", 0, 0, None, None),
+        (b"b", b"y", 1, 0, 20, None),
+        (b"b", b"z", 2, 0, 0, None),
+        (b"c", b"x", 0, 0, None, None),
+        (b"c", b"y", 1, 0, 10, None),
+    ]
+
+
+def test_what_happens_later_changes_nothing_before():
+    events = random_events()
+    later = [(user, item, time + 1000) for user, item, time in events[400:]]
+    logs = [log_of(all_)[0] for all_ in (events[:400], events[:400] + later)]
+    early, whole = (
+        {
+            row["row"]: row
+            for row in rows.with_point_in_time(log, [*POINT_IN_TIME]).table.to_pylist()
+        }
+        for log in logs
+    )
+    assert len(early) == 400 and all(whole[number] == row for number, row in early.items())

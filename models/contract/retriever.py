@@ -199,6 +199,7 @@ class Retriever(tf.Module):
         def spec(base: tf.TensorSpec, name: str) -> tf.TensorSpec:
             return tf.TensorSpec(base.shape, base.dtype, name=name)
 
+        count = tf.TensorSpec([], tf.int32, name="count")
         who = {"user_id": spec(strings, "user_id"), "history": spec(matrix, "history")}
         asked = {
             **who,
@@ -212,9 +213,12 @@ class Retriever(tf.Module):
             "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(
                 examples
             ),
+            "recall_examples": tf.function(self.recommend_examples).get_concrete_function(
+                examples, count
+            ),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
             "recall_queries": tf.function(self.recall_queries).get_concrete_function(
-                examples, tf.TensorSpec([], tf.int32, name="count")
+                examples, count
             ),
         }
         beside = self.events_signature()
@@ -222,9 +226,6 @@ class Retriever(tf.Module):
             signatures["recommend_events"] = tf.function(self.recommend).get_concrete_function(
                 **asked, **beside
             )
-            signatures["recall_examples"] = tf.function(
-                self.recommend_examples
-            ).get_concrete_function(examples, tf.TensorSpec([], tf.int32, name="count"))
         if isinstance(self._model, DotProductModel):
             signatures["embed"] = tf.function(self.embed).get_concrete_function(**who)
             signatures["retrieve"] = self._brute_force()

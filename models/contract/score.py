@@ -22,6 +22,8 @@ from models.names.hyper_parameters import Gradient
 from models.names.label import LABEL, Label
 
 _EVALUATION_ROWS = 8192
+RECALLED = {"recall_score": tf.float32, "recall_source": tf.string}
+"""What the first stage tells of a candidate, for a ranker whose events have such columns."""
 
 
 class ScoreModel(Recommender[H]):
@@ -152,23 +154,50 @@ class Scorer(tf.Module):
         """The same for serialized tf.Examples, where any feature may be left out."""
         return self._answer(self._data.parse(examples)[0])
 
-    def rank(self, user_id: tf.Tensor, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+    def rank(
+        self, user_id: tf.Tensor, item_id: tf.Tensor, **told: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """The `rank` signature, the second of two stages.
 
-        The features come from the tables of users and items; context is missing.
+        The features come from the tables of users and items; context is missing. `rank_told` is the
+        same with all that is `told`.
 
         Args:
             user_id: [B] strings.
             item_id: [B, C] strings, "" for none.
+            told: the context of the requests, [B] (or [B, L]) raw values by the names of
+                `ScoreData.context_fields`; and of the first stage `RECALLED`, [B, C].
 
         Returns:
             `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
         """
+        raw = {name: value for name, value in told.items() if name not in RECALLED}
+        context = self._data.context_inputs(raw)
+        recalled = {name: told[name] for name in RECALLED if name in told}
+        return self._ranked(user_id, item_id, context, recalled)
+
+    def rank_examples(
+        self, examples: tf.Tensor, item_id: tf.Tensor, **recalled: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `rank_examples` signature: `rank_told` with the context of serialized requests."""
+        spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
+        user_id = tf.io.parse_example(examples, spec)["user_id"]
+        inputs, _, _ = self._data.parse(examples)
+        names = [field.name for field in self._data.context_fields]
+        names += [self._data.quantiles[name] for name in names if name in self._data.quantiles]
+        return self._ranked(user_id, item_id, {name: inputs[name] for name in names}, recalled)
+
+    def _ranked(
+        self, user_id: tf.Tensor, item_id: tf.Tensor, context: Inputs, recalled: Inputs
+    ) -> dict[str, tf.Tensor]:
         user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
-        rows = tf.repeat(user, tf.fill(tf.shape(user), tf.shape(item)[1]))
-        score = self._predict(self._data.lookup(rows, tf.reshape(item, [-1])))
+        count = tf.fill(tf.shape(user), tf.shape(item)[1])
+        inputs = self._data.lookup(tf.repeat(user, count), tf.reshape(item, [-1]))
+        inputs |= {name: tf.repeat(value, count, axis=0) for name, value in context.items()}
+        flat = {name: tf.reshape(value, [-1]) for name, value in recalled.items()}
+        inputs |= self._data.context_inputs(flat)
         return {
-            "score": tf.reshape(score, tf.shape(item)),
+            "score": tf.reshape(self._predict(inputs), tf.shape(item)),
             "known": self._data.users.in_train(user),
         }
 
@@ -201,6 +230,20 @@ class Scorer(tf.Module):
                 tf.TensorSpec([None, None], tf.string, name="item_id"),
             ),
         }
+        if self._data.context_fields:
+            items = tf.TensorSpec([None, None], tf.string, name="item_id")
+            recalled = {
+                name: tf.TensorSpec([None, None], kind, name=name)
+                for name, kind in RECALLED.items()
+            }
+            raw = self._data.raw_signature()
+            told = {field.name: raw[field.name] for field in self._data.context_fields} | recalled
+            signatures["rank_told"] = tf.function(self.rank).get_concrete_function(
+                tf.TensorSpec([None], tf.string, name="user_id"), items, **told
+            )
+            signatures["rank_examples"] = tf.function(self.rank_examples).get_concrete_function(
+                examples, items, **recalled
+            )
         tf.saved_model.save(self, folder, signatures=signatures)
 
     def _answer(self, inputs: Inputs) -> dict[str, tf.Tensor]:

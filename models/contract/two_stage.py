@@ -12,6 +12,8 @@ of which the paper's is w = 1. The weight is chosen on the validation queries, b
 learned ratings or clicks need not know what comes next.
 """
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,16 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.retriever import parse_requests
+from models.contract.score import RECALLED
 from models.inputs.history import STRINGS
 from models.measures import ranking
 from models.names import metrics
+from models.names.features import HISTORY_COLUMNS, REQUEST_INPUTS
 
 WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
 _HASHES = 2**62
-_EVENTS = "recommend_events"
+_EVENTS, _RANK = "recommend_events", "rank_told"
 
 
 class TwoStage(tf.Module):
@@ -70,8 +74,8 @@ class TwoStage(tf.Module):
             history: [B, H] strings padded with "".
             exclude: [B, E] strings padded with "".
             k: [B] int32, at least 1.
-            beside: what the recall reads besides, all of it or nothing; see
-                `Retriever.events_signature`.
+            beside: what the recall reads besides (see `Retriever.events_signature`) and the
+                context that the ranker reads, all of it or nothing.
 
         Returns:
             `item_id` [B, K], "" beyond a row's k; `score` [B, K] float32, to be compared within an
@@ -79,25 +83,27 @@ class TwoStage(tf.Module):
             `strategy` [B].
         """
         count = tf.fill(tf.shape(k), tf.maximum(_longest(k), self._candidates))
-        found = self._recall.signatures[_EVENTS if beside else "recommend"](
-            user_id=user_id, history=history, exclude=exclude, k=count, **beside
+        recall = self._told(self._recall, _EVENTS) if beside else {}
+        found = self._recall.signatures[_EVENTS if recall else "recommend"](
+            user_id=user_id,
+            history=history,
+            exclude=exclude,
+            k=count,
+            **{name: beside[name] for name in recall},
         )
-        return self._answer(user_id, found, k)
+        told = {name: beside[name] for name in self._told(self._rank, _RANK)} if beside else {}
+        return self._answer(self._stages(user_id, found, told), found, k)
 
     def _answer(
-        self, user_id: tf.Tensor, found: dict[str, tf.Tensor], k: tf.Tensor
+        self, parts: dict[str, tf.Tensor], found: dict[str, tf.Tensor], k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The first k [B] of what was found, in the order of both stages."""
         longest = _longest(k)
-        scores = self._ordered(self._stages(user_id, found), self.weight)
+        scores = self._ordered(parts, self.weight)
         # Equal scores stay in the order of the recall.
         top, place = tf.math.top_k(scores, tf.minimum(longest, tf.shape(scores)[1]))
         wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
-        source = tf.where(
-            _personal(found),
-            self._source,
-            tf.where(found["strategy"] == "fallback", "popularity", found["strategy"]),
-        )
+        source = self._source_of(found)
         return {
             "item_id": tf.where(wanted, tf.gather(found["item_id"], place, batch_dims=1), ""),
             "score": tf.where(wanted, top, 0.0),
@@ -108,14 +114,10 @@ class TwoStage(tf.Module):
     def recommend_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where everything but `user_id` may be left out."""
         rows = parse_requests(examples)
-        if _EVENTS in self._recall.signatures:
-            count = tf.maximum(_longest(rows["k"]), self._candidates)
-            found = self._recall.signatures["recall_examples"](examples=examples, count=count)
-            return self._answer(rows["user_id"], found, rows["k"])
-        history, exclude = (
-            rows[name].to_tensor(default_value="") for name in ("history", "exclude")
-        )
-        return self.recommend(rows["user_id"], history, exclude, rows["k"])
+        count = tf.maximum(_longest(rows["k"]), self._candidates)
+        found = self._recall.signatures["recall_examples"](examples=examples, count=count)
+        parts = self._stages(rows["user_id"], found, examples=examples)
+        return self._answer(parts, found, rows["k"])
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature of two stages.
@@ -168,12 +170,13 @@ class TwoStage(tf.Module):
     def export(self, folder: str) -> None:
         """Writes the SavedModel; the ranker's own `score` stays among the signatures."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        recommend = tf.function(self.recommend).get_concrete_function(
-            tf.TensorSpec([None], tf.string, name="user_id"),
-            tf.TensorSpec([None, None], tf.string, name="history"),
-            tf.TensorSpec([None, None], tf.string, name="exclude"),
-            tf.TensorSpec([None], tf.int32, name="k"),
-        )
+        asked = {
+            "user_id": tf.TensorSpec([None], tf.string, name="user_id"),
+            "history": tf.TensorSpec([None, None], tf.string, name="history"),
+            "exclude": tf.TensorSpec([None, None], tf.string, name="exclude"),
+            "k": tf.TensorSpec([None], tf.int32, name="k"),
+        }
+        recommend = tf.function(self.recommend).get_concrete_function(**asked)
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
@@ -182,9 +185,11 @@ class TwoStage(tf.Module):
             ),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
         }
-        if _EVENTS in self._recall.signatures:
-            _, asked = self._recall.signatures[_EVENTS].structured_input_signature
-            signatures[_EVENTS] = tf.function(self.recommend).get_concrete_function(**asked)
+        beside = self._told(self._recall, _EVENTS) | self._told(self._rank, _RANK)
+        if beside:
+            signatures[_EVENTS] = tf.function(self.recommend).get_concrete_function(
+                **asked, **beside
+            )
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
         tf.saved_model.save(self, folder, signatures=signatures)
@@ -216,7 +221,7 @@ class TwoStage(tf.Module):
         )
         same = candidates[:, tf.newaxis] == targets[:, :, tf.newaxis]
         return {
-            **self._stages(rows["user_id"], found),
+            **self._stages(rows["user_id"], found, examples=examples),
             "reference": {name: value[:, 0] for name, value in reference.items()},
             "targets": tf.where(
                 tf.reduce_any(same, axis=2),
@@ -226,8 +231,14 @@ class TwoStage(tf.Module):
             "target_count": target_count,
         }
 
-    def _stages(self, user_id: tf.Tensor, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The two scores of [B, C] candidates."""
+    def _stages(
+        self,
+        user_id: tf.Tensor,
+        found: dict[str, tf.Tensor],
+        told: Mapping[str, tf.Tensor] = types.MappingProxyType({}),
+        examples: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The two scores of [B, C] candidates; the context is `told`, or stands in `examples`."""
         there = found["item_id"] != ""
         parts = {
             "there": there,
@@ -235,11 +246,37 @@ class TwoStage(tf.Module):
             "recall": _standardised(found["score"], there),
             "rank": None,
         }
-        if self._rank is not None:
+        if self._rank is None:
+            return parts
+        shape = tf.shape(found["item_id"])
+        recalled = {
+            "item_id": found["item_id"],
+            "recall_score": found["score"],
+            "recall_source": tf.broadcast_to(self._source_of(found)[:, tf.newaxis], shape),
+        }
+        if examples is not None and "rank_examples" in self._rank.signatures:
+            ranked = self._rank.signatures["rank_examples"](examples=examples, **recalled)
+        elif told:
+            ranked = self._rank.signatures[_RANK](user_id=user_id, **recalled, **told)
+        else:
             ranked = self._rank.signatures["rank"](user_id=user_id, item_id=found["item_id"])
-            parts["rank"] = _standardised(ranked["score"], there)
-            parts["ranked"] = _personal(found) & ranked["known"]
+        parts["rank"] = _standardised(ranked["score"], there)
+        parts["ranked"] = _personal(found) & ranked["known"]
         return parts
+
+    def _source_of(self, found: dict[str, tf.Tensor]) -> tf.Tensor:
+        """[B] what recalled a request's candidates."""
+        popular = tf.where(found["strategy"] == "fallback", "popularity", found["strategy"])
+        return tf.where(_personal(found), self._source, popular)
+
+    @staticmethod
+    def _told(stage: Any, signature: str) -> dict[str, tf.TensorSpec]:
+        """What a stage reads of a request besides ids, by the signature that takes it."""
+        if stage is None or signature not in stage.signatures:
+            return {}
+        _, inputs = stage.signatures[signature].structured_input_signature
+        own = {"item_id", *RECALLED, *REQUEST_INPUTS} - set(HISTORY_COLUMNS)
+        return {name: spec for name, spec in inputs.items() if name not in own}
 
     def _ordered(self, parts: dict[str, tf.Tensor], weight: tf.Tensor) -> tf.Tensor:
         """[B, C] scores of the candidates, -inf where there is none."""

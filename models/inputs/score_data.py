@@ -8,7 +8,7 @@ bucket, ascending).
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,6 +175,21 @@ class ScoreData(TrainingData):
         columns = {field.name: present(raw[field.name], field.dtype) for field in self.fields}
         return {name: _dense(column) for name, column in self._transform(columns).items()}
 
+    @property
+    def context_fields(self) -> tuple[Field, ...]:
+        """The fields that neither the user nor the item says: what a request may tell of itself."""
+        return tuple(field for field in self.fields if field.entity == "context")
+
+    def context_inputs(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
+        """Transforms raw values of context fields by name, as `transform_raw` does all."""
+        fields = [field for field in self.context_fields if field.name in raw]
+        if not fields:
+            return {}
+        columns = self.transform_layer(
+            {field.name: present(raw[field.name], field.dtype) for field in fields}
+        )
+        return {name: _dense(value) for name, value in self._inputs_of(fields, columns).items()}
+
     def lookup(self, user: tf.Tensor, item: tf.Tensor) -> Inputs:
         """Inputs of (user, item) pairs out of the two tables, in-graph.
 
@@ -257,12 +272,18 @@ class ScoreData(TrainingData):
         for field in self.fields:
             if field.kind == DOCUMENT:
                 columns[field.name] = self.transform_layer({REVIEW: raw[field.name]})[REVIEW]
+        return self._inputs_of(self.fields, columns)
+
+    def _inputs_of(
+        self, fields: Sequence[Field], columns: Mapping[str, tf.SparseTensor]
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Transformed columns as inputs, those of many values ragged."""
         outputs = {}
-        for field in self.fields:
+        for field in fields:
             ragged = to_ragged(tf.cast(columns[field.name], tf.int32))
             outputs[field.name] = first_value(ragged) if field.single else ragged
-        for quantile in self.quantiles.values():
-            outputs[quantile] = first_value(to_ragged(columns[quantile]))
+            if quantile := self.quantiles.get(field.name):
+                outputs[quantile] = first_value(to_ragged(columns[quantile]))
         return outputs
 
     def check_labels(self, labels: np.ndarray, split: str) -> None:

@@ -10,11 +10,15 @@ from components import standalone
 from models.contract.retrieve import RetrieveModel
 from models.contract.retrieve_task import Evaluation, RetrieveTask
 from models.contract.retriever import Retriever
+from models.contract.score import ScoreModel, ScoreTask
+from models.contract.two_stage import TwoStage
 from models.inputs.schema import read_schema
 from models.names import features
 from models.names.errors import DataError
-from models.names.hyper_parameters import Ranking
+from models.names.hyper_parameters import Epochs, Ranking
+from models.names.label import Label
 from tests.models.contract import strings
+from tests.models.toy import example
 
 # User, item, type, seconds, time, device, hour. Leave-one-out tests d's last event and v's, and
 # validates the ones before; `rare` stands in validation alone, so train does not know it.
@@ -112,11 +116,11 @@ def build(folder, kind):
     return folder
 
 
-def load(folder, model=Told):
+def load(folder, model=Told, task=None):
     names = ("train", "valid", "test", "items", "users")
     splits = {name: str(folder / "examples" / f"Split-{name}" / "*") for name in names}
     schema = str(folder / "schema" / "schema.pbtxt")
-    return RetrieveTask().load(model, str(folder / "graph"), schema, splits)
+    return (task or RetrieveTask()).load(model, str(folder / "graph"), schema, splits)
 
 
 @pytest.fixture(scope="module")
@@ -243,15 +247,6 @@ def test_a_request_tells_what_stands_beside_its_history(served, tmp_path):
     of_nobody = answers(answer, 1)
     assert of_nobody == pytest.approx(expected(served.data, unknown_device, "fridge"))
 
-    def example(row, **lists):
-        kinds = {str: "bytes_list", float: "float_list", int: "int64_list"}
-        feature = {}
-        for name, values in lists.items():
-            kind = kinds[type(values[0])] if values else "bytes_list"
-            coded = [v.encode() if isinstance(v, str) else v for v in values]
-            feature[name] = tf.train.Feature(**{kind: getattr(tf.train, _LIST[kind])(value=coded)})
-        return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-
     first = dict(
         user_id=["u"],
         history=["b", "no such", "a"],
@@ -264,7 +259,7 @@ def test_a_request_tells_what_stands_beside_its_history(served, tmp_path):
     )
     # The second request tells its dwell alone.
     second = dict(user_id=["nobody"], history=["c", "a"], dwell=[7.0, 8.0], k=[4])
-    examples = tf.constant([example(0, **first), example(1, **second)])
+    examples = tf.constant([example(**first), example(**second)])
     of_examples = signatures["recommend_examples"](examples=examples)
     assert answers(of_examples, 0) == of_u
     assert answers(of_examples, 1) == pytest.approx(
@@ -279,12 +274,9 @@ def test_a_request_tells_what_stands_beside_its_history(served, tmp_path):
     )
     broken = dict(first, dwell=[20.0, 99.0])
     with pytest.raises(tf.errors.InvalidArgumentError, match="dwell: required: as many values"):
-        signatures["recommend_examples"](examples=tf.constant([example(0, **broken)]))
+        signatures["recommend_examples"](examples=tf.constant([example(**broken)]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="dwell: required: the shape"):
         signatures["recommend_events"](**asked, **{**beside, "dwell": tf.zeros([2, 2])})
-
-
-_LIST = {"bytes_list": "BytesList", "float_list": "FloatList", "int64_list": "Int64List"}
 
 
 def test_queries_know_what_was_told_before_them_and_nothing_of_their_target(served):
@@ -338,3 +330,72 @@ def test_context_must_be_a_column_of_events_with_one_value(built, tmp_path):
             standalone.build_examples(
                 str(built / "t"), str(tmp_path), carries={"context": [named]}, schema="generic"
             )
+
+
+class ByTheMoment(ScoreModel[Epochs]):
+    """Orders by the item where a device is told, else turns the order of the first stage round."""
+
+    reads_quantiles = True
+
+    def score_rows(self, inputs, training=False):
+        # Within train's labels, 8 to 17, to which answers are clipped.
+        by_item = 0.4 * tf.cast(inputs["device"] * inputs["item_id"], tf.float32)
+        return 9.0 + by_item - 0.3 * inputs["recall_score_quantile"]
+
+
+def test_the_second_stage_is_told_the_moment_and_what_the_first_one_thought(
+    served, built, tmp_path
+):
+    """The recall's scores are those of `Told`, 1 to some 100,000; the ranker knows that range."""
+    source = tmp_path / "source"
+    source.mkdir()
+    header, *lines = EVENTS.split()
+    rows = [f"{line},{n * 40_000}" for n, line in enumerate(lines)]
+    (source / "events.csv").write_text("\n".join([f"{header},recall_score", *rows]) + "\n")
+    types = {"types": {**TYPES, "recall_score": "float"}}
+    standalone.read_tables(str(source), columns=types, output=str(tmp_path / "t"))
+    label = Label(column="hour")
+    standalone.build_examples(
+        str(tmp_path / "t"),
+        str(tmp_path),
+        "score",
+        label=label.model_dump(),
+        schema="generic",
+        split={"name": "leave_one_out"},
+    )
+    standalone.transform(
+        str(tmp_path / "examples"),
+        str(tmp_path / "schema" / "schema.pbtxt"),
+        str(tmp_path / "graph"),
+        {"text": [], "quantiles": True},
+    )
+    data = load(tmp_path, ByTheMoment, ScoreTask(label))
+    ScoreTask(label).exporter(ByTheMoment(Epochs(), data), data).export(str(tmp_path / "rank"))
+    served.retriever.export(str(tmp_path / "recall"))
+    bundle = TwoStage(str(tmp_path / "recall"), str(tmp_path / "rank"), "told", candidates=4)
+    bundle.export(str(tmp_path / "both"))
+    signatures = tf.saved_model.load(str(tmp_path / "both")).signatures
+    ids = {
+        "user_id": tf.constant(["u", "u"]),
+        "history": strings([[], []]),
+        "exclude": strings([[], []]),
+        "k": tf.constant([4, 4]),
+    }
+    beside = {
+        "event_types": strings([[], []]),
+        "dwell": tf.zeros([2, 0]),
+        "timestamps": tf.zeros([2, 0], tf.int64),
+        "device": tf.constant(["phone", ""]),
+        "hour": tf.constant([float("nan")] * 2),
+    }
+    answer = signatures["recommend_events"](**ids, **beside)
+    told, untold = ([*answers(answer, row)] for row in (0, 1))
+    by_index = sorted("abcd", key=lambda item: data.item_table.lookup(tf.constant(item)).numpy())
+    assert told == by_index[::-1]
+    recall = expected(served.data, STORED, "")
+    assert untold == sorted("abcd", key=recall.get)
+    examples = tf.constant([example(user_id=["u"], device=["phone"]), example(user_id=["u"])])
+    of_examples = signatures["recommend_examples"](examples=examples)
+    assert [[*answers(of_examples, row)][:4] for row in (0, 1)] == [told, untold]
+    # Ids alone stay a request: no moment, and the first stage's scores are not told either.
+    assert answers(signatures["recommend"](**ids), 0).keys() == {*"abcd"}

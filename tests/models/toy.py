@@ -164,12 +164,18 @@ def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
     return ToyData(folder, toy.label)
 
 
-def example(**lists: list[str]) -> bytes:
-    """A serialized tf.Example of lists of strings."""
-    feature = {
-        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values]))
-        for name, values in lists.items()
+def example(**lists: list) -> bytes:
+    """A serialized tf.Example of lists of strings, of whole numbers or of floats."""
+    kinds = {
+        int: ("int64_list", tf.train.Int64List),
+        float: ("float_list", tf.train.FloatList),
+        str: ("bytes_list", tf.train.BytesList),
     }
+    feature = {}
+    for name, values in lists.items():
+        field, kind = kinds[type(values[0]) if values else str]
+        coded = [value.encode() if isinstance(value, str) else value for value in values]
+        feature[name] = tf.train.Feature(**{field: kind(value=coded)})
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 

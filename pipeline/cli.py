@@ -81,7 +81,7 @@ def doctor(deep: bool) -> None:
 @main.command("models")
 @_mended
 def list_models() -> None:
-    """List the models: task, example kind, family, paper.
+    """List the models: task, example kind, what a request may hold, family, paper.
 
     \b
     Example: recsys models
@@ -89,11 +89,15 @@ def list_models() -> None:
     from models.names.registry import MODELS
     from pipeline.show import print_table
 
+    def told(entry) -> str:
+        return "features" if entry.task == "score" else ", ".join(("ids", *entry.reads))
+
     rows = [
-        (entry.name, entry.title, entry.task, entry.kind, entry.family, entry.paper)
+        (entry.name, entry.title, entry.task, entry.kind, told(entry), entry.family, entry.paper)
         for entry in MODELS.values()
     ]
-    print_table("Models", ("name", "model", "task", "examples", "family", "paper"), rows)
+    headings = ("name", "model", "task", "examples", "a request holds", "family", "paper")
+    print_table("Models", headings, rows)
 
 
 @main.command("datasets")

@@ -26,6 +26,8 @@ class Entry:
         baseline: true for the reference that every other model must beat at the gate.
         learns: of a `score` model: what its paper predicts, `click` or `rating`; a run may set its
             label otherwise.
+        reads: what a request to a `retrieve` model may hold besides ids, as the model's class says
+            it: of `event_types`, `dwell`, `timestamps`, and `context`.
         defaults: what the other parts of a run are unless the run says otherwise, as its file
             would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
             return to what they had.
@@ -40,6 +42,7 @@ class Entry:
     module: str
     baseline: bool = False
     learns: str = ""
+    reads: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -47,3 +47,10 @@ def test_a_model_is_held_to_the_contract(name):
         test for member in held for test in vars(member) if test.startswith("test_")
     ]
     assert own, f"{where}: required: a golden vector or an invariant of the paper; found none"
+
+
+@pytest.mark.parametrize("name", [n for n, e in registry.MODELS.items() if e.task == "retrieve"])
+def test_the_registry_says_what_a_request_may_hold(name):
+    model = registry.load(name).Model
+    context = ("context",) if model.reads_context else ()
+    assert registry.get(name).reads == (*model.reads_history, *context)

@@ -76,6 +76,15 @@ _ENTRIES = (
         module="models.baseline.bpr_mf",
     ),
     Entry(
+        name="ials",
+        title="iALS",
+        task="retrieve",
+        kind="profile",
+        family="baseline",
+        paper="Hu et al., ICDM 2008",
+        module="models.baseline.ials",
+    ),
+    Entry(
         name="autorec",
         title="AutoRec",
         task="score",

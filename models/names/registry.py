@@ -85,6 +85,15 @@ _ENTRIES = (
         module="models.baseline.ials",
     ),
     Entry(
+        name="v_sknn",
+        title="V-SKNN",
+        task="retrieve",
+        kind="sequence",
+        family="baseline",
+        paper="Ludewig & Jannach, UMUAI 2018",
+        module="models.baseline.v_sknn",
+    ),
+    Entry(
         name="autorec",
         title="AutoRec",
         task="score",

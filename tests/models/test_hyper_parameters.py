@@ -18,6 +18,7 @@ HONOURED = {
     "item_knn": RANKING,
     "ease": RANKING,
     "ials": RANKING | EPOCHS,
+    "v_sknn": RANKING,
     "bpr_mf": RANKING | TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
     "autorec": TRAINED | {"mixed_precision", "jit_compile"},
     "mult_dae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},

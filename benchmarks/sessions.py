@@ -3,7 +3,7 @@
 The items are ranked against the whole catalogue.
 
     python -m benchmarks.sessions --data FOLDER/session_rsc15_100k
-        --models popularity item_knn gru4rec_xe gru4rec_bpr_max
+        --models popularity s_pop item_knn v_sknn gru4rec_xe gru4rec_bpr_max
     python -m benchmarks.sessions --data FOLDER/session_diginetica
 
 The source's own train and test files are the split (`predefined`); validation is the last day of
@@ -31,12 +31,15 @@ LARGE = {"units": [256], "batch_size": 128, "epochs": 10}
 # (diginetica).
 ROWS = {
     "popularity": ("popularity", {}, {}, {}),
+    "s_pop": ("popularity", {"session_first": True}, {}, {}),
     "item_knn": ("item_knn", {}, {}, {}),
+    "v_sknn": ("v_sknn", {}, {}, {}),
     "gru4rec_xe": ("gru4rec", {"loss": "cross_entropy"}, SMALL, LARGE),
     "gru4rec_bpr_max": ("gru4rec", {"loss": "bpr_max", "score_activation": "elu"}, SMALL, LARGE),
 }
 PUBLISHED = {
     "diginetica": {
+        "s_pop": "P@20 .2106, MRR@20 .1368 (SR-GNN's table)",
         "item_knn": "P@20 .3575, MRR@20 .1157",
         "gru4rec_xe": "P@20 .2945, MRR@20 .0833 (SR-GNN's table; its own: .5073, .1759)",
     },

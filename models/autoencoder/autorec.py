@@ -10,7 +10,9 @@ companion.
 Biases are not penalised. The prediction for a user and an item reads the item's train vector at the
 user's place: a rating that is asked for is never in the input. Predictions are clipped to the range
 of the train ratings. An item without ratings gets the train mean; a user without any, in I-AutoRec,
-the item's mean (U-AutoRec: the other way round).
+the item's mean (U-AutoRec: the other way round). U-AutoRec folds in ratings that come with a
+request: they are the vector of a user whom train has not seen. In I-AutoRec such a user has no
+place in the items' vectors, and no row of W.
 
 Deviations: Adam on batches of items rather than L-BFGS or Rprop on all at once: the loss of a batch
 is divided by its items and the penalty by all items, so that l2 means what it means in the paper;
@@ -123,6 +125,27 @@ class AutoRec(ScoreModel[HyperParameters]):
     def prepare(self):
         codes = self._ratings @ self.encoder.kernel.embeddings.numpy() + self.encoder.bias.numpy()
         self.codes.assign(tf.sigmoid(codes))
+
+    @property
+    def folds_in(self) -> bool:
+        return self.hyper_parameters.variant == "user"
+
+    def fold_in(self, item: tf.Tensor, rated: tf.Tensor, rating: tf.Tensor) -> tf.Tensor:
+        present = tf.cast(rated > 0, tf.float32)
+        row = tf.repeat(
+            tf.range(tf.shape(rated, tf.int64)[0])[:, tf.newaxis], tf.shape(rated)[1], axis=1
+        )
+        shape = tf.stack([tf.shape(rated, tf.int64)[0], self._ratings.shape[1]])
+        vectors = tf.scatter_nd(tf.stack([row, rated], axis=-1), rating * present, shape)
+        code = tf.cast(self.encoder(vectors), tf.float32)
+        kernel, bias = (table.embeddings for table in (self.decoder.kernel, self.decoder.bias))
+        rebuilt = tf.einsum("bf,bcf->bc", code, tf.gather(kernel, item)) + tf.gather(
+            bias[:, 0], item
+        )
+        count = tf.reduce_sum(present, axis=1, keepdims=True)
+        mean = tf.reduce_sum(rating * present, axis=1, keepdims=True) / tf.maximum(count, 1.0)
+        mean = tf.where(count > 0, mean, self.label_mean)
+        return tf.where((count > 0) & (item >= FIRST_TOKEN), rebuilt, mean)
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         row, column = inputs[self._row], inputs[self._column]

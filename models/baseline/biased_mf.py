@@ -7,7 +7,9 @@ Cite: Koren, Bell, Volinsky: Matrix Factorization Techniques for Recommender Sys
     loss of one rating = 1/2 [ (r_ui - r)^2 + l2 (b_u^2 + b_i^2 + |p_u|^2 + |q_i|^2) ]
 
 Every rating regularises its own user and item, so a row decays as often as it is learnt. mu is the
-train mean. An unknown user or item adds nothing: its bias and vector are zero, and stay so.
+train mean. An unknown user or item adds nothing: its bias and vector are zero, and stay so. For a
+user whom train has not seen, ratings that come with a request are folded in: the b_u and p_u that
+minimise their loss, the items as they are, by the normal equations.
 
 Deviations: steps are taken for `batch_size` ratings at once, each at the full learning rate, where
 the paper goes one by one. For clicks the same score is a log-odds, with log loss.
@@ -62,6 +64,30 @@ class BiasedMF(ScoreModel[HyperParameters]):
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(*self._look_up(inputs))
 
+    @property
+    def folds_in(self) -> bool:
+        return not self.label.is_click  # log loss has no closed form
+
+    def fold_in(self, item: tf.Tensor, rated: tf.Tensor, rating: tf.Tensor) -> tf.Tensor:
+        present = tf.cast(rated > 0, tf.float32)[..., tf.newaxis]
+        # With a 1 in the place of the item's bias, the user's bias is a factor like the others.
+        known, bias = self._factors(rated)
+        known *= present
+        rest = (rating[..., tf.newaxis] - bias - self.initial_score) * present
+        # Every rating regularises; a little is left where there is none, or no l2.
+        ridge = tf.maximum(self.hyper_parameters.l2 * tf.reduce_sum(present, axis=1), 1e-6)
+        left = tf.matmul(known, known, transpose_a=True)
+        left = tf.linalg.set_diag(left, tf.linalg.diag_part(left) + ridge)
+        right = tf.matmul(known, rest, transpose_a=True)
+        user = tf.linalg.cholesky_solve(tf.linalg.cholesky(left), right)
+        factors, bias = self._factors(item)
+        return self.initial_score + (bias + tf.matmul(factors, user))[..., 0]
+
+    def _factors(self, item):
+        """Of items [B, L]: a one and the vector, [B, L, 1 + factors], and the bias, [B, L, 1]."""
+        row = self._known_rows(self.items, item)
+        return tf.concat([tf.ones_like(row[..., :1]), row[..., 1:]], axis=-1), row[..., :1]
+
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         user, item = self._look_up(inputs)
         loss = self.row_loss(inputs[LABEL], self._score(user, item))
@@ -79,13 +105,14 @@ class BiasedMF(ScoreModel[HyperParameters]):
         )
 
     def _look_up(self, inputs):
-        """Bias and vector of each row's user and item, [B, 1 + factors] float32.
-
-        Unknown ones have zeros.
-        """
+        """Bias and vector of each row's user and item, [B, 1 + factors] float32."""
         for table, name in ((self.users, "user_id"), (self.items, "item_id")):
-            known = tf.cast(inputs[name] >= FIRST_TOKEN, tf.float32)
-            yield tf.cast(table(inputs[name]), tf.float32) * known[:, tf.newaxis]
+            yield self._known_rows(table, inputs[name])
+
+    def _known_rows(self, table, index):
+        """Rows of a table, [..., 1 + factors] float32; zeros for the unknown."""
+        known = tf.cast(index >= FIRST_TOKEN, tf.float32)
+        return tf.cast(table(index), tf.float32) * known[..., tf.newaxis]
 
     def _table(self, field):
         def initial(shape, dtype=None, **_):

@@ -1,18 +1,27 @@
 """Item-based nearest neighbours with shrunk cosine similarity.
 
 Cite: Sarwar, Karypis, Konstan, Riedl: Item-Based Collaborative Filtering Recommendation Algorithms,
-WWW 2001; shrinkage and settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS 2021.
+WWW 2001; shrinkage, weighting and settings as in Ferrari Dacrema, Boglio, Cremonesi, Jannach, TOIS
+2021; BM25: Robertson, Walker, Jones, Hancock-Beaulieu, Gatford: Okapi at TREC-3, 1994.
 
     s_ij  = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0
             the `neighbours` largest of a column are kept
     score = x_u S
+    x_ui  = 0 where the user has not the item, else
+        none    1
+        tf_idf  idf_u                    idf_u = ln(items / (1 + the user's items))
+        bm25    idf_u (k1 + 1) / (1 + k1 (1 - b + b n_i / mean n))      n_i: users of the item
 
-Deviations: implicit data only, without row weighting. What is kept of S is stored as lists, so that
-a catalogue of any size fits.
+To weigh, items are documents, and the users who have them are their words: one who has much says
+little. A cosine leaves nothing of an item's own factor; shrinkage and the score do.
+
+Deviations: implicit data only: how often a user had an item is not asked. idf_u of who asks is left
+out, since it is the same for all items. What is kept of S is stored as lists, so that a catalogue
+of any size fits.
 """
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -28,10 +37,21 @@ from models.names.hyper_parameters import Ranking
 
 
 class HyperParameters(Ranking):
-    """Item-kNN's own."""
+    """Item-kNN's own.
+
+    Attributes:
+        neighbours: how many of an item vote for it.
+        shrink: how much a similarity that few users support is weakened.
+        weighting: of what users have.
+        k1: of BM25: how far items differ by their number of users.
+        b: of BM25: how much of that number counts, 0 to 1.
+    """
 
     neighbours: int = pydantic.Field(100, ge=1)
     shrink: float = pydantic.Field(0.0, ge=0)
+    weighting: Literal["none", "bm25", "tf_idf"] = "none"
+    k1: float = pydantic.Field(1.2, ge=0)
+    b: float = pydantic.Field(0.75, ge=0, le=1)
 
 
 class ItemKNN(RetrieveModel[HyperParameters]):
@@ -61,10 +81,14 @@ class ItemKNN(RetrieveModel[HyperParameters]):
 
     def learn(self, loop: Loop) -> None:
         started = time.monotonic()
-        pairs = loop.data.events.matrix(self._count)
-        weights = similarities(
-            pairs.T @ pairs, self.hyper_parameters.neighbours, self.hyper_parameters.shrink
+        parameters, pairs = self.hyper_parameters, loop.data.events.matrix(self._count)
+        of_users, of_items = (
+            scipy.sparse.diags(factors)
+            for factors in factors_of(pairs, parameters.weighting, parameters.k1, parameters.b)
         )
+        pairs = of_users @ pairs @ of_items
+        # The history of a query has its items' factors too.
+        weights = of_items @ similarities(pairs.T @ pairs, parameters.neighbours, parameters.shrink)
         self.splits.assign(weights.indptr.astype(np.int64))
         rest = (
             self.votes.shape[0] - weights.nnz
@@ -97,10 +121,30 @@ class ItemKNN(RetrieveModel[HyperParameters]):
         )
 
 
-def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_matrix:
-    """[N, N] counts -> [N, N], the largest `neighbours` of each column.
+def factors_of(
+    pairs: scipy.sparse.csr_matrix, weighting: str, k1: float, b: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The factors of the users [P] and of the items [N] of which each x_ui is the product.
 
-    The counts (dense or sparse) are of users who have both items.
+    Args:
+        pairs: [P, N], 1 where the user has the item.
+        weighting: `none`, `bm25` or `tf_idf`.
+        k1: of BM25.
+        b: of BM25.
+    """
+    of_users, of_items = (np.ones(size) for size in pairs.shape)
+    if weighting != "none":
+        of_users = np.log(pairs.shape[1] / (1.0 + np.asarray(pairs.sum(axis=1))[:, 0]))
+    if weighting == "bm25":
+        users = np.asarray(pairs.sum(axis=0))[0]
+        of_items = (k1 + 1.0) / (1.0 + k1 * (1.0 - b + b * users / users.mean()))
+    return of_users, of_items
+
+
+def similarities(together, neighbours: int, shrink: float) -> scipy.sparse.csr_matrix:
+    """[N, N] products x_i . x_j, dense or sparse -> [N, N], the largest `neighbours` of a column.
+
+    Without weighting the products are counts of users who have both items.
     """
     together = scipy.sparse.coo_matrix(together)
     norm = np.sqrt(together.diagonal().astype(np.float64))

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from models.contract.recommender import H, Recommender
 from models.inputs import sampling
-from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.schema import ID
 from models.inputs.score_data import Inputs, ScoreData
 from models.measures import pointwise
@@ -71,6 +71,21 @@ class ScoreModel(Recommender[H]):
         """Returns [B] scores of rows: the log-odds of a click, or a rating."""
         raise NotImplementedError(f"{type(self).__name__} must define score_rows()")
 
+    @property
+    def folds_in(self) -> bool:
+        """Whether the model scores for users of whom it gets ratings and nothing else."""
+        return False
+
+    def fold_in(self, item: tf.Tensor, rated: tf.Tensor, rating: tf.Tensor) -> tf.Tensor:
+        """Returns [B, C] scores, like `score_rows`, for users whom train has not seen.
+
+        Args:
+            item: [B, C] int64 indices; 1 for items that train has not seen.
+            rated: [B, H] int64 indices of what the users have rated, each once; 0 for none.
+            rating: [B, H] float32 labels on the scale of train; 0 for none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define fold_in()")
+
     def prepare(self) -> None:
         """Computes what `score_rows` needs of all users or items, such as their codes.
 
@@ -83,7 +98,11 @@ class ScoreModel(Recommender[H]):
 
     def predict_rows(self, inputs: Inputs) -> tf.Tensor:
         """Returns [B] float32 predictions: probabilities, or ratings within the range of train."""
-        score = tf.cast(self.score_rows(inputs), tf.float32)
+        return self.link(self.score_rows(inputs))
+
+    def link(self, score: tf.Tensor) -> tf.Tensor:
+        """Maps scores of any shape to float32 predictions."""
+        score = tf.cast(score, tf.float32)
         return (
             tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
         )
@@ -201,6 +220,34 @@ class Scorer(tf.Module):
             "known": self._data.users.in_train(user),
         }
 
+    def fold_in(
+        self, item_id: tf.Tensor, history: tf.Tensor, rating: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `fold_in` signature of a model that folds in: for users whom train has not seen.
+
+        Args:
+            item_id: [B, C] strings, what to score.
+            history: [B, H] strings, what the users have rated, "" for none. Of several ratings of
+                an item the last stands; items that train has not seen are left out.
+            rating: [B, H] float32, NaN for none.
+
+        Returns:
+            `score` [B, C] float32, and `strategy` [B]: `fold-in`, or `cold` without any rating.
+        """
+        item, rated = (
+            tf.where(self._data.items.in_train(index), index, UNKNOWN)
+            for index in map(self._item_table.lookup, (item_id, history))
+        )
+        rated = tf.where((rated == UNKNOWN) | tf.math.is_nan(rating), tf.zeros_like(rated), rated)
+        again = rated[:, :, tf.newaxis] == rated[:, tf.newaxis, :]
+        later = tf.range(tf.shape(rated)[1])[:, tf.newaxis] < tf.range(tf.shape(rated)[1])
+        last = (rated > 0) & ~tf.reduce_any(again & later, axis=2)
+        rated, rating = (tf.where(last, value, tf.zeros_like(value)) for value in (rated, rating))
+        return {
+            "score": self._model.link(self._model.fold_in(item, rated, rating)),
+            "strategy": tf.where(tf.reduce_any(last, axis=1), "fold-in", "cold"),
+        }
+
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: metrics, and the `prediction` itself.
 
@@ -243,6 +290,13 @@ class Scorer(tf.Module):
             )
             signatures["rank_examples"] = tf.function(self.rank_examples).get_concrete_function(
                 examples, items, **recalled
+            )
+        if self._model.folds_in:
+            lists = tf.TensorSpec([None, None], tf.string)
+            signatures["fold_in"] = tf.function(self.fold_in).get_concrete_function(
+                tf.TensorSpec(lists.shape, lists.dtype, name="item_id"),
+                tf.TensorSpec(lists.shape, lists.dtype, name="history"),
+                tf.TensorSpec(lists.shape, tf.float32, name="rating"),
             )
         tf.saved_model.save(self, folder, signatures=signatures)
 

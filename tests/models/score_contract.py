@@ -198,5 +198,36 @@ class ScoreContract:
         assert rank["known"].numpy().tolist() == [False, False]
         assert set(score["strategy"].numpy()) == {b"cold"}
 
+    def test_ratings_of_a_stranger_are_folded_in(self, trained):
+        if not trained.model.folds_in:
+            assert "fold_in" not in trained.signatures
+            pytest.skip(f"{self.name} does not fold in")
+        items = [f"item {number} é" for number in (1, 2, 3)]
+        ratings = {items[0]: 5.0, items[1]: 1.0}
+
+        def ask(history, rating):
+            answer = trained.signatures["fold_in"](
+                item_id=tf.constant([[*items, "nothing"]]),
+                history=tf.constant([history], tf.string),
+                rating=tf.constant([rating], tf.float32),
+            )
+            return answer["score"].numpy()[0], answer["strategy"].numpy().tolist()
+
+        score, strategy = ask([*ratings], [*ratings.values()])
+        assert strategy == [b"fold-in"]
+        low, high = trained.data.label_range
+        assert (score >= low).all() and (score <= high).all()
+        # Neither padding, nor items that train has not seen, nor a rating that is missing or was
+        # given anew, nor the order make a difference.
+        for history, rating in (
+            ([items[1], "", items[0], "nothing", NEW_ITEM], [1.0, 3.0, 5.0, 2.0, 2.0]),
+            ([items[0], items[2], items[1], items[0]], [2.0, np.nan, 1.0, 5.0]),
+        ):
+            np.testing.assert_allclose(ask(history, rating)[0], score, rtol=1e-5)
+        assert not np.allclose(ask([*ratings], [1.0, 5.0])[0], score, atol=0.1)
+        for history in ([], ["nothing"]):
+            answer, strategy = ask(history, [4.0] * len(history))
+            assert strategy == [b"cold"] and np.isfinite(answer).all()
+
     def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
         assert_takes_every_weight(trained, str(tmp_path))

@@ -75,6 +75,20 @@ class TestUserAutoRec(ScoreContract):
             trained.model.score_rows(inputs), [mean, trained.data.label_mean], rtol=1e-5
         )
 
+    def test_a_stranger_with_a_users_ratings_is_scored_as_the_user(self, trained):
+        model, events, user = trained.model, trained.data.events, 5
+        own = events.user == user
+        item = np.arange(1, 12)
+        inputs = {"user_id": np.full(11, user, np.int32), "item_id": item.astype(np.int32)}
+        folded = model.fold_in(
+            *(column[np.newaxis] for column in (item, events.item[own], events.label[own]))
+        )
+        np.testing.assert_allclose(folded[0], model.score_rows(inputs), rtol=1e-4)
+        nothing = tf.zeros([1, 1], tf.int64), tf.zeros([1, 1])
+        np.testing.assert_allclose(
+            model.fold_in(tf.constant([item]), *nothing), trained.data.label_mean, rtol=1e-5
+        )
+
 
 @pytest.fixture(scope="module")
 def data(toy_data):

@@ -37,6 +37,16 @@ class TestBiasedMF(ScoreContract):
             rtol=1e-5,
         )
 
+    def test_a_stranger_with_a_users_ratings_is_scored_much_as_the_user(self, trained):
+        """The user's own factors were learnt for the same loss, step by step."""
+        model, events, user = trained.model, trained.data.events, 7
+        own, item = events.user == user, np.arange(2, 42)
+        inputs = {"user_id": np.full(40, user, np.int32), "item_id": item.astype(np.int32)}
+        folded = model.fold_in(
+            *(column[np.newaxis] for column in (item, events.item[own], events.label[own]))
+        )[0]
+        assert np.corrcoef(folded, model.score_rows(inputs))[0, 1] > 0.95
+
 
 @pytest.fixture(scope="module")
 def data(toy_data):
@@ -87,3 +97,28 @@ def test_the_penalty_is_of_the_rows_of_the_batch(data):
     expected = 0.5 * (2 * np.sum(users[2] ** 2) + np.sum(items[3] ** 2) + np.sum(items[4] ** 2)) / 2
     np.testing.assert_allclose(losses[1] - losses[0], expected, rtol=1e-4)
     assert TrainingLoop(model.hyper_parameters, data).evaluation is None
+
+
+def test_two_ratings_folded_in_by_hand(data):
+    """One factor, l2 1/2; items 2, 3 and 4 with biases 0, 1 and 0.5, vectors 1, 2 and 3.
+
+    The ratings are m + 3 and m + 2, m the train mean: 3 and 1 are left of them. With A = [[1, 1],
+    [1, 2]] (a one and the vector) A'A + 2 l2 I = [[3, 3], [3, 6]] and A' (3, 1) = (4, 5): b = 1,
+    p = 1/3. Item 4: m + 0.5 + 1 + 3/3; an item that train has not seen: m + 1.
+    """
+    module = registry.load("biased_mf")
+    model = module.Model(module.HyperParameters(factors=1, l2=0.5), data)
+    model.items.build(None)
+    table = model.items.embeddings.numpy()
+    table[2:5] = [[0, 1], [1, 2], [0.5, 3]]
+    model.items.embeddings.assign(table)
+    mean = data.label_mean
+    item, rated = tf.constant([[4, 1]], tf.int64), tf.constant([[2, 0, 3]], tf.int64)
+    rating = tf.constant([[mean + 3, 0, mean + 2]], tf.float32)
+    np.testing.assert_allclose(
+        model.fold_in(item, rated, rating)[0], [mean + 2.5, mean + 1], rtol=1e-5
+    )
+    # Without ratings: the item's bias alone.
+    np.testing.assert_allclose(
+        model.fold_in(item, tf.zeros_like(rated), rating)[0], [mean + 0.5, mean], rtol=1e-5
+    )

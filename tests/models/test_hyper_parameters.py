@@ -17,6 +17,8 @@ HONOURED = {
     "popularity": RANKING,
     "item_knn": RANKING,
     "ease": RANKING,
+    "ials": RANKING | EPOCHS,
+    "v_sknn": RANKING,
     "bpr_mf": RANKING | TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
     "autorec": TRAINED | {"mixed_precision", "jit_compile"},
     "mult_dae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},

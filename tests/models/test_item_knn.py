@@ -1,6 +1,8 @@
 """Item-kNN: the contract, and similarities by hand."""
 
 import numpy as np
+import pytest
+import scipy.sparse
 import tensorflow as tf
 
 from models.baseline import item_knn
@@ -62,6 +64,48 @@ def test_of_equal_similarities_the_more_popular_item_is_kept():
 
 def test_an_item_without_users_is_like_nothing():
     assert np.isfinite(similarities(np.zeros((2, 2)), 1, 0.0)).all()
+
+
+# Users by items: the first has items 0 and 1, the second item 0.
+PAIRS = scipy.sparse.csr_matrix([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+
+
+def test_who_has_much_says_little():
+    # ln(4 / (1 + 2)) and ln(4 / (1 + 1)).
+    of_users, of_items = item_knn.factors_of(PAIRS, "tf_idf", 1.2, 0.75)
+    np.testing.assert_allclose(of_users, [0.28768207, 0.69314718])
+    np.testing.assert_array_equal(of_items, 1.0)
+    for factors in item_knn.factors_of(PAIRS, "none", 1.2, 0.75):
+        np.testing.assert_array_equal(factors, 1.0)
+
+
+def test_bm25_by_hand():
+    # The items have 2, 1, 0 and 0 users, 0.75 in the mean. With k1 2 and b 0.5 the factors are
+    # 3 / (1 + 2 (0.5 + 0.5 x 2 / 0.75)) = 3 / (1 + 1 + 2.6667) = 0.642857,
+    # 3 / (1 + 1 + 1.3333) = 0.9, and 3 / 2 for those without users.
+    of_users, of_items = item_knn.factors_of(PAIRS, "bm25", 2.0, 0.5)
+    np.testing.assert_allclose(of_items, [0.64285714, 0.9, 1.5, 1.5])
+    np.testing.assert_allclose(of_users, [0.28768207, 0.69314718])
+    # Without a length to account for, all items are the same: (k1 + 1) / (1 + k1).
+    np.testing.assert_allclose(item_knn.factors_of(PAIRS, "bm25", 2.0, 0.0)[1], 1.0)
+
+
+@pytest.mark.parametrize("weighting", ["bm25", "tf_idf"])
+def test_weighted_scores_are_of_weighted_users_and_a_weighted_history(toy_data, weighting):
+    """Dense, with the formulas of the module: X weighted, its shrunk cosines, x_u S."""
+    data = toy_data("profile", 0.0).load("item_knn")
+    settings = {"neighbours": 60, "shrink": 3.0, "weighting": weighting, "k1": 2.0, "b": 0.5}
+    model = train("item_knn", data, settings)
+    pairs = data.events.matrix(60).toarray().astype(np.float64)
+    idf, users = np.log(60 / (1 + pairs.sum(axis=1))), pairs.sum(axis=0)
+    factor = 3 / (1 + 2 * (0.5 + 0.5 * users / users.mean())) if weighting == "bm25" else 1.0
+    weighted = idf[:, None] * pairs * factor
+    norm = np.sqrt((weighted**2).sum(axis=0))
+    cosines = weighted.T @ weighted / (np.outer(norm, norm) + 3.0)
+    np.fill_diagonal(cosines, 0.0)
+    query = Query(None, None, tf.ragged.constant([[3, 7]], dtype=tf.int64))
+    expected = (np.isin(np.arange(2, 62), [3, 7]) * factor) @ cosines
+    np.testing.assert_allclose(model.score_items(query, model.catalogue())[0], expected, atol=1e-6)
 
 
 def test_lists_score_as_the_matrix_does(toy_data):

@@ -1,0 +1,165 @@
+"""V-SKNN: the train sessions that are most like the current one vote for their items.
+
+Cite: Ludewig, Jannach: Evaluation of Session-based Recommendation Algorithms, User Modeling and
+User-Adapted Interaction 28, 2018; what the paper leaves open as in the authors' session-rec.
+
+    s: the current session, oldest event first; t: a train session; both as sets of items
+    w_i      = place of i's last event in s / length of s                (weighting: linear)
+    sim(s,t) = sum of w_i over the items of both / number of items of s
+    near(s)  = the `neighbours` with the largest sim among the `sample` most recent train sessions
+               that have any item of s
+    score(j) = sum over the t of near(s) that have j of sim(s,t) decay(s,t) (1 + idf_weight idf_j)
+        decay: 1, or with decay: reciprocal 1 / (how far from the end of s its last event is whose
+               item t has; the last is 1)
+        idf_j = ln(train sessions / those that have j)
+
+Deviations: scores are not divided by their largest, which leaves the order. Of two sessions the
+more recent is the one that began later; it wins where similarities are equal. The authors' code
+counts events, not sessions, under idf. Items without a vote score 0.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import scipy.sparse
+import tensorflow as tf
+
+from models.contract.loop import Loop
+from models.contract.query import Query
+from models.contract.retrieve import RetrieveModel
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.hyper_parameters import Ranking
+
+
+class HyperParameters(Ranking):
+    """V-SKNN's own.
+
+    Attributes:
+        neighbours: k, how many sessions vote.
+        sample: m, how many of the most recent are looked at.
+        weighting: how an event of the current session weighs by its place.
+        decay: how a session's vote weighs by how far back what it shares with the current one is.
+        idf_weight: how much more the vote for a rare item weighs; 0 for nothing.
+    """
+
+    neighbours: int = pydantic.Field(100, ge=1)
+    sample: int = pydantic.Field(1000, ge=1)
+    weighting: Literal["linear", "quadratic", "same"] = "linear"
+    decay: Literal["none", "reciprocal"] = "none"
+    idf_weight: float = pydantic.Field(0.0, ge=0)
+
+
+class VSKNN(RetrieveModel[HyperParameters]):
+    """An index of the train sessions, by item and by session."""
+
+    uses_user_id = False
+    uses_history = True
+    session_based = True
+
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
+        super().__init__(hyper_parameters, data)
+        self._count = len(data.items)
+        sessions = session_matrix(*data.events.sequences(), self._count)
+        by_item = most_recent(sessions, hyper_parameters.sample)
+        having = np.maximum(sessions.getnnz(axis=0), 1)
+        arrays = {
+            # The sessions of item j are places splits[j] up to splits[j + 1], the items of a
+            # session likewise.
+            "sessions": by_item.indices.astype(np.int64),
+            "session_splits": by_item.indptr.astype(np.int64),
+            "items": sessions.indices.astype(np.int64),
+            "item_splits": sessions.indptr.astype(np.int64),
+            "rarity": np.log(sessions.shape[0] / having).astype(np.float32),
+        }
+        self.index = {name: self._constant(name, array) for name, array in arrays.items()}
+
+    def learn(self, loop: Loop) -> None:
+        loop.record(self)
+
+    def catalogue(self) -> Any:
+        return {name: tf.identity(variable) for name, variable in self.index.items()}
+
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
+        return tf.map_fn(
+            lambda history: self._score(history - FIRST_TOKEN, catalogue),
+            query.history,
+            fn_output_signature=tf.TensorSpec([self._count], tf.float32),
+        )
+
+    def _score(self, session: tf.Tensor, index: dict[str, tf.Tensor]) -> tf.Tensor:
+        """[L] int64 catalogue positions of one session, oldest first -> [N] float32 scores."""
+        parameters, length = self.hyper_parameters, tf.size(session)
+        # Backwards the first of equal items is the last event: how many steps back it is, from 0.
+        items, which = tf.unique(session[::-1])
+        back = tf.math.unsorted_segment_min(tf.range(length), which, tf.size(items))
+        place = tf.cast(length - back, tf.float32) / tf.cast(tf.maximum(length, 1), tf.float32)
+        power = {"same": 0.0, "linear": 1.0, "quadratic": 2.0}[parameters.weighting]
+        shared = _lists(index["session_splits"], items)
+        sessions, which = tf.unique(tf.gather(index["sessions"], shared.flat_values))
+        similarity = tf.math.unsorted_segment_sum(
+            tf.gather(place**power, shared.value_rowids()), which, tf.size(sessions)
+        ) / tf.cast(tf.maximum(tf.size(items), 1), tf.float32)
+        steps = tf.math.unsorted_segment_min(
+            tf.gather(back, shared.value_rowids()), which, tf.size(sessions)
+        )
+        # A later session has a higher number.
+        _, recent = tf.math.top_k(sessions, tf.minimum(parameters.sample, tf.size(sessions)))
+        vote, near = tf.math.top_k(
+            tf.gather(similarity, recent), tf.minimum(parameters.neighbours, tf.size(recent))
+        )
+        near = tf.gather(recent, near)
+        if parameters.decay == "reciprocal":
+            vote /= tf.cast(tf.gather(steps, near) + 1, tf.float32)
+        voted = _lists(index["item_splits"], tf.gather(sessions, near))
+        items = tf.gather(index["items"], voted.flat_values)
+        votes = tf.gather(vote, voted.value_rowids())
+        scores = tf.math.unsorted_segment_sum(votes, items, self._count)
+        return scores * (1.0 + parameters.idf_weight * index["rarity"])
+
+    def _constant(self, name: str, array: np.ndarray) -> tf.Variable:
+        variable = self.add_weight(
+            name=name, shape=array.shape, dtype=array.dtype, initializer="zeros", trainable=False
+        )
+        variable.assign(array)
+        return variable
+
+
+def session_matrix(items: np.ndarray, starts: np.ndarray, count: int) -> scipy.sparse.csr_matrix:
+    """Which items a session has: [S, count], 1 where it has any event of the item.
+
+    Args:
+        items: [E] int64 item indices, session after session.
+        starts: [S + 1] where each begins, and the end.
+        count: items of the catalogue.
+    """
+    session = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    matrix = scipy.sparse.csr_matrix(
+        (np.ones(len(items), np.float32), (session, items - FIRST_TOKEN)), (len(starts) - 1, count)
+    )
+    matrix.sum_duplicates()
+    return matrix
+
+
+def most_recent(sessions: scipy.sparse.csr_matrix, most: int) -> scipy.sparse.csr_matrix:
+    """[S, N] -> [N, S]: of the sessions of every item the last ones, `most` of them.
+
+    What is left out of an item's is not among as many of the last of any that have the item.
+    """
+    by_item = sessions.T.tocsr()
+    by_item.sort_indices()
+    left = np.repeat(by_item.indptr[1:], np.diff(by_item.indptr)) - np.arange(by_item.nnz)
+    kept = left <= most
+    lengths = np.minimum(np.diff(by_item.indptr), most)
+    return scipy.sparse.csr_matrix(
+        (by_item.data[kept], by_item.indices[kept], np.r_[0, np.cumsum(lengths)]), by_item.shape
+    )
+
+
+def _lists(splits: tf.Tensor, rows: tf.Tensor) -> tf.RaggedTensor:
+    """The places of the lists of `rows`: ragged [R, None] int64."""
+    return tf.ragged.range(tf.gather(splits, rows), tf.gather(splits, rows + 1))
+
+
+Model = VSKNN

@@ -28,6 +28,7 @@ input table) and the other two dropouts are not the paper's, and off.
 
 from typing import Literal
 
+import numpy as np
 import pydantic
 import tensorflow as tf
 
@@ -99,22 +100,17 @@ class Tan(DotProductModel[HyperParameters]):
         units, rows = hyper_parameters.units, data.items.embedding_rows
         constrained = hyper_parameters.embedding == "constrained"
         width = units[-1] if constrained else hyper_parameters.embedding_dim
-
-        def table(width, name, initializer):
-            return id_embedding(data.items, width, initializer, name)
-
-        self.inputs = table(width, "inputs", gru.uniform(rows, width))
+        self.inputs = id_embedding(data.items, width, gru.uniform(rows, width), "inputs")
         self.projections, self.layers_ = gru.layers(units, width)
         if hyper_parameters.output == "embedding":
             self.inputs.trainable = False
             self.prediction = tf.keras.layers.Dense(width, name="prediction")
         else:
-            self.items = (
-                self.inputs
-                if constrained
-                else table(units[-1], "items", gru.uniform(rows, units[-1]))
-            )
-            self.biases = table(1, "biases", "zeros")
+            self.items = self.inputs
+            if not constrained:
+                initial = gru.uniform(rows, units[-1])
+                self.items = id_embedding(data.items, units[-1], initial, "items")
+            self.biases = id_embedding(data.items, 1, "zeros", "biases")
         self._rows = tf.range(FIRST_TOKEN, rows, dtype=tf.int64)
         self._click_dropout = Dropout(hyper_parameters.click_dropout, whole_vectors=True)
         self._embedding_dropout = Dropout(hyper_parameters.dropout_embedding)
@@ -126,21 +122,17 @@ class Tan(DotProductModel[HyperParameters]):
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         hyper_parameters = self.hyper_parameters
+        length = hyper_parameters.history_length
         items, starts = data.events.sequences()
         starts = sessions.newest(starts, self._share)
         if not hyper_parameters.augmentation:
-            items, starts = sessions.last_events(items, starts, hyper_parameters.history_length + 1)
+            items, starts = sessions.last_events(items, starts, length + 1)
         batches = sessions.window_batches(
-            items,
-            starts,
-            hyper_parameters.history_length,
-            hyper_parameters.batch_size,
-            seed,
-            first_epoch,
+            items, starts, length, hyper_parameters.batch_size, seed, first_epoch
         )
         if not hyper_parameters.augmentation:
-            batches = batches.map(sessions.only_last_target)
-            batches = batches._replace(rows=int((starts[1:] - starts[:-1] > 1).sum()))
+            targets = int((np.diff(starts) > 1).sum())
+            batches = batches.map(sessions.only_last_target)._replace(rows=targets)
         return batches.map(sessions.backward) if self._backward else batches
 
     def learn(self, loop: Loop) -> None:
@@ -148,7 +140,10 @@ class Tan(DotProductModel[HyperParameters]):
         if hyper_parameters.output == "embedding":
             self._learn_embeddings(loop)
         if hyper_parameters.privileged:
-            self._soft_labels = self._teacher(loop).soft_labels
+            with loop.strategy.scope():
+                teacher = Tan(hyper_parameters, loop.data, backward=True)
+            loop.fit(teacher, stage="teacher")
+            self._soft_labels = teacher.soft_labels
         tunes = hyper_parameters.recent_share < 1
         if not (tunes and loop.warm_started):
             loop.fit(self)
@@ -211,12 +206,6 @@ class Tan(DotProductModel[HyperParameters]):
             return unit(tf.cast(self.inputs(self._rows), tf.float32))
         both = tf.concat([self.items(self._rows), self.biases(self._rows)], axis=1)
         return tf.cast(both, tf.float32)
-
-    def _teacher(self, loop: Loop) -> "Tan":
-        with loop.strategy.scope():
-            teacher = Tan(self.hyper_parameters, loop.data, backward=True)
-        loop.fit(teacher, stage="teacher")
-        return teacher
 
     def _learn_embeddings(self, loop: Loop) -> None:
         """Trains a softmax network, which begins where a warm start has left this one."""

@@ -53,13 +53,13 @@ ROWS = {name: Row(name) for name, entry in registry.MODELS.items() if entry.task
     "mult_vae": Row("mult_vae", {}, "RecBole, 128 users a batch", ".1368", ".0749"),
     "neumf": Row("neumf", {}, "RecBole", ".1273", ".0657"),
     "two_tower": Row("two_tower", {}, "item-kNN / EASE, RecBole", ".1124 / .1347", ".0619 / .0698"),
-    # Tan, Xu, Liu, DLRS 2016: full softmax over windows, back-propagation through time, Adam. The
-    # peer calls this GRU4Rec.
+    # The peer calls this network GRU4Rec.
     "tan": Row(
-        "gru4rec",
+        "tan",
         {
-            "negatives": "all",
-            "optimizer": "adam",
+            "embedding": "constrained",
+            "click_dropout": 0.0,
+            "history_length": 50,
             "learning_rate": 3e-3,
             "batch_size": 64,
             "units": [128],

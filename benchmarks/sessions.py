@@ -3,7 +3,7 @@
 The items are ranked against the whole catalogue.
 
     python -m benchmarks.sessions --data FOLDER/session_rsc15_100k
-        --models popularity s_pop item_knn v_sknn gru4rec_xe gru4rec_bpr_max
+        --models popularity s_pop item_knn v_sknn gru4rec_xe gru4rec_bpr_max tan_m1
     python -m benchmarks.sessions --data FOLDER/session_diginetica
 
 The source's own train and test files are the split (`predefined`); validation is the last day of
@@ -27,6 +27,12 @@ SPLIT = {
 }
 SMALL = {"units": [100], "batch_size": 32, "epochs": 10}
 LARGE = {"units": [256], "batch_size": 128, "epochs": 10}
+# Hidasi et al. 2016: nothing but the item as the input, the batch's own targets as negatives.
+FIRST = {"embedding": "one_hot", "n_sample": 0, "score_activation": "tanh"}
+MAX = {"score_activation": "elu"}
+TAN = {"embedding": "constrained"}
+TAN_SMALL = {"learning_rate": 3e-3, "batch_size": 64, "epochs": 10}
+TAN_LARGE = {"learning_rate": 3e-3, "batch_size": 128, "epochs": 10}
 # row -> model, what is ours in all sets, and what is for a small (rsc15_100k) and for a large set
 # (diginetica).
 ROWS = {
@@ -35,7 +41,14 @@ ROWS = {
     "item_knn": ("item_knn", {}, {}, {}),
     "v_sknn": ("v_sknn", {}, {}, {}),
     "gru4rec_xe": ("gru4rec", {"loss": "cross_entropy"}, SMALL, LARGE),
-    "gru4rec_bpr_max": ("gru4rec", {"loss": "bpr_max", "score_activation": "elu"}, SMALL, LARGE),
+    "gru4rec_top1": ("gru4rec", {"loss": "top1", **FIRST}, SMALL, LARGE),
+    "gru4rec_bpr": ("gru4rec", {"loss": "bpr", **FIRST}, SMALL, LARGE),
+    "gru4rec_top1_max": ("gru4rec", {"loss": "top1_max", **MAX}, SMALL, LARGE),
+    "gru4rec_bpr_max": ("gru4rec", {"loss": "bpr_max", **MAX}, SMALL, LARGE),
+    "tan_m1": ("tan", TAN, TAN_SMALL, TAN_LARGE),
+    "tan_m2": ("tan", {**TAN, "recent_share": 0.25}, TAN_SMALL, TAN_LARGE),
+    "tan_m3": ("tan", {**TAN, "privileged": True}, TAN_SMALL, TAN_LARGE),
+    "tan_m4": ("tan", {**TAN, "output": "embedding"}, TAN_SMALL, TAN_LARGE),
 }
 PUBLISHED = {
     "diginetica": {

@@ -176,6 +176,15 @@ _ENTRIES = (
         module="models.rnn.gru4rec",
     ),
     Entry(
+        name="tan",
+        title="Tan",
+        task="retrieve",
+        kind="sequence",
+        family="rnn",
+        paper="Tan et al., DLRS 2016",
+        module="models.rnn.tan",
+    ),
+    Entry(
         name="biased_mf",
         title="Biased MF",
         task="score",

@@ -5,28 +5,23 @@ It is trained on session-parallel mini-batches.
 Cite: Hidasi, Karatzoglou, Baltrunas, Tikk: Session-based Recommendations with Recurrent Neural
 Networks, ICLR 2016; Hidasi, Karatzoglou: Recurrent Neural Networks with Top-k Gains for
 Session-based Recommendations, CIKM 2018 (additional samples, the -max losses, constrained
-embeddings). With `negatives: all`, the network of Tan, Xu, Liu: Improved Recurrent Neural Networks
-for Session-based Recommendations, DLRS 2016, for a comparison: full softmax, back-propagation
-through time, Adam by default.
+embeddings).
 
-    r, z     = sigmoid(W x + U h)
-    c        = tanh(W_c x + U_c (r * h))
-    h'       = (1 - z) h + z c
+    h'       = GRU(x, h)
     score(i) = w_i . h' + b_i
     loss     = sum of the rows' losses / batch size, over the targets of the batch and
                `n_sample` items drawn with support^alpha
 
 The state of a slot is carried from step to step, never propagated through, zeroed where a session
-begins; what dropout leaves of it is what is carried. Losses: models/rnn/losses.py. Optimiser:
-Adagrad with an empty accumulator and momentum after scaling. Defaults: the papers' architecture,
-sampling and batch of 32; rates and dropout differ a set in the papers, and are ours here.
+begins; what dropout leaves of it is what is carried. The GRU: models/rnn/gru.py. Losses:
+models/rnn/losses.py. Optimiser: Adagrad with an empty accumulator and momentum after scaling.
+Defaults: the papers' architecture, sampling and batch of 32; rates and dropout differ a set in the
+papers, and are ours here.
 
 Deviations: the batch keeps its size at the end of an epoch and masks the rows that have run out; a
 row that a step touches several times gets one Adagrad update of the summed gradient; ranking uses
 the scores before their activation, which is monotone but saturates; unknown items are skipped; at
-serving only the last `history_length` items are read, from a zero state. Tan et al.: every position
-of a sequence is a target in one pass, which covers their prefixes without copying them, in windows
-of `history_length`; `click_dropout` zeroes whole clicks of the input.
+serving only the last `history_length` items are read, from a zero state.
 """
 
 from typing import Literal
@@ -45,7 +40,7 @@ from models.inputs.sampling import Batches
 from models.inputs.token_layers import id_embedding
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
-from models.rnn import losses, sessions
+from models.rnn import gru, losses, sessions
 from models.training.optimizers import Adagrad
 
 
@@ -63,7 +58,6 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     batch_size: int = 32
     learning_rate: float = 0.1
     loss: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"] = "cross_entropy"
-    negatives: Literal["batch", "all"] = "batch"
     n_sample: int = pydantic.Field(2048, ge=0)
     sample_alpha: float = pydantic.Field(0.5, ge=0)
     logq: float = pydantic.Field(0.0, ge=0)
@@ -75,61 +69,15 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     embedding_dim: int = pydantic.Field(50, ge=1)
     dropout_embedding: float = pydantic.Field(0.0, ge=0, lt=1)
     dropout_hidden: float = pydantic.Field(0.0, ge=0, lt=1)
-    click_dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     optimizer: Literal["adagrad", "adam"] = "adagrad"
     momentum: float = pydantic.Field(0.0, ge=0, lt=1)
     history_length: int = pydantic.Field(50, ge=1)
 
     @pydantic.model_validator(mode="after")
-    def _full_softmax(self):
-        if self.negatives == "all" and self.loss != "cross_entropy":
-            raise ValueError(
-                f"negatives 'all' is for the loss 'cross_entropy'; received {self.loss!r}"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
     def _lazy_adam(self):
-        if self.lazy_adam and (self.optimizer != "adam" or self.negatives == "all"):
-            raise ValueError(
-                "lazy_adam is for the optimizer 'adam' and negatives of the batch, whose steps "
-                f"read some rows of a table; received {self.optimizer!r} and {self.negatives!r}"
-            )
+        if self.lazy_adam and self.optimizer != "adam":
+            raise ValueError(f"lazy_adam is for the optimizer 'adam'; received {self.optimizer!r}")
         return self
-
-
-class GRU(tf.keras.layers.Layer):
-    """One step of a GRU whose reset gate acts before the recurrent product.
-
-    Maps ([B, 3 units] W x, [B, units] h) -> [B, units] h'.
-
-    Gates in the order candidate, reset, update. W is not here: a one-hot input has a table for it.
-    """
-
-    def __init__(self, units: int, name: str):
-        super().__init__(name=name)
-        limit = uniform(units, units)
-        self.candidate = self.add_weight("candidate", [units, units], initializer=limit)
-        self.gates = self.add_weight("gates", [units, 2 * units], initializer=limit)
-        self.bias = self.add_weight("bias", [3 * units], initializer="zeros")
-
-    def call(self, inputs):
-        projected, state = inputs
-        candidate, gates = tf.split(
-            projected + self.bias, [state.shape[-1], 2 * state.shape[-1]], axis=-1
-        )
-        reset, update = tf.split(tf.sigmoid(gates + tf.matmul(state, self.gates)), 2, axis=-1)
-        candidate = tf.tanh(candidate + tf.matmul(reset * state, self.candidate))
-        return state + update * (candidate - state)
-
-
-def uniform(inputs: int, outputs: int) -> tf.keras.initializers.Initializer:
-    """U(-l, l) with l = sqrt(6 / (inputs + outputs)) of one matrix.
-
-    It is not that of matrices laid side by side.
-    """
-    limit = (6.0 / (inputs + outputs)) ** 0.5
-    return tf.keras.initializers.RandomUniform(-limit, limit)
 
 
 class GRU4Rec(DotProductModel[HyperParameters]):
@@ -141,16 +89,13 @@ class GRU4Rec(DotProductModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
-        units, rows, self._known = (
-            hyper_parameters.units,
-            data.items.embedding_rows,
-            data.items.train_count,
-        )
+        units, rows = hyper_parameters.units, data.items.embedding_rows
+        self._known = data.items.train_count
 
         def table(width, name, initializer):
             return id_embedding(data.items, width, initializer, name)
 
-        self.items = table(units[-1], "items", uniform(rows, units[-1]))
+        self.items = table(units[-1], "items", gru.uniform(rows, units[-1]))
         self.biases = table(1, "biases", "zeros")
         width = {
             "constrained": units[-1],
@@ -160,33 +105,18 @@ class GRU4Rec(DotProductModel[HyperParameters]):
         self.inputs = self.items
         if hyper_parameters.embedding != "constrained":
             one_hot = hyper_parameters.embedding == "one_hot"
-            self.inputs = table(width, "inputs", uniform(rows, units[0] if one_hot else width))
-        self.projections, self.layers_ = [], []
-        for number, size in enumerate(units):
-            below = width if number == 0 else units[number - 1]
-            if number == 0 and hyper_parameters.embedding == "one_hot":
-                self.projections.append(tf.keras.layers.Activation("linear", name="projection_0"))
-            else:
-                kernel = uniform(below, size)
-                self.projections.append(
-                    tf.keras.layers.Dense(
-                        3 * size,
-                        use_bias=False,
-                        kernel_initializer=kernel,
-                        name=f"projection_{number}",
-                    )
-                )
-            self.layers_.append(GRU(size, name=f"gru_{number}"))
+            self.inputs = table(width, "inputs", gru.uniform(rows, units[0] if one_hot else width))
+        self.projections, self.layers_ = gru.layers(
+            units, width, projected=hyper_parameters.embedding == "one_hot"
+        )
         self._embedding_dropout = Dropout(hyper_parameters.dropout_embedding)
-        self._click_dropout = Dropout(hyper_parameters.click_dropout, whole_vectors=True)
         self._hidden_dropout = Dropout(hyper_parameters.dropout_hidden)
         supports = np.maximum(data.item_counts, 1)
         self._log_support = tf.constant(
             np.log(np.concatenate([[1] * FIRST_TOKEN, supports])), tf.float32
         )
         self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if hyper_parameters.negatives == "batch":
-            self._states = [self._state(size, number) for number, size in enumerate(units)]
+        self._states = [self._state(size, number) for number, size in enumerate(units)]
 
     def _state(self, size: int, number: int):
         """The carried state of the slots.
@@ -212,15 +142,6 @@ class GRU4Rec(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         hyper_parameters = self.hyper_parameters
         items, starts = data.events.sequences()
-        if hyper_parameters.negatives == "all":
-            return sessions.window_batches(
-                items,
-                starts,
-                hyper_parameters.history_length,
-                hyper_parameters.batch_size,
-                seed,
-                first_epoch,
-            )
         # A replica gets its share of whatever a batch holds, and needs n_sample for itself.
         count = hyper_parameters.n_sample * self._replicas
         samples = (
@@ -245,10 +166,8 @@ class GRU4Rec(DotProductModel[HyperParameters]):
         loop.fit(self, optimizer=adagrad)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        if self.hyper_parameters.negatives == "all":
-            return self._full_softmax(inputs, training)
         valid = inputs["valid"]
-        hidden = self._embed(inputs["item"], training)
+        hidden = self._embedding_dropout(self.inputs(inputs["item"]), training=training)
         for projection, layer, state in zip(
             self.projections, self.layers_, self._states, strict=True
         ):
@@ -278,44 +197,9 @@ class GRU4Rec(DotProductModel[HyperParameters]):
         items = tf.range(FIRST_TOKEN, FIRST_TOKEN + self._known, dtype=tf.int64)
         return tf.cast(tf.concat([self.items(items), self.biases(items)], axis=1), tf.float32)
 
-    def _full_softmax(self, inputs, training):
-        valid = inputs["valid"]
-        hidden = self._hidden_dropout(self._read(inputs["item"], training), training=training)
-        scores = (
-            tf.matmul(
-                tf.cast(hidden[valid], tf.float32), self.item_embeddings()[:, :-1], transpose_b=True
-            )
-            + self.item_embeddings()[:, -1]
-        )
-        rows = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            inputs["target"][valid] - FIRST_TOKEN, scores
-        )
-        return tf.reduce_sum(rows) / tf.maximum(tf.cast(tf.size(rows), tf.float32), 1.0)
-
-    def _embed(self, items, training=False):
-        """[...] item indices -> [..., width] of the first layer's input, after both dropouts."""
-        hidden = self._embedding_dropout(self.inputs(items), training=training)
-        return self._click_dropout(hidden, training=training)
-
-    def _read(self, items, training=False):
-        """[B, L] items -> [B, L, units] states from the zero state on.
-
-        An item is 0 where there is none; padding changes nothing.
-        """
-        hidden = self._embed(items, training)
-        present = tf.transpose(items > 0)[..., tf.newaxis]
-        for projection, layer, size in zip(
-            self.projections, self.layers_, self.hyper_parameters.units, strict=True
-        ):
-            zero = tf.zeros([tf.shape(items)[0], size], hidden.dtype)
-            steps = (tf.transpose(projection(hidden), [1, 0, 2]), present)
-            states = tf.scan(
-                lambda state, step, layer=layer: tf.where(step[1], layer((step[0], state)), state),
-                steps,
-                zero,
-            )
-            hidden = tf.transpose(states, [1, 0, 2])
-        return hidden
+    def _read(self, items):
+        """[B, L] items, 0 where there is none -> [B, L, units] states from the zero state on."""
+        return gru.read(self.projections, self.layers_, self.inputs(items), items > 0)
 
     def _scores(self, hidden, columns):
         """[B, units], [C] item indices -> [B, C]."""

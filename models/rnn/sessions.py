@@ -161,3 +161,40 @@ def window_batches(
         }
 
     return batches.map(window)._replace(rows=int(sizes.clip(0).sum()))
+
+
+def newest(starts: np.ndarray, share: float) -> np.ndarray:
+    """The newest of the sequences, which are in the order of time.
+
+    Args:
+        starts: [S + 1] where each sequence begins, and the end.
+        share: of the sequences, greater than 0; at least one of them is left.
+
+    Returns:
+        [R + 1] where the newest R sequences begin, and the end.
+    """
+    return starts[-int(np.ceil(share * (len(starts) - 1))) - 1 :]
+
+
+def last_events(items: np.ndarray, starts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts every sequence to its last `count` events: items and starts, as they came."""
+    sizes = np.minimum(np.diff(starts), count)
+    ends = np.cumsum(sizes)
+    within = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
+    return items[np.repeat(starts[1:] - sizes, sizes) + within], np.r_[0, ends]
+
+
+def only_last_target(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Of every window only the last target is valid; its items stay."""
+    valid = batch["valid"]
+    return {**batch, "valid": valid & ~tf.pad(valid[:, 1:], [[0, 0], [0, 1]])}
+
+
+def backward(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Windows that are read from their end: the target of an event is the one before it."""
+    valid = batch["valid"]
+    return {
+        "item": tf.where(valid, batch["target"], 0)[:, ::-1],
+        "target": batch["item"][:, ::-1],
+        "valid": valid[:, ::-1],
+    }

@@ -27,6 +27,7 @@ HONOURED = {
     "neumf": {*COMMON},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "tan": RANKING | TRAINED | {"mixed_precision"},
     "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
     "lr": TRAINED | {"jit_compile", "unknown_rate"},
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},

@@ -278,7 +278,7 @@ def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
     data = toy_data("sequence", 0.0)
     config = {
         "model": "gru4rec",
-        "hyper_parameters": {**gru4rec.TOY, "dropout_hidden": 0.1, "click_dropout": 0.1},
+        "hyper_parameters": {**gru4rec.TOY, "dropout_hidden": 0.1, "dropout_embedding": 0.1},
     }
     program = textwrap.dedent(
         f"""

@@ -25,6 +25,7 @@ HONOURED = {
     "neumf": {*COMMON},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "sr_gnn": RANKING | TRAINED,
     "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
     "lr": TRAINED | {"jit_compile", "unknown_rate"},
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},

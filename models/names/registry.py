@@ -254,6 +254,15 @@ _ENTRIES = (
         module="models.cnn.convmf",
         learns="rating",
     ),
+    Entry(
+        name="sr_gnn",
+        title="SR-GNN",
+        task="retrieve",
+        kind="sequence",
+        family="gnn",
+        paper="Wu et al., AAAI 2019",
+        module="models.gnn.sr_gnn",
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -19,15 +19,26 @@ class Adam(tf.keras.optimizers.Adam):
         p <- p - learning_rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)
 
     Args:
-        learning_rate: step size.
+        learning_rate: step size, or a schedule of the steps taken.
         lazy: of a table of embeddings move only the rows that a step has gradients of, their m and
             v included. The time of a step then does not grow with the table; m and v of the other
             rows wait where Adam lets them decay.
+        l2: share of every weight that is added to its gradient, as that of a penalty l2 / 2 |p|^2
+            in the loss would be; it is not AdamW's decay. With `lazy`, of the rows that move.
+        epsilon: keeps the division finite. Where gradients are as small, as those of a softmax over
+            many items are, it is a setting of the paper.
     """
 
-    def __init__(self, learning_rate: float = 1e-3, lazy: bool = False, name: str = "Adam"):
-        super().__init__(learning_rate, name=name)
-        self.lazy = lazy
+    def __init__(
+        self,
+        learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        lazy: bool = False,
+        l2: float = 0.0,
+        epsilon: float = 1e-7,
+        name: str = "Adam",
+    ):
+        super().__init__(learning_rate, epsilon=epsilon, name=name)
+        self.lazy, self.l2 = lazy, l2
 
     def update_step(self, gradient, variable):
         """Updates one variable, whole or, where `lazy`, by rows."""
@@ -41,6 +52,8 @@ class Adam(tf.keras.optimizers.Adam):
                 gradient.indices,
                 gradient.values,
             )  # each row once: Keras has added them up
+            if self.l2:
+                values += self.l2 * tf.gather(variable, rows)
             new_m = beta_1 * tf.gather(m, rows) + (1 - beta_1) * values
             new_v = beta_2 * tf.gather(v, rows) + (1 - beta_2) * values**2
             m.scatter_update(tf.IndexedSlices(new_m, rows))
@@ -48,6 +61,9 @@ class Adam(tf.keras.optimizers.Adam):
             rate = rate * tf.sqrt(1 - power_2) / (1 - power_1)
             variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + epsilon), rows))
         else:
+            gradient = tf.convert_to_tensor(gradient)
+            if self.l2:
+                gradient += self.l2 * variable
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.handle,
@@ -58,7 +74,7 @@ class Adam(tf.keras.optimizers.Adam):
                 beta1=beta_1,
                 beta2=beta_2,
                 epsilon=epsilon,
-                grad=tf.convert_to_tensor(gradient),
+                grad=gradient,
             )
 
     def get_config(self):
@@ -66,6 +82,8 @@ class Adam(tf.keras.optimizers.Adam):
         return {
             "learning_rate": tensorflow_private.learning_rate_config(self),
             "lazy": self.lazy,
+            "l2": self.l2,
+            "epsilon": self.epsilon,
             "name": self.name,
         }
 

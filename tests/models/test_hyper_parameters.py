@@ -28,6 +28,7 @@ HONOURED = {
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
     "tan": RANKING | TRAINED | {"mixed_precision"},
+    "sr_gnn": RANKING | TRAINED,
     "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
     "lr": TRAINED | {"jit_compile", "unknown_rate"},
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.contract.retrieve import Evaluation
+from models.contract.retrieve_task import Evaluation
 from models.gnn import sr_gnn
 from models.training import warm_start
 from models.training.loop import TrainingLoop

@@ -158,6 +158,18 @@ def measure(
     }
 
 
+def train(
+    prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int
+) -> tuple[Any, Any, float]:
+    """Trains once, for measures of a benchmark's own: the data, the model and the seconds."""
+    from models.training.trainer import resolve
+
+    data, model, _, seconds = _train(
+        prepared, model_name, resolve(model_name, hyper_parameters), seed
+    )
+    return data, model, seconds
+
+
 def overrides(pairs: list[str]) -> dict[str, Any]:
     """What `--set NAME=VALUE ...` says; values are JSON."""
     return {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in pairs)}

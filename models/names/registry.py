@@ -263,6 +263,16 @@ _ENTRIES = (
         paper="Wu et al., AAAI 2019",
         module="models.gnn.sr_gnn",
     ),
+    Entry(
+        name="youtube_ranking",
+        title="YouTube ranking",
+        task="score",
+        kind="event",
+        family="industry",
+        paper="Covington et al., RecSys 2016",
+        module="models.industry.youtube_ranking",
+        learns="rating",
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

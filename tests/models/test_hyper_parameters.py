@@ -33,6 +33,7 @@ HONOURED = {
     "lr": TRAINED | {"jit_compile", "unknown_rate"},
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate"},
+    "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
     "deepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
     "deepconn": TRAINED | {"mixed_precision"},
     "convmf": TRAINED | {"mixed_precision"},

@@ -221,7 +221,7 @@ def build(
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),
-            {"text": text},
+            {"text": text, "quantiles": bool(label)},
         )
     return ToyData(folder, label)
 

@@ -43,7 +43,7 @@ class HyperParameters(Ranking, Epochs):
     Attributes:
         factors: width of the vectors.
         alpha: what a unit of feedback adds to the confidence.
-        l2: lambda.
+        l2: lambda; the paper leaves it to validation, and so does the default (MovieLens-100K).
         exponent: how the penalty of a row grows with its sum of confidences: 0 not at all, 1 in
             proportion; then l2 is smaller by three orders of magnitude or more.
         stddev: of the items' first vectors, times sqrt(factors).
@@ -52,7 +52,7 @@ class HyperParameters(Ranking, Epochs):
     epochs: int = 10
     factors: int = pydantic.Field(64, ge=1)
     alpha: float = pydantic.Field(40.0, ge=0)
-    l2: float = pydantic.Field(100.0, gt=0)
+    l2: float = pydantic.Field(30.0, gt=0)
     exponent: float = pydantic.Field(0.0, ge=0, le=1)
     stddev: float = pydantic.Field(0.1, gt=0)
 
@@ -95,7 +95,9 @@ class IALS(DotProductModel[HyperParameters]):
 
     def learn(self, loop: Loop) -> None:
         # There is nothing to take a step for: the steps of an epoch measure the loss.
-        loop.fit(self, optimizer=tf.keras.optimizers.SGD(), before_epoch=self.sweep)
+        with loop.strategy.scope():
+            optimizer = tf.keras.optimizers.SGD()
+        loop.fit(self, optimizer=optimizer, before_epoch=self.sweep)
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         """The blocks of users, the same in every epoch."""

@@ -30,8 +30,8 @@ LARGE = {"units": [256], "batch_size": 128, "epochs": 10}
 # Hidasi et al. 2016: nothing but the item as the input, the batch's own targets as negatives.
 FIRST = {"embedding": "one_hot", "n_sample": 0, "score_activation": "tanh"}
 MAX = {"score_activation": "elu"}
-TAN = {"embedding": "constrained"}
-TAN_SMALL = {"learning_rate": 3e-3, "batch_size": 64, "epochs": 10}
+TAN = {"embedding": "constrained", "dropout_hidden": 0.3}
+TAN_SMALL = {"learning_rate": 3e-3, "batch_size": 64, "epochs": 14}
 TAN_LARGE = {"learning_rate": 3e-3, "batch_size": 128, "epochs": 10}
 # row -> model, what is ours in all sets, and what is for a small (rsc15_100k) and for a large set
 # (diginetica).
@@ -48,7 +48,7 @@ ROWS = {
     "gru4rec_top1_max": ("gru4rec", {"loss": "top1_max", **MAX}, SMALL, LARGE),
     "gru4rec_bpr_max": ("gru4rec", {"loss": "bpr_max", **MAX}, SMALL, LARGE),
     "tan_m1": ("tan", TAN, TAN_SMALL, TAN_LARGE),
-    "tan_m2": ("tan", {**TAN, "recent_share": 0.25}, TAN_SMALL, TAN_LARGE),
+    "tan_m2": ("tan", {**TAN, "recent_share": 0.25, "tuning_rate": 3e-4}, TAN_SMALL, TAN_LARGE),
     "tan_m3": ("tan", {**TAN, "privileged": True}, TAN_SMALL, TAN_LARGE),
     "tan_m4": ("tan", {**TAN, "output": "embedding"}, TAN_SMALL, TAN_LARGE),
     # The learning rate is a thousandth of the first by the tenth epoch.

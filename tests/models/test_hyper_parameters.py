@@ -30,6 +30,7 @@ HONOURED = {
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate"},
     "deepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
+    "xdeepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
     "deepconn": TRAINED | {"mixed_precision"},
     "convmf": TRAINED | {"mixed_precision"},
 }

@@ -235,6 +235,16 @@ _ENTRIES = (
         learns="click",
     ),
     Entry(
+        name="xdeepfm",
+        title="xDeepFM",
+        task="score",
+        kind="event",
+        family="feature_interaction",
+        paper="Lian et al., KDD 2018",
+        module="models.feature_interaction.xdeepfm",
+        learns="click",
+    ),
+    Entry(
         name="deepconn",
         title="DeepCoNN",
         task="score",

@@ -35,6 +35,7 @@ HONOURED = {
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate"},
     "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
     "deepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
+    "xdeepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
     "deepconn": TRAINED | {"mixed_precision"},
     "convmf": TRAINED | {"mixed_precision"},
 }

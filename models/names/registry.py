@@ -224,6 +224,15 @@ _ENTRIES = (
         module="models.cnn.convmf",
         learns="rating",
     ),
+    Entry(
+        name="youtube_candidates",
+        title="YouTube candidates",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Covington et al., RecSys 2016",
+        module="models.industry.youtube_candidates",
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

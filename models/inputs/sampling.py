@@ -37,6 +37,7 @@ def shuffled_batches(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
+    some: "SomeOfEach | None" = None,
 ) -> Batches:
     """Endless batches, a fresh permutation every epoch.
 
@@ -45,6 +46,7 @@ def shuffled_batches(
         batch_size: rows a batch; the last of an epoch is smaller and never dropped.
         seed: of the permutations.
         first_epoch: the epoch to start with.
+        some: draws the rows of an epoch; left out, an epoch has them all.
 
     Returns:
         Batches that are dicts of the columns plus `step_seed` ([2] int64, unique to the step).
@@ -53,13 +55,13 @@ def shuffled_batches(
         name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column
         for name, column in columns.items()
     }
-    count = int(next(iter(tensors.values())).shape[0])
+    count = some.count if some else int(next(iter(tensors.values())).shape[0])
     steps = -(-count // batch_size)
 
     def one_epoch(epoch):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
-        )
+        epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
+        rows = some.draw(epoch_seed) if some else tf.range(count)
+        order = tf.random.experimental.stateless_shuffle(rows, seed=epoch_seed)
 
         def batch(step):
             rows = order[step * batch_size : (step + 1) * batch_size]
@@ -73,6 +75,31 @@ def shuffled_batches(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     return Batches(epochs.flat_map(one_epoch), steps, count)
+
+
+class SomeOfEach:
+    """Draws events without replacement, at most so many of every user.
+
+    Args:
+        position: [E] int64: how many events of the same user come before. The events lie user by
+            user, as in an `EventLog`.
+        most: events of a user.
+
+    Attributes:
+        count: how many events a draw has.
+    """
+
+    def __init__(self, position: np.ndarray, most: int):
+        places = np.flatnonzero(position < most)
+        self.count = len(places)
+        self._places = tf.constant(places)
+        self._user = tf.constant(np.cumsum(position == 0), tf.float64)
+
+    def draw(self, seed: tf.Tensor) -> tf.Tensor:
+        """Returns [count] int32 numbers of events, user by user, for a stateless [2] seed."""
+        noise = tf.random.stateless_uniform(tf.shape(self._user), seed, dtype=tf.float64)
+        # Shuffles the events of each user among themselves, of which the first ones are taken.
+        return tf.gather(tf.argsort(self._user + noise), self._places)
 
 
 class UniformNegatives:

@@ -283,6 +283,15 @@ _ENTRIES = (
         module="models.industry.youtube_ranking",
         learns="rating",
     ),
+    Entry(
+        name="youtube_candidates",
+        title="YouTube candidates",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Covington et al., RecSys 2016",
+        module="models.industry.youtube_candidates",
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

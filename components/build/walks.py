@@ -19,6 +19,7 @@ from components.build.config import WalkConfig
 from components.build.splits import TRAIN, Log
 from components.tables import records
 from components.tables.hashing import mix
+from models.inputs.graph import WeightedGraph
 
 WALKS_AT_ONCE = 50_000
 _ROUNDS = 16  # of rejection sampling; after them the exact probabilities are computed
@@ -94,7 +95,7 @@ def _together(items, source, target, count, repeats) -> Transitions:
     return Transitions(items, *np.divmod(key, max(len(items), 1)), total, repeats)
 
 
-class Graph:
+class Graph(WeightedGraph):
     """The item graph in compressed rows.
 
     Args:
@@ -103,39 +104,14 @@ class Graph:
     """
 
     def __init__(self, transitions: Transitions, config: WalkConfig):
-        size = max(len(transitions.items), 1)
         source, target, count = transitions.source, transitions.target, transitions.count
         if not config.directed:
             source, target = np.r_[source, target], np.r_[target, source]
             count = np.r_[count, count]
+        super().__init__(len(transitions.items), source, target, count)
         self.items = transitions.items
-        self.key, inverse = np.unique(source * size + target, return_inverse=True)
-        weight = np.zeros(len(self.key), np.int64)
-        np.add.at(weight, inverse, count)
-        self.size = size
-        self.target = self.key % size
-        self.weight = weight if config.weighted else np.ones(len(weight), np.int64)
-        self.starts = np.searchsorted(self.key, np.arange(size + 1) * size)
-        # Sums of whole numbers, so that no probability is rounded.
-        self.before = np.r_[0, np.cumsum(self.weight)]
-
-    def has_edge(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """[K] and [K] positions -> [K] bool."""
-        if not len(self.key):
-            return np.zeros(len(source), bool)
-        wanted = source * self.size + target
-        place = np.minimum(np.searchsorted(self.key, wanted), len(self.key) - 1)
-        return self.key[place] == wanted
-
-    def totals(self, node: np.ndarray) -> np.ndarray:
-        """[K] positions -> [K] int64 weight of all edges that lead on; 0 at a dead end."""
-        return self.before[self.starts[node + 1]] - self.before[self.starts[node]]
-
-    def step(self, node: np.ndarray, draw: np.ndarray) -> np.ndarray:
-        """[K] positions, none of them a dead end, and [K] uint64 draws -> [K] next positions."""
-        base = self.before[self.starts[node]]
-        rank = (draw % self.totals(node).astype(np.uint64)).astype(np.int64)
-        return self.target[np.searchsorted(self.before, base + rank, side="right") - 1]
+        if not config.weighted:
+            self.weigh(np.ones(len(self.weight), np.int64))
 
 
 def walk(graph: Graph, config: WalkConfig, start: np.ndarray, number: np.ndarray) -> np.ndarray:

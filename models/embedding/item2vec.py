@@ -119,14 +119,17 @@ class Item2vec(DotProductModel[HyperParameters]):
         return self.skip_gram(data, seed).batches(first_epoch)
 
     def learn(self, loop: Loop) -> None:
+        loop.fit(self, optimizer=self.optimizer_of(loop))
+
+    def optimizer_of(self, loop: Loop) -> tf.keras.optimizers.Optimizer:
+        """Returns SGD whose rate falls linearly to nothing over all epochs."""
         own = self.hyper_parameters
         steps = own.epochs * self.skip_gram(loop.data, loop.seed).steps
         with loop.strategy.scope():
             rate = tf.keras.optimizers.schedules.PolynomialDecay(
                 own.learning_rate, steps, 1e-4 * own.learning_rate
             )
-            optimizer = tf.keras.optimizers.SGD(rate)
-        loop.fit(self, optimizer=optimizer)
+            return tf.keras.optimizers.SGD(rate)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The sum over the batch, not the mean.

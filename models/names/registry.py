@@ -292,6 +292,25 @@ _ENTRIES = (
         paper="Covington et al., RecSys 2016",
         module="models.industry.youtube_candidates",
     ),
+    Entry(
+        name="cune_mf",
+        title="CUNE-MF",
+        task="score",
+        kind="event",
+        family="embedding",
+        paper="Zhang et al., SDM 2017",
+        module="models.embedding.cune_mf",
+        learns="rating",
+    ),
+    Entry(
+        name="cune_bpr",
+        title="CUNE-BPR",
+        task="retrieve",
+        kind="event",
+        family="embedding",
+        paper="Zhang et al., SDM 2017",
+        module="models.embedding.cune_bpr",
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

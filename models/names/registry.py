@@ -291,6 +291,7 @@ _ENTRIES = (
         family="industry",
         paper="Covington et al., RecSys 2016",
         module="models.industry.youtube_candidates",
+        reads=("context",),
     ),
     Entry(
         name="cune_mf",

@@ -176,6 +176,14 @@ class Retriever(tf.Module):
         query = self._query(user, self._history(self._stored(user), requested), context)
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
 
+    def frozen_catalogue(self) -> Any:
+        """The model's catalogue as it is exported, for signatures of its own."""
+        return tf.nest.map_structure(tf.convert_to_tensor, self._frozen)
+
+    def item_index(self, item_id: tf.Tensor) -> tf.Tensor:
+        """Item ids of any shape to int64 indices, 1 for those that nobody knows."""
+        return self._item_table.lookup(item_id)
+
     def events_signature(self) -> dict[str, tf.TensorSpec]:
         """What the model reads besides the ids of a request; empty for most.
 
@@ -245,9 +253,7 @@ class Retriever(tf.Module):
         TFRS' exact index: plain ops that a stock server loads.
         """
         self.index = tfrs.layers.factorized_top_k.BruteForce()
-        vectors, positions = self._model.index(
-            tf.nest.map_structure(tf.convert_to_tensor, self._frozen)
-        )
+        vectors, positions = self._model.index(self.frozen_catalogue())
         self.index.index(vectors, positions)
 
         def retrieve(embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:

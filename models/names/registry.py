@@ -294,6 +294,16 @@ _ENTRIES = (
         reads=("context",),
     ),
     Entry(
+        name="airbnb",
+        title="Airbnb embeddings",
+        task="retrieve",
+        kind="sequence",
+        family="industry",
+        paper="Grbovic & Cheng, KDD 2018",
+        module="models.industry.airbnb",
+        reads=("event_types",),
+    ),
+    Entry(
         name="cune_mf",
         title="CUNE-MF",
         task="score",

@@ -35,6 +35,7 @@ HONOURED = {
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate"},
     "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "airbnb": RANKING | TRAINED | {"lazy_adam"},
     "deepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
     "xdeepfm": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate"},
     "deepconn": TRAINED | {"mixed_precision"},

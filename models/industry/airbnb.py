@@ -1,0 +1,255 @@
+"""Airbnb's listing embeddings, and user types and listing types in one space.
+
+Cite: Grbovic, Cheng: Real-time Personalization using Embeddings for Search Ranking at Airbnb,
+KDD 2018.
+
+    listings   loss of a click on l = - sum over c of its window of log sigmoid(v'_c . v_l)
+                      - log sigmoid(v'_b . v_l)                       b: what its session booked
+                      - sum over N random listings and M of l's market of log sigmoid(- v'_n . v_l)
+               a session that booked counts `booked_weight` times
+    types      a user's bookings in their order, as user type, listing type, user type, ...: the
+               same loss on that, whose last sum is over `rejections` types that refused the centre
+               type, or were refused by it
+    score      mean over the last clicks j of cos(v_j, v_i); without a click cos(v_ut, v_lt)
+    cold       a listing that train has not seen is the mean of the 3 nearest that it has
+
+The booked listing is the context of every click of its session, however far away. A type is what
+the features named by `user_type` and `listing_type` say together; left out, all that have one value
+(numbers by their quantile bucket). Users whose type never booked, and listings that have no vector,
+get and are none.
+
+Deviations: Adam on batches of clicks, where word2vec steps pair by pair. Nearest is measured by how
+many features are the same, those of the market (`market`) among them, for nobody but a listing site
+has coordinates; where no market is named any listing may be near. A user's type is that of the
+table of users, not as it was when a booking was made. Ten passes, no validation, for the types.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pydantic
+import tensorflow as tf
+
+from models.contract.loop import Loop
+from models.contract.query import Query
+from models.contract.retrieve import DotProductModel
+from models.industry.listing_types import market_of, nearest_listings, types_of
+from models.industry.windows import Windows, window_loss
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.sampling import Batches
+from models.inputs.token_layers import TokenEmbedding, id_embedding
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking
+
+
+class HyperParameters(Ranking, Epochs, Gradient, LazyAdam):
+    """Airbnb's own.
+
+    Attributes:
+        booking_types: event types that mean that a listing was booked.
+        rejection_types: those that mean that the host refused.
+        market: the feature of the listings that is their market; None: there are no markets.
+        user_type: features of users that make a type; left out, all of one value.
+        listing_type: likewise of listings.
+        history_length: clicks that a query is the mean of.
+    """
+
+    epochs: int = 10
+    batch_size: int = 1024
+    learning_rate: float = 5e-3
+    embedding_dim: int = pydantic.Field(32, ge=1)
+    window: int = pydantic.Field(5, ge=1)
+    negatives: int = pydantic.Field(5, ge=1)
+    market_negatives: int = pydantic.Field(5, ge=0)
+    rejections: int = pydantic.Field(5, ge=0)
+    booked_weight: int = pydantic.Field(5, ge=1)
+    booking_types: tuple[str, ...] = ("booking", "booked", "buy", "purchase", "order")
+    rejection_types: tuple[str, ...] = ("rejection", "rejected")
+    market: str | None = None
+    user_type: tuple[str, ...] | None = None
+    listing_type: tuple[str, ...] | None = None
+    history_length: int = pydantic.Field(5, ge=1)
+
+
+class Airbnb(DotProductModel[HyperParameters]):
+    """One space of listings for those who click, one of types for those who do not."""
+
+    uses_user_id = False
+    uses_history = True
+    cold_items = True
+    reads_history = ("event_types",)
+    reads_item_features = True
+
+    def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
+        super().__init__(hyper_parameters, data)
+        width = hyper_parameters.embedding_dim
+        self.listings = id_embedding(data.items, width, _around_zero(width), name="listings")
+        self.contexts = id_embedding(data.items, width, _around_zero(width), name="contexts")
+        self._user_type, users = types_of(data.users, "user", hyper_parameters.user_type)
+        self._listing_type, listings = types_of(data.items, "item", hyper_parameters.listing_type)
+        self._listing_type += FIRST_TOKEN + len(users)
+        # Filled by a stage of its own: the model's own steps leave it alone.
+        self.types = TokenEmbedding(
+            [*users, b"missing", b"unknown", *listings],
+            2 * FIRST_TOKEN + len(users) + len(listings),
+            width,
+            embeddings_initializer="zeros",
+            trainable=False,
+            name="types",
+        )
+        for table in (self.listings, self.contexts, self.types):
+            table.build(None)
+        self._market = market_of(data.items, hyper_parameters.market)
+        self._near = tf.constant(nearest_listings(data.items, self._market))
+        self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
+
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
+        own, events = self.hyper_parameters, data.events
+        order, starts = events.in_sequences
+        item, session = events.item[order], np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        booked = _are(events.event_type, data.event_types, own.booking_types)[order]
+        rejected = _are(events.event_type, data.event_types, own.rejection_types)[order]
+        bought = np.zeros(len(starts) - 1, np.int64)
+        bought[session[booked]] = item[booked]  # the last one stands
+        clicked = ~booked & ~rejected
+        clicked |= not clicked.any()
+        windows = Windows(
+            item[clicked],
+            session[clicked],
+            own.window,
+            goal=bought,
+            goal_weight=own.booked_weight,
+        )
+        return windows.batches(
+            data.items.embedding_rows,
+            own.negatives,
+            (self._market[: data.items.embedding_rows], own.market_negatives),
+            own.batch_size,
+            seed,
+            first_epoch,
+        )
+
+    def learn(self, loop: Loop) -> None:
+        loop.fit(self)
+        types = Types(self.hyper_parameters, loop.data, self._user_type, self._listing_type)
+        if types.booked:
+            loop.fit(types, stage="types", validate=False)
+            self.types.embeddings.assign(types.learnt())
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return window_loss(self.listings, self.contexts, inputs)
+
+    def listing_vectors(self) -> tf.Tensor:
+        """[N, D] unit vectors in catalogue order: 0 of a cold listing that has too few near it."""
+        known = tf.math.l2_normalize(self.listings(self._item_rows), axis=1)
+        near = tf.reduce_mean(tf.gather(known, tf.maximum(self._near, 0)), axis=1)
+        near = tf.where(self._near[:, :1] >= 0, tf.math.l2_normalize(near, axis=1), 0.0)
+        return tf.concat([known, near], axis=0)
+
+    def item_embeddings(self) -> tf.Tensor:
+        """The listings' vectors and those of their types side by side."""
+        of_type = self.types(self._listing_type[FIRST_TOKEN:])
+        return tf.concat([self.listing_vectors(), of_type], axis=1)
+
+    def catalogue(self) -> Any:
+        """([N, 2 D] vectors, [N] what is added to a score): -inf where a listing has no vector."""
+        vectors = tf.cast(self.item_embeddings(), tf.float32)
+        there = tf.reduce_any(vectors[:, : self.hyper_parameters.embedding_dim] != 0, axis=1)
+        return vectors, tf.where(there, 0.0, float("-inf"))
+
+    def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, penalty = catalogue
+        there = tf.where(penalty == 0)[:, 0]
+        return tf.gather(vectors, there), there
+
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
+        vectors, penalty = catalogue
+        return super().score_items(query, vectors) + penalty
+
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        """The clicks' mean in the listings' half; or, without any, the type in the other."""
+        # A cold listing that was clicked has the vector that it is answered with.
+        vectors = tf.concat(
+            [tf.zeros([FIRST_TOKEN, self.types.output_dim]), self.listing_vectors()], 0
+        )
+        last = query.history[:, -self.hyper_parameters.history_length :]
+        clicks = tf.math.unsorted_segment_mean(
+            tf.gather(vectors, last.flat_values), last.value_rowids(), last.nrows()
+        )
+        none = tf.cast(query.history.row_lengths() == 0, tf.float32)[:, tf.newaxis]
+        return tf.concat([clicks, none * self._of_user(query)], axis=1)
+
+    def answers(self, query: Query) -> tf.Tensor:
+        typed = tf.reduce_any(self._of_user(query) != 0, axis=1)
+        return (query.history.row_lengths() > 0) | typed
+
+    def signatures(self, retriever: Any) -> dict[str, Any]:
+        """`embed_listings`: [N] ids -> their vectors [N, D], and whether they have one."""
+
+        def embed(item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+            vectors = retriever.frozen_catalogue()[0][:, : self.hyper_parameters.embedding_dim]
+            index = retriever.item_index(item_id) - FIRST_TOKEN
+            rows = tf.where(
+                index[:, tf.newaxis] >= 0, tf.gather(vectors, tf.maximum(index, 0)), 0.0
+            )
+            return {"embedding": rows, "known": tf.reduce_any(rows != 0, axis=1)}
+
+        spec = tf.TensorSpec([None], tf.string, name="item_id")
+        return {"embed_listings": tf.function(embed).get_concrete_function(spec)}
+
+    def _of_user(self, query: Query) -> tf.Tensor:
+        return tf.cast(self.types(tf.gather(self._user_type, query.user)), tf.float32)
+
+
+class Types(DotProductModel[HyperParameters]):
+    """The second stage: types of users and of listings, learnt from bookings and rejections."""
+
+    def __init__(self, hyper_parameters, data, user_type, listing_type):
+        super().__init__(hyper_parameters, data)
+        events, own = data.events, hyper_parameters
+        order, starts = events.in_sequences
+        owner = events.user[order]
+        pair = np.stack(
+            [user_type.numpy()[owner], listing_type.numpy()[events.item[order]]], axis=1
+        )
+        booked = _are(events.event_type, data.event_types, own.booking_types)[order]
+        rejected = _are(events.event_type, data.event_types, own.rejection_types)[order]
+        self._tokens, self._owner = pair[booked].reshape(-1), np.repeat(owner[booked], 2)
+        both = np.concatenate([pair[rejected], pair[rejected][:, ::-1]])
+        self._rejected = both[np.argsort(both[:, 0], kind="stable")]
+        self.booked = len(self._tokens) > 2
+        self._rows = int(listing_type.numpy().max()) + 1
+        width = own.embedding_dim
+        self.vectors = tf.keras.layers.Embedding(self._rows, width, _around_zero(width))
+        self.contexts = tf.keras.layers.Embedding(self._rows, width, _around_zero(width))
+
+    def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
+        own = self.hyper_parameters
+        windows = Windows(self._tokens, self._owner, own.window)
+        windows.enemies = (self._rejected, own.rejections)
+        return windows.batches(self._rows, own.negatives, None, own.batch_size, seed, first_epoch)
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return window_loss(self.vectors, self.contexts, inputs)
+
+    def learnt(self) -> np.ndarray:
+        """[types, D] unit vectors; 0 of a type that is in no booking."""
+        there = np.isin(np.arange(self._rows), self._tokens)[:, np.newaxis]
+        return tf.where(there, tf.math.l2_normalize(self.vectors.embeddings, axis=1), 0.0)
+
+
+def _are(
+    event_type: np.ndarray | None, tokens: Sequence[bytes], wanted: Sequence[str]
+) -> np.ndarray:
+    """[E] bool: whether events are of one of the wanted types."""
+    names = {name.encode() for name in wanted}
+    index = [number + FIRST_TOKEN for number, token in enumerate(tokens) if token in names]
+    return np.isin(event_type, index)
+
+
+def _around_zero(width: int) -> tf.keras.initializers.Initializer:
+    return tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
+
+
+Model = Airbnb

@@ -1,0 +1,163 @@
+"""Airbnb's embeddings: what is a context of what, and what stands in for what is missing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.contract.query import Query
+from models.industry.airbnb import Airbnb, HyperParameters, Types
+from models.industry.listing_types import nearest_listings, types_of
+from models.industry.windows import Windows, window_loss
+from models.inputs.data import Entities
+from models.inputs.event_log import EventLog
+from models.names.errors import ConfigError, DataError
+from tests.models.contract import RetrieveContract
+
+
+class TestAirbnb(RetrieveContract):
+    name = "airbnb"
+    hyper_parameters = {"epochs": 12, "learning_rate": 0.02, "batch_size": 128, "window": 8}
+
+
+# Listings 2..6 are trained and 7..9 are not; listings 2, 3, 4 and the cold 7, 8 are in the first
+# market. Their kinds and prices are those that follow.
+MARKET = [0, 0, 2, 2, 2, 3, 3, 2, 2, 3]
+KIND = [0, 0, 2, 3, 2, 2, 3, 2, 3, 2]
+PRICE = [0, 0, 4, 5, 6, 4, 4, 6, 4, 4]
+
+
+def entities(count, trained, **features):
+    return Entities(
+        np.array([b"%d" % number for number in range(count)], object),
+        trained,
+        {name: tf.constant(values, tf.int64) for name, values in features.items()},
+        dict.fromkeys(features, 10),
+        {name: [b"x", b"y", b"z"] for name in features},
+    )
+
+
+ITEMS = entities(8, 5, item_city=MARKET, item_kind=KIND, item_price=PRICE)
+USERS = entities(3, 3, user_from=[0, 0, 2, 3, 0])
+
+
+def rows(batch):
+    return {name: value.numpy().tolist() for name, value in batch.items()}
+
+
+def test_the_booked_listing_is_the_context_of_every_click_of_its_session():
+    """Session 0 clicks 2, 3, 4 and books 6: its clicks are centres twice; 1 books nothing."""
+    windows = Windows([2, 3, 4, 5, 2], np.array([0, 0, 0, 1, 1]), 1, np.array([6, 0]), 2)
+    batches = windows.batches(7, 3, None, 100, seed=0, first_epoch=0)
+    assert (batches.rows, batches.steps) == (8, 1)
+    batch = rows(next(iter(batches.dataset)))
+    found = sorted(zip(batch["centre"], map(tuple, batch["positive"])))
+    assert found == sorted(
+        2 * [(2, (0, 3, 6)), (3, (2, 4, 6)), (4, (3, 0, 6))] + [(5, (0, 2, 0)), (2, (5, 0, 0))]
+    )
+    for centre, positive, negative in zip(*(batch[n] for n in ("centre", "positive", "negative"))):
+        assert not {centre, *positive} - {0} & set(negative)
+        assert {*negative} <= {0, *range(2, 7)}
+
+
+def test_negatives_of_the_market_and_of_rejections():
+    group = np.array([0, 0, 1, 1, 1, 2, 2])
+    windows = Windows([2, 3, 5, 6], np.array([0, 0, 1, 1]), 1)
+    windows.enemies = (np.array([[2, 5], [2, 6], [5, 3]]), 8)
+    near, refused = [], {}
+    for seed in range(30):
+        batch = next(iter(windows.batches(7, 1, (group, 4), 100, seed, 0).dataset))
+        for centre, negative in zip(batch["centre"].numpy(), batch["negative"].numpy()):
+            near += [(group[centre], group[one]) for one in negative[1:5] if one]
+            refused.setdefault(centre, set()).update(negative[5:])
+    assert near and all(own == other for own, other in near)
+    # 3 and 6 refused nobody, 5 refuses 3.
+    assert refused == {2: {5, 6}, 3: {0}, 5: {3}, 6: {0}}
+
+
+def test_the_loss_by_hand():
+    """By hand: v.c = 1, v.goal = -1, v.n = 2: softplus of -1, 1 and 2."""
+    vectors, contexts = (tf.keras.layers.Embedding(5, 1) for _ in range(2))
+    for table, values in ((vectors, [9, 9, 1, 9, 9]), (contexts, [9, 9, 1, -1, 2])):
+        table.build(None)
+        table.embeddings.assign(np.array(values, np.float32)[:, np.newaxis])
+    inputs = {
+        "centre": tf.constant([2]),
+        "positive": tf.constant([[0, 2, 3]]),
+        "negative": tf.constant([[4, 0]]),
+    }
+    expected = np.log1p(np.exp([-1.0, 1.0, 2.0])).sum()
+    assert float(window_loss(vectors, contexts, inputs)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_cold_listing_is_the_mean_of_the_three_nearest_of_its_market():
+    """Listing 7 (city 2, kind 2, price 6) is most like 4, then 2, then 3; city 3 has but two."""
+    found = nearest_listings(ITEMS, np.array(MARKET))
+    assert found.tolist() == [[2, 0, 1], [0, 1, 2], [-1, -1, -1]]
+    data = SimpleNamespace(items=ITEMS, users=USERS)
+    model = Airbnb(HyperParameters(embedding_dim=2, market="item_city"), data)
+    unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0.6, 0.8]], np.float32)
+    model.listings.embeddings.assign(np.concatenate([np.zeros((2, 2)), 3 * unit]))
+    vectors = model.listing_vectors().numpy()
+    np.testing.assert_allclose(vectors[:5], unit, rtol=1e-6)
+    np.testing.assert_allclose(vectors[5], [0, 1], atol=1e-6)  # of (-1, 0), (1, 0), (0, 1)
+    np.testing.assert_array_equal(vectors[7], [0, 0])
+    _, penalty = model.catalogue()
+    assert penalty.numpy().tolist() == [0] * 7 + [float("-inf")]
+
+
+def test_types_are_what_the_features_say_together():
+    index, called = types_of(ITEMS, "item", ["item_city", "item_kind"])
+    assert called[index[2] - 2] == b"item item_city=x item_kind=x" and index[2] == index[4]
+    assert len({int(one) for one in index[2:7]}) == 4 and index[0] == index[1] == 0
+    everybody, _ = types_of(USERS, "user", None)
+    assert everybody[4] == 0  # nobody knows where from
+    with pytest.raises(ConfigError, match="features of one value, which are item_city.*'item_kin'"):
+        types_of(ITEMS, "item", ["item_kin"])
+
+
+def test_types_learn_from_bookings_and_answer_who_has_not_clicked():
+    """Users from x book kind x, those from y kind y; hosts of kind y refuse users from x."""
+    tokens = [b"booking", b"rejection"]
+    user = np.repeat([2, 3], 40)
+    own, other = np.tile([2, 4], 20), np.tile([3, 6], 20)  # kinds x and y
+    item = np.concatenate([own, other])
+    item[::10][:4] = 3  # four of the first user's are requests that were refused
+    event_type = np.full(80, 2)
+    event_type[::10][:4] = 3
+    log = EventLog(
+        user=user,
+        item=item,
+        timestamp=np.arange(80),
+        rating=np.full(80, np.nan, np.float32),
+        row=np.arange(80),
+        session=np.zeros(80, np.int64),
+        label=np.full(80, np.nan, np.float32),
+        event_type=event_type,
+    )
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=tokens)
+    own_settings = HyperParameters(
+        embedding_dim=8, user_type=["user_from"], listing_type=["item_kind"], batch_size=32
+    )
+    model = Airbnb(own_settings, data)
+    types = Types(own_settings, data, model._user_type, model._listing_type)
+    assert types.booked
+    types.compile(optimizer=tf.keras.optimizers.legacy.Adam(0.05))
+    types.fit(types.batches(data, 1, 0).dataset, steps_per_epoch=150, verbose=0)
+    model.types.embeddings.assign(types.learnt())
+    query = Query(
+        tf.constant([2, 3, 4], tf.int64),
+        tf.constant([True, True, True]),
+        tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int64), [0, 0, 0]),
+    )
+    assert model.answers(query).numpy().tolist() == [True, True, False]
+    scores = model.score_items(query, model.catalogue()).numpy()[:, :5]
+    kind = np.array(KIND[2:7])
+    assert scores[0, kind == 2].min() > scores[0, kind == 3].max()
+    assert scores[1, kind == 3].min() > scores[1, kind == 2].max()
+
+
+def test_nothing_to_learn_from_is_said():
+    with pytest.raises(DataError, match="no session of the train split has two clicks"):
+        Windows([2, 3], np.array([0, 1]), 1)

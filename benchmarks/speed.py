@@ -114,6 +114,19 @@ PAIRS = {
         },
         "sequence",
     ),
+    "sr_gnn": Pair(
+        "SRGNN",
+        {
+            "embedding_size": 64,
+            "step": 1,
+            "loss_type": "CE",
+            "MAX_ITEM_LIST_LENGTH": 50,
+            "train_batch_size": 2048,
+            "train_neg_sample_args": None,
+        },
+        {"units": 64, "history_length": 50, "batch_size": 2048, "decay": 1.0, "l2": 0.0},
+        "sequence",
+    ),
     "deepfm": Pair(
         "DeepFM",
         {

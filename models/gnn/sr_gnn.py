@@ -26,16 +26,14 @@ so that a run that was killed goes on with the one that was its due; no bias is 
 and W_2's are one).
 """
 
-from typing import NamedTuple
-
-import numpy as np
 import pydantic
 import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
-from models.inputs import sampling
+from models.gnn import sessions
+from models.inputs import sampling, softmax
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
@@ -63,74 +61,45 @@ class HyperParameters(Ranking, Epochs, Gradient):
     history_length: int = pydantic.Field(50, ge=1)
 
 
-class Graphs(NamedTuple):
-    """The graphs of B sessions side by side; nodes, clicks and edges are numbered through.
-
-    Attributes:
-        item: [N] int64, the item of every node.
-        node: [P] int64, the node of every click, session after session, oldest first.
-        session: [P] int64, the session of every click.
-        source: [E] int64, the node where an edge begins.
-        target: [E] int64, the node where it ends; no edge is there twice.
-        last: [B] int64, the node of every session's last click.
-    """
-
-    item: tf.Tensor
-    node: tf.Tensor
-    session: tf.Tensor
-    source: tf.Tensor
-    target: tf.Tensor
-    last: tf.Tensor
-
-
-def session_graphs(items: tf.Tensor) -> Graphs:
-    """Builds the graphs of sessions.
-
-    Args:
-        items: [B, L] int64 item indices, oldest first, padded with 0 on the right. A session
-            without any item gets one node of the item 0, so that it has a last one.
-    """
-    clicked = (items > 0) | (tf.range(tf.shape(items)[1]) == 0)
-    session = tf.where(clicked)[:, 0]
-    clicks = tf.boolean_mask(items, clicked)
-    beyond = tf.reduce_max(items) + 1
-    key, node = tf.unique(session * beyond + clicks, tf.int64)
-    nodes = tf.size(key, tf.int64)
-    follows = session[1:] == session[:-1]
-    pair, _ = tf.unique(tf.boolean_mask(node[:-1] * nodes + node[1:], follows))
-    ends = tf.cumsum(tf.reduce_sum(tf.cast(clicked, tf.int64), axis=1)) - 1
-    return Graphs(key % beyond, node, session, pair // nodes, pair % nodes, tf.gather(node, ends))
-
-
 class GatedStep(tf.keras.layers.Layer):
-    """One step of the gated graph network: (Graphs, [N, units] states) -> [N, units] states.
+    """One step of the gated graph network.
+
+    Maps (Graphs, [M, units] states, [N] which of them each node has) -> [N, units] states.
 
     The reset gate acts after the recurrent product: PyTorch's GRU cell, with gates in the order
-    reset, update, candidate.
+    reset, update, candidate. At first all nodes of an item have one state, and what is linear is
+    computed once for all of them: means and products with a matrix change places.
     """
 
     def __init__(self, units: int, name: str | None = None):
         super().__init__(name=name)
+        self.units = units
         self.incoming = dense(units, units, "incoming")
         self.outgoing = dense(units, units, "outgoing")
         self.bias = self.add_weight("bias", [2 * units], initializer=uniform(units))
         self.message = dense(3 * units, units, "message")
+        self.message.build([None, 2 * units])
         self.recurrent = dense(3 * units, units, "recurrent")
 
-    def call(self, graphs, state):
-        count = tf.shape(state)[0]
-        # The means are products with the normalised adjacency matrices, of which E cells are not 0.
-        incoming = tf.math.unsorted_segment_mean(
-            tf.gather(self.incoming(state), graphs.source), graphs.target, count
+    def call(self, graphs, state, place):
+        of_incoming, of_outgoing = tf.split(self.message.kernel, 2)
+        neighbours = tf.concat(
+            [
+                tf.matmul(self.incoming(state), of_incoming),
+                tf.matmul(self.outgoing(state), of_outgoing),
+            ],
+            axis=0,
         )
-        outgoing = tf.math.unsorted_segment_mean(
-            tf.gather(self.outgoing(state), graphs.target), graphs.source, count
-        )
-        message = self.message(tf.concat([incoming, outgoing], axis=1) + self.bias)
-        reset, update, candidate = tf.split(message, 3, axis=1)
-        of_reset, of_update, of_candidate = tf.split(self.recurrent(state), 3, axis=1)
-        candidate = tf.tanh(candidate + tf.sigmoid(reset + of_reset) * of_candidate)
-        return candidate + tf.sigmoid(update + of_update) * (state - candidate)
+        edges = sessions.adjacency(graphs, place, tf.shape(state, tf.int64)[0])
+        of_bias = self.message(self.bias[tf.newaxis])
+        message = tf.sparse.sparse_dense_matmul(edges, neighbours) + of_bias
+        recurrent = tf.gather(self.recurrent(state), place)
+        sizes = [2 * self.units, self.units]
+        gates, candidate = tf.split(message, sizes, axis=1)
+        of_gates, of_candidate = tf.split(recurrent, sizes, axis=1)
+        reset, update = tf.split(tf.sigmoid(gates + of_gates), 2, axis=1)
+        candidate = tf.tanh(candidate + reset * of_candidate)
+        return candidate + update * (tf.gather(state, place) - candidate)
 
 
 class SRGNN(DotProductModel[HyperParameters]):
@@ -154,7 +123,7 @@ class SRGNN(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         hyper_parameters = self.hyper_parameters
         items, starts = data.events.sequences()
-        return prefix_batches(
+        return sessions.prefix_batches(
             items,
             starts,
             hyper_parameters.history_length,
@@ -177,125 +146,32 @@ class SRGNN(DotProductModel[HyperParameters]):
         loop.fit(self, optimizer=adam)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        graphs = session_graphs(inputs["item"])
-        states, table = rows_and_table(tf.convert_to_tensor(self.items.embeddings), graphs.item)
-        return softmax_loss(self._read(graphs, states), table, inputs["target"])
+        graphs = sessions.session_graphs(inputs["item"])
+        states, table = softmax.rows_and_table(
+            tf.convert_to_tensor(self.items.embeddings), graphs.item
+        )
+        return softmax.cross_entropy(self._read(graphs, states), table, inputs["target"])
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         latest = query.history[:, -self.hyper_parameters.history_length :].to_tensor()
-        graphs = session_graphs(tf.pad(latest, [[0, 0], [0, 1]]))
+        graphs = sessions.session_graphs(tf.pad(latest, [[0, 0], [0, 1]]))
         return self._read(graphs, self.items(graphs.item))
 
     def item_embeddings(self) -> tf.Tensor:
         return self.items.embeddings[FIRST_TOKEN:]
 
-    def _read(self, graphs: Graphs, state: tf.Tensor) -> tf.Tensor:
-        """[N, units] embeddings of the nodes -> [B, units] vectors of the sessions."""
+    def _read(self, graphs: sessions.Graphs, state: tf.Tensor) -> tf.Tensor:
+        """[M, units] embeddings of the items -> [B, units] vectors of the sessions."""
+        place = graphs.place
         for _ in range(self.hyper_parameters.steps):
-            state = self.step(graphs, state)
-        last, clicks = tf.gather(state, graphs.last), tf.gather(state, graphs.node)
+            state = self.step(graphs, state, place)
+            place = tf.range(tf.size(place, tf.int64))
+        last = tf.gather(state, graphs.last)
         of_last = tf.gather(self.attention_last(last), graphs.session)
-        of_click = tf.gather(self.attention_click(state), graphs.node)
-        weight = self.attention(tf.sigmoid(of_last + of_click))
-        whole = tf.math.segment_sum(weight * clicks, graphs.session)
+        weight = self.attention(tf.sigmoid(of_last + self.attention_click(state)))
+        # All clicks of a node have one weight.
+        whole = tf.math.segment_sum(graphs.clicks[:, tf.newaxis] * weight * state, graphs.session)
         return self.read_out(tf.concat([whole, last], axis=1))
-
-
-def prefix_batches(
-    items: np.ndarray,
-    starts: np.ndarray,
-    length: int,
-    batch_size: int,
-    seed: int,
-    first_epoch: int = 0,
-) -> sampling.Batches:
-    """Endless shuffled batches in which every prefix of a sequence is a row.
-
-    Args:
-        items: [E] int64 item indices, sequence after sequence.
-        starts: [S + 1] where each sequence begins, and the end.
-        length: of a prefix, its latest items.
-        batch_size: rows a batch.
-        seed: of the order.
-        first_epoch: the epoch to start with.
-
-    Returns:
-        Batches of `item` ([B, L] int64, oldest first, padded with 0 on the right to the longest
-        prefix of the batch) and `target` ([B] int64, the item after it).
-    """
-    begin = np.repeat(starts[:-1], np.diff(starts))
-    place = np.flatnonzero(np.arange(len(items)) > begin)
-    columns = {"from": np.maximum(begin[place], place - length), "target": place}
-    values = tf.constant(items)
-
-    def prefixes(batch):
-        target = batch["target"][:, tf.newaxis]
-        longest = tf.reduce_max(batch["target"] - batch["from"])
-        click = batch["from"][:, tf.newaxis] + tf.range(longest)
-        read = tf.gather(values, tf.minimum(click, target))
-        return {
-            "item": tf.where(click < target, read, 0),
-            "target": tf.gather(values, batch["target"]),
-        }
-
-    return sampling.shuffled_batches(columns, batch_size, seed, first_epoch).map(prefixes)
-
-
-@tf.custom_gradient
-def rows_and_table(table: tf.Tensor, rows: tf.Tensor):
-    """Rows of a table and the table itself, for a second use of it: ([R, D], [V, D]).
-
-    The two gradients meet in one tensor. Left to TensorFlow they would meet as a list of the rows
-    of both, which takes as long as the softmax.
-    """
-
-    def gradient(of_rows, of_table):
-        return tf.tensor_scatter_nd_add(of_table, rows[:, tf.newaxis], of_rows), None
-
-    return (tf.gather(table, rows), table), gradient
-
-
-@tf.custom_gradient
-def softmax_loss(vectors: tf.Tensor, table: tf.Tensor, target: tf.Tensor):
-    """The mean cross-entropy of a softmax over the items.
-
-    It is `tf.nn.sparse_softmax_cross_entropy_with_logits`, whose kernel and products with zeros
-    would take half of a step.
-
-    Args:
-        vectors: [B, D] float32.
-        table: [V, D] float32; the rows 0 and 1 are no items.
-        target: [B] int64 row of `table`.
-
-    Returns:
-        A scalar.
-    """
-    row = tf.range(tf.shape(target, tf.int64)[0])
-    absent = tf.stack(
-        [
-            tf.repeat(row, FIRST_TOKEN),
-            tf.tile(tf.range(FIRST_TOKEN, dtype=tf.int64), tf.shape(row)),
-        ],
-        1,
-    )
-    scores = tf.matmul(vectors, table, transpose_b=True)
-    scores = tf.tensor_scatter_nd_update(
-        scores, absent, tf.fill(tf.shape(absent)[:1], scores.dtype.min)
-    )
-    probability = tf.nn.softmax(scores)
-    # The most probable item's probability cannot underflow, the target's can.
-    total = tf.reduce_max(scores, axis=1) - tf.math.log(tf.reduce_max(probability, axis=1))
-    loss = tf.reduce_mean(total - tf.gather(scores, target, batch_dims=1))
-
-    def gradient(upstream):
-        share = upstream / tf.cast(tf.size(target), vectors.dtype)
-        wanted = tf.gather(table, target)
-        of_vectors = share * (tf.matmul(probability, table) - wanted)
-        of_table = tf.matmul(probability, share * vectors, transpose_a=True)
-        of_table = tf.tensor_scatter_nd_sub(of_table, target[:, tf.newaxis], share * vectors)
-        return of_vectors, of_table, None
-
-    return loss, gradient
 
 
 def uniform(units: int) -> tf.keras.initializers.Initializer:

@@ -54,6 +54,30 @@ def test_where_every_step_reads_every_row_lazy_is_adam():
         np.testing.assert_allclose(lazy, eager, atol=1e-5)
 
 
+def test_l2_is_the_gradient_of_a_penalty_in_the_loss():
+    """Rows that no step reads move towards zero too, unless it is lazy."""
+
+    class Penalised(tf.keras.optimizers.Adam):
+        def update_step(self, gradient, variable):
+            super().update_step(tf.convert_to_tensor(gradient) + 0.3 * variable, variable)
+
+    table, weight = trained(Adam(RATE, l2=0.3, epsilon=1e-3))
+    for ours, keras in zip((table, weight), trained(Penalised(RATE, epsilon=1e-3)), strict=True):
+        np.testing.assert_allclose(ours, keras, atol=1e-5)
+    start = trained(Adam(RATE), ())[0]
+    assert (np.abs(table[5]) < np.abs(start[5])).all()
+    lazy = trained(Adam(RATE, lazy=True, l2=0.3, epsilon=1e-3))[0]
+    np.testing.assert_array_equal(lazy[5], start[5])
+    steps = [list(range(6))] * 3  # all rows, every time: lazy is eager
+    for one, other in zip(
+        trained(Adam(RATE, lazy=True, l2=0.3), steps),
+        trained(Adam(RATE, l2=0.3), steps),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_it_is_rebuilt_from_its_configuration():
-    again = Adam.from_config(Adam(0.25, lazy=True).get_config())
+    again = Adam.from_config(Adam(0.25, lazy=True, l2=0.5, epsilon=0.125).get_config())
     assert again.lazy is True and float(again.learning_rate) == pytest.approx(0.25)
+    assert (again.l2, again.epsilon) == (0.5, 0.125)

@@ -1,4 +1,4 @@
-"""Click prediction: LR, FM, Wide & Deep, DeepFM side by side.
+"""Click prediction: LR, FM, Wide & Deep, DeepFM, xDeepFM side by side.
 
     python -m benchmarks.clicks --split FOLDER
         MovieLens-100K, rating >= 4, on given validation and test rows
@@ -30,6 +30,7 @@ PEERS = {
     "fm": (".7823", ".5678"),
     "wide_deep": (".7849", ".5660"),
     "deepfm": (".7858", ".5659"),
+    "xdeepfm": (".7778", ".5605"),
 }
 GRID = {
     "lr": [{}],

@@ -1,7 +1,7 @@
 """Writes what a new model needs: its file, its line in the registry, its test.
 
     make new-model NAME=cdae TASK=retrieve KIND=profile
-    make new-model NAME=xdeepfm TASK=score KIND=event FAMILY=feature_interaction FROM=deepfm
+    make new-model NAME=autoint TASK=score KIND=event FAMILY=feature_interaction FROM=deepfm
 
 The file begins as the nearest model that there is: the shortest one of the same task and example
 kind, or FROM. So it runs, trains and serves at once, and turns into the new one step by step. What

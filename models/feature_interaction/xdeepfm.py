@@ -15,7 +15,7 @@ Interactions for Recommender Systems, KDD 2018.
 
 `connection: direct` is the paper: every map is passed on and pooled. `half` is the authors' code:
 of every layer but the last the first half is passed on and the second pooled. With `identity`,
-their default, CIN is a polynomial, and any order of the same sums is exact: see `call`.
+their default, CIN is a polynomial, and any order of the same sums is exact: see `_folded`.
 
 D = 10, CIN of 200 maps (for Criteo), DNN of 400 units, depths 3 and 2, Adam, batches of 4,096 and
 l2 of 1e-4 are the paper's; `stddev` is of the authors' code.
@@ -28,6 +28,7 @@ last bias starts at the train mean (for clicks, its log-odds); a share `unknown_
 and categories, .02 by default, is made unknown, so that the rows of unknown values are trained.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -99,13 +100,9 @@ class XDeepFM(ScoreModel[HyperParameters]):
         linear, factors, x = self._look_up(inputs)
         score = sum(self.components(inputs, linear, factors, x, training))
         rows = row_penalty(linear, x) + row_penalty(factors, x)
-        layers = sum(tf.nn.l2_loss(weights) for weights in self.layer_weights())
-        own = self.hyper_parameters
-        return (
-            tf.reduce_mean(self.row_loss(inputs[LABEL], score))
-            + own.l2 * rows
-            + own.l2_layers * layers
-        )
+        layers = tf.add_n([tf.nn.l2_loss(weights) for weights in self.layer_weights()])
+        penalty = self.hyper_parameters.l2 * rows + self.hyper_parameters.l2_layers * layers
+        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + penalty
 
     def components(self, inputs, linear, factors, x, training=False):
         """Returns the three [B] parts of the score: of the weights, of CIN, of the network."""
@@ -145,25 +142,27 @@ class CompressedInteractionNetwork(tf.keras.layers.Layer):
         # Float32 in mixed precision too: products of up to K + 1 small numbers.
         super().__init__(name=name, dtype="float32")
         self._maps, self._linear = maps, activation == "identity"
-        halves = [connection == "half" and count < len(maps) for count in range(1, len(maps) + 1)]
-        self._passed = [count // 2 if half else count for count, half in zip(maps, halves)]
-        self._pooled_from = [count // 2 if half else 0 for count, half in zip(maps, halves)]
+        half = [count // 2 if connection == "half" else 0 for count in maps[:-1]]
+        self._pooled_from = [*half, 0]
+        self._passed = [
+            start or count for start, count in zip(self._pooled_from, maps, strict=True)
+        ]
 
     def build(self, shape):
         """Creates the filters [H_k, maps passed on by layer k - 1 * m] and w_cin, a row a layer."""
         self._fields = shape[1]
-        self.filters = [
-            self.add_weight(name=f"filters_{number}", shape=[maps, before * self._fields])
-            for number, (maps, before) in enumerate(zip(self._maps, [shape[1], *self._passed]))
-        ]
-        self.output_weights = [
-            self.add_weight(name=f"output_{number}", shape=[1, maps - start])
-            for number, (maps, start) in enumerate(zip(self._maps, self._pooled_from))
-        ]
+        self.filters, self.output_weights = [], []
+        for number, maps in enumerate(self._maps):
+            before = self._passed[number - 1] if number else self._fields
+            pooled = maps - self._pooled_from[number]
+            self.filters.append(
+                self.add_weight(name=f"filters_{number}", shape=[maps, before * self._fields])
+            )
+            self.output_weights.append(self.add_weight(name=f"output_{number}", shape=[1, pooled]))
         super().build(shape)
 
     def call(self, fields):
-        """Returns the [B] scores; the weights are applied before the coordinates are summed."""
+        """Returns the [B] scores; w_cin is applied before the coordinates are summed."""
         columns, pairs = self._columns(fields)
         folds = self._linear and len(self._maps) > 1
         score = self._folded(columns, pairs) if folds else self._weighed(columns, pairs)
@@ -197,13 +196,14 @@ class CompressedInteractionNetwork(tf.keras.layers.Layer):
     def _weighed(self, columns, pairs):
         """The [1, C] scores, layer by layer."""
         pooled, _ = self._layers(columns, pairs, len(self._maps))
-        return tf.add_n([output @ maps for output, maps in zip(self.output_weights, pooled)])
+        return sum(out @ maps for out, maps in zip(self.output_weights, pooled, strict=True))
 
     def _folded(self, columns, pairs):
-        """The [1, C] scores where f is the identity, the last two layers as forms of the pairs.
+        """The [1, C] scores where f is the identity: the last two layers without their maps.
 
-        They add X^{K-2} . (A X^0 + Q pairs), whose A and Q are products of the weights alone. The
-        maps of layer K - 1 never exist, H_{K-1} m products a map of K - 2 become m (m + 1) / 2.
+        By column they add X^{K-2} . (A X^0 + Q pairs), where A and Q are products of weights alone,
+        made once a batch. The H_{K-1} m products of every map of layer K - 2 become m (m + 1) / 2;
+        of three layers and few fields the first goes the same way.
         """
         before, passed = tf.convert_to_tensor(self.filters[-2]), self._passed[-2]
         a = tf.reshape(
@@ -221,13 +221,13 @@ class CompressedInteractionNetwork(tf.keras.layers.Layer):
             maps = pairs
         else:
             pooled, maps = self._layers(columns, pairs, len(self._maps) - 2)
-            score = sum(output @ each for output, each in zip(self.output_weights, pooled))
+            score = sum(out @ each for out, each in zip(self.output_weights, pooled, strict=False))
         return score + tf.reduce_sum(maps * (a @ columns + q @ pairs), axis=0, keepdims=True)
 
 
 def _on_pairs(filters):
     """Filters [H, m * m] of all products as those of the pairs i <= j, [H, m (m + 1) / 2]."""
-    fields = int(filters.shape[1] ** 0.5)
+    fields = math.isqrt(filters.shape[1])
     i, j = np.triu_indices(fields)
     both = tf.gather(filters, i * fields + j, axis=1) + tf.gather(filters, j * fields + i, axis=1)
     return both * tf.constant(np.where(i == j, 0.5, 1.0), filters.dtype)
@@ -243,11 +243,11 @@ def _convolved(filters, maps, columns):
         tf.reshape(filters, [filters.shape[0], maps.shape[0], columns.shape[0]]), axis=2
     )
     fields = tf.unstack(columns)
-    result = tf.add_n([each @ (maps * x) for each, x in zip(by_field, fields)])
+    result = tf.add_n([each @ (maps * x) for each, x in zip(by_field, fields, strict=True)])
 
     def gradient(upstream):
         to_filters, to_maps, to_fields = [], tf.zeros_like(maps), []
-        for each, x in zip(by_field, fields):
+        for each, x in zip(by_field, fields, strict=True):
             back = tf.matmul(each, upstream, transpose_a=True)
             to_filters.append(tf.matmul(upstream, maps * x, transpose_b=True))
             to_maps += back * x

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.contract.retrieve import Evaluation
 from models.inputs.data import Entities
 from models.inputs.dropout import Step
 from models.names.errors import ConfigError
 from models.rnn import gru, sessions, tan
 from models.training.loop import TrainingLoop
 from models.training.trainer import resolve
-from tests.models.contract import RetrieveContract
+from tests.models.contract import RetrieveContract, train
 
 TOY = {
     "epochs": 12,
@@ -318,6 +319,17 @@ def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
     ):
         assert gradient is not None, variable.name
         assert float(tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient)))) > 0, variable.name
+
+
+@pytest.mark.parametrize(
+    "changes", [{"output": "embedding"}, {"privileged": True, "recent_share": 0.5, "epochs": 8}]
+)
+def test_the_procedures_learn_what_is_learnable(toy_data, changes):
+    """M4, and M3 with M2, through the loop that trains; the bounds are the contract's."""
+    data = toy_data("sequence", 0.0).load("tan")
+    model = train("tan", data, {**TOY, **changes})
+    values = Evaluation(data, data.queries("test")).of(model)()
+    assert values["hr_10"] > 0.8 and values["lift_ndcg_10"] > 0.15, values
 
 
 @pytest.mark.parametrize("changes", [{"output": "embedding"}, {"augmentation": False}])

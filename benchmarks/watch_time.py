@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def write_log(folder: Path) -> None:
-    """Writes the impressions as the generic reader takes them, and beside them what to expect."""
+    """Writes the impressions as atomic files, and beside them what to expect."""
     random = np.random.RandomState(1)
     count = PAGES * PAGE
     page = np.repeat(np.arange(PAGES), PAGE)
@@ -54,13 +54,16 @@ def write_log(folder: Path) -> None:
     # Beside the folder that is read: what no model may know.
     np.save(folder.parent / TRUTH, (probability * seconds).astype(np.float32))
     rows = zip(user, video, page, time, shown, strict=True)
-    with (folder / "events.csv").open("w") as file:
-        file.write("user_id,item_id,session_id,timestamp,dwell,shown\n")
+    with (folder / "watch.inter").open("w") as file:
+        file.write(
+            "user_id:token\titem_id:token\tsession_id:token\ttimestamp:float\tdwell:float\t"
+            "shown:float\n"
+        )
         for u, v, p, t, s in rows:
-            file.write(f"u{u},v{v},p{p},{1_000_000 + 60 * p},{t:.3f},{s}\n")
-    with (folder / "items.csv").open("w") as file:
-        file.write("item_id,topic,length\n")
-        file.writelines(f"v{n},t{topic[n]},{length[n]:.2f}\n" for n in range(VIDEOS))
+            file.write(f"u{u}\tv{v}\tp{p}\t{1_000_000 + 60 * p}\t{t:.3f}\t{s}\n")
+    with (folder / "watch.item").open("w") as file:
+        file.write("item_id:token\ttopic:token\tlength:float\n")
+        file.writelines(f"v{n}\tt{topic[n]}\t{length[n]:.2f}\n" for n in range(VIDEOS))
 
 
 def measure(
@@ -99,7 +102,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/watch-time"))
     arguments = parser.parse_args()
     source = arguments.output / "source"
-    if not (source / "items.csv").exists():
+    if not (source / "watch.item").exists():
         write_log(source)
     truth, lines = np.load(arguments.output / TRUTH), []
     for name in arguments.rows:

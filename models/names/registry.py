@@ -128,6 +128,15 @@ _ENTRIES = (
         module="models.industry.two_tower",
     ),
     Entry(
+        name="youtube_candidates",
+        title="YouTube candidates",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Covington et al., RecSys 2016",
+        module="models.industry.youtube_candidates",
+    ),
+    Entry(
         name="neumf",
         title="NeuMF",
         task="retrieve",
@@ -223,15 +232,6 @@ _ENTRIES = (
         paper="Kim et al., RecSys 2016",
         module="models.cnn.convmf",
         learns="rating",
-    ),
-    Entry(
-        name="youtube_candidates",
-        title="YouTube candidates",
-        task="retrieve",
-        kind="event",
-        family="industry",
-        paper="Covington et al., RecSys 2016",
-        module="models.industry.youtube_candidates",
     ),
 )
 

@@ -9,6 +9,7 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ def measure(
     seed: int,
     refit: Prepared | None = None,
     test: bool = True,
+    parts: Callable[[Any, str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Trains once and measures on test.
 
@@ -132,16 +134,24 @@ def measure(
         refit: the same data without a validation split: trained on again, for as many epochs as
             were chosen, and measured there.
         test: false while settings are chosen: test is not looked at.
+        parts: (training data, split) -> serialized queries by name, to be measured besides.
 
     Returns:
-        The test metrics, validation's, seconds (of both trainings), the chosen epochs and the train
-        rows per second.
+        The test metrics, validation's, those of `parts` by split and name, seconds (of both
+        trainings), the chosen epochs and the train rows per second.
     """
+    from models.contract.retrieve_task import Evaluation
     from models.training.trainer import resolve
 
     parameters = resolve(model_name, hyper_parameters)
     data, model, loop, seconds = _train(prepared, model_name, parameters, seed)
-    valid = loop.evaluation.of(model)()
+    task = _task(prepared, model_name)
+
+    def apart(split: str) -> dict[str, dict[str, float]]:
+        rows = parts(data, split) if parts else {}
+        return {name: Evaluation(data, some).of(model)() for name, some in rows.items()}
+
+    valid, apart_valid = loop.evaluation.of(model)(), apart("valid")
     if refit:
         data, model, _, more = _train(refit, model_name, parameters, seed, loop.best_epochs)
         seconds += more
@@ -149,8 +159,9 @@ def measure(
     return {
         "model": model_name,
         "seed": seed,
-        "test": _task(prepared, model_name).evaluation(data, "test").of(model)() if test else {},
+        "test": task.evaluation(data, "test").of(model)() if test else {},
         "valid": valid,
+        "parts": {"valid": apart_valid, "test": apart("test") if test else {}} if parts else {},
         "seconds": round(seconds, 1),
         "rows_per_second": float(np.median(speeds)) if speeds else None,
         "best_epochs": loop.best_epochs,

@@ -72,6 +72,10 @@ class Bag(TokenEmbedding):
     Maps [B, L] indices -> [B, dimension].
     """
 
+    def __init__(self, tokens: Sequence[bytes], rows: int, dimension: int, name: str):
+        normal = tf.keras.initializers.RandomNormal(stddev=dimension**-0.5)
+        super().__init__(tokens, rows, dimension, embeddings_initializer=normal, name=name)
+
     def call(self, index):
         known = tf.cast(index >= FIRST_TOKEN, self.compute_dtype)[..., tf.newaxis]
         total = tf.reduce_sum(super().call(index) * known, axis=1)
@@ -95,14 +99,13 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             name: table.to_tensor() if isinstance(table, tf.RaggedTensor) else table[:, tf.newaxis]
             for name, table in sorted(data.users.features.items())
         }
-        self.watched = bag(
-            data.items.ids[: self._item_count], data.items.embedding_rows, wide, "watched"
-        )
+        items = data.items
+        self.watched = Bag(items.ids[: self._item_count], items.embedding_rows, wide, "watched")
         self.bags = {
-            name: bag(data.users.tokens[name], data.users.vocabulary_sizes[name], narrow, name)
+            name: Bag(data.users.tokens[name], data.users.vocabulary_sizes[name], narrow, name)
             for name in self._features
         } | {
-            field.name: bag(field.tokens, field.size, narrow if field.single else wide, field.name)
+            field.name: Bag(field.tokens, field.size, narrow if field.single else wide, field.name)
             for field in self._context
         }
         self.tower = (
@@ -110,7 +113,8 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             if depth
             else tf.keras.layers.Dense(width, name="tower")
         )
-        self.classes = id_embedding(data.items, width, normal(width), name="classes")
+        normal = tf.keras.initializers.RandomNormal(stddev=width**-0.5)
+        self.classes = id_embedding(items, width, normal, name="classes")
         share = np.maximum(data.item_counts, 1e-6) / max(1, data.item_counts.sum())
         self._log_share = tf.constant(np.log(np.r_[[1.0] * FIRST_TOKEN, share]), tf.float32)
 
@@ -200,27 +204,14 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
         return tf.cast(self.tower(tf.concat(parts, axis=1), training=training), tf.float32)
 
 
-def normal(width: int) -> tf.keras.initializers.Initializer:
-    """First rows of a table: of length 1, on average."""
-    return tf.keras.initializers.RandomNormal(stddev=width**-0.5)
-
-
-def bag(tokens: Sequence[bytes], rows: int, width: int, name: str) -> Bag:
-    """Returns a table of so many rows whose means are taken."""
-    return Bag(tokens, rows, width, embeddings_initializer=normal(width), name=name)
-
-
 def example_age(timestamp: np.ndarray) -> np.ndarray:
     """[E] int64 seconds -> [E] float32: 0 at the newest event, 1 at the oldest.
 
     An event of no time (0) is of age 0.
     """
-    known = timestamp > 0
-    if not known.any():
-        return np.zeros(len(timestamp), np.float32)
     newest = timestamp.max()
-    span = max(1, newest - timestamp[known].min())
-    return np.where(known, (newest - timestamp) / span, 0.0).astype(np.float32)
+    age = np.where(timestamp > 0, newest - timestamp, 0)
+    return (age / max(1, age.max())).astype(np.float32)
 
 
 def equal_weights(starts: np.ndarray, most: int) -> np.ndarray:

@@ -216,7 +216,7 @@ def test_each_layer_is_half_as_wide_as_the_one_below(data, depth, units):
 
 def test_a_bag_is_the_mean_of_what_is_known():
     """Rows 2 and 3 hold 2 and 3: (2 + 2 + 3) / 3; missing and unknown values are none."""
-    bag = youtube_candidates.bag([b"a", b"b"], 4, 2, "bag")
+    bag = youtube_candidates.Bag([b"a", b"b"], 4, 2, "bag")
     bag.build([None])
     bag.embeddings.assign([[9, 9], [9, 9], [2, 2], [3, 3]])
     found = bag(tf.constant([[0, 2, 2, 1, 3], [0, 0, 1, 0, 0]]))

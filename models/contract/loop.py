@@ -31,6 +31,7 @@ class Loop(Protocol):
         optimizer: Any = None,
         epochs: int | None = None,
         before_epoch: Callable[[], None] | None = None,
+        validate: bool = True,
     ) -> None:
         """Trains `model` on its `batches`, and leaves it with the weights of the best epoch.
 
@@ -40,6 +41,7 @@ class Loop(Protocol):
             optimizer: default Adam with the learning rate of the hyper-parameters.
             epochs: default the hyper-parameters'.
             before_epoch: called before the steps of every epoch.
+            validate: false for a part that answers no query: it is trained for all epochs.
         """
 
     def build(self, model: Any) -> None:

@@ -128,6 +128,15 @@ _ENTRIES = (
         module="models.industry.two_tower",
     ),
     Entry(
+        name="rib",
+        title="RIB",
+        task="retrieve",
+        kind="sequence",
+        family="industry",
+        paper="Zhou et al., WSDM 2018",
+        module="models.industry.rib",
+    ),
+    Entry(
         name="neumf",
         title="NeuMF",
         task="retrieve",

@@ -73,6 +73,7 @@ class TrainingLoop:
         optimizer=None,
         epochs: int | None = None,
         before_epoch=None,
+        validate: bool = True,
     ) -> None:
         """Trains `model` by gradient until validation stops improving.
 
@@ -86,6 +87,8 @@ class TrainingLoop:
             epochs: default the hyper-parameters'.
             before_epoch: called before the steps of every epoch, for procedures that alternate with
                 them.
+            validate: false for a part that answers no query, such as an embedding that a later
+                stage looks at: it is trained for all epochs, as where there is no validation.
         """
         hyper_parameters = self.hyper_parameters
         model.dropout_seed = self.seed
@@ -97,7 +100,7 @@ class TrainingLoop:
                 jit_compile=hyper_parameters.setting("jit_compile"),
                 steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
             )
-        keeper = _Keeper(self, model, stage, epochs, before_epoch)
+        keeper = _Keeper(self, model, stage, epochs, before_epoch, validate)
         batches = model.batches(self.data, self.seed, keeper.first_epoch)
         # There must be variables to restore, and those that the first step would make have it
         # traced a second time.
@@ -173,14 +176,16 @@ class _Keeper(tf.keras.callbacks.Callback):
         stage: str,
         epochs: int,
         before_epoch: Callable[[], None] | None,
+        validate: bool,
     ):
         super().__init__()
         self._loop, self._stage, self._epochs = loop, stage, epochs
+        self._evaluation = loop.evaluation if validate else None
         self._trained = model
         self._before_epoch = before_epoch
         self._metrics = (
-            loop.evaluation.metrics.choosing_by(loop.hyper_parameters.monitor)
-            if loop.evaluation
+            self._evaluation.metrics.choosing_by(loop.hyper_parameters.monitor)
+            if self._evaluation
             else None
         )
         self._evaluate: Callable[[], dict[str, float]] | None = None
@@ -247,12 +252,11 @@ class _Keeper(tf.keras.callbacks.Callback):
             "examples_per_second": round(self.rows / seconds, 1),
         }
         self._follow(epoch)
-        evaluation = self._loop.evaluation
-        if evaluation is not None and (
+        if self._evaluation is not None and (
             epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
         ):
             if self._evaluate is None:
-                self._evaluate = evaluation.of(self._trained)
+                self._evaluate = self._evaluation.of(self._trained)
             values = self._averaged(lambda: self._judge(epoch))
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})

@@ -181,7 +181,9 @@ class Line(Recommender[LineHyperParameters]):
         return tf.reduce_mean((guess - inputs["y"]) ** 2)
 
 
-def follow_line(curve, folder=None, kind=metrics.RETRIEVE, killed_at=None, **hyper_parameters):
+def follow_line(
+    curve, folder=None, kind=metrics.RETRIEVE, killed_at=None, validate=True, **hyper_parameters
+):
     """Trains a `Line` whose validation says what `curve` says, epoch by epoch.
 
     Returns:
@@ -209,7 +211,7 @@ def follow_line(curve, folder=None, kind=metrics.RETRIEVE, killed_at=None, **hyp
         evaluation=SimpleNamespace(metrics=kind, of=of) if curve else None,
         checkpoint_dir=folder and str(folder),
     )
-    loop.fit(model, before_epoch=lambda: started.append(model.slope.numpy()))
+    loop.fit(model, before_epoch=lambda: started.append(model.slope.numpy()), validate=validate)
     return loop, model, started, validated
 
 
@@ -246,6 +248,15 @@ def test_the_averaged_curve_chooses_and_ends():
     loop, model, _, validated = follow_line(curve, epochs=11, patience=2, latest_share=1)
     assert loop.best_epochs == {"model": 3} and len(loop.history) == 5
     np.testing.assert_array_equal(model.slope, validated[2])
+
+
+def test_a_part_that_is_not_validated_is_trained_for_all_epochs():
+    # Validated, the first epoch would be the best and the second the last.
+    curve = [0.5, 0.4, 0.3, 0.2, 0.1]
+    loop, model, _, validated = follow_line(curve, epochs=5, patience=1, validate=False)
+    assert not validated and loop.best_epochs == {"model": 5} and len(loop.history) == 5
+    assert "ndcg_10" not in loop.history[0]
+    np.testing.assert_array_equal(model.slope, follow_line([], epochs=5)[1].slope)
 
 
 def test_a_loss_is_chosen_where_its_curve_is_lowest():

@@ -22,5 +22,7 @@ def read_through(cell: tf.keras.layers.Layer, inputs: tf.Tensor, there: tf.Tenso
         after = tf.nest.flatten(cell(values, before)[1])
         return [tf.where(is_there, new, old) for new, old in zip(after, before, strict=True)]
 
+    # A step of padding more: there must be one to scan, also where all sequences are empty.
+    inputs, there = tf.pad(inputs, [[0, 0], [0, 1], [0, 0]]), tf.pad(there, [[0, 0], [0, 1]])
     steps = (tf.transpose(inputs, [1, 0, 2]), tf.transpose(there)[..., tf.newaxis])
-    return tf.transpose(tf.scan(step, steps, zeros)[0], [1, 0, 2])
+    return tf.transpose(tf.scan(step, steps, zeros)[0], [1, 0, 2])[:, :-1]

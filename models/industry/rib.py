@@ -156,18 +156,13 @@ class RIB(VectorModel[HyperParameters]):
         return tf.nn.softmax(tf.where(there, energy, -1e9), axis=1) * tf.cast(there, tf.float32)
 
     def _read_query(self, query):
-        """As `read` the latest events of a query, which need not tell what was done, nor how long.
-
-        There is one place of padding more, so that there are steps when all histories are empty.
-        """
+        """As `read` the latest events of a query, which need not tell more than items."""
         history, length = query.history, self.hyper_parameters.history_length
         columns = (history, query.event_types, query.dwell)
         zeros = (history, tf.zeros_like(history), tf.zeros_like(history, tf.float32))
         return self.read(
             *(
-                tf.pad(
-                    (zero if column is None else column)[:, -length:].to_tensor(), [[0, 0], [0, 1]]
-                )
+                (zero if column is None else column)[:, -length:].to_tensor()
                 for column, zero in zip(columns, zeros, strict=True)
             )
         )

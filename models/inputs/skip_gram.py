@@ -196,8 +196,8 @@ class SkipGram:
         centres = items(centre)
         emphasis = {}
         if self._emphasis is not None:
-            place, member = self._find(row, centres)
-            emphasis["emphasis"] = tf.where(member, tf.gather(self._emphasis, place), 0.0)
+            found, member = self._find(row, centres)
+            emphasis["emphasis"] = tf.where(member, tf.gather(self._emphasis, found), 0.0)
         return {
             **emphasis,
             "centre": centres,

@@ -137,6 +137,15 @@ _ENTRIES = (
         module="models.industry.rib",
     ),
     Entry(
+        name="binn",
+        title="BINN",
+        task="retrieve",
+        kind="sequence",
+        family="industry",
+        paper="Li et al., KDD 2018",
+        module="models.industry.binn",
+    ),
+    Entry(
         name="neumf",
         title="NeuMF",
         task="retrieve",

@@ -23,6 +23,7 @@ HONOURED = {
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "two_tower": {*COMMON} - {"jit_compile"},
     "rib": RANKING | TRAINED,
+    "binn": RANKING | TRAINED,
     "neumf": {*COMMON},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},

@@ -38,7 +38,7 @@ from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
-from models.inputs.skip_gram import SkipGram, bounded_steps, pair_mask, softplus
+from models.inputs.skip_gram import SkipGram, tile_loss
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
 
@@ -132,34 +132,15 @@ class Item2vec(DotProductModel[HyperParameters]):
             return tf.keras.optimizers.SGD(rate)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The sum over the batch, not the mean.
-
-        The step of an item must not shrink with the batch that it happens to be in.
-        """
         own = self.hyper_parameters
-        mask = pair_mask(inputs["centre"], inputs["context"], inputs["offset"], self._window)
-        weight, negative_weight = inputs["weight"][:, tf.newaxis], inputs["negative_weight"]
-        # Positives of each centre, of each context, and what the centres' negatives add up to: in
-        # sets, so weighted by 1 / K.
-        of_centre, of_context = (tf.reduce_sum(mask, axis=axis) * weight for axis in (2, 1))
-        of_negative = negative_weight * tf.reduce_sum(of_centre, axis=1, keepdims=True)
-        centre = self._rows(self.vectors, inputs["centre"], of_centre * (1.0 + own.negatives))
-        others = tf.concat([inputs["context"], inputs["negative"]], axis=1)
-        others = self._rows(self.contexts, others, tf.concat([of_context, of_negative], axis=1))
-        logits = tf.matmul(centre, others, transpose_b=True)
-        positive = tf.cast(softplus(-logits[:, :, : own.block]), tf.float32) * mask
-        negative = tf.linalg.matvec(
-            tf.cast(softplus(logits[:, :, own.block :]), tf.float32), negative_weight
-        )
-        return tf.reduce_sum(tf.reduce_sum(positive, axis=2) * weight + negative * of_centre)
-
-    def _rows(self, table, index, weight):
-        """Looks up [T, C] rows of a table; each is in pairs of this [T, C] weight."""
-        flat = tf.reshape(index, [-1])
-        limit = self.hyper_parameters.step_limit / self.hyper_parameters.learning_rate
-        rows = bounded_steps(table(flat), flat, tf.reshape(weight, [-1]), self._row_count, limit)
-        return tf.reshape(
-            rows, tf.concat([tf.shape(index), [self.hyper_parameters.embedding_dim]], axis=0)
+        return tile_loss(
+            inputs,
+            self.vectors,
+            self.contexts,
+            count=self._row_count,
+            negatives=own.negatives,
+            window=self._window,
+            limit=own.step_limit / own.learning_rate,
         )
 
     def item_embeddings(self) -> tf.Tensor:

@@ -9,6 +9,8 @@ and the tiles of an epoch hold every pair of every set exactly once. Everything 
 (seed, epoch, step) alone, as in models/inputs/sampling.py.
 """
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import tensorflow as tf
 
@@ -37,6 +39,7 @@ class SkipGram:
         max_set: a longer set is represented by so many of its kept items, chosen anew every epoch.
             (Walks are never cut.)
         seed: of everything that is drawn.
+        count_weighted: of sets: a centre also says how often its row has it, see `batches`.
 
     Raises:
         DataError: no row has two different items.
@@ -55,12 +58,17 @@ class SkipGram:
         batch_size,
         max_set,
         seed,
+        count_weighted=False,
     ):
         item, row = rows.flat_values.numpy(), rows.value_rowids().numpy()
         stride = item_count + FIRST_TOKEN
-        members = np.unique(row * stride + item)
+        members, times = np.unique(row * stride + item, return_counts=True)
+        self._emphasis = None
         if window is None:
             row, item = np.divmod(members, stride)
+            if count_weighted:
+                mean = np.bincount(row, times) / np.maximum(np.bincount(row), 1)
+                self._emphasis = tf.constant((times / mean[row]).astype(np.float32))
         if len(members) == len(np.unique(members // stride)):
             raise DataError(
                 "there is nothing to learn from: no set or walk of the train split has two "
@@ -100,7 +108,9 @@ class SkipGram:
             `negative`: [T, M] int64 item indices;
             `negative_weight`: [T, M] float32 that sum to N: 0 for an item of the row and equal for
                 all others, as if members had
-            been drawn again. All 0 where nothing but members was drawn.
+            been drawn again. All 0 where nothing but members was drawn;
+            `emphasis`, where asked for: [T, C] float32: how often the row has the centre, over the
+                mean of its items: 1 on average.
         """
         steps = self.steps
 
@@ -183,8 +193,14 @@ class SkipGram:
             )
 
         negative, negative_weight = self.draw(row, self._seeds(number, _NEGATIVES))
+        centres = items(centre)
+        emphasis = {}
+        if self._emphasis is not None:
+            found, member = self._find(row, centres)
+            emphasis["emphasis"] = tf.where(member, tf.gather(self._emphasis, found), 0.0)
         return {
-            "centre": items(centre),
+            **emphasis,
+            "centre": centres,
             "context": items(context),
             "offset": (centre - context) * width,
             "weight": 1.0 / tf.cast(tf.minimum(end - start, self._most_contexts), tf.float32),
@@ -206,12 +222,21 @@ class SkipGram:
             shape,
         )
         negative = tf.minimum(negative, self._stride - 1)
-        key = tf.reshape(row[:, tf.newaxis] * self._stride + negative, [-1])
-        place = tf.minimum(tf.searchsorted(self._members, key), tf.size(self._members) - 1)
-        free = tf.cast(tf.reshape(tf.gather(self._members, place) != key, shape), tf.float32)
+        free = tf.cast(~self._find(row, negative)[1], tf.float32)
         return negative, free * (
             self._negatives / tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0)
         )
+
+    def _find(self, row, item):
+        """Looks [T, C] items up among the members of their [T] rows.
+
+        Returns:
+            [T, C] int32 places in the list of members, and whether each is one.
+        """
+        key = row[:, tf.newaxis] * self._stride + item
+        flat = tf.searchsorted(self._members, tf.reshape(key, [-1]))
+        place = tf.reshape(tf.minimum(flat, tf.size(self._members) - 1), tf.shape(key))
+        return place, tf.gather(self._members, place) == key
 
     def _seeds(self, number, purpose):
         return tf.stack([tf.cast(self._seed, tf.int64) * 4 + purpose, tf.cast(number, tf.int64)])
@@ -284,3 +309,54 @@ def softplus(logits: tf.Tensor) -> tf.Tensor:
     return -tf.math.log(
         tf.maximum(complement, 1e-37)
     ), lambda upstream: upstream * (1.0 - complement)
+
+
+def tile_loss(
+    inputs: Mapping[str, tf.Tensor],
+    vectors: Callable[[tf.Tensor], tf.Tensor],
+    contexts: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    count: int,
+    negatives: int,
+    window: int | None,
+    limit: float,
+) -> tf.Tensor:
+    """The loss of a batch of tiles: a sum, so that an item's step does not shrink with its batch.
+
+    Args:
+        inputs: what `SkipGram.batches` gives; `emphasis` multiplies the positive terms.
+        vectors: [R] int64 item indices -> [R, D] rows of the centres' table.
+        contexts: the same of the contexts' table.
+        count: rows of either table.
+        negatives: N, negatives a positive.
+        window: as of `SkipGram`.
+        limit: see `bounded_steps`.
+
+    Returns:
+        A float32 scalar.
+    """
+    mask = pair_mask(inputs["centre"], inputs["context"], inputs["offset"], window)
+    positives = mask * inputs["emphasis"][:, :, tf.newaxis] if "emphasis" in inputs else mask
+    weight, negative_weight = inputs["weight"][:, tf.newaxis], inputs["negative_weight"]
+    # Positives of each centre, of each context, and what the centres' negatives add up to: in
+    # sets, so weighted by 1 / K.
+    of_centre = tf.reduce_sum(mask, axis=2) * weight
+    emphasised, of_context = (tf.reduce_sum(positives, axis=axis) * weight for axis in (2, 1))
+    of_negative = negative_weight * tf.reduce_sum(of_centre, axis=1, keepdims=True)
+
+    def rows(table, index, pairs):
+        """Looks up [T, C] rows of a table; each is in pairs of this [T, C] weight."""
+        flat = tf.reshape(index, [-1])
+        found = bounded_steps(table(flat), flat, tf.reshape(pairs, [-1]), count, limit)
+        return tf.reshape(found, tf.concat([tf.shape(index), [found.shape[-1]]], axis=0))
+
+    centre = rows(vectors, inputs["centre"], emphasised + negatives * of_centre)
+    others = tf.concat([inputs["context"], inputs["negative"]], axis=1)
+    others = rows(contexts, others, tf.concat([of_context, of_negative], axis=1))
+    logits = tf.matmul(centre, others, transpose_b=True)
+    block = tf.shape(mask)[2]
+    positive = tf.cast(softplus(-logits[:, :, :block]), tf.float32) * positives
+    negative = tf.linalg.matvec(
+        tf.cast(softplus(logits[:, :, block:]), tf.float32), negative_weight
+    )
+    return tf.reduce_sum(tf.reduce_sum(positive, axis=2) * weight + negative * of_centre)

@@ -25,6 +25,8 @@ HONOURED = {
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "two_tower": {*COMMON} - {"jit_compile"},
     "youtube_candidates": {*COMMON} - {"unknown_rate"},
+    "rib": RANKING | TRAINED,
+    "binn": RANKING | TRAINED,
     "neumf": {*COMMON},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},

@@ -156,6 +156,7 @@ _ENTRIES = (
         family="industry",
         paper="Zhou et al., WSDM 2018",
         module="models.industry.rib",
+        reads=("event_types", "dwell"),
     ),
     Entry(
         name="binn",
@@ -165,6 +166,7 @@ _ENTRIES = (
         family="industry",
         paper="Li et al., KDD 2018",
         module="models.industry.binn",
+        reads=("event_types",),
     ),
     Entry(
         name="neumf",

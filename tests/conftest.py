@@ -210,10 +210,10 @@ def _toy_run(root: Path) -> ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness, label, described) -> ToyData.
+    """Returns a function (kind, randomness, label, described, walks) -> ToyData.
 
     It is built once for all workers. With a label, it is of ratings to score; `described`, lists
-    carry the features of their items.
+    carry the features of their items; `walks` as a run has them.
     """
     from models.names.label import Label
     from tests.models import toy
@@ -229,12 +229,15 @@ def toy_data(tmp_path_factory):
             return get(kind, randomness, Label(column=label.column))
         return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
-    def get(kind: str, randomness: float, label=None, described: bool = False) -> "toy.ToyData":
+    def get(
+        kind: str, randomness: float, label=None, described: bool = False, walks: dict | None = None
+    ) -> "toy.ToyData":
         described = described and kind != "event"  # whose rows always are
         folder = root / (
             f"toy-{kind}-{randomness}"
             + (f"-{label.column}-{label.threshold}" if label else "")
             + ("-described" if described else "")
+            + "".join(f"-{setting}" for setting in (walks or {}).values())
         )
         with locked(root / f"{folder.name}.lock"):
             if not (folder / "done").exists():
@@ -245,6 +248,7 @@ def toy_data(tmp_path_factory):
                     label=label,
                     same_rows=None if described else same_rows(kind, randomness, label),
                     carries={"item_features": True} if described else None,
+                    walks=walks,
                 )
                 (folder / "done").touch()
         return toy.ToyData(folder, label)

@@ -244,6 +244,28 @@ def pair_mask(
     return tf.cast(mask, tf.float32)
 
 
+def tile_losses(
+    centre: tf.Tensor, others: tf.Tensor, mask: tf.Tensor, negative_weight: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of skip-gram with negative sampling, by centre.
+
+    Args:
+        centre: [T, C, D] vectors.
+        others: [T, C + M, D] context vectors, of the contexts and then of the negatives.
+        mask: [T, C, C]: which centre and context are a pair.
+        negative_weight: [T, M], N a tile.
+
+    Returns:
+        [T, C] float32 of all the pairs of a centre, and [T, C] float32 of the negatives that one of
+        them has.
+    """
+    contexts = tf.shape(mask)[2]
+    logits = tf.matmul(centre, others, transpose_b=True)
+    positive = tf.cast(softplus(-logits[:, :, :contexts]), tf.float32) * mask
+    negative = tf.cast(softplus(logits[:, :, contexts:]), tf.float32)
+    return tf.reduce_sum(positive, axis=2), tf.linalg.matvec(negative, negative_weight)
+
+
 def bounded_steps(
     rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float
 ) -> tf.Tensor:

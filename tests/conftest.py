@@ -19,8 +19,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Tracing makes millions of objects that live; looking through them as often as Python does takes a
-# fifth of the time.
-gc.set_threshold(100_000, 20, 20)
+# fifth of the time. And a collection in the middle of a trace has ended a process (TensorFlow 2.16).
+gc.disable()
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(items):
         return 2 if item.get_closest_marker("end_to_end") else 3
 
     items.sort(key=turn)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Frees what a file of tests leaves, between the traces; see `gc.disable` above."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -210,10 +217,10 @@ def _toy_run(root: Path) -> ToyRun:
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
-    """Returns a function (kind, randomness, label, described) -> ToyData.
+    """Returns a function (kind, randomness, label, described, walks) -> ToyData.
 
     It is built once for all workers. With a label, it is of ratings to score; `described`, lists
-    carry the features of their items.
+    carry the features of their items; `walks` as a run has them.
     """
     from models.names.label import Label
     from tests.models import toy
@@ -229,12 +236,15 @@ def toy_data(tmp_path_factory):
             return get(kind, randomness, Label(column=label.column))
         return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
 
-    def get(kind: str, randomness: float, label=None, described: bool = False) -> "toy.ToyData":
+    def get(
+        kind: str, randomness: float, label=None, described: bool = False, walks: dict | None = None
+    ) -> "toy.ToyData":
         described = described and kind != "event"  # whose rows always are
         folder = root / (
             f"toy-{kind}-{randomness}"
             + (f"-{label.column}-{label.threshold}" if label else "")
             + ("-described" if described else "")
+            + "".join(f"-{setting}" for setting in (walks or {}).values())
         )
         with locked(root / f"{folder.name}.lock"):
             if not (folder / "done").exists():
@@ -245,6 +255,7 @@ def toy_data(tmp_path_factory):
                     label=label,
                     same_rows=None if described else same_rows(kind, randomness, label),
                     carries={"item_features": True} if described else None,
+                    walks=walks,
                 )
                 (folder / "done").touch()
         return toy.ToyData(folder, label)

@@ -125,6 +125,8 @@ class WalkConfig(Settings):
         kind: `baskets` (the train items of a user or session, no graph), `deepwalk` or `node2vec`.
         directed: an edge leads from an item to the one after it only.
         weighted: steps are drawn by how often the edge occurs, else all edges are alike.
+        within: an edge leads to the next item at most so many seconds later; None: however much
+            later.
         walks_per_node: walks that start at each item.
         walk_length: items a walk has at most; it ends early where no edge leads on.
         p: node2vec: return parameter; a small one leads back.
@@ -137,6 +139,7 @@ class WalkConfig(Settings):
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
     weighted: bool = True
+    within: int | None = pydantic.Field(None, ge=0)
     walks_per_node: int = pydantic.Field(10, ge=1)
     walk_length: int = pydantic.Field(40, ge=2)
     p: float = pydantic.Field(1.0, gt=0)

@@ -1,9 +1,9 @@
 """Walks over the item graph of the train events, as Beam transforms around vectorised NumPy.
 
-An edge joins two items that follow each other in a user's (or session's) train events; its weight
-is how often they do. Walks are DeepWalk's (Perozzi et al., KDD 2014: first order) or node2vec's
-(Grover & Leskovec, KDD 2016: second order). A random number is a hash of the seed, the walk and the
-step, so neither shards nor batches change a walk.
+An edge joins two items that follow each other in a user's (or session's) train events, and no later
+than the run's `within`; its weight is how often they do. Walks are DeepWalk's (Perozzi et al., KDD
+2014: first order) or node2vec's (Grover & Leskovec, KDD 2016: second order). A random number is a
+hash of the seed, the walk and the step, so neither shards nor batches change a walk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ from components.build.splits import TRAIN, Log
 from components.tables import records
 from components.tables.hashing import mix
 from models.inputs.graph import WeightedGraph
+from models.names.errors import DataError
 
 WALKS_AT_ONCE = 50_000
 _ROUNDS = 16  # of rejection sampling; after them the exact probabilities are computed
@@ -47,20 +48,37 @@ class Transitions:
     repeats: int = 0
 
 
-def count_transitions(log: Log, by_session: bool) -> Transitions:
-    """The transitions within the train events of each user or session."""
+def count_transitions(log: Log, by_session: bool, within: int | None = None) -> Transitions:
+    """The transitions within the train events of each user or session.
+
+    Args:
+        log: all events of some users.
+        by_session: whether transitions stay within a session.
+        within: the most seconds that a transition takes; None: any number.
+
+    Raises:
+        DataError: `within` is given and the events have no timestamp.
+    """
+    if within is not None and "timestamp" not in log.table.column_names:
+        raise DataError(
+            f"walks.within ({within} seconds) requires events with a timestamp, and these have "
+            "none; walks.within: null takes every transition"
+        )
     train = np.flatnonzero(log.split == TRAIN)
     codes, items = pd.factorize(log.column("item_id")[train], sort=True)
     owner = log.user[train]
+    seconds = np.zeros(len(train)) if within is None else log.column("timestamp")[train]
     if by_session:
         # As in rows.list_rows: brings the events of a session together, in their order, where
         # those of another lie between them.
         session = pd.factorize(log.column("session_id")[train])[0]
         order = np.lexsort((np.arange(len(train)), session, owner))
-        codes, owner, session = codes[order], owner[order], session[order]
+        codes, owner, session, seconds = (part[order] for part in (codes, owner, session, seconds))
         follows = (owner[1:] == owner[:-1]) & (session[1:] == session[:-1])
     else:
         follows = owner[1:] == owner[:-1]
+    if within is not None:
+        follows &= np.diff(seconds) <= within
     source, target = codes[:-1][follows], codes[1:][follows]
     moves = source != target
     items = np.asarray(items, object)
@@ -221,7 +239,7 @@ class WriteWalks(beam.PTransform):
         config, folder, at_once = self._config, self._folder, self._at_once
         transitions = (
             logs
-            | "Transitions" >> beam.Map(count_transitions, self._by_session)
+            | "Transitions" >> beam.Map(count_transitions, self._by_session, config.within)
             | "AllTransitions" >> beam.CombineGlobally(merge_transitions)
         )
         graph = beam.pvalue.AsSingleton(transitions | "Graph" >> beam.Map(Graph, config))

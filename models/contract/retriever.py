@@ -80,7 +80,9 @@ class Retriever(tf.Module):
         self._context = data.context
         self._context_index = data.context_index
         # Named, so that its tables are exported too.
-        self._transform_layer = data.transform_layer if data.context else None
+        self._transform_layer = (
+            data.transform_layer if data.context or model.reads_item_features else None
+        )
         self._filter_seen = model.hyper_parameters.filter_seen
         self._frozen = tf.nest.map_structure(
             lambda value: tf.Variable(value, trainable=False), model.catalogue()

@@ -27,23 +27,19 @@ never been trained; its item has no vector, and is neither returned nor asked wi
 hierarchical softmax is negative sampling here, as in node2vec.
 """
 
-from typing import Any
-
 import pydantic
 import tensorflow as tf
 
+from models.contract.item_to_item import ItemToItemModel, LastItems
 from models.contract.loop import Loop
-from models.contract.query import Query
-from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
-from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
 from models.inputs.token_layers import id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 
 
-class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
+class HyperParameters(LastItems, Epochs, Gradient, MixedPrecision, Xla):
     """Item2vec's own; `batch_size` counts positives, about.
 
     Attributes:
@@ -52,7 +48,6 @@ class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
         subsample: rho; the paper has 1e-5 for 49,000 artists and 1e-3 for 1,700 products; 0 keeps
             every occurrence.
         window: walks: contexts are at most so many steps away.
-        history_length: a query is the mean of the last so many items that have a vector.
         block: most items of a side of a tile.
         shared_negatives: negatives drawn a tile; left out, as many as one centre of a full tile has
             in the paper: N a context.
@@ -70,18 +65,15 @@ class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
     negatives: int = pydantic.Field(15, ge=1)
     subsample: float = pydantic.Field(1e-4, ge=0)
     window: int = pydantic.Field(5, ge=1)
-    history_length: int = pydantic.Field(5, ge=1)
     block: int = pydantic.Field(32, ge=2)
     shared_negatives: int | None = pydantic.Field(None, ge=1)
     max_set: int = pydantic.Field(1000, ge=2)
     step_limit: float = pydantic.Field(8.0, gt=0)
 
 
-class Item2vec(DotProductModel[HyperParameters]):
+class Item2vec(ItemToItemModel[HyperParameters]):
     """A vector u and a context vector v an item; only u is looked at when it answers."""
 
-    uses_user_id = False
-    uses_history = True
     sums_loss = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
@@ -143,39 +135,8 @@ class Item2vec(DotProductModel[HyperParameters]):
             limit=own.step_limit / own.learning_rate,
         )
 
-    def item_embeddings(self) -> tf.Tensor:
-        return tf.math.l2_normalize(self.vectors.embeddings[FIRST_TOKEN:], axis=1)
-
-    def catalogue(self) -> Any:
-        """([N, D] unit vectors; [N] what is added to the score).
-
-        Where an item has no vector these are 0 and -inf; elsewhere 0 is added.
-        """
-        vectors = tf.cast(self.item_embeddings(), tf.float32)
-        return vectors, tf.where(tf.reduce_any(vectors != 0, axis=1), 0.0, float("-inf"))
-
-    def index(self, catalogue):
-        vectors, penalty = catalogue
-        there = tf.where(penalty == 0)[:, 0]
-        return tf.gather(vectors, there), there
-
-    def query_embedding(self, query: Query) -> tf.Tensor:
-        known = self._with_vector(query.history)[:, -self.hyper_parameters.history_length :]
-        unit = tf.math.l2_normalize(tf.gather(self.vectors.embeddings, known.flat_values), axis=1)
-        return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())
-
-    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
-        vectors, penalty = catalogue
-        return super().score_items(query, vectors) + penalty
-
-    def answers(self, query: Query) -> tf.Tensor:
-        return self._with_vector(query.history).row_lengths() > 0
-
-    def _with_vector(self, history):
-        rows = tf.gather(self.vectors.embeddings, history.flat_values)
-        return tf.ragged.boolean_mask(
-            history, history.with_flat_values(tf.reduce_any(rows != 0, axis=1))
-        )
+    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self.vectors.embeddings, index)
 
 
 Model = Item2vec

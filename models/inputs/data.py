@@ -240,17 +240,46 @@ class TrainingData:
         Returns:
             The same names -> [B] int64 indices: 0 missing, 1 unknown; ragged [B, None] of text.
         """
-        if not self.context:
+        return self._index(self.context, raw)
+
+    @functools.cached_property
+    def item_fields(self) -> tuple[Field, ...]:
+        """The features that describe an item, in the order of their names."""
+        features = sorted(self.features, key=lambda feature: feature.name)
+        return tuple(
+            self._field(feature.name, feature.entity, feature.kind)
+            for feature in features
+            if feature.entity == "item"
+        )
+
+    def item_index(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        """Transforms the features of items as a request tells them, in-graph.
+
+        So an item can be embedded that no table knows.
+
+        Args:
+            raw: name of a field of `item_fields` -> as `context_index` takes it; where the field
+                is `listed`, [B, L] padded with "".
+
+        Returns:
+            The same names -> [B] int64 indices, or ragged [B, None], as in `items.features`.
+        """
+        return self._index(self.item_fields, raw)
+
+    def _index(
+        self, fields: Sequence[Field], raw: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+        if not fields:
             return {}
         columns = self.transform_layer(
             {
                 field.name: raw[field.name]
                 if isinstance(raw[field.name], tf.SparseTensor)
                 else present(raw[field.name], field.dtype)
-                for field in self.context
+                for field in fields
             }
         )
-        ragged = {field: to_ragged(columns[field.name]) for field in self.context}
+        ragged = {field: to_ragged(columns[field.name]) for field in fields}
         return {
             field.name: first_value(values) if field.single else values
             for field, values in ragged.items()

@@ -269,6 +269,28 @@ def pair_mask(
     return tf.cast(mask, tf.float32)
 
 
+def tile_losses(
+    centre: tf.Tensor, others: tf.Tensor, mask: tf.Tensor, negative_weight: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The loss of skip-gram with negative sampling, by centre.
+
+    Args:
+        centre: [T, C, D] vectors.
+        others: [T, C + M, D] context vectors, of the contexts and then of the negatives.
+        mask: [T, C, C]: how much a centre and a context are a pair, 0 where they are none.
+        negative_weight: [T, M], N a tile.
+
+    Returns:
+        [T, C] float32 of all the pairs of a centre, and [T, C] float32 of the negatives that one of
+        them has.
+    """
+    contexts = tf.shape(mask)[2]
+    logits = tf.matmul(centre, others, transpose_b=True)
+    positive = tf.cast(softplus(-logits[:, :, :contexts]), tf.float32) * mask
+    negative = tf.cast(softplus(logits[:, :, contexts:]), tf.float32)
+    return tf.reduce_sum(positive, axis=2), tf.linalg.matvec(negative, negative_weight)
+
+
 def bounded_steps(
     rows: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, count: int, limit: float
 ) -> tf.Tensor:
@@ -353,10 +375,5 @@ def tile_loss(
     centre = rows(vectors, inputs["centre"], emphasised + negatives * of_centre)
     others = tf.concat([inputs["context"], inputs["negative"]], axis=1)
     others = rows(contexts, others, tf.concat([of_context, of_negative], axis=1))
-    logits = tf.matmul(centre, others, transpose_b=True)
-    block = tf.shape(mask)[2]
-    positive = tf.cast(softplus(-logits[:, :, :block]), tf.float32) * positives
-    negative = tf.linalg.matvec(
-        tf.cast(softplus(logits[:, :, block:]), tf.float32), negative_weight
-    )
-    return tf.reduce_sum(tf.reduce_sum(positive, axis=2) * weight + negative * of_centre)
+    positive, negative = tile_losses(centre, others, positives, negative_weight)
+    return tf.reduce_sum(positive * weight + negative * of_centre)

@@ -57,6 +57,17 @@ def id_embedding(
     )
 
 
+def mean_embedding(embedding: TokenEmbedding, values: tf.RaggedTensor) -> tf.Tensor:
+    """The means of lists of values: ragged [K, None] int64 -> [K, dimension], 0 for an empty list.
+
+    A value that stands in many lists is looked up once.
+    """
+    value, place = tf.unique(values.flat_values, tf.int64)
+    return tf.sparse.segment_mean(
+        embedding(value), place, values.value_rowids(), num_segments=values.nrows()
+    )
+
+
 class EntityEncoder(tf.keras.layers.Layer):
     """Sum-pooled embedding of an entity's features and, optionally, of its id, concatenated.
 

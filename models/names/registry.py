@@ -46,6 +46,18 @@ class Entry:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+# BGE, GES and EGES: the paper's graph and walks.
+_WALKS_OF_AN_HOUR = {
+    "walks": {
+        "kind": "deepwalk",
+        "directed": True,
+        "weighted": True,
+        "within": 3600,
+        "walks_per_node": 20,
+        "walk_length": 10,
+    }
+}
+
 _ENTRIES = (
     Entry(
         name="popularity",
@@ -167,6 +179,36 @@ _ENTRIES = (
         paper="Li et al., KDD 2018",
         module="models.industry.binn",
         reads=("event_types",),
+    ),
+    Entry(
+        name="bge",
+        title="BGE",
+        task="retrieve",
+        kind="walk",
+        family="industry",
+        paper="Wang et al., KDD 2018",
+        module="models.industry.bge",
+        defaults=_WALKS_OF_AN_HOUR,
+    ),
+    Entry(
+        name="ges",
+        title="GES",
+        task="retrieve",
+        kind="walk",
+        family="industry",
+        paper="Wang et al., KDD 2018",
+        module="models.industry.ges",
+        defaults=_WALKS_OF_AN_HOUR,
+    ),
+    Entry(
+        name="eges",
+        title="EGES",
+        task="retrieve",
+        kind="walk",
+        family="industry",
+        paper="Wang et al., KDD 2018",
+        module="models.industry.eges",
+        defaults=_WALKS_OF_AN_HOUR,
     ),
     Entry(
         name="neumf",

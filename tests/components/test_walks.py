@@ -17,15 +17,15 @@ from components.build.splits import TEST, TRAIN, Log
 from components.build.walks import Graph, Transitions
 from components.in_process import in_process_pipeline
 from components.tables import artifacts
-from models.names.errors import ConfigError
+from models.names.errors import ConfigError, DataError
 
 A, B, C, D = range(4)
 
 
-def log_of(events, split=None, sessions=None):
+def log_of(events, split=None, sessions=None, seconds=None):
     """[(user, item), ...], sorted by user and time -> a log.
 
-    Every event is in train unless `split` says otherwise.
+    Every event is in train unless `split` says otherwise; without `seconds` they have no time.
     """
     users, items = (np.array(column, object) for column in zip(*events, strict=True))
     codes, names = pd.factorize(users, sort=True)
@@ -35,6 +35,8 @@ def log_of(events, split=None, sessions=None):
     }
     if sessions:
         columns["session_id"] = pa.array(sessions, pa.large_binary())
+    if seconds:
+        columns["timestamp"] = pa.array(seconds, pa.int64())
     starts = np.searchsorted(codes, np.arange(len(names) + 1))
     return Log(
         pa.table(columns),
@@ -92,6 +94,48 @@ def test_transitions_of_sessions_stay_within_them():
         [(b"u", b"a"), (b"u", b"b"), (b"u", b"c"), (b"u", b"d")], sessions=[b"1", b"2", b"1", b"2"]
     )
     assert edges(walks.count_transitions(log, by_session=True)) == {("a", "c"): 1, ("b", "d"): 1}
+
+
+def test_transitions_within_an_hour():
+    # u: a, an hour later b, an hour and a second later c; back to a at once. v's d is much later
+    # than u's last a, and another user's anyway; w's c follows d at the same time.
+    log = log_of(
+        [(b"u", b"a"), (b"u", b"b"), (b"u", b"c"), (b"u", b"a"), (b"w", b"d"), (b"w", b"c")],
+        seconds=[0, 3600, 7201, 7201, 50, 50],
+    )
+    found = walks.count_transitions(log, False, within=3600)
+    assert edges(found) == {("a", "b"): 1, ("c", "a"): 1, ("d", "c"): 1}
+    assert edges(walks.count_transitions(log, False, within=0)) == {("c", "a"): 1, ("d", "c"): 1}
+    assert edges(walks.count_transitions(log, False)) == {**edges(found), ("b", "c"): 1}
+    # Items without an edge are items all the same.
+    assert found.items.tolist() == [b"a", b"b", b"c", b"d"]
+
+
+def test_an_hour_within_a_session_is_told_by_the_sessions_own_events():
+    # Interleaved: session 1 has a at 0 and c at 4,000, 2 has b at 500 and d at 4,100. Neighbours in
+    # the log are 500, 3,500 and 100 seconds apart, those of a session 4,000 and 3,600.
+    log = log_of(
+        [(b"u", item) for item in (b"a", b"b", b"c", b"d")],
+        sessions=[b"1", b"2", b"1", b"2"],
+        seconds=[0, 500, 4000, 4100],
+    )
+    assert edges(walks.count_transitions(log, True, within=3600)) == {("b", "d"): 1}
+
+
+def test_an_hour_of_events_without_time_is_refused():
+    with pytest.raises(DataError, match=r"walks.within \(3600 seconds\) requires .* timestamp"):
+        walks.count_transitions(log_of(EVENTS, SPLIT), False, within=3600)
+
+
+def test_directed_weighted_walks_go_by_the_edges_share():
+    """From a: b with 3 of 4, c with 1 of 4; b leads to nothing but c, c ends the walk."""
+    made, config = graph(
+        {(A, B): 3, (A, C): 1, (B, C): 5}, kind="deepwalk", directed=True, walk_length=4
+    )
+    path = walks.walk(made, config, np.full(4000, A), np.arange(4000))
+    # Four standard errors of a share of 3/4 among 4,000.
+    assert (path[:, 1] == B).mean() == pytest.approx(0.75, abs=0.028)
+    assert {tuple(row) for row in path} == {(A, B, C, -1), (A, C, -1, -1)}
 
 
 def test_merged_shards_are_the_whole_in_any_order():
@@ -239,6 +283,7 @@ def test_a_walk_depends_on_its_number_and_the_seed_alone():
             "walks.walk_length: must be greater than or equal to 2; received 1",
         ),
         ({"kind": "node2vec", "walks_per_node": 2.5}, "walks.walks_per_node: .* received 2.5"),
+        ({"kind": "deepwalk", "within": -1}, "walks.within: must be .* 0; received -1"),
         ({"kind": "node2vec", "p": 0}, "walks.p: must be greater than 0; received 0"),
         (
             {"kind": "deepwalk", "q": 2.0},

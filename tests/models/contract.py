@@ -65,8 +65,10 @@ class RetrieveContract:
 
     def toy(self, toy_data, randomness):
         """The log as the model's runs would have it built."""
+        entry = registry.get(self.name)
         described = registry.load(self.name).Model.reads_item_features
-        return toy_data(registry.get(self.name).kind, randomness, described=described)
+        walks = entry.defaults.get("walks")
+        return toy_data(entry.kind, randomness, described=described, walks=walks)
 
     @pytest.fixture(scope="class")
     def trained(self, toy_data, tmp_path_factory):

@@ -198,13 +198,10 @@ class Texts:
         }
 
     def __init__(self, *names):
-        from models.inputs.score_data import Field
+        from models.inputs.schema import Field
 
         words = {"item_title": (b"the", b"cat"), "item_plot": (b"the", b"dog", b"cat")}
-        self.fields = [
-            Field(name, "item", TEXT, tf.string, False, 2 + len(words[name]), words[name])
-            for name in names
-        ]
+        self.fields = [Field(name, "item", TEXT, tf.string, False, words[name]) for name in names]
 
 
 def test_words_are_chosen_by_the_texts():

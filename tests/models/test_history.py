@@ -179,6 +179,24 @@ def test_lists_carry_the_features_of_their_items(either):
     assert tagged == {"device", "hour"}
 
 
+def test_features_that_a_request_tells_are_indexed_as_those_of_the_tables(served):
+    """Red is a with x and y, blue b with y, c has none; green and z are in no table."""
+    data = served.data
+    assert [field.name for field in data.item_fields] == ["item_color", "item_tags"]
+    told = data.item_index(
+        {
+            "item_color": tf.constant(["red", "blue", "", "green"]),
+            "item_tags": tf.constant([["x", "y"], ["y", ""], ["", ""], ["", "z"]]),
+        }
+    )
+    tables = {
+        name: tf.gather(values, data.item_table.lookup(tf.constant([*"abc"])))
+        for name, values in data.items.features.items()
+    }
+    np.testing.assert_array_equal(told["item_color"], [*tables["item_color"].numpy(), 1])
+    assert told["item_tags"].to_list() == [*tables["item_tags"].to_list(), [1]]
+
+
 def test_an_unknown_item_takes_what_is_beside_it_along(served):
     """`rare` is in validation alone: stored histories have neither it nor its 4 seconds."""
     history = served.data.user_histories

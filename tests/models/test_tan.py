@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.contract.retrieve import Evaluation
+from models.contract.retrieve_task import Evaluation
 from models.inputs.data import Entities
 from models.inputs.dropout import Step
 from models.names.errors import ConfigError

@@ -188,6 +188,7 @@ def build(
     write: Callable | None = None,
     same_rows: ToyData | None = None,
     carries: dict | None = None,
+    walks: dict | None = None,
 ) -> ToyData:
     """Log -> tables -> examples -> transform graph; with a label, ratings to score.
 
@@ -207,7 +208,14 @@ def build(
     split = split or {"name": "ratio" if label else "leave_one_out"}
     task, column = ("score", label.model_dump()) if label else ("retrieve", None)
     standalone.build_examples(
-        str(folder / "tables"), str(folder), task, kind, split, label=column, carries=carries
+        str(folder / "tables"),
+        str(folder),
+        task,
+        kind,
+        split,
+        label=column,
+        carries=carries,
+        walks=walks,
     )
     text = [
         column.name

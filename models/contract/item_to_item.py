@@ -1,0 +1,88 @@
+"""The `retrieve` models that know items alone: a query is the mean of its last items' vectors."""
+
+from typing import Any, TypeVar
+
+import pydantic
+import tensorflow as tf
+
+from models.contract.query import Query
+from models.contract.retrieve import DotProductModel
+from models.inputs.data import TrainingData
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.hyper_parameters import Ranking
+
+
+class LastItems(Ranking):
+    """For an item-to-item model.
+
+    Attributes:
+        history_length: a query is the mean of the last so many items that have a vector.
+    """
+
+    history_length: int = 5
+
+    @pydantic.field_validator("history_length")
+    @classmethod
+    def _at_least_one_item(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+
+L = TypeVar("L", bound=LastItems)
+
+
+class ItemToItemModel(DotProductModel[L]):
+    """A model of papers that have no users.
+
+        score(history, i) = mean over the last j in the history of cos(H_j, H_i)
+
+    A subclass writes `item_vectors`. An item whose vector is 0 has none: it is neither returned nor
+    asked with.
+    """
+
+    uses_user_id = False
+    uses_history = True
+
+    def __init__(self, hyper_parameters: L, data: TrainingData):
+        super().__init__(hyper_parameters, data)
+        self._index_count = data.items.index_count
+
+    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns [K, D] vectors H of [K] item indices, cold ones of the catalogue included."""
+        raise NotImplementedError(f"{type(self).__name__} must define item_vectors()")
+
+    def item_embeddings(self) -> tf.Tensor:
+        index = tf.range(FIRST_TOKEN, self._index_count, dtype=tf.int64)
+        return tf.math.l2_normalize(self.item_vectors(index), axis=1)
+
+    def catalogue(self) -> Any:
+        """([N, D] unit vectors; [N] what is added to the score).
+
+        Where an item has no vector these are 0 and -inf; elsewhere 0 is added.
+        """
+        vectors = tf.cast(self.item_embeddings(), tf.float32)
+        return vectors, tf.where(tf.reduce_any(vectors != 0, axis=1), 0.0, float("-inf"))
+
+    def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, penalty = catalogue
+        there = tf.where(penalty == 0)[:, 0]
+        return tf.gather(vectors, there), there
+
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        known = self._with_vector(query.history)[:, -self.hyper_parameters.history_length :]
+        unit = tf.math.l2_normalize(self.item_vectors(known.flat_values), axis=1)
+        return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())
+
+    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
+        vectors, penalty = catalogue
+        return super().score_items(query, vectors) + penalty
+
+    def answers(self, query: Query) -> tf.Tensor:
+        return self._with_vector(query.history).row_lengths() > 0
+
+    def _with_vector(self, history: tf.RaggedTensor) -> tf.RaggedTensor:
+        vectors = self.item_vectors(history.flat_values)
+        return tf.ragged.boolean_mask(
+            history, history.with_flat_values(tf.reduce_any(vectors != 0, axis=1))
+        )

@@ -45,6 +45,8 @@ class Row:
 ROWS = {name: Row(name) for name, entry in registry.MODELS.items() if entry.task == "retrieve"} | {
     "popularity": Row("popularity", {}, "RecBole", ".0859", ".0442"),
     "item_knn": Row("item_knn", {}, "RecBole", ".1124", ".0619"),
+    "item_knn_tf_idf": Row("item_knn", {"weighting": "tf_idf", "neighbours": 20}),
+    "item_knn_bm25": Row("item_knn", {"weighting": "bm25", "neighbours": 300, "b": 0.25}),
     "ease": Row("ease", {}, "RecBole, lambda 250", ".1347", ".0698"),
     "bpr_mf": Row("bpr_mf", {}, "RecBole, 64 factors", ".1177", ".0615"),
     # The peer's confidences are all 1 too: it counts alpha otherwise (models/baseline/ials.py).

@@ -1,5 +1,7 @@
 """RIB: the contract, and what its paper says of it, by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +11,8 @@ from models.industry import rib
 from models.industry.prefixes import Prefixes, first_events
 from models.inputs.event_log import EventLog
 from models.inputs.preprocessing import FIRST_TOKEN
+from serving.client.client import Client
+from serving.server import Server
 from tests.models.contract import RetrieveContract
 
 TOY = {
@@ -62,6 +66,38 @@ class TestRIB(RetrieveContract):
             )["embedding"].numpy()
 
         assert not np.allclose(embedding([0.0, 0.0]), embedding([7.0, 0.0]), atol=1e-6)
+
+    def test_a_session_is_answered_over_both_protocols(self, trained):
+        """The embedded server and both clients say what the model says, and why."""
+        session = ["item 3 é世", "item 3 é世", "no such item", "item 20 é世"]
+        told = {"event_types": ["view", "cart", "view", "view"], "dwell": [12.5, 12.5, 3.0, 0.0]}
+        asked = {"history": tf.constant([session])}
+        asked |= {name: tf.constant([column]) for name, column in told.items()}
+        weight = trained.signatures["attend"](**asked)["weight"].numpy()
+        more = {"exclude": tf.constant([["item 4 é世"]]), "k": tf.constant([5])}
+        answer = trained.signatures["recommend_events"](
+            user_id=tf.constant(["nobody"]), **asked, **more
+        )
+        items = [item.decode() for item in answer["item_id"].numpy()[0]]
+        base_path = str(Path(trained.folder).parent)
+        server = Server(model_name="rib", model_base_path=base_path, port=0, rest_api_port=0)
+        server.start()
+        try:
+            for protocol, port in (("rest", server.rest_port), ("grpc", server.grpc_port)):
+                with Client(f"127.0.0.1:{port}", "rib", protocol) as client:
+                    found = client.recommend("nobody", session, ["item 4 é世"], k=5, **told)
+                    plain = client.recommend("nobody", session, k=5)
+                    columns = {name: [column] for name, column in told.items()}
+                    why = client.predict({"history": [session], **columns}, "attend")
+                assert found.strategy == "fold-in"
+                assert [item for item, _ in found.items] == items
+                scores = [score for _, score in found.items]
+                np.testing.assert_allclose(scores, answer["score"][0], rtol=1e-4)
+                np.testing.assert_allclose(why["weight"], weight, atol=1e-5)
+                # Ids alone are a request; the seconds, at least, made a difference.
+                assert [score for _, score in plain.items] != scores
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Tracing makes millions of objects that live; looking through them as often as Python does takes a
-# fifth of the time. And a collection in the middle of a trace has ended a process (TensorFlow 2.16).
+# fifth of the time. And a collection in the middle of a trace has ended a process of TensorFlow's.
 gc.disable()
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ listens to; a random fifth is ranked among all that it does not know yet. Trust 
 not read.
 
 Epochs, and with `--choose` a setting of a small grid (the first seed), are chosen on validation, a
-tenth of all rows, which is not trained on again. Without it a row has the setting that was chosen.
+tenth of all rows, which is not trained on again. Without it a row has the first setting of all.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Set:
         label: of a `score` run.
         metric: what a setting is chosen by, and 1 or -1 for whether more or less is better.
         metrics: of the table.
-        rows: name -> model and the settings to choose from; the first is what was chosen.
+        rows: name -> model and the settings to choose from; the first without `--choose`.
     """
 
     file: str

@@ -44,9 +44,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Frees what a file of tests leaves, between the traces; see `gc.disable` above."""
+    """Frees what files of tests have left, between the traces; see `gc.disable` above.
+
+    It takes up to a minute, so where memory is plenty it is left to the end of the process.
+    """
     yield
-    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > 4 << 30:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

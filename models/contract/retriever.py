@@ -72,8 +72,7 @@ class Retriever(tf.Module):
         # Variables, not constants: a graph may not hold more than 2 GB.
         self._stored_values = {
             name: tf.Variable(column.flat_values, trainable=False)
-            for name, column in data.user_histories._asdict().items()
-            if column is not None
+            for name, column in data.user_histories.columns().items()
         }
         self._stored_splits = tf.Variable(data.user_history.row_splits, trainable=False)
         self._histories = data.histories
@@ -394,14 +393,11 @@ class Retriever(tf.Module):
         return {field.name: tf.io.VarLenFeature(field.dtype) for field in self._context}
 
     def _stored(self, user: tf.Tensor) -> History:
-        def of(name: str) -> tf.RaggedTensor | None:
-            if name not in self._stored_values:
-                return None
-            values = self._stored_values[name]
-            rows = tf.RaggedTensor.from_row_splits(values, self._stored_splits, validate=False)
-            return tf.gather(rows, user)
-
-        return History(*(of(name) for name in History._fields))
+        stored = {
+            name: tf.RaggedTensor.from_row_splits(values, self._stored_splits, validate=False)
+            for name, values in self._stored_values.items()
+        }
+        return History(**{name: tf.gather(rows, user) for name, rows in stored.items()})
 
     def _history(self, stored: History, requested: History) -> History:
         """What the model reads, see `RetrieveModel.session_based`."""

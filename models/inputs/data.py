@@ -322,8 +322,7 @@ class TrainingData:
         }
 
         def read(row):
-            history = self.histories.read(row)._asdict()
-            columns = {name: column for name, column in history.items() if column is not None}
+            columns = self.histories.read(row).columns()
             return {"user": self.user_table.lookup(row["user_id"]), **columns}
 
         rows = read_columns(self._splits["users"], spec, read)

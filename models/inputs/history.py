@@ -33,6 +33,11 @@ class History(NamedTuple):
     dwell: tf.RaggedTensor | None = None
     timestamps: tf.RaggedTensor | None = None
 
+    def columns(self) -> dict[str, tf.RaggedTensor]:
+        """The columns that the model reads, by name."""
+        named = zip(self._fields, self, strict=True)
+        return {name: part for name, part in named if part is not None}
+
     def keep(self, mask: tf.RaggedTensor) -> "History":
         """The events that a ragged [B, None] bool mask chooses, in every column alike."""
         return History(

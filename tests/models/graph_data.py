@@ -76,13 +76,9 @@ def assert_a_new_item_is_like_those_of_its_category(trained):
     Of the other features one is the same for all items, and the year tells nothing of the block.
     """
     _, inputs = trained.signatures["embed_items"].structured_input_signature
-    assert set(inputs) == {"item_movie_title", "item_release_year", "item_class"}
-    asked = {
-        name: tf.constant([[value] if spec.shape.rank == 2 else value], spec.dtype)
-        for (name, spec), value in zip(
-            sorted(inputs.items()), ("Drama Comedy", "A blue day", "1984"), strict=True
-        )
-    }
+    values = {"item_genres": ["Drama", "Comedy"], "item_title": "A blue day", "item_year": 1984.0}
+    asked = {name: tf.constant([values[name]], spec.dtype) for name, spec in inputs.items()}
+    assert set(asked) == set(values)
     answer = trained.signatures["embed_items"](**asked)
     assert answer["known"].numpy().tolist() == [True]
     np.testing.assert_allclose(np.linalg.norm(answer["embedding"], axis=1), 1.0, rtol=1e-5)

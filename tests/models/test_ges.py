@@ -29,7 +29,7 @@ class TestGES(RetrieveContract):
             for name, spec in inputs.items()
         }
         # Of the second item one feature is told, and train has not seen its value.
-        blank["item_movie_title"] = tf.constant(["", "zzz"])
+        blank["item_title"] = tf.constant(["", "zzz"])
         answer = trained.signatures["embed_items"](**blank)
         assert answer["known"].numpy().tolist() == [False, False]
         assert not answer["embedding"].numpy().any()

@@ -17,7 +17,7 @@ item over the directed weighted graph of an hour. On `baskets` there is no graph
 two items of one.
 
 Deviations: the paper tells neither how many negatives, nor the optimiser, its rate and how tables
-start; here Adam, the others as the defaults say, chosen on held-out edges of validation. The
+start; here Adam, the others as the defaults say, which nothing has chosen yet. The
 centres of a walk share one draw of negatives, weighted to N a positive, and an item of the walk is
 none. W starts at 0, as in Item2vec, so an item that no walk has, or that is new, has the direction
 of its side information, and without any has no vector and is not returned. The paper has no

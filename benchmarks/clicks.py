@@ -41,6 +41,10 @@ GRID = {
     "deepfm": [
         {"l2": l2, "factors": factors} for l2 in (1e-4, 3e-4, 1e-3, 3e-3) for factors in (10, 20)
     ],
+    "xdeepfm": [
+        {"l2": l2, "stddev": 0.01, "dropout": 0.5, "batch_size": 2048, "learning_rate": 2e-3}
+        for l2 in (1e-4, 3e-4, 1e-3, 3e-3)
+    ],
 }
 
 

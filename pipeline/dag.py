@@ -24,6 +24,7 @@ from pipeline.config import RunConfig
 _ROOT = Path(__file__).resolve().parent.parent
 # What decides the components' outputs and stands in other rooms: a cached one is not of older code.
 _READ_BY_COMPONENTS = (
+    "models/inputs/graph.py",
     "models/names/features.py",
     "models/names/label.py",
     "models/names/settings.py",

@@ -161,3 +161,26 @@ def test_a_library_stays_out_of_a_room(room, library):
 def test_importing_a_module_does_not_load_a_library(module, library):
     code = f"import sys, {module}; sys.exit({library!r} in sys.modules)"
     assert not subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT).returncode
+
+
+def test_what_decides_the_components_outputs_is_in_their_cache_key():
+    """A module of another room that reading, checking and building import is hashed with theirs.
+
+    Errors are left out: they decide what is said, not what is written.
+    """
+    tree = ast.parse(MODULES["pipeline.dag"].read_text("utf-8"))
+    (hashed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "_READ_BY_COMPONENTS"
+    )
+    rooms = tuple(f"components.{room}." for room in ("tables", "read", "check", "build"))
+    imported = {
+        found
+        for module, path in MODULES.items()
+        if module.startswith(rooms)
+        for found in imports_of(path)
+        if found.startswith(("models.", "serving.")) and found in MODULES
+    }
+    needed = {str(MODULES[name].relative_to(ROOT)) for name in imported - {"models.names.errors"}}
+    assert needed <= set(hashed), needed - set(hashed)

@@ -208,14 +208,11 @@ class Types(DotProductModel[HyperParameters]):
     def __init__(self, hyper_parameters, data, user_type, listing_type):
         super().__init__(hyper_parameters, data)
         events, own = data.events, hyper_parameters
-        order, starts = events.in_sequences
-        owner = events.user[order]
-        pair = np.stack(
-            [user_type.numpy()[owner], listing_type.numpy()[events.item[order]]], axis=1
-        )
-        booked = _are(events.event_type, data.event_types, own.booking_types)[order]
-        rejected = _are(events.event_type, data.event_types, own.rejection_types)[order]
-        self._tokens, self._owner = pair[booked].reshape(-1), np.repeat(owner[booked], 2)
+        pair = np.stack([user_type.numpy()[events.user], listing_type.numpy()[events.item]], axis=1)
+        booked = _are(events.event_type, data.event_types, own.booking_types)
+        rejected = _are(events.event_type, data.event_types, own.rejection_types)
+        # The log is sorted by user and time, which is the order that is wanted here.
+        self._tokens, self._owner = pair[booked].reshape(-1), np.repeat(events.user[booked], 2)
         both = np.concatenate([pair[rejected], pair[rejected][:, ::-1]])
         self._rejected = both[np.argsort(both[:, 0], kind="stable")]
         self.booked = len(self._tokens) > 2

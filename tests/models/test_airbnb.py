@@ -158,6 +158,34 @@ def test_types_learn_from_bookings_and_answer_who_has_not_clicked():
     assert scores[1, kind == 3].min() > scores[1, kind == 2].max()
 
 
+def test_types_are_in_sequences_of_one_user_whoever_booked_first():
+    """User 3 booked before user 2 did, in a session of each event: their bookings stay apart."""
+    log = EventLog(
+        user=np.array([2, 2, 3, 3]),
+        item=np.array([2, 4, 3, 6]),
+        timestamp=np.array([50, 70, 10, 60]),
+        rating=np.full(4, np.nan, np.float32),
+        row=np.arange(4),
+        session=np.arange(4),
+        label=np.full(4, np.nan, np.float32),
+        event_type=np.full(4, 2),
+    )
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=[b"booking"])
+    own = HyperParameters(
+        embedding_dim=2, user_type=["user_from"], listing_type=["item_kind"], batch_size=32
+    )
+    model = Airbnb(own, data)
+    batch = next(
+        iter(Types(own, data, model._user_type, model._listing_type).batches(data, 0, 0).dataset)
+    )
+    user, listing = (table.numpy() for table in (model._user_type, model._listing_type))
+    # Kind x (items 2, 4) is what user 2 booked, kind y (3, 6) what user 3 did.
+    kinds = {int(user[2]): {int(listing[2])}, int(user[3]): {int(listing[3])}}
+    for centre, positive in zip(batch["centre"].numpy(), batch["positive"].numpy(), strict=True):
+        if int(centre) in kinds:
+            assert set(positive.tolist()) - {0} == kinds[int(centre)]
+
+
 def test_nothing_to_learn_from_is_said():
     with pytest.raises(DataError, match="no session of the train split has two clicks"):
         Windows([2, 3], np.array([0, 1]), 1)

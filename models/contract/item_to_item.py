@@ -1,4 +1,4 @@
-"""The `retrieve` models that know items alone: a query is the mean of its last items' vectors."""
+"""The `retrieve` models that rank by vectors of items, and those that know nothing but items."""
 
 from typing import Any, TypeVar
 
@@ -6,6 +6,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import H
 from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
@@ -32,10 +33,8 @@ class LastItems(Ranking):
 L = TypeVar("L", bound=LastItems)
 
 
-class ItemToItemModel(DotProductModel[L]):
-    """A model of papers that have no users.
-
-        score(history, i) = mean over the last j in the history of cos(H_j, H_i)
+class ItemVectorModel(DotProductModel[H]):
+    """A model that ranks by the cosine with the items' vectors, of which some items have none.
 
     A subclass writes `item_vectors`. An item whose vector is 0 has none: it is neither returned nor
     asked with.
@@ -44,12 +43,12 @@ class ItemToItemModel(DotProductModel[L]):
     uses_user_id = False
     uses_history = True
 
-    def __init__(self, hyper_parameters: L, data: TrainingData):
+    def __init__(self, hyper_parameters: H, data: TrainingData):
         super().__init__(hyper_parameters, data)
         self._index_count = data.items.index_count
 
     def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns [K, D] vectors H of [K] item indices, cold ones of the catalogue included."""
+        """Returns [K, D] vectors of [K] item indices, cold ones of the catalogue included."""
         raise NotImplementedError(f"{type(self).__name__} must define item_vectors()")
 
     def item_embeddings(self) -> tf.Tensor:
@@ -69,20 +68,28 @@ class ItemToItemModel(DotProductModel[L]):
         there = tf.where(penalty == 0)[:, 0]
         return tf.gather(vectors, there), there
 
-    def query_embedding(self, query: Query) -> tf.Tensor:
-        known = self._with_vector(query.history)[:, -self.hyper_parameters.history_length :]
-        unit = tf.math.l2_normalize(self.item_vectors(known.flat_values), axis=1)
-        return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())
-
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         vectors, penalty = catalogue
         return super().score_items(query, vectors) + penalty
 
     def answers(self, query: Query) -> tf.Tensor:
-        return self._with_vector(query.history).row_lengths() > 0
+        return self.with_vector(query.history).row_lengths() > 0
 
-    def _with_vector(self, history: tf.RaggedTensor) -> tf.RaggedTensor:
+    def with_vector(self, history: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Ragged [B, None] item indices -> those of items that have a vector."""
         vectors = self.item_vectors(history.flat_values)
         return tf.ragged.boolean_mask(
             history, history.with_flat_values(tf.reduce_any(vectors != 0, axis=1))
         )
+
+
+class ItemToItemModel(ItemVectorModel[L]):
+    """A model of papers that have no users.
+
+    score(history, i) = mean over the last j in the history of cos(H_j, H_i)
+    """
+
+    def query_embedding(self, query: Query) -> tf.Tensor:
+        known = self.with_vector(query.history)[:, -self.hyper_parameters.history_length :]
+        unit = tf.math.l2_normalize(self.item_vectors(known.flat_values), axis=1)
+        return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())

@@ -31,19 +31,20 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.item_to_item import ItemToItemModel, LastItems
 from models.contract.loop import Loop
 from models.contract.query import Query
-from models.contract.retrieve import DotProductModel
-from models.industry.listing_types import market_of, nearest_listings, types_of
+from models.contract.recommender import Recommender
+from models.industry.listing_types import NEAREST, market_of, nearest_listings, types_of
 from models.industry.windows import Windows, window_loss
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import TokenEmbedding, id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
 
 
-class HyperParameters(Ranking, Epochs, Gradient, LazyAdam):
+class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     """Airbnb's own.
 
     Attributes:
@@ -52,7 +53,6 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam):
         market: the feature of the listings that is their market; None: there are no markets.
         user_type: features of users that make a type; left out, all of one value.
         listing_type: likewise of listings.
-        history_length: clicks that a query is the mean of.
     """
 
     epochs: int = 10
@@ -69,14 +69,11 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam):
     market: str | None = None
     user_type: tuple[str, ...] | None = None
     listing_type: tuple[str, ...] | None = None
-    history_length: int = pydantic.Field(5, ge=1)
 
 
-class Airbnb(DotProductModel[HyperParameters]):
+class Airbnb(ItemToItemModel[HyperParameters]):
     """One space of listings for those who click, one of types for those who do not."""
 
-    uses_user_id = False
-    uses_history = True
     cold_items = True
     reads_history = ("event_types",)
     reads_item_features = True
@@ -101,8 +98,9 @@ class Airbnb(DotProductModel[HyperParameters]):
         for table in (self.listings, self.contexts, self.types):
             table.build(None)
         self._market = market_of(data.items, hyper_parameters.market)
-        self._near = tf.constant(nearest_listings(data.items, self._market))
-        self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
+        # Indices, 0 for none; there is a row at least, to be looked at where nothing is cold.
+        near = np.append(nearest_listings(data.items, self._market), [[-1] * NEAREST], axis=0)
+        self._near = tf.constant(np.where(near >= 0, near + FIRST_TOKEN, 0))
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         own, events = self.hyper_parameters, data.events
@@ -140,49 +138,28 @@ class Airbnb(DotProductModel[HyperParameters]):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return window_loss(self.listings, self.contexts, inputs)
 
-    def listing_vectors(self) -> tf.Tensor:
-        """[N, D] unit vectors in catalogue order: 0 of a cold listing that has too few near it."""
-        known = tf.math.l2_normalize(self.listings(self._item_rows), axis=1)
-        near = tf.reduce_mean(tf.gather(known, tf.maximum(self._near, 0)), axis=1)
-        near = tf.where(self._near[:, :1] >= 0, tf.math.l2_normalize(near, axis=1), 0.0)
-        return tf.concat([known, near], axis=0)
-
-    def item_embeddings(self) -> tf.Tensor:
-        """The listings' vectors and those of their types side by side."""
-        of_type = self.types(self._listing_type[FIRST_TOKEN:])
-        return tf.concat([self.listing_vectors(), of_type], axis=1)
+    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        """The vectors of listings; of a cold one the mean of those near it, 0 of too few."""
+        near = tf.gather(self._near, tf.maximum(index - self.listings.input_dim, 0))
+        known = tf.math.l2_normalize(self.listings(tf.maximum(near, FIRST_TOKEN)), axis=2)
+        mean = tf.where(near[:, :1] > 0, tf.reduce_mean(known, axis=1), 0.0)
+        cold = (index >= self.listings.input_dim)[:, tf.newaxis]
+        return tf.where(cold, mean, self.listings(index))
 
     def catalogue(self) -> Any:
-        """([N, 2 D] vectors, [N] what is added to a score): -inf where a listing has no vector."""
-        vectors = tf.cast(self.item_embeddings(), tf.float32)
-        there = tf.reduce_any(vectors[:, : self.hyper_parameters.embedding_dim] != 0, axis=1)
-        return vectors, tf.where(there, 0.0, float("-inf"))
-
-    def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        vectors, penalty = catalogue
-        there = tf.where(penalty == 0)[:, 0]
-        return tf.gather(vectors, there), there
-
-    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
-        vectors, penalty = catalogue
-        return super().score_items(query, vectors) + penalty
+        """The listings' vectors and those of their types side by side; and the penalties."""
+        vectors, penalty = super().catalogue()
+        return tf.concat([vectors, self.types(self._listing_type[FIRST_TOKEN:])], axis=1), penalty
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The clicks' mean in the listings' half; or, without any, the type in the other."""
-        # A cold listing that was clicked has the vector that it is answered with.
-        vectors = tf.concat(
-            [tf.zeros([FIRST_TOKEN, self.types.output_dim]), self.listing_vectors()], 0
-        )
-        last = query.history[:, -self.hyper_parameters.history_length :]
-        clicks = tf.math.unsorted_segment_mean(
-            tf.gather(vectors, last.flat_values), last.value_rowids(), last.nrows()
-        )
         none = tf.cast(query.history.row_lengths() == 0, tf.float32)[:, tf.newaxis]
-        return tf.concat([clicks, none * self._of_user(query)], axis=1)
+        return tf.concat([super().query_embedding(query), none * self._of_user(query)], axis=1)
 
     def answers(self, query: Query) -> tf.Tensor:
-        typed = tf.reduce_any(self._of_user(query) != 0, axis=1)
-        return (query.history.row_lengths() > 0) | typed
+        without = query.history.row_lengths() == 0
+        typed = without & tf.reduce_any(self._of_user(query) != 0, axis=1)
+        return super().answers(query) | typed
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`embed_listings`: [N] ids -> their vectors [N, D], and whether they have one."""
@@ -202,7 +179,7 @@ class Airbnb(DotProductModel[HyperParameters]):
         return tf.cast(self.types(tf.gather(self._user_type, query.user)), tf.float32)
 
 
-class Types(DotProductModel[HyperParameters]):
+class Types(Recommender[HyperParameters]):
     """The second stage: types of users and of listings, learnt from bookings and rejections."""
 
     def __init__(self, hyper_parameters, data, user_type, listing_type):

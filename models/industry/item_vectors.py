@@ -10,12 +10,10 @@ from typing import Any
 import pydantic
 import tensorflow as tf
 
+from models.contract.item_to_item import ItemVectorModel
 from models.contract.loop import Loop
-from models.contract.query import Query
 from models.contract.recommender import H, Recommender
-from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
-from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
 from models.inputs.token_layers import IdEmbedding, id_embedding
@@ -119,7 +117,7 @@ class ItemVectors(Recommender[VectorSettings]):
         return self._skip_gram
 
 
-class VectorModel(DotProductModel[H]):
+class VectorModel(ItemVectorModel[H]):
     """Predicts the vector of the next item, and ranks items by the cosine of theirs with it.
 
     A subclass writes `batches`, `compute_loss` and `query_embedding`. The item vectors are learnt
@@ -132,9 +130,6 @@ class VectorModel(DotProductModel[H]):
         count_weighted: see `ItemVectors`.
     """
 
-    uses_user_id = False
-    uses_history = True
-
     def __init__(self, hyper_parameters: H, data: TrainingData, count_weighted: bool = False):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
@@ -145,7 +140,6 @@ class VectorModel(DotProductModel[H]):
             table.build(None)
             table.trainable = False
         self._count_weighted = count_weighted
-        self._train_items = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
 
     def learn(self, loop: Loop) -> None:
         self.learn_vectors(loop)
@@ -167,27 +161,9 @@ class VectorModel(DotProductModel[H]):
         """[...] item indices -> [..., D] vectors of length 1; 0 where an item has none."""
         return tf.math.l2_normalize(self.vectors(index), axis=-1)
 
+    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        return self.vectors(index)
+
     def has_vector(self, index: tf.Tensor) -> tf.Tensor:
         """Item indices of any shape -> bool."""
         return tf.reduce_any(self.vectors(index) != 0, axis=-1)
-
-    def item_embeddings(self) -> tf.Tensor:
-        return self.unit(self._train_items)
-
-    def catalogue(self) -> Any:
-        """([N, D] unit vectors; [N] what is added to the score: -inf where there is no vector)."""
-        penalty = tf.where(self.has_vector(self._train_items), 0.0, float("-inf"))
-        return self.item_embeddings(), penalty
-
-    def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        vectors, penalty = catalogue
-        there = tf.where(penalty == 0)[:, 0]
-        return tf.gather(vectors, there), there
-
-    def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
-        vectors, penalty = catalogue
-        return super().score_items(query, vectors) + penalty
-
-    def answers(self, query: Query) -> tf.Tensor:
-        known = query.history.with_flat_values(self.has_vector(query.history.flat_values))
-        return tf.reduce_any(known, axis=1)

@@ -9,7 +9,7 @@ from models.inputs.data import Entities
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import ConfigError, nearest
 
-_NEAREST = 3
+NEAREST = 3
 
 
 def nearest_listings(items: Entities, market: np.ndarray) -> np.ndarray:
@@ -22,12 +22,12 @@ def nearest_listings(items: Entities, market: np.ndarray) -> np.ndarray:
     features = np.stack([market, *columns.values()], axis=1)
     trained = features[FIRST_TOKEN : items.embedding_rows]
     cold = features[items.embedding_rows :]
-    found = np.full((len(cold), _NEAREST), -1, np.int64)
+    found = np.full((len(cold), NEAREST), -1, np.int64)
     for number, own in enumerate(cold):
         eligible = np.flatnonzero(trained[:, 0] == own[0])
-        if len(eligible) >= _NEAREST:
+        if len(eligible) >= NEAREST:
             common = ((trained[eligible, 1:] == own[1:]) & (own[1:] > 0)).sum(axis=1)
-            found[number] = eligible[np.argsort(-common, kind="stable")[:_NEAREST]]
+            found[number] = eligible[np.argsort(-common, kind="stable")[:NEAREST]]
     return found
 
 

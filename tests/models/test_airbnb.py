@@ -99,7 +99,7 @@ def test_a_cold_listing_is_the_mean_of_the_three_nearest_of_its_market():
     model = Airbnb(HyperParameters(embedding_dim=2, market="item_city"), data)
     unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0.6, 0.8]], np.float32)
     model.listings.embeddings.assign(np.concatenate([np.zeros((2, 2)), 3 * unit]))
-    vectors = model.listing_vectors().numpy()
+    vectors = model.item_embeddings().numpy()
     np.testing.assert_allclose(vectors[:5], unit, rtol=1e-6)
     np.testing.assert_allclose(vectors[5], [0, 1], atol=1e-6)  # of (-1, 0), (1, 0), (0, 1)
     np.testing.assert_array_equal(vectors[7], [0, 0])

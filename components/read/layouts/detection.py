@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from components.read.clashes import check_names
 from components.read.layouts import amazon, criteo, folders, movielens, recbole, sessions
 from components.read.sources import KINDS, Source
 from components.tables.names import PART, REQUIRED, ROW, TABLES
@@ -65,15 +66,17 @@ def plan(
 
     Raises:
         ConfigError: an unknown reader, option or type.
-        DataError: a file is missing, empty or cut off, or a required column is missing.
+        DataError: a file is missing, empty or cut off, a required column is missing, or two columns
+            would be called alike in the built rows.
     """
     path = _folder(folder)
     reader = reader or detect(folder)
     if reader not in LAYOUTS:
         raise ConfigError(f"unknown reader {reader!r}{nearest(reader, LAYOUTS)}")
     options = _checked_options(columns or {})
-    sources = LAYOUTS[reader][1](path, options)
-    return [_checked(source) for source in sources]
+    sources = [_checked(source) for source in LAYOUTS[reader][1](path, options)]
+    check_names(sources)
+    return sources
 
 
 def _folder(folder: str) -> Path:

@@ -4,6 +4,8 @@ What a component may be told is declared by the component; a run nests those ver
 TensorFlow, TFX or Beam.
 """
 
+import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,15 @@ import yaml
 from components.build.config import SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
+from components.read import datasets
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
 from models.names.settings import Settings, Share
 
+# What lies under the output beside the folders that are called as the pipelines are.
+_FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
+_LONGEST_PART = 60
 _LIKED = 4.0  # the rating from which on a click model takes it for a click
 
 
@@ -74,7 +80,8 @@ class RunConfig(Settings):
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
-        name: of the pipeline: runs of one name share cache, metadata and the last blessed model.
+        name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
+            left out, it is made of the model, the data, the split and what is learnt.
     """
 
     model: str = "two_tower"
@@ -91,19 +98,29 @@ class RunConfig(Settings):
     output: str = "runs"
     name: str | None = None
 
+    @pydantic.field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and (
+            value in _FOLDERS_OF_THE_OUTPUT or not re.fullmatch(r"[^./\\\0][^/\\\0]{0,199}", value)
+        ):
+            raise ValueError(
+                "must name a folder of its own under output: 1 to 200 characters, no / and no dot "
+                f"first, and none of {', '.join(_FOLDERS_OF_THE_OUTPUT)}"
+            )
+        return value
+
     @property
     def pipeline_name(self) -> str:
         """`name`, or one made of the model, the data, the split and the label.
 
         It is what one model is compared with another by.
         """
-        source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
-        label = ""
+        parts = [self.model, _name_of_source(self.data.source), self.split.name]
         if self.label:
-            label = f"-{self.label.column}" + (
-                "" if self.label.threshold is None else f"-{self.label.threshold:g}"
-            )
-        return self.name or f"{self.model}-{source}-{self.split.name}{label}"
+            parts.append(_legal(self.label.column))
+            parts += [] if self.label.threshold is None else [f"{self.label.threshold:g}"]
+        return self.name or "-".join(parts)
 
     @property
     def serving_dir(self) -> Path:
@@ -205,6 +222,31 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         key = name if top in RunConfig.model_fields else f"hyper_parameters.{name}"
         overrides[key] = _number(yaml.safe_load(text) if text else "")
     return overrides
+
+
+def _name_of_source(source: str) -> str:
+    """What the data are called in the name of the pipeline, so that no others are called alike.
+
+    A public data set is called by its name; a folder by its own and a hash of its whole path.
+    """
+    if source in datasets.DATASETS:
+        return source
+    path = source if "://" in source else os.path.abspath(source)
+    return _legal(Path(path).name, path)
+
+
+def _legal(text: str, identity: str | None = None) -> str:
+    """A part of the name of a folder that nothing of another identity has.
+
+    Args:
+        text: what to call it.
+        identity: what it is; None where the text says it, unless it has to be changed.
+    """
+    legal = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_LONGEST_PART].strip("-.")
+    if identity is None and legal == text:
+        return legal
+    mark = hashlib.sha256((identity or text).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{legal}-{mark}".strip("-")
 
 
 def _number(value: Any) -> Any:

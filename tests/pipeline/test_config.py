@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -28,10 +29,52 @@ def test_defaults_and_names(tmp_path):
         "leave_one_out",
     )
     assert run.pipeline_name == "two_tower-movielens-100k-leave_one_out"
-    assert (
-        config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name
-        == "two_tower-my-log-leave_one_out"
-    )
+    named = config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name
+    assert re.fullmatch("two_tower-my-log-[0-9a-f]{8}-leave_one_out", named)
+
+
+def name_of(source, **overrides):
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    return config.load(None, {"data.source": source, **overrides}).pipeline_name
+
+
+def test_two_folders_are_two_pipelines_however_they_are_called(tmp_path, monkeypatch):
+    """One shop's model was pushed over another's."""
+    places = [
+        "/a/data",
+        "/b/data",
+        "/a/shop v2",
+        "/a/shop-v2",
+        "/a/店",
+        "/a/ショップ",
+        "gs://a/data",
+    ]
+    names = [name_of(place) for place in places]
+    assert len(set(names)) == len(places)
+    assert all(re.fullmatch("[A-Za-z0-9._-]+", name) for name in names)
+    # A folder has one name, wherever it is named from.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    inside = name_of("data")
+    assert inside == name_of(str(tmp_path / "data")) == name_of("./data/")
+    monkeypatch.chdir(tmp_path / "data")
+    assert inside == name_of(".") and "-data-" in inside
+    # A folder that is called as a public data set is.
+    assert name_of("/a/movielens-100k") != name_of("movielens-100k")
+    assert name_of("/a/data", name="shop") == name_of("/b/data", name="shop") == "shop"
+
+
+def test_what_is_learnt_is_in_the_name():
+    names = {
+        name_of("/a", model="lr", label__column=column) for column in ("a b", "a/b", "a-b", "a_b")
+    }
+    assert len(names) == 4 and not any("/" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["serving", "reports", "..", ".hidden", "a/b", "", "x" * 201])
+def test_a_name_is_that_of_a_folder_of_its_own(name):
+    with pytest.raises(ConfigError, match="name: must name a folder of its own under output"):
+        config.load(None, {"name": name})
 
 
 def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):

@@ -71,7 +71,7 @@ class RunConfig(Settings):
         data: where the events come from.
         split: how they are split.
         label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as
-            the model's paper does.
+            the model's paper does. A model that learns clicks takes 0 and 1 for them.
         walks: what a model of the kind `walk` trains on.
         features: what Transform makes of the features.
         hyper_parameters: overrides of the model's own.
@@ -120,6 +120,9 @@ class RunConfig(Settings):
         if self.label:
             parts.append(_legal(self.label.column))
             parts += [] if self.label.threshold is None else [f"{self.label.threshold:g}"]
+            usual = Label(column=self.label.column, threshold=self.label.threshold)
+            if self.label != usual.learnt_by(registry.get(self.model).learns):
+                parts.append(str(self.label.kind))
         return self.name or "-".join(parts)
 
     @property
@@ -197,6 +200,8 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
         updates["label"] = Label(**usual.get("label", rating))
+    else:
+        updates["label"] = config.label.learnt_by(entry.learns)
     said = {**entry.defaults.get("split", {}), **(values.get("split") or {})}
     if "name" not in said:
         updates["split"] = SplitConfig.parse(

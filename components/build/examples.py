@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.build import checks, documents, rows, session_queries
+from components.build import checks, documents, labels, rows, session_queries
 from components.build.config import SCHEMA_FILE, WALKS, BuildConfig, SplitConfig
 from components.build.report import write_report
 from components.build.splits import (
@@ -158,6 +158,8 @@ def build(
     records.remove_staging(examples)
     report = records.read_json(posixpath.join(examples, records.REPORT))
     checks.check_report(report, config)
+    if config.label:
+        labels.check(report["labels"], config.label)
     text = schemas.to_text(
         schemas.train_schema(
             report["columns"]["train"],
@@ -215,9 +217,9 @@ def _build(
     # Before events without a label are left out: they happened all the same.
     log = rows.with_point_in_time(log, config.point_in_time)
     if config.label:
-        log, unlabelled = rows.with_label(log, config.label)
-        for name, part in _PARTS:
-            dropped[name] = {"events without a label": int(unlabelled[part])}
+        log, labelled = labels.with_label(log, config.label)
+        for name, _ in _PARTS:
+            dropped[name] = {"events without a label": labelled["splits"][name]["missing"]}
     item_side = rows.Side(concatenated(items, item_columns), "item_id")
     user_side = rows.Side(parted.users, "user_id")
     train = log.split == TRAIN
@@ -254,6 +256,7 @@ def _build(
         "events": {name: int((log.split == part).sum()) for name, part in _PARTS},
         "columns": {name: columns_of(table) for name, table in made.items()},
         "dropped": dropped,
+        **({"labels": labelled} if config.label else {}),
     }
 
 

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+from components.build import labels
 from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
 from components.tables import records
 from components.tables.columns import BYTES_LIST
@@ -52,6 +53,8 @@ def write_report(
         "context": list(config.context),
         "shards": len(built),
     }
+    if config.label:
+        report["labels"] = labels.merge(one["labels"] for one in built)
     records.write_json(posixpath.join(examples, records.REPORT), report)
 
 

@@ -306,6 +306,31 @@ def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return numbers, np.floor(whole).astype(np.int64), bad
 
 
+_BOOLEANS = {b"true": b"1", b"false": b"0"}
+_NO_JUDGEMENT = (b"", b"nan")
+
+
+def to_judgements(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads ratings, or clicks: numbers, or true and false; blank or NaN where there is none.
+
+    Returns:
+        [N] float64, NaN where there is none; which values are there and no finite number; and
+        which are missing.
+    """
+    if not pa.types.is_large_binary(column.type):
+        numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return numbers, np.isinf(numbers), np.isnan(numbers)
+    # There are few distinct ones.
+    codes, distinct = pd.factorize(column.to_numpy(zero_copy_only=False))
+    words = [_BOOLEANS.get(word, word) for word in (value.strip().lower() for value in distinct)]
+    numbers, _, bad = to_numbers(pa.array(words, pa.large_binary()))
+    nothing = np.isin(np.array(words, object), _NO_JUDGEMENT)
+    # The last of each is for the code -1, of what is null.
+    numbers, bad = np.append(np.where(bad, np.nan, numbers), np.nan), np.append(bad, False)
+    nothing = np.append(nothing, True)
+    return numbers[codes], (bad & ~nothing)[codes], nothing[codes]
+
+
 def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601.
 

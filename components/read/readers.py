@@ -177,9 +177,10 @@ def parse(source: Source, block: Block) -> Parsed:
             refuse("timestamp is not a number", bad, column)
             arrays[field.name] = pa.array(seconds)
         elif source.table == "events" and field.name in ("rating", "label"):
-            numbers, _, bad = _numbers(column)
+            # An event without a rating is an event; a run that learns ratings counts it.
+            numbers, bad, missing = parsing.to_judgements(column)
             refuse(f"{field.name} is not a number", bad, column)
-            arrays[field.name] = pa.array(np.where(bad, 0, numbers).astype(np.float32))
+            arrays[field.name] = pa.array(numbers.astype(np.float32), mask=missing | bad)
         elif isinstance(column, pa.LargeBinaryArray):
             if field.year:
                 column, arrays[field.year] = parsing.split_year(column)
@@ -210,13 +211,6 @@ def parse(source: Source, block: Block) -> Parsed:
     if not good.all():
         table = table.filter(pa.array(good))
     return Parsed(block, table, read, rejects.reasons, unreadable)
-
-
-def _numbers(column: pa.Array):
-    if pa.types.is_large_binary(column.type):
-        return parsing.to_numbers(column)
-    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return numbers, None, ~np.isfinite(numbers)
 
 
 def _seconds(column: pa.Array, unit: str):

@@ -10,7 +10,7 @@ import pydantic
 
 from models.names.features import HISTORY_COLUMNS
 from models.names.label import Label
-from models.names.settings import Settings
+from models.names.settings import Settings, Share
 
 EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
 WALKS = "walks"
@@ -63,11 +63,12 @@ class SplitConfig(Settings):
             always).
         days: of last_days, for test and again for validation; see `session_splits`.
         file: given: the TSV file with user_id, item_id and optionally candidates.
+        max_missing_share: given: of the events that the file names, which the log may lack.
     """
 
     SECTION: ClassVar[str] = "split"
     QUERIES_ONLY: ClassVar[frozenset[str]] = frozenset(
-        ("query_history", "drop_repeats", "candidates")
+        ("query_history", "drop_repeats", "candidates", "max_missing_share")
     )
 
     name: Literal[tuple(SPLITS)] = "leave_one_out"  # type: ignore[valid-type]
@@ -81,6 +82,7 @@ class SplitConfig(Settings):
     sequence_by: Literal["user", "session"] = "user"
     days: float = pydantic.Field(1.0, gt=0)
     file: str | None = None
+    max_missing_share: Share = 0.0
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "SplitConfig":

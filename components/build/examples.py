@@ -26,6 +26,7 @@ from components.build.splits import (
     VALID,
     Log,
     gather_facts,
+    given_in,
     make_log,
     merge_facts,
     read_given,
@@ -257,6 +258,7 @@ def _build(
         "columns": {name: columns_of(table) for name, table in made.items()},
         "dropped": dropped,
         **({"labels": labelled} if config.label else {}),
+        **({"given": np.packbits(given_in(log, split))} if split.name == "given" else {}),
     }
 
 

@@ -4,10 +4,15 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from components.build import labels
-from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
+from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig, SplitConfig
+from components.build.splits import read_given
 from components.tables import records
 from components.tables.columns import BYTES_LIST
+
+_SHOWN = 5
 
 
 def write_report(
@@ -55,7 +60,20 @@ def write_report(
     }
     if config.label:
         report["labels"] = labels.merge(one["labels"] for one in built)
+    if config.split.name == "given":
+        report["given"] = _given([one["given"] for one in built], config.split)
     records.write_json(posixpath.join(examples, records.REPORT), report)
+
+
+def _given(found: list[np.ndarray], split: SplitConfig) -> dict[str, Any]:
+    """How many events the file names, how many of them no shard has, and the first of these."""
+    named = read_given(split.file).index
+    lacking = np.unpackbits(np.bitwise_or.reduce(found), count=len(named)) == 0
+    shown = [
+        tuple(part.decode("utf-8", "backslashreplace") for part in pair)
+        for pair in named[lacking][:_SHOWN]
+    ]
+    return {"named": len(named), "missing": int(lacking.sum()), "first": shown}
 
 
 def split_names(report: Mapping[str, Any]) -> list[str]:

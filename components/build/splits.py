@@ -239,6 +239,13 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     return _with_last_valid(log, split) if config.valid_fraction else split
 
 
+def given_in(log: Log, config: SplitConfig) -> np.ndarray:
+    """[N] bool: which of the events that the file of the split `given` names are in the log."""
+    named = read_given(config.file).index
+    pairs = pd.MultiIndex.from_arrays([log.column("user_id"), log.column("item_id")])
+    return named.isin(pairs)
+
+
 def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
     """Moves each user's last train event to validation, unless it is the user's only one."""
     remaining = split == TRAIN
@@ -271,9 +278,8 @@ def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
 
 
-@functools.lru_cache(maxsize=2)
 def read_given(file: str) -> pd.DataFrame:
-    """Reads the test events that a TSV file names.
+    """Reads the test events that a TSV file names; again, where it was changed.
 
     Returns:
         Rows indexed by (user_id, item_id); the column `candidates` (space separated ids, bytes)
@@ -287,7 +293,13 @@ def read_given(file: str) -> pd.DataFrame:
         raise DataError(
             f"split.file: {file} is missing; required: a TSV file with user_id and item_id"
         )
-    data = path.read_bytes()
+    status = path.stat()
+    return _read_given(file, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_given(file: str, changed: int, size: int) -> pd.DataFrame:
+    data = Path(file).read_bytes()
     header, _, body = data.partition(b"\n")
     names = header.decode("utf-8-sig").rstrip("\r").split("\t")
     missing = [name for name in ("user_id", "item_id") if name not in names]

@@ -8,6 +8,7 @@ from typing import Any
 from components.build.config import WALKS, BuildConfig
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
+from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
 from components.gate import evaluation
 from components.gate.last_blessed import LastBlessedOther
@@ -87,6 +88,11 @@ def create_pipeline(
     )
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
+    # A user's own schemas are edited where they lie; the components that read them notice.
+    contents = {
+        table: _hash_text(_schema_file(folder, table).read_text("utf-8")) for table in TABLES
+    }
+    schemas_hash = _hash_text(json.dumps([components_hash, contents]))
     folder = schema_dir or folder
 
     # The user's files become three tables, whatever their layout; what cannot be read is counted,
@@ -107,9 +113,9 @@ def create_pipeline(
         generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
             f"StatisticsGen_{table}"
         )
-        importer = tfx.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(
-            f"Schema_{table}"
-        )
+        importer = CuratedSchema(
+            schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
+        ).with_id(f"Schema_{table}")
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
         ).with_id(f"ExampleValidator_{table}")
@@ -124,7 +130,7 @@ def create_pipeline(
         **anomalies,
         thresholds=config.check.model_dump_json(),
         schema_folder=folder,
-        code_hash=components_hash,
+        code_hash=schemas_hash,
     )
 
     # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
@@ -151,7 +157,7 @@ def create_pipeline(
         split_file_hash=_hash_given(config.split.file),
         **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
-        code_hash=components_hash,
+        code_hash=schemas_hash,
     )
 
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
@@ -193,7 +199,7 @@ def create_pipeline(
                     include={"data", "split", "check", "features", "walks", "warm_start"},
                 ),
                 fingerprint,
-                components_hash,
+                schemas_hash,
             ]
         )
     )
@@ -323,6 +329,10 @@ def gate_and_push(
         ),
     )
     return [evaluator, canary, pusher]
+
+
+def _schema_file(folder: str, table: str) -> Path:
+    return Path(folder) / f"{table}.pbtxt"
 
 
 def _hash_files(*names: str) -> str:

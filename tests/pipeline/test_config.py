@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import pytest
 
 from components.build.config import SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
+from components.tables.schemas import schema_folder
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
@@ -233,14 +235,14 @@ def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
         config.load(write(tmp_path, "model: lr\n" + text))
 
 
-def create_pipeline(overrides, **hyper_parameters):
+def create_pipeline(overrides, schemas="movielens", **hyper_parameters):
     from pipeline import dag
 
     return dag.create_pipeline(
         config.load(None, overrides),
         source="",
         fingerprint="",
-        schemas="movielens",
+        schemas=str(schemas),
         hyper_parameters=hyper_parameters,
         pipeline_root="",
         serving_dir="",
@@ -261,3 +263,25 @@ def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="ease has no use for 'warm_start'.*closed form"):
         create_pipeline(overrides, l2=250.0)
     assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components
+
+
+def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
+    """The folder's path was all that the cache knew; the old schema went on to be enforced."""
+    folder = shutil.copytree(schema_folder("generic"), tmp_path / "schema")
+
+    def parameters():
+        nodes = create_pipeline({}, folder, epochs=1).components
+        return {node.id: dict(node.exec_properties) for node in nodes}
+
+    before = parameters()
+    assert before == parameters()
+    items = tmp_path / "schema" / "items.pbtxt"
+    items.write_text(items.read_text() + "# one more line\n")
+    after = parameters()
+    assert {node for node in before if before[node] != after[node]} == {
+        "Schema_items",
+        "TableCheck",
+        "ExampleBuilder",
+        "LastBlessed",  # the identity of what is trained
+        "Trainer",
+    }

@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from components.build.config import SplitConfig, WalkConfig
+from components.build.config import Filters, Positives, Sessions, SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
 from components.read import datasets
@@ -72,6 +72,9 @@ class RunConfig(Settings):
         split: how they are split.
         label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as
             the model's paper does. A model that learns clicks takes 0 and 1 for them.
+        positives: which events count, where the log has several types of them.
+        filters: which users, items and sessions have too few events to be learnt from.
+        sessions: how a log without sessions is cut into them.
         walks: what a model of the kind `walk` trains on.
         features: what Transform makes of the features.
         hyper_parameters: overrides of the model's own.
@@ -88,6 +91,9 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     label: Label | None = None
+    positives: Positives | None = None
+    filters: Filters = Filters()
+    sessions: Sessions | None = None
     walks: WalkConfig = WalkConfig()
     features: FeatureConfig = FeatureConfig()
     hyper_parameters: dict[str, Any] = {}
@@ -123,7 +129,18 @@ class RunConfig(Settings):
             usual = Label(column=self.label.column, threshold=self.label.threshold)
             if self.label != usual.learnt_by(registry.get(self.model).learns):
                 parts.append(str(self.label.kind))
+        if self.positives:
+            parts.append(_legal(self.positives.title))
         return self.name or "-".join(parts)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Which events count, as a build takes it and JSON holds it; empty where all do."""
+        parts = self.model_dump(
+            mode="json", by_alias=True, include={"positives", "filters", "sessions"}
+        )
+        usual = Filters().model_dump(mode="json")
+        return {name: part for name, part in parts.items() if part and part != usual}
 
     @property
     def serving_dir(self) -> Path:

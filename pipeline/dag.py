@@ -84,6 +84,7 @@ def create_pipeline(
             "label": config.label,
             "walks": config.walks,
             "point_in_time": config.features.point_in_time,
+            **config.selection,
         }
     )
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
@@ -154,6 +155,7 @@ def create_pipeline(
         label=to_build.label.model_dump_json() if to_build.label else None,
         walks=to_build.walks.model_dump_json(),
         carries=json.dumps(carries, sort_keys=True),
+        selection=json.dumps(config.selection, sort_keys=True) if config.selection else None,
         split_file_hash=_hash_given(config.split.file),
         **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
@@ -198,6 +200,7 @@ def create_pipeline(
                     mode="json",
                     include={"data", "split", "check", "features", "walks", "warm_start"},
                 ),
+                config.selection,
                 fingerprint,
                 schemas_hash,
             ]

@@ -16,7 +16,12 @@ _SHOWN = 5
 
 
 def write_report(
-    built: list, items: list, walked: tuple, config: BuildConfig, examples: str
+    built: list,
+    items: list,
+    walked: tuple,
+    config: BuildConfig,
+    examples: str,
+    selected: Mapping[str, Any],
 ) -> None:
     """Adds up what the shards tell, and writes it to `<examples>/report.json`.
 
@@ -26,6 +31,7 @@ def write_report(
         walked: of the walks, where there are any: counts and dropped.
         config: what was built.
         examples: folder of the Examples artifact.
+        selected: which events were left out before they were split, and why.
     """
     built, items = (sorted(part, key=lambda one: one["number"]) for part in (built, items))
     splits: dict[str, dict[str, int]] = {}
@@ -57,6 +63,7 @@ def write_report(
         "walks": config.walks.model_dump(mode="json"),
         "context": list(config.context),
         "shards": len(built),
+        "selection": dict(selected),
     }
     if config.label:
         report["labels"] = labels.merge(one["labels"] for one in built)

@@ -163,7 +163,7 @@ def list_rows(
 
 def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popularity) -> pa.Table:
     """Rows as `event_rows` of one split, with the slice columns."""
-    mask = log.split == part
+    mask = (log.split == part) & log.target
     table = event_rows(log, mask, items, users)
     if (
         REVIEW in table.column_names
@@ -188,7 +188,7 @@ def query_rows(
         The queries; and, by reason, how many events are no target and how many users no query.
     """
     config = build.split
-    target = log.split == part
+    target = (log.split == part) & log.target
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
     exclude = np.zeros(len(log), bool)
     if part == TEST and config.name != "user_holdout":
@@ -281,6 +281,25 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
     return pa.table(
         {"item_id": pa.array(ids, pa.large_binary()), **Side(items, "item_id").join(ids)}
     )
+
+
+def with_known_targets(
+    log: Log, popularity: Popularity, build: BuildConfig
+) -> tuple[Log, dict[str, int]]:
+    """Makes history of what validation and test could not ask for with `known_targets_only`.
+
+    Returns:
+        The log, and how many events of `valid` and `test` that are; none where nothing is asked.
+    """
+    if not build.filters.known_targets_only:
+        return log, {}
+    known = popularity.items[popularity.counts >= build.min_count]
+    place = pd.Index(known, dtype=object).get_indexer(pd.Index(log.column("item_id"), dtype=object))
+    lost = {
+        name: int(((log.split == part) & log.target & (place < 0)).sum())
+        for part, name in _NAMES.items()
+    }
+    return replace(log, target=log.target & (place >= 0)), lost
 
 
 def with_point_in_time(log: Log, names: Sequence[str]) -> Log:

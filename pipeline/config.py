@@ -183,7 +183,42 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
     config = _with_defaults_of_the_model(config, values, path)
-    return _with_defaults_of_the_task(config, values)
+    config = _with_defaults_of_sessions(config, values)
+    config = _with_defaults_of_the_task(config, values)
+    _require_use_of_weights(config)
+    return config
+
+
+def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A run that is asked position by position takes repeats, as the papers on sessions do.
+
+    A session returns to what it had: that is a target, and no reason to leave the item out of the
+    ranking. Where the run says one of the two, the other follows.
+    """
+    if registry.get(config.model).task != "retrieve" or not config.split.asks_sessions:
+        return config
+    split = {**registry.get(config.model).defaults.get("split", {}), **(values.get("split") or {})}
+    keeps = config.hyper_parameters.get("filter_seen")
+    if "drop_repeats" not in split and keeps is not True:
+        repeats = config.split.model_copy(update={"drop_repeats": False})
+        config = config.model_copy(update={"split": repeats})
+    if not config.split.drop_repeats and keeps is None:
+        ranking = {**config.hyper_parameters, "filter_seen": False}
+        config = config.model_copy(update={"hyper_parameters": ranking})
+    return config
+
+
+def _require_use_of_weights(config: RunConfig) -> None:
+    """Refuses weights for a model that would not heed them."""
+    if config.positives and config.positives.weighted:
+        if not registry.get(config.model).reads_weights:
+            readers = ", ".join(n for n, entry in registry.MODELS.items() if entry.reads_weights)
+            raise ConfigError(
+                f"positives.values: {config.model} does not heed how much an event weighs; "
+                f"required: weights of 1, such as values: [{', '.join(config.positives.values)}], "
+                f"or a model that does ({readers or 'none yet'}); received: "
+                f"{config.positives.values}"
+            )
 
 
 def _with_defaults_of_the_model(

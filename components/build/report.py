@@ -98,4 +98,10 @@ def summary(report: Mapping[str, Any]) -> str:
         for reason, count in reasons.items()
         if count
     ]
-    return text + (f" (dropped: {', '.join(dropped)})" if dropped else "")
+    text += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    chosen = report.get("selection") or {}
+    types = chosen.get("positives", {}).get("types", ())
+    text += "".join(f" · {one['value']}: {one['events']:,} {one['used']}" for one in types)
+    for what, one in chosen.get("filters", {}).get("dropped", {}).items():
+        text += f" · filters: {one['groups']:,} {what}, {one['events']:,} events"
+    return text

@@ -350,3 +350,27 @@ def test_a_run_says_which_events_count(tmp_path):
         None, config.parse_settings(("positives.column=rating", "positives.from=4"))
     )
     assert rated.positives.from_value == 4 and rated.pipeline_name.endswith("-rating-from-4")
+
+
+def test_a_run_on_sessions_takes_repeats_unless_it_says_otherwise():
+    def run(*settings, model="gru4rec"):
+        found = config.load(None, {"model": model, **config.parse_settings(settings)})
+        return found.split.drop_repeats, found.hyper_parameters.get("filter_seen")
+
+    assert run("split.name=last_days") == (False, False)
+    assert run("split.name=predefined", "split.sequence_by=session") == (False, False)
+    # Where one is said, the other goes with it.
+    assert run("split.name=last_days", "filter_seen=true") == (True, True)
+    assert run("split.name=last_days", "filter_seen=false") == (False, False)
+    assert run("split.name=last_days", "split.drop_repeats=true") == (True, None)
+    # A run that is asked once a user is as it was.
+    assert run("split.sequence_by=session") == (True, None)
+    assert run("split.name=predefined") == (True, None) and run() == (True, None)
+    assert run("split.name=last_days", model="lr") == (True, None)
+
+
+def test_weights_that_no_model_would_heed_are_refused():
+    settings = {"positives.column": "event_type", "positives.values": {"buy": 1, "cart": 0.5}}
+    with pytest.raises(ConfigError, match="two_tower does not heed how much.*values: .buy, cart."):
+        config.load(None, settings)
+    assert config.load(None, {**settings, "positives.values": {"buy": 1, "cart": 1}}).positives

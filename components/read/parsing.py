@@ -4,6 +4,7 @@ Text is handled as bytes throughout, so an id leaves as the very bytes that the 
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from components.read.quotes import Records
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
 
 _SHOWN = 80
@@ -44,25 +46,6 @@ def show(value: bytes | None) -> str:
     """A value as an error message quotes it."""
     text = "" if value is None else value.decode("utf-8", "backslashreplace")
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
-
-
-def record_ends(data: bytes, quoted: bool) -> np.ndarray:
-    """Positions of the line feeds that end a record; one inside double quotes does not."""
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == 0x0A)
-    if quoted and b'"' in data:
-        quotes = np.flatnonzero(array == 0x22)
-        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return ends
-
-
-def record_lines(data: bytes, ends: np.ndarray, first_line: int) -> np.ndarray:
-    """The 1-based line of the file on which each record of `data` begins."""
-    starts = np.concatenate([[0], ends + 1])
-    if starts[-1] >= len(data):
-        starts = starts[:-1]
-    feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
-    return first_line + np.searchsorted(feeds, starts)
 
 
 def split_fields(
@@ -110,19 +93,28 @@ def split_csv(
     data: bytes,
     delimiter: str,
     expected: int,
-    ends: np.ndarray,
+    records: Records,
     lines: np.ndarray,
     rejects: Rejects,
 ) -> tuple[list[pa.Array], np.ndarray]:
     """Splits CSV text with double quotes.
 
-    Arguments and result are as of `split_fields`, `ends` as of `record_ends`.
+    Arguments and result are as of `split_fields`; PyArrow is given the records that are whole.
     """
-    bounds = np.concatenate([[0], ends + 1, [len(data)]])[: len(lines) + 1]
-    bounds[-1] = len(data)
+    bounds = records.bounds
     heads = np.frombuffer(data + b"\n", np.uint8)[bounds[:-1]]
     lengths = np.diff(bounds)
-    blank = (lengths == 1) & (heads == 0x0A) | (lengths == 2) & (heads == 0x0D)
+    good = ~((lengths == 1) & (heads == 0x0A) | (lengths == 2) & (heads == 0x0D))
+    for reason in dict.fromkeys(records.broken.values()):
+        bad = np.array([one for one, why in records.broken.items() if why == reason])
+        first = data[bounds[bad[0]] : bounds[bad[0] + 1]]
+        rejects.add(reason, lines[bad], [show(first.rstrip(b"\r\n"))])
+        good[bad] = False
+    kept = np.flatnonzero(good)
+    if not len(kept):
+        return [pa.array([], pa.large_binary())] * expected, kept
+    if len(kept) < len(good):
+        data = b"".join(_pieces(data, bounds, good))
     wrong: list[tuple[int, int, str]] = []
 
     def refuse(row) -> str:
@@ -148,54 +140,53 @@ def split_csv(
             quoted_strings_can_be_null=False,
         ),
     )
-    good = np.ones(table.num_rows + len(wrong), bool)
-    refused = np.array([number for number, _, _ in wrong], np.int64)
-    if len(good) != len(lines) or (len(refused) and refused.max() >= len(good)):
-        # A bare carriage return outside quotes ends a record for the parser and for nobody else.
-        rejects.add("carriage return outside quotes", lines, [""])
-        return [pa.array([], pa.large_binary())] * expected, np.array([], np.int64)
-    good[refused] = False
-    real = refused[~blank[refused]]
-    if len(real):
-        first = next(entry for entry in wrong if entry[0] == real[0])
+    if table.num_rows + len(wrong) != len(kept):
+        raise RuntimeError(
+            f"PyArrow reads {table.num_rows + len(wrong)} records where there are {len(kept)}"
+        )
+    if wrong:
+        numbers = np.array([number for number, _, _ in wrong], np.int64)
+        _, received, text = wrong[0]
         rejects.add(
             "wrong number of fields",
-            lines[real],
-            [f"required {expected}, received {first[1]}: {show(first[2].encode())}"],
+            lines[kept[numbers]],
+            [f"required {expected}, received {received}: {show(text.encode())}"],
         )
-    kept = np.flatnonzero(good)
+        kept = np.delete(kept, numbers)
     columns = [column.combine_chunks() for column in table.columns]
     columns = [
         column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
         for column in columns
     ]
-    if blank[kept].any():
-        stay = pa.array(~blank[kept])
-        columns = [column.filter(stay) for column in columns]
-        kept = kept[~blank[kept]]
     return columns, kept
 
 
-def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of session lines are complete, whatever the lines after them say.
+def _pieces(data: bytes, bounds: np.ndarray, good: np.ndarray) -> Iterator[bytes]:
+    """The text of the good records, in as few pieces as there are."""
+    change = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
+    for first, after in change.reshape(-1, 2):
+        yield data[bounds[first] : bounds[after]]
+
+
+def whole_sessions(data: bytes, bounds: np.ndarray) -> int:
+    """How many lines of sessions are complete, whatever the lines after them say.
 
     The last lines are not, while they are steps of one session, which the next line may go on with.
 
     Args:
         data: whole lines; see `split_lists`.
-        ends: positions of the line feeds, as of `record_ends`.
+        bounds: of the lines, as of `quotes.Records`.
     """
-    starts = np.concatenate([[0], ends + 1])
-    number = len(ends) - 1
-    if b"\t" not in data[starts[number] : ends[number]]:
-        return int(ends[number]) + 1
+    number = len(bounds) - 2
 
     def line(one: int) -> bytes:
-        return data[starts[one] : ends[one]].rstrip(b"\r")
+        return data[bounds[one] : bounds[one + 1]].rstrip(b"\r\n")
 
+    if b"\t" not in line(number):
+        return number + 1
     while number > 0 and line(number).replace(b"\t", b" ") == line(number - 1).partition(b"\t")[0]:
         number -= 1
-    return int(starts[number]) if number > 0 else 0
+    return number
 
 
 def split_lists(

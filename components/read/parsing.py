@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from components.read.numbers import to_numbers
 from components.read.quotes import Records
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
 
 _SHOWN = 80
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 @dataclass
@@ -275,50 +275,6 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads numbers.
-
-    Returns float64 values, the exact int64 values where they are whole, and which are not finite
-    numbers.
-    """
-    text = _utf8(column)
-    try:
-        whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
-        if whole.dtype == np.int64:
-            return whole.astype(np.float64), whole, np.zeros(len(whole), bool)
-    except pa.ArrowInvalid:
-        pass
-    series = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
-    numbers = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(
-        np.float64, na_value=np.nan
-    )
-    bad = ~np.isfinite(numbers) | (np.abs(numbers) >= 2.0**63)
-    whole = np.where(bad, 0, numbers)
-    return numbers, np.floor(whole).astype(np.int64), bad
-
-
-def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601.
-
-    Returns int64 seconds and which values are neither.
-    """
-    numbers, whole, bad = to_numbers(column)
-    seconds = whole // UNITS[unit]
-    if bad.any():
-        where = np.flatnonzero(bad)
-        text = pd.Series(
-            _utf8(column.take(pa.array(where))).to_numpy(zero_copy_only=False), dtype=object
-        )
-        # A date begins with a digit and is longer than the numbers that failed above.
-        dates = text.where(text.str.match(r"\d{4}-\d\d-\d\d"))
-        moments = pd.to_datetime(dates, errors="coerce", utc=True)
-        found = moments.notna().to_numpy()
-        instants = moments.dt.tz_localize(None).to_numpy("datetime64[ns]")[found]
-        seconds[where[found]] = instants.astype("datetime64[s]").astype(np.int64)
-        bad[where[found]] = False
-    return seconds, bad
-
-
 def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
     """Splits every value on `separator` (a blank: on any run of blanks).
 
@@ -369,13 +325,3 @@ def split_year(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         pa.array(title, pa.large_binary()),
         pa.array(year.fillna(0).astype(np.int64).to_numpy(), mask=year.isna().to_numpy()),
     )
-
-
-def _utf8(column: pa.Array) -> pa.Array:
-    try:
-        return column.cast(pa.large_string())
-    except pa.ArrowInvalid:  # bytes that are no text are no number either
-        decoded = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object).str.decode(
-            "utf-8", "replace"
-        )
-        return pa.array(decoded, pa.large_string())

@@ -9,7 +9,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.read import parsing, raw
+from components.read import parsing, raw, times
+from components.read.numbers import to_numbers
 from components.read.parsing import Rejects
 from components.read.raw import BLOCK_BYTES, Block, blocks
 from components.read.sources import BLOCK_OF_ROWS, FileField, Source
@@ -72,12 +73,7 @@ def parse(source: Source, block: Block) -> Parsed:
         bad = bad & good
         where = np.flatnonzero(bad)
         if len(where):
-            value = column[int(where[0])].as_py()
-            rejects.add(
-                reason,
-                lines[where],
-                [parsing.show(value if isinstance(value, bytes) else str(value).encode())],
-            )
+            rejects.add(reason, lines[where], [_shown(column, int(where[0]))])
             good &= ~bad
 
     for field in source.fields:
@@ -89,8 +85,9 @@ def parse(source: Source, block: Block) -> Parsed:
                 refuse(reason, bad, column)
             arrays[field.name] = column
         elif source.table == "events" and field.name == "timestamp":
-            seconds, bad = _seconds(column, source.timestamp_unit)
-            refuse("timestamp is not a number", bad, column)
+            seconds, bad, beyond = times.to_seconds(column, source.timestamp_unit)
+            refuse(times.UNREADABLE, bad, column)
+            refuse(times.BEYOND, beyond, column)
             arrays[field.name] = pa.array(seconds)
         elif source.table == "events" and field.name in ("rating", "label"):
             numbers, _, bad = _numbers(column)
@@ -128,26 +125,19 @@ def parse(source: Source, block: Block) -> Parsed:
     return Parsed(block, table, read, rejects.reasons, unreadable)
 
 
+def _shown(column: pa.Array, row: int) -> str:
+    try:
+        value = column[row].as_py()
+    except (ValueError, OverflowError):  # a date that Python has none of
+        value = column.slice(row, 1).view(pa.int64())[0].as_py()
+    return parsing.show(value if isinstance(value, bytes) else str(value).encode())
+
+
 def _numbers(column: pa.Array):
     if pa.types.is_large_binary(column.type):
-        return parsing.to_numbers(column)
+        return to_numbers(column)
     numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers, None, ~np.isfinite(numbers)
-
-
-def _seconds(column: pa.Array, unit: str):
-    if pa.types.is_large_binary(column.type):
-        return parsing.to_seconds(column, unit)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
-        unit = "ns"
-    bad = column.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_floating(column.type):
-        numbers = column.to_numpy(zero_copy_only=False)
-        bad = bad | ~np.isfinite(numbers)
-        column = pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64))
-    whole = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return whole // parsing.UNITS[unit], bad
 
 
 def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
@@ -164,17 +154,10 @@ def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
             return array.cast(pa.large_binary())
         return array.cast(pa.large_string()).cast(pa.large_binary())
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        return _epoch(array)
+        seconds, bad, beyond = times.to_seconds(array)
+        return pa.array(seconds, mask=bad | beyond)
     if field.kind in (INT, FLOAT) and (
         pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
     ):
         return array.cast(pa.large_binary())
     return array.cast(arrow_type(field.kind), safe=False)
-
-
-def _epoch(array: pa.Array) -> pa.Array:
-    nanoseconds = array.cast(pa.timestamp("ns")).cast(pa.int64())
-    mask = array.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(
-        nanoseconds.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000_000, mask=mask
-    )

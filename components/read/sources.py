@@ -179,7 +179,7 @@ class Source:
         width: number of values of a good line.
         header: whether the first line names the columns.
         encoding: of the text, where neither UTF-8 nor told by the file; it is read as UTF-8.
-        timestamp_unit: of numeric times: s, ms, us or ns.
+        timestamp_unit: of numeric times: s, ms, us, ns or yyyymmdd; None to tell by their size.
         parts: events: the part of the data (`PARTS`) that each file is, for the column `split`;
             none for no such column.
         anonymous: events: there are neither users nor items; every `BLOCK_OF_ROWS` rows get a
@@ -194,7 +194,7 @@ class Source:
     width: int = 0
     header: bool = True
     encoding: str | None = None
-    timestamp_unit: str = "s"
+    timestamp_unit: str | None = None
     parts: tuple[str, ...] = ()
     anonymous: bool = False
 

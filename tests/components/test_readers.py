@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.read import readers
+from components.read import readers, times
 from components.read.layouts import detection
 from components.tables.columns import columns_of
 from models.names.errors import ConfigError, DataError
@@ -282,7 +282,7 @@ def test_blocks_of_any_size_give_the_same_rows(tmp_path, layout):
 
 REJECTED = {
     "rating is not a number": ("u\ti\tgood\t5", "'good'"),
-    "timestamp is not a number": ("u\ti\t3\tsoon", "'soon'"),
+    times.UNREADABLE: ("u\ti\t3\tsoon", "'soon'"),
     "empty user_id": ("\ti\t3\t5", "''"),
     "blank item_id": ("u\t  \t3\t5", "'  '"),
     "line break in item_id": ("u\ti\rj\t3\t5", "'i\\rj'"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from components.read.layouts import amazon, criteo, folders, movielens, recbole, sessions
 from components.read.sources import KINDS, Source
+from components.read.times import DAY, UNITS
 from components.tables.names import PART, REQUIRED, ROW, TABLES
 from models.names.errors import ConfigError, DataError, nearest
 
@@ -87,9 +88,11 @@ def _folder(folder: str) -> Path:
 
 def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(columns)
-    unit = options.get("timestamp_unit", "s")
-    if unit not in ("s", "ms", "us", "ns"):
-        raise ConfigError(f"data.columns.timestamp_unit must be s, ms, us or ns; received {unit!r}")
+    unit = options.get("timestamp_unit")
+    if unit is not None and unit not in (*UNITS, DAY):
+        raise ConfigError(
+            f"data.columns.timestamp_unit must be {', '.join(UNITS)} or {DAY}; received {unit!r}"
+        )
     for name, kind in dict(options.get("types", {})).items():
         if kind not in KINDS:
             raise ConfigError(

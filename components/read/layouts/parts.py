@@ -76,7 +76,7 @@ def make_source(
     table: str, files: list[Path], fields: Iterable[FileField], options: Mapping[str, Any], **more
 ) -> Source:
     """A table's files and columns."""
-    unit = options.get("timestamp_unit", "s")
+    unit = options.get("timestamp_unit")
     return Source(
         table, tuple(str(file) for file in files), tuple(fields), timestamp_unit=unit, **more
     )

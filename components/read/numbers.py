@@ -6,13 +6,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads numbers.
+def to_numbers(column: pa.Array, decimal: str = ".") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads numbers, of which `decimal` comes before the decimals.
 
     Returns float64 values, the exact int64 values where they are whole, and which are not finite
     numbers.
     """
     text = utf8(column)
+    if decimal != ".":
+        text = pc.replace_substring(text, decimal, ".")
     try:
         whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
         if whole.dtype == np.int64:

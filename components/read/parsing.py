@@ -15,6 +15,7 @@ import pyarrow.csv as pa_csv
 
 from components.read.numbers import to_numbers
 from components.read.quotes import Records
+from components.read.times import to_seconds
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
 
 _SHOWN = 80
@@ -249,6 +250,23 @@ def split_lists(
     return [owners.filter(keep), flat.filter(keep)], place[good], lines[owner]
 
 
+def not_utf8(column: pa.Array) -> np.ndarray:
+    """Which values of a column of text (large_binary) are no UTF-8."""
+    try:
+        column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return np.array([not _is_utf8(value) for value in column.to_pylist()], bool)
+    return np.zeros(len(column), bool)
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     """Finds ids that are not allowed: blank ones, and ones with a line break.
 
@@ -275,18 +293,22 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
+def to_list(column: pa.Array, separator: str, kind: str, decimal: str = ".") -> pa.Array:
     """Splits every value on `separator` (a blank: on any run of blanks).
 
     Empty values give empty lists.
     """
-    lists = pc.split_pattern(column.cast(pa.large_binary()), separator)
+    return as_list(pc.split_pattern(column.cast(pa.large_binary()), separator), kind, decimal)
+
+
+def as_list(lists: pa.Array, kind: str, decimal: str = ".") -> pa.Array:
+    """Lists of text as lists of a kind, without what is empty or no number there."""
     values = lists.flatten().cast(pa.large_binary())
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     if kind != BYTES_LIST:
-        numbers, whole, bad = to_numbers(values)
+        numbers, whole, bad = to_numbers(values, decimal)
         full &= ~bad
         values = pa.array(numbers.astype(np.float32) if kind == FLOAT_LIST else whole)
     counts = np.bincount(owner[full], minlength=len(lengths))
@@ -294,20 +316,33 @@ def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, values.filter(pa.array(full)))
 
 
-def to_feature(column: pa.Array, kind: str, separator: str) -> tuple[pa.Array, np.ndarray]:
-    """Types a feature column; what is empty or cannot be read becomes missing.
+def to_feature(
+    column: pa.Array, kind: str, separator: str, decimal: str = ".", time: bool = False
+) -> tuple[pa.Array, np.ndarray]:
+    """Types a feature column of text; what is empty or cannot be read becomes missing.
+
+    Args:
+        column: large_binary.
+        kind: what it is to hold.
+        separator: of the values of a list.
+        decimal: the mark before the decimals of a number.
+        time: whether it holds points in time.
 
     Returns:
         The typed column, and which values were there but could not be read.
     """
     if kind in (BYTES_LIST, INT_LIST, FLOAT_LIST):
-        return to_list(column, separator, kind), np.zeros(len(column), bool)
+        return to_list(column, separator, kind, decimal), np.zeros(len(column), bool)
     empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(zero_copy_only=False)
     if kind == BYTES:
         return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(
             len(column), bool
         )
-    numbers, whole, bad = to_numbers(column)
+    if time:
+        seconds, bad, beyond = to_seconds(column)
+        bad |= beyond
+        return pa.array(seconds, mask=bad).cast(arrow_type(kind)), bad & ~empty
+    numbers, whole, bad = to_numbers(column, decimal)
     values = whole if kind == INT else numbers.astype(np.float32)
     return pa.array(values, arrow_type(kind), mask=bad), bad & ~empty
 

@@ -5,7 +5,7 @@ keeps only their positions; each block is then read on its own. Memory stays wit
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 
 import numpy as np
@@ -16,7 +16,7 @@ from components.read import json_lines, parsing, quotes
 from components.read.parsing import Rejects
 from components.read.quotes import Records
 from components.read.sources import BYTE_ORDER_MARK, LISTS, FileField, Source, open_file, skip
-from components.tables.parquet import open_parquet, read_rows
+from components.tables.parquet import is_any_list, open_parquet, read_rows
 
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 250_000
@@ -141,6 +141,19 @@ def read_block(source: Source, block: Block, rejects: Rejects) -> Columns:
     return columns, kept, lines
 
 
+def sample(source: Source, file: str, rows: int, size: int) -> dict[str, pa.Array] | None:
+    """The columns of the first rows of a file, of at most so many bytes; None where it has none."""
+    block = next(blocks(replace(source, files=(file,)), size), None)
+    if block is None:
+        return None
+    if source.format == "parquet":
+        wanted = [field.header for field in source.fields]
+        table = pa.Table.from_batches([next(read_rows(file, block.start, wanted, rows))])
+        return {field.name: _flat(table.column(field.header)) for field in source.fields}
+    columns, _, _ = read_block(source, block, Rejects())
+    return {name: column.slice(0, rows) for name, column in columns.items()}
+
+
 def _flags(values: list[pa.Array], field: FileField) -> pa.Array:
     """One-or-nought columns -> the names of those that are one."""
     set_ = np.stack(
@@ -168,3 +181,45 @@ def _read_parquet(source: Source, block: Block) -> Columns:
 def _flat(column: pa.ChunkedArray) -> pa.Array:
     array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
+
+
+def as_text(array: pa.Array) -> pa.Array:
+    """Values as text (large_binary), as a file of text would have them.
+
+    A whole number has no decimals, whatever its type; a list is its values with blanks between.
+    """
+    type_ = array.type
+    if is_any_list(type_):
+        return _joined(array)
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return array.cast(pa.large_binary())
+    text = array.cast(pa.large_string())
+    if pa.types.is_floating(type_):
+        numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        whole = (np.abs(numbers) < 2.0**63) & (numbers == np.floor(numbers))
+        integers = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.large_string())
+        text = pc.if_else(pa.array(whole), integers, text)
+        text = pc.if_else(pa.array(np.isnan(numbers)), pa.scalar(None, pa.large_string()), text)
+    return text.cast(pa.large_binary())
+
+
+def _joined(array: pa.Array) -> pa.Array:
+    rows = [
+        None if row is None else b" ".join(value for value in row if value)
+        for row in texts_of(array).to_pylist()
+    ]
+    return pa.array(rows, pa.large_binary())
+
+
+def texts_of(array: pa.Array) -> pa.Array:
+    """Lists of anything as lists of text; a missing list is an empty one, a missing value none."""
+    values = as_text(array.flatten())
+    if pa.types.is_fixed_size_list(array.type):
+        lengths = array.is_valid().to_numpy(zero_copy_only=False) * array.type.list_size
+    else:
+        lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    there = values.is_valid().to_numpy(zero_copy_only=False)
+    owner = np.repeat(np.arange(len(lengths)), lengths)[there]
+    counts = np.bincount(owner, minlength=len(lengths))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values.drop_null())

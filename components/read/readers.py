@@ -14,8 +14,11 @@ from components.read.numbers import to_numbers
 from components.read.parsing import Rejects
 from components.read.raw import BLOCK_BYTES, Block, blocks
 from components.read.sources import BLOCK_OF_ROWS, FileField, Source
-from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list
+from components.tables.columns import BYTES, INT, arrow_type, is_list
 from components.tables.names import PART, REQUIRED, ROW
+from components.tables.parquet import is_any_list, is_text
+
+_ENCODING = "data.columns.encoding names another encoding"
 
 
 @dataclass
@@ -80,6 +83,8 @@ def parse(source: Source, block: Block) -> Parsed:
         column = columns[field.name]
         if source.format == "parquet":
             column = _typed(column, field, source)
+        if isinstance(column, pa.LargeBinaryArray):
+            refuse(f"{field.name} is not UTF-8 ({_ENCODING})", parsing.not_utf8(column), column)
         if field.name in REQUIRED[source.table]:
             for reason, bad in parsing.id_problems(column, field.name):
                 refuse(reason, bad, column)
@@ -90,13 +95,15 @@ def parse(source: Source, block: Block) -> Parsed:
             refuse(times.BEYOND, beyond, column)
             arrays[field.name] = pa.array(seconds)
         elif source.table == "events" and field.name in ("rating", "label"):
-            numbers, _, bad = _numbers(column)
+            numbers, _, bad = _numbers(column, source.decimal)
             refuse(f"{field.name} is not a number", bad, column)
             arrays[field.name] = pa.array(np.where(bad, 0, numbers).astype(np.float32))
         elif isinstance(column, pa.LargeBinaryArray):
             if field.year:
                 column, arrays[field.year] = parsing.split_year(column)
-            value, bad = parsing.to_feature(column, field.kind, field.separator)
+            value, bad = parsing.to_feature(
+                column, field.kind, field.separator, source.decimal, field.time
+            )
             arrays[field.name] = value
             if bad.any():
                 unreadable[field.name] = int(bad.sum())
@@ -133,31 +140,30 @@ def _shown(column: pa.Array, row: int) -> str:
     return parsing.show(value if isinstance(value, bytes) else str(value).encode())
 
 
-def _numbers(column: pa.Array):
+def _numbers(column: pa.Array, decimal: str):
     if pa.types.is_large_binary(column.type):
-        return to_numbers(column)
+        return to_numbers(column, decimal)
     numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers, None, ~np.isfinite(numbers)
 
 
 def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
+    """A column of Parquet as its kind, or as text (large_binary) where that is to be parsed."""
+    type_ = array.type
+    numeric = not is_text(type_) and not pa.types.is_null(type_)
     if source.table == "events" and field.name in ("timestamp", "rating", "label"):
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            return array.cast(pa.large_binary())
-        return array
-    if is_list(field.kind):
-        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-            return array.cast(arrow_type(field.kind))
-        return array.cast(pa.large_string()).cast(pa.large_binary())
-    if field.kind == BYTES:
-        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-            return array.cast(pa.large_binary())
-        return array.cast(pa.large_string()).cast(pa.large_binary())
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        return array if numeric else raw.as_text(array)
+    if is_list(field.kind) and is_any_list(type_):
+        return parsing.as_list(raw.texts_of(array), field.kind)
+    if field.kind == BYTES or is_list(field.kind) or not numeric:
+        return raw.as_text(array)
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         seconds, bad, beyond = times.to_seconds(array)
-        return pa.array(seconds, mask=bad | beyond)
-    if field.kind in (INT, FLOAT) and (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    ):
-        return array.cast(pa.large_binary())
-    return array.cast(arrow_type(field.kind), safe=False)
+        return pa.array(seconds, mask=bad | beyond).cast(arrow_type(field.kind))
+    if pa.types.is_integer(type_) and field.kind == INT:
+        return array.cast(pa.int64(), safe=False)
+    numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    bad = ~(np.abs(numbers) < 2.0**63)
+    if field.kind == INT:
+        return pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64), mask=bad)
+    return pa.array(numbers.astype(np.float32), mask=bad)

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from components.tables.columns import BYTES, BYTES_LIST, FLOAT, FLOAT_LIST, INT
+from components.tables.columns import BYTES, INT
 from components.tables.names import PART, REQUIRED, ROW
 from models.names.errors import DataError
 
-KINDS = (BYTES, INT, FLOAT, BYTES_LIST, FLOAT_LIST)
 BLOCK_OF_ROWS = 1000
 LISTS = ("session_lists", "user_lists")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 _SAMPLE = 1 << 16
-_READ_AS_THEY_ARE = ("utf-8", "utf-8-sig", "ascii")
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -44,10 +42,25 @@ def open_file(path: str | Path, encoding: str | None = None) -> Iterator[io.Buff
     with _unpacked(path) as stream:
         told, returns = _form(stream.peek(_SAMPLE)[:_SAMPLE])
         encoding = told or encoding
-        if returns or encoding and codecs.lookup(encoding).name not in _READ_AS_THEY_ARE:
+        if encoding and _is_utf8(encoding):
+            encoding = None
+        if returns or encoding:
             yield io.BufferedReader(_Recoded(stream, encoding, returns, path), _SAMPLE)
         else:
             yield stream
+
+
+def is_read_as_it_is(path: str | Path, encoding: str | None = None) -> bool:
+    """Whether the bytes that `open_file` gives are those of the file."""
+    if Path(path).suffix in COMPRESSIONS:
+        return False
+    with open(path, "rb") as stream:
+        told, returns = _form(stream.read(_SAMPLE))
+    return not returns and not told and (encoding is None or _is_utf8(encoding))
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
 
 def skip(stream: BinaryIO, size: int) -> None:
@@ -147,22 +160,26 @@ class FileField:
 
     Attributes:
         name: what it is called in the table.
-        kind: what it holds (`components.tables.columns`).
+        kind: what it holds (`components.tables.columns`); None until the values have told.
         index: position in the file (text) of the value; None for Parquet.
         header: what the file calls it, for messages and for Parquet.
         separator: what splits the values of a list.
         flags: names of one-or-nought columns from `index` on, which make up a list (u.item's
             genres).
         year: the name of a column to split a trailing `(1995)` off to.
+        time: whether it holds points in time, which become seconds since 1970.
+        told: whether the user has said the kind.
     """
 
     name: str
-    kind: str
+    kind: str | None
     index: int | None
     header: str
     separator: str = "|"
     flags: tuple[str, ...] = ()
     year: str | None = None
+    time: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,9 @@ class Source:
             none for no such column.
         anonymous: events: there are neither users nor items; every `BLOCK_OF_ROWS` rows get a
             user_id, all rows one item_id.
+        decimal: the mark before the decimals of a number.
+        seen: every name in the header of the files, whether it is read or not.
+        notes: in words, what a user should know of how the files are taken.
     """
 
     table: str
@@ -197,6 +217,13 @@ class Source:
     timestamp_unit: str | None = None
     parts: tuple[str, ...] = ()
     anonymous: bool = False
+    decimal: str = "."
+    seen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def names_in_files(self) -> tuple[str, ...]:
+        """What the files call their columns."""
+        return self.seen or tuple(field.header for field in self.fields)
 
     def part_of(self, file: str) -> str | None:
         """The part of the data that one of the files is."""
@@ -210,6 +237,8 @@ class Source:
             else {name: BYTES for name in REQUIRED[self.table]}
         )
         for field in self.fields:
+            if field.kind is None:
+                raise ValueError(f"nothing has told the kind of {field.name!r}")
             columns[field.name] = field.kind
             if field.year:
                 columns[field.year] = INT

@@ -142,9 +142,9 @@ def _of_iso(text: pa.Array) -> np.ndarray:
         if form is None or not shape.isascii():
             continue
         rows = np.flatnonzero(codes == code)
-        joined = "".join(text.take(pa.array(rows)).to_pylist()).encode()
-        digits = np.frombuffer(joined, np.uint8).reshape(len(rows), len(shape)).astype(np.int64)
-        seconds[rows] = _moment(form.fullmatch(shape), digits - ord("0"))
+        joined = text.take(pa.array(rows)).buffers()[2]
+        digits = np.frombuffer(joined, np.uint8, len(rows) * len(shape)) - np.uint8(ord("0"))
+        seconds[rows] = _moment(form.fullmatch(shape), digits.reshape(len(rows), len(shape)))
     return seconds
 
 
@@ -167,7 +167,8 @@ def _moment(found: re.Match[str], digits: np.ndarray) -> np.ndarray:
     shift = np.zeros(len(digits), np.int64)
     if sign := re.search("[+-]", zone):
         at = found.start("zone") + sign.end()
-        number = digits[:, [at + n for n, mark in enumerate(zone[sign.end() :]) if mark == "0"]]
+        places = [at + n for n, mark in enumerate(zone[sign.end() :]) if mark == "0"]
+        number = digits[:, places].astype(np.int64)
         minutes = number[:, 2] * 10 + number[:, 3] if number.shape[1] == 4 else 0
         shift = (number[:, 0] * 10 + number[:, 1]) * 3600 + minutes * 60
         shift = -shift if sign.group() == "-" else shift

@@ -64,15 +64,14 @@ def split_fields(
     Returns:
         The columns (large_binary), and the index within the block of every row kept.
     """
-    if data.count(b"\r\n") == data.count(b"\n"):
-        data = data.replace(b"\r\n", b"\n")
+    data = data.replace(b"\r\n", b"\n")
     text = (
         pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
     )
     fields = pc.split_pattern(text, delimiter)
     counts = fields.value_lengths().to_numpy(zero_copy_only=False)
     blank = pc.equal(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
-    good = (counts == expected) & (~blank if expected > 1 else True)
+    good = (counts == expected) & ~blank
     bad = np.flatnonzero(~good & ~blank)
     if len(bad):
         rejects.add(

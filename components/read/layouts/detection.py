@@ -102,7 +102,7 @@ def plan(
     sources = LAYOUTS[reader][1](path, options)
     check_said(sources, options)
     ignored = options.get("ignore", ())
-    return [decide(_checked(_without(source, ignored))) for source in sources]
+    return [decide(checked(_without(source, ignored))) for source in sources]
 
 
 def _without(source: Source, ignored: Collection[str]) -> Source:
@@ -157,7 +157,12 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _checked(source: Source) -> Source:
+def checked(source: Source) -> Source:
+    """A source whose files are there and whole and name the columns that its table must have.
+
+    Raises:
+        DataError: they are not, or do not.
+    """
     if not source.files:
         return source
     names = [field.name for field in source.fields]

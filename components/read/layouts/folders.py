@@ -34,7 +34,7 @@ def formats(path: Path, table: str, options: Mapping[str, Any]) -> dict[str, lis
             raise DataError(
                 f"{path / str(pattern)} is missing; it is named by data.columns.files.{table}"
             )
-        kind = "parquet" if any(_is(file, "parquet") for file in found) else "csv"
+        kind = "parquet" if any(is_of(file, "parquet") for file in found) else "csv"
         return {kind: found}
     return {kind: files for kind in SUFFIXES if (files := _candidate(path, table, kind))}
 
@@ -44,7 +44,7 @@ def _listed(pattern: Any) -> list[str]:
 
 
 def _candidate(path: Path, table: str, kind: str) -> list[Path]:
-    there = [file for file in parts.listed(path) if _is(file, kind)]
+    there = [file for file in parts.listed(path) if is_of(file, kind)]
     whole = [file for file in there if Path(parts.plain_name(file)).stem == table]
     numbered = [file for file in there if re.match(rf"{table}[-_.]\w", file.name)]
     numbered = [file for file in numbered if file not in whole]
@@ -52,7 +52,7 @@ def _candidate(path: Path, table: str, kind: str) -> list[Path]:
     twice = [[file] for file, name in zip(numbered, names) if names.count(name) > 1]
     groups = [*([file] for file in whole), numbered]
     if (path / table).is_dir():
-        groups.append([file for file in _inside(path / table) if _is(file, kind)])
+        groups.append([file for file in _inside(path / table) if is_of(file, kind)])
     groups = [group for group in groups if group]
     if len(groups) > 1 or twice:
         several = twice or groups
@@ -74,7 +74,8 @@ def _inside(folder: Path) -> list[Path]:
     return found
 
 
-def _is(file: Path, kind: str) -> bool:
+def is_of(file: Path, kind: str) -> bool:
+    """Whether a file is of a format, by its name."""
     name = parts.plain_name(file) if kind == "csv" else file.name
     return name.lower().endswith(SUFFIXES[kind])
 
@@ -114,13 +115,14 @@ def _tables(path: Path, options: Mapping[str, Any], kind: str) -> list[Source]:
         if "csv" in found:
             sources.append(parts.headed(table, found["csv"], options))
         elif "parquet" in found:
-            sources.append(_parquet_table(table, found["parquet"], options))
+            sources.append(parquet_table(table, found["parquet"], options))
         else:
             sources.append(Source(table))
     return sources
 
 
-def _parquet_table(table: str, files: list[Path], options: Mapping[str, Any]) -> Source:
+def parquet_table(table: str, files: list[Path], options: Mapping[str, Any]) -> Source:
+    """A table of Parquet files."""
     from components.tables.parquet import parquet_fields
 
     held, odd = parquet_fields(files)

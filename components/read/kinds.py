@@ -158,6 +158,8 @@ def _are_times(column: pa.Array) -> bool:
 def _said(source: Source, field: FileField, columns: list[pa.Array]) -> str:
     if source.table == "events" and field.name == "timestamp":
         return "time"
+    if field.text and field.kind == BYTES:
+        return "text"
     word = "time" if field.time else _WORDS[str(field.kind)]
     if field.kind in (FLOAT, INT) and field.name not in ("rating", "label", "dwell"):
         return f"{word} (10 buckets)"

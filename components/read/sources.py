@@ -168,7 +168,7 @@ class FileField:
             genres).
         year: the name of a column to split a trailing `(1995)` off to.
         time: whether it holds points in time, which become seconds since 1970.
-        told: whether the user has said the kind.
+        text: whether the schema calls it text, of which models read the words.
     """
 
     name: str
@@ -179,7 +179,7 @@ class FileField:
     flags: tuple[str, ...] = ()
     year: str | None = None
     time: bool = False
-    told: bool = False
+    text: bool = False
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ def read_columns(
     kinds = {schema_pb2.BYTES: "bytes", schema_pb2.INT: "int", schema_pb2.FLOAT: "float"}
     known = {
         table: {
-            feature.name: kinds[feature.type]
+            feature.name: (
+                "text" if feature.HasField("natural_language_domain") else kinds[feature.type]
+            )
             for feature in schema.feature
             if feature.type in kinds and feature.value_count.max <= 1
         }

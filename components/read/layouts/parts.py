@@ -125,11 +125,12 @@ def field(
     """
     types = dict(options.get("types", {}))
     said = types.get(name) or types.get(source)
-    schema = options.get("schema", {}).get(table, {}).get(name)
+    known = options.get("schema", {}).get(table, {}).get(name)
+    schema = BYTES if known == "text" else known
     if schema == BYTES and default is not None:
         schema = None  # the layout knows better: a list is BYTES to a schema as well
     kind = TYPES.get(said, said) or schema or KNOWN_KINDS.get(name) or default
-    return FileField(name, kind, index, source, time=said == TIME, told=bool(said), **more)
+    return FileField(name, kind, index, source, time=said == TIME, text=known == "text", **more)
 
 
 def fields_of(

@@ -7,7 +7,6 @@ import random
 import pytest
 
 from components.read import quotes, raw
-from components.tables import artifacts
 from tests.components.test_readers import read, write
 
 HEADER = "item_id,title,color\n"
@@ -137,6 +136,7 @@ def test_both_ways_to_cut_agree(monkeypatch):
 @pytest.mark.parametrize("folder, rows", [("09-inch", 30), ("09f-inch-big", 3000)])
 def test_the_inch_marks_of_the_faults(shared_dir, tmp_path, folder, rows):
     from components import standalone
+    from components.tables import artifacts
 
     reports = standalone.read_tables(
         str(shared_dir / "faults" / folder / "data"), output=str(tmp_path / "tables")

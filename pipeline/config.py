@@ -209,8 +209,17 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             raise ConfigError(f"--set requires NAME=VALUE, such as epochs=20; received {setting!r}")
         top = name.split(".")[0]
         key = name if top in RunConfig.model_fields else f"hyper_parameters.{name}"
-        overrides[key] = _number(yaml.safe_load(text) if text else "")
+        overrides[key] = _number(_value(text))
     return overrides
+
+
+def _value(text: str) -> Any:
+    """What YAML takes the text for; marks that mean something to it alone are text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value in ("", None) and text in ("|", ">", "") else value
 
 
 def _number(value: Any) -> Any:

@@ -241,6 +241,12 @@ def test_the_delimiter_can_be_given(tmp_path):
     assert events(tmp_path, columns={"delimiter": "::"})[0]["item_id"] == b"i"
 
 
+def test_a_tab_as_a_shell_types_it(tmp_path):
+    write(tmp_path, events__csv="user_id\titem_id,x\nu\ti\n")
+    (row,) = events(tmp_path, columns={"delimiter": "\\t", "item_id": "item_id,x"})
+    assert row["item_id"] == b"i"
+
+
 def test_semicolons_and_decimal_commas(tmp_path):
     write(tmp_path, events__csv="user_id;item_id;rating;price\nu;i;4,5;1,25\nv;j;3;\n")
     assert "the delimiter is ';'" in notes(tmp_path, columns={"decimal": ","})
@@ -287,6 +293,7 @@ def test_bytes_of_another_encoding_are_rejected_by_line(tmp_path):
     write(tmp_path, events__csv="user_id,item_id,für\nu,i,x\n".encode("latin-1"))
     fails(tmp_path, "events.csv, line 1: required: UTF-8", "data.columns.encoding")
     fails(tmp_path, "unknown encoding 'utf-9'", columns={"encoding": "utf-9"})
+    fails(tmp_path, "unknown encoding 'hex'", columns={"encoding": "hex"})
     write(tmp_path, events__csv=b"user_id,item_id\nu,\x81\n")
     fails(tmp_path, "events.csv is no cp1252", columns={"encoding": "cp1252"})
 
@@ -436,6 +443,12 @@ def test_names_that_no_model_can_have_are_made_legal(tmp_path):
     assert "the column 'Größe' is called 'Groe' here" in said
     assert kinds_of(tmp_path, columns={"types": {"Größe": "float"}})["Groe"] == "float"
     assert "a_b" not in kinds_of(tmp_path, columns={"ignore": "a:b"})
+
+
+def test_a_column_that_gives_way_to_the_readers_own_is_said(tmp_path):
+    write(tmp_path, events__csv="user_id,item_id,row\nu,i,7\n")
+    assert events(tmp_path) == [{"user_id": b"u", "item_id": b"i", "row": 0}]
+    assert "events.csv: row is left out: the reader has its own" in notes(tmp_path)
 
 
 def test_legal_names_do_not_clash(tmp_path):

@@ -256,3 +256,9 @@ def test_a_folder_that_beam_takes_for_a_pattern_is_refused(tmp_path, mark):
     with pytest.raises(ConfigError, match="--output: required: a path without"):
         local.require_plain(tmp_path / f"a{mark}b", "--output")
     local.require_plain(tmp_path / "runs (2), é", "--output")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|", "*", "%", "@", "\\t"])
+def test_marks_of_yaml_can_be_set(mark):
+    key = "data.columns.delimiter"
+    assert config.parse_settings((f"{key}={mark}",)) == {key: mark}

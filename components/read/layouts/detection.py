@@ -6,7 +6,6 @@ A *layout* is found in a folder by its file names and described as three `Source
 `components.read.readers` reads.
 """
 
-import codecs
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +137,9 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
                 + (f"text, such as {_EXAMPLES[name]!r}" if name in _EXAMPLES else "a column's name")
                 + f"; received {value!r}"
             )
+    for name in ("delimiter", "list_separator"):
+        if name in options:  # as it is typed in a shell
+            options[name] = options[name].replace("\\t", "\t")
     for name, kind in dict(options.get("types", {})).items():
         if kind not in TYPES:
             raise ConfigError(
@@ -148,7 +150,7 @@ def _checked_options(columns: Mapping[str, Any]) -> dict[str, Any]:
             f"data.columns.decimal must be '.' or ','; received {options['decimal']!r}"
         )
     try:
-        codecs.lookup(options.get("encoding", "utf-8"))
+        "a".encode(options.get("encoding", "utf-8"))
     except LookupError:
         raise ConfigError(
             f"data.columns.encoding: unknown encoding {options['encoding']!r}; known: utf-8, "
@@ -170,7 +172,9 @@ def checked(source: Source) -> Source:
     reserved = (ROW, PART) if source.parts else (ROW,)
     if set(reserved) & set(names):
         fields = tuple(field for field in source.fields if field.name not in reserved)
-        source = replace(source, fields=fields)
+        gone = ", ".join(field.header for field in source.fields if field.name in reserved)
+        note = f"{Path(source.files[0]).name}: {gone} is left out: the reader has its own"
+        source = replace(source, fields=fields, notes=(*source.notes, note))
     for file in source.files:
         if not Path(file).is_file():
             raise DataError(f"{file} is missing; required: the file of the table {source.table}")

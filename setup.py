@@ -62,6 +62,7 @@ _REQUIRES = [
     "grpcio-health-checking>=1.48",
     "jinja2>=3.1",
     "markupsafe>=2.1",
+    "orjson>=3.9",
     "pydantic>=2",
     "PyYAML>=6",
     "rich>=13",

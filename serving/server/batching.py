@@ -1,9 +1,9 @@
 """Dynamic batching: requests that arrive together share one run of the model.
 
-One queue for each signature, set of outputs and model version. A batch closes when it is full, or
-when its oldest task has waited for the timeout, and starts when one of the batch threads is free:
-while all are busy, tasks go on gathering. Everything but the run itself happens on the event loop,
-so nothing here is locked.
+One queue for each signature, what is fetched of it, and model version. A batch closes when it is
+full, or when its oldest task has waited for the timeout, and starts when one of the batch threads
+is free: while all are busy, tasks go on gathering. Everything but the run itself happens on the
+event loop, so nothing here is locked.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _Task:
 class _Queue:
     servable: Servable
     signature: str
-    outputs: tuple[str, ...]
+    tensors: tuple[str, ...]
     api: str
     tasks: deque = field(default_factory=deque)
     rows: int = 0
@@ -150,7 +150,7 @@ class Batcher:
         servable: Servable,
         signature: str,
         inputs: dict[str, np.ndarray],
-        outputs: tuple[str, ...],
+        tensors: tuple[str, ...],
         api: str,
     ) -> list[np.ndarray]:
         """Runs one request as a part of a batch.
@@ -159,11 +159,11 @@ class Batcher:
             servable: a servable that the caller has acquired.
             signature: its signature.
             inputs: the arrays; the first dimension of each is the request's number of rows.
-            outputs: the output names.
+            tensors: what to fetch, see `Servable.run`.
             api: the name for the metrics.
 
         Returns:
-            The request's own rows of the outputs.
+            The request's own rows of what was fetched.
 
         Raises:
             ServingError: the request cannot be batched, the queue is full, or the run failed.
@@ -175,12 +175,12 @@ class Batcher:
                 f"Task size {size} is larger than maximum input batch size "
                 f"{parameters.max_batch_size}"
             )
-        key = (servable, signature, outputs, api)
+        key = (servable, signature, tensors, api)
         if parameters.separate_shapes:
             key += tuple(inputs[name].shape[1:] for name in sorted(inputs))
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(servable, signature, outputs, api)
+            queue = self._queues[key] = _Queue(servable, signature, tensors, api)
         waiting = -(-(queue.rows + size) // parameters.max_batch_size)
         if queue.tasks and waiting > parameters.max_enqueued_batches:
             raise ServingError(
@@ -272,7 +272,7 @@ class Batcher:
                 for name in names
             }
         begin = time.perf_counter()
-        results = queue.servable.run(queue.signature, inputs, queue.outputs)
+        results = queue.servable.run(queue.signature, inputs, queue.tensors)
         self._metrics.runtime_latency.add(
             (time.perf_counter() - begin) * 1e6, queue.servable.name, queue.api, "TF1"
         )

@@ -54,8 +54,9 @@ class ServerOptions:
     enable_serialization_as_tensor_content: bool = _option(False, "reply tensors as bytes in gRPC")
     rest_api_timeout_in_ms: int = _option(30_000, "longest a request may wait and run; 0: no limit")
     rest_api_enable_cors_support: bool = _option(False, "send CORS headers")
-    max_body_bytes: int = _option(64 << 20, "largest request")
+    max_body_bytes: int = _option(8 << 20, "largest request")
     max_rows: int = _option(100_000, "most rows in a request; 0: any number")
+    max_elements: int = _option(1 << 21, "most values in one request; 0: any number")
     max_concurrent_requests: int = _option(1000, "most requests under way; 0: any number")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
@@ -83,6 +84,7 @@ class ServerOptions:
             "max_num_load_retries",
             "load_retry_interval_micros",
             "max_rows",
+            "max_elements",
             "max_concurrent_requests",
             "threads",
             "rest_api_timeout_in_ms",

@@ -78,9 +78,10 @@ class Server:
             self.manager,
             self.metrics,
             RequestLimits(
-                options.max_rows,
-                options.max_concurrent_requests,
-                options.rest_api_timeout_in_ms / 1e3,
+                max_rows=options.max_rows,
+                max_elements=options.max_elements,
+                max_concurrent_requests=options.max_concurrent_requests,
+                timeout_seconds=options.rest_api_timeout_in_ms / 1e3,
             ),
             options.threads or 2 * (os.cpu_count() or 1),
             self._read_batching(),

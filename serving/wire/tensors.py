@@ -31,7 +31,7 @@ DTYPES: dict[int, tuple[np.dtype[Any], str, str]] = {
 }
 STRING = 7
 # A message of a few bytes must not fill the memory.
-MAX_REPEATED = 1 << 24
+MAX_REPEATED = 1 << 18
 _NUMBERS = {dtype: number for number, (dtype, _, _) in DTYPES.items()}
 
 
@@ -40,6 +40,12 @@ def dtype_name(number: int) -> str:
     if number in DTYPES:
         return DTYPES[number][2]
     return {14: "bfloat16"}.get(number, f"type {number}")
+
+
+def element_count(proto: TensorProto) -> int:
+    """How many values a tensor's shape stands for, whatever it holds; 0 for no complete shape."""
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    return 0 if any(size < 0 for size in sizes) else math.prod(sizes)
 
 
 def to_array(proto: TensorProto) -> npt.NDArray[Any]:

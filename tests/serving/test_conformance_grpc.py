@@ -241,6 +241,24 @@ def test_context_G12(target):
     assert [entry.value for entry in response.result.regressions] == [42.0, 12.0]
 
 
+def test_multi_inference_runs_once(target):
+    """The model tells how often it was run; twice would be two numbers."""
+    request = tasks(("counter", "regress", "regress"), ("counter", "classify", "classify"))
+    for _ in range(2):
+        first, second = target.prediction.MultiInference(request).results
+        number = first.regression_result.regressions[0].value
+        assert second.classification_result.classifications[0].classes[0].score == number
+
+
+@pytest.mark.parametrize("signature, kind", [("input_name", "inputs"), ("output_name", "outputs")])
+def test_signatures_of_other_names_C13(target, signature, kind):
+    request = protos.regression.RegressionRequest(
+        model_spec=spec("faulty", signature), input=examples(80.0)
+    )
+    with expect_status("INVALID_ARGUMENT", f"No regression {kind} found in SignatureDef"):
+        target.prediction.Regress(request)
+
+
 def test_multi_inference_G13(target):
     first, second = target.prediction.MultiInference(tasks(REGRESS, CLASSIFY)).results
     assert first.model_spec == spec("half", "regress_x_to_y", 124)
@@ -354,7 +372,7 @@ def check_health(target, service: str) -> bytes:
 
 def test_health_G24(target):
     assert check_health(target, "") == b"\x08\x01"
-    assert check_health(target, "tensorflow.serving.PredictionService") == b"\x08\x01"
+    assert check_health(target, "PredictionService") == b"\x08\x01"
     with expect_status("NOT_FOUND"):
         check_health(target, "other")
 
@@ -393,7 +411,7 @@ def test_health_follows_the_versions(start, tmp_path, copy_model):
     assert next(call) == b"\x08\x01"
     shutil.rmtree(tmp_path / "1")
     assert next(call) == b"\x08\x02"
-    assert check_health(server, "tensorflow.serving.PredictionService") == b"\x08\x02"
+    assert check_health(server, "PredictionService") == b"\x08\x02"
     copy_model("half/123", tmp_path / "2")
     assert next(call) == b"\x08\x01"
     call.cancel()

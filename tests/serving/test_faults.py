@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
 import threading
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 
 from serving.client.client import Client
+from serving.server.inference import Inference, RequestLimits
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics
+from serving.server.servable import Servable
 from serving.wire.errors import ServingError
 from serving.wire.tensors import to_proto
 from tests.serving.support import Target, entry, eventually, expect_error, expect_status
@@ -96,7 +101,7 @@ def test_body_in_small_pieces(server):
 
 def test_too_large_a_body(server):
     reply = server.post("/v1/models/half:predict", b" " * MEGABYTES_100)
-    limit = 64 << 20
+    limit = 8 << 20
     expect_error(reply, 413, f"The body has {MEGABYTES_100} bytes; the limit is {limit}")
 
 
@@ -248,8 +253,9 @@ def test_too_large_a_message(server):
 @pytest.mark.parametrize(
     "shape,text",
     [
-        ([1 << 40], "at most"),
-        ([1 << 40, 1 << 40], "at most"),
+        ([1 << 40], f"has {1 << 40} values; the limit is"),
+        ([1 << 40, 1 << 40], f"has {1 << 80} values; the limit is"),
+        ([1 << 20], "are made up by repeating the last"),
         ([-1], "no complete shape"),
     ],
 )
@@ -262,6 +268,46 @@ def test_shape_without_values(server, shape, text):
         tensor.tensor_shape.dim.add().size = size
     with expect_status("INVALID_ARGUMENT", text):
         server.prediction.Predict(request)
+
+
+def test_names_are_looked_at_before_tensors(server):
+    """365 bytes of shapes stand for gigabytes, and none of them is an input."""
+    request = predict()
+    for number in range(16):
+        tensor = request.inputs[f"unknown {number}"]
+        tensor.dtype = 1
+        tensor.tensor_shape.dim.add().size = 1 << 18
+    with expect_status("INVALID_ARGUMENT", "input size does not match signature"):
+        server.prediction.Predict(request)
+
+
+def test_too_many_values(server):
+    """Two bytes of JSON each, and 56 in memory."""
+    body = b'{"instances": [' + b"[]," * (1 << 21) + b"[]]}"
+    begin = time.monotonic()
+    reply = server.post("/v1/models/half:predict", body)
+    # As many commas, and as many brackets with the one around them, and one brace.
+    expect_error(reply, 400, f"The request has {2 * (1 << 21) + 3} values; the limit is {1 << 21}")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_filter_prepares_nothing_of_its_own(laboratory):
+    """Every order of outputs took 3 MB for ever."""
+    servable = Servable("multi", 1, str(laboratory.models / "multi" / "1"))
+    inference = Inference(Manager(lambda *_: servable), Metrics(), RequestLimits(), threads=1)
+    inputs = {
+        "tag": np.array([b"a"], object),
+        "signal": np.ones((1, 5), np.float32),
+        "sensor": np.ones((1, 2, 2), np.float32),
+    }
+    expected = {"name": [b"a"], "total": [9.0]}
+    for wanted in (("name",), ("total",), ("name", "total"), ("total", "name"), ()):
+        found = asyncio.run(inference.predict(servable, "", inputs, wanted))
+        assert list(found) == list(wanted or ("name", "total"))
+        assert all(value.tolist() == expected[name] for name, value in found.items())
+    assert len(servable._callables) == 1
+    inference.close()
+    servable.close()
 
 
 def test_wrong_content(server):

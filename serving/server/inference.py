@@ -57,6 +57,7 @@ class Inference:
         manager: the models.
         metrics: the counters.
         under_way: how many requests are being answered now.
+        draining: whether requests are refused since the server stops.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Inference:
         self.manager = manager
         self.metrics = metrics
         self.under_way = 0
+        self.draining = False
         self._limits = limits
         self._request_log = request_log
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
@@ -87,8 +89,10 @@ class Inference:
         """Counts a request in and out.
 
         Raises:
-            ServingError: UNAVAILABLE while too many others are under way.
+            ServingError: UNAVAILABLE while too many others are under way, or the server stops.
         """
+        if self.draining:
+            raise ServingError(Code.UNAVAILABLE, "The server is stopping")
         limit = self._limits.max_concurrent_requests
         if limit and self.under_way >= limit:
             raise ServingError(

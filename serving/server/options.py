@@ -58,6 +58,13 @@ class ServerOptions:
     max_rows: int = _option(100_000, "most rows in a request; 0: any number")
     max_elements: int = _option(1 << 21, "most values in one request; 0: any number")
     max_concurrent_requests: int = _option(1000, "most requests under way; 0: any number")
+    max_connections: int = _option(
+        0, "most connections of the REST port; 0: what the limit of open files leaves"
+    )
+    header_timeout_seconds: float = _option(
+        20, "longest a REST connection may take until its first request has begun"
+    )
+    idle_timeout_seconds: float = _option(600, "longest between two requests of a connection")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
     threads: int = _option(0, "threads that run models; 0: two for each core")
@@ -86,6 +93,7 @@ class ServerOptions:
             "max_rows",
             "max_elements",
             "max_concurrent_requests",
+            "max_connections",
             "threads",
             "rest_api_timeout_in_ms",
         ):

@@ -113,7 +113,10 @@ class RestHandler:
             headers["Access-Control-Allow-Headers"] = allowed
         if status == 503:
             headers["Retry-After"] = "1"
-        return web.Response(status=status, body=body, headers=headers)
+        response = web.Response(status=status, body=body, headers=headers)
+        if self._inference.draining:
+            response.force_close()
+        return response
 
     def _error(self, error: ServingError) -> web.Response:
         status = getattr(error, "http_status", None) or http_status(error.code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import threading
 import time
@@ -158,6 +159,54 @@ def test_no_http(server, junk):
     answer = exchange(server, junk + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
     assert server.half() == 3.0
+
+
+@pytest.mark.parametrize(
+    "head, text",
+    [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
+        (f"GET /{'a' * 9000} HTTP/1.1\r\nHost: h\r\n\r\n", ""),
+        (f"{HEAD}Content-Encoding: br\r\nContent-Length: 3\r\n\r\nabc", "gzip or deflate"),
+        (f"{HEAD}Content-Encoding: zstd\r\nContent-Length: 3\r\n\r\nabc", "gzip or deflate"),
+    ],
+    ids=["http2", "long-url", "brotli", "zstd"],
+)
+def test_what_is_no_request_is_one_line_of_json(server, laboratory, head, text):
+    before = len(laboratory.log())
+    for _ in range(3):
+        answer = exchange(server, head.encode())
+        assert answer.split(b" ")[1] in (b"400", b"505"), answer
+        body = answer.split(b"\r\n\r\n", 1)[1]
+        assert list(json.loads(body)) == ["error"] and text in json.loads(body)["error"]
+        assert b"Content-Type: application/json" in answer
+    said = laboratory.log()[before:]
+    assert "Traceback" not in said and said.count("\n") <= 1 and "aaaa" not in said
+
+
+def test_connections_that_ask_nothing_are_closed(start, laboratory):
+    """Half a header held one for ever, and 400 of them the server."""
+    server = start(header_timeout_seconds=0.4, max_connections=20)
+    silent = [connect(server) for _ in range(10)]
+    for connection in silent:
+        connection.sendall(f"{HEAD}Content-Le".encode())
+    assert server.half() == 3.0
+    for connection in silent:
+        assert connection.recv(100) == b""
+        connection.close()
+    before = len(laboratory.log())
+    crowd = [connect(server) for _ in range(60)]
+    eventually(lambda: "20 are open" in laboratory.log()[before:])
+    for connection in crowd:
+        connection.close()
+
+    def answers() -> bool:
+        try:
+            return server.half() == 3.0
+        except ConnectionError:
+            return False
+
+    eventually(answers)
+    assert laboratory.log()[before:].count("\n") == 1
 
 
 # --- JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import subprocess
@@ -9,10 +10,13 @@ import sys
 import threading
 import time
 
+import grpc
 import pytest
 
 from serving.server.server import Server
+from serving.wire import protos
 from tests.serving.support import ROOT, Process, Target, eventually, free_port
+from tests.serving.test_conformance_grpc import X, predict
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,51 @@ def test_sigterm_drains(launch):
     assert answered == [200]
     assert cut and cut != [200]
     assert 1.5 < took < 8
+    assert "Traceback" not in process.errors()
+
+
+def test_clients_that_keep_asking_are_told(launch):
+    """REST: no connection is reset without a word. gRPC: no call ends as CANCELLED."""
+    process, _ = launch()
+    target, outcomes, stop = launch.target, [], threading.Event()
+
+    def ask_rest() -> None:
+        body = b'{"instances": [2.0]}'
+        connection = http.client.HTTPConnection(target.host, target.rest, timeout=20)
+        while not stop.is_set():
+            try:
+                connection.request("POST", "/v1/models/half:predict", body)
+                answer = connection.getresponse()
+                answer.read()
+                outcomes.append(answer.status)
+                if answer.will_close:
+                    connection.close()
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                outcomes.append(repr(error))
+                return
+
+    def ask_grpc() -> None:
+        with grpc.insecure_channel(f"{target.host}:{target.grpc}") as channel:
+            stub = protos.PredictionServiceStub(channel)
+            while not stop.is_set():
+                try:
+                    stub.Predict(predict(x=X), timeout=20)
+                    outcomes.append("OK")
+                except grpc.RpcError as error:
+                    outcomes.append(error.code().name)
+
+    threads = [threading.Thread(target=ask) for ask in [ask_rest] * 4 + [ask_grpc] * 8]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: outcomes.count(200) > 20 and outcomes.count("OK") > 20)
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.popen.wait(15) == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {*outcomes} <= {200, 503, "OK", "UNAVAILABLE"}, {*outcomes}
     assert "Traceback" not in process.errors()
 
 

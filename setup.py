@@ -48,6 +48,7 @@ _REQUIRES = [
     "tensorflow-recommenders>=0.7.7,<0.8",
     "tensorflow-metadata>=1.16",
     "tensorboard>=2.16",
+    "ml-dtypes>=0.3",
     "ml-metadata>=1.16",
     "numpy>=1.26",
     "pandas>=1.5.3",

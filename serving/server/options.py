@@ -4,9 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass, field, fields
 
 from serving.wire.errors import StartError
+
+# Flags of TensorFlow Serving about what this server has not got, or does by itself. One that would
+# change who may connect or what is served is not among them: it is refused as any unknown flag.
+_FOREIGN = {
+    "enable-cors-support",
+    "enable-per-model-batching-parameters",
+    "enable-profiler",
+    "enable-signature-method-name-check",
+    "flush-filesystem-caches",
+    "grpc-channel-arguments",
+    "grpc-max-threads",
+    "mixed-precision",
+    "num-load-threads",
+    "num-tflite-interpreters-per-pool",
+    "num-tflite-pools",
+    "num-unload-threads",
+    "per-process-gpu-memory-fraction",
+    "platform-config-file",
+    "remove-unused-fields-from-bundle-metagraph",
+    "rest-api-num-threads",
+    "skip-initialize-tpu",
+    "tensorflow-session-parallelism",
+    "thread-pool-factory-config-file",
+    "xla-cpu-compilation-enabled",
+    "xla-gpu-compilation-enabled",
+}
 
 
 def _option(default, text: str):
@@ -125,7 +152,10 @@ class ServerOptions:
 
 
 def parse_arguments(arguments: list[str]) -> ServerOptions:
-    """Reads the command line; exits with status 2 and a message for an unknown flag."""
+    """Reads the command line; exits with status 2 and a message for an unknown flag.
+
+    Flags of TensorFlow Serving that mean nothing here are taken, with a line on standard error.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m serving.server",
         description="Serves SavedModels over REST and gRPC as TensorFlow Serving does.",
@@ -143,7 +173,15 @@ def parse_arguments(arguments: list[str]) -> ServerOptions:
         else:
             kind = float if entry.type == "float" else type(entry.default)
             parser.add_argument(flag, type=kind, default=entry.default, help=help_text)
-    given = parser.parse_args([_hyphens(argument) for argument in arguments])
+    given, others = parser.parse_known_args([_hyphens(argument) for argument in arguments])
+    while others:
+        flag, equals, _ = others[0].removeprefix("--").partition("=")
+        if flag not in _FOREIGN:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        print(f"warning: --{flag} of TensorFlow Serving means nothing here", file=sys.stderr)
+        # Its value may be an argument of its own.
+        alone = len(others) > 1 and not equals and not others[1].startswith("--")
+        others = others[2 if alone else 1 :]
     return ServerOptions(**vars(given))
 
 

@@ -31,6 +31,7 @@ TYPES = (
     "string",
     "complex64",
     "float16",
+    "bfloat16",
 )
 
 

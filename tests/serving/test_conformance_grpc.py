@@ -6,6 +6,7 @@ import shutil
 import time
 
 import grpc
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -194,10 +195,12 @@ def test_content_of_the_request_G10(target):
         "float64",
         "complex64",
         "float16",
+        "bfloat16",
     ],
 )
 def test_types_both_ways_G10(target, name):
-    value = np.array([[0, 1], [1, 100]]).astype(name)
+    kind = ml_dtypes.bfloat16 if name == "bfloat16" else name
+    value = np.array([[0, 1], [1, 100]]).astype(kind)
     for as_content in (False, True):
         request = predict("types", signature=name)
         to_proto(value, request.inputs["x"], as_content)

@@ -13,6 +13,7 @@ import time
 import grpc
 import pytest
 
+from serving.server.options import ServerOptions, parse_arguments
 from serving.server.server import Server
 from serving.wire import protos
 from tests.serving.support import ROOT, Process, Target, eventually, free_port
@@ -217,6 +218,20 @@ def test_flags_refused(flags, code, text):
     ended = run(*flags)
     assert ended.returncode == code
     assert text in ended.stderr
+
+
+def test_flags_of_tensorflow_serving_that_mean_nothing_here(capsys):
+    flags = ["--tensorflow_session_parallelism", "0", "--flush_filesystem_caches=true"]
+    flags += ["--enable_profiler", "--model_name=m", "--grpc_max_threads", "8"]
+    assert parse_arguments(flags) == ServerOptions(model_name="m")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4 and said[1] == (
+        "warning: --flush-filesystem-caches of TensorFlow Serving means nothing here"
+    )
+    # Encryption that was asked for and is not there would be no small thing.
+    with pytest.raises(SystemExit):
+        parse_arguments(["--enable_profiler", "--ssl_config_file=f"])
+    assert "unrecognized arguments: --ssl-config-file=f" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

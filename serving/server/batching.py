@@ -1,16 +1,17 @@
 """Dynamic batching: requests that arrive together share one run of the model.
 
 One queue for each signature, what is fetched of it, and model version. A batch closes when it is
-full, or when its oldest task has waited for the timeout, and starts when one of the batch threads
-is free: while all are busy, tasks go on gathering. Everything but the run itself happens on the
-event loop, so nothing here is locked.
+full, or when its oldest task has waited for the timeout, and starts when one of the model's batch
+threads is free: while all are busy, tasks go on gathering. Everything but the run itself happens on
+the event loop, so nothing here is locked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ class BatchingParameters:
         max_batch_size: rows of one run at most.
         batch_timeout_micros: how long a task waits for company at most, in microseconds.
         max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
-        num_batch_threads: runs at the same time at most.
+        num_batch_threads: runs of one model at the same time at most.
         allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
         pad_variable_length_inputs: pad inputs to the longest of the batch.
         separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
@@ -126,7 +127,7 @@ class Batcher:
     def __init__(
         self,
         parameters: BatchingParameters,
-        pool: Executor,
+        pool: Callable[[str], Executor],
         metrics: Metrics,
         timeout_seconds: float = 0.0,
     ):
@@ -134,7 +135,7 @@ class Batcher:
 
         Args:
             parameters: sizes, limits and switches.
-            pool: threads that run batches.
+            pool: gives the threads that run the batches of a model, by its name.
             metrics: where waiting and running times go.
             timeout_seconds: longest a task may wait for its run; 0: any time.
         """
@@ -143,7 +144,7 @@ class Batcher:
         self._pool = pool
         self._metrics = metrics
         self._queues: dict[tuple, _Queue] = {}
-        self._running = 0
+        self._running: Counter[str] = Counter()
 
     async def run(
         self,
@@ -198,7 +199,8 @@ class Batcher:
 
     def _start_due(self, key: tuple, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
         parameters = self._parameters
-        while queue.tasks and self._running < parameters.num_batch_threads:
+        name = queue.servable.name
+        while queue.tasks and self._running[name] < parameters.num_batch_threads:
             wait = queue.tasks[0].begin + parameters.batch_timeout_micros / 1e6
             wait -= time.perf_counter()
             if queue.rows < parameters.max_batch_size and wait > 0:
@@ -235,14 +237,14 @@ class Batcher:
             return
         for task in batch:
             self._metrics.queuing_latency.add((now - task.begin) * 1e6)
-        self._running += 1
+        self._running[queue.servable.name] += 1
         # The batch outlives a request whose client goes away, so it counts as a user itself.
         queue.servable.acquire()
-        run = loop.run_in_executor(self._pool, self._run, queue, batch, rows)
+        run = loop.run_in_executor(self._pool(queue.servable.name), self._run, queue, batch, rows)
         run.add_done_callback(lambda done: self._finish(queue, batch, done, loop))
 
     def _finish(self, queue: _Queue, batch: list[_Task], done, loop) -> None:
-        self._running -= 1
+        self._running[queue.servable.name] -= 1
         queue.servable.release()
         error = done.exception()
         for number, task in enumerate(batch):

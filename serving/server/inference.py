@@ -51,7 +51,7 @@ class RequestLimits:
 
 
 class Inference:
-    """Runs requests on the servables of a manager, on a pool of threads.
+    """Runs requests on the servables of a manager, on threads that each model has of its own.
 
     Attributes:
         manager: the models.
@@ -75,14 +75,22 @@ class Inference:
         self.draining = False
         self._limits = limits
         self._request_log = request_log
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
+        self._threads = threads
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._batcher = None
         if batching:
             self._batcher = Batcher(batching, self._pool, metrics, limits.timeout_seconds)
 
     def close(self) -> None:
         """Stops the threads."""
-        self._pool.shutdown(wait=False)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
+
+    def _pool(self, model: str) -> ThreadPoolExecutor:
+        """The threads of one model: a slow one has no other's to wait on."""
+        if model not in self._pools:
+            self._pools[model] = ThreadPoolExecutor(self._threads, f"run-{model}")
+        return self._pools[model]
 
     @contextlib.contextmanager
     def admitted(self):
@@ -245,7 +253,7 @@ class Inference:
         if self._batcher is not None:
             return await self._batcher.run(servable, signature, inputs, tensors, api)
         return await asyncio.get_running_loop().run_in_executor(
-            self._pool,
+            self._pool(servable.name),
             self._timed_run,
             servable,
             signature,

@@ -94,7 +94,7 @@ class ServerOptions:
     idle_timeout_seconds: float = _option(600, "longest between two requests of a connection")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
-    threads: int = _option(0, "threads that run models; 0: two for each core")
+    threads: int = _option(0, "threads that run one model; 0: two for each core")
     tensorflow_intra_op_parallelism: int = _option(0, "threads inside one operation; 0: all cores")
     tensorflow_inter_op_parallelism: int = _option(0, "threads between operations; 0: all cores")
     tls_certificate_file: str = _option("", "PEM certificate chain; switches TLS on")

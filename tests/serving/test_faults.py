@@ -414,6 +414,19 @@ def test_run_that_takes_too_long(server):
     assert server.half() == 3.0
 
 
+@pytest.mark.parametrize("batched", [False, True], ids=["alone", "batched"])
+def test_a_slow_model_starves_no_other(start, batched):
+    """Four requests that take seconds, on a server of one thread a model."""
+    server = start(threads=1, enable_batching=batched, rest_api_timeout_in_ms=4000)
+    slow = {"signature_name": "slow", "instances": [1e9]}
+    with ThreadPoolExecutor(4) as pool:
+        busy = [pool.submit(server.post, "/v1/models/faulty:predict", slow) for _ in range(4)]
+        time.sleep(0.5)
+        begin = time.monotonic()
+        assert server.half() == 3.0
+        assert time.monotonic() - begin < 3 and not any(one.done() for one in busy)
+
+
 def test_too_many_requests_at_once(start):
     server = start(max_concurrent_requests=2)
     slow = {"signature_name": "slow", "instances": [40_000.0]}

@@ -193,6 +193,11 @@ def as_text(array: pa.Array) -> pa.Array:
         return _joined(array)
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
         return array.cast(pa.large_binary())
+    if pa.types.is_dictionary(type_):
+        return as_text(array.cast(type_.value_type))
+    if pa.types.is_decimal(type_):
+        values = [None if one is None else f"{one.normalize():f}" for one in array.to_pylist()]
+        return pa.array(values, pa.large_string()).cast(pa.large_binary())
     text = array.cast(pa.large_string())
     if pa.types.is_floating(type_):
         numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)

@@ -87,6 +87,8 @@ def _is_held(type_: pa.DataType) -> bool:
         return not is_any_list(type_.value_type) and _is_held(type_.value_type)
     if pa.types.is_dictionary(type_):
         return _is_held(type_.value_type)
+    if pa.types.is_float16(type_):  # which PyArrow casts to nothing
+        return False
     checks = (
         pa.types.is_integer,
         pa.types.is_boolean,

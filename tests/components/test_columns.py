@@ -1,6 +1,7 @@
 """Which columns of which files are read, as what, and what is said of it."""
 
 import bz2
+import decimal
 import gzip
 
 import pyarrow as pa
@@ -339,6 +340,21 @@ def test_one_rule_for_text_and_parquet(tmp_path):
     first = events(tmp_path / "parquet")[0]
     assert (first["code"], first["holes"], first["flag"]) == (b"1", b"1", b"true")
     assert [row["day"] for row in events(tmp_path / "text")] == [1_599_955_200, 1_600_000_000, None]
+
+
+def test_ids_of_any_type_are_what_text_would_hold(tmp_path):
+    """As databases and pandas write them: decimals without places, floats because of a hole."""
+    number = decimal.Decimal("12345678901234567890")
+    for ids, wanted in (
+        (pa.array([number, decimal.Decimal("7")], pa.decimal128(38, 0)), str(number).encode()),
+        (pa.array([decimal.Decimal("3.00"), decimal.Decimal("7.00")]), b"3"),
+        (pa.array([3.0, 7.0]), b"3"),
+        (pa.array([2**63, 7], pa.uint64()), b"9223372036854775808"),
+        (pa.array(["a", "7"]).dictionary_encode(), b"a"),
+        (pa.array([0.1, 7.0], pa.float32()), b"0.1"),
+    ):
+        pq.write_table(pa.table({"user_id": ids, "item_id": ids}), tmp_path / "events.parquet")
+        assert [row["user_id"] for row in events(tmp_path)] == [wanted, b"7"]
 
 
 def test_json_lines_go_by_the_same_rule(tmp_path):

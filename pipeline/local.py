@@ -104,6 +104,8 @@ def execute(
         record = lineage.load_run(output)
         save_verdict(record)
         (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")
+        for line in left_out(record):
+            say(line)
         say(
             f"all components in {time.monotonic() - started:.0f} s"
             + (", served from the cache" if record.cached else "")
@@ -177,6 +179,25 @@ def say_how_it_is_read(
     for table in detection.plan(str(source), reader, columns):
         for note in table.notes:
             say(f"  {note}")
+
+
+def left_out(record: lineage.RunRecord) -> list[str]:
+    """In words, the rows of the data that were rejected and the values that could not be read."""
+    lines = []
+    for table, folder in record.steps.get("TableReader", lineage.Step("", "", 0)).outputs.items():
+        file = Path(folder) / "report.json"
+        report = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        for reason, first in report.get("rejected", {}).items():
+            lines.append(
+                f"{table}: {first['count']:,} of {report['read']:,} rows rejected: {reason}; "
+                f"{Path(first['file']).name}, line {first['line']}: {first['received']}"
+            )
+        for column, count in report.get("unreadable", {}).items():
+            lines.append(
+                f"{table}.{column}: {count:,} values are no {report['columns'][column]} and count "
+                f"as missing (data.columns.types.{column})"
+            )
+    return lines
 
 
 def save_verdict(record: lineage.RunRecord) -> None:

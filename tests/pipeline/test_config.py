@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from components.gate.config import GateConfig
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from pipeline import config, local
+from pipeline import config, lineage, local
 
 
 def write(tmp_path, text):
@@ -262,3 +263,20 @@ def test_a_folder_that_beam_takes_for_a_pattern_is_refused(tmp_path, mark):
 def test_marks_of_yaml_can_be_set(mark):
     key = "data.columns.delimiter"
     assert config.parse_settings((f"{key}={mark}",)) == {key: mark}
+
+
+def test_a_run_says_what_was_left_out(tmp_path):
+    report = {
+        "read": 3000,
+        "columns": {"user_id": "bytes", "size": "float"},
+        "rejected": {"empty item_id": {"count": 2, "file": "/a/e.csv", "line": 7, "received": ""}},
+        "unreadable": {"size": 3},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    step = dataclasses.replace(lineage.Step("", "", 0), outputs={"events": str(tmp_path)})
+    record = SimpleNamespace(steps={"TableReader": step})
+    assert local.left_out(record) == [
+        "events: 2 of 3,000 rows rejected: empty item_id; e.csv, line 7: ",
+        "events.size: 3 values are no float and count as missing (data.columns.types.size)",
+    ]
+    assert local.left_out(SimpleNamespace(steps={})) == []

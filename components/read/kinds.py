@@ -73,10 +73,11 @@ def decide(source: Source) -> Source:
     unit = source.timestamp_unit
     stamps = [sample["timestamp"] for sample in samples if "timestamp" in sample]
     if source.table == "events" and stamps and unit is None:
-        if all(times.are_days(stamp) or not len(stamp) for stamp in stamps):
+        stamps = [stamp for stamp in map(_there, stamps) if len(stamp)]
+        if stamps and all(map(times.are_days, stamps)):
             unit = times.DAY
             notes.append(f"timestamp: days such as {_first(stamps)}")
-        elif early := _all_in_the_seventies(stamps):
+        elif stamps and (early := _all_in_the_seventies(stamps)):
             notes.append(f"timestamp: {early}")
     names = ", ".join(file.rsplit("/", 1)[-1] for file in source.files[:3])
     more = f" and {len(source.files) - 3} more" if len(source.files) > 3 else ""
@@ -108,15 +109,15 @@ def _require_single(source: Source, field: FileField, columns: list[pa.Array]) -
 def _told(columns: list[pa.Array], source: Source) -> _Told:
     lists = any(is_any_list(column.type) for column in columns)
     values = [column.flatten() if is_any_list(column.type) else column for column in columns]
-    if not lists and all(_are_times(column) for column in values if len(column)):
-        if any(len(column) for column in values):
-            return _Told(INT, time=True)
+    values = [_there(column) for column in values]
+    values = [column for column in values if len(column)]
+    if values and not lists and all(map(_are_times, values)):
+        return _Told(INT, time=True)
     if _are_numbers(values, source.decimal):
         return _Told(FLOAT_LIST if lists else FLOAT)
     if source.table == "events" and not lists:
-        texts = [_texts(column) for column in values]
-        count = sum(map(len, texts))
-        if count >= _MANY and len(set().union(*texts)) == count:
+        there = [one for column in values for one in column.to_pylist()]
+        if len(there) >= _MANY and len(set(there)) == len(there):
             return _Told(None)
     return _Told(BYTES_LIST if lists else BYTES)
 
@@ -127,14 +128,14 @@ def _are_numbers(columns: list[pa.Array], decimal: str) -> bool:
     for column in columns:
         type_ = column.type
         if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-            numbers = column.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False)
+            numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
             numbers = numbers[np.isfinite(numbers)]
         elif pa.types.is_integer(type_) or pa.types.is_null(type_):
             continue
         elif pa.types.is_boolean(type_) or not is_text(type_):
             return False
         else:
-            numbers, _, bad = to_numbers(_full(column), decimal)
+            numbers, _, bad = to_numbers(column, decimal)
             if bad.any():
                 return False
         whole = whole and bool((numbers == np.floor(numbers)).all())
@@ -147,33 +148,29 @@ def _are_times(column: pa.Array) -> bool:
         return True
     if not is_text(type_):
         return False
-    text = _full(column)
-    dashed = pc.match_substring_regex(text, r"^\s*\d{4}-").to_numpy(zero_copy_only=False)
-    if not len(text) or not dashed.all():
-        return False
-    _, bad, _ = times.to_seconds(text)
-    return not bad.any()
+    dashed = pc.match_substring_regex(column, r"^\s*\d{4}-").to_numpy(zero_copy_only=False)
+    return bool(dashed.all()) and not times.to_seconds(column)[1].any()
 
 
 def _said(source: Source, field: FileField, columns: list[pa.Array]) -> str:
     if source.table == "events" and field.name == "timestamp":
         return "time"
+    if field.name == "session_id":
+        return "id"
     if field.text and field.kind == BYTES:
         return "text"
     word = "time" if field.time else _WORDS[str(field.kind)]
     if field.kind in (FLOAT, INT) and field.name not in ("rating", "label", "dwell"):
         return f"{word} (10 buckets)"
     if field.kind == BYTES:
-        values = set().union(*(_texts(column) for column in columns))
+        values = set().union(*(_there(raw.as_text(column)).to_pylist() for column in columns))
         rows = sum(map(len, columns))
         return f"{word} ({len(values):,} values in the first {rows:,} rows)"
     return word
 
 
 def _all_in_the_seventies(stamps: list[pa.Array]) -> str | None:
-    found = [
-        times.to_seconds(raw.as_text(stamp) if is_text(stamp.type) else stamp) for stamp in stamps
-    ]
+    found = map(times.to_seconds, stamps)
     seconds = np.concatenate([seconds[~(bad | beyond)] for seconds, bad, beyond in found])
     if not len(seconds) or seconds.max() >= 10 * 365 * 86_400 or seconds.max() < 10**7:
         return None
@@ -184,21 +181,13 @@ def _all_in_the_seventies(stamps: list[pa.Array]) -> str | None:
 
 
 def _first(columns: list[pa.Array]) -> str:
-    return next((str(_plain(column[0].as_py())) for column in columns if len(column)), "")
+    texts = [_there(raw.as_text(column.slice(0, 1))).to_pylist() for column in columns]
+    return next((text[0].decode("utf-8", "replace") for text in texts if text), "")
 
 
-def _plain(value: object) -> object:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _texts(column: pa.Array) -> set:
-    if is_any_list(column.type):
-        column = column.flatten()
-    return set(
-        _full(column).to_pylist() if is_text(column.type) else column.drop_null().to_pylist()
-    )
-
-
-def _full(column: pa.Array) -> pa.Array:
-    text = raw.as_text(column).drop_null()
-    return text.filter(pc.greater(pc.binary_length(text), 0))
+def _there(column: pa.Array) -> pa.Array:
+    """The values that are there; of text, as large_binary."""
+    column = (raw.as_text(column) if is_text(column.type) else column).drop_null()
+    if not is_text(column.type):
+        return column
+    return column.filter(pc.greater(pc.binary_length(column), 0))

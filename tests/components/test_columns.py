@@ -357,6 +357,17 @@ def test_ids_of_any_type_are_what_text_would_hold(tmp_path):
         assert [row["user_id"] for row in events(tmp_path)] == [wanted, b"7"]
 
 
+def test_a_part_without_values_tells_nothing(tmp_path):
+    for n, (size, day) in enumerate((("", ""), ("1.5", "2020-09-13"))):
+        write(tmp_path, **{f"events-{n}.csv": f"user_id,item_id,size,day\nu,i,{size},{day}\n"})
+    assert [(row["size"], row["day"]) for row in events(tmp_path)] == [
+        (None, None),
+        (1.5, 1_599_955_200),
+    ]
+    write(tmp_path, **{f"events-{n}.csv": "user_id,item_id,size,day\n" for n in range(2)})
+    assert kinds_of(tmp_path)["size"] == "bytes" and read(tmp_path)[0]["events"] == []
+
+
 def test_json_lines_go_by_the_same_rule(tmp_path):
     lines = [
         '{"reviewerID": "u", "asin": "i", "price": 1.5, "code": 7, "ok": true}',
@@ -407,8 +418,13 @@ def test_ids_of_requests_are_left_out_unasked(tmp_path):
     assert "device: category (3 values in the first 100 rows)" in said
     assert "x: number (10 buckets)" in said
     assert kinds_of(tmp_path, columns={"types": {"request": "category"}})["request"] == "bytes"
-    write(tmp_path, events__csv="user_id,item_id,request\n" + "u,i,a\n" * 100)
-    assert "request" in kinds_of(tmp_path)
+    # One that comes again makes it a category.
+    lines.append(f"u,i,{0:x},0,0.5")
+    write(tmp_path, events__csv="user_id,item_id,request,device,x\n" + "\n".join(lines) + "\n")
+    assert "request: category (100 values in the first 101 rows)" in notes(tmp_path)
+    # Of items a value each is no request's id.
+    write(tmp_path, items__csv="item_id,ean\n" + "".join(f"{n},e{n}\n" for n in range(200)))
+    assert kinds_of(tmp_path, "items")["ean"] == "bytes"
 
 
 def test_days_as_numbers_and_all_times_in_1970(tmp_path):

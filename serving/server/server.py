@@ -338,6 +338,8 @@ class Server:
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
+        # gRPC polls on a thread as long as a server of it exists, which at Python's end is too long.
+        self._runner = self._grpc = self._health = None
 
 
 def _bind(host: str, port: int) -> socket.socket:

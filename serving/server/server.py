@@ -338,7 +338,7 @@ class Server:
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
-        # gRPC polls on a thread as long as a server of it exists, which at Python's end is too long.
+        # gRPC polls on a thread for as long as a server of it exists: too long, when Python ends.
         self._runner = self._grpc = self._health = None
 
 

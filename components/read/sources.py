@@ -76,7 +76,7 @@ def _unpacked(path: str | Path) -> Iterator[io.BufferedReader]:
     kind = COMPRESSIONS.get(Path(path).suffix)
     if kind is None:
         with open(path, "rb", buffering=_SAMPLE) as stream:
-            yield stream
+            yield cast(io.BufferedReader, stream)
         return
     try:
         if kind == "gzip":

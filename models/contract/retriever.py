@@ -10,7 +10,8 @@ import tensorflow_recommenders as tfrs
 
 from models.contract.query import Query
 from models.contract.retrieve import DotProductModel, RetrieveModel
-from models.inputs.data import TrainingData, drop_unknown
+from models.inputs.columns import drop_unknown
+from models.inputs.data import TrainingData
 from models.inputs.history import STRINGS, History
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field

@@ -35,7 +35,7 @@ from models.contract.loop import Loop
 from models.inputs.data import TrainingData
 from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
-from models.inputs.token_layers import id_embedding
+from models.inputs.token_layers import around_zero, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 
 
@@ -83,8 +83,7 @@ class Item2vec(ItemToItemModel[HyperParameters]):
         self._row_count = data.items.embedding_rows
         self._skip_gram: SkipGram | None = None
         self.vectors = id_embedding(data.items, width, "zeros", name="vectors")
-        around_zero = tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
-        self.contexts = id_embedding(data.items, width, around_zero, name="contexts")
+        self.contexts = id_embedding(data.items, width, around_zero(width), name="contexts")
         for table in (self.vectors, self.contexts):
             table.build(None)
 

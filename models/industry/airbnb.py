@@ -40,7 +40,7 @@ from models.industry.windows import Windows, window_loss
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
-from models.inputs.token_layers import TokenEmbedding, id_embedding
+from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
 
 
@@ -81,8 +81,8 @@ class Airbnb(ItemToItemModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
-        self.listings = id_embedding(data.items, width, _around_zero(width), name="listings")
-        self.contexts = id_embedding(data.items, width, _around_zero(width), name="contexts")
+        self.listings = id_embedding(data.items, width, around_zero(width), name="listings")
+        self.contexts = id_embedding(data.items, width, around_zero(width), name="contexts")
         self._user_type, users = types_of(data.users, "user", hyper_parameters.user_type)
         self._listing_type, listings = types_of(data.items, "item", hyper_parameters.listing_type)
         self._listing_type += FIRST_TOKEN + len(users)
@@ -195,14 +195,21 @@ class Types(Recommender[HyperParameters]):
         self.booked = len(self._tokens) > 2
         self._rows = int(listing_type.numpy().max()) + 1
         width = own.embedding_dim
-        self.vectors = tf.keras.layers.Embedding(self._rows, width, _around_zero(width))
-        self.contexts = tf.keras.layers.Embedding(self._rows, width, _around_zero(width))
+        self.vectors = tf.keras.layers.Embedding(self._rows, width, around_zero(width))
+        self.contexts = tf.keras.layers.Embedding(self._rows, width, around_zero(width))
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         own = self.hyper_parameters
         windows = Windows(self._tokens, self._owner, own.window)
-        windows.enemies = (self._rejected, own.rejections)
-        return windows.batches(self._rows, own.negatives, None, own.batch_size, seed, first_epoch)
+        return windows.batches(
+            self._rows,
+            own.negatives,
+            None,
+            own.batch_size,
+            seed,
+            first_epoch,
+            enemies=(self._rejected, own.rejections),
+        )
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return window_loss(self.vectors, self.contexts, inputs)
@@ -220,10 +227,6 @@ def _are(
     names = {name.encode() for name in wanted}
     index = [number + FIRST_TOKEN for number, token in enumerate(tokens) if token in names]
     return np.isin(event_type, index)
-
-
-def _around_zero(width: int) -> tf.keras.initializers.Initializer:
-    return tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
 
 
 Model = Airbnb

@@ -32,11 +32,12 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.item_to_item import ItemToItemModel, LastItems
-from models.inputs.data import TrainingData, drop_unknown
+from models.inputs.columns import drop_unknown
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN
 from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
-from models.inputs.token_layers import TokenEmbedding, id_embedding, mean_embedding
+from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
 
 G = TypeVar("G", bound="GraphHyperParameters")
@@ -71,8 +72,7 @@ class GraphEmbedding(ItemToItemModel[G]):
         width = hyper_parameters.embedding_dim
         self._window = hyper_parameters.window if data.has_walks else None
         self.items = id_embedding(data.items, width, "zeros", name="items")
-        around_zero = tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
-        self.contexts = id_embedding(data.items, width, around_zero, name="contexts")
+        self.contexts = id_embedding(data.items, width, around_zero(width), name="contexts")
         for table in (self.items, self.contexts):
             table.build(None)
 

@@ -16,7 +16,7 @@ from models.contract.recommender import H, Recommender
 from models.inputs.data import TrainingData
 from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
-from models.inputs.token_layers import IdEmbedding, id_embedding
+from models.inputs.token_layers import IdEmbedding, around_zero, id_embedding
 from models.names.hyper_parameters import HyperParameters
 
 _BLOCK = 32  # items of a side of a tile
@@ -133,9 +133,8 @@ class VectorModel(ItemVectorModel[H]):
     def __init__(self, hyper_parameters: H, data: TrainingData, count_weighted: bool = False):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
-        around_zero = tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
         self.vectors = id_embedding(data.items, width, "zeros", name="vectors")
-        self.contexts = id_embedding(data.items, width, around_zero, name="contexts")
+        self.contexts = id_embedding(data.items, width, around_zero(width), name="contexts")
         for table in (self.vectors, self.contexts):
             table.build(None)
             table.trainable = False

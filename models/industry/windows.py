@@ -18,10 +18,6 @@ class Windows:
         goal: [S] int64 token that is a context of every token of a sequence; 0 for none.
         goal_weight: how often the tokens of a sequence with a goal are centres an epoch.
 
-    Attributes:
-        enemies: [R, 2] pairs of tokens, ascending by the first: the second is a negative of the
-            first; and how many a centre draws.
-
     Raises:
         DataError: no token has a neighbour or a goal.
     """
@@ -44,7 +40,6 @@ class Windows:
             "end": end[centre],
             "goal": goals[centre],
         }
-        self.enemies: tuple[np.ndarray, int] = (np.zeros((0, 2), np.int64), 0)
 
     def batches(
         self,
@@ -54,6 +49,7 @@ class Windows:
         batch_size: int,
         seed: int,
         first_epoch: int,
+        enemies: tuple[np.ndarray, int] | None = None,
     ) -> sampling.Batches:
         """Endless shuffled batches of centres.
 
@@ -65,6 +61,8 @@ class Windows:
             batch_size: centres a batch.
             seed: of the order and the draws.
             first_epoch: the epoch to start with.
+            enemies: [R, 2] pairs of tokens, ascending by the first: the second is a negative of
+                the first; and how many a centre draws.
 
         Returns:
             Batches of `centre` [B], `positive` [B, 2 window + 1] and `negative` [B, N] int64
@@ -74,9 +72,10 @@ class Windows:
         offset = tf.constant([*range(-self._window, 0), *range(1, self._window + 1)], tf.int64)
         draws = [(_Everywhere(rows), negatives)]
         if near is not None and near[1]:
-            draws.append((_Groups(near[0]), near[1]))
-        if len(self.enemies[0]) and self.enemies[1]:
-            draws.append((_Pairs(self.enemies[0], rows), self.enemies[1]))
+            draws.append((_neighbourhoods(near[0]), near[1]))
+        if enemies is not None and len(enemies[0]) and enemies[1]:
+            token, enemy = enemies[0].T
+            draws.append((_Lists(enemy, token, np.arange(rows)), enemies[1]))
 
         def windows(batch):
             seeds = tf.unstack(
@@ -115,44 +114,34 @@ class _Everywhere:
         return tf.random.stateless_uniform(shape, seed, FIRST_TOKEN, self._rows, tf.int64)
 
 
-class _Groups:
-    """Tokens of the centre's own group."""
+class _Lists:
+    """Tokens of the list that a centre has; 0 where it is empty.
 
-    def __init__(self, group: np.ndarray):
-        members = np.argsort(group[FIRST_TOKEN:], kind="stable") + FIRST_TOKEN
-        ordered = group[members]
-        self._members = tf.constant(members)
-        self._first = tf.constant(np.searchsorted(ordered, group))
-        self._size = tf.constant(
-            np.searchsorted(ordered, group, side="right") - np.searchsorted(ordered, group)
-        )
+    Args:
+        members: [R] int64 the lists of tokens, one after the other.
+        key: [R] int64 ascending, whose list each is of.
+        of_token: [rows] int64 the key of every token's list.
+    """
 
-    def draw(self, centre: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
-        shape = tf.stack([tf.shape(centre)[0], count])
-        share = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
-        size = tf.gather(self._size, centre)[:, tf.newaxis]
-        within = tf.cast(share * tf.cast(size, tf.float64), tf.int64)
-        first = tf.gather(self._first, centre)[:, tf.newaxis]
-        return tf.gather(self._members, first + within)
-
-
-class _Pairs:
-    """Tokens that stand in a pair with the centre; 0 where none does."""
-
-    def __init__(self, pairs: np.ndarray, rows: int):
-        self._second = tf.constant(pairs[:, 1])
-        self._first = tf.constant(np.searchsorted(pairs[:, 0], np.arange(rows)))
-        ends = np.searchsorted(pairs[:, 0], np.arange(rows), side="right")
-        self._size = tf.constant(ends) - self._first
+    def __init__(self, members: np.ndarray, key: np.ndarray, of_token: np.ndarray):
+        first = np.searchsorted(key, of_token)
+        self._members = tf.constant(members, tf.int64)
+        self._first = tf.constant(first)
+        self._size = tf.constant(np.searchsorted(key, of_token, side="right") - first)
 
     def draw(self, centre: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         shape = tf.stack([tf.shape(centre)[0], count])
         share = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
         size = tf.gather(self._size, centre)[:, tf.newaxis]
         within = tf.cast(share * tf.cast(size, tf.float64), tf.int64)
-        first = tf.gather(self._first, centre)[:, tf.newaxis]
-        place = tf.minimum(first + within, tf.size(self._second, tf.int64) - 1)
-        return tf.where(size > 0, tf.gather(self._second, place), tf.zeros([], tf.int64))
+        place = tf.gather(self._first, centre)[:, tf.newaxis] + within
+        place = tf.minimum(place, tf.size(self._members, tf.int64) - 1)
+        return tf.where(size > 0, tf.gather(self._members, place), tf.zeros([], tf.int64))
+
+
+def _neighbourhoods(near: np.ndarray) -> _Lists:
+    members = np.argsort(near[FIRST_TOKEN:], kind="stable") + FIRST_TOKEN
+    return _Lists(members, near[members], near)
 
 
 def window_loss(vectors, contexts, inputs: dict[str, tf.Tensor]) -> tf.Tensor:

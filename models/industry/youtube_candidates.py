@@ -130,22 +130,20 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             **{f"context/{field.name}": events.context[field.name] for field in self._context},
         }
         items = tf.constant(events.item)
-        cumulated = tf.constant(np.cumsum(data.item_counts, dtype=np.float64))
         # A batch is shared out among the replicas, and each wants all of its negatives.
         draws = settings.negatives * tf.distribute.get_strategy().num_replicas_in_sync
+        negatives = sampling.PopularitySamples(data.item_counts[: self._item_count], 1.0, draws)
         back = tf.range(settings.history_length, 0, -1, dtype=tf.int64)
 
         def with_inputs(batch):
             told = {name: self._padded(batch.pop(name)) for name in [*batch] if "/" in name}
             before = batch["row"][:, tf.newaxis] - back
             inside = back <= batch["position"][:, tf.newaxis]
-            uniform = tf.random.stateless_uniform([draws], batch["step_seed"], dtype=tf.float64)
-            place = tf.searchsorted(cumulated, uniform * cumulated[-1], "right", tf.int64)
             return {
                 **batch,
                 **told,
                 "watched": tf.where(inside, tf.gather(items, tf.maximum(before, 0)), 0),
-                "negative": place + FIRST_TOKEN,
+                "negative": negatives.draw(batch["step_seed"]),
             }
 
         return sampling.shuffled_batches(

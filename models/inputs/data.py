@@ -14,6 +14,14 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow_transform.tf_metadata import schema_utils
 
+from models.inputs.columns import (
+    drop_unknown,
+    first_value,
+    read_columns,
+    scatter_rows,
+    take_rows,
+    to_ragged,
+)
 from models.inputs.documents import Documents
 from models.inputs.event_log import EventLog
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
@@ -28,8 +36,6 @@ from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import CONTEXT, EVENT_TYPE, HISTORY_COLUMNS
-
-_BATCH = 8192
 
 
 @dataclass
@@ -216,7 +222,7 @@ class TrainingData:
             known = columns["item"] >= FIRST_TOKEN
             self.unknown_item_events = int(np.sum(~known))
             columns = {
-                name: _rows(column, np.flatnonzero(known)) for name, column in columns.items()
+                name: take_rows(column, np.flatnonzero(known)) for name, column in columns.items()
             }
         if not len(columns["user"]):
             raise DataError(
@@ -226,7 +232,7 @@ class TrainingData:
             )
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
-        sorted_ = {name: _rows(columns.pop(name), order) for name in list(columns)}
+        sorted_ = {name: take_rows(columns.pop(name), order) for name in list(columns)}
         return EventLog(context={name: sorted_.pop(name) for name in told}, **sorted_)
 
     def context_index(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
@@ -285,7 +291,7 @@ class TrainingData:
             for field, values in ragged.items()
         }
 
-    @functools.cached_property
+    @property
     def transform_layer(self) -> tf.keras.layers.Layer:
         """The fitted transform; it takes any of the raw columns, as sparse [B, L]."""
         return self.transform.transform_features_layer()
@@ -328,7 +334,7 @@ class TrainingData:
         rows = read_columns(self._splits["users"], spec, read)
         user = rows.pop("user")
         return History(
-            **{name: _scatter_rows(rows[name], user, self.users.index_count) for name in rows}
+            **{name: scatter_rows(rows[name], user, self.users.index_count) for name in rows}
         )
 
     @property
@@ -355,7 +361,7 @@ class TrainingData:
         text, partner = feature_types.document_columns(entity)
         tables = {"user": self.user_table, "item": self.item_table}
         partners = self.users if entity == "item" else self.items
-        layer = self.transform.transform_features_layer()
+        layer = self.transform_layer
 
         def columns(row):
             reviews = row[text]
@@ -390,7 +396,7 @@ class TrainingData:
         count = (self.users if entity == "user" else self.items).index_count
         return Documents(
             *(
-                _scatter_rows(tf.gather(rows[name], known), index, count)
+                scatter_rows(tf.gather(rows[name], known), index, count)
                 for name in ("words", "partners")
             )
         )
@@ -424,7 +430,7 @@ class TrainingData:
         known = self._vocabulary(key)
         members = [feature for feature in self.features if feature.entity == entity]
         spec = {feature.name: _optional(self._raw_spec[feature.name]) for feature in members}
-        layer = self.transform.transform_features_layer() if spec else None
+        layer = self.transform_layer if spec else None
 
         def transform(row):
             identity = row.pop(key)
@@ -446,10 +452,10 @@ class TrainingData:
         for feature in members:
             if quantile_column(feature.name) in rows:
                 shares = tf.gather(rows[quantile_column(feature.name)], source[present])
-                table = _scatter_rows(shares, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
+                table = scatter_rows(shares, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
                 quantiles[feature.name] = first_value(table)
             values = tf.gather(rows[feature.name], source[present])
-            table = _scatter_rows(values, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
+            table = scatter_rows(values, present + FIRST_TOKEN, len(ids) + FIRST_TOKEN)
             single = feature.kind in (feature_types.CATEGORICAL, feature_types.NUMERIC)
             features[feature.name] = first_value(table) if single else table
             tokens[feature.name] = (
@@ -478,84 +484,9 @@ class TrainingData:
         return np.array([counts.get(identity, 0) for identity in self.items.ids], np.int64)
 
 
-def read_columns(pattern: str, spec: Mapping, transform) -> dict[str, np.ndarray | tf.RaggedTensor]:
-    """Reads gzip TFRecords of tf.Example in large batches.
-
-    `transform` maps a parsed batch to the columns to keep.
-
-    Returns:
-        Column -> NumPy array, or RaggedTensor where the transformed column is ragged, in file
-        order.
-    """
-    dataset = (
-        tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern)), "GZIP")
-        .batch(_BATCH)
-        .map(
-            lambda record: transform(tf.io.parse_example(record, dict(spec))),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    )
-    batches = list(dataset)
-    columns = {}
-    for name, element in dataset.element_spec.items():
-        parts = [batch.pop(name) for batch in batches]
-        if isinstance(element, tf.RaggedTensorSpec):
-            columns[name] = (
-                tf.concat(parts, axis=0)
-                if parts
-                else tf.ragged.constant([], dtype=element.dtype, ragged_rank=1)
-            )
-        else:
-            empty = np.array([], element.dtype.as_numpy_dtype)
-            columns[name] = np.concatenate([part.numpy() for part in parts]) if parts else empty
-    return columns
-
-
-def to_ragged(column: tf.SparseTensor) -> tf.RaggedTensor:
-    """A sparse [B, L] column as a ragged one.
-
-    Its rows are filled from the left, as Transform gives them.
-
-    `RaggedTensor.from_sparse` checks that in-graph at every call, with some thirty ops a column.
-    """
-    return tf.RaggedTensor.from_value_rowids(
-        column.values,
-        column.indices[:, 0],
-        tf.cast(column.dense_shape[0], tf.int64),
-        validate=False,
-    )
-
-
-def first_value(column: tf.RaggedTensor) -> tf.Tensor:
-    """[B] the first value of every row of a ragged column of numbers, 0 where a row is empty."""
-    padded = tf.concat([column.flat_values, tf.zeros([1], column.dtype)], axis=0)
-    return tf.where(
-        column.row_lengths() > 0, tf.gather(padded, column.row_starts()), tf.zeros([], column.dtype)
-    )
-
-
-def _rows(column: np.ndarray | tf.RaggedTensor, index: np.ndarray) -> np.ndarray | tf.RaggedTensor:
-    return column[index] if isinstance(column, np.ndarray) else tf.gather(column, index)
-
-
-def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Leaves out indices 0 and 1 of a ragged [B, None] int64 tensor."""
-    return tf.ragged.boolean_mask(index, index >= FIRST_TOKEN)
-
-
 def _optional(spec):
     """A table may lack a feature for some rows, whatever the train rows promise."""
     if isinstance(spec, tf.io.FixedLenFeature) and spec.default_value is None:
         default = np.full(spec.shape, b"" if spec.dtype == tf.string else -1)
         return tf.io.FixedLenFeature(spec.shape, spec.dtype, default_value=default)
     return spec
-
-
-def _scatter_rows(values: tf.RaggedTensor, index: np.ndarray, count: int) -> tf.RaggedTensor:
-    """Places ragged rows at `index` of a ragged tensor with `count` rows; the others stay empty."""
-    order = np.full(count, len(index), np.int64)
-    order[np.asarray(index)] = np.arange(len(index))
-    padded = tf.concat(
-        [values, tf.ragged.constant([[]], dtype=values.dtype, ragged_rank=1)], axis=0
-    )
-    return tf.gather(padded, order)

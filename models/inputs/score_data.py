@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.data import TrainingData, first_value, read_columns, to_ragged
+from models.inputs.columns import first_value, read_columns, to_ragged
+from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN, quantile_column
 from models.inputs.schema import ID, Field, present, read_schema
 from models.names import features as feature_types

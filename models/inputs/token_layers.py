@@ -57,6 +57,11 @@ def id_embedding(
     )
 
 
+def around_zero(width: int) -> tf.keras.initializers.Initializer:
+    """The first vectors of word2vec: uniform in [-1/2, 1/2) / width."""
+    return tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
+
+
 def mean_embedding(embedding: TokenEmbedding, values: tf.RaggedTensor) -> tf.Tensor:
     """The means of lists of values: ragged [K, None] int64 -> [K, dimension], 0 for an empty list.
 

@@ -36,7 +36,7 @@ from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.sampling import Batches
+from models.inputs.sampling import Batches, PopularitySamples
 from models.inputs.token_layers import id_embedding
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
@@ -145,7 +145,7 @@ class GRU4Rec(DotProductModel[HyperParameters]):
         # A replica gets its share of whatever a batch holds, and needs n_sample for itself.
         count = hyper_parameters.n_sample * self._replicas
         samples = (
-            sessions.PopularitySamples(
+            PopularitySamples(
                 data.item_counts[: data.items.train_count], hyper_parameters.sample_alpha, count
             )
             if count

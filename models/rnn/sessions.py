@@ -49,7 +49,7 @@ def parallel_batches(
     items: np.ndarray,
     starts: np.ndarray,
     slots: int,
-    samples: "PopularitySamples | None",
+    samples: sampling.PopularitySamples | None,
     seed: int,
     first_epoch: int = 0,
 ) -> sampling.Batches:
@@ -90,27 +90,6 @@ def parallel_batches(
 
     numbers = tf.data.Dataset.range(first_epoch * steps, np.iinfo(np.int64).max)
     return sampling.Batches(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE), steps, rows)
-
-
-class PopularitySamples:
-    """Draws `count` items with probability proportional to support ** alpha, with replacement.
-
-    Args:
-        supports: [N] train counts of the items 2 .. N + 1.
-        alpha: 0 for uniform, 1 for popularity.
-        count: items a draw.
-    """
-
-    def __init__(self, supports: np.ndarray, alpha: float, count: int):
-        weight = np.where(supports > 0, np.maximum(supports, 1).astype(np.float64) ** alpha, 0.0)
-        self._cumulative = tf.constant(np.cumsum(weight) / weight.sum(), tf.float64)
-        self._count = count
-
-    def draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """[count] int64 item indices for a stateless [2] seed."""
-        uniform = tf.random.stateless_uniform([self._count], seed, dtype=tf.float64)
-        place = tf.searchsorted(self._cumulative, uniform, side="right", out_type=tf.int64)
-        return tf.minimum(place, self._cumulative.shape[0] - 1) + sampling.FIRST_TOKEN
 
 
 def window_batches(

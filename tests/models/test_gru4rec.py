@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.inputs import sampling
 from models.inputs.dropout import Step
 from models.names import registry
 from models.names.errors import ConfigError
@@ -191,7 +192,7 @@ def test_an_epoch_reads_every_session_once_and_in_order(slots):
 
 def test_batches_are_a_function_of_seed_epoch_and_step():
     starts, items = np.array([0, 4, 9]), np.arange(2, 11)
-    samples = sessions.PopularitySamples(np.ones(9), 0.5, 5)
+    samples = sampling.PopularitySamples(np.ones(9), 0.5, 5)
 
     def batches(seed, first_epoch):
         return sessions.parallel_batches(items, starts, 2, samples, seed, first_epoch)
@@ -214,7 +215,7 @@ def test_samples_follow_support_to_the_power_of_alpha():
     # alike.
     for alpha, shares in ((0.5, [4 / 7, 2 / 7, 0, 1 / 7]), (0.0, [1 / 3, 1 / 3, 0, 1 / 3])):
         drawn = (
-            sessions.PopularitySamples(supports, alpha, 40_000).draw(tf.constant([1, 2])).numpy()
+            sampling.PopularitySamples(supports, alpha, 40_000).draw(tf.constant([1, 2])).numpy()
         )
         np.testing.assert_allclose(np.bincount(drawn - 2, minlength=4) / 40_000, shares, atol=0.01)
 

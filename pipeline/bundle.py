@@ -31,7 +31,8 @@ class BundleConfig(Settings):
         weight: of the ranking against the recall, 0 to 1; None chooses it on the validation
             queries.
         max_regression: NDCG@10 may be below the recall's alone, and below the last blessed
-            bundle's, by at most this much.
+            bundle's, by at most this much, or by `z` standard errors where they are more.
+        z: standard errors over the test queries; what is within them shows nothing.
         output: folder of the runs; the bundle goes there as well.
     """
 
@@ -40,6 +41,7 @@ class BundleConfig(Settings):
     candidates: int = pydantic.Field(200, ge=1)
     weight: Share | None = None
     max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
+    z: float = pydantic.Field(GateConfig().z, ge=0)
     output: str = "runs"
 
 
@@ -123,9 +125,10 @@ def _create_pipeline(
     ).with_id("LastBlessed")
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
-    bounds = evaluation.eval_config(
-        metrics.TWO_STAGE, -config.max_regression, config.max_regression
+    gate = GateConfig(
+        min_lift=-config.max_regression, max_regression=config.max_regression, z=config.z
     )
+    bounds = evaluation.eval_config(metrics.TWO_STAGE, gate)
     serving_dir = str(output / "serving" / name)
     gated = gate_and_push(
         bundler.outputs["model"],

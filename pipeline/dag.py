@@ -10,13 +10,14 @@ from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.table_check import TableCheck
 from components.gate import evaluation
+from components.gate.config import SLICES
 from components.gate.last_blessed import LastBlessedOther
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_schemas, schema_folder
 from models.names import features, metrics, registry
-from models.names.errors import ConfigError
+from models.names.errors import ConfigError, nearest
 from models.names.hyper_parameters import Epochs
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
@@ -69,6 +70,7 @@ def create_pipeline(
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
     _require_use_of_a_warm_start(config)
+    _require_known_slices(config, entry.task)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label)
     measured.choosing_by(
@@ -229,9 +231,8 @@ def create_pipeline(
     )
 
     # The gate: better than the reference, and not much worse than the last blessed model.
-    bounds = evaluation.eval_config(
-        measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
-    )
+    gate = config.gate.model_copy(update={"min_lift": 0.0}) if entry.baseline else config.gate
+    bounds = evaluation.eval_config(measured, gate)
     gated = gate_and_push(
         trainer.outputs["model"],
         last_blessed.outputs["model"],
@@ -262,6 +263,17 @@ def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -
             "count as a miss; required: hyper_parameters.filter_seen: false with "
             "split.drop_repeats: false, or split.drop_repeats: true"
         )
+
+
+def _require_known_slices(config: RunConfig, task: str) -> None:
+    """Refuses slices that test queries do not have; the rows of a `score` run have any column."""
+    for name in config.gate.slices if task == "retrieve" else ():
+        feature = name.partition(":")[0]
+        if feature not in SLICES:
+            raise ConfigError(
+                f"gate.slices: test queries are sliced by {', '.join(SLICES)}; received "
+                f"{name!r}{nearest(feature, SLICES)}"
+            )
 
 
 def _require_use_of_context(config: RunConfig, model_class: Any) -> None:

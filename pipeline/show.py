@@ -35,7 +35,7 @@ def _printable(value: str) -> str:
 def print_evaluation(record: RunRecord) -> None:
     """Prints the model beside the reference of its task and the last blessed model.
 
-    It does so overall and by slice.
+    It does so overall and by slice. Why it was not blessed is said by who ends the command.
     """
     verdict = record.verdict
     if not verdict:
@@ -63,11 +63,8 @@ def print_evaluation(record: RunRecord) -> None:
         ("slice", measured.rows, *measured.shown.values(), reference, blessed),
         rows,
     )
-    out = console()
     if record.blessed:
-        out.print("[green]blessed[/green]")
-    for failure in verdict["failures"]:
-        out.print(Text(f"not blessed: {failure['text']}", style="red"))
+        console().print("[green]blessed[/green]")
 
 
 def print_runs(records: list[RunRecord]) -> None:
@@ -152,3 +149,5 @@ def print_run(record: RunRecord) -> None:
         [step if len(step) == 4 else (*step, "") for step in steps],
     )
     print_evaluation(record)
+    for failure in record.verdict.get("failures", []):
+        console().print(Text(f"not blessed: {failure['text']}", style="red"))

@@ -218,3 +218,8 @@ def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="ease has no use for 'warm_start'.*closed form"):
         create_pipeline(overrides, l2=250.0)
     assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components
+
+
+def test_a_slice_that_queries_do_not_have_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"gate.slices: .*'activty:0'; did you mean 'activity'"):
+        create_pipeline({"gate.slices": "activty:0"})

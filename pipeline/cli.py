@@ -101,13 +101,22 @@ def list_models() -> None:
 
 
 @main.command("datasets")
+@click.option("--layouts", is_flag=True, help="List the layouts of data folders instead.")
 @_mended
-def list_datasets() -> None:
+def list_datasets(layouts: bool) -> None:
     """List the public data sets: what they are, where they come from, under what terms.
+
+    With --layouts, what a folder of data may look like, by the name that data.reader takes.
 
     \b
     Example: recsys datasets
+             recsys datasets --layouts
     """
+    if layouts:
+        from pipeline import manual, show
+
+        show.print_table("Layouts", ("reader", "what it reads"), manual.layouts())
+        return
     from components.read.datasets import DATASETS
     from pipeline.show import print_table
 
@@ -116,6 +125,37 @@ def list_datasets() -> None:
         for name, dataset in DATASETS.items()
     ]
     print_table("Data sets", ("name", "what", "source", "terms"), rows)
+
+
+class _Manual(click.Command):
+    """A command whose help ends with the manual."""
+
+    def format_epilog(self, ctx, formatter) -> None:
+        from pipeline import manual
+
+        formatter.write("\nKeys of a run file:\n\n" + manual.text())
+
+
+@main.command("config", cls=_Manual)
+@click.argument("model", required=False)
+@click.option("--page", is_flag=True, help="Write the whole manual as Markdown.")
+@_mended
+def config_manual(model: str | None, page: bool) -> None:
+    """Print every key of a run file: what it takes, its default, what it means, an example.
+
+    With MODEL, print the hyper-parameters of that model.
+
+    \b
+    Example: recsys config --help
+             recsys config two_tower
+             recsys config --page > MANUAL.md
+    """
+    from pipeline import manual
+
+    if page:
+        click.echo(manual.page(), nl=False)
+    else:
+        click.echo(manual.text(manual.of_model(model) if model else None))
 
 
 @main.group()

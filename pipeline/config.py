@@ -28,16 +28,20 @@ class DataConfig(Settings):
     Attributes:
         source: a public data set by name, or a folder.
         reader: the layout of the folder; told by its files when left out.
-        columns: column mapping of the user's own CSV or Parquet files.
+        columns: column mapping of the user's own files, our name to theirs, for every table or for
+            one under `events`, `items` or `users`; beside them `types`, `timestamp_unit` (s, ms,
+            us, ns), `list_separator` and `files`, see `recsys datasets --layouts`.
         schema_name: curated table schemas: a name in `schema/` or a folder; in YAML it is called
             `schema`.
         max_rejected_share: share of a table's rows that may be rejected before the run stops.
     """
 
     source: str = "movielens-100k"
-    reader: str | None = None
-    columns: dict[str, Any] = {}
-    schema_name: str | None = pydantic.Field(None, alias="schema")
+    reader: str | None = pydantic.Field(None, examples=["csv"])
+    columns: dict[str, Any] = pydantic.Field(
+        {}, examples=[{"user_id": "customer", "timestamp": "bought_at", "timestamp_unit": "ms"}]
+    )
+    schema_name: str | None = pydantic.Field(None, alias="schema", examples=["generic"])
     max_rejected_share: Share = 0.01
 
 
@@ -53,8 +57,8 @@ class FeatureConfig(Settings):
     """
 
     min_count: int = pydantic.Field(1, ge=1)
-    context: tuple[str, ...] = ()
-    point_in_time: tuple[str, ...] = ()
+    context: tuple[str, ...] = pydantic.Field((), examples=[("device",)])
+    point_in_time: tuple[str, ...] = pydantic.Field((), examples=[("user_events_before",)])
 
 
 class RunConfig(Settings):
@@ -83,13 +87,13 @@ class RunConfig(Settings):
     label: Label | None = None
     walks: WalkConfig = WalkConfig()
     features: FeatureConfig = FeatureConfig()
-    hyper_parameters: dict[str, Any] = {}
+    hyper_parameters: dict[str, Any] = pydantic.Field({}, examples=[{"epochs": 30}])
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
-    name: str | None = None
+    name: str | None = pydantic.Field(None, examples=["shop"])
 
     @property
     def pipeline_name(self) -> str:

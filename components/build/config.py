@@ -46,7 +46,10 @@ class SplitConfig(Settings):
     """How the log is split.
 
     Attributes:
-        name: one of `SPLITS`.
+        name: `leave_one_out` (of each user the last event is test, the one before it validation),
+            `temporal` (the newest share of all events), `ratio` (a share at random), `user_holdout`
+            (whole users), `given` (a file of test events), `last_days` (the sessions of the last
+            days), `predefined` (the parts that the files are in).
         seed: of every random choice.
         valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
             validation.
@@ -80,7 +83,7 @@ class SplitConfig(Settings):
     input_share: float = pydantic.Field(0.8, gt=0, lt=1)
     sequence_by: Literal["user", "session"] = "user"
     days: float = pydantic.Field(1.0, gt=0)
-    file: str | None = None
+    file: str | None = pydantic.Field(None, examples=["test_items.tsv"])
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "SplitConfig":
@@ -139,7 +142,7 @@ class WalkConfig(Settings):
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
     weighted: bool = True
-    within: int | None = pydantic.Field(None, ge=0)
+    within: int | None = pydantic.Field(None, ge=0, examples=[3600])
     walks_per_node: int = pydantic.Field(10, ge=1)
     walk_length: int = pydantic.Field(40, ge=2)
     p: float = pydantic.Field(1.0, gt=0)

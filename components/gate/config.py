@@ -35,7 +35,7 @@ class GateConfig(Settings):
     min_lift: float = 0.0001
     max_regression: float = pydantic.Field(0.005, ge=0)
     z: float = pydantic.Field(2.0, ge=0)
-    slices: Names = ()
+    slices: Names = pydantic.Field((), examples=[("activity", "popularity:tail")])
 
 
 def required(bound: float, z: float, standard_error: float) -> float:

@@ -27,8 +27,8 @@ class Label(Settings):
 
     SECTION: ClassVar[str] = "label"
 
-    column: str = pydantic.Field(min_length=1)
-    threshold: float | None = None
+    column: str = pydantic.Field(min_length=1, examples=["rating"])
+    threshold: float | None = pydantic.Field(None, examples=[4.0])
 
     @property
     def is_click(self) -> bool:

@@ -31,6 +31,7 @@ def table_files(path: Path, table: str, suffixes: tuple[str, ...]) -> list[Path]
 
 
 def delimited(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """Tables of one's own with a header: `events.csv` or `.tsv`, and `items`, `users`."""
     sources = []
     for table in TABLES:
         files = table_files(path, table, (".csv", ".tsv"))
@@ -43,6 +44,7 @@ def delimited(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """Tables of one's own: `events.parquet`, and `items`, `users` where they are there."""
     from components.tables.parquet import parquet_fields
 
     sources = []

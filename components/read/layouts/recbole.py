@@ -22,6 +22,7 @@ _ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float
 
 
 def atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """RecBole's atomic files: `NAME.inter`, and `NAME.item`, `NAME.user` where they are there."""
     stem = sorted(path.glob("*.inter"))[0].with_suffix("")
     sources = []
     for table, suffix in zip(TABLES, (".inter", ".item", ".user")):

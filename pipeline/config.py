@@ -14,10 +14,10 @@ import yaml
 from components.build.config import SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
-from models.names import registry
+from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from models.names.settings import Settings, Share
+from models.names.settings import Names, Settings, Share
 
 _LIKED = 4.0  # the rating from which on a click model takes it for a click
 
@@ -75,6 +75,9 @@ class RunConfig(Settings):
         hyper_parameters: overrides of the model's own.
         check: thresholds of the table check.
         gate: thresholds of the blessing.
+        metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
+            `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
+            recommended `novelty`, `coverage` and `gini`, such as coverage_10.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
@@ -90,6 +93,7 @@ class RunConfig(Settings):
     hyper_parameters: dict[str, Any] = pydantic.Field({}, examples=[{"epochs": 30}])
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
+    metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
@@ -129,8 +133,8 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         overrides: dotted key -> value; None values are left out.
 
     Raises:
-        ConfigError: no such file, no YAML mapping, an unknown key or model (the nearest is named)
-            or a bad value.
+        ConfigError: no such file, no YAML mapping, an unknown key, model or metric (the nearest is
+            named) or a bad value.
     """
     values: dict[str, Any] = {}
     if path:
@@ -150,6 +154,7 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
     config = _with_defaults_of_the_model(config, values, path)
+    metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     return _with_defaults_of_the_task(config, values)
 
 

@@ -72,7 +72,7 @@ def create_pipeline(
     _require_use_of_a_warm_start(config)
     _require_known_slices(config, entry.task)
     label = config.label.model_dump() if config.label else None
-    measured = metrics.of(entry.task, config.label)
+    measured = metrics.of(entry.task, config.label, config.metrics)
     measured.choosing_by(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
@@ -185,6 +185,7 @@ def create_pipeline(
         "seed": config.seed,
         "label": label,
         "code_hash": registry.code_hash(),
+        **({"metrics": list(config.metrics)} if config.metrics else {}),
     }
     identity = _hash_text(
         json.dumps(

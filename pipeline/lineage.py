@@ -136,7 +136,8 @@ class RunRecord:
         parameters = self.training_parameters
         entry = registry.MODELS.get(parameters.get("model", ""))
         task = "two_stage" if self.is_bundle else entry.task if entry else "retrieve"
-        return metrics.of(task, Label.parse(parameters.get("label")))
+        label = Label.parse(parameters.get("label"))
+        return metrics.of(task, label, parameters.get("metrics", ()))
 
     @property
     def training(self) -> dict[str, Any]:

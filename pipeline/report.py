@@ -25,7 +25,7 @@ _ACRONYMS = {
     for name in ("hr", "ndcg", "mrr", "map", "auc", "gauc", "rmse", "mse", "mae", "ncf99")
 }
 _LOWER_IS_BETTER = {"loss", "log_loss", "rmse", "mse", "mae", "calibration_error"}
-_NEITHER_IS_BETTER = {"calibration", "tie_gap"}
+_NEITHER_IS_BETTER = {"calibration", "tie_gap", "novelty", "coverage", "gini"}
 # A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than
 # it, another protocol.
 _REFERENCES = {
@@ -390,7 +390,7 @@ def _slice_tables(
     ours = [
         name for name in names if not _protocol(name, overall) and not name.startswith("tie_gap_")
     ]
-    first = [name for name in ours if name in shown]
+    first = [name for name in ours if name in list(shown)[:4]]
     columns = [{"metric": name, "of": "values", "called": ""} for name in first]
     for name in names[:2]:
         if f"{reference}_{name}" in overall:

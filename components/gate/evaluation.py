@@ -66,7 +66,14 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
     if measured.pooled:
         pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
-    outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
+    if measured.of_lists:
+        shown = [_metric("OfLists", name) for name in measured.of_lists]
+        specs.append(config_pb2.MetricsSpec(output_names=[metrics.RECOMMENDED], metrics=shown))
+    outputs = [
+        *measured.means,
+        *([metrics.PREDICTION] if measured.pooled else []),
+        *([metrics.RECOMMENDED] if measured.of_lists else []),
+    ]
     names = dict.fromkeys((*SLICES, *(name.partition(":")[0] for name in gate.slices)))
     return config_pb2.EvalConfig(
         model_specs=[

@@ -18,7 +18,8 @@ from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.gate import comparison
 from components.gate.config import required
-from models.measures import pointwise
+from models.measures import lists, pointwise
+from models.names.metrics import CATALOGUE, RECOMMENDED, split
 
 USER = "user_id"
 ERROR = "_standard_error"
@@ -195,6 +196,8 @@ class Sums:
         """The mean of an output and its standard error; NaN where the rows are too few for it."""
         if not self.rows:
             return float("nan"), float("nan")
+        if name not in self.names:  # a baseline may be older than a metric
+            return float("nan"), float("nan")
         total, square = self.totals[2 * paired : 2 * paired + 2, self.names.index(name)]
         mean = total / self.rows
         if self.rows < 2:
@@ -216,7 +219,7 @@ class _RowSums(beam.CombineFn):
     def add_input(self, accumulator: Sums, element: metric_types.StandardMetricInputs) -> Sums:
         outputs = element.get_predictions(self._model)
         if not accumulator.names:
-            accumulator.names = tuple(outputs)
+            accumulator.names = tuple(name for name in outputs if name != RECOMMENDED)
         names, before = accumulator.names, None
         if self._model == tfma.CANDIDATE_KEY:
             # A baseline of an older run may lack an output that is new.
@@ -296,6 +299,64 @@ class _ByUser(beam.CombineFn):
         file = io.BytesIO()
         comparison.write(users, dict(zip(self._outputs, columns, strict=True)), file)
         return {self._key: file.getvalue()}
+
+
+class OfLists(tfma.metrics.Metric):
+    """A metric of all recommended items together, see `models.measures.lists`.
+
+    Args:
+        name: of the metric, such as `coverage_10`.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(metric_util.merge_per_key_computations(_of_lists), name=name)
+
+
+def _of_lists(
+    name: str, model_name: str = "", output_name: str = ""
+) -> metric_types.MetricComputations:
+    kind, k = split(name)
+    key = metric_types.MetricKey(name, model_name=model_name, output_name=output_name)
+    counts = metric_types.MetricKey(f"_recommended_{k}", model_name=model_name)
+
+    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
+        return {key: lists.OF_LISTS[kind](found[counts])}
+
+    return [
+        metric_types.MetricComputation([counts], [], _Recommended(counts, k)),
+        _derived([key], result),
+    ]
+
+
+class _Recommended(beam.CombineFn):
+    """Counts how often each item of the catalogue is among the first k; nothing without lists."""
+
+    def __init__(self, key: metric_types.MetricKey, k: int):
+        self._key, self._k = key, k
+
+    def create_accumulator(self) -> np.ndarray:
+        return np.zeros(0, np.int64)
+
+    def add_input(self, counts: np.ndarray, element: metric_types.StandardMetricInputs):
+        outputs = element.get_predictions(self._key.model_name)
+        if RECOMMENDED not in outputs:
+            return counts
+        if not len(counts):
+            counts = np.zeros(int(_number(outputs[CATALOGUE])), np.int64)
+        listed = np.ravel(outputs[RECOMMENDED])[: self._k]
+        counts[listed[listed >= 0]] += 1  # an item stands once in a list
+        return counts
+
+    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
+        merged = self.create_accumulator()
+        for counts in accumulators:
+            merged = (
+                merged + counts if len(merged) and len(counts) else max(merged, counts, key=len)
+            )
+        return merged
+
+    def extract_output(self, counts: np.ndarray) -> metric_types.MetricsDict:
+        return {self._key: counts}
 
 
 class GroupAUC(tfma.metrics.Metric):

@@ -153,6 +153,34 @@ def test_evaluated_twice(exported, tmp_path):
     assert all(one.met for one in guarded.thresholds if one.against == evaluation.LAST_BLESSED)
 
 
+def test_what_a_run_asks_for_is_what_the_exported_model_measures(toy_data, tmp_path):
+    """The signature, TFMA and validation agree; a baseline that lacks a metric is no obstacle."""
+    data, names = toy_data("event", 0.0), ("recall_50", "auc", "novelty_5", "coverage_5", "gini_5")
+    loaded, module = data.load("popularity"), registry.load("popularity")
+    model = module.Model(module.HyperParameters(), loaded)
+    model.learn(TrainingLoop(model.hyper_parameters, loaded, seed=1))
+    task = tasks.of("popularity", asked=names)
+    task.exporter(model, loaded).export(str(tmp_path / "model"))
+    tasks.of("popularity").exporter(model, loaded).export(str(tmp_path / "older"))
+    inside = task.evaluation(loaded, "test").of(model)()
+    verdict = evaluate(
+        data,
+        task.metrics,
+        str(tmp_path / "model"),
+        str(tmp_path / "older"),
+        tmp_path / "verdict",
+        min_lift=0.0,
+    )
+    assert verdict.blessed, verdict.failures  # as good as the older one, and as popularity
+    overall = verdict.metrics[evaluation.OVERALL]
+    for name in (*task.metrics.means, *names):
+        np.testing.assert_allclose(overall[name], inside[name], atol=1e-5, err_msg=name)
+    assert 0 < overall["coverage_5"] < 1 and 0 < overall["gini_5"] < 1 and overall["novelty_5"] > 0
+    before = verdict.baseline[evaluation.OVERALL]
+    assert before["ndcg_10"] == overall["ndcg_10"]
+    assert all(not before.get(name, float("nan")) >= 0 for name in names)
+
+
 def test_the_floor_is_the_train_mean(exported, tmp_path):
     """A lift that nobody reaches.
 

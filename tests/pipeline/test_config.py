@@ -70,6 +70,8 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("walks: {q: 2}", "walks.q belongs to the kind 'node2vec'; received 2.0 with 'baskets'"),
         ("check: {min_user_event: 3}", "'check.min_user_event'; did you mean 'min_user_events'"),
         ("check: {max_future_share: 2}", "check.max_future_share: must be a share .*received 2"),
+        ("metrics: recal@50", "metrics: .*did you mean 'recall_50'"),
+        ("{model: deepfm, metrics: [auc]}", "metrics: for models that rank the catalogue"),
         ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
         ("seed: many", "seed: .*received 'many'"),
         ("- model", "required: a mapping"),

@@ -50,6 +50,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         from models.training import trainer
         from pipeline import dag
 
+        if config.split.leakage:
+            say(config.split.leakage)
         return dag.create_pipeline(
             config,
             source=str(source),

@@ -8,6 +8,7 @@ import rich.console
 import rich.table
 from rich.text import Text
 
+from components.build.config import SPLITS
 from pipeline.lineage import RunRecord
 
 
@@ -110,6 +111,8 @@ def print_run(record: RunRecord) -> None:
                     f"{report['read'] - report['kept']} rejected",
                 )
             )
+    if name := record.data_run.building.get("split", {}).get("name"):
+        facts.append(("split", name + (f" ({SPLITS[name].leaks})" if SPLITS[name].leaks else "")))
     facts.append(("code hash", parameters.get("code_hash")))
     if not record.is_bundle:
         facts += [("seed", parameters.get("seed"))]

@@ -24,20 +24,29 @@ class Split(NamedTuple):
         columns: what the events must have beside their user, item and row.
         sessions: whether it parts whole sessions, so that every position of a held-out one is a
             query: `always`, `asked` (with sequence_by: session) or `never`.
+        leaks: how events later than a target come to train, as a run and its report say it; empty
+            where they do not.
     """
 
     columns: tuple[str, ...] = ()
     sessions: Literal["always", "asked", "never"] = "never"
+    leaks: str = ""
 
 
 SPLITS = {
-    "leave_one_out": Split(),
+    "leave_one_out": Split(leaks="events of other users that are later than a target are in train"),
     "temporal": Split(("timestamp",)),
-    "ratio": Split(),
-    "user_holdout": Split(),
-    "given": Split(),
+    "ratio": Split(leaks="events are parted at random, so that later ones than a target train"),
+    "user_holdout": Split(
+        leaks="all events of the other users train, later ones than a target too"
+    ),
+    "given": Split(leaks="events of other users that are later than a target are in train"),
     "last_days": Split(("session_id", "timestamp"), "always"),
-    "predefined": Split(("split",), "asked"),
+    "predefined": Split(
+        ("split",),
+        "asked",
+        "the files say what is test; whether later events train is not looked at",
+    ),
 }
 """Every split by its name. A new one is a line here, and its function."""
 
@@ -109,6 +118,15 @@ class SplitConfig(Settings):
     def asks_sessions(self) -> bool:
         """Whether every position of a held-out session is a query."""
         return self.by_session and SPLITS[self.name].sessions != "never"
+
+    @property
+    def leakage(self) -> str:
+        """One line on what train knows of the time after a target; empty where that is nothing."""
+        leaks = SPLITS[self.name].leaks
+        return leaks and (
+            f"split {self.name}: {leaks}; what is measured may be more than the model would do "
+            "in use, which split temporal shows"
+        )
 
     @property
     def border(self) -> dict[str, Any]:

@@ -384,6 +384,17 @@ def test_metrics_stand_beside_popularity_and_the_last_blessed_model(tmp_path):
     assert "overall: this model 0.2500, popularity 0.2000, last blessed 0.2550" in plot
 
 
+@pytest.mark.parametrize("name, leaks", [("leave_one_out", True), ("temporal", False)])
+def test_a_split_that_lets_later_events_train_says_so(tmp_path, name, leaks):
+    run = Run(tmp_path).read(EVENTS).build(QUERIES)
+    path = tmp_path / "ExampleBuilder/examples/1/report.json"
+    path.write_text(path.read_text().replace("leave_one_out", name))
+    text = "Leakage. split leave_one_out: events of other users that are later than a target"
+    assert (text in run.page().text["data"]) is leaks and (
+        "Leakage" in run.page().text["data"]
+    ) is leaks
+
+
 def test_no_table_by_slice_is_wider_than_its_page(tmp_path):
     """A page holds ten columns: the slice, the count and eight numbers.
 

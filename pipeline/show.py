@@ -11,6 +11,8 @@ from rich.text import Text
 from components.build.config import SPLITS
 from pipeline.lineage import RunRecord
 
+_SHOWN = 4  # metrics of the table by slice, which is as wide as a terminal
+
 
 def console() -> rich.console.Console:
     """Standard output, as wide as its window."""
@@ -42,7 +44,9 @@ def print_evaluation(record: RunRecord) -> None:
     if not verdict:
         return
     measured = record.measured
-    decisive = list(measured.shown)[:2]
+    shown = dict(list(measured.shown.items())[:_SHOWN])
+    besides = dict(list(measured.shown.items())[_SHOWN:])
+    decisive = list(shown)[:2]
     rows = []
     for name in sorted(verdict["metrics"], key=lambda name: (name != "overall", name)):
         values, before = verdict["metrics"][name], verdict["baseline"].get(name, {})
@@ -50,7 +54,7 @@ def print_evaluation(record: RunRecord) -> None:
             (
                 name,
                 verdict["counts"].get(name, ""),
-                *(f"{values[metric]:.4f}" for metric in measured.shown),
+                *(f"{values[metric]:.4f}" for metric in shown),
                 " / ".join(f"{values[metric]:.4f}" for metric in measured.shown_reference),
                 " / ".join(f"{before[metric]:.4f}" for metric in decisive)
                 if before
@@ -61,9 +65,13 @@ def print_evaluation(record: RunRecord) -> None:
     blessed = f"last blessed: {' / '.join(measured.shown[metric] for metric in decisive)}"
     print_table(
         f"{record.pipeline}: test {measured.rows}",
-        ("slice", measured.rows, *measured.shown.values(), reference, blessed),
+        ("slice", measured.rows, *shown.values(), reference, blessed),
         rows,
     )
+    if besides:
+        overall = verdict["metrics"]["overall"]
+        values = [f"{overall.get(metric, float('nan')):.4f}" for metric in besides]
+        print_table("Asked for besides, overall", list(besides.values()), [values])
     if record.blessed:
         console().print("[green]blessed[/green]")
 

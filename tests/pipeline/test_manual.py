@@ -1,5 +1,7 @@
 """The manual: every key of a run file, told by the classes themselves."""
 
+import re
+
 import pydantic
 import pytest
 import yaml
@@ -86,4 +88,5 @@ def test_every_layout_is_told_by_name():
 def test_the_page_is_that_of_the_classes():
     page = (ROOT / "MANUAL.md").read_text("utf-8")
     assert page == manual.page(), "write it anew: recsys config --page > MANUAL.md"
-    assert "| `hyper_parameters.corruption` |" in page
+    empty = re.findall(r"\| `(hyper_parameters\.\w+)` \|[^|]*\|[^|]*\|  \|", page)
+    assert not empty, "no line under `Attributes` of the model's HyperParameters"

@@ -13,10 +13,10 @@ import pydantic
 import yaml
 
 from components.build.config import SplitConfig
-from components.gate.config import GateConfig
+from components.gate.config import GateConfig, require_known_slices
 from models.names import metrics, registry
 from models.names.errors import ConfigError
-from models.names.settings import Settings, Share
+from models.names.settings import Names, Settings, Share
 from pipeline import lineage, local
 from pipeline.lineage import RunRecord
 
@@ -33,6 +33,7 @@ class BundleConfig(Settings):
         max_regression: NDCG@10 may be below the recall's alone, and below the last blessed
             bundle's, by at most this much, or by `z` standard errors where they are more.
         z: standard errors over the test queries; what is within them shows nothing.
+        slices: as `GateConfig.slices`, against the recall alone and the last blessed bundle.
         output: folder of the runs; the bundle goes there as well.
     """
 
@@ -42,6 +43,7 @@ class BundleConfig(Settings):
     weight: Share | None = None
     max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
     z: float = pydantic.Field(GateConfig().z, ge=0)
+    slices: Names = ()
     output: str = "runs"
 
 
@@ -54,6 +56,7 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
             recall is tested on.
         RecsysError: another run holds the output folder, or the disk is full.
     """
+    require_known_slices(config.slices)
     records = lineage.load_runs(config.output)
     recall = _blessed(records, config.recall, "retrieve", config.output)
     rank = _blessed(records, config.rank, "score", config.output) if config.rank else None
@@ -126,7 +129,10 @@ def _create_pipeline(
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
     gate = GateConfig(
-        min_lift=-config.max_regression, max_regression=config.max_regression, z=config.z
+        min_lift=-config.max_regression,
+        max_regression=config.max_regression,
+        z=config.z,
+        slices=config.slices,
     )
     bounds = evaluation.eval_config(metrics.TWO_STAGE, gate)
     serving_dir = str(output / "serving" / name)

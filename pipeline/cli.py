@@ -328,6 +328,12 @@ def _finish(output: str, run: Callable):
     help="Standard errors over the test queries that count as noise.",
 )
 @click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    help="A slice of the queries where the bundle may not be worse either, such as activity; repeat.",
+)
+@click.option(
     "--output",
     type=click.Path(),
     default="runs",

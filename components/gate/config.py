@@ -1,10 +1,12 @@
 """What a model must reach to be blessed. Light: a run file nests it."""
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import pydantic
 
+from models.names.errors import ConfigError, nearest
 from models.names.settings import Names, Settings
 
 SLICES = ("activity", "popularity", "temperature")
@@ -36,6 +38,21 @@ class GateConfig(Settings):
     max_regression: float = pydantic.Field(0.005, ge=0)
     z: float = pydantic.Field(2.0, ge=0)
     slices: Names = pydantic.Field((), examples=[("activity", "popularity:tail")])
+
+
+def require_known_slices(slices: Iterable[str]) -> None:
+    """Refuses slices that test queries do not have.
+
+    Raises:
+        ConfigError: a feature that is none of `SLICES`; the nearest is named.
+    """
+    for name in slices:
+        feature = name.partition(":")[0]
+        if feature not in SLICES:
+            raise ConfigError(
+                f"gate.slices: test queries are sliced by {', '.join(SLICES)}; received "
+                f"{name!r}{nearest(feature, SLICES)}"
+            )
 
 
 def required(bound: float, z: float, standard_error: float) -> float:

@@ -331,7 +331,7 @@ def _finish(output: str, run: Callable):
     "--slice",
     "slices",
     multiple=True,
-    help="A slice of the queries where the bundle may not be worse either, such as activity; repeat.",
+    help="A slice of the queries where it may not be worse either, such as activity; repeat.",
 )
 @click.option(
     "--output",

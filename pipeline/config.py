@@ -17,10 +17,10 @@ from components.build.config import Filters, Positives, Sessions, SplitConfig, W
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
 from components.read import datasets
-from models.names import registry
+from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from models.names.settings import Settings, Share
+from models.names.settings import Names, Settings, Share
 
 # What lies under the output beside the folders that are called as the pipelines are.
 _FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
@@ -42,9 +42,11 @@ class DataConfig(Settings):
     """
 
     source: str = "movielens-100k"
-    reader: str | None = None
-    columns: dict[str, Any] = {}
-    schema_name: str | None = pydantic.Field(None, alias="schema")
+    reader: str | None = pydantic.Field(None, examples=["csv"])
+    columns: dict[str, Any] = pydantic.Field(
+        {}, examples=[{"user_id": "customer", "timestamp": "bought_at", "timestamp_unit": "ms"}]
+    )
+    schema_name: str | None = pydantic.Field(None, alias="schema", examples=["generic"])
     max_rejected_share: Share = 0.01
 
 
@@ -60,8 +62,8 @@ class FeatureConfig(Settings):
     """
 
     min_count: int = pydantic.Field(1, ge=1)
-    context: tuple[str, ...] = ()
-    point_in_time: tuple[str, ...] = ()
+    context: tuple[str, ...] = pydantic.Field((), examples=[("device",)])
+    point_in_time: tuple[str, ...] = pydantic.Field((), examples=[("user_events_before",)])
 
 
 class RunConfig(Settings):
@@ -81,6 +83,9 @@ class RunConfig(Settings):
         hyper_parameters: overrides of the model's own.
         check: thresholds of the table check.
         gate: thresholds of the blessing.
+        metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
+            `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
+            recommended `novelty`, `coverage` and `gini`, such as coverage_10.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
@@ -97,13 +102,14 @@ class RunConfig(Settings):
     sessions: Sessions | None = None
     walks: WalkConfig = WalkConfig()
     features: FeatureConfig = FeatureConfig()
-    hyper_parameters: dict[str, Any] = {}
+    hyper_parameters: dict[str, Any] = pydantic.Field({}, examples=[{"epochs": 30}])
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
+    metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
-    name: str | None = None
+    name: str | None = pydantic.Field(None, examples=["shop"])
 
     @pydantic.field_validator("name")
     @classmethod
@@ -163,8 +169,8 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         overrides: dotted key -> value; None values are left out.
 
     Raises:
-        ConfigError: no such file, no YAML mapping, an unknown key or model (the nearest is named)
-            or a bad value.
+        ConfigError: no such file, no YAML mapping, an unknown key, model or metric (the nearest is
+            named) or a bad value.
     """
     values: dict[str, Any] = {}
     if path:
@@ -184,6 +190,7 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
     config = _with_defaults_of_the_model(config, values, path)
+    metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     config = _with_defaults_of_sessions(config, values)
     config = _with_defaults_of_the_task(config, values)
     _require_use_of_weights(config)
@@ -211,14 +218,15 @@ def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> Run
 
 def _require_use_of_weights(config: RunConfig) -> None:
     """Refuses weights for a model that would not heed them."""
-    if config.positives and config.positives.weighted:
+    values = config.positives.values if config.positives else None
+    if values and config.positives and config.positives.weighted:
         if not registry.get(config.model).reads_weights:
             readers = ", ".join(n for n, entry in registry.MODELS.items() if entry.reads_weights)
             raise ConfigError(
                 f"positives.values: {config.model} does not heed how much an event weighs; "
-                f"required: weights of 1, such as values: [{', '.join(config.positives.values)}], "
+                f"required: weights of 1, such as values: [{', '.join(values)}], "
                 f"or a model that does ({readers or 'none yet'}); received: "
-                f"{config.positives.values}"
+                f"{values}"
             )
 
 

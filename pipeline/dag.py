@@ -11,6 +11,7 @@ from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
 from components.gate import evaluation
+from components.gate.config import require_known_slices
 from components.gate.last_blessed import LastBlessedOther
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
@@ -70,8 +71,10 @@ def create_pipeline(
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
     _require_use_of_a_warm_start(config)
+    if entry.task == "retrieve":  # the rows of a `score` run have any column
+        require_known_slices(config.gate.slices)
     label = config.label.model_dump() if config.label else None
-    measured = metrics.of(entry.task, config.label)
+    measured = metrics.of(entry.task, config.label, config.metrics)
     measured.choosing_by(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
@@ -191,6 +194,7 @@ def create_pipeline(
         "seed": config.seed,
         "label": label,
         "code_hash": registry.code_hash(),
+        **({"metrics": list(config.metrics)} if config.metrics else {}),
     }
     identity = _hash_text(
         json.dumps(
@@ -238,9 +242,8 @@ def create_pipeline(
     )
 
     # The gate: better than the reference, and not much worse than the last blessed model.
-    bounds = evaluation.eval_config(
-        measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
-    )
+    gate = config.gate.model_copy(update={"min_lift": 0.0}) if entry.baseline else config.gate
+    bounds = evaluation.eval_config(measured, gate)
     gated = gate_and_push(
         trainer.outputs["model"],
         last_blessed.outputs["model"],

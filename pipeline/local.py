@@ -52,6 +52,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         from models.training import trainer
         from pipeline import dag
 
+        if config.split.leakage:
+            say(config.split.leakage)
         return dag.create_pipeline(
             config.model_copy(update={"data": located}),
             source=str(source),
@@ -201,9 +203,9 @@ def left_out(record: lineage.RunRecord) -> list[str]:
 
 
 def save_verdict(record: lineage.RunRecord) -> None:
-    """Stores the gate's findings as JSON beside TFMA's own files.
+    """Stores the gate's findings beside TFMA's own files, so that nobody needs TFMA to read them.
 
-    So nobody needs TFMA to read them.
+    They are the verdict as JSON, and what each test user got as Parquet, for `recsys compare`.
     """
     evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
     if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():
@@ -214,6 +216,9 @@ def save_verdict(record: lineage.RunRecord) -> None:
     values = dataclasses.asdict(verdict)
     for failure, text in zip(values["failures"], verdict.failures):
         failure["text"] = str(text)
+    for threshold, one in zip(values["thresholds"], verdict.thresholds):
+        threshold |= {"met": one.met, "requirement": one.requirement}
+    (Path(evaluation) / lineage.BY_USER).write_bytes(gate.read_by_user(evaluation))
     (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 

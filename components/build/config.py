@@ -27,21 +27,31 @@ class Split(NamedTuple):
             query: `always`, `asked` (with sequence_by: session) or `never`.
         has_border: whether train is what lies before a border in the log (a time, or the source's
             word), so that filters count what lies there.
+        leaks: how events later than a target come to train, as a run and its report say it; empty
+            where they do not.
     """
 
     columns: tuple[str, ...] = ()
     sessions: Literal["always", "asked", "never"] = "never"
     has_border: bool = False
+    leaks: str = ""
 
 
 SPLITS = {
-    "leave_one_out": Split(),
+    "leave_one_out": Split(leaks="events of other users that are later than a target are in train"),
     "temporal": Split(("timestamp",), has_border=True),
-    "ratio": Split(),
-    "user_holdout": Split(),
-    "given": Split(),
+    "ratio": Split(leaks="events are parted at random, so that later ones than a target train"),
+    "user_holdout": Split(
+        leaks="all events of the other users train, later ones than a target too"
+    ),
+    "given": Split(leaks="events of other users that are later than a target are in train"),
     "last_days": Split(("session_id", "timestamp"), "always", has_border=True),
-    "predefined": Split(("split",), "asked", has_border=True),
+    "predefined": Split(
+        ("split",),
+        "asked",
+        has_border=True,
+        leaks="the files say what is test; whether later events train is not looked at",
+    ),
 }
 """Every split by its name. A new one is a line here, and its function."""
 
@@ -50,7 +60,10 @@ class SplitConfig(Settings):
     """How the log is split.
 
     Attributes:
-        name: one of `SPLITS`.
+        name: `leave_one_out` (of each user the last event is test, the one before it validation),
+            `temporal` (the newest share of all events), `ratio` (a share at random), `user_holdout`
+            (whole users), `given` (a file of test events), `last_days` (the sessions of the last
+            days), `predefined` (the parts that the files are in).
         seed: of every random choice.
         valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
             validation.
@@ -85,7 +98,7 @@ class SplitConfig(Settings):
     input_share: float = pydantic.Field(0.8, gt=0, lt=1)
     sequence_by: Literal["user", "session"] = "user"
     days: float = pydantic.Field(1.0, gt=0)
-    file: str | None = None
+    file: str | None = pydantic.Field(None, examples=["test_items.tsv"])
     max_missing_share: Share = 0.0
 
     @pydantic.model_validator(mode="after")
@@ -112,6 +125,15 @@ class SplitConfig(Settings):
     def asks_sessions(self) -> bool:
         """Whether every position of a held-out session is a query."""
         return self.by_session and SPLITS[self.name].sessions != "never"
+
+    @property
+    def leakage(self) -> str:
+        """One line on what train knows of the time after a target; empty where that is nothing."""
+        leaks = SPLITS[self.name].leaks
+        return leaks and (
+            f"split {self.name}: {leaks}; what is measured may be more than the model would do "
+            "in use, which split temporal shows"
+        )
 
     @property
     def border(self) -> dict[str, Any]:
@@ -160,13 +182,15 @@ class Positives(Settings):
 
     SECTION: ClassVar[str] = "positives"
 
-    column: str = pydantic.Field(min_length=1)
+    column: str = pydantic.Field(min_length=1, examples=["event_type"])
     values: Annotated[
         dict[str, Annotated[float, pydantic.Field(gt=0)]] | None,
         pydantic.BeforeValidator(lambda given: given if given is None else _weights(given)),
-    ] = None
-    from_value: float | None = pydantic.Field(None, alias="from")
-    targets: Annotated[tuple[str, ...], pydantic.BeforeValidator(_words)] = ()
+    ] = pydantic.Field(None, examples=[["purchase", "cart"]])
+    from_value: float | None = pydantic.Field(None, alias="from", examples=[4])
+    targets: Annotated[tuple[str, ...], pydantic.BeforeValidator(_words)] = pydantic.Field(
+        (), examples=[["purchase"]]
+    )
     collapse: bool = False
 
     @pydantic.model_validator(mode="after")
@@ -206,7 +230,7 @@ class Sessions(Settings):
 
     SECTION: ClassVar[str] = "sessions"
 
-    gap_minutes: float = pydantic.Field(gt=0)
+    gap_minutes: float = pydantic.Field(gt=0, examples=[30])
 
 
 class Filters(Settings):
@@ -257,7 +281,7 @@ class WalkConfig(Settings):
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
     weighted: bool = True
-    within: int | None = pydantic.Field(None, ge=0)
+    within: int | None = pydantic.Field(None, ge=0, examples=[3600])
     walks_per_node: int = pydantic.Field(10, ge=1)
     walk_length: int = pydantic.Field(40, ge=2)
     p: float = pydantic.Field(1.0, gt=0)

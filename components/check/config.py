@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import pydantic
+
 from models.names.settings import Names, Settings, Share
 
 
@@ -34,4 +36,4 @@ class Thresholds(Settings):
     min_user_events: int = 1
     max_users_under_minimum_share: Share = 0.0
     max_duplicate_id_share: Share = 0.0
-    allowed_anomalies: Names = ()
+    allowed_anomalies: Names = pydantic.Field((), examples=["events.rating"])

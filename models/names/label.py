@@ -29,9 +29,9 @@ class Label(Settings):
 
     SECTION: ClassVar[str] = "label"
 
-    column: str = pydantic.Field(min_length=1)
-    threshold: float | None = None
-    kind: Literal["click", "rating"] | None = None
+    column: str = pydantic.Field(min_length=1, examples=["rating"])
+    threshold: float | None = pydantic.Field(None, examples=[4.0])
+    kind: Literal["click", "rating"] | None = pydantic.Field(None, examples=["click"])
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "Label":

@@ -116,6 +116,8 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("walks: {q: 2}", "walks.q belongs to the kind 'node2vec'; received 2.0 with 'baskets'"),
         ("check: {min_user_event: 3}", "'check.min_user_event'; did you mean 'min_user_events'"),
         ("check: {max_future_share: 2}", "check.max_future_share: must be a share .*received 2"),
+        ("metrics: recal@50", "metrics: .*did you mean 'recall_50'"),
+        ("{model: deepfm, metrics: [auc]}", "metrics: for models that rank the catalogue"),
         ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
         ("seed: many", "seed: .*received 'many'"),
         ("- model", "required: a mapping"),
@@ -347,3 +349,8 @@ def test_a_run_says_what_was_left_out(tmp_path):
         "events.size: 3 values are no float and count as missing (data.columns.types.size)",
     ]
     assert local.left_out(SimpleNamespace(steps={})) == []
+
+
+def test_a_slice_that_queries_do_not_have_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"gate.slices: .*'activty:0'; did you mean 'activity'"):
+        create_pipeline({"gate.slices": "activty:0"})

@@ -44,7 +44,7 @@ def has_reviews(path: Path) -> bool:
 
 
 def reviews(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A file of reviews or more, and of items none or more."""
+    """Amazon's JSON lines: a file of reviews or more, and of items none or more."""
     keys = {
         # Names for all tables rename the columns that the layout knows; those under a table's name
         # may add columns as well.

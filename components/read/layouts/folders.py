@@ -86,12 +86,12 @@ def has(kind: str):
 
 
 def delimited(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """Events as text; the other tables in either format."""
+    """Tables of one's own with a header: `events.csv` or `.tsv`; `items`, `users` as either."""
     return _tables(path, options, "csv")
 
 
 def parquet(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """Events as Parquet; the other tables in either format."""
+    """Tables of one's own: `events.parquet` or a folder; `items`, `users` in either format."""
     return _tables(path, options, "parquet")
 
 

@@ -44,6 +44,7 @@ def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
 
 
 def ratings_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-100K: `u.data`, and `u.item`, `u.user` where they are there."""
     events = _named(
         "events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options
     )
@@ -75,6 +76,7 @@ def ratings_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def ratings_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-1M and 10M: `ratings.dat`, and `movies.dat`, `users.dat` where they are there."""
     names = ["user_id", "item_id", "rating", "timestamp"]
     events = _named("events", path / "ratings.dat", names, options, delimiter="::")
     items, users = Source("items"), Source("users")
@@ -111,6 +113,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def ratings_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-20M and later: `ratings.csv`, and `movies.csv` where it is there."""
     names = {"userId": "user_id", "movieId": "item_id"}
     events = parts.headed("events", [path / "ratings.csv"], options, names)
     items = Source("items")

@@ -27,6 +27,7 @@ def interactions(path: Path) -> list[Path]:
 
 
 def atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """RecBole's atomic files: `NAME.inter`, and `NAME.item`, `NAME.user` where they are there."""
     found = interactions(path)
     if len(found) != 1:
         raise DataError(

@@ -60,7 +60,7 @@ def has_user_lists(path: Path) -> bool:
 
 
 def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A table of clicks."""
+    """A table of clicks whose header has SessionId, ItemId and Time, and perhaps UserId."""
     files, shares = _chosen(
         path,
         options,
@@ -86,7 +86,7 @@ def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A line a session."""
+    """Text without a header, a line a session: its items, oldest first."""
     fields = [
         FileField("user_id", BYTES, 0, "line"),
         FileField("session_id", BYTES, 0, "line"),
@@ -96,7 +96,7 @@ def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def user_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A line a user."""
+    """Text without a header, a line a user: the user's id, then the items, oldest first."""
     fields = [
         FileField("user_id", BYTES, 0, "the first of a line"),
         FileField("item_id", BYTES, 1, "items"),

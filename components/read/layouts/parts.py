@@ -32,6 +32,7 @@ KNOWN_KINDS = {
     "label": FLOAT,
     "dwell": FLOAT,
     "genres": BYTES_LIST,
+    "shown": BYTES_LIST,
 }
 OPTIONS = ("timestamp_unit", "list_separator", "types", "files")
 

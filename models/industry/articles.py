@@ -45,11 +45,11 @@ class ArticleSettings(HyperParameters):
     vocabulary: int = pydantic.Field(10_000, ge=1)
     article_length: int = pydantic.Field(200, ge=1)
     corruption: float = pydantic.Field(0.3, ge=0, lt=1)
-    similarity: float = pydantic.Field(1.0, ge=0)
+    similarity: float = pydantic.Field(10_000.0, ge=0)
     category: str | None = None
     article_epochs: int = pydantic.Field(20, ge=1)
     article_batch_size: int = pydantic.Field(100, ge=1)
-    article_learning_rate: float = pydantic.Field(1e-3, gt=0)
+    article_learning_rate: float = pydantic.Field(3e-3, gt=0)
 
 
 class Words:

@@ -26,9 +26,10 @@ the table of items describes, is ranked as any other; one that no table knows ha
 signature `encode_article`, to be multiplied with that of `embed`, and `update_state` reads it.
 
 Deviations: not published and ours: p, alpha, the vocabulary, Adam and its rate for step one, what
-is a duplicate, how many positions there are, tanh in u. L_R is summed over the words; the encoder
-learns from the articles that train has, the newest `history_length` are read, and the first 100
-alone are searched for duplicates. Whoever has read nothing gets popularity, which here knows
+is a duplicate, how many positions there are, tanh in u. L_R is summed over the vocabulary, beside
+which one similarity is small: hence an alpha of thousands. The encoder learns from the articles
+that train has, the newest `history_length` are read, and the first 100 alone are searched for
+duplicates. Whoever has read nothing gets popularity, which here knows
 neither freshness nor variety; nothing expires, and expected page views are not in the score.
 """
 
@@ -132,11 +133,15 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         return sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch).map(drawn)
 
     def learn(self, loop: Loop) -> None:
+        self.learn_articles(loop)
+        self.learn_users(loop)
+
+    def learn_articles(self, loop: Loop) -> None:
+        """Step one, which fills in `articles`."""
         with loop.strategy.scope():
             step = Articles(self.hyper_parameters, loop.data, self.encoder, self._words.of_items)
         step.learn(loop)
         self.articles.embeddings.assign(self.encoder.encode_all(self._words.of_items))
-        self.learn_users(loop)
 
     def learn_users(self, loop: Loop) -> None:
         """Step two, by what stands in `articles`."""

@@ -19,7 +19,7 @@ KDD 2017.
     served   by R, and an article is left out whose cosine with one above it is over a threshold
 
 What was on display is the events' column `shown`, in order of position; q is what the user clicked
-nowhere in train, and events without a display are history alone. Where the log has no such column
+nowhere in train, and events without a display are history alone. Where the log tells of no display
 q is one of `negatives` random articles that the user has not had, and there is no B. The state at a
 click is that before all clicks of the user at that time. An article that train has not seen, but
 the table of items describes, is ranked as any other; one that no table knows has a vector by the
@@ -29,8 +29,8 @@ Deviations: not published and ours: p, alpha, the vocabulary, Adam and its rate 
 is a duplicate, how many positions there are, tanh in u. L_R is summed over the vocabulary, beside
 which one similarity is small: hence an alpha of thousands. The encoder learns from the articles
 that train has, the newest `history_length` are read, and the first 100 alone are searched for
-duplicates. Whoever has read nothing gets popularity, which here knows
-neither freshness nor variety; nothing expires, and expected page views are not in the score.
+duplicates. Whoever has read nothing gets popularity, which here knows neither freshness nor
+variety; nothing expires, and expected page views are not in the score.
 """
 
 from typing import Any
@@ -107,7 +107,8 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         own, log = self.hyper_parameters, data.events
         items, (start, weight) = tf.constant(log.item), moments(log)
         displays = Displays(log, own.positions) if log.shown is not None else None
-        clicks = displays.clicks if displays else np.arange(len(log))
+        told = displays is not None and len(displays.clicks) > 0
+        clicks = displays.clicks if told else np.arange(len(log))
         columns = {
             "user": log.user[clicks],
             "item": log.item[clicks],
@@ -115,7 +116,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             "end": start[clicks],
             "weight": weight[clicks],
         }
-        if displays:
+        if told:
             columns |= {"place": displays.place, "display": np.arange(len(clicks))}
         negatives = sampling.UniformNegatives(log.user, log.item, data.items.train_count)
 
@@ -123,7 +124,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             read = tf.gather(items, tf.ragged.range(batch.pop("begin"), batch.pop("end")))
             batch["history"] = read.to_tensor()
             seed, user = batch.pop("step_seed"), batch.pop("user")
-            if displays:
+            if told:
                 beside = displays.others(batch.pop("display"))
                 return {**batch, **beside}
             others = negatives.draw(user, own.negatives, seed)
@@ -238,9 +239,8 @@ def without_duplicates(near: tf.Tensor) -> tf.Tensor:
     Returns:
         [B, K] bool.
     """
-    above = tf.cast(tf.linalg.band_part(tf.ones(tf.shape(near)[1:]), -1, 0), tf.bool)
-    above &= ~tf.eye(tf.shape(near)[1], dtype=tf.bool)
-    near &= above
+    place = tf.range(tf.shape(near)[1])
+    near &= place < place[:, tf.newaxis]
 
     # Each round is right for one place more at least; mostly for all after two or three.
     def step(kept, _):

@@ -303,7 +303,7 @@ def test_a_batch_has_what_was_read_before_and_what_was_not_clicked():
     expected = {"item": B, "history": [A], "weight": 0.5, "place": 2}
     assert of_b == {**expected, "others": [STRANGE, EMPTY], "places": [1, 3]}
     # Without displays every event is a target, and the others are drawn from what train has.
-    log = log_of()
+    log = log_of(tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int64), [0] * 4))
     batch = next(iter(model_of(log).batches(newspaper(log), 0, 0).dataset))
     history = dict(zip(batch["item"].numpy().tolist(), batch["history"].numpy().tolist()))
     assert history[A] == [0] and history[COLD] == [A] and len(batch["item"]) == 4

@@ -28,7 +28,8 @@ class DataConfig(Settings):
     Attributes:
         source: a public data set by name, or a folder.
         reader: the layout of the folder; told by its files when left out.
-        columns: column mapping of the user's own CSV or Parquet files.
+        columns: how the user's own columns are called and what they hold, and of what form the
+            files are; see `components.read.layouts.detection.plan`.
         schema_name: curated table schemas: a name in `schema/` or a folder; in YAML it is called
             `schema`.
         max_rejected_share: share of a table's rows that may be rejected before the run stops.
@@ -175,8 +176,13 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     )
 
     source = config.data.source
-    usual = detection.conventions(source, config.data.reader) if Path(source).is_dir() else {}
+    usual: dict[str, Any] = {}
     updates: dict[str, Any] = {}
+    if Path(source).is_dir():
+        columns = config.data.columns
+        reader = config.data.reader or detection.detect(source, columns)
+        usual = detection.conventions(source, reader)
+        updates["data"] = config.data.model_copy(update={"reader": reader})
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
         updates["label"] = Label(**usual.get("label", rating))
@@ -203,8 +209,17 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             raise ConfigError(f"--set requires NAME=VALUE, such as epochs=20; received {setting!r}")
         top = name.split(".")[0]
         key = name if top in RunConfig.model_fields else f"hyper_parameters.{name}"
-        overrides[key] = _number(yaml.safe_load(text) if text else "")
+        overrides[key] = _number(_value(text))
     return overrides
+
+
+def _value(text: str) -> Any:
+    """What YAML takes the text for; marks that mean something to it alone are text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value in ("", None) and text in ("|", ">", "") else value
 
 
 def _number(value: Any) -> Any:

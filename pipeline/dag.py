@@ -14,7 +14,7 @@ from components.gate.last_blessed import LastBlessedOther
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
-from components.tables.schemas import read_schemas, schema_folder
+from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import features, metrics, registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
@@ -95,7 +95,7 @@ def create_pipeline(
         source=source,
         fingerprint=fingerprint,
         reader=config.data.reader,
-        columns=json.dumps(config.data.columns, sort_keys=True) if config.data.columns else None,
+        columns=json.dumps(read_columns(config.data.columns, tables), sort_keys=True),
         max_rejected_share=config.data.max_rejected_share,
         code_hash=components_hash,
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from components.build import session_splits
 from components.build.config import SPLITS, SplitConfig
-from components.read import parsing
+from components.read import parsing, quotes
 from components.tables.hashing import hash_ids, mix
 from models.names.errors import DataError
 
@@ -296,8 +296,7 @@ def read_given(file: str) -> pd.DataFrame:
             f"{file}, line 1: the column {missing[0]!r} is missing; received: {', '.join(names)}"
         )
     rejects = parsing.Rejects()
-    ends = parsing.record_ends(body, quoted=False)
-    lines = parsing.record_lines(body, ends, 2)
+    lines = 2 + quotes.cut(body, last=True).lines
     values, _ = (
         parsing.split_fields(body, "\t", len(names), lines, rejects)
         if body

@@ -24,6 +24,7 @@ from components.tables.shards import ROWS_A_SHARD, ReadBatches, Shard, gather
 from models.names.errors import DataError
 
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN
+_OTHER_TYPE = anomalies_pb2.AnomalyInfo.UNEXPECTED_DATA_TYPE
 
 
 def check(
@@ -310,6 +311,8 @@ def _judge_anomalies(
             report["anomalies"].append(
                 {"table": table, "column": column, "text": text, "new_column": new}
             )
+            if any(reason.type == _OTHER_TYPE for reason in anomaly.reason):
+                text += f"; data.columns.types.{column} says what it is read as, such as float"
             if new or empty or f"{table}.{column}" in thresholds.allowed_anomalies:
                 report["notes"].append(text)
             else:

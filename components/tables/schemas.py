@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
@@ -52,6 +53,29 @@ def read_schemas(folder: str) -> dict[str, schema_pb2.Schema]:
                 f"{path} is no text-format tensorflow.metadata schema: {error}"
             ) from error
     return schemas
+
+
+def read_columns(
+    columns: Mapping[str, Any], schemas: Mapping[str, schema_pb2.Schema]
+) -> dict[str, Any]:
+    """`data.columns` as the reader is told them: with the kinds that the curated schemas have.
+
+    Args:
+        columns: what the run says.
+        schemas: table -> its curated schema.
+    """
+    kinds = {schema_pb2.BYTES: "bytes", schema_pb2.INT: "int", schema_pb2.FLOAT: "float"}
+    known = {
+        table: {
+            feature.name: (
+                "text" if feature.HasField("natural_language_domain") else kinds[feature.type]
+            )
+            for feature in schema.feature
+            if feature.type in kinds and feature.value_count.max <= 1
+        }
+        for table, schema in schemas.items()
+    }
+    return {**columns, "schema": known}
 
 
 def train_schema(

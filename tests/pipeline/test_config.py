@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,7 @@ from components.gate.config import GateConfig
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from pipeline import config
+from pipeline import config, lineage, local
 
 
 def write(tmp_path, text):
@@ -218,3 +219,64 @@ def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="ease has no use for 'warm_start'.*closed form"):
         create_pipeline(overrides, l2=250.0)
     assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components
+
+
+def test_the_layout_is_decided_once(tmp_path, monkeypatch):
+    from components.read.layouts import detection
+
+    (tmp_path / "events.csv").write_text("user_id,item_id,rating\nu,i,4\n")
+    count, own = [], detection.detect
+    monkeypatch.setattr(detection, "detect", lambda *given: count.append(given) or own(*given))
+    run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
+    assert run.data.reader == "csv" and len(count) == 1
+    assert local.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
+    run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
+    assert local.find_data(run, print)[2] == "csv" and len(count) == 2
+
+
+def test_a_run_says_what_each_column_is_taken_for(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id,rating,size\nu,i,4,1.5\nu,j,5,2\n")
+    (tmp_path / "items.csv").write_text("item_id,title,price,zip\ni,A,3,00501\nj,B,4,9\n")
+    run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
+    said = []
+    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    assert said == [
+        "  events (events.csv): rating: number, size: number (10 buckets)",
+        # The schema calls the price a number, though these are whole.
+        "  items (items.csv): title: text, price: number (10 buckets), zip: category (2 values in "
+        "the first 2 rows)",
+    ]
+    typed = {"model": "popularity", "data.source": str(tmp_path)}
+    run = config.load(None, {**typed, "data.columns.types.price": "category"})
+    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    assert "price: category (2 values in the first 2 rows)" in said[-1]
+
+
+@pytest.mark.parametrize("mark", "[]*?")
+def test_a_folder_that_beam_takes_for_a_pattern_is_refused(tmp_path, mark):
+    with pytest.raises(ConfigError, match="--output: required: a path without"):
+        local.require_plain(tmp_path / f"a{mark}b", "--output")
+    local.require_plain(tmp_path / "runs (2), é", "--output")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|", "*", "%", "@", "\\t"])
+def test_marks_of_yaml_can_be_set(mark):
+    key = "data.columns.delimiter"
+    assert config.parse_settings((f"{key}={mark}",)) == {key: mark}
+
+
+def test_a_run_says_what_was_left_out(tmp_path):
+    report = {
+        "read": 3000,
+        "columns": {"user_id": "bytes", "size": "float"},
+        "rejected": {"empty item_id": {"count": 2, "file": "/a/e.csv", "line": 7, "received": ""}},
+        "unreadable": {"size": 3},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    step = dataclasses.replace(lineage.Step("", "", 0), outputs={"events": str(tmp_path)})
+    record = SimpleNamespace(steps={"TableReader": step})
+    assert local.left_out(record) == [
+        "events: 2 of 3,000 rows rejected: empty item_id; e.csv, line 7: ",
+        "events.size: 3 values are no float and count as missing (data.columns.types.size)",
+    ]
+    assert local.left_out(SimpleNamespace(steps={})) == []

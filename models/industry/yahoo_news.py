@@ -69,7 +69,7 @@ class HyperParameters(Ranking, Epochs, Gradient, ArticleSettings):
     history_length: int = pydantic.Field(100, ge=1)
     positions: int = pydantic.Field(20, ge=1)
     negatives: int = pydantic.Field(10, ge=1)
-    duplicate_cosine: float | None = pydantic.Field(0.95, gt=0, le=1)
+    duplicate_cosine: float | None = pydantic.Field(0.98, gt=0, le=1)
 
 
 class YahooNews(ItemVectorModel[HyperParameters]):

@@ -292,6 +292,33 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     ]
 
 
+_BOOLEANS = {b"true": b"1", b"false": b"0"}
+_NO_JUDGEMENT = (b"", b"nan")
+
+
+def to_judgements(
+    column: pa.Array, decimal: str = "."
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads ratings, or clicks: numbers, or true and false; blank or NaN where there is none.
+
+    Returns:
+        [N] float64, NaN where there is none; which values are there and no finite number; and
+        which are missing.
+    """
+    if not pa.types.is_large_binary(column.type):
+        numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return numbers, np.isinf(numbers), np.isnan(numbers)
+    # There are few distinct ones.
+    codes, distinct = pd.factorize(column.to_numpy(zero_copy_only=False))
+    words = [_BOOLEANS.get(word, word) for word in (value.strip().lower() for value in distinct)]
+    numbers, _, bad = to_numbers(pa.array(words, pa.large_binary()), decimal)
+    nothing = np.isin(np.array(words, object), _NO_JUDGEMENT)
+    # The last of each is for the code -1, of what is null.
+    numbers, bad = np.append(np.where(bad, np.nan, numbers), np.nan), np.append(bad, False)
+    nothing = np.append(nothing, True)
+    return numbers[codes], (bad & ~nothing)[codes], nothing[codes]
+
+
 def to_list(column: pa.Array, separator: str, kind: str, decimal: str = ".") -> pa.Array:
     """Splits every value on `separator` (a blank: on any run of blanks).
 

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 
 from components.read import parsing, raw, times
-from components.read.numbers import to_numbers
 from components.read.parsing import Rejects
 from components.read.raw import BLOCK_BYTES, Block, blocks
 from components.read.sources import BLOCK_OF_ROWS, FileField, Source
@@ -95,9 +94,10 @@ def parse(source: Source, block: Block) -> Parsed:
             refuse(times.BEYOND, beyond, column)
             arrays[field.name] = pa.array(seconds)
         elif source.table == "events" and field.name in ("rating", "label"):
-            numbers, _, bad = _numbers(column, source.decimal)
+            # An event without a rating is an event; a run that learns ratings counts it.
+            numbers, bad, missing = parsing.to_judgements(column, source.decimal)
             refuse(f"{field.name} is not a number", bad, column)
-            arrays[field.name] = pa.array(np.where(bad, 0, numbers).astype(np.float32))
+            arrays[field.name] = pa.array(numbers.astype(np.float32), mask=missing | bad)
         elif isinstance(column, pa.LargeBinaryArray):
             if field.year:
                 column, arrays[field.year] = parsing.split_year(column)
@@ -138,13 +138,6 @@ def _shown(column: pa.Array, row: int) -> str:
     except (ValueError, OverflowError):  # a date that Python has none of
         value = column.slice(row, 1).view(pa.int64())[0].as_py()
     return parsing.show(value if isinstance(value, bytes) else str(value).encode())
-
-
-def _numbers(column: pa.Array, decimal: str):
-    if pa.types.is_large_binary(column.type):
-        return to_numbers(column, decimal)
-    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return numbers, None, ~np.isfinite(numbers)
 
 
 def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:

@@ -8,11 +8,10 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.tables.columns import is_list
-from components.tables.names import TABLES
+from components.tables.names import PREFIX, TABLES
 from models.names import features
 from models.names.errors import ConfigError, DataError
 
-PREFIX = {"events": "", "items": "item_", "users": "user_"}
 _TYPE = {"bytes": schema_pb2.BYTES, "int": schema_pb2.INT, "float": schema_pb2.FLOAT}
 _FOLDER = Path(__file__).resolve().parents[2] / "schema"
 
@@ -123,6 +122,8 @@ def train_schema(
             feature.annotation.tag.append(features.ONE_EACH)
         if name in context:
             feature.annotation.tag.append(features.CONTEXT)
+        if table not in ("items", "users"):
+            feature.annotation.tag.extend(features.own_entity(name))
         curated = known.get(origins.get(name))
         if curated is None:
             continue

@@ -10,6 +10,7 @@ from components.build.splits import (
     TEST,
     TEST_INPUT,
     TRAIN,
+    UNUSED,
     VALID,
     VALID_INPUT,
     gather_facts,
@@ -71,6 +72,7 @@ def parts(log):
         TEST: "test",
         VALID_INPUT: "valid_input",
         TEST_INPUT: "test_input",
+        UNUSED: "unused",
     }
     found = {}
     for user, item, part in zip(log.column("user_id"), log.column("item_id"), log.split):

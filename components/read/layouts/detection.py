@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from components.read.clashes import check_names
 from components.read.kinds import decide
 from components.read.layouts import amazon, criteo, folders, movielens, recbole, sessions
 from components.read.layouts.parts import TYPES, check_said, listed
@@ -89,7 +90,8 @@ def plan(
 
     Raises:
         ConfigError: an unknown reader, option, column or type.
-        DataError: a file is missing, empty or cut off, or a required column is missing.
+        DataError: a file is missing, empty or cut off, a required column is missing, or two columns
+            would be called alike in the built rows.
     """
     path = _folder(folder)
     if reader is not None and reader not in LAYOUTS:
@@ -101,7 +103,9 @@ def plan(
     sources = LAYOUTS[reader][1](path, options)
     check_said(sources, options)
     ignored = options.get("ignore", ())
-    return [decide(checked(_without(source, ignored))) for source in sources]
+    sources = [decide(checked(_without(source, ignored))) for source in sources]
+    check_names(sources)
+    return sources
 
 
 def _without(source: Source, ignored: Collection[str]) -> Source:

@@ -29,9 +29,13 @@ HISTORY_COLUMNS = {"event_types": EVENT_TYPE, "dwell": DWELL, "timestamps": TIME
 
 Requests, and the rows of queries and users, call it by the name before the arrow."""
 
+SHOWN = "shown"
+"""The column of the events that lists the items that were on display, in order of position."""
+
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
-    "activity popularity temperature review dwell event_type split event_types timestamps".split()
+    "activity popularity temperature review dwell event_type split event_types timestamps "
+    "shown".split()
 )
 
 ONE_EACH = "one_each"

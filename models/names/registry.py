@@ -368,6 +368,15 @@ _ENTRIES = (
         reads=("event_types",),
     ),
     Entry(
+        name="yahoo_news",
+        title="Yahoo! JAPAN news",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Okura et al., KDD 2017",
+        module="models.industry.yahoo_news",
+    ),
+    Entry(
         name="cune_mf",
         title="CUNE-MF",
         task="score",

@@ -34,6 +34,7 @@ KNOWN_KINDS = {
     "label": FLOAT,
     "dwell": FLOAT,
     "genres": BYTES_LIST,
+    "shown": BYTES_LIST,
 }
 TIME = "time"
 TYPES = {

@@ -17,8 +17,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.build import checks, documents, rows, session_queries
-from components.build.config import SCHEMA_FILE, WALKS, BuildConfig, SplitConfig
+from components.build import checks, documents, groups, rows, session_queries
+from components.build.config import SCHEMA_FILE, WALKS, BuildConfig
 from components.build.report import write_report
 from components.build.splits import (
     TEST,
@@ -98,7 +98,7 @@ def build(
             "users": users | "ShardUsers" >> Shard(shards, examples),
         } | "Together" >> beam.CoGroupByKey()
         parted = sharded | "Split" >> beam.FlatMap(
-            lambda shard, facts: _split(shard, facts, split, columns, examples),
+            lambda shard, facts: _split(shard, facts, config, columns, examples),
             beam.pvalue.AsSingleton(facts),
         ).with_outputs(_COUNTS, main="logs")
         logs = parted.logs
@@ -187,7 +187,7 @@ def _log_of(shard: tuple[int, Kept]) -> Log:
 def _split(
     element,
     facts,
-    config: SplitConfig,
+    config: BuildConfig,
     columns: Mapping[str, Mapping[str, str]],
     folder: str,
 ) -> Iterator:
@@ -195,7 +195,8 @@ def _split(
     events, users = (gather(grouped[table], columns[table]) for table in ("events", "users"))
     # Batches come in any order; sorted, equal input gives equal output.
     users = users.take(pa.array(np.argsort(users.column("user_id").to_numpy(), kind="stable")))
-    log = make_log(events, config, facts)
+    log = make_log(events, config.split, facts)
+    log = groups.whole(log, config.label.group if config.label else None)
     yield beam.pvalue.TaggedOutput(_COUNTS, rows.count_items(log))
     yield from keep([(number, _Parted(log, users))], folder)
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.build import groups
 from components.build.config import BuildConfig, SplitConfig
 from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
@@ -18,7 +19,7 @@ from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART
 from models.names.errors import DataError
 from models.names.features import HISTORY_COLUMNS, NOT_FEATURES, REVIEW
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
 NEGATIVES = 99
 ACTIVITY = ((0, "0"), (9, "1-9"), (49, "10-49"), (199, "50-199"))
@@ -286,7 +287,7 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Replaces the column that the label is made of by the column `label`.
+    """Replaces the columns that a label is made of by `label` and, as it says, WEIGHT and GROUP.
 
     Events without a label are moved out of their split.
 
@@ -294,24 +295,52 @@ def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
         The log, and how many events of each split lack a label ([3] int64, by split number).
 
     Raises:
-        DataError: the label's column does not hold numbers.
+        DataError: the label's column, or the weights', does not hold numbers, or a weight is
+            negative.
     """
-    column = log.table.column(label.column)
-    if kind_of(column.type) not in (INT, FLOAT):
-        raise DataError(
-            f"label.column: {label.column!r} holds {kind_of(column.type)}; required: numbers. Say "
-            f"so with data.columns.types.{label.column}"
-        )
-    numbers = column.cast(pa.float64()).to_numpy()
+    if label.grades:
+        numbers = groups.graded(log, label)
+    else:
+        numbers = _numbers(log, label.column, "label.column")
     missing = np.isnan(numbers)
     values = numbers if label.threshold is None else numbers >= label.threshold
-    made = pa.array(values.astype(np.float32), mask=missing)
+    made = {LABEL: pa.array(values.astype(np.float32), mask=missing)}
+    if label.weight:
+        made[WEIGHT] = pa.array(_weights(log, label.weight))
+    if label.group:
+        made[GROUP] = pa.array(groups.names(log, label.group), pa.large_binary())
     # What the label is made of must not be learnt from; columns that are never features may stay.
-    gone = {LABEL, label.column} - (NOT_FEATURES - {LABEL})
+    gone = {label.column, label.weight, label.group} - NOT_FEATURES | {*made}
     table = log.table.drop([name for name in log.table.column_names if name in gone])
+    for name, column in made.items():
+        table = table.append_column(name, column)
     split = np.where(missing, UNUSED, log.split).astype(np.int8)
     lacking = np.bincount(log.split[missing], minlength=TEST + 1)
-    return replace(log, table=table.append_column(LABEL, made), split=split), lacking
+    return replace(log, table=table, split=split), lacking
+
+
+def _numbers(log: Log, name: str, setting: str) -> np.ndarray:
+    """[E] float64 of a column of numbers, NaN where there is none."""
+    column = log.table.column(name)
+    if kind_of(column.type) not in (INT, FLOAT):
+        raise DataError(
+            f"{setting}: {name!r} holds {kind_of(column.type)}; required: numbers. Say "
+            f"so with data.columns.types.{name}"
+        )
+    return column.cast(pa.float64()).to_numpy()
+
+
+def _weights(log: Log, name: str) -> np.ndarray:
+    """[E] float32 of a column of weights, 1 where there is none."""
+    weights = _numbers(log, name, "label.weight")
+    weights = np.where(np.isnan(weights), 1.0, weights)
+    wrong = (weights < 0) | np.isinf(weights)
+    if wrong.any():
+        raise DataError(
+            f"label.weight: {name!r}: required: numbers of 0 or more; received "
+            f"{weights[np.argmax(wrong)]:g} for the user {log.column('user_id')[np.argmax(wrong)]}"
+        )
+    return weights.astype(np.float32)
 
 
 def with_point_in_time(log: Log, names: Sequence[str]) -> Log:

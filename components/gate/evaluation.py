@@ -29,9 +29,9 @@ def eval_config(
         min_lift: lower bound of how much better than the reference the model is.
         max_regression: how much worse than the baseline model's its monitored metric may be.
     """
-    specs = []
-    for name in measured.means:
-        config = _metric("RowMean", name)
+
+    def bounded(kind: str, name: str) -> config_pb2.MetricConfig:
+        config = _metric(kind, name)
         # The empty slice is all rows. A threshold that names no slice would be applied to every one
         # of them, however few its rows.
         if name in (measured.lift, measured.monitor):
@@ -46,20 +46,30 @@ def eval_config(
                 change.absolute.value = (
                     -max_regression if measured.higher_is_better else max_regression
                 )
-        configs = (
-            [config, config_pb2.MetricConfig(class_name="ExampleCount")]
-            if name == measured.monitor
-            else [config]
-        )
-        specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
+        return config
+
+    specs = [
+        config_pb2.MetricsSpec(output_names=[name], metrics=[bounded("RowMean", name)])
+        for name in measured.means
+    ]
     if measured.pooled:
-        pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
+        pooled = [bounded(kind, name) for name, kind in measured.pooled.items()]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
+    # Rows are counted as they are, whatever they weigh.
+    specs.append(
+        config_pb2.MetricsSpec(
+            output_names=measured.means[:1],
+            metrics=[config_pb2.MetricConfig(class_name="ExampleCount")],
+            example_weights=config_pb2.ExampleWeightOptions(unweighted=True),
+        )
+    )
     outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
-                signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label)
+                signature_name="evaluate",
+                label_keys=dict.fromkeys(outputs, measured.label),
+                example_weight_key=measured.weight or "",
             )
         ],
         slicing_specs=[

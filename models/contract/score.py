@@ -15,13 +15,15 @@ from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.schema import ID
 from models.inputs.score_data import Inputs, ScoreData
-from models.measures import pointwise
+from models.measures import lists, pointwise
 from models.names import metrics
+from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, NUMERIC, Feature
 from models.names.hyper_parameters import Gradient
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
 _EVALUATION_ROWS = 8192
+_NO_FIELDS = {LABEL, WEIGHT, GROUP}
 RECALLED = {"recall_score": tf.float32, "recall_source": tf.string}
 """What the first stage tells of a candidate, for a ranker whose events have such columns."""
 
@@ -31,18 +33,23 @@ class ScoreModel(Recommender[H]):
 
     A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes
     `score_rows`. Squared error of ratings or log loss of clicks, whichever the run is about, is the
-    loss, plus what `penalty` returns; a paper with another loss writes `compute_loss`, one with
-    other train rows `batches`, one with a procedure of its own `learn`.
+    loss, plus what `penalty` returns; a paper with another loss writes `row_loss`, or
+    `compute_loss` around `example_losses`, one with other train rows `batches`, one with a
+    procedure of its own `learn`.
 
     Attributes:
         reads_quantiles: the model reads numbers as such beside their buckets: the inputs then have
             `data.quantiles`, field -> the name of its quantile, a float32 in [0, 1).
+        weighs_rows: the model can weigh its train rows as a run says (`label.weight`): it learns
+            by `example_losses`.
         label: what the run predicts; `label.is_click` chooses loss and link.
+        list_loss: how the order of a group's rows is learnt; None: each row is by itself.
         label_mean: the mean train label.
         label_range: the smallest and the largest train label, to which ratings are clipped.
     """
 
     reads_quantiles: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = True
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -53,8 +60,29 @@ class ScoreModel(Recommender[H]):
         """
         return feature.kind != DOCUMENT
 
+    @classmethod
+    def check_label(cls, label: Label, list_loss: str | None = None) -> None:
+        """Raises ConfigError where the label and the model, or its loss, do not fit together."""
+        if list_loss and not label.group:
+            raise ConfigError(
+                f"label.group: required by the hyper-parameter list_loss: {list_loss}, such as a "
+                "column of search or page ids; received none"
+            )
+        if label.weight and not cls.weighs_rows:
+            raise ConfigError(
+                f"label.weight: {cls.__name__} cannot weigh its train rows; received "
+                f"{label.weight!r}"
+            )
+
     def __init__(self, hyper_parameters: H, data: ScoreData):
         super().__init__(hyper_parameters, data)
+        self.list_loss = hyper_parameters.setting("list_loss")
+        self.check_label(data.label, self.list_loss)
+        if self.list_loss and hyper_parameters.setting("jit_compile"):
+            raise ConfigError(
+                "jit_compile: lists of any length cannot be compiled by XLA; required: "
+                f"jit_compile: false with list_loss: {self.list_loss}"
+            )
         self.label = data.label
         self.label_mean = data.label_mean
         self.label_range = data.label_range
@@ -101,16 +129,20 @@ class ScoreModel(Recommender[H]):
         return self.link(self.score_rows(inputs))
 
     def link(self, score: tf.Tensor) -> tf.Tensor:
-        """Maps scores of any shape to float32 predictions."""
+        """Maps scores of any shape to float32 predictions.
+
+        Of a model that learnt an order of grades they are the scores: only their order means
+        something, which a range would cut.
+        """
         score = tf.cast(score, tf.float32)
-        return (
-            tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
-        )
+        if self.label.is_click:
+            return tf.sigmoid(score)
+        return score if self.list_loss else tf.clip_by_value(score, *self.label_range)
 
     def batches(  # type: ignore[override]  # a task has one kind of data
         self, data: ScoreData, seed: int, first_epoch: int
     ) -> sampling.Batches:
-        """The train rows: `label` and the fields.
+        """The train rows: `label` and the fields; whole groups where the loss is of lists.
 
         A share `unknown_rate` of ids and categories is made unknown.
         """
@@ -127,15 +159,32 @@ class ScoreModel(Recommender[H]):
                 inputs[name] = tf.where(inputs[name] >= FIRST_TOKEN, forgotten, inputs[name])
             return inputs
 
-        return sampling.shuffled_batches(
-            data.train, cast(Gradient, self.hyper_parameters).batch_size, seed, first_epoch
-        ).map(prepared)
+        size = cast(Gradient, self.hyper_parameters).batch_size
+        columns = {name: column for name, column in data.train.items() if name != GROUP}
+        if self.list_loss:
+            batches = sampling.group_batches(columns, data.train[GROUP], size, seed, first_epoch)
+        else:
+            batches = sampling.shuffled_batches(columns, size, seed, first_epoch)
+        return batches.map(prepared)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The mean loss of a batch of `batches`."""
-        fields = {name: column for name, column in inputs.items() if name != LABEL}
+        fields = {name: column for name, column in inputs.items() if name not in _NO_FIELDS}
         score = tf.cast(self.score_rows(fields, training=training), tf.float32)
-        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.penalty(fields)
+        return tf.reduce_mean(self.example_losses(inputs, score)) + self.penalty(fields)
+
+    def example_losses(self, inputs: dict[str, tf.Tensor], score: tf.Tensor) -> tf.Tensor:
+        """What [B] rows of a batch lose by their [B] scores, weighted as the run says.
+
+        That is `row_loss`, or the loss of the lists that they are in. Every loss of a `score` model
+        begins here, so that none forgets weights and lists.
+        """
+        if self.list_loss:
+            score = tf.cast(score, tf.float32)
+            loss = lists.LOSSES[self.list_loss](inputs[LABEL], score, inputs[GROUP])
+        else:
+            loss = self.row_loss(inputs[LABEL], score)
+        return inputs[WEIGHT] * loss if WEIGHT in inputs else loss
 
     def row_loss(self, label: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         """[B] log loss of clicks or squared error of ratings."""
@@ -331,6 +380,7 @@ class Evaluation:
         self._inputs = [inputs for inputs, _, _ in parsed]
         self._labels = tf.concat([labels for _, labels, _ in parsed], axis=0)
         self._users = tf.concat([users for _, _, users in parsed], axis=0)
+        self._beside = data.beside(tf.constant(examples, tf.string))
         data.check_labels(self._labels.numpy(), split)
 
     def of(self, model: ScoreModel[Any]) -> Callable[[], dict[str, float]]:
@@ -349,9 +399,17 @@ class Evaluation:
 
     def _measure(self, prediction: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = pointwise.row_metrics(self._labels, prediction, self._mean, self._label.is_click)
-        values = {name: tf.reduce_mean(tf.cast(value, tf.float64)) for name, value in rows.items()}
+        weight = self._beside.get(WEIGHT, tf.ones_like(self._labels))
+        values = {
+            name: tf.reduce_sum(tf.cast(weight * value, tf.float64))
+            / tf.reduce_sum(tf.cast(weight, tf.float64))
+            for name, value in rows.items()
+        }
         if self._label.is_click:
-            values.update(pointwise.click_metrics(self._labels, prediction, self._users))
+            values |= pointwise.click_metrics(self._labels, prediction, self._users, weight)
+        if GROUP in self._beside:
+            group = self._beside[GROUP]
+            values |= lists.group_metrics(self._labels, prediction, group, weight)
         return values
 
 
@@ -371,7 +429,12 @@ class ScoreTask:
         schema: str,
         splits: dict[str, str],
     ) -> ScoreData:
-        """Returns what a model of the class trains on."""
+        """Returns what a model of the class trains on.
+
+        Raises:
+            ConfigError: the model has no use for what the label says.
+        """
+        model_class.check_label(self.label)
         return ScoreData(
             transform_graph,
             schema,

@@ -27,9 +27,11 @@ from models.names.features import (
     REVIEW,
     Feature,
 )
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
 Inputs = dict[str, tf.Tensor]
+
+_HASHES = 2**62
 
 
 class ScoreData(TrainingData):
@@ -122,7 +124,8 @@ class ScoreData(TrainingData):
     def train(self) -> dict[str, np.ndarray | tf.RaggedTensor]:
         """The train rows of the `event` kind: `label` ([E] float32) first, then every field.
 
-        A field is [E] int32 or ragged [E, None] int32.
+        A field is [E] int32 or ragged [E, None] int32. Beside them stand what the run names of
+        WEIGHT ([E] float32), divided by their mean, since only proportions matter, and GROUP.
         """
         rows = self._read("train")
         if not len(rows[LABEL]):
@@ -130,6 +133,14 @@ class ScoreData(TrainingData):
                 "the train split holds no rows; required: at least one labelled event before the "
                 "split point"
             )
+        if WEIGHT in rows:
+            mean = rows[WEIGHT].mean(dtype=np.float64)
+            if not mean > 0:
+                raise DataError(
+                    f"label.weight: {self.label.weight!r}: required: a train row that weighs more "
+                    "than 0; all of them are 0"
+                )
+            rows[WEIGHT] = (rows[WEIGHT] / mean).astype(np.float32)
         return rows
 
     @functools.cached_property
@@ -141,8 +152,9 @@ class ScoreData(TrainingData):
 
     @functools.cached_property
     def label_mean(self) -> float:
-        """The mean train label: what the constant predictor answers."""
-        return float(self.train_labels.mean(dtype=np.float64))
+        """The mean train label, weighted as the run has it: what the constant predictor answers."""
+        labels = self.train_labels.astype(np.float64)
+        return float(np.average(labels, weights=self.train[WEIGHT] if self.label.weight else None))
 
     @functools.cached_property
     def label_range(self) -> tuple[float, float]:
@@ -165,8 +177,34 @@ class ScoreData(TrainingData):
                 for name, column in self._transform(self._columns_of(rows)).items()
             },
             rows[LABEL],
-            tf.strings.to_hash_bucket_fast(user, 2**62),
+            tf.strings.to_hash_bucket_fast(user, _HASHES),
         )
+
+    def beside(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What stands beside the fields of [B] serialized rows, of what the run names.
+
+        WEIGHT, [B] float32, and GROUP, [B] int64: a hash of the user and what the group is called.
+        """
+        spec = {"user_id": tf.io.VarLenFeature(tf.string), **self._beside_spec()}
+        return self._beside(tf.io.parse_example(examples, spec))
+
+    def _beside_spec(self) -> dict[str, Any]:
+        named = {WEIGHT: (self.label.weight, 1.0), GROUP: (self.label.group, "")}
+        return {
+            name: tf.io.FixedLenFeature(
+                [], tf.float32 if name == WEIGHT else tf.string, default_value=default
+            )
+            for name, (column, default) in named.items()
+            if column
+        }
+
+    def _beside(self, rows: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        beside = {name: rows[name] for name in self._beside_spec()}
+        if GROUP in beside:
+            user = tf.strings.reduce_join(tf.sparse.to_dense(rows["user_id"], ""), axis=1)
+            name = tf.strings.join([user, beside[GROUP]], separator="\0")
+            beside[GROUP] = tf.strings.to_hash_bucket_fast(name, _HASHES)
+        return beside
 
     def transform_raw(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
         """Transforms raw values by name as a request gives them.
@@ -247,9 +285,10 @@ class ScoreData(TrainingData):
 
     def _read(self, split: str) -> dict[str, Any]:
         def columns(rows):
-            return {LABEL: rows[LABEL], **self._transform(self._columns_of(rows))}
+            beside = {LABEL: rows[LABEL], **self._beside(rows)}
+            return beside | self._transform(self._columns_of(rows))
 
-        spec = self._parsing()
+        spec = {**self._parsing(), **self._beside_spec()}
         rows = read_columns(self._splits[split], spec, columns)
         return {LABEL: rows.pop(LABEL), **rows}
 

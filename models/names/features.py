@@ -31,7 +31,8 @@ Requests, and the rows of queries and users, call it by the name before the arro
 
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
-    "activity popularity temperature review dwell event_type split event_types timestamps".split()
+    "activity popularity temperature review dwell event_type split event_types timestamps "
+    "example_weight example_group".split()
 )
 
 ONE_EACH = "one_each"

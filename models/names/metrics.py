@@ -6,7 +6,7 @@ Light: the gate and the command line read them.
 from dataclasses import dataclass, replace
 
 from models.names.errors import ConfigError, nearest
-from models.names.label import LABEL, Label
+from models.names.label import LABEL, WEIGHT, Label
 
 CUTOFFS = (10, 20)
 
@@ -39,6 +39,16 @@ counting ties in our favour would add; \
 
 _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
+GROUP_METRICS = (
+    "group_ndcg_10",
+    "random_ndcg_10",
+    "lift_group_ndcg_10",
+    "groups",
+    "groups_left_out",
+)
+"""Of the rows of groups: NDCG within them, what a random order reaches, and ours minus that; \
+groups that count, and those of which nothing was wanted."""
+
 PREDICTION = "prediction"
 """The output of a `score` model's `evaluate` that pooled metrics are computed of."""
 
@@ -61,6 +71,7 @@ class MetricSet:
         reference: what the reference is called.
         shown: metric -> heading, the columns of a table for people.
         shown_reference: the same for the reference.
+        weight: the column that says what a row counts for; None where all count the same.
     """
 
     rows: str
@@ -73,6 +84,7 @@ class MetricSet:
     reference: str
     shown: dict[str, str]
     shown_reference: dict[str, str]
+    weight: str | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -156,7 +168,22 @@ RATING = MetricSet(
     shown_reference={"constant_rmse": "RMSE"},
 )
 
-_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
+
+def _in_groups(rows: MetricSet) -> MetricSet:
+    """The metrics of rows that are in groups: NDCG within them comes first."""
+    return replace(
+        rows,
+        pooled={**rows.pooled, **dict.fromkeys(GROUP_METRICS, "GroupNDCG")},
+        monitor="group_ndcg_10",
+        choosing=("group_ndcg_10", *rows.choosing),
+        lift="lift_group_ndcg_10",
+        reference="a random order",
+        shown={"group_ndcg_10": "NDCG@10", **rows.shown},
+        shown_reference={"random_ndcg_10": "NDCG@10"},
+    )
+
+
+_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING, _in_groups(CLICK))
 
 
 def of(task: str, label: Label | None = None) -> MetricSet:
@@ -166,7 +193,10 @@ def of(task: str, label: Label | None = None) -> MetricSet:
     """
     if task in ("retrieve", "two_stage"):
         return RETRIEVE if task == "retrieve" else TWO_STAGE
-    return CLICK if label is None or label.is_click else RATING
+    chosen = CLICK if label is None or label.is_click else RATING
+    if label and label.group:
+        chosen = _in_groups(chosen)
+    return replace(chosen, weight=WEIGHT) if label and label.weight else chosen
 
 
 def named(metric: str) -> MetricSet:

@@ -22,6 +22,8 @@ from models.training.loop import TrainingLoop
 from tests.models import toy
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
+# A click of a 5 counts as five.
+WEIGHTED = Label(column="rating", threshold=4.0, weight="rating")
 
 
 def evaluate(
@@ -63,7 +65,7 @@ def evaluate(
     return evaluation.read_verdict(str(output), blessed)
 
 
-@pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
+@pytest.fixture(scope="module", params=[WEIGHTED, RATING], ids=["clicks", "ratings"])
 def exported(request, toy_data, tmp_path_factory):
     """Toy data, and a good and a bad model on it, exported.
 
@@ -141,7 +143,12 @@ def test_the_floor_is_the_train_mean(exported, tmp_path):
 
 @pytest.mark.parametrize(
     "task, label, name",
-    [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")],
+    [
+        ("retrieve", None, "ndcg_10"),
+        ("score", CLICK, "log_loss"),
+        ("score", RATING, "mse"),
+        ("score", Label(column="rating", group="session_id"), "group_ndcg_10"),
+    ],
 )
 def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(task, label, name):
     config = evaluation.eval_config(metrics.of(task, label), 0.25, 0.5)
@@ -152,4 +159,4 @@ def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(ta
                 bounds[json.loads(metric.config)["name"]] = threshold.threshold
     assert set(bounds) == {name, f"lift_{name}"}
     assert bounds[f"lift_{name}"].value_threshold.lower_bound.value == 0.25
-    assert bounds[name].change_threshold.absolute.value == (-0.5 if task == "retrieve" else 0.5)
+    assert bounds[name].change_threshold.absolute.value == (-0.5 if "ndcg" in name else 0.5)

@@ -18,6 +18,7 @@ from components.build.splits import (
     ratio_of_rows,
 )
 from models.names.errors import ConfigError, DataError
+from models.names.label import WEIGHT, Label
 
 # user, item, time; the row is the position. b's last two events share a time: the row decides.
 EVENTS = [
@@ -447,3 +448,28 @@ def test_what_happens_later_changes_nothing_before():
         for log in logs
     )
     assert len(early) == 400 and all(whole[number] == row for number, row in early.items())
+
+
+def test_weights_stand_beside_labels_and_are_not_learnt_from():
+    """Missing is 1; `dwell`, never a feature, may stay though it weighs; `worth` goes."""
+    worth = pa.array([2.0, None, 0.0, 1.5, 1, 1, 1, 1, 1], pa.float32())
+    config = SplitConfig.parse({"name": "ratio"})
+    source = table(worth=worth, dwell=worth, likes=pa.array([1.0] * 9, pa.float32()))
+    log = make_log(source, config, gather_facts(source, config))
+    for name, stays in (("worth", False), ("dwell", True)):
+        made, lacking = rows.with_label(log, Label(column="likes", weight=name))
+        assert lacking.tolist() == [0, 0, 0]
+        by_row = dict(zip(made.column("row"), made.column(WEIGHT)))
+        assert [by_row[row] for row in range(4)] == [2.0, 1.0, 0.0, 1.5]
+        assert (name in made.table.column_names) == stays
+        assert "likes" not in made.table.column_names
+    for wrong in (-0.5, float("inf")):
+        bad = table(
+            worth=pa.array([1.0] * 8 + [wrong], pa.float32()),
+            likes=pa.array([1.0] * 9, pa.float32()),
+        )
+        log = make_log(bad, config, gather_facts(bad, config))
+        with pytest.raises(DataError, match=f"label.weight: 'worth': .* received {wrong:g} .*'c'"):
+            rows.with_label(log, Label(column="likes", weight="worth"))
+    with pytest.raises(DataError, match="label.weight: 'item_id' holds bytes; required: numbers"):
+        rows.with_label(log, Label(column="likes", weight="item_id"))

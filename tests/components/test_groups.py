@@ -1,0 +1,83 @@
+"""Lists in the build: their names, whole in the splits, graded labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from components.build import groups, rows
+from components.build.splits import TEST, TRAIN, UNUSED, VALID
+from models.names.errors import DataError
+from models.names.label import GROUP, LABEL, Label
+from tests.components.test_splits import log_of, table
+
+# Of two users: who, what, when, in which search, what came of it.
+EVENTS = [
+    ("a", "x", 1, "s1", "impression"),
+    ("a", "y", 1, "s1", "impression"),
+    ("a", "y", 2, "s1", "click"),
+    ("a", "y", 3, "s1", "booking"),
+    ("a", "x", 9, "s2", "contact"),
+    ("a", "x", 10, "s2", "rejection"),
+    ("b", "x", 4, "s1", "click"),
+    ("b", "z", 5, None, "wishlist"),
+    ("b", "z", 6, None, "click"),
+]
+GRADES = {"booking": 1, "contact": 0.25, "click": 0.01, "impression": 0, "rejection": -0.4}
+LABEL_OF = Label(column="event_type", grades=GRADES, group="search")
+
+
+def searches():
+    """The log, every event in train."""
+    log, _ = log_of([event[:3] for event in EVENTS], name="ratio")
+    columns = {"search": 3, "event_type": 4}
+    made = table([event[:3] for event in EVENTS]).slice(0, 0)
+    assert log.column("row").tolist() == list(range(9)) and made.num_rows == 0
+    for name, place in columns.items():
+        values = [event[place] and event[place].encode() for event in EVENTS]
+        log = replace(log, table=log.table.append_column(name, pa.array(values, pa.large_binary())))
+    return replace(log, split=np.zeros(9, np.int8))
+
+
+def test_groups_are_a_users_and_who_has_none_is_alone():
+    log = searches()
+    numbered = groups.numbered(log, "search")
+    same = numbered[:, np.newaxis] == numbered
+    expected = np.zeros((9, 9), bool)
+    for group in ([0, 1, 2, 3], [4, 5], [6], [7], [8]):
+        expected[np.ix_(group, group)] = True
+    np.testing.assert_array_equal(same, expected)
+    assert groups.starts(log, "search").tolist() == [0, 0, 0, 0, 4, 4, 6, 7, 8]
+    assert groups.starts(log, None).tolist() == list(range(9))
+    with pytest.raises(DataError, match="label.group: 'price' holds float; required: ids"):
+        price = log.table.append_column("price", pa.array([1.0] * 9, pa.float32()))
+        groups.names(replace(log, table=price), "price")
+    number = log.table.append_column("page", pa.array([12] * 8 + [None], pa.int64()))
+    named = groups.names(replace(log, table=number), "page")
+    assert named.tolist() == [b"12"] * 8 + [b"\0row 8"]
+
+
+def test_a_list_is_in_the_split_of_its_last_event():
+    log = searches()
+    log.split = np.array([TEST, TRAIN, TRAIN, VALID, TRAIN, TEST, TRAIN, VALID, TRAIN], np.int8)
+    whole = groups.whole(log, "search").split.tolist()
+    assert whole == [VALID] * 4 + [TEST] * 2 + [TRAIN, VALID, TRAIN]
+    assert groups.whole(log, None).split is log.split
+
+
+def test_the_grade_farthest_from_nothing_stands_for_an_item_of_a_list():
+    """In s1 y was booked, in s2 x refused; a wish has no grade, and so no label."""
+    log, lacking = rows.with_label(searches(), LABEL_OF)
+    labels = log.table.column(LABEL).to_pylist()
+    expected = [0, None, None, 1, None, -0.4, 0.01, None, 0.01]
+    assert labels == [None if one is None else pytest.approx(one) for one in expected]
+    unlabelled = [number for number, one in enumerate(expected) if one is None]
+    assert np.flatnonzero(log.split == UNUSED).tolist() == unlabelled
+    assert lacking.tolist() == [4, 0, 0]
+    assert log.table.column(GROUP).to_pylist()[:4] == [b"s1"] * 4
+    assert "search" not in log.table.column_names and "event_type" in log.table.column_names
+    every, _ = rows.with_label(searches(), Label(column="event_type", grades=GRADES))
+    assert every.table.column(LABEL).null_count == 1
+    with pytest.raises(DataError, match="'timestamp' holds int; required with label.grades: names"):
+        rows.with_label(searches(), Label(column="timestamp", grades=GRADES))

@@ -139,6 +139,7 @@ def create_pipeline(
         carries |= model_class.carries(config.features.context)
     else:
         model_class.check_label(config.label, hyper_parameters.get("list_loss"))
+        carries |= model_class.carries()
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(

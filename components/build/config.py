@@ -193,6 +193,8 @@ class BuildConfig(Settings):
             feature, so that Transform can fit their vocabularies; rows of events always do.
         point_in_time: columns of `POINT_IN_TIME` that the rows of a `score` model get, null where
             there was no such event; a request tells them as it tells any context.
+        row_history: the rows of a `score` model carry the user's last so many events before them
+            (before their list, where they are in one), and beside them what `history` names.
     """
 
     task: Literal["retrieve", "score"]
@@ -206,6 +208,7 @@ class BuildConfig(Settings):
     context: tuple[str, ...] = ()
     item_features: bool = False
     point_in_time: tuple[Literal[tuple(POINT_IN_TIME)], ...] = ()  # type: ignore[valid-type]
+    row_history: int = 0
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -237,6 +237,11 @@ def _build(
             )
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, config)
+    if config.row_history:
+        firsts = groups.starts(parted.log, config.label.group if config.label else None)
+        for name, part in _PARTS:
+            chosen = log.split == part
+            made[name] = rows.with_histories(made[name], log, chosen, config, firsts)
     made["users"] = rows.user_rows(log, parted.users, config.history)
     if has_documents:
         # From the log before events without a label were taken out of it: their reviews are still

@@ -256,6 +256,33 @@ def beside_history(
     }
 
 
+def with_histories(
+    table: pa.Table, log: Log, mask: np.ndarray, build: BuildConfig, firsts: np.ndarray
+) -> pa.Table:
+    """Adds what the users had done before the rows of the [E] mask: `history`, the items.
+
+    Beside it stands what `build.history` names.
+
+    Args:
+        table: one row an event of the mask.
+        log: the events.
+        mask: which of them the rows are.
+        build: says how many events, and what stands beside them.
+        firsts: [E] place of the event before which a history ends; see `groups.starts`.
+    """
+    ends = firsts[mask]
+    begins = np.maximum(log.starts[log.user[mask]], ends - build.row_history)
+    lengths = ends - begins
+    offsets = np.cumsum(lengths) - lengths
+    places = np.repeat(begins - offsets, lengths) + np.arange(lengths.sum())
+    items = log.column("item_id")[places]
+    columns = {"history": to_lists(items, lengths)}
+    columns |= beside_history(log.table, places, lengths, build.history)
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
 def context_of(events: pa.Table, places: np.ndarray, names: Sequence[str]) -> dict[str, pa.Array]:
     """The context columns of some events, one row each."""
     return {name: _flat(events.column(name)).take(pa.array(places)) for name in names}

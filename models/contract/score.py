@@ -22,6 +22,7 @@ from models.names.features import DOCUMENT, NUMERIC, Feature
 from models.names.hyper_parameters import Gradient
 from models.names.label import GROUP, LABEL, WEIGHT, Label
 
+HISTORY_LENGTH = 50
 _EVALUATION_ROWS = 8192
 _NO_FIELDS = {LABEL, WEIGHT, GROUP}
 RECALLED = {"recall_score": tf.float32, "recall_source": tf.string}
@@ -42,6 +43,10 @@ class ScoreModel(Recommender[H]):
             `data.quantiles`, field -> the name of its quantile, a float32 in [0, 1).
         weighs_rows: the model can weigh its train rows as a run says (`label.weight`): it learns
             by `example_losses`.
+        reads_history: what the model reads beside the items of the user's history, of
+            `models.names.features.HISTORY_COLUMNS`: indices, such as `event_types`. Its runs carry
+            the last `HISTORY_LENGTH` events before each row, and requests may tell theirs; the
+            inputs then have them, see `models.inputs.score_data`.
         label: what the run predicts; `label.is_click` chooses loss and link.
         list_loss: how the order of a group's rows is learnt; None: each row is by itself.
         label_mean: the mean train label.
@@ -50,6 +55,14 @@ class ScoreModel(Recommender[H]):
 
     reads_quantiles: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = True
+    reads_history: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def carries(cls) -> dict[str, Any]:
+        """Returns what built rows carry for the model, as `components.build.config` calls it."""
+        if not cls.reads_history:
+            return {}
+        return {"history": list(cls.reads_history), "row_history": HISTORY_LENGTH}
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -206,6 +219,7 @@ class Scorer(tf.Module):
         self._data = data
         self._transforms = data.transform_layer
         self._user_table, self._item_table = data.user_table, data.item_table
+        self._histories = data.histories  # so that its tables are saved
         self._known = {field.name: field.size for field in data.fields if field.kind == ID}
         self._mean = tf.constant(data.label_mean, tf.float32)
         # What the signatures have in common is traced once; an attribute that is a function would
@@ -234,13 +248,14 @@ class Scorer(tf.Module):
             user_id: [B] strings.
             item_id: [B, C] strings, "" for none.
             told: the context of the requests, [B] (or [B, L]) raw values by the names of
-                `ScoreData.context_fields`; and of the first stage `RECALLED`, [B, C].
+                `ScoreData.context_fields`; their histories, [B, H] by those of `history_names`; and
+                of the first stage `RECALLED`, [B, C].
 
         Returns:
             `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
         """
         raw = {name: value for name, value in told.items() if name not in RECALLED}
-        context = self._data.context_inputs(raw)
+        context = self._data.context_inputs(raw) | self._data.history_inputs(raw)
         recalled = {name: told[name] for name in RECALLED if name in told}
         return self._ranked(user_id, item_id, context, recalled)
 
@@ -251,7 +266,7 @@ class Scorer(tf.Module):
         spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
         user_id = tf.io.parse_example(examples, spec)["user_id"]
         inputs, _, _ = self._data.parse(examples)
-        names = [field.name for field in self._data.context_fields]
+        names = [*self._data.history_names, *(field.name for field in self._data.context_fields)]
         names += [self._data.quantiles[name] for name in names if name in self._data.quantiles]
         return self._ranked(user_id, item_id, {name: inputs[name] for name in names}, recalled)
 
@@ -326,7 +341,7 @@ class Scorer(tf.Module):
                 tf.TensorSpec([None, None], tf.string, name="item_id"),
             ),
         }
-        if self._data.context_fields:
+        if self._data.context_fields or self._data.history_names:
             items = tf.TensorSpec([None, None], tf.string, name="item_id")
             recalled = {
                 name: tf.TensorSpec([None, None], kind, name=name)
@@ -334,6 +349,7 @@ class Scorer(tf.Module):
             }
             raw = self._data.raw_signature()
             told = {field.name: raw[field.name] for field in self._data.context_fields} | recalled
+            told |= self._data.history_signature()
             signatures["rank_told"] = tf.function(self.rank).get_concrete_function(
                 tf.TensorSpec([None], tf.string, name="user_id"), items, **told
             )
@@ -442,6 +458,7 @@ class ScoreTask:
             self.label,
             model_class.reads,
             model_class.reads_quantiles,
+            model_class.reads_history,
         )
 
     def evaluation(self, data: ScoreData, split: str) -> Evaluation | None:

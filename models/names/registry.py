@@ -366,6 +366,18 @@ _ENTRIES = (
         reads=("event_types",),
     ),
     Entry(
+        name="airbnb_ranker",
+        title="Airbnb ranker",
+        task="score",
+        kind="event",
+        family="industry",
+        paper="Grbovic & Cheng, KDD 2018",
+        module="models.industry.airbnb_ranker",
+        learns="rating",
+        # The embeddings are learnt of train: nothing in it may be later than what is asked.
+        defaults={"split": {"name": "temporal"}},
+    ),
+    Entry(
         name="cune_mf",
         title="CUNE-MF",
         task="score",

@@ -37,6 +37,7 @@ HONOURED = {
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate", "list_loss"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "airbnb_ranker": TRAINED | {"lazy_adam", "list_loss", "unknown_rate"},
     "airbnb": RANKING | TRAINED | {"lazy_adam"},
     "deepfm": TRAINED
     | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},

@@ -1,0 +1,104 @@
+"""Airbnb's ranker on searches whose truth is known: NDCG within them, with embeddings and without.
+
+    python -m benchmarks.airbnb_searches --seeds 0 1 2
+
+Guests have a style that no table tells, each listing one of its own, of as many as there are
+styles in each market, and a price. A search is in a market that the guest is drawn to for a while
+(a trip has several searches), shows ten of its listings, and what comes of each follows from style,
+price and chance: it is clicked, its host contacted, it is booked or refused, passed over for a
+later click (a skip), or no more than shown. Styles are in the sessions of clicks alone, so whoever
+knows which listings are like those that the guest has clicked knows more than the fields say.
+
+Rows: the ranker with and without the similarities; a random order; and the truth, which orders by
+the expected grade. The epoch is chosen on validation, which is later than train; test is later still.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import experiment
+
+GRADES = {
+    "booking": 1.0,
+    "contact": 0.25,
+    "click": 0.01,
+    "skip": 0.0,
+    "impression": 0.0,
+    "rejection": -0.4,
+}
+LABEL = {"column": "event_type", "grades": GRADES, "group": "search_id"}
+SPLIT = {"name": "temporal"}
+TRUTH = "truth.npy"
+SHOWN, TRIP = 10, 4
+ROWS: dict[str, dict[str, Any]] = {
+    "fields and similarities": {},
+    "fields alone": {"similarities": False},
+}
+
+
+def write_log(
+    folder: Path,
+    guests: int = 1_000,
+    listings: int = 600,
+    markets: int = 6,
+    styles: int = 5,
+    trips: int = 3,
+    seed: int = 1,
+) -> None:
+    """Writes the searches as CSV files, and beside the folder the expected grade of every row.
+
+    Args:
+        folder: of `events.csv`, `items.csv` and `users.csv`.
+        guests: how many.
+        listings: how many, in equal parts of all markets and styles.
+        markets: places that a search is in.
+        styles: tastes that nobody writes down.
+        trips: of each guest, of `TRIP` searches each.
+        seed: of the log.
+    """
+    random = np.random.RandomState(seed)
+    market, style = np.arange(listings) % markets, np.arange(listings) // markets % styles
+    price = np.exp(random.normal(4.5, 0.5, listings))
+    taste, budget = random.randint(styles, size=guests), np.exp(random.normal(4.5, 0.4, guests))
+    in_market = [np.flatnonzero(market == number) for number in range(markets)]
+    events, truth = [], []
+    for trip in random.permutation(np.repeat(np.arange(guests), trips)).tolist():
+        place = random.randint(markets)
+        for _ in range(TRIP):
+            search = len(truth) // SHOWN
+            shown = random.choice(in_market[place], SHOWN, replace=False)
+            like = style[shown] == taste[trip]
+            cheap = -np.abs(np.log(price[shown] / budget[trip]))
+            clicked = 1 / (1 + np.exp(2.2 - 2.6 * like - 0.8 * cheap))
+            # Of what is clicked a share is contacted, booked, refused: more where the style fits.
+            booked, contacted, refused = 0.25 * like + 0.05, 0.15 * like + 0.05, 0.06
+            truth += [
+                *(clicked * (booked + 0.25 * contacted - 0.4 * refused + 0.01 * (1 - refused)))
+            ]
+            chance, outcome = random.uniform(size=SHOWN) < clicked, random.uniform(size=SHOWN)
+            last = np.flatnonzero(chance)[-1] if chance.any() else 0
+            for position in range(SHOWN):
+                if not chance[position]:
+                    kind = "skip" if position < last else "impression"
+                elif outcome[position] < booked[position]:
+                    kind = "booking"
+                elif outcome[position] < booked[position] + contacted[position]:
+                    kind = "contact"
+                elif outcome[position] > 1 - refused:
+                    kind = "rejection"
+                else:
+                    kind = "click"
+                events.append(
+                    f"g{trip},l{shown[position]},{1_000_000 + 600 * search},s{search},t{search // TRIP},{kind},{position}"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder.parent / TRUTH, np.array(truth, np.float32))
+    header = "user_id,item_id,timestamp,search_id,session_id,event_type,position"
+    (folder / "events.csv").write_text("\n".join([header, *events]) + "\n")
+    lines = [f"l{n},m{market[n]},{price[n]:.2f}" for n in range(listings)]
+    (folder / "items.csv").write_text("\n".join(["item_id,market,price", *lines]) + "\n")
+    lines = [f"g{n},{budget[n]:.0f}" for n in range(guests)]
+    (folder / "users.csv").write_text("\n".join(["user_id,budget", *lines]) + "\n")

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from components.build import groups, rows
+from components.build.config import BuildConfig
 from components.build.splits import TEST, TRAIN, UNUSED, VALID
 from models.names.errors import DataError
 from models.names.label import GROUP, LABEL, Label
-from tests.components.test_splits import log_of, table
+from tests.components.test_splits import log_of
 
 # Of two users: who, what, when, in which search, what came of it.
 EVENTS = [
@@ -31,10 +32,7 @@ LABEL_OF = Label(column="event_type", grades=GRADES, group="search")
 def searches():
     """The log, every event in train."""
     log, _ = log_of([event[:3] for event in EVENTS], name="ratio")
-    columns = {"search": 3, "event_type": 4}
-    made = table([event[:3] for event in EVENTS]).slice(0, 0)
-    assert log.column("row").tolist() == list(range(9)) and made.num_rows == 0
-    for name, place in columns.items():
+    for name, place in {"search": 3, "event_type": 4}.items():
         values = [event[place] and event[place].encode() for event in EVENTS]
         log = replace(log, table=log.table.append_column(name, pa.array(values, pa.large_binary())))
     return replace(log, split=np.zeros(9, np.int8))
@@ -81,3 +79,20 @@ def test_the_grade_farthest_from_nothing_stands_for_an_item_of_a_list():
     assert every.table.column(LABEL).null_count == 1
     with pytest.raises(DataError, match="'timestamp' holds int; required with label.grades: names"):
         rows.with_label(searches(), Label(column="timestamp", grades=GRADES))
+
+
+def test_a_row_carries_what_its_user_did_before_its_list():
+    """Nothing of s1 is known in s1, whatever came of it there; and b knows nothing of a."""
+    log = searches()
+    build = BuildConfig(task="score", kind="event", history=("event_types",), row_history=2)
+    mask = np.array([0, 0, 0, 1, 1, 1, 1, 0, 1], bool)
+    table = log.table.filter(pa.array(mask)).select(["item_id"])
+    made = rows.with_histories(table, log, mask, build, groups.starts(log, "search")).to_pydict()
+    s2 = [b"y", b"y"]  # the last two of four events
+    assert made["history"] == [[], s2, s2, [], [b"x", b"z"]]
+    kinds = [b"click", b"booking"]
+    assert made["event_types"] == [[], kinds, kinds, [], [b"click", b"wishlist"]]
+    # Without lists, before the event itself.
+    alone = rows.with_histories(table, log, mask, build, groups.starts(log, None)).to_pydict()
+    assert alone["history"][:2] == [[b"y", b"y"], [b"y", b"y"]]
+    assert alone["event_types"][:2] == [[b"impression", b"click"], [b"click", b"booking"]]

@@ -49,10 +49,10 @@ def write_log(
     trips: int = 1,
     seed: int = 1,
 ) -> None:
-    """Writes the searches as CSV files, and beside the folder the expected grade of every row.
+    """Writes the searches as atomic files, and beside the folder the expected grade of every row.
 
     Args:
-        folder: of `events.csv`, `items.csv` and `users.csv`.
+        folder: where to.
         guests: how many.
         listings: how many, in equal parts of all markets and styles.
         markets: places that a search is in.
@@ -91,16 +91,20 @@ def write_log(
                 ["skip", "impression", "booking", "contact", "rejection"],
                 "click",
             )
-            at = f"{1_000_000 + 600 * search},s{search},t{search // TRIP}"
-            events += [f"g{trip},l{one},{at},{kind}" for one, kind in zip(shown, kinds)]
+            at = f"{1_000_000 + 600 * search}\ts{search}\tt{search // TRIP}"
+            events += [f"g{trip}\tl{one}\t{at}\t{kind}" for one, kind in zip(shown, kinds)]
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder.parent / TRUTH, np.array(truth, np.float32))
-    header = "user_id,item_id,timestamp,search_id,session_id,event_type"
-    (folder / "events.csv").write_text("\n".join([header, *events]) + "\n")
-    lines = [f"l{n},m{market[n]},{price[n]:.2f}" for n in range(listings)]
-    (folder / "items.csv").write_text("\n".join(["item_id,market,price", *lines]) + "\n")
-    lines = [f"g{n},{budget[n]:.0f}" for n in range(guests)]
-    (folder / "users.csv").write_text("\n".join(["user_id,budget", *lines]) + "\n")
+    header = (
+        "user_id:token\titem_id:token\ttimestamp:float\tsearch_id:token\tsession_id:token\t"
+        "event_type:token"
+    )
+    (folder / "searches.inter").write_text("\n".join([header, *events]) + "\n")
+    header = "item_id:token\tmarket:token\tprice:float"
+    lines = [f"l{n}\tm{market[n]}\t{price[n]:.2f}" for n in range(listings)]
+    (folder / "searches.item").write_text("\n".join([header, *lines]) + "\n")
+    lines = [f"g{n}\t{budget[n]:.0f}" for n in range(guests)]
+    (folder / "searches.user").write_text("\n".join(["user_id:token\tbudget:float", *lines]) + "\n")
 
 
 def bounds(prepared: experiment.Prepared, truth: np.ndarray) -> dict[str, float]:
@@ -132,7 +136,7 @@ def main() -> None:
     from models.industry.airbnb_ranker import Model
 
     source = arguments.output / "source"
-    if not (source / "users.csv").exists():
+    if not (source / "searches.user").exists():
         write_log(source)
     prepared = experiment.prepare(
         source,
@@ -165,7 +169,7 @@ def main() -> None:
         print(experiment.table(lines), flush=True)
     if not arguments.validation:
         ends = bounds(prepared, np.load(arguments.output / TRUTH))
-        for name, metric in (("the truth", "group_ndcg_10"), ("random", "random_ndcg_10")):
+        for name, metric in (("the truth", "group_ndcg_10"), ("random", "random_group_ndcg_10")):
             lines.append({"order": name, "NDCG@10": f"{ends[metric]:.4f}", "seconds": ""})
         print(experiment.table(lines))
         print(f"\n{ends['groups']:.0f} searches, {ends['groups_left_out']:.0f} left out")

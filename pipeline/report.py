@@ -31,6 +31,7 @@ _NEITHER_IS_BETTER = {"calibration", "tie_gap"}
 # it, another protocol.
 _REFERENCES = {
     "alone": "the recall alone",
+    "random": "a random order",
     "popularity": "popularity",
     "constant": "the train mean",
 }
@@ -218,12 +219,13 @@ def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
             ] + [config.get("threshold", {})]
             name = json.loads(config.get("config") or "{}").get("name") or config["class_name"]
             if name in overall:
-                rows += [
+                held = [
                     row
                     for bound in bounds
                     for row in _bounds(name, bound, overall[name], before.get(name))
                 ]
-                if name.startswith(f"{_LIFT}_") and reference:
+                rows += held
+                if held and name.startswith(f"{_LIFT}_") and reference:
                     rows[-1] |= {
                         "metric": name.removeprefix(f"{_LIFT}_").removeprefix(f"{reference}_"),
                         "what": f"how much better than {_REFERENCES[reference]}",

@@ -95,7 +95,7 @@ def group_metrics(
 
     return {
         "group_ndcg_10": mean(ours),
-        "random_ndcg_10": mean(random),
+        "random_group_ndcg_10": mean(random),
         "lift_group_ndcg_10": mean(ours) - mean(random),
         "groups": tf.reduce_sum(tf.cast(counted, tf.float64)),
         "groups_left_out": tf.reduce_sum(tf.cast(~counted, tf.float64)),

@@ -41,7 +41,7 @@ _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
 GROUP_METRICS = (
     "group_ndcg_10",
-    "random_ndcg_10",
+    "random_group_ndcg_10",
     "lift_group_ndcg_10",
     "groups",
     "groups_left_out",
@@ -178,8 +178,9 @@ def _in_groups(rows: MetricSet) -> MetricSet:
         choosing=("group_ndcg_10", *rows.choosing),
         lift="lift_group_ndcg_10",
         reference="a random order",
-        shown={"group_ndcg_10": "NDCG@10", **rows.shown},
-        shown_reference={"random_ndcg_10": "NDCG@10"},
+        # Errors of scores that learnt nothing but an order would say nothing.
+        shown={"group_ndcg_10": "NDCG@10", **({"auc": "AUC"} if "auc" in rows.pooled else {})},
+        shown_reference={"random_group_ndcg_10": "NDCG@10"},
     )
 
 

@@ -214,7 +214,8 @@ def _build(
     log, split = parted.log, config.split
     dropped: dict[str, dict[str, int]] = {}
     # Before events without a label are left out: they happened all the same.
-    log = rows.with_point_in_time(log, config.point_in_time)
+    firsts = groups.starts(log, config.label.group if config.label else None)
+    log = rows.with_point_in_time(log, config.point_in_time, firsts)
     if config.label:
         log, unlabelled = rows.with_label(log, config.label)
         for name, part in _PARTS:
@@ -238,7 +239,6 @@ def _build(
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, config)
     if config.row_history:
-        firsts = groups.starts(parted.log, config.label.group if config.label else None)
         for name, part in _PARTS:
             chosen = log.split == part
             made[name] = rows.with_histories(made[name], log, chosen, config, firsts)

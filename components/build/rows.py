@@ -370,29 +370,36 @@ def _weights(log: Log, name: str) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def with_point_in_time(log: Log, names: Sequence[str]) -> Log:
+def with_point_in_time(log: Log, names: Sequence[str], firsts: np.ndarray) -> Log:
     """Adds columns of `config.POINT_IN_TIME`: what each event's user had done before it.
 
     Before is earlier in the order of time and row, in whatever split: a later event never counts.
+    Of an event in a list it is what was before the list, at the time of its first event: what came
+    of the list must not be told in it.
+
+    Args:
+        log: the events.
+        names: which columns.
+        firsts: [E] place of the event before which an event's past ends; see `groups.starts`.
     """
     place = np.arange(len(log))
     item, catalogue = pd.factorize(log.column("item_id"))
     pair = log.user * max(len(catalogue), 1) + item
 
-    def previous(owner: np.ndarray) -> np.ndarray:
-        """[E] the place of the owner's event before, -1 where there is none."""
-        order = np.lexsort((place, owner))
-        same = owner[order][1:] == owner[order][:-1]
-        found = np.full(len(log), -1)
-        found[order[1:][same]] = order[:-1][same]
-        return found
+    def before(owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[E] how many events its owner had, and the place of the last, -1 where there is none."""
+        first_key = pd.factorize(owner)[0].astype(np.int64) * len(log)
+        keys = np.sort(first_key + place)
+        end = np.searchsorted(keys, first_key + firsts)
+        had = end - np.searchsorted(keys, first_key)
+        return had, np.where(had > 0, keys[np.maximum(end - 1, 0)] - first_key, -1)
 
     def count(owner: np.ndarray) -> pa.Array:
-        return pa.array(pd.Series(owner).groupby(owner).cumcount().to_numpy(np.int64))
+        return pa.array(before(owner)[0], pa.int64())
 
     def seconds(owner: np.ndarray) -> pa.Array:
-        before, time = previous(owner), times(log)
-        return pa.array(time - time[before], pa.int64(), mask=before < 0)
+        last, time = before(owner)[1], times(log)
+        return pa.array(time[firsts] - time[last], pa.int64(), mask=last < 0)
 
     made = {
         "user_events_before": lambda: count(log.user),

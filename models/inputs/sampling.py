@@ -87,6 +87,8 @@ def group_batches(
 ) -> Batches:
     """Endless batches of whole groups, a fresh permutation of the groups every epoch.
 
+    Several replicas share a batch by its rows, so a group at their border is two to them.
+
     Args:
         columns: as `shuffled_batches` takes them.
         group: [E] which group a row is in.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from components.build import groups, rows
-from components.build.config import BuildConfig
+from components.build.config import POINT_IN_TIME, BuildConfig
 from components.build.splits import TEST, TRAIN, UNUSED, VALID
 from models.names.errors import DataError
 from models.names.label import GROUP, LABEL, Label
@@ -96,3 +96,14 @@ def test_a_row_carries_what_its_user_did_before_its_list():
     alone = rows.with_histories(table, log, mask, build, groups.starts(log, None)).to_pydict()
     assert alone["history"][:2] == [[b"y", b"y"], [b"y", b"y"]]
     assert alone["event_types"][:2] == [[b"impression", b"click"], [b"click", b"booking"]]
+
+
+def test_what_came_of_a_list_is_not_told_in_it():
+    """The booking of y in s1 came after its click there; in s2, from 9 on, s1 has passed."""
+    log = searches()
+    told = rows.with_point_in_time(log, [*POINT_IN_TIME], groups.starts(log, "search"))
+    found = [tuple(row[name] for name in POINT_IN_TIME) for row in told.table.to_pylist()]
+    assert found[:4] == [(0, 0, None, None)] * 4
+    # x at 9 and 10, both of s2: four events before, the last at 3; one of them with x, at 1.
+    assert found[4:6] == [(4, 1, 6, 8)] * 2
+    assert found[6:] == [(0, 0, None, None), (1, 0, 1, None), (2, 1, 1, 1)]

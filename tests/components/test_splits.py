@@ -420,7 +420,9 @@ def test_wrong_configurations_are_named():
 def test_what_a_user_did_before_is_counted_up_to_the_event_and_not_beyond():
     """By hand: a has y at 5, x at 10, w at 20, z at 30 and x again at 70."""
     log, _ = log_of([*EVENTS, ("a", "x", 70)])
-    found = rows.with_point_in_time(log, tuple(POINT_IN_TIME)).table.to_pylist()
+    found = rows.with_point_in_time(
+        log, tuple(POINT_IN_TIME), np.arange(len(log))
+    ).table.to_pylist()
     names = ("user_id", "item_id", *POINT_IN_TIME)
     assert [tuple(row[name] for name in names) for row in found] == [
         (b"a", b"y", 0, 0, None, None),
@@ -443,7 +445,9 @@ def test_what_happens_later_changes_nothing_before():
     early, whole = (
         {
             row["row"]: row
-            for row in rows.with_point_in_time(log, [*POINT_IN_TIME]).table.to_pylist()
+            for row in rows.with_point_in_time(
+                log, [*POINT_IN_TIME], np.arange(len(log))
+            ).table.to_pylist()
         }
         for log in logs
     )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from benchmarks.airbnb_searches import LABEL, SPLIT, write_log
 from models.contract import tasks
 from models.contract.score import Scorer
+from models.contract.two_stage import TwoStage
 from models.industry.airbnb_ranker import AirbnbRanker, HyperParameters, market_similarities
 from models.names.errors import ConfigError
 from models.names.label import GROUP, Label
@@ -98,6 +99,7 @@ def searches(tmp_path_factory):
     model.learn(loop)
     Scorer(model, data).export(str(folder / "1"))
     return SimpleNamespace(
+        folder=folder,
         data=data,
         model=model,
         loop=loop,
@@ -147,9 +149,8 @@ def test_what_a_guest_did_not_do_is_missing_and_not_0(searches):
 
 def test_a_ranking_is_asked_with_what_the_guest_did(searches):
     """The same scores over `rank_told`, `score` and `score_examples`, whatever the padding."""
-    spec = {name: toy_column for name, toy_column in searches.data.histories.parsing().items()}
     ids = {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "item_id")}
-    rows = tf.io.parse_example(searches.test[-10:], {**spec, **ids})
+    rows = tf.io.parse_example(searches.test[-10:], ids | searches.data.histories.parsing())
     told = {name: rows[name][:1].to_tensor() for name in searches.data.history_names}
     assert told["history"].shape[1] > 10
     item_id = rows["item_id"][tf.newaxis]
@@ -169,6 +170,53 @@ def test_a_ranking_is_asked_with_what_the_guest_did(searches):
     plain = searches.signatures["rank"](user_id=rows["user_id"][:1], item_id=item_id)
     np.testing.assert_allclose(rank(**untold), plain["score"][0], atol=1e-5)
     assert np.abs(rank(**untold) - by_row).max() > 1e-3
+
+
+class Recall(tf.Module):
+    """Finds the same five listings for everybody, the first one first."""
+
+    def __init__(self, items):
+        super().__init__()
+        self._items = tf.constant([items])
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="user_id"),
+            *(tf.TensorSpec([None, None], tf.string, name=name) for name in ("history", "exclude")),
+            tf.TensorSpec([None], tf.int32, name="k"),
+        ]
+    )
+    def recommend(self, user_id, history, exclude, k):
+        found = tf.repeat(self._items, tf.size(user_id), axis=0)
+        score = tf.cast(tf.zeros_like(found, tf.int32) - tf.range(5), tf.float32)
+        return {"item_id": found, "score": score, "strategy": tf.fill(tf.shape(user_id), "model")}
+
+
+def test_a_bundle_tells_its_ranker_what_the_guest_did(searches):
+    data, folder = searches.data, searches.folder
+    items, user = data.items.ids[:5].tolist(), data.users.ids[:1]
+    recall = Recall(items)
+    tf.saved_model.save(recall, str(folder / "recall"), {"recommend": recall.recommend})
+    bundle = TwoStage(str(folder / "recall"), str(folder / "1"), "all", candidates=5)
+    nothing = tf.zeros([1, 0], tf.string)
+    asked = {"user_id": tf.constant(user), "exclude": nothing, "k": tf.constant([5])}
+    history, kinds = tf.constant([[items[4]] * 3]), tf.constant([["click"] * 3])
+    found = bundle.recommend(**asked, history=history, event_types=kinds)["item_id"][0]
+    recalled = {"recall_score": tf.zeros([1, 5]), "recall_source": tf.fill([1, 5], "")}
+    score = searches.signatures["rank_told"](
+        user_id=asked["user_id"],
+        item_id=tf.constant([items]),
+        history=history,
+        event_types=kinds,
+        **recalled,
+    )["score"][0]
+    assert found.numpy().tolist() == [items[place] for place in np.argsort(-score.numpy())]
+    # A request of ids alone tells the ranker nothing.
+    plain = searches.signatures["rank"](user_id=asked["user_id"], item_id=tf.constant([items]))[
+        "score"
+    ][0]
+    untold = bundle.recommend(**asked, history=history)["item_id"][0]
+    assert untold.numpy().tolist() == [items[place] for place in np.argsort(-plain.numpy())]
 
 
 def test_lists_are_required_by_their_loss(searches):

@@ -338,6 +338,8 @@ class Server:
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
+        # gRPC polls on a thread for as long as a server of it exists: too long, when Python ends.
+        self._runner = self._grpc = self._health = None
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -218,6 +219,23 @@ def test_flags_refused(flags, code, text):
     ended = run(*flags)
     assert ended.returncode == code
     assert text in ended.stderr
+
+
+def test_in_process_as_the_manual_has_it(laboratory):
+    """Nothing is printed when Python ends: a thread of gRPC's outlived it."""
+    manual = (ROOT / "serving" / "README.md").read_text("utf-8")
+    example = manual.split("In process:\n\n")[1].split("\n\nFlags are")[0]
+    folder = laboratory.models / "recommender"
+    program = textwrap.dedent(example).replace("/path/to/two_tower", str(folder))
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0 and len(ended.stdout.split()) == 2
+    assert "excepthook" not in ended.stderr
 
 
 def test_flags_of_tensorflow_serving_that_mean_nothing_here(capsys):

@@ -273,8 +273,9 @@ class TwoStage(tf.Module):
 
     def _reads_history(self) -> bool:
         """Whether the ranker reads what the user had."""
-        inputs = self._rank.signatures[_RANK].structured_input_signature[1]
-        return "history" in inputs
+        if self._rank is None:
+            return False
+        return "history" in self._rank.signatures[_RANK].structured_input_signature[1]
 
     @staticmethod
     def _told(stage: Any, signature: str) -> dict[str, tf.TensorSpec]:

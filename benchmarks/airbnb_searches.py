@@ -33,7 +33,7 @@ LABEL = {"column": "event_type", "grades": GRADES, "group": "search_id"}
 SPLIT = {"name": "temporal"}
 TRUTH = "truth.npy"
 SHOWN, TRIP = 10, 4
-SETTING = {"learning_rate": 3e-3, "listings": {"market": "item_market"}}
+SETTING = {"listings": {"market": "item_market"}}
 ROWS: dict[str, dict[str, Any]] = {
     "fields and similarities": {},
     "fields alone": {"similarities": False},

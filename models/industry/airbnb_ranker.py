@@ -22,8 +22,9 @@ like it.
 Deviations: a network for boosted trees, so ids have vectors too. What a skip or a long click is,
 the log says by its event types; without any, all that a guest had counts as clicked. The paper
 learns embeddings of earlier months than the ranker; here of the same events, so a train row's own
-click is among them. History is the last 50 events, not two weeks. Lists are not cut after the last
-click, and those without a booking count if anything in them is worth more than nothing.
+click is among them, and passes over them that learn it by heart cost the ranker more than they give
+(`benchmarks/README.md`). History is the last 50 events, not two weeks. Lists are not cut after the
+last click, and those without a booking count if anything in them is worth more than nothing.
 `list_loss: null` learns each row by itself, as runs without lists must.
 """
 

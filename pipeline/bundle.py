@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from components.build.config import SplitConfig
+from components.build.config import Filters, SplitConfig
 from components.gate.config import GateConfig
 from models.names import metrics, registry
 from models.names.errors import ConfigError
@@ -213,6 +213,11 @@ def _made_of(record: RunRecord) -> dict[str, dict[str, Any]]:
         border["file"] = contents  # wherever it lies
     split = {f"split.{key}": value for key, value in border.items()}
     split["label.group"] = json.loads(built.get("label") or "{}").get("group")
+    # Which events count decides what is split; targets that are not asked for move none.
+    chosen = json.loads(built.get("selection") or "{}")
+    filters = chosen.get("filters") or {}
+    chosen["filters"] = {**Filters().model_dump(), **filters, "known_targets_only": False}
+    split |= {name: chosen.get(name) for name in ("positives", "filters", "sessions")}
     # The numbers of rows and the users' ids are what the reader and its column mapping make of the
     # files.
     data = {"the fingerprint of data.source": read.get("fingerprint")}

@@ -408,7 +408,8 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 @click.option(
     "--users",
     type=click.Path(),
-    help="Parquet with user_id (and lists history, exclude), or text with an id a line; "
+    help="Parquet, or text with a header, with user_id (and lists history, exclude); or text with "
+    "an id a line; read as the events are; "
     "left out, every user of the run's data.",
 )
 @click.option(

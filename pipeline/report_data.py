@@ -38,6 +38,8 @@ def describe(record: RunRecord) -> dict[str, Any]:
             for reason, count in reasons.items()
             if count
         ],
+        "selection": record.building.get("selection", {}),
+        "labels": record.building.get("labels", {}).get("splits", {}),
         "check": record.checking,
         "figures": list(_figures(record, statistics["events"])),
         "columns": {

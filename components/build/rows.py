@@ -11,15 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.build import groups
 from components.build.config import BuildConfig, SplitConfig
-from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
+from components.build.splits import TEST, TRAIN, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART
-from models.names.errors import DataError
-from models.names.features import HISTORY_COLUMNS, NOT_FEATURES, REVIEW
-from models.names.label import GROUP, LABEL, WEIGHT, Label
+from models.names.features import HISTORY_COLUMNS, REVIEW
 
 NEGATIVES = 99
 ACTIVITY = ((0, "0"), (9, "1-9"), (49, "10-49"), (199, "50-199"))
@@ -166,7 +163,7 @@ def list_rows(
 
 def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popularity) -> pa.Table:
     """Rows as `event_rows` of one split, with the slice columns."""
-    mask = log.split == part
+    mask = (log.split == part) & log.target
     table = event_rows(log, mask, items, users)
     if (
         REVIEW in table.column_names
@@ -191,7 +188,7 @@ def query_rows(
         The queries; and, by reason, how many events are no target and how many users no query.
     """
     config = build.split
-    target = log.split == part
+    target = (log.split == part) & log.target
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
     exclude = np.zeros(len(log), bool)
     if part == TEST and config.name != "user_holdout":
@@ -313,61 +310,23 @@ def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
     )
 
 
-def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Replaces the columns that a label is made of by `label` and, as it says, WEIGHT and GROUP.
-
-    Events without a label are moved out of their split.
+def with_known_targets(
+    log: Log, popularity: Popularity, build: BuildConfig
+) -> tuple[Log, dict[str, int]]:
+    """Makes history of what validation and test could not ask for with `known_targets_only`.
 
     Returns:
-        The log, and how many events of each split lack a label ([3] int64, by split number).
-
-    Raises:
-        DataError: the label's column, or the weights', does not hold numbers, or a weight is
-            negative.
+        The log, and how many events of `valid` and `test` that are; none where nothing is asked.
     """
-    if label.grades:
-        numbers = groups.graded(log, label)
-    else:
-        numbers = _numbers(log, label.column, "label.column")
-    missing = np.isnan(numbers)
-    values = numbers if label.threshold is None else numbers >= label.threshold
-    made = {LABEL: pa.array(values.astype(np.float32), mask=missing)}
-    if label.weight:
-        made[WEIGHT] = pa.array(_weights(log, label.weight))
-    if label.group:
-        made[GROUP] = pa.array(groups.names(log, label.group), pa.large_binary())
-    # What the label is made of must not be learnt from; columns that are never features may stay.
-    gone = {label.column, label.weight, label.group} - NOT_FEATURES | {*made}
-    table = log.table.drop([name for name in log.table.column_names if name in gone])
-    for name, column in made.items():
-        table = table.append_column(name, column)
-    split = np.where(missing, UNUSED, log.split).astype(np.int8)
-    lacking = np.bincount(log.split[missing], minlength=TEST + 1)
-    return replace(log, table=table, split=split), lacking
-
-
-def _numbers(log: Log, name: str, setting: str) -> np.ndarray:
-    """[E] float64 of a column of numbers, NaN where there is none."""
-    column = log.table.column(name)
-    if kind_of(column.type) not in (INT, FLOAT):
-        raise DataError(
-            f"{setting}: {name!r} holds {kind_of(column.type)}; required: numbers. Say "
-            f"so with data.columns.types.{name}"
-        )
-    return column.cast(pa.float64()).to_numpy()
-
-
-def _weights(log: Log, name: str) -> np.ndarray:
-    """[E] float32 of a column of weights, 1 where there is none."""
-    weights = _numbers(log, name, "label.weight")
-    weights = np.where(np.isnan(weights), 1.0, weights)
-    wrong = (weights < 0) | np.isinf(weights)
-    if wrong.any():
-        raise DataError(
-            f"label.weight: {name!r}: required: numbers of 0 or more; received "
-            f"{weights[np.argmax(wrong)]:g} for the user {log.column('user_id')[np.argmax(wrong)]}"
-        )
-    return weights.astype(np.float32)
+    if not build.filters.known_targets_only:
+        return log, {}
+    known = popularity.items[popularity.counts >= build.min_count]
+    place = pd.Index(known, dtype=object).get_indexer(pd.Index(log.column("item_id"), dtype=object))
+    lost = {
+        name: int(((log.split == part) & log.target & (place < 0)).sum())
+        for part, name in _NAMES.items()
+    }
+    return replace(log, target=log.target & (place >= 0)), lost
 
 
 def with_point_in_time(log: Log, names: Sequence[str], firsts: np.ndarray) -> Log:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.build import groups, rows
+from components.build import groups, labels, rows
 from components.build.config import POINT_IN_TIME, BuildConfig
 from components.build.splits import TEST, TRAIN, UNUSED, VALID
 from models.names.errors import DataError
@@ -66,19 +66,19 @@ def test_a_list_is_in_the_split_of_its_last_event():
 
 def test_the_grade_farthest_from_nothing_stands_for_an_item_of_a_list():
     """In s1 y was booked, in s2 x refused; a wish has no grade, and so no label."""
-    log, lacking = rows.with_label(searches(), LABEL_OF)
-    labels = log.table.column(LABEL).to_pylist()
+    log, counts = labels.with_label(searches(), LABEL_OF)
+    made = log.table.column(LABEL).to_pylist()
     expected = [0, None, None, 1, None, -0.4, 0.01, None, 0.01]
-    assert labels == [None if one is None else pytest.approx(one) for one in expected]
+    assert made == [None if one is None else pytest.approx(one) for one in expected]
     unlabelled = [number for number, one in enumerate(expected) if one is None]
     assert np.flatnonzero(log.split == UNUSED).tolist() == unlabelled
-    assert lacking.tolist() == [4, 0, 0]
+    assert counts["splits"]["train"]["missing"] == 4
     assert log.table.column(GROUP).to_pylist()[:4] == [b"s1"] * 4
     assert "search" not in log.table.column_names and "event_type" in log.table.column_names
-    every, _ = rows.with_label(searches(), Label(column="event_type", grades=GRADES))
+    every, _ = labels.with_label(searches(), Label(column="event_type", grades=GRADES))
     assert every.table.column(LABEL).null_count == 1
     with pytest.raises(DataError, match="'timestamp' holds int; required with label.grades: names"):
-        rows.with_label(searches(), Label(column="timestamp", grades=GRADES))
+        labels.with_label(searches(), Label(column="timestamp", grades=GRADES))
 
 
 def test_a_row_carries_what_its_user_did_before_its_list():

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.build import rows
+from components.build import labels, rows
 from components.build.config import POINT_IN_TIME, SPLITS, BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
     TEST_INPUT,
     TRAIN,
+    UNUSED,
     VALID,
     VALID_INPUT,
     gather_facts,
@@ -72,6 +73,7 @@ def parts(log):
         TEST: "test",
         VALID_INPUT: "valid_input",
         TEST_INPUT: "test_input",
+        UNUSED: "unused",
     }
     found = {}
     for user, item, part in zip(log.column("user_id"), log.column("item_id"), log.split):
@@ -461,8 +463,7 @@ def test_weights_stand_beside_labels_and_are_not_learnt_from():
     source = table(worth=worth, dwell=worth, likes=pa.array([1.0] * 9, pa.float32()))
     log = make_log(source, config, gather_facts(source, config))
     for name, stays in (("worth", False), ("dwell", True)):
-        made, lacking = rows.with_label(log, Label(column="likes", weight=name))
-        assert lacking.tolist() == [0, 0, 0]
+        made, _ = labels.with_label(log, Label(column="likes", weight=name))
         by_row = dict(zip(made.column("row"), made.column(WEIGHT)))
         assert [by_row[row] for row in range(4)] == [2.0, 1.0, 0.0, 1.5]
         assert (name in made.table.column_names) == stays
@@ -474,6 +475,6 @@ def test_weights_stand_beside_labels_and_are_not_learnt_from():
         )
         log = make_log(bad, config, gather_facts(bad, config))
         with pytest.raises(DataError, match=f"label.weight: 'worth': .* received {wrong:g} .*'c'"):
-            rows.with_label(log, Label(column="likes", weight="worth"))
+            labels.with_label(log, Label(column="likes", weight="worth"))
     with pytest.raises(DataError, match="label.weight: 'item_id' holds bytes; required: numbers"):
-        rows.with_label(log, Label(column="likes", weight="item_id"))
+        labels.with_label(log, Label(column="likes", weight="item_id"))

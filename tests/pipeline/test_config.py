@@ -347,3 +347,13 @@ def test_a_run_says_what_was_left_out(tmp_path):
         "events.size: 3 values are no float and count as missing (data.columns.types.size)",
     ]
     assert local.left_out(SimpleNamespace(steps={})) == []
+
+
+def test_runs_on_lists_or_with_weights_have_names_of_their_own():
+    label = {"column": "event_type", "grades": {"click": 1}, "group": "search"}
+    named = [
+        config.RunConfig.parse({"model": model, "label": {**label, **more}}).pipeline_name
+        for model, more in (("deepfm", {}), ("airbnb_ranker", {"weight": "importance"}))
+    ]
+    assert named[0].endswith("-event_type-search")
+    assert named[1].endswith("-event_type-search-importance")

@@ -194,7 +194,8 @@ def _require_same_split(recall: RunRecord, rank: RunRecord) -> None:
     """Refuses two models between which anything differs that decides which event is in which split.
 
     What may differ, since it moves no event from one split to another: what queries know and ask
-    (`SplitConfig.border` leaves it out); the label (events without one belong to no split);
+    (`SplitConfig.border` leaves it out); the label (events without one belong to no split), but for
+    its group, whose events are in one split;
     features.min_count and check (what counts as unknown, and what stops a run); walks, weights and
     seed of the training. The hash of the components' code may differ too, or else every new version
     would ask for both models to be trained again.
@@ -220,6 +221,7 @@ def _made_of(record: RunRecord) -> dict[str, dict[str, Any]]:
     if contents := built.get("split_file_hash"):
         border["file"] = contents  # wherever it lies
     split = {f"split.{key}": value for key, value in border.items()}
+    split["label.group"] = json.loads(built.get("label") or "{}").get("group")
     # Which events count decides what is split; targets that are not asked for move none.
     chosen = json.loads(built.get("selection") or "{}")
     filters = chosen.get("filters") or {}

@@ -90,7 +90,7 @@ def list_models() -> None:
     from pipeline.show import print_table
 
     def told(entry) -> str:
-        return "features" if entry.task == "score" else ", ".join(("ids", *entry.reads))
+        return ", ".join(("features" if entry.task == "score" else "ids", *entry.reads))
 
     rows = [
         (entry.name, entry.title, entry.task, entry.kind, told(entry), entry.family, entry.paper)

@@ -134,8 +134,11 @@ class RunConfig(Settings):
             parts.append(_legal(self.label.column))
             parts += [] if self.label.threshold is None else [f"{self.label.threshold:g}"]
             usual = Label(column=self.label.column, threshold=self.label.threshold)
-            if self.label != usual.learnt_by(registry.get(self.model).learns):
+            usual = usual.learnt_by(registry.get(self.model).learns)
+            if not self.label.grades and self.label.kind != usual.kind:
                 parts.append(str(self.label.kind))
+            # What is measured in other lists, or with other weights, is not to be compared.
+            parts += [_legal(name) for name in (self.label.group, self.label.weight) if name]
         if self.positives:
             parts.append(_legal(self.positives.title))
         return self.name or "-".join(parts)

@@ -147,6 +147,9 @@ def create_pipeline(
     if entry.task == "retrieve":
         _require_use_of_context(config, model_class)
         carries |= model_class.carries(config.features.context)
+    else:
+        model_class.check_label(config.label, hyper_parameters.get("list_loss"))
+        carries |= model_class.carries()
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(

@@ -30,10 +30,11 @@ _NEITHER_IS_BETTER = {"calibration", "tie_gap", "novelty", "coverage", "gini"}
 # it, another protocol.
 _REFERENCES = {
     "alone": "the recall alone",
+    "random": "a random order",
     "popularity": "popularity",
     "constant": "the train mean",
 }
-_LIFT, _SAMPLED = "lift", "ncf99"
+_LIFT, _SAMPLED, _GROUP = "lift", "ncf99", "group"
 _COLUMNS = 8  # numbers beside each other that fit a page of 1,280 pixels
 _PACKAGES = (
     "tfx",
@@ -111,7 +112,7 @@ def environment() -> Any:
 def label(name: str) -> str:
     """`hr_10` -> `HR@10`, `log_loss` -> `Log loss`, `ncf99_hr_10` -> `NCF99 HR@10`."""
     prefix, _, rest = name.partition("_")
-    if prefix in (*_REFERENCES, _LIFT, _SAMPLED) and rest:
+    if prefix in (*_REFERENCES, _LIFT, _SAMPLED, _GROUP) and rest:
         return f"{_ACRONYMS.get(prefix, prefix.capitalize())} {label(rest)}"
     found = re.fullmatch(r"(.+?)_(\d+)", name)
     base, cutoff = (found[1], f"@{found[2]}") if found else (name, "")

@@ -248,6 +248,7 @@ def toy_data(tmp_path_factory):
         folder = root / (
             f"toy-{kind}-{randomness}"
             + (f"-{label.column}-{label.threshold}" if label else "")
+            + (f"-{label.weight}" if label and label.weight else "")
             + ("-described" if described else "")
             + "".join(f"-{setting}" for setting in (walks or {}).values())
         )

@@ -22,6 +22,8 @@ def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
         needed.append(("session_id", "split.sequence_by: session"))
     if config.label:
         needed.append((config.label.column, "label.column"))
+        beside = {"label.weight": config.label.weight, "label.group": config.label.group}
+        needed += [(name, by) for by, name in beside.items() if name]
     needed += [(name, "features.context") for name in config.context]
     if config.timed:
         needed.append(("timestamp", "features.point_in_time"))

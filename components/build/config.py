@@ -335,6 +335,8 @@ class BuildConfig(Settings):
             feature, so that Transform can fit their vocabularies; rows of events always do.
         point_in_time: columns of `POINT_IN_TIME` that the rows of a `score` model get, null where
             there was no such event; a request tells them as it tells any context.
+        row_history: the rows of a `score` model carry the user's last so many events before them
+            (before their list, where they are in one), and beside them what `history` names.
         positives: see `Positives`; None: every event counts.
         filters: see `Filters`.
         sessions: see `Sessions`; None: the log's own, where it has any.
@@ -351,6 +353,7 @@ class BuildConfig(Settings):
     context: tuple[str, ...] = ()
     item_features: bool = False
     point_in_time: tuple[Literal[tuple(POINT_IN_TIME)], ...] = ()  # type: ignore[valid-type]
+    row_history: int = 0
     positives: Positives | None = None
     filters: Filters = Filters()
     sessions: Sessions | None = None

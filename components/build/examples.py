@@ -17,8 +17,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.build import checks, documents, labels, rows, selection, session_queries
-from components.build.config import SCHEMA_FILE, SPLITS, WALKS, BuildConfig, SplitConfig
+from components.build import checks, documents, groups, labels, rows, selection, session_queries
+from components.build.config import SCHEMA_FILE, SPLITS, WALKS, BuildConfig
 from components.build.report import write_report
 from components.build.splits import (
     TEST,
@@ -105,7 +105,7 @@ def build(
             "users": users | "ShardUsers" >> Shard(shards, examples),
         } | "Together" >> beam.CoGroupByKey()
         parted = sharded | "Split" >> beam.FlatMap(
-            lambda shard, facts: _split(shard, facts, split, columns, examples),
+            lambda shard, facts: _split(shard, facts, config, columns, examples),
             beam.pvalue.AsSingleton(facts),
         ).with_outputs(_COUNTS, main="logs")
         logs = parted.logs
@@ -217,7 +217,7 @@ def _log_of(shard: tuple[int, Kept]) -> Log:
 def _split(
     element,
     facts,
-    config: SplitConfig,
+    config: BuildConfig,
     columns: Mapping[str, Mapping[str, str]],
     folder: str,
 ) -> Iterator:
@@ -225,7 +225,8 @@ def _split(
     events, users = (gather(grouped[table], columns[table]) for table in ("events", "users"))
     # Batches come in any order; sorted, equal input gives equal output.
     users = users.take(pa.array(np.argsort(users.column("user_id").to_numpy(), kind="stable")))
-    log = make_log(events, config, facts)
+    log = make_log(events, config.split, facts)
+    log = groups.whole(log, config.label.group if config.label else None)
     yield beam.pvalue.TaggedOutput(_COUNTS, rows.count_items(log))
     yield from keep([(number, _Parted(log, users))], folder)
 
@@ -243,7 +244,8 @@ def _build(
     log, split = parted.log, config.split
     dropped: dict[str, dict[str, int]] = {name: {} for name, _ in _PARTS}
     # Before events without a label are left out: they happened all the same.
-    log = rows.with_point_in_time(log, config.point_in_time)
+    firsts = groups.starts(log, config.label.group if config.label else None)
+    log = rows.with_point_in_time(log, config.point_in_time, firsts)
     log, unknown = rows.with_known_targets(log, counts, config)
     if config.label:
         log, labelled = labels.with_label(log, config.label)
@@ -267,6 +269,10 @@ def _build(
             )
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, config)
+    if config.row_history:
+        for name, part in _PARTS:
+            chosen = (log.split == part) & (log.target | (part == TRAIN))
+            made[name] = rows.with_histories(made[name], log, chosen, config, firsts)
     for name, count in unknown.items():
         dropped[name]["targets that train does not have"] = count
     made["users"] = rows.user_rows(log, parted.users, config.history)

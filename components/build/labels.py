@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from components.build import groups
 from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log
 from components.read import parsing
 from components.tables.columns import BYTES, FLOAT, INT, kind_of
 from models.names.errors import DataError
 from models.names.features import NOT_FEATURES
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
 _PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 
 def with_label(log: Log, label: Label) -> tuple[Log, dict[str, Any]]:
-    """Replaces the column that the label is made of by the column `label`.
+    """Replaces the columns that a label is made of by `label` and, as it says, WEIGHT and GROUP.
 
     Clicks are 0 and 1, or -1 and 1, or false and true. Events without a label are moved out of
     their split.
@@ -30,9 +31,12 @@ def with_label(log: Log, label: Label) -> tuple[Log, dict[str, Any]]:
         The log, and its part of what `merge` adds up and `check` judges.
 
     Raises:
-        DataError: the label's column holds lists.
+        DataError: the label's column holds lists, or a weight is no number of 0 or more.
     """
-    numbers, strange = _numbers(log.table.column(label.column), label)
+    if label.grades:
+        numbers, strange = groups.graded(log, label), np.zeros(len(log), bool)
+    else:
+        numbers, strange = _numbers(log.table.column(label.column), label)
     missing, values = np.isnan(numbers), numbers
     as_they_are = label.is_click and label.threshold is None
     if label.threshold is not None:
@@ -40,10 +44,16 @@ def with_label(log: Log, label: Label) -> tuple[Log, dict[str, Any]]:
     elif as_they_are:
         strange |= ~missing & ~np.isin(numbers, (-1, 0, 1))
         values = np.where(numbers == -1, 0, numbers)
-    made = pa.array(values.astype(np.float32), mask=missing)
+    made = {LABEL: pa.array(values.astype(np.float32), mask=missing)}
+    if label.weight:
+        made[WEIGHT] = pa.array(_weights(log, label.weight))
+    if label.group:
+        made[GROUP] = pa.array(groups.names(log, label.group), pa.large_binary())
     # What the label is made of must not be learnt from; columns that are never features may stay.
-    gone = {LABEL, label.column} - (NOT_FEATURES - {LABEL})
+    gone = {label.column, label.weight, label.group} - NOT_FEATURES | {*made}
     table = log.table.drop([name for name in log.table.column_names if name in gone])
+    for name, column in made.items():
+        table = table.append_column(name, column)
     split = np.where(missing, UNUSED, log.split).astype(np.int8)
     counts = {
         "splits": {
@@ -56,7 +66,26 @@ def with_label(log: Log, label: Label) -> tuple[Log, dict[str, Any]]:
         "negative": int((numbers == -1).sum()) if as_they_are else 0,
         "zero": int((numbers == 0).sum()),
     }
-    return replace(log, table=table.append_column(LABEL, made), split=split), counts
+    return replace(log, table=table, split=split), counts
+
+
+def _weights(log: Log, name: str) -> np.ndarray:
+    """[E] float32 of a column of weights, 1 where there is none."""
+    column = log.table.column(name)
+    if kind_of(column.type) not in (INT, FLOAT):
+        raise DataError(
+            f"label.weight: {name!r} holds {kind_of(column.type)}; required: numbers. Say so with "
+            f"data.columns.types.{name}"
+        )
+    weights = column.cast(pa.float64()).to_numpy()
+    weights = np.where(np.isnan(weights), 1.0, weights)
+    wrong = (weights < 0) | np.isinf(weights)
+    if wrong.any():
+        raise DataError(
+            f"label.weight: {name!r}: required: numbers of 0 or more; received "
+            f"{weights[np.argmax(wrong)]:g} for the user {log.column('user_id')[np.argmax(wrong)]}"
+        )
+    return weights.astype(np.float32)
 
 
 def _numbers(column: pa.ChunkedArray, label: Label) -> tuple[np.ndarray, np.ndarray]:

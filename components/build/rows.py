@@ -253,6 +253,33 @@ def beside_history(
     }
 
 
+def with_histories(
+    table: pa.Table, log: Log, mask: np.ndarray, build: BuildConfig, firsts: np.ndarray
+) -> pa.Table:
+    """Adds what the users had done before the rows of the [E] mask: `history`, the items.
+
+    Beside it stands what `build.history` names.
+
+    Args:
+        table: one row an event of the mask.
+        log: the events.
+        mask: which of them the rows are.
+        build: says how many events, and what stands beside them.
+        firsts: [E] place of the event before which a history ends; see `groups.starts`.
+    """
+    ends = firsts[mask]
+    begins = np.maximum(log.starts[log.user[mask]], ends - build.row_history)
+    lengths = ends - begins
+    offsets = np.cumsum(lengths) - lengths
+    places = np.repeat(begins - offsets, lengths) + np.arange(lengths.sum())
+    items = log.column("item_id")[places]
+    columns = {"history": to_lists(items, lengths)}
+    columns |= beside_history(log.table, places, lengths, build.history)
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
 def context_of(events: pa.Table, places: np.ndarray, names: Sequence[str]) -> dict[str, pa.Array]:
     """The context columns of some events, one row each."""
     return {name: _flat(events.column(name)).take(pa.array(places)) for name in names}
@@ -302,29 +329,36 @@ def with_known_targets(
     return replace(log, target=log.target & (place >= 0)), lost
 
 
-def with_point_in_time(log: Log, names: Sequence[str]) -> Log:
+def with_point_in_time(log: Log, names: Sequence[str], firsts: np.ndarray) -> Log:
     """Adds columns of `config.POINT_IN_TIME`: what each event's user had done before it.
 
     Before is earlier in the order of time and row, in whatever split: a later event never counts.
+    Of an event in a list it is what was before the list, at the time of its first event: what came
+    of the list must not be told in it.
+
+    Args:
+        log: the events.
+        names: which columns.
+        firsts: [E] place of the event before which an event's past ends; see `groups.starts`.
     """
     place = np.arange(len(log))
     item, catalogue = pd.factorize(log.column("item_id"))
     pair = log.user * max(len(catalogue), 1) + item
 
-    def previous(owner: np.ndarray) -> np.ndarray:
-        """[E] the place of the owner's event before, -1 where there is none."""
-        order = np.lexsort((place, owner))
-        same = owner[order][1:] == owner[order][:-1]
-        found = np.full(len(log), -1)
-        found[order[1:][same]] = order[:-1][same]
-        return found
+    def before(owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[E] how many events its owner had, and the place of the last, -1 where there is none."""
+        first_key = pd.factorize(owner)[0].astype(np.int64) * len(log)
+        keys = np.sort(first_key + place)
+        end = np.searchsorted(keys, first_key + firsts)
+        had = end - np.searchsorted(keys, first_key)
+        return had, np.where(had > 0, keys[np.maximum(end - 1, 0)] - first_key, -1)
 
     def count(owner: np.ndarray) -> pa.Array:
-        return pa.array(pd.Series(owner).groupby(owner).cumcount().to_numpy(np.int64))
+        return pa.array(before(owner)[0], pa.int64())
 
     def seconds(owner: np.ndarray) -> pa.Array:
-        before, time = previous(owner), times(log)
-        return pa.array(time - time[before], pa.int64(), mask=before < 0)
+        last, time = before(owner)[1], times(log)
+        return pa.array(time[firsts] - time[last], pa.int64(), mask=last < 0)
 
     made = {
         "user_events_before": lambda: count(log.user),

@@ -34,41 +34,58 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
     """
     overall = config_pb2.SlicingSpec()
     declared = [_slicing(name) for name in gate.slices]
-    least = {"bound": -gate.max_regression, "z": gate.z}
+    floor = {"of": measured.lift, "z": gate.z}
+    change = {
+        "of": measured.monitor,
+        "bound": -gate.max_regression,
+        "z": gate.z,
+        "higher_is_better": measured.higher_is_better,
+    }
     margins = {
-        measured.lift: [(_FLOOR, "FloorMargin", {"bound": gate.min_lift, "z": gate.z}, [overall])],
-        measured.monitor: [
-            (
-                _CHANGE,
-                "ChangeMargin",
-                {**least, "higher_is_better": measured.higher_is_better},
-                [overall, *declared],
-            )
-        ],
+        measured.lift: [("FloorMargin", _FLOOR, {**floor, "bound": gate.min_lift}, [overall])],
+        measured.monitor: [("ChangeMargin", _CHANGE, change, [overall, *declared])],
     }
     if declared:
         margins[measured.lift].append(
-            (_SLICE_FLOOR, "FloorMargin", {"bound": 0.0, "z": gate.z}, declared)
+            ("FloorMargin", _SLICE_FLOOR, {**floor, "bound": 0.0}, declared)
         )
-    specs = []
-    for name in measured.means:
-        configs = [_metric("RowMean", name)]
-        for margin, kind, settings, slices in margins.get(name, ()):
-            config = _metric(kind, margin, **settings)
+
+    def with_margins(kind: str, name: str, of: str) -> list[config_pb2.MetricConfig]:
+        """A metric, and what is required of it; `of` says of what the margins are."""
+        configs = [_metric(kind, name)]
+        for margin, called, settings, slices in margins.get(name, ()):
+            config = _metric(of + margin, called, **settings)
             # A threshold that names no slice would be applied to every one of them.
             threshold = config.per_slice_thresholds.add(slicing_specs=slices)
             threshold.threshold.value_threshold.lower_bound.value = 0.0
             configs.append(config)
-        if name == measured.monitor:
-            configs.append(config_pb2.MetricConfig(class_name="ExampleCount"))
-            configs.append(_metric("ByUser", _USERS, outputs=list(measured.means)))
-        specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
+        return configs
+
+    specs = [
+        config_pb2.MetricsSpec(output_names=[name], metrics=with_margins("RowMean", name, "Row"))
+        for name in measured.means
+    ]
     if measured.pooled:
-        pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
+        pooled = [
+            config
+            for name, kind in measured.pooled.items()
+            for config in with_margins(kind, name, "Group")
+        ]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
     if measured.of_lists:
         shown = [_metric("OfLists", name) for name in measured.of_lists]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.RECOMMENDED], metrics=shown))
+    # Rows are counted, and users averaged, as they are, whatever they weigh.
+    specs.append(
+        config_pb2.MetricsSpec(
+            output_names=measured.means[:1],
+            metrics=[
+                config_pb2.MetricConfig(class_name="ExampleCount"),
+                _metric("ByUser", _USERS, outputs=list(measured.means)),
+            ],
+            example_weights=config_pb2.ExampleWeightOptions(unweighted=True),
+        )
+    )
     outputs = [
         *measured.means,
         *([metrics.PREDICTION] if measured.pooled else []),
@@ -78,7 +95,9 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
-                signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label)
+                signature_name="evaluate",
+                label_keys=dict.fromkeys(outputs, measured.label),
+                example_weight_key=measured.weight or "",
             )
         ],
         slicing_specs=[overall, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in names)],
@@ -285,8 +304,8 @@ def _thresholds(
     for spec in config.metrics_specs:
         for metric in spec.metrics:
             for bounds in metric.per_slice_thresholds:
-                settings, (output,) = json.loads(metric.config), spec.output_names
-                change = settings["name"] == _CHANGE
+                settings = json.loads(metric.config)
+                output, change = settings["of"], settings["name"] == _CHANGE
                 measured = output + CHANGE if change else output
                 for name, row in values.items():
                     if not any(_is_in(name, slicing) for slicing in bounds.slicing_specs):

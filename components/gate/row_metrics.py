@@ -1,4 +1,4 @@
-"""Metrics for TFMA: means of the model's outputs, what the gate asks of them, values by user, GAUC.
+"""Metrics for TFMA: means of outputs, what the gate asks of them, values by user, GAUC, lists.
 
 TFMA calls Python for every row, slice and metric: its own mean of an output looks labels, weights
 and model names up each time, so that a dozen of them take most of an evaluation. Here the outputs
@@ -18,8 +18,9 @@ from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.gate import comparison
 from components.gate.config import required
-from models.measures import lists, pointwise
-from models.names.metrics import CATALOGUE, RECOMMENDED, split
+from models.measures import lists, pointwise, recommended
+from models.names.label import GROUP
+from models.names.metrics import CATALOGUE, GROUP_METRICS, RECOMMENDED, split
 
 USER = "user_id"
 ERROR = "_standard_error"
@@ -28,10 +29,11 @@ _BUFFER = 512  # rows that are added up at once
 
 
 class RowMean(tfma.metrics.Metric):
-    """The mean over the rows of one output of the model, a number a row; and its standard error.
+    """The mean over the rows of an output of the model, weighted as rows are; its standard error.
 
     The metrics of a specification name the output. The standard error, of N rows with the standard
-    deviation s, is s / sqrt(N); NaN for a single row. It takes the rows as drawn one by one.
+    deviation s, is s / sqrt(N), and of weighted rows see `standard_error`; NaN for a single row. It
+    takes the rows as drawn one by one.
 
     Args:
         name: of the metric; the standard error has the same with `ERROR` behind.
@@ -42,46 +44,60 @@ class RowMean(tfma.metrics.Metric):
 
 
 def _row_mean(
-    name: str, model_name: str = "", output_name: str = ""
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
 ) -> metric_types.MetricComputations:
-    sums, key = _sums(model_name), metric_types.MetricKey(name, model_name, output_name)
-    error = metric_types.MetricKey(name + ERROR, model_name, output_name)
+    sums, (key, error) = (
+        _sums(model_name, example_weighted),
+        _keys((name, name + ERROR), model_name, output_name, example_weighted),
+    )
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
         mean, standard_error = found[sums].moments(output_name)
         return {key: mean, error: standard_error}
 
-    return [*_row_sums(model_name), _derived([key, error], result)]
+    return [_row_sums(sums), _derived([key, error], result)]
 
 
-class FloorMargin(tfma.metrics.Metric):
+class RowFloorMargin(tfma.metrics.Metric):
     """By how much the mean of an output is above what is required of it, negative where below.
 
     Args:
         name: of the metric.
+        of: the output.
         bound: see `components.gate.config.required`.
         z: the same.
     """
 
-    def __init__(self, name: str, bound: float, z: float):
+    def __init__(self, name: str, of: str, bound: float, z: float):
         super().__init__(
-            metric_util.merge_per_key_computations(_floor_margin), name=name, bound=bound, z=z
+            metric_util.merge_per_key_computations(_floor_margin),
+            name=name,
+            of=of,
+            bound=bound,
+            z=z,
         )
 
 
 def _floor_margin(
-    name: str, bound: float, z: float, model_name: str = "", output_name: str = ""
+    name: str,
+    of: str,
+    bound: float,
+    z: float,
+    model_name: str = "",
+    output_name: str = "",
+    example_weighted: bool = False,
 ) -> metric_types.MetricComputations:
-    sums, key = _sums(model_name), metric_types.MetricKey(name, model_name, output_name)
+    sums = _sums(model_name, example_weighted)
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, error = found[sums].moments(output_name)
+        mean, error = found[sums].moments(of)
         return {key: mean - required(bound, z, error)}
 
-    return [*_row_sums(model_name), _derived([key], result)]
+    return [_row_sums(sums), _derived([key], result)]
 
 
-class ChangeMargin(tfma.metrics.Metric):
+class RowChangeMargin(tfma.metrics.Metric):
     """The same for how much better an output is than the baseline model's on the same rows.
 
     Beside the margin come the mean change (`CHANGE` behind the output's name), positive where
@@ -90,15 +106,17 @@ class ChangeMargin(tfma.metrics.Metric):
 
     Args:
         name: of the metric.
+        of: the output.
         bound: see `components.gate.config.required`.
         z: the same.
         higher_is_better: the direction of the output.
     """
 
-    def __init__(self, name: str, bound: float, z: float, higher_is_better: bool):
+    def __init__(self, name: str, of: str, bound: float, z: float, higher_is_better: bool):
         super().__init__(
             metric_util.merge_per_key_computations(_change_margin),
             name=name,
+            of=of,
             bound=bound,
             z=z,
             higher_is_better=higher_is_better,
@@ -107,44 +125,68 @@ class ChangeMargin(tfma.metrics.Metric):
 
 def _change_margin(
     name: str,
+    of: str,
     bound: float,
     z: float,
     higher_is_better: bool,
     model_name: str = "",
     output_name: str = "",
+    example_weighted: bool = False,
 ) -> metric_types.MetricComputations:
-    sums, key = _sums(model_name), metric_types.MetricKey(name, model_name, output_name)
-    if model_name != tfma.CANDIDATE_KEY:
-        return [*_row_sums(model_name), _derived([key], lambda found: {key: 0.0})]
-    change, error = (
-        metric_types.MetricKey(output_name + CHANGE + end, model_name, output_name)
-        for end in ("", ERROR)
+    sums = _sums(model_name, example_weighted)
+    keys = _keys(
+        (name, of + CHANGE, of + CHANGE + ERROR), model_name, output_name, example_weighted
     )
+    if model_name != tfma.CANDIDATE_KEY:
+        return [_row_sums(sums), _derived(keys[:1], lambda found: {keys[0]: 0.0})]
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, standard_error = found[sums].moments(output_name, paired=True)
+        mean, error = found[sums].moments(of, paired=True)
         better = mean if higher_is_better else -mean
-        return {
-            key: better - required(bound, z, standard_error),
-            change: better,
-            error: standard_error,
-        }
+        return dict(zip(keys, (better - required(bound, z, error), better, error)))
 
-    return [*_row_sums(model_name), _derived([key, change, error], result)]
+    return [_row_sums(sums), _derived(keys, result)]
 
 
 def _derived(keys: list, result) -> metric_types.DerivedMetricComputation:
     return metric_types.DerivedMetricComputation(keys=keys, result=result)
 
 
-def _sums(model_name: str) -> metric_types.MetricKey:
-    return metric_types.MetricKey("_row_sums", model_name=model_name)
+def _keys(
+    names: Iterable[str], model_name: str, output_name: str, example_weighted: bool
+) -> list[metric_types.MetricKey]:
+    return [
+        metric_types.MetricKey(name, model_name, output_name, example_weighted=example_weighted)
+        for name in names
+    ]
 
 
-def _row_sums(model_name: str) -> metric_types.MetricComputations:
+def _sums(model_name: str, example_weighted: bool) -> metric_types.MetricKey:
+    (key,) = _keys(("_row_sums",), model_name, "", example_weighted)
+    return key
+
+
+def _row_sums(key: metric_types.MetricKey) -> metric_types.MetricComputation:
     # TFMA makes equal computations once, and the sums are the same for every output.
-    key = _sums(model_name)
-    return [metric_types.MetricComputation(keys=[key], preprocessors=[], combiner=_RowSums(key))]
+    return metric_types.MetricComputation(keys=[key], preprocessors=[], combiner=_RowSums(key))
+
+
+def standard_error(weight: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The weighted mean of N values and its standard error, NaN where N is too small.
+
+        m = sum_i w_i x_i / sum_i w_i
+        error^2 = N / (N - 1) sum_i w_i^2 (x_i - m)^2 / (sum_i w_i)^2
+
+    With equal weights that is s / sqrt(N) (Cochran, Sampling Techniques, 1977, 6.4).
+
+    Args:
+        weight: [N].
+        values: [N].
+    """
+    sums = Sums(names=("it",))
+    for one, value in zip(weight.tolist(), values.tolist(), strict=True):
+        sums.add([value], None, one)
+    return sums.flush().moments("it")
 
 
 @dataclass
@@ -153,21 +195,23 @@ class Sums:
 
     Attributes:
         rows: how many rows are in the sums.
+        weights: [2] what they weigh together, and the sum of the squares of that.
         names: of the outputs, in the order of the columns.
-        totals: [4, outputs]: values, squares, differences, squares of differences.
-        buffer: values of rows that are not in the sums yet.
-        baseline: the same of the baseline model; empty without one.
+        totals: [6, outputs]: of values, then of differences: w x, w^2 x, w^2 x^2.
+        buffer: weights and values of rows that are not in the sums yet.
+        baseline: the values of the baseline model; empty without one.
     """
 
     rows: int = 0
     names: tuple[str, ...] = ()
-    totals: np.ndarray = field(default_factory=lambda: np.zeros((4, 0)))
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    totals: np.ndarray = field(default_factory=lambda: np.zeros((6, 0)))
     buffer: list[list[float]] = field(default_factory=list)
     baseline: list[list[float]] = field(default_factory=list)
 
-    def add(self, values: list[float], baseline: list[float] | None) -> None:
+    def add(self, values: list[float], baseline: list[float] | None, weight: float = 1.0) -> None:
         """Adds one row."""
-        self.buffer.append(values)
+        self.buffer.append([weight, *values])
         if baseline is not None:
             self.baseline.append(baseline)
         if len(self.buffer) >= _BUFFER:
@@ -176,11 +220,15 @@ class Sums:
     def flush(self) -> "Sums":
         """Takes the buffered rows into the sums."""
         if self.buffer:
-            values = np.array(self.buffer)
-            differences = values - np.array(self.baseline) if self.baseline else np.zeros((1, 1))
-            parts = (values, values**2, differences, differences**2)
-            sums = [np.broadcast_to(part.sum(axis=0), len(self.names)) for part in parts]
+            weight, values = np.split(np.array(self.buffer), [1], axis=1)
+            differences = values - np.array(self.baseline) if self.baseline else 0.0 * values
+            sums = [
+                part.sum(axis=0)
+                for of in (values, differences)
+                for part in (weight * of, weight**2 * of, (weight * of) ** 2)
+            ]
             self.totals = (self.totals if self.rows else 0.0) + np.array(sums)
+            self.weights = self.weights + np.array([weight.sum(), (weight**2).sum()])
             self.rows += len(values)
             self.buffer, self.baseline = [], []
         return self
@@ -190,20 +238,25 @@ class Sums:
         first, second = self.flush(), other.flush()
         if not first.rows or not second.rows:
             return first if first.rows else second
-        return Sums(first.rows + second.rows, first.names, first.totals + second.totals)
+        return Sums(
+            first.rows + second.rows,
+            first.names,
+            first.weights + second.weights,
+            first.totals + second.totals,
+        )
 
     def moments(self, name: str, paired: bool = False) -> tuple[float, float]:
         """The mean of an output and its standard error; NaN where the rows are too few for it."""
-        if not self.rows:
+        # A baseline may be older than a metric.
+        if not self.weights[0] or name not in self.names:
             return float("nan"), float("nan")
-        if name not in self.names:  # a baseline may be older than a metric
-            return float("nan"), float("nan")
-        total, square = self.totals[2 * paired : 2 * paired + 2, self.names.index(name)]
-        mean = total / self.rows
+        whole, squares = self.weights
+        total, twice, square = self.totals[3 * paired : 3 * paired + 3, self.names.index(name)]
+        mean = total / whole
         if self.rows < 2:
             return float(mean), float("nan")
-        variance = max(square - total * mean, 0.0) / (self.rows - 1)
-        return float(mean), float((variance / self.rows) ** 0.5)
+        deviations = max(square - 2 * mean * twice + mean**2 * squares, 0.0)
+        return float(mean), float((deviations * self.rows / (self.rows - 1)) ** 0.5 / whole)
 
 
 class _RowSums(beam.CombineFn):
@@ -225,7 +278,9 @@ class _RowSums(beam.CombineFn):
             # A baseline of an older run may lack an output that is new.
             baseline = element.get_predictions(tfma.BASELINE_KEY)
             before = [_number(baseline[name]) if name in baseline else np.nan for name in names]
-        accumulator.add([_number(outputs[name]) for name in names], before)
+        accumulator.add(
+            [_number(outputs[name]) for name in names], before, _weight(element, self._key)
+        )
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
@@ -236,6 +291,13 @@ class _RowSums(beam.CombineFn):
 
     def extract_output(self, accumulator: Sums) -> metric_types.MetricsDict:
         return {self._key: accumulator.flush()}
+
+
+def _weight(element: metric_types.StandardMetricInputs, key: metric_types.MetricKey) -> float:
+    """What a row counts for: 1 where the run names no weights."""
+    if not key.example_weighted:
+        return 1.0
+    return _number(element.get_example_weights(key.model_name, key.output_name))
 
 
 def _number(value: np.ndarray) -> float:
@@ -302,7 +364,7 @@ class _ByUser(beam.CombineFn):
 
 
 class OfLists(tfma.metrics.Metric):
-    """A metric of all recommended items together, see `models.measures.lists`.
+    """A metric of all recommended items together, see `models.measures.recommended`.
 
     Args:
         name: of the metric, such as `coverage_10`.
@@ -320,7 +382,7 @@ def _of_lists(
     counts = metric_types.MetricKey(f"_recommended_{k}", model_name=model_name)
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        return {key: lists.OF_LISTS[kind](found[counts])}
+        return {key: recommended.OF_LISTS[kind](found[counts])}
 
     return [
         metric_types.MetricComputation([counts], [], _Recommended(counts, k)),
@@ -377,9 +439,11 @@ class GroupAUC(tfma.metrics.Metric):
 
 
 def _group_auc(
-    name: str, model_name: str = "", output_name: str = ""
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
 ) -> metric_types.MetricComputations:
-    key = metric_types.MetricKey(name, model_name=model_name, output_name=output_name)
+    key = metric_types.MetricKey(
+        name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
+    )
     user = metric_types.FeaturePreprocessor(feature_keys=[USER])
     return [
         metric_types.MetricComputation(keys=[key], preprocessors=[user], combiner=_UserRows(key))
@@ -387,20 +451,26 @@ def _group_auc(
 
 
 class _UserRows(beam.CombineFn):
-    """Gathers 13 bytes a row: a 64-bit hash of the user, the prediction, whether it is positive."""
+    """Gathers 17 bytes a row: a 64-bit hash of the user, prediction, whether positive, weight."""
+
+    KEYS: tuple[str, ...] = (USER,)
+    LABEL = "B"
 
     def __init__(self, key: metric_types.MetricKey):
         self._key = key
 
-    def create_accumulator(self) -> tuple[array, array, array]:
-        return array("Q"), array("f"), array("B")
+    def create_accumulator(self) -> tuple[array, array, array, array]:
+        return array("Q"), array("f"), array(self.LABEL), array("f")
 
     def add_input(self, rows, element: metric_types.StandardMetricInputs):
         names = self._key.model_name, self._key.output_name
-        user = hashlib.blake2b(np.ravel(element.features[USER])[0], digest_size=8).digest()
-        rows[0].append(int.from_bytes(user, "little"))
+        ids = b"\0".join(np.ravel(element.features[key])[0] for key in self.KEYS)
+        owner = hashlib.blake2b(ids, digest_size=8).digest()
+        rows[0].append(int.from_bytes(owner, "little"))
         rows[1].append(float(np.ravel(element.get_predictions(*names))[0]))
-        rows[2].append(bool(np.ravel(element.get_labels(*names))[0] > 0.5))
+        label = float(np.ravel(element.get_labels(*names))[0])
+        rows[2].append(label if self.LABEL == "f" else label > 0.5)
+        rows[3].append(_weight(element, self._key))
         return rows
 
     def merge_accumulators(self, accumulators: Iterable):
@@ -414,13 +484,172 @@ class _UserRows(beam.CombineFn):
         return {self._key: group_auc(*(np.frombuffer(column, column.typecode) for column in rows))}
 
 
-def group_auc(user: np.ndarray, prediction: np.ndarray, positive: np.ndarray) -> float:
+def group_auc(
+    user: np.ndarray,
+    prediction: np.ndarray,
+    positive: np.ndarray,
+    weight: np.ndarray | None = None,
+) -> float:
     """GAUC of N rows, NaN where nobody has rows of both classes; see `pointwise.gauc`.
 
     Args:
         user: [N] whose row it is.
         prediction: [N] float.
         positive: [N] 0 or 1.
+        weight: [N] float, what the rows count for; None: all of them 1.
     """
-    value, users, _ = pointwise.gauc(positive.astype(np.float32), prediction, user.astype(np.int64))
+    value, users, _ = pointwise.gauc(
+        positive.astype(np.float32), prediction, user.astype(np.int64), weight
+    )
     return float(value) if users > 0 else float("nan")
+
+
+class GroupNDCG(tfma.metrics.Metric):
+    """One of `metrics.GROUP_METRICS`, of the rows of groups (`label.group`); its standard error.
+
+    Rows are gathered once for all of them. In a slice a group is those of its rows that the slice
+    has. The standard error takes the groups as drawn one by one.
+
+    Args:
+        name: which.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(metric_util.merge_per_key_computations(_group_ndcg), name=name)
+
+
+def _group_ndcg(
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
+) -> metric_types.MetricComputations:
+    gathered, keys = (
+        _groups(model_name, output_name, example_weighted),
+        _keys((name, name + ERROR), model_name, output_name, example_weighted),
+    )
+
+    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
+        return {key: found[gathered][key.name] for key in keys if key.name in found[gathered]}
+
+    return [_group_rows(gathered), _derived(keys, result)]
+
+
+class GroupFloorMargin(tfma.metrics.Metric):
+    """`RowFloorMargin` of a metric of groups."""
+
+    def __init__(self, name: str, of: str, bound: float, z: float):
+        super().__init__(
+            metric_util.merge_per_key_computations(_group_floor), name=name, of=of, bound=bound, z=z
+        )
+
+
+def _group_floor(
+    name: str,
+    of: str,
+    bound: float,
+    z: float,
+    model_name: str = "",
+    output_name: str = "",
+    example_weighted: bool = False,
+) -> metric_types.MetricComputations:
+    gathered = _groups(model_name, output_name, example_weighted)
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
+
+    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
+        values = found[gathered]
+        return {key: values[of] - required(bound, z, values[of + ERROR])}
+
+    return [_group_rows(gathered), _derived([key], result)]
+
+
+class GroupChangeMargin(tfma.metrics.Metric):
+    """`RowChangeMargin` of a metric of groups, paired group by group."""
+
+    def __init__(self, name: str, of: str, bound: float, z: float, higher_is_better: bool):
+        super().__init__(
+            metric_util.merge_per_key_computations(_group_change),
+            name=name,
+            of=of,
+            bound=bound,
+            z=z,
+            higher_is_better=higher_is_better,
+        )
+
+
+def _group_change(
+    name: str,
+    of: str,
+    bound: float,
+    z: float,
+    higher_is_better: bool,
+    model_name: str = "",
+    output_name: str = "",
+    example_weighted: bool = False,
+) -> metric_types.MetricComputations:
+    gathered = _groups(model_name, output_name, example_weighted)
+    keys = _keys(
+        (name, of + CHANGE, of + CHANGE + ERROR), model_name, output_name, example_weighted
+    )
+    if model_name != tfma.CANDIDATE_KEY:
+        return [_group_rows(gathered), _derived(keys[:1], lambda found: {keys[0]: 0.0})]
+
+    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
+        change, error = (found[gathered][key.name] for key in keys[1:])
+        better = change if higher_is_better else -change
+        return dict(zip(keys, (better - required(bound, z, error), better, error)))
+
+    return [_group_rows(gathered), _derived(keys, result)]
+
+
+def _groups(model_name: str, output_name: str, example_weighted: bool) -> metric_types.MetricKey:
+    (key,) = _keys(("_groups",), model_name, output_name, example_weighted)
+    return key
+
+
+def _group_rows(key: metric_types.MetricKey) -> metric_types.MetricComputation:
+    features = metric_types.FeaturePreprocessor(feature_keys=[USER, GROUP])
+    return metric_types.MetricComputation([key], [features], _GroupRows(key))
+
+
+class _GroupRows(_UserRows):
+    """Gathers 24 bytes a row: a hash of user and group, prediction, label, weight, baseline."""
+
+    KEYS, LABEL = (USER, GROUP), "f"
+
+    def create_accumulator(self):
+        return *super().create_accumulator(), array("f")
+
+    def add_input(self, rows, element: metric_types.StandardMetricInputs):
+        super().add_input(rows, element)
+        baseline = float("nan")
+        if self._key.model_name == tfma.CANDIDATE_KEY:
+            baseline = _number(element.get_predictions(tfma.BASELINE_KEY, self._key.output_name))
+        rows[4].append(baseline)
+        return rows
+
+    def extract_output(self, rows) -> metric_types.MetricsDict:
+        owner, prediction, label, weight, baseline = (
+            np.frombuffer(column, column.typecode) for column in rows
+        )
+        group = owner.astype(np.int64)
+        values = lists.group_metrics(label, prediction, group, weight)
+        found = {name: float(value) for name, value in values.items()}
+        if not found["groups"]:
+            found |= dict.fromkeys(GROUP_METRICS[:3], float("nan"))
+        ours, random, counted = (
+            part.numpy() for part in lists.group_ndcg(label, prediction, group)
+        )
+        # Groups ascend in what `group_ndcg` returns.
+        _, member = np.unique(group, return_inverse=True)
+        of_group = np.bincount(member, weight) / np.maximum(np.bincount(member), 1)
+
+        def error(of: np.ndarray) -> tuple[float, float]:
+            return standard_error(of_group[counted], of[counted])
+
+        found["group_ndcg_10" + ERROR] = error(ours)[1]
+        found["random_group_ndcg_10" + ERROR] = error(random)[1]
+        found["lift_group_ndcg_10" + ERROR] = error(ours - random)[1]
+        if not np.isnan(baseline).any():
+            before = lists.group_ndcg(label, baseline, group)[0].numpy()
+            change, of_change = error(ours - before)
+            found["group_ndcg_10" + CHANGE] = change
+            found["group_ndcg_10" + CHANGE + ERROR] = of_change
+        return {self._key: found}

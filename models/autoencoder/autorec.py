@@ -54,6 +54,8 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
 class AutoRec(ScoreModel[HyperParameters]):
     """Rebuilds every item's (or user's) ratings from themselves through a narrow layer."""
 
+    weighs_rows = False
+
     @staticmethod
     def reads(feature: Feature) -> bool:
         return False

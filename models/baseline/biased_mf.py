@@ -25,7 +25,6 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
-from models.names.label import LABEL
 
 
 class HyperParameters(Epochs, Gradient, Xla, Forgetting):
@@ -90,7 +89,7 @@ class BiasedMF(ScoreModel[HyperParameters]):
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         user, item = self._look_up(inputs)
-        loss = self.row_loss(inputs[LABEL], self._score(user, item))
+        loss = self.example_losses(inputs, self._score(user, item))
         loss = loss if self.label.is_click else 0.5 * loss
         penalty = 0.5 * self.hyper_parameters.l2 * tf.reduce_sum(user**2 + item**2, axis=1)
         # Not the mean: the last, smaller batch of an epoch must not take larger steps.

@@ -115,6 +115,8 @@ class Network(tf.keras.layers.Layer):
 class ConvMF(ScoreModel[HyperParameters]):
     """Factors of users and items in closed form, a network of the items' texts in turn."""
 
+    weighs_rows = False
+
     @staticmethod
     def reads(feature: Feature) -> bool:
         return feature.entity == "item" and feature.kind in (TEXT, DOCUMENT)

@@ -52,6 +52,11 @@ class Recommender(tfrs.Model, Generic[H]):
         self.dropout_seed = 0  # the training loop sets its own
         self._mean_loss = tf.keras.metrics.Mean(name="loss")
 
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """The mean loss alone: a model within a model has one of the same name."""
+        return [self._mean_loss]
+
     @classmethod
     def most_items(cls, hyper_parameters: Any) -> int | None:
         """Returns how many items the model can be trained on here; None for any number.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from models.contract.retrieve import RetrieveModel
 from models.contract.retriever import Retriever
 from models.inputs.data import TrainingData
-from models.measures import lists
+from models.measures import recommended
 from models.names import metrics
 
 _EVALUATION_CELLS = (
@@ -73,7 +73,7 @@ class Evaluation:
             kind, k = metrics.split(name)
             positions = np.concatenate([batch[:, :k].ravel() for batch in shown])
             counts = np.bincount(positions[positions >= 0], minlength=len(self._data.items))
-            found[name] = lists.OF_LISTS[kind](counts)
+            found[name] = recommended.OF_LISTS[kind](counts)
         return found
 
 

@@ -15,13 +15,16 @@ from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.schema import ID
 from models.inputs.score_data import Inputs, ScoreData
-from models.measures import pointwise
+from models.measures import lists, pointwise
 from models.names import metrics
+from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, NUMERIC, Feature
 from models.names.hyper_parameters import Gradient
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
+HISTORY_LENGTH = 50
 _EVALUATION_ROWS = 8192
+_NO_FIELDS = {LABEL, WEIGHT, GROUP}
 RECALLED = {"recall_score": tf.float32, "recall_source": tf.string}
 """What the first stage tells of a candidate, for a ranker whose events have such columns."""
 
@@ -31,18 +34,35 @@ class ScoreModel(Recommender[H]):
 
     A subclass builds its layers in `__init__(hyper_parameters, data)` from `data.fields` and writes
     `score_rows`. Squared error of ratings or log loss of clicks, whichever the run is about, is the
-    loss, plus what `penalty` returns; a paper with another loss writes `compute_loss`, one with
-    other train rows `batches`, one with a procedure of its own `learn`.
+    loss, plus what `penalty` returns; a paper with another loss writes `row_loss`, or
+    `compute_loss` around `example_losses`, one with other train rows `batches`, one with a
+    procedure of its own `learn`.
 
     Attributes:
         reads_quantiles: the model reads numbers as such beside their buckets: the inputs then have
             `data.quantiles`, field -> the name of its quantile, a float32 in [0, 1).
+        weighs_rows: the model can weigh its train rows as a run says (`label.weight`): it learns
+            by `example_losses`.
+        reads_history: what the model reads beside the items of the user's history, of
+            `models.names.features.HISTORY_COLUMNS`: indices, such as `event_types`. Its runs carry
+            the last `HISTORY_LENGTH` events before each row, and requests may tell theirs; the
+            inputs then have them, see `models.inputs.score_data`.
         label: what the run predicts; `label.is_click` chooses loss and link.
+        list_loss: how the order of a group's rows is learnt; None: each row is by itself.
         label_mean: the mean train label.
         label_range: the smallest and the largest train label, to which ratings are clipped.
     """
 
     reads_quantiles: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = True
+    reads_history: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def carries(cls) -> dict[str, Any]:
+        """Returns what built rows carry for the model, as `components.build.config` calls it."""
+        if not cls.reads_history:
+            return {}
+        return {"history": list(cls.reads_history), "row_history": HISTORY_LENGTH}
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -53,8 +73,29 @@ class ScoreModel(Recommender[H]):
         """
         return feature.kind != DOCUMENT
 
+    @classmethod
+    def check_label(cls, label: Label, list_loss: str | None = None) -> None:
+        """Raises ConfigError where the label and the model, or its loss, do not fit together."""
+        if list_loss and not label.group:
+            raise ConfigError(
+                f"label.group: required by the hyper-parameter list_loss: {list_loss}, such as a "
+                "column of search or page ids; received none"
+            )
+        if label.weight and not cls.weighs_rows:
+            raise ConfigError(
+                f"label.weight: {cls.__name__} cannot weigh its train rows; received "
+                f"{label.weight!r}"
+            )
+
     def __init__(self, hyper_parameters: H, data: ScoreData):
         super().__init__(hyper_parameters, data)
+        self.list_loss = hyper_parameters.setting("list_loss")
+        self.check_label(data.label, self.list_loss)
+        if self.list_loss and hyper_parameters.setting("jit_compile"):
+            raise ConfigError(
+                "jit_compile: lists of any length cannot be compiled by XLA; required: "
+                f"jit_compile: false with list_loss: {self.list_loss}"
+            )
         self.label = data.label
         self.label_mean = data.label_mean
         self.label_range = data.label_range
@@ -101,16 +142,20 @@ class ScoreModel(Recommender[H]):
         return self.link(self.score_rows(inputs))
 
     def link(self, score: tf.Tensor) -> tf.Tensor:
-        """Maps scores of any shape to float32 predictions."""
+        """Maps scores of any shape to float32 predictions.
+
+        Of a model that learnt an order of grades they are the scores: only their order means
+        something, which a range would cut.
+        """
         score = tf.cast(score, tf.float32)
-        return (
-            tf.sigmoid(score) if self.label.is_click else tf.clip_by_value(score, *self.label_range)
-        )
+        if self.label.is_click:
+            return tf.sigmoid(score)
+        return score if self.list_loss else tf.clip_by_value(score, *self.label_range)
 
     def batches(  # type: ignore[override]  # a task has one kind of data
         self, data: ScoreData, seed: int, first_epoch: int
     ) -> sampling.Batches:
-        """The train rows: `label` and the fields.
+        """The train rows: `label` and the fields; whole groups where the loss is of lists.
 
         A share `unknown_rate` of ids and categories is made unknown.
         """
@@ -127,15 +172,32 @@ class ScoreModel(Recommender[H]):
                 inputs[name] = tf.where(inputs[name] >= FIRST_TOKEN, forgotten, inputs[name])
             return inputs
 
-        return sampling.shuffled_batches(
-            data.train, cast(Gradient, self.hyper_parameters).batch_size, seed, first_epoch
-        ).map(prepared)
+        size = cast(Gradient, self.hyper_parameters).batch_size
+        columns = {name: column for name, column in data.train.items() if name != GROUP}
+        if self.list_loss:
+            batches = sampling.group_batches(columns, data.train[GROUP], size, seed, first_epoch)
+        else:
+            batches = sampling.shuffled_batches(columns, size, seed, first_epoch)
+        return batches.map(prepared)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The mean loss of a batch of `batches`."""
-        fields = {name: column for name, column in inputs.items() if name != LABEL}
+        fields = {name: column for name, column in inputs.items() if name not in _NO_FIELDS}
         score = tf.cast(self.score_rows(fields, training=training), tf.float32)
-        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.penalty(fields)
+        return tf.reduce_mean(self.example_losses(inputs, score)) + self.penalty(fields)
+
+    def example_losses(self, inputs: dict[str, tf.Tensor], score: tf.Tensor) -> tf.Tensor:
+        """What [B] rows of a batch lose by their [B] scores, weighted as the run says.
+
+        That is `row_loss`, or the loss of the lists that they are in. Every loss of a `score` model
+        begins here, so that none forgets weights and lists.
+        """
+        if self.list_loss:
+            score = tf.cast(score, tf.float32)
+            loss = lists.LOSSES[self.list_loss](inputs[LABEL], score, inputs[GROUP])
+        else:
+            loss = self.row_loss(inputs[LABEL], score)
+        return inputs[WEIGHT] * loss if WEIGHT in inputs else loss
 
     def row_loss(self, label: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         """[B] log loss of clicks or squared error of ratings."""
@@ -157,6 +219,7 @@ class Scorer(tf.Module):
         self._data = data
         self._transforms = data.transform_layer
         self._user_table, self._item_table = data.user_table, data.item_table
+        self._histories = data.histories  # so that its tables are saved
         self._known = {field.name: field.size for field in data.fields if field.kind == ID}
         self._mean = tf.constant(data.label_mean, tf.float32)
         # What the signatures have in common is traced once; an attribute that is a function would
@@ -185,13 +248,14 @@ class Scorer(tf.Module):
             user_id: [B] strings.
             item_id: [B, C] strings, "" for none.
             told: the context of the requests, [B] (or [B, L]) raw values by the names of
-                `ScoreData.context_fields`; and of the first stage `RECALLED`, [B, C].
+                `ScoreData.context_fields`; their histories, [B, H] by those of `history_names`; and
+                of the first stage `RECALLED`, [B, C].
 
         Returns:
             `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
         """
         raw = {name: value for name, value in told.items() if name not in RECALLED}
-        context = self._data.context_inputs(raw)
+        context = self._data.context_inputs(raw) | self._data.history_inputs(raw)
         recalled = {name: told[name] for name in RECALLED if name in told}
         return self._ranked(user_id, item_id, context, recalled)
 
@@ -202,7 +266,7 @@ class Scorer(tf.Module):
         spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
         user_id = tf.io.parse_example(examples, spec)["user_id"]
         inputs, _, _ = self._data.parse(examples)
-        names = [field.name for field in self._data.context_fields]
+        names = [*self._data.history_names, *(field.name for field in self._data.context_fields)]
         names += [self._data.quantiles[name] for name in names if name in self._data.quantiles]
         return self._ranked(user_id, item_id, {name: inputs[name] for name in names}, recalled)
 
@@ -277,7 +341,7 @@ class Scorer(tf.Module):
                 tf.TensorSpec([None, None], tf.string, name="item_id"),
             ),
         }
-        if self._data.context_fields:
+        if self._data.context_fields or self._data.history_names:
             items = tf.TensorSpec([None, None], tf.string, name="item_id")
             recalled = {
                 name: tf.TensorSpec([None, None], kind, name=name)
@@ -285,6 +349,7 @@ class Scorer(tf.Module):
             }
             raw = self._data.raw_signature()
             told = {field.name: raw[field.name] for field in self._data.context_fields} | recalled
+            told |= self._data.history_signature()
             signatures["rank_told"] = tf.function(self.rank).get_concrete_function(
                 tf.TensorSpec([None], tf.string, name="user_id"), items, **told
             )
@@ -331,6 +396,7 @@ class Evaluation:
         self._inputs = [inputs for inputs, _, _ in parsed]
         self._labels = tf.concat([labels for _, labels, _ in parsed], axis=0)
         self._users = tf.concat([users for _, _, users in parsed], axis=0)
+        self._beside = data.beside(tf.constant(examples, tf.string))
         data.check_labels(self._labels.numpy(), split)
 
     def of(self, model: ScoreModel[Any]) -> Callable[[], dict[str, float]]:
@@ -349,9 +415,17 @@ class Evaluation:
 
     def _measure(self, prediction: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = pointwise.row_metrics(self._labels, prediction, self._mean, self._label.is_click)
-        values = {name: tf.reduce_mean(tf.cast(value, tf.float64)) for name, value in rows.items()}
+        weight = self._beside.get(WEIGHT, tf.ones_like(self._labels))
+        values = {
+            name: tf.reduce_sum(tf.cast(weight * value, tf.float64))
+            / tf.reduce_sum(tf.cast(weight, tf.float64))
+            for name, value in rows.items()
+        }
         if self._label.is_click:
-            values.update(pointwise.click_metrics(self._labels, prediction, self._users))
+            values |= pointwise.click_metrics(self._labels, prediction, self._users, weight)
+        if GROUP in self._beside:
+            group = self._beside[GROUP]
+            values |= lists.group_metrics(self._labels, prediction, group, weight)
         return values
 
 
@@ -371,7 +445,12 @@ class ScoreTask:
         schema: str,
         splits: dict[str, str],
     ) -> ScoreData:
-        """Returns what a model of the class trains on."""
+        """Returns what a model of the class trains on.
+
+        Raises:
+            ConfigError: the model has no use for what the label says.
+        """
+        model_class.check_label(self.label)
         return ScoreData(
             transform_graph,
             schema,
@@ -379,6 +458,7 @@ class ScoreTask:
             self.label,
             model_class.reads,
             model_class.reads_quantiles,
+            model_class.reads_history,
         )
 
     def evaluation(self, data: ScoreData, split: str) -> Evaluation | None:

@@ -92,6 +92,8 @@ class TwoStage(tf.Module):
             **{name: beside[name] for name in recall},
         )
         told = {name: beside[name] for name in self._told(self._rank, _RANK)} if beside else {}
+        if told and self._reads_history():
+            told["history"] = history
         return self._answer(self._stages(user_id, found, told), found, k)
 
     def _answer(
@@ -281,6 +283,12 @@ class TwoStage(tf.Module):
         """[B] what recalled a request's candidates."""
         popular = tf.where(found["strategy"] == "fallback", "popularity", found["strategy"])
         return tf.where(_personal(found), self._source, popular)
+
+    def _reads_history(self) -> bool:
+        """Whether the ranker reads what the user had."""
+        if self._rank is None:
+            return False
+        return "history" in self._rank.signatures[_RANK].structured_input_signature[1]
 
     @staticmethod
     def _told(stage: Any, signature: str) -> dict[str, tf.TensorSpec]:

@@ -35,7 +35,7 @@ from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Gradient, Xla
-from models.names.label import LABEL
+from models.names.label import LABEL, WEIGHT
 
 
 class HyperParameters(UserNetwork, Epochs, Gradient, Xla):
@@ -93,7 +93,8 @@ class CUNEMF(ScoreModel[HyperParameters]):
         """The train rows of known users and items, and the friends of each user."""
         rows, friends = data.train, tf.constant(self._friends)
         known = (rows["user_id"] >= FIRST_TOKEN) & (rows["item_id"] >= FIRST_TOKEN)
-        columns = {name: rows[name][known] for name in (LABEL, "user_id", "item_id")}
+        names = [name for name in (LABEL, WEIGHT, "user_id", "item_id") if name in rows]
+        columns = {name: rows[name][known] for name in names}
 
         def with_friends(batch):
             del batch["step_seed"]
@@ -106,7 +107,7 @@ class CUNEMF(ScoreModel[HyperParameters]):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         own = self.hyper_parameters
         user, item = self.users(inputs["user_id"]), self.items(inputs["item_id"])
-        error = self.row_loss(inputs[LABEL], self._score(user, item))
+        error = self.example_losses(inputs, self._score(user, item))
         squares = tf.reduce_sum(user**2 + item**2, axis=1)
         # The bias, where there is one, is the first column.
         first = int(own.biases)

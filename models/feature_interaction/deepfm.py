@@ -28,13 +28,13 @@ from models.names.hyper_parameters import (
     Forgetting,
     Gradient,
     LazyAdam,
+    Lists,
     MixedPrecision,
     Xla,
 )
-from models.names.label import LABEL
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
+class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
     """DeepFM's own: `factors` is k of the paper, `hidden` the deep component."""
 
     epochs: int = 30
@@ -68,7 +68,7 @@ class DeepFM(ScoreModel[HyperParameters]):
         score = sum(self.components(inputs, linear, factors, x, training))
         penalty = row_penalty(linear, x) + row_penalty(factors, x)
         return (
-            tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + self.hyper_parameters.l2 * penalty
+            tf.reduce_mean(self.example_losses(inputs, score)) + self.hyper_parameters.l2 * penalty
         )
 
     def components(self, inputs, linear, factors, x, training=False):

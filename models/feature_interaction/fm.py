@@ -23,11 +23,10 @@ import tensorflow as tf
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows, row_penalty
 from models.inputs.score_data import Inputs, ScoreData
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Xla
-from models.names.label import LABEL
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Lists, Xla
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting):
+class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
     """The machine's own: `factors` is k of the paper.
 
     Attributes:
@@ -62,7 +61,7 @@ class FactorizationMachine(ScoreModel[HyperParameters]):
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         linear, factors, x = self._look_up(inputs)
-        loss = tf.reduce_mean(self.row_loss(inputs[LABEL], self._score(linear, factors, x)))
+        loss = tf.reduce_mean(self.example_losses(inputs, self._score(linear, factors, x)))
         own = self.hyper_parameters
         return (
             loss + own.l2_linear * row_penalty(linear, x) + own.l2_factors * row_penalty(factors, x)

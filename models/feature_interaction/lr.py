@@ -22,11 +22,11 @@ from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.score_data import Inputs, ScoreData
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, Xla
 from models.training.optimizers import Ftrl
 
 
-class HyperParameters(Epochs, Gradient, Xla, Forgetting):
+class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
     """Logistic regression's own: `learning_rate` is alpha.
 
     Attributes:

@@ -41,11 +41,11 @@ from models.inputs.score_data import ID, Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
 from models.names.features import CATEGORICAL, NUMERIC, TEXT
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, MixedPrecision, Xla
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, MixedPrecision, Xla
 from models.training.optimizers import Divided, Ftrl
 
 
-class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting, Lists):
     """Wide & Deep's own: `learning_rate` is AdaGrad's, `wide_learning_rate` and `l1` are FTRL's.
 
     Attributes:

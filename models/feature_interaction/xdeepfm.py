@@ -44,13 +44,13 @@ from models.names.hyper_parameters import (
     Forgetting,
     Gradient,
     LazyAdam,
+    Lists,
     MixedPrecision,
     Xla,
 )
-from models.names.label import LABEL
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
+class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
     """xDeepFM's own: `factors` is D of the paper, `maps` are its H_k, `hidden` the deep network.
 
     Attributes:
@@ -108,7 +108,7 @@ class XDeepFM(ScoreModel[HyperParameters]):
         rows = row_penalty(linear, x) + row_penalty(factors, x)
         layers = tf.add_n([tf.nn.l2_loss(weights) for weights in self.layer_weights()])
         penalty = self.hyper_parameters.l2 * rows + self.hyper_parameters.l2_layers * layers
-        return tf.reduce_mean(self.row_loss(inputs[LABEL], score)) + penalty
+        return tf.reduce_mean(self.example_losses(inputs, score)) + penalty
 
     def components(self, inputs, linear, factors, x, training=False):
         """Returns the three [B] parts of the score: of the weights, of CIN, of the network."""

@@ -42,6 +42,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
+from models.training.optimizers import Adam
 
 
 class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
@@ -50,6 +51,7 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     Attributes:
         booking_types: event types that mean that a listing was booked.
         rejection_types: those that mean that the host refused.
+        shown_types: those that mean that it was shown and no more: neither clicks nor anything.
         market: the feature of the listings that is their market; None: there are no markets.
         user_type: features of users that make a type; left out, all of one value.
         listing_type: likewise of listings.
@@ -70,6 +72,7 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     booked_weight: int = pydantic.Field(5, ge=1)
     booking_types: tuple[str, ...] = ("booking", "booked", "buy", "purchase", "order")
     rejection_types: tuple[str, ...] = ("rejection", "rejected")
+    shown_types: tuple[str, ...] = ("impression", "shown", "skip", "skipped")
     market: str | None = None
     user_type: tuple[str, ...] | None = None
     listing_type: tuple[str, ...] | None = None
@@ -101,9 +104,9 @@ class Airbnb(ItemToItemModel[HyperParameters]):
         )
         for table in (self.listings, self.contexts, self.types):
             table.build(None)
-        self._market = market_of(data.items, hyper_parameters.market)
+        self.market = market_of(data.items, hyper_parameters.market)
         # Indices, 0 for none; there is a row at least, to be looked at where nothing is cold.
-        near = np.append(nearest_listings(data.items, self._market), [[-1] * NEAREST], axis=0)
+        near = np.append(nearest_listings(data.items, self.market), [[-1] * NEAREST], axis=0)
         self._near = tf.constant(np.where(near >= 0, near + FIRST_TOKEN, 0))
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
@@ -114,7 +117,8 @@ class Airbnb(ItemToItemModel[HyperParameters]):
         rejected = _are(events.event_type, data.event_types, own.rejection_types)[order]
         bought = np.zeros(len(starts) - 1, np.int64)
         bought[session[booked]] = item[booked]  # the last one stands
-        clicked = ~booked & ~rejected
+        shown = _are(events.event_type, data.event_types, own.shown_types)[order]
+        clicked = ~booked & ~rejected & ~shown
         clicked |= not clicked.any()
         windows = Windows(
             item[clicked],
@@ -126,17 +130,25 @@ class Airbnb(ItemToItemModel[HyperParameters]):
         return windows.batches(
             data.items.embedding_rows,
             own.negatives,
-            (self._market[: data.items.embedding_rows], own.market_negatives),
+            (self.market[: data.items.embedding_rows], own.market_negatives),
             own.batch_size,
             seed,
             first_epoch,
         )
 
-    def learn(self, loop: Loop) -> None:
-        loop.fit(self)
-        types = Types(self.hyper_parameters, loop.data, self._user_type, self._listing_type)
+    def learn(self, loop: Loop, stage: str = "model", validate: bool = True) -> None:
+        """Learns listings, then types; a ranker that reads them calls the listings a `stage`."""
+        own = self.hyper_parameters
+
+        def fit(model: Any, stage: str, validate: bool) -> None:
+            with loop.strategy.scope():
+                optimizer = Adam(own.learning_rate, lazy=own.lazy_adam)
+            loop.fit(model, stage, optimizer, own.epochs, validate=validate)
+
+        fit(self, stage, validate)
+        types = Types(own, loop.data, self._user_type, self._listing_type)
         if types.booked:
-            loop.fit(types, stage="types", validate=False)
+            fit(types, "types", False)
             self.types.embeddings.assign(types.learnt())
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -158,11 +170,12 @@ class Airbnb(ItemToItemModel[HyperParameters]):
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The clicks' mean in the listings' half; or, without any, the type in the other."""
         none = tf.cast(query.history.row_lengths() == 0, tf.float32)[:, tf.newaxis]
-        return tf.concat([super().query_embedding(query), none * self._of_user(query)], axis=1)
+        of_user = none * self.user_types(query.user)
+        return tf.concat([super().query_embedding(query), of_user], axis=1)
 
     def answers(self, query: Query) -> tf.Tensor:
         without = query.history.row_lengths() == 0
-        typed = without & tf.reduce_any(self._of_user(query) != 0, axis=1)
+        typed = without & tf.reduce_any(self.user_types(query.user) != 0, axis=1)
         return super().answers(query) | typed
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
@@ -179,8 +192,13 @@ class Airbnb(ItemToItemModel[HyperParameters]):
         spec = tf.TensorSpec([None], tf.string, name="item_id")
         return {"embed_listings": tf.function(embed).get_concrete_function(spec)}
 
-    def _of_user(self, query: Query) -> tf.Tensor:
-        return tf.cast(self.types(tf.gather(self._user_type, query.user)), tf.float32)
+    def user_types(self, index: tf.Tensor) -> tf.Tensor:
+        """[B] user indices -> [B, D] vectors of their types, 0 where there is none."""
+        return tf.cast(self.types(tf.gather(self._user_type, index)), tf.float32)
+
+    def listing_types(self, index: tf.Tensor) -> tf.Tensor:
+        """The same of item indices."""
+        return tf.cast(self.types(tf.gather(self._listing_type, index)), tf.float32)
 
 
 class Types(Recommender[HyperParameters]):
@@ -224,13 +242,17 @@ class Types(Recommender[HyperParameters]):
         return tf.where(there, tf.math.l2_normalize(self.vectors.embeddings, axis=1), 0.0)
 
 
+def type_indices(tokens: Sequence[bytes], wanted: Sequence[str]) -> list[int]:
+    """The indices in `EventLog.event_type` of the wanted types, of the names of all."""
+    names = {name.encode() for name in wanted}
+    return [number + FIRST_TOKEN for number, token in enumerate(tokens) if token in names]
+
+
 def _are(
     event_type: np.ndarray | None, tokens: Sequence[bytes], wanted: Sequence[str]
 ) -> np.ndarray:
     """[E] bool: whether events are of one of the wanted types."""
-    names = {name.encode() for name in wanted}
-    index = [number + FIRST_TOKEN for number, token in enumerate(tokens) if token in names]
-    return np.isin(event_type, index)
+    return np.isin(event_type, type_indices(tokens, wanted))
 
 
 Model = Airbnb

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
+from models.names.label import GROUP
 
 
 class Batches(NamedTuple):
@@ -75,6 +76,48 @@ def shuffled_batches(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     return Batches(epochs.flat_map(one_epoch), steps, count)
+
+
+def group_batches(
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor],
+    group: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_epoch: int = 0,
+) -> Batches:
+    """Endless batches of whole groups, a fresh permutation of the groups every epoch.
+
+    Several replicas share a batch by its rows, so a group at their border is two to them.
+
+    Args:
+        columns: as `shuffled_batches` takes them.
+        group: [E] which group a row is in.
+        batch_size: rows a batch, about: as many groups as have that many on average.
+        seed: of the permutations.
+        first_epoch: the epoch to start with.
+
+    Returns:
+        Batches as those of `shuffled_batches`, the rows of a group one after the other, and
+        GROUP: [B] int32, ascending, the group's number in the batch.
+    """
+    order = np.argsort(group, kind="stable")
+    ordered = group[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lists = tf.RaggedTensor.from_row_splits(order, np.append(starts, len(group)))
+    groups = max(1, round(batch_size * len(starts) / len(group)))
+    tensors = {
+        name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column
+        for name, column in columns.items()
+    }
+
+    def rows_of(batch):
+        rows = batch["rows"]
+        gathered = {name: tf.gather(tensor, rows.flat_values) for name, tensor in tensors.items()}
+        number = tf.cast(rows.value_rowids(), tf.int32)
+        return {**gathered, GROUP: number, "step_seed": batch["step_seed"]}
+
+    batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
+    return batches.map(rows_of)._replace(rows=len(group))
 
 
 class SomeOfEach:

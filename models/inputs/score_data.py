@@ -2,6 +2,9 @@
 
 An input is a dict, field -> [B] int32 index for one value a row, [B, L] int32 padded with 0 for
 many; where the model reads quantiles, a number has one besides, [B] float32, 0 where it is missing.
+Where it reads histories there are `history`, [B, L] item indices, oldest first, and what it reads
+beside them, and `table_user` and `table_item`, [B]: indices of the tables, in which those that
+train has not seen have one of their own.
 Index layout: 0 = missing or padding, 1 = unknown, 2.. = vocabulary (of a number: its quantile
 bucket, ascending).
 """
@@ -16,6 +19,7 @@ import tensorflow as tf
 
 from models.inputs.columns import first_value, read_columns, to_ragged
 from models.inputs.data import TrainingData
+from models.inputs.history import History
 from models.inputs.preprocessing import UNKNOWN, quantile_column
 from models.inputs.schema import ID, Field, present, read_schema
 from models.names import features as feature_types
@@ -27,9 +31,12 @@ from models.names.features import (
     REVIEW,
     Feature,
 )
-from models.names.label import LABEL, Label
+from models.names.label import GROUP, LABEL, WEIGHT, Label
 
 Inputs = dict[str, tf.Tensor]
+
+_HASHES = 2**62
+_TABLES = ("table_user", "table_item")
 
 
 class ScoreData(TrainingData):
@@ -45,6 +52,7 @@ class ScoreData(TrainingData):
         reads: feature -> whether it is a field, besides the two ids; asked about every feature that
             a row may have and, where there are reviews, about the documents.
         quantiles: whether the model reads numbers as such.
+        history: what it reads beside the items of histories; empty: it reads none.
 
     Raises:
         DataError: a required split is missing, train is empty, a click is neither 0 nor 1, or a
@@ -61,9 +69,10 @@ class ScoreData(TrainingData):
         label: Label,
         reads: Callable[[Feature], bool],
         quantiles: bool = False,
+        history: Sequence[str] = (),
     ):
         # Items that train has not seen are scored by their features, by `rank` as by `score`.
-        super().__init__(transform_graph, schema, splits, cold_items=True)
+        super().__init__(transform_graph, schema, splits, cold_items=True, history=history)
         self.label = label
         columns = {column.name: column for column in read_schema(schema).feature}
         self._lists = columns["item_id"].value_count.max != 1
@@ -122,7 +131,8 @@ class ScoreData(TrainingData):
     def train(self) -> dict[str, np.ndarray | tf.RaggedTensor]:
         """The train rows of the `event` kind: `label` ([E] float32) first, then every field.
 
-        A field is [E] int32 or ragged [E, None] int32.
+        A field is [E] int32 or ragged [E, None] int32. Beside them stand what the run names of
+        WEIGHT ([E] float32), divided by their mean, since only proportions matter, and GROUP.
         """
         rows = self._read("train")
         if not len(rows[LABEL]):
@@ -130,6 +140,14 @@ class ScoreData(TrainingData):
                 "the train split holds no rows; required: at least one labelled event before the "
                 "split point"
             )
+        if WEIGHT in rows:
+            mean = rows[WEIGHT].mean(dtype=np.float64)
+            if not mean > 0:
+                raise DataError(
+                    f"label.weight: {self.label.weight!r}: required: a train row that weighs more "
+                    "than 0; all of them are 0"
+                )
+            rows[WEIGHT] = (rows[WEIGHT] / mean).astype(np.float32)
         return rows
 
     @functools.cached_property
@@ -141,8 +159,9 @@ class ScoreData(TrainingData):
 
     @functools.cached_property
     def label_mean(self) -> float:
-        """The mean train label: what the constant predictor answers."""
-        return float(self.train_labels.mean(dtype=np.float64))
+        """The mean train label, weighted as the run has it: what the constant predictor answers."""
+        labels = self.train_labels.astype(np.float64)
+        return float(np.average(labels, weights=self.train[WEIGHT] if self.label.weight else None))
 
     @functools.cached_property
     def label_range(self) -> tuple[float, float]:
@@ -157,16 +176,38 @@ class ScoreData(TrainingData):
             user ids.
         """
         rows = tf.io.parse_example(examples, self._parsing())
-        user = tf.sparse.to_dense(rows["user_id"], default_value="")
-        user = tf.strings.reduce_join(user, axis=1)
+        user = _joined(rows["user_id"])
+        inputs = self._transform(self._columns_of(rows)) | self._histories_of(rows)
         return (
-            {
-                name: _dense(column)
-                for name, column in self._transform(self._columns_of(rows)).items()
-            },
+            {name: _dense(column) for name, column in inputs.items()},
             rows[LABEL],
-            tf.strings.to_hash_bucket_fast(user, 2**62),
+            tf.strings.to_hash_bucket_fast(user, _HASHES),
         )
+
+    def beside(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What stands beside the fields of [B] serialized rows, of what the run names.
+
+        WEIGHT, [B] float32, and GROUP, [B] int64: a hash of the user and what the group is called.
+        """
+        spec = {"user_id": tf.io.VarLenFeature(tf.string), **self._beside_spec()}
+        return self._beside(tf.io.parse_example(examples, spec))
+
+    def _beside_spec(self) -> dict[str, Any]:
+        named = {WEIGHT: (self.label.weight, 1.0), GROUP: (self.label.group, "")}
+        return {
+            name: tf.io.FixedLenFeature(
+                [], tf.float32 if name == WEIGHT else tf.string, default_value=default
+            )
+            for name, (column, default) in named.items()
+            if column
+        }
+
+    def _beside(self, rows: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        beside = {name: rows[name] for name in self._beside_spec()}
+        if GROUP in beside:
+            name = tf.strings.join([_joined(rows["user_id"]), beside[GROUP]], separator="\0")
+            beside[GROUP] = tf.strings.to_hash_bucket_fast(name, _HASHES)
+        return beside
 
     def transform_raw(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
         """Transforms raw values by name as a request gives them.
@@ -174,7 +215,36 @@ class ScoreData(TrainingData):
         These are strings [B] or [B, L] padded with "", numbers [B] float32 or NaN.
         """
         columns = {field.name: present(raw[field.name], field.dtype) for field in self.fields}
-        return {name: _dense(column) for name, column in self._transform(columns).items()}
+        inputs = {name: _dense(column) for name, column in self._transform(columns).items()}
+        return inputs | self.history_inputs(raw) | self._table_indices(raw)
+
+    @property
+    def history_names(self) -> tuple[str, ...]:
+        """What a request may tell of what the user had; empty where the model reads no history."""
+        return ("history", *self.histories.columns) if self.histories.columns else ()
+
+    def history_inputs(self, raw: Mapping[str, tf.Tensor]) -> Inputs:
+        """Reads the histories of requests that tell them, [B, H] by name, padded with ""."""
+        if not self.history_names or "history" not in raw:
+            return {}
+        beside = {name: raw[name] for name in self.histories.columns}
+        return {
+            name: _dense(column)
+            for name, column in _named(self.histories.read_padded(raw["history"], beside)).items()
+        }
+
+    def _histories_of(self, rows: Mapping[str, Any]) -> Inputs:
+        """The same of parsed rows, as they are: ragged."""
+        if not self.history_names:
+            return {}
+        ids = {name: _joined(rows[name]) for name in ("user_id", "item_id")}
+        return {**self._table_indices(ids), **_named(self.histories.read(rows))}
+
+    def _table_indices(self, ids: Mapping[str, tf.Tensor]) -> Inputs:
+        if not self.history_names:
+            return {}
+        found = (self.user_table.lookup(ids["user_id"]), self.item_table.lookup(ids["item_id"]))
+        return {name: tf.cast(index, tf.int32) for name, index in zip(_TABLES, found, strict=True)}
 
     @property
     def context_fields(self) -> tuple[Field, ...]:
@@ -194,13 +264,18 @@ class ScoreData(TrainingData):
     def lookup(self, user: tf.Tensor, item: tf.Tensor) -> Inputs:
         """Inputs of (user, item) pairs out of the two tables, in-graph.
 
-        Context fields and documents are missing.
+        Context fields, histories and documents are missing.
 
         Args:
             user: [B] int64 indices of `user_table`.
             item: [B] int64 indices of `item_table`.
         """
         inputs = {}
+        if self.history_names:
+            tables = zip(_TABLES, (user, item), strict=True)
+            inputs = {name: tf.cast(index, tf.int32) for name, index in tables}
+            none = tf.zeros_like(inputs["table_user"])[:, tf.newaxis]
+            inputs |= dict.fromkeys(self.history_names, none)
         for field in self.fields:
             entities, index = (self.users, user) if field.entity == "user" else (self.items, item)
             if field.kind == ID:
@@ -227,16 +302,24 @@ class ScoreData(TrainingData):
         quantiles = {
             name: tf.TensorSpec([None], tf.float32, name=name) for name in self.quantiles.values()
         }
-        return quantiles | {
-            field.name: tf.TensorSpec(
-                [None] if field.single else [None, None], tf.int32, name=field.name
-            )
-            for field in self.fields
+        histories = {
+            name: tf.TensorSpec([None] if name in _TABLES else [None, None], tf.int32, name=name)
+            for name in ((*self.history_names, *_TABLES) if self.history_names else ())
         }
+        return (
+            quantiles
+            | histories
+            | {
+                field.name: tf.TensorSpec(
+                    [None] if field.single else [None, None], tf.int32, name=field.name
+                )
+                for field in self.fields
+            }
+        )
 
     def raw_signature(self) -> dict[str, tf.TensorSpec]:
         """What `transform_raw` takes, by name."""
-        return {
+        return self.history_signature() | {
             field.name: tf.TensorSpec(
                 [None, None] if field.listed else [None],
                 tf.string if field.dtype == tf.string else tf.float32,
@@ -245,18 +328,29 @@ class ScoreData(TrainingData):
             for field in self.fields
         }
 
+    def history_signature(self) -> dict[str, tf.TensorSpec]:
+        """What `history_inputs` takes, by name."""
+        if not self.history_names:
+            return {}
+        history = tf.TensorSpec([None, None], tf.string, name="history")
+        return {"history": history, **self.histories.signature()}
+
     def _read(self, split: str) -> dict[str, Any]:
         def columns(rows):
-            return {LABEL: rows[LABEL], **self._transform(self._columns_of(rows))}
+            beside = {LABEL: rows[LABEL], **self._beside(rows)}
+            fields = self._transform(self._columns_of(rows))
+            return beside | fields | self._histories_of(rows)
 
-        spec = self._parsing()
+        spec = {**self._parsing(), **self._beside_spec()}
         rows = read_columns(self._splits[split], spec, columns)
         return {LABEL: rows.pop(LABEL), **rows}
 
     def _parsing(self) -> dict[str, Any]:
         spec = {field.name: tf.io.VarLenFeature(field.dtype) for field in self.fields}
         label = tf.io.FixedLenFeature([], tf.float32, default_value=float("nan"))
-        return {**spec, "user_id": tf.io.VarLenFeature(tf.string), LABEL: label}
+        spec |= self.histories.parsing() if self.history_names else {}
+        ids = dict.fromkeys(("user_id", "item_id"), tf.io.VarLenFeature(tf.string))
+        return {**spec, **ids, LABEL: label}
 
     def _columns_of(self, rows: Mapping[str, Any]) -> dict[str, tf.SparseTensor]:
         return {field.name: rows[field.name] for field in self.fields}
@@ -302,3 +396,15 @@ class ScoreData(TrainingData):
 
 def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
     return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column
+
+
+def _joined(column: tf.SparseTensor) -> tf.Tensor:
+    """[B] the one string of every row, "" where there is none."""
+    return tf.strings.reduce_join(tf.sparse.to_dense(column, default_value=""), axis=1)
+
+
+def _named(history: History) -> dict[str, tf.RaggedTensor]:
+    """The columns of histories as inputs: ragged int32 indices."""
+    columns = history.columns()
+    columns["history"] = columns.pop("items")
+    return {name: tf.cast(column, tf.int32) for name, column in columns.items()}

@@ -48,16 +48,18 @@ def row_metrics(
 
 
 def group_auc(
-    label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor
+    label: tf.Tensor, prediction: tf.Tensor, group: tf.Tensor, weight: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Area under the ROC curve within every group.
 
-    It is the share of (positive, negative) pairs in the right order.
+    It is the share of (positive, negative) pairs in the right order; a pair weighs what its rows
+    weigh, multiplied.
 
     Args:
         label: [N] 0 or 1.
         prediction: [N] float.
         group: [N] int64.
+        weight: [N] float of 0 or more, what the rows count for; None: all of them 1.
 
     Returns:
         Three [G] float64 tensors: AUC (0 where a group has one class only), rows, and
@@ -65,32 +67,33 @@ def group_auc(
     """
     order = tf.argsort(prediction, stable=True)
     order = tf.gather(order, tf.argsort(tf.gather(group, order), stable=True))
-    label, prediction, group = (tf.gather(values, order) for values in (label, prediction, group))
-    new_group = _changes(group)
-    segment = tf.cumsum(tf.cast(new_group, tf.int64)) - 1
-    tie = tf.cumsum(tf.cast(new_group | _changes(prediction), tf.int64)) - 1
-    # The mean rank of a tie, counted within its group from 1.
-    place = tf.range(1, tf.size(label, tf.int64) + 1)
-    rows = tf.math.segment_sum(tf.ones_like(label, tf.float64), segment)
-    start = tf.cumsum(rows, exclusive=True)
-    rank = tf.gather(tf.math.segment_mean(tf.cast(place, tf.float64), tie), tie) - tf.gather(
-        start, segment
+    weight = tf.ones_like(label, tf.float64) if weight is None else tf.cast(weight, tf.float64)
+    label, prediction, group, weight = (
+        tf.gather(values, order) for values in (label, prediction, group, weight)
     )
-    positive = tf.cast(label > 0.5, tf.float64)
+    new_group = changes(group)
+    segment = tf.cumsum(tf.cast(new_group, tf.int64)) - 1
+    tie = tf.cumsum(tf.cast(new_group | changes(prediction), tf.int64)) - 1
+    positive = weight * tf.cast(label > 0.5, tf.float64)
+    negative = weight - positive
+    # The negatives of the group that score less, and half of those that score the same.
+    before = tf.cumsum(negative, exclusive=True)
+    below = tf.math.segment_min(before, tie) + tf.math.segment_sum(negative, tie) / 2
+    below = tf.gather(below, tie) - tf.gather(tf.math.segment_min(before, segment), segment)
     positives = tf.math.segment_sum(positive, segment)
-    pairs = positives * (rows - positives)
-    right = tf.math.segment_sum(positive * rank, segment) - positives * (positives + 1) / 2
-    return tf.math.divide_no_nan(right, pairs), rows, pairs
+    pairs = positives * tf.math.segment_sum(negative, segment)
+    right = tf.math.segment_sum(positive * below, segment)
+    return tf.math.divide_no_nan(right, pairs), tf.math.segment_sum(weight, segment), pairs
 
 
-def auc(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+def auc(label: tf.Tensor, prediction: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
     """Area under the ROC curve over all rows, a scalar; 0.5 where only one class is there."""
-    area, _, pairs = group_auc(label, prediction, tf.zeros_like(label, tf.int64))
+    area, _, pairs = group_auc(label, prediction, tf.zeros_like(label, tf.int64), weight)
     return tf.where(pairs[0] > 0, area[0], 0.5)
 
 
 def gauc(
-    label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor
+    label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor, weight: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """GAUC: the AUC within each user, averaged with the user's rows as weights.
 
@@ -100,14 +103,15 @@ def gauc(
         label: [N] 0 or 1.
         prediction: [N] float.
         user: [N] int64.
+        weight: [N] float, what the rows count for; None: all of them 1.
 
     Returns:
         Three scalars, float64: GAUC (0 where nobody is left), users counted, users left out.
     """
-    area, rows, pairs = group_auc(label, prediction, user)
+    area, rows, pairs = group_auc(label, prediction, user, weight)
     counted = pairs > 0
-    weight = tf.where(counted, rows, 0.0)
-    value = tf.math.divide_no_nan(tf.reduce_sum(area * weight), tf.reduce_sum(weight))
+    of_user = tf.where(counted, rows, 0.0)
+    value = tf.math.divide_no_nan(tf.reduce_sum(area * of_user), tf.reduce_sum(of_user))
     return (
         value,
         tf.reduce_sum(tf.cast(counted, tf.float64)),
@@ -115,25 +119,31 @@ def gauc(
     )
 
 
-def click_metrics(label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor) -> dict[str, tf.Tensor]:
+def click_metrics(
+    label: tf.Tensor, prediction: tf.Tensor, user: tf.Tensor, weight: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
     """Metrics of clicks that no average of rows gives.
 
     Args:
         label: [N] 0 or 1.
         prediction: [N] probabilities.
         user: [N] int64.
+        weight: [N] float, what the rows count for; None: all of them 1.
 
     Returns:
         `auc`, `gauc`, `gauc_users`, `gauc_users_left_out`, and `calibration`: predicted over
         observed clicks.
     """
-    value, users, left_out = gauc(label, prediction, user)
+    value, users, left_out = gauc(label, prediction, user, weight)
+    rows = tf.ones_like(label) if weight is None else tf.cast(weight, label.dtype)
     return {
-        "auc": auc(label, prediction),
+        "auc": auc(label, prediction, weight),
         "gauc": value,
         "gauc_users": users,
         "gauc_users_left_out": left_out,
-        "calibration": tf.math.divide_no_nan(tf.reduce_sum(prediction), tf.reduce_sum(label)),
+        "calibration": tf.math.divide_no_nan(
+            tf.reduce_sum(rows * prediction), tf.reduce_sum(rows * label)
+        ),
     }
 
 
@@ -154,9 +164,9 @@ def watch_time_loss(time: tf.Tensor, score: tf.Tensor, group: tf.Tensor) -> tf.T
     order = tf.argsort(score, stable=True)
     order = tf.gather(order, tf.argsort(tf.gather(group, order), stable=True))
     time, score, group = (tf.gather(values, order) for values in (time, score, group))
-    new_group = _changes(group)
+    new_group = changes(group)
     segment = tf.cumsum(tf.cast(new_group, tf.int64)) - 1
-    tie = tf.cumsum(tf.cast(new_group | _changes(score), tf.int64)) - 1
+    tie = tf.cumsum(tf.cast(new_group | changes(score), tf.int64)) - 1
     unwatched = tf.cast(time <= 0, tf.float64)
     of_group = tf.gather(tf.math.segment_sum(unwatched, segment), segment)
     # Those of the group up to a row's tie, and within it.
@@ -169,7 +179,7 @@ def watch_time_loss(time: tf.Tensor, score: tf.Tensor, group: tf.Tensor) -> tf.T
     return tf.math.divide_no_nan(tf.reduce_sum(weight * wrong), tf.reduce_sum(weight * of_group))
 
 
-def _changes(values: tf.Tensor) -> tf.Tensor:
+def changes(values: tf.Tensor) -> tf.Tensor:
     """[N] sorted values -> [N] bool: whether a value differs from the one before.
 
     It is true for the first.

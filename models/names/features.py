@@ -35,7 +35,7 @@ SHOWN = "shown"
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
     "activity popularity temperature review dwell event_type split event_types timestamps "
-    "shown".split()
+    "shown example_weight example_group".split()
 )
 
 ONE_EACH = "one_each"

@@ -4,7 +4,7 @@ A model's own `HyperParameters` inherits the groups that it honours and no other
 and sets the defaults.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -164,9 +164,21 @@ class Forgetting(HyperParameters):
         return value
 
 
+class Lists(HyperParameters):
+    """For a `score` model that can learn the order of the rows of a group (`label.group`).
+
+    Attributes:
+        list_loss: `lambda_rank` or `softmax` (`models.measures.lists`); None: each row by itself.
+    """
+
+    REFUSAL: ClassVar[str] = "it learns each row by itself"
+
+    list_loss: Literal["lambda_rank", "softmax"] | None = None
+
+
 COMMON: dict[str, type[HyperParameters]] = {
     name: group
-    for group in (Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting)
+    for group in (Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists)
     for name in group.model_fields
 }
 """Common setting -> its group."""
@@ -200,6 +212,7 @@ _OFF: dict[str, Any] = {
     "mixed_precision": False,
     "jit_compile": False,
     "unknown_rate": 0.0,
+    "list_loss": None,
 }
 
 

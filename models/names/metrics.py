@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from models.names.errors import ConfigError, nearest
-from models.names.label import LABEL, Label
+from models.names.label import LABEL, WEIGHT, Label
 
 CUTOFFS = (10, 20)
 
@@ -66,6 +66,16 @@ RECALL_STAGE = (50, 100, 200, 500)
 
 _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
+GROUP_METRICS = (
+    "group_ndcg_10",
+    "random_group_ndcg_10",
+    "lift_group_ndcg_10",
+    "groups",
+    "groups_left_out",
+)
+"""Of the rows of groups: NDCG within them, what a random order reaches, and ours minus that; \
+groups that count, and those of which nothing was wanted."""
+
 PREDICTION = "prediction"
 """The output of a `score` model's `evaluate` that pooled metrics are computed of."""
 
@@ -90,6 +100,7 @@ class MetricSet:
         of_lists: the same, of all lists together: coverage and Gini.
         shown: metric -> heading, the columns of a table for people.
         shown_reference: the same for the reference.
+        weight: the column that says what a row counts for; None where all count the same.
     """
 
     rows: str
@@ -104,6 +115,7 @@ class MetricSet:
     shown_reference: dict[str, str]
     asked: tuple[str, ...] = field(default=())
     of_lists: tuple[str, ...] = field(default=())
+    weight: str | None = None
 
     @property
     def longest_list(self) -> int:
@@ -240,7 +252,23 @@ RATING = MetricSet(
     shown_reference={"constant_rmse": "RMSE"},
 )
 
-_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
+
+def _in_groups(rows: MetricSet) -> MetricSet:
+    """The metrics of rows that are in groups: NDCG within them comes first."""
+    return replace(
+        rows,
+        pooled={**rows.pooled, **dict.fromkeys(GROUP_METRICS, "GroupNDCG")},
+        monitor="group_ndcg_10",
+        choosing=("group_ndcg_10", *rows.choosing),
+        lift="lift_group_ndcg_10",
+        reference="a random order",
+        # Errors of scores that learnt nothing but an order would say nothing.
+        shown={"group_ndcg_10": "NDCG@10", **({"auc": "AUC"} if "auc" in rows.pooled else {})},
+        shown_reference={"random_group_ndcg_10": "NDCG@10"},
+    )
+
+
+_SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING, _in_groups(CLICK))
 
 
 def of(task: str, label: Label | None = None, asked: Iterable[str] = ()) -> MetricSet:
@@ -257,10 +285,12 @@ def of(task: str, label: Label | None = None, asked: Iterable[str] = ()) -> Metr
         ConfigError: as `MetricSet.asking`.
     """
     if task in ("retrieve", "two_stage"):
-        found = RETRIEVE if task == "retrieve" else TWO_STAGE
-    else:
-        found = CLICK if label is None or label.is_click else RATING
-    return found.asking(asked)
+        return (RETRIEVE if task == "retrieve" else TWO_STAGE).asking(asked)
+    chosen = CLICK if label is None or label.is_click else RATING
+    if label and label.group:
+        chosen = _in_groups(chosen)
+    chosen = replace(chosen, weight=WEIGHT) if label and label.weight else chosen
+    return chosen.asking(asked)
 
 
 def split(name: str) -> tuple[str, int]:

@@ -26,8 +26,8 @@ class Entry:
         baseline: true for the reference that every other model must beat at the gate.
         learns: of a `score` model: what its paper predicts, `click` or `rating`; a run may set its
             label otherwise.
-        reads: what a request to a `retrieve` model may hold besides ids, as the model's class says
-            it: of `event_types`, `dwell`, `timestamps`, and `context`.
+        reads: what a request may hold besides ids and, of a `score` model, features, as the
+            model's class says it: of `event_types`, `dwell`, `timestamps`, and `context`.
         defaults: what the other parts of a run are unless the run says otherwise, as its file
             would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
             return to what they had.
@@ -375,6 +375,19 @@ _ENTRIES = (
         family="industry",
         paper="Okura et al., KDD 2017",
         module="models.industry.yahoo_news",
+    ),
+    Entry(
+        name="airbnb_ranker",
+        title="Airbnb ranker",
+        task="score",
+        kind="event",
+        family="industry",
+        paper="Grbovic & Cheng, KDD 2018",
+        module="models.industry.airbnb_ranker",
+        learns="rating",
+        reads=("event_types",),
+        # The embeddings are learnt of train: nothing in it may be later than what is asked.
+        defaults={"split": {"name": "temporal"}},
     ),
     Entry(
         name="cune_mf",

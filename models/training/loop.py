@@ -358,7 +358,7 @@ def describe(row: dict) -> str:
         parts.append(f"loss {row['loss']:.4f}  {row['examples_per_second']:,.0f} examples/s")
     parts += [
         f"{name} {row[name]:.4f}"
-        for name in ("hr_10", "ndcg_10", "auc", "log_loss", "rmse")
+        for name in ("hr_10", "ndcg_10", "group_ndcg_10", "auc", "log_loss", "rmse")
         if name in row
     ]
     return "  ".join(parts)

@@ -25,6 +25,8 @@ from models.training.loop import TrainingLoop
 from tests.models import toy
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
+# A click of a 5 counts as five.
+WEIGHTED = Label(column="rating", threshold=4.0, weight="rating")
 
 
 def evaluate(
@@ -66,7 +68,7 @@ def evaluate(
     return evaluation.read_verdict(str(output), blessed)
 
 
-@pytest.fixture(scope="module", params=[CLICK, RATING], ids=["clicks", "ratings"])
+@pytest.fixture(scope="module", params=[WEIGHTED, RATING], ids=["clicks", "ratings"])
 def exported(request, toy_data, tmp_path_factory):
     """Toy data, and a good and a bad model on it, exported.
 
@@ -111,7 +113,8 @@ def test_evaluated_twice(exported, tmp_path):
     users = comparison.read(io.BytesIO(evaluation.read_by_user(str(tmp_path / "first"))))
     assert users.rows.sum() == 216 and len(set(users.users)) == len(users.users) > 10
     values = users.means[measured.lift]
-    assert users.rows @ values / 216 == pytest.approx(overall[measured.lift], abs=1e-6)
+    if not measured.weight:  # users' rows are averaged as they are
+        assert users.rows @ values / 216 == pytest.approx(overall[measured.lift], abs=1e-6)
 
     second = evaluate(data, measured, paths["good"], paths["bad"], tmp_path / "second")
     assert second.blessed and set(second.baseline[evaluation.OVERALL]) >= set(measured.shown)
@@ -251,13 +254,18 @@ def test_noise_does_not_pass_the_floor():
 
 @pytest.mark.parametrize(
     "task, label, name",
-    [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")],
+    [
+        ("retrieve", None, "ndcg_10"),
+        ("score", CLICK, "log_loss"),
+        ("score", RATING, "mse"),
+        ("score", Label(column="rating", group="session_id"), "group_ndcg_10"),
+    ],
 )
 def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(task, label, name):
     gate = GateConfig(min_lift=0.25, max_regression=0.5, z=3, slices="activity")
     config = evaluation.eval_config(metrics.of(task, label), gate)
     found = {
-        (spec.output_names[0], metric.class_name, settings["bound"], settings["z"]): sum(
+        (settings["of"], metric.class_name, settings["bound"], settings["z"]): sum(
             len(bounds.slicing_specs) for bounds in metric.per_slice_thresholds
         )
         for spec in config.metrics_specs
@@ -265,8 +273,9 @@ def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(ta
         if metric.per_slice_thresholds
         for settings in [json.loads(metric.config)]
     }
+    of = "Group" if name.startswith("group") else "Row"
     assert found == {
-        (name, "ChangeMargin", -0.5, 3.0): 2,  # overall and the slice
-        (f"lift_{name}", "FloorMargin", 0.25, 3.0): 1,
-        (f"lift_{name}", "FloorMargin", 0.0, 3.0): 1,
+        (name, f"{of}ChangeMargin", -0.5, 3.0): 2,  # overall and the slice
+        (f"lift_{name}", f"{of}FloorMargin", 0.25, 3.0): 1,
+        (f"lift_{name}", f"{of}FloorMargin", 0.0, 3.0): 1,
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.build import rows
+from components.build import labels, rows
 from components.build.config import POINT_IN_TIME, SPLITS, BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
@@ -19,6 +19,7 @@ from components.build.splits import (
     ratio_of_rows,
 )
 from models.names.errors import ConfigError, DataError
+from models.names.label import WEIGHT, Label
 
 # user, item, time; the row is the position. b's last two events share a time: the row decides.
 EVENTS = [
@@ -421,7 +422,9 @@ def test_wrong_configurations_are_named():
 def test_what_a_user_did_before_is_counted_up_to_the_event_and_not_beyond():
     """By hand: a has y at 5, x at 10, w at 20, z at 30 and x again at 70."""
     log, _ = log_of([*EVENTS, ("a", "x", 70)])
-    found = rows.with_point_in_time(log, tuple(POINT_IN_TIME)).table.to_pylist()
+    found = rows.with_point_in_time(
+        log, tuple(POINT_IN_TIME), np.arange(len(log))
+    ).table.to_pylist()
     names = ("user_id", "item_id", *POINT_IN_TIME)
     assert [tuple(row[name] for name in names) for row in found] == [
         (b"a", b"y", 0, 0, None, None),
@@ -444,7 +447,9 @@ def test_what_happens_later_changes_nothing_before():
     early, whole = (
         {
             row["row"]: row
-            for row in rows.with_point_in_time(log, [*POINT_IN_TIME]).table.to_pylist()
+            for row in rows.with_point_in_time(
+                log, [*POINT_IN_TIME], np.arange(len(log))
+            ).table.to_pylist()
         }
         for log in logs
     )
@@ -455,3 +460,27 @@ def test_only_splits_by_time_keep_later_events_out_of_train():
     silent = {name for name in SPLITS if not SplitConfig(name=name, file="f").leakage}
     assert silent == {"temporal", "last_days"}
     assert SplitConfig(name="ratio").leakage.startswith("split ratio: events are parted at random")
+
+
+def test_weights_stand_beside_labels_and_are_not_learnt_from():
+    """Missing is 1; `dwell`, never a feature, may stay though it weighs; `worth` goes."""
+    worth = pa.array([2.0, None, 0.0, 1.5, 1, 1, 1, 1, 1], pa.float32())
+    config = SplitConfig.parse({"name": "ratio"})
+    source = table(worth=worth, dwell=worth, likes=pa.array([1.0] * 9, pa.float32()))
+    log = make_log(source, config, gather_facts(source, config))
+    for name, stays in (("worth", False), ("dwell", True)):
+        made, _ = labels.with_label(log, Label(column="likes", weight=name))
+        by_row = dict(zip(made.column("row"), made.column(WEIGHT)))
+        assert [by_row[row] for row in range(4)] == [2.0, 1.0, 0.0, 1.5]
+        assert (name in made.table.column_names) == stays
+        assert "likes" not in made.table.column_names
+    for wrong in (-0.5, float("inf")):
+        bad = table(
+            worth=pa.array([1.0] * 8 + [wrong], pa.float32()),
+            likes=pa.array([1.0] * 9, pa.float32()),
+        )
+        log = make_log(bad, config, gather_facts(bad, config))
+        with pytest.raises(DataError, match=f"label.weight: 'worth': .* received {wrong:g} .*'c'"):
+            labels.with_label(log, Label(column="likes", weight="worth"))
+    with pytest.raises(DataError, match="label.weight: 'item_id' holds bytes; required: numbers"):
+        labels.with_label(log, Label(column="likes", weight="item_id"))

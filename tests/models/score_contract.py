@@ -51,7 +51,8 @@ def raw_columns(data, examples):
             else ragged.to_tensor(default, shape=[None, 1])[:, 0]
         )
         columns[field.name] = dense
-    return columns
+    rows = tf.io.parse_example(tf.constant(examples, tf.string), data.histories.parsing())
+    return columns | {name: rows[name].to_tensor() for name in data.history_names}
 
 
 class ScoreContract:
@@ -142,7 +143,8 @@ class ScoreContract:
             answer["score"], self.score_examples(trained, trained.test)["score"], atol=1e-6
         )
         assert set(trained.signatures["serving_default"].structured_input_signature[1]) == {
-            field.name for field in trained.data.fields
+            *(field.name for field in trained.data.fields),
+            *trained.data.history_names,
         }
 
     def test_batch_equals_single(self, trained):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.measures import lists, ranking
+from models.measures import ranking, recommended
 from models.names import metrics
 from models.names.errors import ConfigError
 from models.names.metrics import RETRIEVE_METRICS
@@ -189,9 +189,14 @@ def test_what_is_recommended():
 def test_coverage_and_gini_of_all_lists():
     counts = np.array([0, 3, 1, 0])
     # Two items of four. Sorted 0 0 1 3 with weights -3 -1 1 3: (1 + 9) / (3 * 4) = 5 / 6.
-    assert lists.coverage(counts) == 0.5 and lists.gini(counts) == pytest.approx(5 / 6)
-    assert lists.gini(np.array([2, 2, 2])) == 0.0 and lists.gini(np.array([0, 9, 0])) == 1.0
-    assert np.isnan(lists.gini(np.zeros(3, int))) and np.isnan(lists.gini(np.array([4])))
+    assert recommended.coverage(counts) == 0.5 and recommended.gini(counts) == pytest.approx(5 / 6)
+    assert (
+        recommended.gini(np.array([2, 2, 2])) == 0.0
+        and recommended.gini(np.array([0, 9, 0])) == 1.0
+    )
+    assert np.isnan(recommended.gini(np.zeros(3, int))) and np.isnan(
+        recommended.gini(np.array([4]))
+    )
 
 
 def test_what_a_run_may_ask_for():

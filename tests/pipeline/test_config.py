@@ -354,3 +354,13 @@ def test_a_run_says_what_was_left_out(tmp_path):
 def test_a_slice_that_queries_do_not_have_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match=r"gate.slices: .*'activty:0'; did you mean 'activity'"):
         create_pipeline({"gate.slices": "activty:0"})
+
+
+def test_runs_on_lists_or_with_weights_have_names_of_their_own():
+    label = {"column": "event_type", "grades": {"click": 1}, "group": "search"}
+    named = [
+        config.RunConfig.parse({"model": model, "label": {**label, **more}}).pipeline_name
+        for model, more in (("deepfm", {}), ("airbnb_ranker", {"weight": "importance"}))
+    ]
+    assert named[0].endswith("-event_type-search")
+    assert named[1].endswith("-event_type-search-importance")

@@ -566,6 +566,28 @@ def test_ids_of_any_kind_are_text(tmp_path, model):
         assert identity in page.text["users"], identity
 
 
+def test_lists_are_held_against_a_random_order(tmp_path):
+    """Errors have a reference of their own, and a lift that no threshold holds; not meant here."""
+    epochs = [{**epoch, "group_ndcg_10": 0.5} for epoch in EPOCHS]
+    run = Run(tmp_path).build([], task="score").train(epochs, monitor="group_ndcg_10")
+    values = {
+        "mse": 0.5,
+        "constant_mse": 0.6,
+        "lift_mse": 0.1,
+        "group_ndcg_10": 0.75,
+        "random_group_ndcg_10": 0.5,
+        "lift_group_ndcg_10": 0.25,
+    }
+    bound = {"value_threshold": {"lower_bound": 0.125}}
+    thresholds = {"lift_mse": {}, "lift_group_ndcg_10": bound}
+    page = run.judge({"overall": values}, {"overall": 10}, thresholds=thresholds).page()
+    assert (
+        "Group NDCG@10 , how much better than a random order ✓ met at least +0.1250 +0.2500 +0.1250"
+        in page.text["gate"]
+    )
+    assert "Group NDCG@10 0.7500 0.5000 +0.2500 better" in page.text["metrics"]
+
+
 def test_a_model_that_scores_pairs(tmp_path):
     run = (
         Run(tmp_path)

@@ -6,8 +6,10 @@ Each check raises with what was required and received.
 from collections.abc import Mapping
 from typing import Any
 
-from components.build.config import SPLITS, BuildConfig
+from components.build import domains
+from components.build.config import SPLITS, BuildConfig, SplitConfig
 from components.build.rows import Popularity
+from components.build.splits import Facts
 from components.tables.columns import is_list
 from models.names.errors import DataError
 from models.names.features import NOT_FEATURES, REQUEST_INPUTS, document_columns
@@ -69,6 +71,13 @@ def check_items(counts: Popularity, config: BuildConfig) -> Popularity:
             "memory of this machine or is set to. Raise features.min_count, or choose another model"
         )
     return counts
+
+
+def check_facts(facts: Facts, config: SplitConfig) -> Facts:
+    """Returns the facts of the log; raises DataError where the split cannot be made of them."""
+    if config.has_source:
+        domains.check(facts.domains, config)
+    return facts
 
 
 def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:

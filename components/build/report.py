@@ -4,13 +4,19 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig
+from components.build.config import EXAMPLE_SPLITS, SOURCE, WALKS, BuildConfig
+from components.build.domains import DomainFacts
 from components.tables import records
 from components.tables.columns import BYTES_LIST
 
 
 def write_report(
-    built: list, items: list, walked: tuple, config: BuildConfig, examples: str
+    built: list,
+    items: list,
+    walked: tuple,
+    config: BuildConfig,
+    examples: str,
+    domains: DomainFacts | None = None,
 ) -> None:
     """Adds up what the shards tell, and writes it to `<examples>/report.json`.
 
@@ -20,10 +26,12 @@ def write_report(
         walked: of the walks, where there are any: counts and dropped.
         config: what was built.
         examples: folder of the Examples artifact.
+        domains: who is in which domain, where there are two.
     """
     built, items = (sorted(part, key=lambda one: one["number"]) for part in (built, items))
     splits: dict[str, dict[str, int]] = {}
-    for name in ("train", "valid", "test", "users"):
+    second = [SOURCE] if config.split.has_source else []
+    for name in ("train", "valid", "test", "users", *second):
         splits[name] = {key: sum(one[key][name] for one in built) for key in ("rows", "users")}
         if name != "users":
             splits[name]["events"] = sum(one["events"][name] for one in built)
@@ -52,12 +60,14 @@ def write_report(
         "context": list(config.context),
         "shards": len(built),
     }
+    if second:
+        report["domains"] = domains.counts(config.split)
     records.write_json(posixpath.join(examples, records.REPORT), report)
 
 
 def split_names(report: Mapping[str, Any]) -> list[str]:
     """The splits that a report tells of."""
-    return [name for name in (*EXAMPLE_SPLITS, WALKS) if name in report["splits"]]
+    return [name for name in (*EXAMPLE_SPLITS, WALKS, SOURCE) if name in report["splits"]]
 
 
 def summary(report: Mapping[str, Any]) -> str:

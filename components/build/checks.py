@@ -40,6 +40,11 @@ def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
                 "rename it under data.columns"
             )
     for name in config.context:
+        if config.split.has_source and name == domains.DOMAIN:
+            raise DataError(
+                f"features.context: {name!r} tells the events of the target, which are all that "
+                "rows are built of, from those of the source; required: other columns"
+            )
         if is_list(columns[name]) or name in NOT_FEATURES or name in REQUEST_INPUTS:
             raise DataError(
                 "features.context: required: columns of the events with one value each, none of "

@@ -165,9 +165,9 @@ def of_the_catalogue(
     """What the target's catalogue has of the items.
 
     These are the items of the target's events and those of the table, but for those of the table
-    that only the source has had events of. Where the table has a column `domain`, it decides of its
-    items: one that names the target, among others or alone, belongs to the catalogue though it has
-    no events there, and one that does not name it does not.
+    that only the source has had events of. Where the table has a column `domain`, it decides of the
+    items that it says something of: one that names the target, among others or alone, belongs to
+    the catalogue though it has no events there, and one that names others alone does not.
 
     Args:
         table: of the items.
@@ -180,13 +180,12 @@ def of_the_catalogue(
         and train has none of their events: where the items are shared, those held out.
     """
     ids = table.column("item_id").to_numpy()
-    elsewhere = np.isin(ids, facts.source.items) & ~np.isin(ids, own)
-    keep = ~elsewhere
+    keep = ~np.isin(ids, facts.source.items)
     if DOMAIN in table.column_names:
-        column = table.column(DOMAIN)
-        target = config.target.encode()
-        values = column.to_pylist()
-        lists = pa.types.is_large_list(column.type)
-        named = [target in (value or ()) if lists else value == target for value in values]
-        keep = np.isin(ids, own) | np.array(named, bool)
+        column, target = table.column(DOMAIN), config.target.encode()
+        many = pa.types.is_large_list(column.type)
+        for row, value in enumerate(column.to_pylist()):
+            if value:
+                keep[row] = target in value if many else value == target
+    keep |= np.isin(ids, own)
     return table.filter(pa.array(keep)), own if config.shared == "items" else _NOBODY

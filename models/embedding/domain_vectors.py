@@ -20,7 +20,8 @@ class VectorSettings(HyperParameters):
 
     Attributes:
         factors: K, their width.
-        objective: the loss.
+        objective: the loss: `bpr`, or `mf` of what a user has against what it has not, or of
+            `ratings` alone.
         pairs: bpr: the lesser of a pair is an item that the user has not (`unobserved`) or has
             rated lower (`graded`, which wants ratings).
         negatives: mf: drawn items a positive.
@@ -29,7 +30,7 @@ class VectorSettings(HyperParameters):
     """
 
     factors: int = pydantic.Field(50, ge=1)
-    objective: Literal["bpr", "mf"] = "bpr"
+    objective: Literal["bpr", "mf", "ratings"] = "bpr"
     pairs: Literal["unobserved", "graded"] = "unobserved"
     negatives: int = pydantic.Field(4, ge=1)
     l2: float = pydantic.Field(0.0025, ge=0)
@@ -70,6 +71,10 @@ class DomainVectors(Recommender[VectorSettings]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         own, events = self.hyper_parameters, self._events
         columns = {"user": events.user, "item": events.item}
+        if own.objective == "ratings":
+            columns["rating"] = rated(events)
+            batches = sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch)
+            return batches.map(lambda batch: {**batch, "items": batch["item"][:, tf.newaxis]})
         if own.objective == "bpr" and own.pairs == "graded":
             columns, draw = graded_pairs(events)
         else:
@@ -88,14 +93,19 @@ class DomainVectors(Recommender[VectorSettings]):
         )
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """The mean over rows of a user and items [B, 1 + others]; 0 stands for no item."""
+        """The mean over rows of a user and items [B, 1 + others]; 0 stands for no item.
+
+        Where ratings are learnt, `rating` [B] is that of the first.
+        """
         user, items = self.users(inputs["user"]), self.items(inputs["items"])
         score = tf.einsum("bk,bik->bi", user, items) + self.bias(inputs["items"])
         there = tf.cast(inputs["items"] > 0, tf.float32)
         if self.hyper_parameters.objective == "bpr":
             loss = there[:, 1] * tf.nn.softplus(score[:, 1] - score[:, 0])
         else:
+            value = inputs.get("rating", tf.ones_like(score[:, 0]))
             wanted = tf.one_hot(tf.zeros_like(inputs["user"]), tf.shape(score)[1])
+            wanted *= value[:, tf.newaxis]
             loss = tf.reduce_sum(there * (wanted - score) ** 2, axis=1)
         squares = tf.reduce_sum(user**2, axis=1) + tf.reduce_sum(
             there * tf.reduce_sum(items**2, axis=2), axis=1
@@ -107,6 +117,17 @@ class DomainVectors(Recommender[VectorSettings]):
         if not self.hyper_parameters.item_biases:
             return tf.zeros_like(item, tf.float32)
         return self.item_bias(item)[..., 0]
+
+
+def rated(events: EventLog) -> np.ndarray:
+    """[E] float32 ratings; raises DataError where an event has none."""
+    missing = int(np.isnan(events.rating).sum())
+    if missing:
+        raise DataError(
+            "objective: ratings: required: events with a rating each, in both domains; received "
+            f"{missing:,} without. Say objective: bpr or mf"
+        )
+    return events.rating
 
 
 def graded_pairs(events: EventLog) -> tuple[dict[str, np.ndarray], Any]:

@@ -6,6 +6,7 @@ Cite: Man, Shen, Jin, Cheng: Cross-Domain Recommendation: An Embedding and Mappi
     1. Each domain alone, x_ui = u_i . v_j:
        bpr  loss = - ln sigmoid(x_ui - x_uj) + l2 (|u|^2 + |v_i|^2 + |v_j|^2)
        mf   loss = (1 - x_ui)^2 + sum over `negatives` of x_uj^2 + l2 (|u|^2 + |v|^2)
+       ratings    loss = (r_ui - x_ui)^2 + l2 (|u|^2 + |v|^2), the paper's MF
     2. Over the entities e that both domains have, the vectors as step 1 left them:
        linear  f(x) = x M,  min over M of  sum |f(u_e^s) - u_e^t|^2 + map_l2 |M|^2
        mlp     f(x) = tanh(x W + b) W' + b',  K -> 2K -> K,  min of mean |f(u_e^s) - u_e^t|^2
@@ -22,11 +23,11 @@ that it has no events of by the mapped ones. Items without either vector are not
 in a request only says what was seen. Held-out entities have no target events in train, so nothing
 of them reaches the target's vectors or the map.
 
-Deviations: the problem is to rank, so mf predicts 1 for what a user has and 0 for `negatives` drawn
-items that it has not, where the paper's predicts ratings; pairs are of an item that the user has
-and one that it has not, `pairs: graded` makes them of two rated ones as the paper reads; Adam on
-the mean over a batch; M, whose problem is convex, is solved in closed form, where the paper steps
-towards it. `item_biases` are not the paper's: with them a mapped user begins at popularity.
+Deviations: the task is to rank, so pairs are of an item that the user has and one that it has not
+(`pairs: graded` makes them of two rated ones, as the paper reads), and mf predicts 1 for the former
+and 0 for drawn ones of the latter; the paper's MF ranks by predicted ratings. Adam on the mean over
+a batch; M, whose problem is convex, is solved in closed form, where the paper steps towards it.
+`item_biases` are not the paper's: with them a mapped user begins at popularity.
 """
 
 import time
@@ -88,10 +89,10 @@ class EMCDR(DotProductModel[HyperParameters]):
         self.target = DomainVectors(hyper_parameters, data, data.users, data.items, data.events)
         self._maps_users = source.shared == "users"
         width = hyper_parameters.factors
-        self.output_map = tf.keras.layers.Dense(width, use_bias=False, name="output_map")
-        if hyper_parameters.map == "mlp":
+        deep = hyper_parameters.map == "mlp"
+        if deep:
             self.hidden = tf.keras.layers.Dense(2 * width, activation="tanh", name="hidden")
-            self.output_map = tf.keras.layers.Dense(width, name="output_map")
+        self.output_map = tf.keras.layers.Dense(width, use_bias=deep, name="output_map")
         entities = data.users if self._maps_users else data.items
         # Of every index of the target's shared entities the source's one, 0 where it has none.
         self._in_source = np.r_[[0, 0], source.index_of(entities.ids)]
@@ -107,6 +108,10 @@ class EMCDR(DotProductModel[HyperParameters]):
             loop.fit(domain, stage, validate=False)
             # Frozen: the map must not move what it is fitted on.
             domain.trainable = False
+        self.learn_map(loop)
+
+    def learn_map(self, loop: Loop) -> None:
+        """Fits the map on the domains' vectors as they are."""
         own = self.hyper_parameters
         if own.map == "linear":
             started = time.monotonic()

@@ -57,9 +57,16 @@ class DomainVectors(Recommender[VectorSettings]):
         events: EventLog,
     ):
         super().__init__(hyper_parameters, data)
-        normal = tf.keras.initializers.RandomNormal(stddev=0.1)
-        self.users = id_embedding(users, hyper_parameters.factors, normal, "users")
-        self.items = id_embedding(items, hyper_parameters.factors, normal, "items")
+        # Each its own initializer: one would begin both tables alike.
+        self.users, self.items = (
+            id_embedding(
+                entities,
+                hyper_parameters.factors,
+                tf.keras.initializers.RandomNormal(stddev=0.1),
+                name,
+            )
+            for entities, name in ((users, "users"), (items, "items"))
+        )
         tables = [self.users, self.items]
         if hyper_parameters.item_biases:
             self.item_bias = id_embedding(items, 1, "zeros", "item_bias")

@@ -25,6 +25,7 @@ HONOURED = {
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "two_tower": {*COMMON} - {"jit_compile"},
     "youtube_candidates": {*COMMON} - {"unknown_rate"},
+    "emcdr": RANKING | TRAINED | {"lazy_adam"},
     "rib": RANKING | TRAINED,
     "binn": RANKING | TRAINED,
     "neumf": {*COMMON},

@@ -145,6 +145,7 @@ def test_a_prepared_run_feeds_and_fetches_in_the_order_of_its_options():
 NOT_MEANT = {
     "_replace": "of a named tuple",
     "_make_beam_pipeline": "TFX gives it to executors",
+    "_exit": "of os, public in spite of its name",
     "_parse_flags": "of TFX, in a test",
 }
 

@@ -13,6 +13,7 @@ from tfx.utils import path_utils
 
 from components.component import Component
 from components.tables import artifacts, records
+from models.training import warm_up
 
 LOG = os.path.join("assets.extra", "training.json")
 """The log of the bundling, in the SavedModel's folder, where a trained model keeps its own."""
@@ -61,6 +62,7 @@ class BundlerExecutor(base_executor.BaseExecutor):
             artifact_utils.get_single_instance(output_dict["model"]).uri
         )
         module.export(folder)
+        warm_up.save_requests(folder)
         recall_log = os.path.join(folders["recall"], LOG)
         log = {
             **config,

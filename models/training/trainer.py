@@ -19,7 +19,7 @@ from models.names import registry
 from models.names.errors import ConfigError, nearest
 from models.names.hyper_parameters import COMMON, HyperParameters
 from models.names.label import Label
-from models.training import warm_start
+from models.training import warm_start, warm_up
 from models.training.loop import TrainingLoop, say
 
 TRAINING_LOG = "training.json"
@@ -81,6 +81,7 @@ def run_fn(fn_args: Any) -> None:
             "were left out"
         )
     task.exporter(model, data).export(folders.serving)
+    warm_up.save_requests(folders.serving)
     warm_start.save_weights(model, folders.serving)
     log = {
         "model": config["model"],

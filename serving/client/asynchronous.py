@@ -57,6 +57,7 @@ class AsyncClient:
         self.retries = retries
         self._version = version
         self._label = label
+        self._described: Document | None = None
         if protocol not in ("rest", "grpc"):
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
         kind: type[_AsyncRest | _AsyncGrpc] = _AsyncRest if protocol == "rest" else _AsyncGrpc
@@ -77,13 +78,17 @@ class AsyncClient:
         """Recommends to several users in one request."""
         if not queries:
             return []
-        signature, beside = "recommend", messages.NOTHING
-        if messages.tells_more(queries):
-            metadata = await self.metadata()
-            signature, beside = messages.EVENTS, messages.events_inputs(metadata, queries)
-        inputs = messages.recommend_inputs(queries, k, beside)
-        outputs, version = await self._predict(inputs, signature, ())
-        return messages.recommendations(outputs, version)
+        if not messages.tells_more(queries):
+            return await self._recommend(messages.recommend_inputs(queries, k), "recommend")
+        # What the model reads was asked once. A newer version may read something else, and refuse.
+        if self._described is not None:
+            try:
+                return await self._recommend_events(queries, k, self._described)
+            except ServingError as error:
+                if error.code != Code.INVALID_ARGUMENT:
+                    raise
+        self._described = await self.metadata()
+        return await self._recommend_events(queries, k, self._described)
 
     async def predict(
         self,
@@ -115,6 +120,17 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _recommend_events(
+        self, queries: Sequence[Query], k: int, metadata: Document
+    ) -> list[Recommendations]:
+        beside = messages.events_inputs(metadata, queries)
+        inputs = messages.recommend_inputs(queries, k, beside)
+        return await self._recommend(inputs, messages.EVENTS)
+
+    async def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
+        outputs, version = await self._predict(inputs, signature, ())
+        return messages.recommendations(outputs, version)
 
     async def _predict(
         self, inputs: Inputs, signature_name: str, output_filter: tuple[str, ...]

@@ -75,6 +75,7 @@ class Client:
         self.retries = retries
         self._version = version
         self._label = label
+        self._described: Document | None = None
         self._transport: _Rest | _Grpc
         if protocol == "rest":
             self._transport = _Rest(address, api_key, tls, tls_ca_file)
@@ -111,12 +112,17 @@ class Client:
         """Recommends to several users in one request; see `recommend`."""
         if not queries:
             return []
-        signature, beside = "recommend", messages.NOTHING
-        if messages.tells_more(queries):
-            signature, beside = messages.EVENTS, messages.events_inputs(self.metadata(), queries)
-        inputs = messages.recommend_inputs(queries, k, beside)
-        outputs, version = self._predict(inputs, signature, ())
-        return messages.recommendations(outputs, version)
+        if not messages.tells_more(queries):
+            return self._recommend(messages.recommend_inputs(queries, k), "recommend")
+        # What the model reads was asked once. A newer version may read something else, and refuse.
+        if self._described is not None:
+            try:
+                return self._recommend_events(queries, k, self._described)
+            except ServingError as error:
+                if error.code != Code.INVALID_ARGUMENT:
+                    raise
+        self._described = self.metadata()
+        return self._recommend_events(queries, k, self._described)
 
     def predict(
         self,
@@ -159,6 +165,17 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _recommend_events(
+        self, queries: Sequence[Query], k: int, metadata: Document
+    ) -> list[Recommendations]:
+        beside = messages.events_inputs(metadata, queries)
+        inputs = messages.recommend_inputs(queries, k, beside)
+        return self._recommend(inputs, messages.EVENTS)
+
+    def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
+        outputs, version = self._predict(inputs, signature, ())
+        return messages.recommendations(outputs, version)
 
     def _predict(
         self, inputs: Inputs, signature_name: str, output_filter: tuple[str, ...]

@@ -25,7 +25,8 @@ EVENTS = "recommend_events"
 NOTHING: Mapping[str, Document] = types.MappingProxyType({})
 # What stands beside the items of a history.
 _BESIDE = ("event_types", "dwell", "timestamps")
-_IDS = {"user_id", "history", "exclude", "k"}
+# The inputs of a request of ids alone.
+IDS = {"user_id", "history", "exclude", "k"}
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ def events_inputs(metadata: Document, queries: Sequence[Query]) -> Document:
     read = {} if signature is None else signature["inputs"]
     for query in queries:
         for name in (*(each for each in _BESIDE if getattr(query, each)), *query.context):
-            if name not in read or name in _IDS:
-                told = ", ".join(sorted(set(read) - _IDS)) or "nothing but ids"
+            if name not in read or name in IDS:
+                told = ", ".join(sorted(set(read) - IDS)) or "nothing but ids"
                 raise ServingError(
                     Code.INVALID_ARGUMENT, f"the model does not read {name!r}; it reads {told}"
                 )
-    return {name: tensor for name, tensor in read.items() if name not in _IDS}
+    return {name: tensor for name, tensor in read.items() if name not in IDS}
 
 
 def recommend_inputs(

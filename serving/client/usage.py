@@ -20,7 +20,6 @@ from serving.client.client import Client
 from serving.wire.errors import ServingError
 
 _METHODS = {"tensorflow/serving/classify": "classify", "tensorflow/serving/regress": "regress"}
-_RECOMMEND = {"user_id", "history", "exclude", "k"}
 _INTEGERS = ("DT_INT", "DT_UINT")
 _WITHOUT_JSON = ("DT_HALF", "DT_BFLOAT16", "DT_COMPLEX64", "DT_COMPLEX128")
 
@@ -68,13 +67,13 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
         # An example without features: the signature fills in what has a default.
         body: messages.Document = {"signature_name": name, "examples": [{}]}
         return Usage(name, summary, _curl(url, body), "")
-    if set(inputs) == _RECOMMEND:
+    if set(inputs) == messages.IDS:
         values = messages.recommend_inputs([messages.Query("1", ["2", "3"], ["4"])], 10)
         call = 'client.recommend("1", history=["2", "3"], exclude=["4"], k=10)'
     elif name == messages.EVENTS:
         more = _more(inputs)
         query = messages.Query("1", ["2", "3"], ["4"], **more)
-        beside = {key: tensor for key, tensor in inputs.items() if key not in _RECOMMEND}
+        beside = {key: tensor for key, tensor in inputs.items() if key not in messages.IDS}
         values = messages.recommend_inputs([query], 10, beside)
         told = "".join(f", {key}={value!r}" for key, value in more.items())
         call = f'client.recommend("1", history=["2", "3"], exclude=["4"], k=10{told})'
@@ -104,7 +103,7 @@ def _more(inputs: messages.Document) -> dict[str, Any]:
     context = {
         name: "" if tensor["dtype"] == "DT_STRING" else 1.0
         for name, tensor in sorted(inputs.items())
-        if name not in _RECOMMEND and name not in lists
+        if name not in messages.IDS and name not in lists
     }
     return {**lists, **({"context": context} if context else {})}
 

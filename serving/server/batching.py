@@ -1,16 +1,17 @@
 """Dynamic batching: requests that arrive together share one run of the model.
 
-One queue for each signature, set of outputs and model version. A batch closes when it is full, or
-when its oldest task has waited for the timeout, and starts when one of the batch threads is free:
-while all are busy, tasks go on gathering. Everything but the run itself happens on the event loop,
-so nothing here is locked.
+One queue for each signature, what is fetched of it, and model version. A batch closes when it is
+full, or when its oldest task has waited for the timeout, and starts when one of the model's batch
+threads is free: while all are busy, tasks go on gathering. Everything but the run itself happens on
+the event loop, so nothing here is locked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -39,7 +40,7 @@ class BatchingParameters:
         max_batch_size: rows of one run at most.
         batch_timeout_micros: how long a task waits for company at most, in microseconds.
         max_enqueued_batches: how many full batches may wait; beyond that tasks are refused.
-        num_batch_threads: runs at the same time at most.
+        num_batch_threads: runs of one model at the same time at most.
         allowed_batch_sizes: sizes that batches are padded to, ascending; the last is the maximum.
         pad_variable_length_inputs: pad inputs to the longest of the batch.
         separate_shapes: queue requests by the shape of their rows in place of refusing to mix them.
@@ -108,7 +109,7 @@ class _Task:
 class _Queue:
     servable: Servable
     signature: str
-    outputs: tuple[str, ...]
+    tensors: tuple[str, ...]
     api: str
     tasks: deque = field(default_factory=deque)
     rows: int = 0
@@ -126,7 +127,7 @@ class Batcher:
     def __init__(
         self,
         parameters: BatchingParameters,
-        pool: Executor,
+        pool: Callable[[str], Executor],
         metrics: Metrics,
         timeout_seconds: float = 0.0,
     ):
@@ -134,7 +135,7 @@ class Batcher:
 
         Args:
             parameters: sizes, limits and switches.
-            pool: threads that run batches.
+            pool: gives the threads that run the batches of a model, by its name.
             metrics: where waiting and running times go.
             timeout_seconds: longest a task may wait for its run; 0: any time.
         """
@@ -143,14 +144,14 @@ class Batcher:
         self._pool = pool
         self._metrics = metrics
         self._queues: dict[tuple, _Queue] = {}
-        self._running = 0
+        self._running: Counter[str] = Counter()
 
     async def run(
         self,
         servable: Servable,
         signature: str,
         inputs: dict[str, np.ndarray],
-        outputs: tuple[str, ...],
+        tensors: tuple[str, ...],
         api: str,
     ) -> list[np.ndarray]:
         """Runs one request as a part of a batch.
@@ -159,11 +160,11 @@ class Batcher:
             servable: a servable that the caller has acquired.
             signature: its signature.
             inputs: the arrays; the first dimension of each is the request's number of rows.
-            outputs: the output names.
+            tensors: what to fetch, see `Servable.run`.
             api: the name for the metrics.
 
         Returns:
-            The request's own rows of the outputs.
+            The request's own rows of what was fetched.
 
         Raises:
             ServingError: the request cannot be batched, the queue is full, or the run failed.
@@ -175,12 +176,12 @@ class Batcher:
                 f"Task size {size} is larger than maximum input batch size "
                 f"{parameters.max_batch_size}"
             )
-        key = (servable, signature, outputs, api)
+        key = (servable, signature, tensors, api)
         if parameters.separate_shapes:
             key += tuple(inputs[name].shape[1:] for name in sorted(inputs))
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(servable, signature, outputs, api)
+            queue = self._queues[key] = _Queue(servable, signature, tensors, api)
         waiting = -(-(queue.rows + size) // parameters.max_batch_size)
         if queue.tasks and waiting > parameters.max_enqueued_batches:
             raise ServingError(
@@ -198,7 +199,8 @@ class Batcher:
 
     def _start_due(self, key: tuple, queue: _Queue, loop: asyncio.AbstractEventLoop) -> None:
         parameters = self._parameters
-        while queue.tasks and self._running < parameters.num_batch_threads:
+        name = queue.servable.name
+        while queue.tasks and self._running[name] < parameters.num_batch_threads:
             wait = queue.tasks[0].begin + parameters.batch_timeout_micros / 1e6
             wait -= time.perf_counter()
             if queue.rows < parameters.max_batch_size and wait > 0:
@@ -235,14 +237,14 @@ class Batcher:
             return
         for task in batch:
             self._metrics.queuing_latency.add((now - task.begin) * 1e6)
-        self._running += 1
+        self._running[queue.servable.name] += 1
         # The batch outlives a request whose client goes away, so it counts as a user itself.
         queue.servable.acquire()
-        run = loop.run_in_executor(self._pool, self._run, queue, batch, rows)
+        run = loop.run_in_executor(self._pool(queue.servable.name), self._run, queue, batch, rows)
         run.add_done_callback(lambda done: self._finish(queue, batch, done, loop))
 
     def _finish(self, queue: _Queue, batch: list[_Task], done, loop) -> None:
-        self._running -= 1
+        self._running[queue.servable.name] -= 1
         queue.servable.release()
         error = done.exception()
         for number, task in enumerate(batch):
@@ -272,7 +274,7 @@ class Batcher:
                 for name in names
             }
         begin = time.perf_counter()
-        results = queue.servable.run(queue.signature, inputs, queue.outputs)
+        results = queue.servable.run(queue.signature, inputs, queue.tensors)
         self._metrics.runtime_latency.add(
             (time.perf_counter() - begin) * 1e6, queue.servable.name, queue.api, "TF1"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.wire.errors import Code, ServingError, invalid
+from serving.wire.errors import invalid
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -35,27 +35,20 @@ def serialized_examples(request_input) -> np.ndarray:
 def classification_signature(definition) -> tuple[str, ...]:
     """Checks a signature for Classify and returns the outputs to fetch.
 
+    Its method is not looked at: a SavedModel of TensorFlow 2 says `predict` of every signature.
+
     Raises:
         ServingError: the signature is not one for classification.
     """
-    if definition.method_name != CLASSIFY:
-        raise invalid(
-            f"Expected classification signature method_name to be {CLASSIFY}. "
-            f"Was: {definition.method_name}"
-        )
     if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(definition.outputs) not in (1, 2):
         raise invalid(f"Expected one or two output Tensors, found {len(definition.outputs)}")
     if "inputs" not in definition.inputs:
-        raise ServingError(
-            Code.FAILED_PRECONDITION,
-            f"No classification inputs found in SignatureDef: {definition}",
-        )
+        raise invalid(f"No classification inputs found in SignatureDef: {definition}")
     outputs = tuple(name for name in ("classes", "scores") if name in definition.outputs)
     if not outputs:
-        raise ServingError(
-            Code.FAILED_PRECONDITION,
+        raise invalid(
             "Expected classification signature outputs to contain at least one of "
             f'"classes" or "scores". Signature was: {definition}',
         )
@@ -63,26 +56,18 @@ def classification_signature(definition) -> tuple[str, ...]:
 
 
 def regression_signature(definition) -> tuple[str, ...]:
-    """Checks a signature for Regress and returns the output to fetch.
+    """Checks a signature for Regress and returns the output to fetch, whatever its method.
 
     Raises:
         ServingError: the signature is not one for regression.
     """
-    if definition.method_name != REGRESS:
-        raise invalid(
-            f"Expected regression signature method_name to be {REGRESS}. "
-            f"Was: {definition.method_name}"
-        )
     if len(definition.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if len(definition.outputs) != 1:
         raise invalid("Expected one output Tensor.")
     for kind, names in (("inputs", definition.inputs), ("outputs", definition.outputs)):
         if kind not in names:
-            raise ServingError(
-                Code.FAILED_PRECONDITION,
-                f"No regression {kind} found in SignatureDef: {definition}",
-            )
+            raise invalid(f"No regression {kind} found in SignatureDef: {definition}")
     return ("outputs",)
 
 

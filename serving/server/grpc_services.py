@@ -16,8 +16,9 @@ from serving.server.rest import key_matches
 from serving.server.servable import DEFAULT_SIGNATURE
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
-from serving.wire.tensors import to_array, to_proto
+from serving.wire.tensors import element_count, to_array, to_proto
 
+_LARGE = 1 << 16  # values
 _WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -60,7 +61,9 @@ class PredictionService:
         spec = _model_spec(request)
         with self._inference.admitted(), self._inference.counted(spec.name, "Predict", "GRPC"):
             with self._inference.servable(spec) as servable:
-                inputs = {name: to_array(proto) for name, proto in request.inputs.items()}
+                # Before anything is decoded: what takes 20 bytes may stand for gigabytes.
+                self._inference.check_tensors(servable, spec.signature_name, request.inputs)
+                inputs = await _decoded(request.inputs)
                 outputs = await self._inference.predict(
                     servable, spec.signature_name, inputs, tuple(request.output_filter)
                 )
@@ -121,6 +124,15 @@ class PredictionService:
             return response
 
 
+async def _decoded(tensors) -> dict:
+    def decode() -> dict:
+        return {name: to_array(proto) for name, proto in tensors.items()}
+
+    # Another thread gets its turn between two tensors, the loop's other requests do not.
+    large = sum(element_count(proto) for proto in tensors.values()) > _LARGE
+    return await asyncio.to_thread(decode) if large else decode()
+
+
 class ModelService:
     """tensorflow.serving.ModelService."""
 
@@ -168,11 +180,8 @@ class Health(health_pb2_grpc.HealthServicer):
     watches of a service has ended, the other is told nothing more, and none ends with the server.
     """
 
-    SERVICES = (
-        "",
-        "tensorflow.serving.PredictionService",
-        "tensorflow.serving.ModelService",
-    )
+    # As TensorFlow Serving registers them: without a package.
+    SERVICES = ("", "ModelService", "PredictionService")
 
     def __init__(self, manager: Manager):
         self._manager = manager

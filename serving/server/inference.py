@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from serving.server.request_log import Predicted, RequestLog
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
+from serving.wire.tensors import element_count
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,25 @@ class RequestLimits:
 
     Attributes:
         max_rows: rows of one request; 0: any number.
+        max_elements: values in all tensors of one request; 0: any number.
         max_concurrent_requests: requests under way at once; 0: any number.
         timeout_seconds: time a request may wait and run; 0: any.
     """
 
     max_rows: int = 0
+    max_elements: int = 0
     max_concurrent_requests: int = 0
     timeout_seconds: float = 0.0
 
 
 class Inference:
-    """Runs requests on the servables of a manager, on a pool of threads.
+    """Runs requests on the servables of a manager, on threads that each model has of its own.
 
     Attributes:
         manager: the models.
         metrics: the counters.
         under_way: how many requests are being answered now.
+        draining: whether requests are refused since the server stops.
     """
 
     def __init__(
@@ -67,24 +72,35 @@ class Inference:
         self.manager = manager
         self.metrics = metrics
         self.under_way = 0
+        self.draining = False
         self._limits = limits
         self._request_log = request_log
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model-run")
+        self._threads = threads
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._batcher = None
         if batching:
             self._batcher = Batcher(batching, self._pool, metrics, limits.timeout_seconds)
 
     def close(self) -> None:
         """Stops the threads."""
-        self._pool.shutdown(wait=False)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
+
+    def _pool(self, model: str) -> ThreadPoolExecutor:
+        """The threads of one model: a slow one has no other's to wait on."""
+        if model not in self._pools:
+            self._pools[model] = ThreadPoolExecutor(self._threads, f"run-{model}")
+        return self._pools[model]
 
     @contextlib.contextmanager
     def admitted(self):
         """Counts a request in and out.
 
         Raises:
-            ServingError: UNAVAILABLE while too many others are under way.
+            ServingError: UNAVAILABLE while too many others are under way, or the server stops.
         """
+        if self.draining:
+            raise ServingError(Code.UNAVAILABLE, "The server is stopping")
         limit = self._limits.max_concurrent_requests
         if limit and self.under_way >= limit:
             raise ServingError(
@@ -98,7 +114,11 @@ class Inference:
 
     @contextlib.contextmanager
     def counted(self, model: str, api: str, entrypoint: str):
-        """Counts a request by its status, and times it where it succeeds."""
+        """Counts a request by its status, and times it where it succeeds.
+
+        Models that nobody knows have one label together: a client chooses their names.
+        """
+        model = model if self.manager.knows(model) else ""
         begin = time.perf_counter()
         try:
             yield
@@ -131,6 +151,32 @@ class Inference:
         finally:
             found.release()
 
+    def check_size(self, count: int) -> None:
+        """Checks how many values a request has, or stands for.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT: there are more than one may have.
+        """
+        limit = self._limits.max_elements
+        if limit and count > limit:
+            raise invalid(f"The request has {count} values; the limit is {limit}")
+
+    def check_tensors(
+        self,
+        servable: Servable,
+        signature: str,
+        tensors: Mapping[str, "protos.TensorProto"],
+    ) -> None:
+        """Checks names and shapes of what a request holds, before it is decoded.
+
+        Raises:
+            ServingError: as `predict`; or the shapes stand for more values than a request may have.
+        """
+        signature = signature or DEFAULT_SIGNATURE
+        _definition_of(servable, signature)
+        _check_names(servable, signature, tensors)
+        self.check_size(sum(element_count(proto) for proto in tensors.values()))
+
     async def predict(
         self,
         servable: Servable,
@@ -154,15 +200,15 @@ class Inference:
         """
         asked, sent = signature, inputs
         signature = signature or DEFAULT_SIGNATURE
-        definition = servable.signatures.get(signature)
-        if definition is None:
-            raise ServingError(
-                Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.'
-            )
-        inputs = _checked_inputs(servable, signature, inputs)
-        outputs = _checked_outputs(definition, output_filter)
-        values = await self._run(servable, signature, inputs, outputs, "Predict")
-        results = dict(zip(outputs, values, strict=True))
+        definition = _definition_of(servable, signature)
+        inputs = {**_check_names(servable, signature, inputs), **inputs}
+        wanted = _checked_outputs(definition, output_filter)
+        # All are run, whatever is wanted: see `Servable.run`.
+        outputs = sorted(definition.outputs)
+        tensors = servable.tensors(signature, outputs)
+        values = await self._run(servable, signature, inputs, tensors, "Predict")
+        found = dict(zip(outputs, values, strict=True))
+        results = {name: found[name] for name in wanted}
         if config := self._sampled(servable):
             fill = Predicted(
                 servable.name, servable.version, asked, signature, sent, results, output_filter
@@ -196,7 +242,7 @@ class Inference:
         servable: Servable,
         signature: str,
         inputs: dict[str, np.ndarray],
-        outputs: tuple[str, ...],
+        tensors: tuple[str, ...],
         api: str,
     ) -> list[np.ndarray]:
         limit = self._limits.max_rows
@@ -205,24 +251,24 @@ class Inference:
             if rows > limit:
                 raise invalid(f"The request has {rows} rows; the limit is {limit}")
         if self._batcher is not None:
-            return await self._batcher.run(servable, signature, inputs, outputs, api)
+            return await self._batcher.run(servable, signature, inputs, tensors, api)
         return await asyncio.get_running_loop().run_in_executor(
-            self._pool,
+            self._pool(servable.name),
             self._timed_run,
             servable,
             signature,
             inputs,
-            outputs,
+            tensors,
             api,
             time.perf_counter(),
         )
 
-    def _timed_run(self, servable, signature, inputs, outputs, api, queued) -> list[np.ndarray]:
+    def _timed_run(self, servable, signature, inputs, tensors, api, queued) -> list[np.ndarray]:
         begin = time.perf_counter()
         # The run itself is limited by the session; the wait for a thread is limited here.
         if self._limits.timeout_seconds and begin - queued > self._limits.timeout_seconds:
             raise waited_too_long(self._limits.timeout_seconds)
-        results = servable.run(signature, inputs, outputs)
+        results = servable.run(signature, inputs, tensors)
         self.metrics.runtime_latency.add(
             (time.perf_counter() - begin) * 1e6, servable.name, api, "TF1"
         )
@@ -305,10 +351,15 @@ class Inference:
         array = serialized_examples(examples)
         self.metrics.example_counts.add(len(array), servable.name)
         self.metrics.example_count_total.add(servable.name, by=len(array))
-        results = {}
-        for name, outputs in runs:
-            values = await self._run(servable, name, {"inputs": array}, outputs, api)
-            results[name] = dict(zip(outputs, values, strict=True))
+        # One run for all: their inputs are one tensor.
+        tensors = {name: servable.tensors(name, outputs) for name, outputs in runs}
+        fetched = tuple(sorted(set().union(*tensors.values())))
+        values = await self._run(servable, runs[0][0], {"inputs": array}, fetched, api)
+        found = dict(zip(fetched, values, strict=True))
+        results = {
+            name: {output: found[of] for output, of in zip(outputs, tensors[name], strict=True)}
+            for name, outputs in runs
+        }
         return len(array), results
 
 
@@ -332,12 +383,22 @@ def _fill_spec(spec, servable: Servable, signature: str) -> None:
     spec.signature_name = signature
 
 
-def _checked_inputs(
-    servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+def _definition_of(servable: Servable, signature: str):
+    definition = servable.signatures.get(signature)
+    if definition is None:
+        raise ServingError(
+            Code.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.'
+        )
+    return definition
+
+
+def _check_names(
+    servable: Servable, signature: str, inputs: Collection[str]
 ) -> dict[str, np.ndarray]:
+    """Returns the values of inputs that the request may leave out, and does."""
     wanted = servable.input_names(signature)
     if len(inputs) == len(wanted) and all(name in inputs for name in wanted):
-        return inputs
+        return {}
     defaults = servable.defaults(signature)
     missing = sorted(set(wanted) - set(inputs) - set(defaults))
     extra = sorted(set(inputs) - set(wanted))
@@ -347,7 +408,7 @@ def _checked_inputs(
             f"len({{{','.join(sorted(inputs))}}}) != len({{{','.join(wanted)}}}). "
             f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         )
-    return {**defaults, **inputs}
+    return defaults
 
 
 def _checked_outputs(definition, output_filter: tuple[str, ...]) -> tuple[str, ...]:

@@ -137,6 +137,11 @@ class Manager:
             config = self._configs.get(name)
         return config.request_log if config else None
 
+    def knows(self, name: str) -> bool:
+        """Whether a model of this name is configured, or was."""
+        with self._lock:
+            return name in self._configs or name in self._versions
+
     def names(self) -> list[str]:
         """The names of the configured models."""
         with self._lock:

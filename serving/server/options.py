@@ -4,9 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass, field, fields
 
 from serving.wire.errors import StartError
+
+# Flags of TensorFlow Serving about what this server has not got, or does by itself. One that would
+# change who may connect or what is served is not among them: it is refused as any unknown flag.
+_FOREIGN = {
+    "enable-cors-support",
+    "enable-per-model-batching-parameters",
+    "enable-profiler",
+    "enable-signature-method-name-check",
+    "flush-filesystem-caches",
+    "grpc-channel-arguments",
+    "grpc-max-threads",
+    "mixed-precision",
+    "num-load-threads",
+    "num-tflite-interpreters-per-pool",
+    "num-tflite-pools",
+    "num-unload-threads",
+    "per-process-gpu-memory-fraction",
+    "platform-config-file",
+    "remove-unused-fields-from-bundle-metagraph",
+    "rest-api-num-threads",
+    "skip-initialize-tpu",
+    "tensorflow-session-parallelism",
+    "thread-pool-factory-config-file",
+    "xla-cpu-compilation-enabled",
+    "xla-gpu-compilation-enabled",
+}
 
 
 def _option(default, text: str):
@@ -54,12 +81,20 @@ class ServerOptions:
     enable_serialization_as_tensor_content: bool = _option(False, "reply tensors as bytes in gRPC")
     rest_api_timeout_in_ms: int = _option(30_000, "longest a request may wait and run; 0: no limit")
     rest_api_enable_cors_support: bool = _option(False, "send CORS headers")
-    max_body_bytes: int = _option(64 << 20, "largest request")
+    max_body_bytes: int = _option(8 << 20, "largest request")
     max_rows: int = _option(100_000, "most rows in a request; 0: any number")
+    max_elements: int = _option(1 << 21, "most values in one request; 0: any number")
     max_concurrent_requests: int = _option(1000, "most requests under way; 0: any number")
+    max_connections: int = _option(
+        0, "most connections of the REST port; 0: what the limit of open files leaves"
+    )
+    header_timeout_seconds: float = _option(
+        20, "longest a REST connection may take until its first request has begun"
+    )
+    idle_timeout_seconds: float = _option(600, "longest between two requests of a connection")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
-    threads: int = _option(0, "threads that run models; 0: two for each core")
+    threads: int = _option(0, "threads that run one model; 0: two for each core")
     tensorflow_intra_op_parallelism: int = _option(0, "threads inside one operation; 0: all cores")
     tensorflow_inter_op_parallelism: int = _option(0, "threads between operations; 0: all cores")
     tls_certificate_file: str = _option("", "PEM certificate chain; switches TLS on")
@@ -83,7 +118,9 @@ class ServerOptions:
             "max_num_load_retries",
             "load_retry_interval_micros",
             "max_rows",
+            "max_elements",
             "max_concurrent_requests",
+            "max_connections",
             "threads",
             "rest_api_timeout_in_ms",
         ):
@@ -115,7 +152,10 @@ class ServerOptions:
 
 
 def parse_arguments(arguments: list[str]) -> ServerOptions:
-    """Reads the command line; exits with status 2 and a message for an unknown flag."""
+    """Reads the command line; exits with status 2 and a message for an unknown flag.
+
+    Flags of TensorFlow Serving that mean nothing here are taken, with a line on standard error.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m serving.server",
         description="Serves SavedModels over REST and gRPC as TensorFlow Serving does.",
@@ -133,7 +173,15 @@ def parse_arguments(arguments: list[str]) -> ServerOptions:
         else:
             kind = float if entry.type == "float" else type(entry.default)
             parser.add_argument(flag, type=kind, default=entry.default, help=help_text)
-    given = parser.parse_args([_hyphens(argument) for argument in arguments])
+    given, others = parser.parse_known_args([_hyphens(argument) for argument in arguments])
+    while others:
+        flag, equals, _ = others[0].removeprefix("--").partition("=")
+        if flag not in _FOREIGN:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        print(f"warning: --{flag} of TensorFlow Serving means nothing here", file=sys.stderr)
+        # Its value may be an argument of its own.
+        alone = len(others) > 1 and not equals and not others[1].startswith("--")
+        others = others[2 if alone else 1 :]
     return ServerOptions(**vars(given))
 
 

@@ -38,6 +38,7 @@ _STATUS = re.compile(
 _HANDLED = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 # Parsing holds the interpreter; above this size it happens on a thread, so others get their turn.
 _LARGE = 128 * 1024
+_LARGE_ANSWER = 1 << 14  # values; printing them is no different
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,18 @@ class RestHandler:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The handler for `aiohttp.web.Server`."""
-        path = request.raw_path.split("?", 1)[0]
+        path = _path(request.raw_path)
         options = self._options
-        if options.api_key and not key_matches(
-            options.api_key,
-            request.headers.get("X-Api-Key"),
-            request.headers.get("Authorization"),
+        # A browser asks for leave (OPTIONS) without the key that it would send.
+        asks_leave = options.cors and request.method == "OPTIONS"
+        if (
+            options.api_key
+            and not asks_leave
+            and not key_matches(
+                options.api_key,
+                request.headers.get("X-Api-Key"),
+                request.headers.get("Authorization"),
+            )
         ):
             return self._error(ServingError(Code.UNAUTHENTICATED, "A valid API key is required"))
         if options.metrics_path and path == options.metrics_path:
@@ -97,14 +104,19 @@ class RestHandler:
         return self._response(200, body)
 
     def _response(self, status: int, body: bytes) -> web.Response:
+        options = self._options
         headers = {"Content-Type": "application/json"}
-        if self._options.cors:
+        if options.cors:
             headers["Access-Control-Allow-Origin"] = "*"
             headers["Access-Control-Allow-Methods"] = "POST, GET"
-            headers["Access-Control-Allow-Headers"] = "Content-Type"
+            allowed = "Content-Type" + (", X-Api-Key, Authorization" if options.api_key else "")
+            headers["Access-Control-Allow-Headers"] = allowed
         if status == 503:
             headers["Retry-After"] = "1"
-        return web.Response(status=status, body=body, headers=headers)
+        response = web.Response(status=status, body=body, headers=headers)
+        if self._inference.draining:
+            response.force_close()
+        return response
 
     def _error(self, error: ServingError) -> web.Response:
         status = getattr(error, "http_status", None) or http_status(error.code)
@@ -155,6 +167,8 @@ class RestHandler:
             raise invalid(f"Cannot read the body: {error}") from None
 
     async def _parse(self, body: bytes) -> dict:
+        # Before anything is made of it: what two bytes of JSON say is an object of 56.
+        self._inference.check_size(body.count(b",") + body.count(b"[") + body.count(b"{"))
         if len(body) <= _LARGE:
             return parse_object(body)
         return await asyncio.to_thread(parse_object, body)
@@ -171,13 +185,12 @@ class RestHandler:
             }
             if not dtypes:
                 raise invalid(f"Failed to get input map for signature: {signature}")
-            large = len(body) > _LARGE
-            if large:
+            if len(body) > _LARGE:
                 inputs, by_row = await asyncio.to_thread(parse_predict, document, dtypes)
             else:
                 inputs, by_row = parse_predict(document, dtypes)
             outputs = await self._inference.predict(servable, signature, inputs)
-            if large:
+            if sum(array.size for array in outputs.values()) > _LARGE_ANSWER:
                 return await asyncio.to_thread(predict_response, outputs, by_row)
             return predict_response(outputs, by_row)
 
@@ -257,6 +270,15 @@ async def _read_all(content, limit: int) -> bytes:
             raise _HttpError(413, f"The body has more than {limit} bytes")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _path(target: str) -> str:
+    """The path of a request's target, which a proxy may send whole: `http://host/path`.
+
+    A query is a part of it, as it is for TensorFlow Serving.
+    """
+    whole = re.match(r"https?://[^/?#]*", target, re.IGNORECASE)
+    return target[whole.end() :] if whole else target
 
 
 def _spec(name: str, version: str | None, label: str | None):

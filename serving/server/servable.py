@@ -6,6 +6,8 @@ import ctypes
 import gc
 import os
 import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import to_array
 
 DEFAULT_SIGNATURE = "serving_default"
+# A client chooses which signatures one MultiInference runs; what is prepared for each is kept.
+_MOST_CALLABLES = 64
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class SessionOptions:
 class Servable:
     """A SavedModel in a session of its own.
 
-    Each pair of signature and outputs becomes one prepared callable of the session, which costs a
-    third of calling the signature's function. The servable counts its users, so that closing it
-    can wait for the requests under way.
+    What a signature fetches becomes one prepared callable of the session, which costs a third of
+    calling the signature's function. The servable counts its users, so that closing it can wait
+    for the requests under way.
 
     Attributes:
         name: the model's name.
@@ -91,7 +95,8 @@ class Servable:
             if signature != "__saved_model_init_op"
         }
         self._inputs = {name: sorted(sig.inputs) for name, sig in self.signatures.items()}
-        self._callables: dict[tuple, object] = {}
+        self._callables: OrderedDict[tuple, Callable[..., list]] = OrderedDict()
+        self._preparing = threading.Lock()
         self._users = 0
         self._idle = threading.Condition()
 
@@ -104,23 +109,29 @@ class Servable:
         protos = getattr(self.signatures[signature], "defaults", {})
         return {name: to_array(proto) for name, proto in protos.items()}
 
+    def tensors(self, signature: str, outputs: Iterable[str]) -> tuple[str, ...]:
+        """The tensors of the graph that a signature's outputs are, for `run`."""
+        definition = self.signatures[signature].outputs
+        return tuple(definition[name].name for name in outputs)
+
     def run(
-        self, signature: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]
+        self, signature: str, inputs: dict[str, np.ndarray], tensors: tuple[str, ...]
     ) -> list[np.ndarray]:
-        """Runs one signature.
+        """Runs the graph on the inputs of a signature.
 
         Args:
-            signature: a name in `signatures`.
+            signature: a name in `signatures`, whose inputs are fed.
             inputs: an array for every input name.
-            outputs: output names to fetch.
+            tensors: what to fetch. Every other tuple of them costs a preparation of a second, and
+                megabytes, so they are best the same ones every time.
 
         Returns:
-            The arrays, in the order of `outputs`; strings as object arrays of bytes.
+            The arrays, in the order of `tensors`; strings as object arrays of bytes.
 
         Raises:
             ServingError: with TensorFlow's own code and message.
         """
-        call = self._callables.get((signature, outputs)) or self._prepare(signature, outputs)
+        call = self._callables.get((signature, tensors)) or self._prepare(signature, tensors)
         try:
             results = call(*[inputs[name] for name in self._inputs[signature]])
         except Exception as error:
@@ -130,15 +141,19 @@ class Servable:
             np.array(result, object) if isinstance(result, bytes) else result for result in results
         ]
 
-    def _prepare(self, signature: str, outputs: tuple[str, ...]):
+    def _prepare(self, signature: str, tensors: tuple[str, ...]) -> Callable[..., list]:
         definition: meta_graph_pb2.SignatureDef = self.signatures[signature]
         options = config_pb2.CallableOptions()
         options.feed.extend(definition.inputs[name].name for name in self._inputs[signature])
-        options.fetch.extend(definition.outputs[name].name for name in outputs)
+        options.fetch.extend(tensors)
         options.run_options.timeout_in_ms = self._options.timeout_ms
-        call = make_callable(self._session, options)
-        self._callables[(signature, outputs)] = call
-        return call
+        with self._preparing:  # by one thread; the others find it made
+            call = self._callables.get((signature, tensors))
+            if call is None:
+                call = self._callables[(signature, tensors)] = make_callable(self._session, options)
+                while len(self._callables) > _MOST_CALLABLES:
+                    self._callables.popitem(last=False)
+            return call
 
     def acquire(self) -> "Servable":
         """Counts one more user; `release` must follow."""

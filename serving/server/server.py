@@ -8,16 +8,20 @@ import importlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 import sys
 import threading
+import time
 
 from serving.server.options import ServerOptions, parse_arguments
 from serving.wire.errors import ServingError, StartError
 
 log = logging.getLogger("serving")
+# How long clients that keep connections are told that theirs end, before they do.
+_TELLING_SECONDS = 1.0
 
 
 class Server:
@@ -78,9 +82,10 @@ class Server:
             self.manager,
             self.metrics,
             RequestLimits(
-                options.max_rows,
-                options.max_concurrent_requests,
-                options.rest_api_timeout_in_ms / 1e3,
+                max_rows=options.max_rows,
+                max_elements=options.max_elements,
+                max_concurrent_requests=options.max_concurrent_requests,
+                timeout_seconds=options.rest_api_timeout_in_ms / 1e3,
             ),
             options.threads or 2 * (os.cpu_count() or 1),
             self._read_batching(),
@@ -104,19 +109,25 @@ class Server:
         self._watch_config_file(configs)
         return self
 
+    def drain(self) -> None:
+        """Refuses new requests and waits for those under way; `stop` follows."""
+        if self._loop is not None:
+            self._stopping.set()
+            self._call(self._drain())
+            # No handler is left, so the log is complete.
+            self._request_log.close()
+
     def stop(self) -> None:
         """Refuses new requests, waits for those under way, and frees everything."""
         if self._loop is None:
             return
-        self._stopping.set()
+        self.drain()
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._loop = None
         self._inference.close()
-        # No handler is left, so the log is complete.
-        self._request_log.close()
         # Whoever still runs has had its time: closing the session cancels it.
         self.manager.stop(0)
 
@@ -248,13 +259,17 @@ class Server:
     async def _open_rest(self, rest_options, context: ssl.SSLContext | None) -> None:
         from aiohttp import web
 
+        from serving.server.connections import Connections
         from serving.server.rest import RestHandler
 
         options = self.options
-        self._runner = web.ServerRunner(
-            web.Server(RestHandler(self._inference, rest_options), access_log=None),
-            shutdown_timeout=options.drain_seconds,
+        connections = Connections(
+            RestHandler(self._inference, rest_options),
+            options.max_connections or _most_connections(),
+            options.header_timeout_seconds,
+            options.idle_timeout_seconds,
         )
+        self._runner = web.ServerRunner(connections, shutdown_timeout=1.0)
         await self._runner.setup()
         listening = _bind(options.host, options.rest_api_port)
         self.rest_port = listening.getsockname()[1]
@@ -302,15 +317,29 @@ class Server:
             raise StartError(f"cannot listen on {address}: the port is in use")
         await self._grpc.start()
 
-    async def _close(self) -> None:
+    async def _drain(self) -> None:
+        """Refuses what comes, tells clients so, and waits for what is under way."""
         if self._health is not None:
             self._health.stop()
+        self._inference.draining = True
+        for site in list(self._runner.sites if self._runner else ()):
+            await site.stop()
+        end = time.monotonic() + self.options.drain_seconds
+        # Whoever is connected asks once more, and is told that the connection ends.
+        connected = self._runner is not None and self._runner.server.connections
+        told = time.monotonic() + (_TELLING_SECONDS if connected else 0.0)
+        while time.monotonic() < end and (self._inference.under_way or time.monotonic() < told):
+            await asyncio.sleep(0.02)
+
+    async def _close(self) -> None:
         closing = []
         if self._grpc is not None:
-            closing.append(self._grpc.stop(self.options.drain_seconds))
+            closing.append(self._grpc.stop(0))
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
+        # gRPC polls on a thread for as long as a server of it exists: too long, when Python ends.
+        self._runner = self._grpc = self._health = None
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -328,6 +357,12 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.close()
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listening
+
+
+def _most_connections() -> int:
+    """As many as the limit of open files leaves, with some for models, logs and gRPC."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, min(files, 1 << 16) - 256)
 
 
 def _read_bytes(path: str) -> bytes:
@@ -363,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
     Prints one JSON line, `{"ready": true, "rest": PORT, "grpc": PORT, ...}`, when it answers.
 
     Returns:
-        The exit status: 0 after a signal, 1 where it could not start.
+        The exit status where it could not start, 1; after a signal the process ends with 0.
     """
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -396,5 +431,10 @@ def main(arguments: list[str] | None = None) -> int:
     while not stop.wait(1.0):
         pass
     log.info("stopping; waiting for the requests under way")
-    server.stop()
-    return 0
+    server.drain()
+    # gRPC's own stop would answer CANCELLED to calls that have come and have not begun, which
+    # clients do not send again; where the process ends they are UNAVAILABLE.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

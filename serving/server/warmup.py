@@ -93,8 +93,8 @@ def replay(servable: Servable, log) -> None:
         missing = set(servable.input_names(name)) - set(inputs)
         if missing:
             raise invalid(f"warm-up request lacks the input(s) {', '.join(sorted(missing))}")
-        outputs = tuple(request.output_filter) or tuple(sorted(servable.signatures[name].outputs))
-        servable.run(name, inputs, outputs)
+        outputs = sorted(servable.signatures[name].outputs)
+        servable.run(name, inputs, servable.tensors(name, outputs))
     elif kind == "classify_log":
         request = log.classify_log.request
         _replay_examples(servable, request.input, request.model_spec.signature_name, CLASSIFY)
@@ -119,9 +119,16 @@ def _replay_examples(servable: Servable, request_input, signature: str, method: 
     array = serialized_examples(request_input)
     if method == CLASSIFY:
         outputs = classification_signature(definition)
-        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs), strict=True))
+        fetched = _fetch(servable, name, array, outputs)
         classify_result(fetched, len(array), protos.classification.ClassificationResult())
     else:
         outputs = regression_signature(definition)
-        fetched = dict(zip(outputs, servable.run(name, {"inputs": array}, outputs), strict=True))
+        fetched = _fetch(servable, name, array, outputs)
         regress_result(fetched, len(array), protos.regression.RegressionResult())
+
+
+def _fetch(servable: Servable, signature: str, array, outputs) -> dict:
+    # In the order that a request prepares.
+    tensors = tuple(sorted(set(servable.tensors(signature, outputs))))
+    found = dict(zip(tensors, servable.run(signature, {"inputs": array}, tensors), strict=True))
+    return {name: found[of] for name, of in zip(outputs, servable.tensors(signature, outputs))}

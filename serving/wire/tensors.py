@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +24,7 @@ DTYPES: dict[int, tuple[np.dtype[Any], str, str]] = {
     8: (np.dtype("complex64"), "scomplex_val", "complex64"),
     9: (np.dtype("int64"), "int64_val", "int64"),
     10: (np.dtype("bool"), "bool_val", "bool"),
+    14: (np.dtype(ml_dtypes.bfloat16), "half_val", "bfloat16"),
     17: (np.dtype("uint16"), "int_val", "uint16"),
     18: (np.dtype("complex128"), "dcomplex_val", "complex128"),
     19: (np.dtype("float16"), "half_val", "half"),
@@ -31,7 +33,7 @@ DTYPES: dict[int, tuple[np.dtype[Any], str, str]] = {
 }
 STRING = 7
 # A message of a few bytes must not fill the memory.
-MAX_REPEATED = 1 << 24
+MAX_REPEATED = 1 << 18
 _NUMBERS = {dtype: number for number, (dtype, _, _) in DTYPES.items()}
 
 
@@ -39,7 +41,13 @@ def dtype_name(number: int) -> str:
     """TensorFlow's name of a data type, as it prints it: `float`, `int32`, ..."""
     if number in DTYPES:
         return DTYPES[number][2]
-    return {14: "bfloat16"}.get(number, f"type {number}")
+    return f"type {number}"
+
+
+def element_count(proto: TensorProto) -> int:
+    """How many values a tensor's shape stands for, whatever it holds; 0 for no complete shape."""
+    sizes = [dim.size for dim in proto.tensor_shape.dim]
+    return 0 if any(size < 0 for size in sizes) else math.prod(sizes)
 
 
 def to_array(proto: TensorProto) -> npt.NDArray[Any]:
@@ -75,8 +83,8 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
     if proto.dtype == STRING:
         flat = np.empty(len(values), object)
         flat[:] = values
-    elif proto.dtype == 19:
-        flat = np.array(values, np.uint16).view(np.float16)
+    elif field == "half_val":
+        flat = np.array(values, np.uint16).view(dtype)
     elif dtype.kind == "c":
         flat = np.array(values, np.float32 if dtype.itemsize == 8 else np.float64).view(dtype)
     elif field == "int_val":
@@ -122,7 +130,7 @@ def to_proto(array: npt.NDArray[Any], proto: TensorProto, as_content: bool = Fal
         proto.tensor_content = np.ascontiguousarray(array).tobytes()
         return proto
     flat = array.reshape(-1)
-    if number == 19:
+    if field == "half_val":
         flat = flat.view(np.uint16)
     elif dtype.kind == "c":
         flat = flat.view(np.float32 if dtype.itemsize == 8 else np.float64)

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import graph
+from components.build.walks import Transitions
 from tests.models.contract import RetrieveContract
 from tests.models.graph_data import (
     TOY,
@@ -96,3 +98,17 @@ def test_the_gradient_of_one_pair():
     np.testing.assert_allclose(tags[2:], [of_vector * 5 / 16] * 2, rtol=1e-5)
     np.testing.assert_allclose(context[B], [-1.75 / 4, -2.5 / 4], rtol=1e-5)
     assert not item[[0, 1, B, C]].any() and not context[[0, 1, A, C]].any()
+
+
+def test_the_auc_and_the_parts_of_a_graph_by_hand():
+    # 3 beats both, 1 ties with one and beats none: (2 + 0.5) / 4.
+    assert graph.auc(np.array([3.0, 1.0]), np.array([1.0, 2.0])) == 2.5 / 4
+    pairs = {(item, (item + step) % 30) for item in range(30) for step in (1, 4)}
+    source, target = np.array(sorted(pairs)).T
+    transitions = Transitions(np.arange(30), source, target, np.ones(60))
+    rest, removed = graph.part(transitions, 1 / 3, seed=1)
+    left = {*zip(rest.source.tolist(), rest.target.tolist(), strict=True)}
+    gone = {(source, target) for source, target in removed.tolist()}
+    assert left | gone == pairs and not left & gone and len(gone) == 20
+    for one, other in graph.unconnected(transitions, len(gone), seed=1).tolist():
+        assert one != other and not {(one, other), (other, one)} & pairs

@@ -10,9 +10,12 @@ import socket
 import pytest
 from click.testing import CliRunner
 
+from models.training import warm_up
 from pipeline import cli, lineage
 from serving.client.client import Client
 from serving.server.process import ServerProcess
+from serving.wire.protos import prediction_log
+from serving.wire.records import read_records
 from tests.conftest import recsys
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
@@ -103,6 +106,16 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
 
 def test_the_pushed_model_is_served_to_both_protocols(toy_run):
     folder = next((toy_run.output / "serving").iterdir())
+    with open(next(folder.iterdir()) / warm_up.FILE, "rb") as file:
+        warm = [prediction_log.PredictionLog.FromString(record) for record in read_records(file)]
+    asked = [log.predict_log.request for log in warm]
+    assert [request.model_spec.signature_name for request in asked[::2]] == [
+        "serving_default",
+        "recommend",
+        "embed",
+        "retrieve",
+    ]
+    assert [request.inputs["user_id"].tensor_shape.dim[0].size for request in asked[:2]] == [1, 8]
     with ServerProcess("recsys", str(folder)) as ready:
         for protocol, flags in (("rest", ()), ("grpc", ("--grpc",))):
             address = f"127.0.0.1:{ready[protocol]}"

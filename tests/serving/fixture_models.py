@@ -31,6 +31,7 @@ TYPES = (
     "string",
     "complex64",
     "float16",
+    "bfloat16",
 )
 
 
@@ -79,6 +80,9 @@ def half(offset: float = 2.0, version: int = 1):
             "serving_default": _signature({"x": x}, {"y": tf.add(x * a, offset, name="y")}),
             "regress_x_to_y": regress,
             "classify_x_to_y": _signature({"inputs": serialized}, {"scores": y}, CLASSIFY),
+            # As TensorFlow 2 saves them: `predict` is the method of every signature.
+            "regress_of_tf2": _signature({"inputs": serialized}, {"outputs": y}),
+            "classify_of_tf2": _signature({"inputs": serialized}, {"scores": y}),
             "tensorflow/serving/regress": regress,
             "version": _signature({"x": x}, {"version": tf.fill(tf.shape(x), version)}),
         }
@@ -136,7 +140,11 @@ def counter():
     x = v1.placeholder(tf.float32, [None], "x")
     runs = tf.Variable(0, name="runs", dtype=tf.int32, use_resource=True)
     count = runs.assign_add(1, read_value=True)
+    serialized, from_example = _example_x()
+    inputs, counted = {"inputs": serialized}, 0.0 * from_example + tf.cast(count, tf.float32)
     return {
+        "regress": _signature(inputs, {"outputs": tf.identity(counted)}, REGRESS),
+        "classify": _signature(inputs, {"scores": tf.identity(counted)}, CLASSIFY),
         "serving_default": _signature({"x": x}, {"runs": tf.fill(tf.shape(x), count)}),
         "rows": _signature({"x": x}, {"rows": tf.fill(tf.shape(x), tf.shape(x)[0])}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 
@@ -107,6 +108,28 @@ def test_a_request_tells_more_than_ids(target, kind):
     assert scores == pytest.approx([20_000 + 1000 + 7.5 + 3 - 0.5, 7 - 10_000, -10_000])
     assert alone.items[0][1] == pytest.approx(10_000)
     assert plain.items[0] == ("i0", pytest.approx(10 / 3))  # asked of the signature `recommend`
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_model_reads_is_asked_once_and_again_where_it_is_refused(target, kind, monkeypatch):
+    """The first metadata are of a version that read nothing but ids."""
+    owner = AsyncClient if kind.endswith("async") else Client
+    asked, real = [], owner.metadata
+
+    def metadata(self):
+        asked.append(self.model)
+        old = {"metadata": {"signature_def": {"signature_def": {}}}}
+        if len(asked) > 1:
+            return real(self)
+        return asyncio.sleep(0, old) if owner is AsyncClient else old
+
+    monkeypatch.setattr(owner, "metadata", metadata)
+    with make(kind, target, "told") as client:
+        error = error_of(lambda: client.recommend("u1", ["i0"], context={"hour": 1}))
+        assert error.code == Code.INVALID_ARGUMENT and len(asked) == 1
+        for _ in range(3):
+            answer = client.recommend("u1", ["i0"], context={"hour": 1})
+            assert answer.items[0][1] == pytest.approx(10_000) and len(asked) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

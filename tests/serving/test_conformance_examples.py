@@ -74,6 +74,14 @@ def test_classify_C2(target):
     assert reply.compact == '{"results":[[["",12.0]]]}'
 
 
+def test_signatures_of_tensorflow_2(target):
+    """All of them have the method `predict`, and are classified and regressed all the same."""
+    body = {"signature_name": "regress_of_tf2", "examples": [{"x": 80.0}]}
+    assert ask(target, REGRESS, body) == [42.0]
+    body = {"signature_name": "classify_of_tf2", "examples": [{"x": 20.0}]}
+    assert ask(target, "half:classify", body) == [[["", 12.0]]]
+
+
 @pytest.mark.parametrize(
     "signature,results",
     [

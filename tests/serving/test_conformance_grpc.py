@@ -6,6 +6,7 @@ import shutil
 import time
 
 import grpc
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -194,10 +195,12 @@ def test_content_of_the_request_G10(target):
         "float64",
         "complex64",
         "float16",
+        "bfloat16",
     ],
 )
 def test_types_both_ways_G10(target, name):
-    value = np.array([[0, 1], [1, 100]]).astype(name)
+    kind = ml_dtypes.bfloat16 if name == "bfloat16" else name
+    value = np.array([[0, 1], [1, 100]]).astype(kind)
     for as_content in (False, True):
         request = predict("types", signature=name)
         to_proto(value, request.inputs["x"], as_content)
@@ -239,6 +242,24 @@ def test_context_G12(target):
     )
     response = target.prediction.Regress(request)
     assert [entry.value for entry in response.result.regressions] == [42.0, 12.0]
+
+
+def test_multi_inference_runs_once(target):
+    """The model tells how often it was run; twice would be two numbers."""
+    request = tasks(("counter", "regress", "regress"), ("counter", "classify", "classify"))
+    for _ in range(2):
+        first, second = target.prediction.MultiInference(request).results
+        number = first.regression_result.regressions[0].value
+        assert second.classification_result.classifications[0].classes[0].score == number
+
+
+@pytest.mark.parametrize("signature, kind", [("input_name", "inputs"), ("output_name", "outputs")])
+def test_signatures_of_other_names_C13(target, signature, kind):
+    request = protos.regression.RegressionRequest(
+        model_spec=spec("faulty", signature), input=examples(80.0)
+    )
+    with expect_status("INVALID_ARGUMENT", f"No regression {kind} found in SignatureDef"):
+        target.prediction.Regress(request)
 
 
 def test_multi_inference_G13(target):
@@ -354,7 +375,7 @@ def check_health(target, service: str) -> bytes:
 
 def test_health_G24(target):
     assert check_health(target, "") == b"\x08\x01"
-    assert check_health(target, "tensorflow.serving.PredictionService") == b"\x08\x01"
+    assert check_health(target, "PredictionService") == b"\x08\x01"
     with expect_status("NOT_FOUND"):
         check_health(target, "other")
 
@@ -393,7 +414,7 @@ def test_health_follows_the_versions(start, tmp_path, copy_model):
     assert next(call) == b"\x08\x01"
     shutil.rmtree(tmp_path / "1")
     assert next(call) == b"\x08\x02"
-    assert check_health(server, "tensorflow.serving.PredictionService") == b"\x08\x02"
+    assert check_health(server, "PredictionService") == b"\x08\x02"
     copy_model("half/123", tmp_path / "2")
     assert next(call) == b"\x08\x01"
     call.cancel()

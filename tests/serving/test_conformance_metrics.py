@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from serving.server.metrics import Counter
 from tests.serving.support import expect_status
 from tests.serving.test_conformance_grpc import predict
 
@@ -111,13 +112,19 @@ def test_failures_counted_X5(target):
     assert target.post("/v1/models/half:predict", {"instances": ["a"]}).status == 400
     assert count(target, "INVALID_ARGUMENT") == refused + 1
     assert page(target).get(name, 0) == timed
-    unknown = count(target, "NOT_FOUND", "foo")
+
+
+def test_names_of_unknown_models_are_no_labels(target):
+    unknown = count(target, "NOT_FOUND", "")
     with expect_status("NOT_FOUND"):
         target.prediction.Predict(predict("foo"))
-    assert count(target, "NOT_FOUND", "foo") == unknown + 1
-
-
-def test_label_values_are_quoted_X3(target):
-    target.post("/v1/models/a%22b%5Cc%0Ad:predict", {"instances": [1]})
+    target.post("/v1/models/bar:predict", {"instances": [1]})
+    assert count(target, "NOT_FOUND", "") == unknown + 2
     text = target.get(PATH).body.decode()
-    assert r'model_name="a\"b\\c\nd",status="NOT_FOUND"' in text
+    assert '"foo"' not in text and '"bar"' not in text
+
+
+def test_label_values_are_quoted_X3():
+    counter = Counter("/requests", ("model_name", "status"))
+    counter.add('a"b\\c\nd', "OK")
+    assert counter.lines()[1] == r':requests{model_name="a\"b\\c\nd",status="OK"} 1'

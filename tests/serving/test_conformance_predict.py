@@ -48,6 +48,12 @@ ACCEPTED = [
         '{"instances": [NaN, Infinity, -Infinity]}',
         '{"predictions":[NaN,Infinity,-Infinity]}',
     ),
+    (
+        "O16-short",
+        "half",
+        '{"signature_name": "serving_default", "instances": [Inf, -Inf, -NaN, 2], "Inf": "-Inf"}',
+        '{"predictions":[Infinity,-Infinity,NaN,3.0]}',
+    ),
     ("O17", "half", '{"instances": [14.0]}', '{"predictions":[9.0]}'),
     (
         "O17-short",

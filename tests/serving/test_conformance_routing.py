@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 
 import pytest
 
@@ -57,6 +58,21 @@ class TestR1:
 )
 def test_case_of_the_path(target, path):
     assert target.post(path, BODY).compact == '{"predictions":[3.0]}'
+
+
+def test_a_target_with_the_host(target):
+    """As a client sends it to a proxy, which hands it on."""
+    with socket.create_connection((target.host, target.rest), timeout=20) as connection:
+        line = f"POST http://{target.host}:{target.rest}/v1/models/half:predict HTTP/1.1\r\n"
+        head = f"Host: h\r\nConnection: close\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        connection.sendall((line + head + BODY).encode())
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b'{"predictions": [3.0]}')
+
+
+def test_a_query_is_a_part_of_the_path(target):
+    reply = target.post("/v1/models/half:predict?verbose=1", BODY)
+    expect_error(reply, 400, "Malformed request: POST /v1/models/half:predict?verbose=1")
 
 
 def test_case_of_the_name_R12(target):
@@ -189,7 +205,9 @@ def test_metadata_M1(target):
     assert document["model_spec"] == {"name": "half3", "signature_name": "", "version": "123"}
     signatures = document["metadata"]["signature_def"]["signature_def"]
     assert sorted(signatures) == [
+        "classify_of_tf2",
         "classify_x_to_y",
+        "regress_of_tf2",
         "regress_x_to_y",
         "serving_default",
         "tensorflow/serving/regress",

@@ -38,7 +38,7 @@ def compose() -> dict:
 
 def containers() -> dict[str, dict]:
     """Everything that runs TensorFlow Serving: its flags and where the configuration is mounted."""
-    deployment, _ = read("kubernetes.yaml")
+    deployment, *_ = read("kubernetes.yaml")
     (service,) = read("kserve.yaml")
     return {
         "compose": {"flags": compose()["command"]},
@@ -117,6 +117,11 @@ def test_health_check_runs(target):
     well = subprocess.run(["bash", "-c", command.replace("two_tower", "half")], timeout=20)
     ill = subprocess.run(["bash", "-c", command], timeout=20)
     assert (well.returncode, ill.returncode) == (0, 1)
+    # UNAVAILABLE holds AVAILABLE: a version that failed was taken for one that serves.
+    pattern = re.search("grep -q (.*) <", command)[1]
+    for state, status in (("AVAILABLE", 0), ("UNAVAILABLE", 1)):
+        said = f'echo \'"state": "{state}"\' | grep -q {pattern}'
+        assert subprocess.run(["bash", "-c", said]).returncode == status
 
 
 # --- Kubernetes
@@ -151,10 +156,15 @@ def check(value, kind: str, where: str) -> None:
 
 
 def test_kubernetes_schema():
-    deployment, service = read("kubernetes.yaml")
-    assert (deployment["apiVersion"], service["apiVersion"]) == ("apps/v1", "v1")
-    check(deployment, "V1Deployment", "Deployment")
-    check(service, "V1Service", "Service")
+    documents = {document["kind"]: document for document in read("kubernetes.yaml")}
+    assert {kind: document["apiVersion"] for kind, document in documents.items()} == {
+        "Deployment": "apps/v1",
+        "Service": "v1",
+        "PodDisruptionBudget": "policy/v1",
+        "NetworkPolicy": "networking.k8s.io/v1",
+    }
+    for kind, document in documents.items():
+        check(document, f"V1{kind}", kind)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +177,14 @@ def test_kubernetes_schema():
     ids=["unknown", "missing", "type"],
 )
 def test_the_check_finds(change, text):
-    deployment, _ = read("kubernetes.yaml")
+    deployment, *_ = read("kubernetes.yaml")
     change(deployment["spec"]["template"]["spec"])
     with pytest.raises((AssertionError, ValueError), match=text):
         check(deployment, "V1Deployment", "Deployment")
 
 
 def test_kubernetes_fits_together():
-    deployment, service = read("kubernetes.yaml")
+    deployment, service, budget, policy = read("kubernetes.yaml")
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
     assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
@@ -187,12 +197,35 @@ def test_kubernetes_fits_together():
     assert set(container["resources"]) == {"requests", "limits"}
     volumes = {volume["name"] for volume in template["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    # All four are about the same pods; what a disruption leaves is fewer than there are.
+    for selector in (budget["spec"]["selector"], policy["spec"]["podSelector"]):
+        assert selector["matchLabels"] == labels
+    assert budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+    for rule in policy["spec"]["ingress"]:
+        assert {port["port"] for port in rule["ports"]} <= set(ports)
     annotations = template["metadata"]["annotations"]
     assert annotations == {
         "prometheus.io/scrape": "true",
         "prometheus.io/port": "8501",
         "prometheus.io/path": DEFAULT_PATH,
     }
+
+
+def test_nobody_in_a_container_has_rights():
+    deployment, *_ = read("kubernetes.yaml")
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert min(spec["securityContext"][name] for name in ("runAsUser", "runAsGroup")) > 10_000
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    for bound in container["resources"].values():
+        assert set(bound) == {"cpu", "memory", "ephemeral-storage"}
+    assert compose()["read_only"] is True and compose()["cap_drop"] == ["ALL"]
+    assert int(compose()["user"].split(":")[0]) > 10_000
 
 
 # --- KServe

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import json
 import socket
 import threading
 import time
@@ -12,6 +14,10 @@ import numpy as np
 import pytest
 
 from serving.client.client import Client
+from serving.server.inference import Inference, RequestLimits
+from serving.server.manager import Manager
+from serving.server.metrics import Metrics
+from serving.server.servable import Servable
 from serving.wire.errors import ServingError
 from serving.wire.tensors import to_proto
 from tests.serving.support import Target, entry, eventually, expect_error, expect_status
@@ -96,7 +102,7 @@ def test_body_in_small_pieces(server):
 
 def test_too_large_a_body(server):
     reply = server.post("/v1/models/half:predict", b" " * MEGABYTES_100)
-    limit = 64 << 20
+    limit = 8 << 20
     expect_error(reply, 413, f"The body has {MEGABYTES_100} bytes; the limit is {limit}")
 
 
@@ -153,6 +159,54 @@ def test_no_http(server, junk):
     answer = exchange(server, junk + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
     assert server.half() == 3.0
+
+
+@pytest.mark.parametrize(
+    "head, text",
+    [
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
+        (f"GET /{'a' * 9000} HTTP/1.1\r\nHost: h\r\n\r\n", ""),
+        (f"{HEAD}Content-Encoding: br\r\nContent-Length: 3\r\n\r\nabc", "gzip or deflate"),
+        (f"{HEAD}Content-Encoding: zstd\r\nContent-Length: 3\r\n\r\nabc", "gzip or deflate"),
+    ],
+    ids=["http2", "long-url", "brotli", "zstd"],
+)
+def test_what_is_no_request_is_one_line_of_json(server, laboratory, head, text):
+    before = len(laboratory.log())
+    for _ in range(3):
+        answer = exchange(server, head.encode())
+        assert answer.split(b" ")[1] in (b"400", b"505"), answer
+        body = answer.split(b"\r\n\r\n", 1)[1]
+        assert list(json.loads(body)) == ["error"] and text in json.loads(body)["error"]
+        assert b"Content-Type: application/json" in answer
+    said = laboratory.log()[before:]
+    assert "Traceback" not in said and said.count("\n") <= 1 and "aaaa" not in said
+
+
+def test_connections_that_ask_nothing_are_closed(start, laboratory):
+    """Half a header held one for ever, and 400 of them the server."""
+    server = start(header_timeout_seconds=0.4, max_connections=20)
+    silent = [connect(server) for _ in range(10)]
+    for connection in silent:
+        connection.sendall(f"{HEAD}Content-Le".encode())
+    assert server.half() == 3.0
+    for connection in silent:
+        assert connection.recv(100) == b""
+        connection.close()
+    before = len(laboratory.log())
+    crowd = [connect(server) for _ in range(60)]
+    eventually(lambda: "20 are open" in laboratory.log()[before:])
+    for connection in crowd:
+        connection.close()
+
+    def answers() -> bool:
+        try:
+            return server.half() == 3.0
+        except ConnectionError:
+            return False
+
+    eventually(answers)
+    assert laboratory.log()[before:].count("\n") == 1
 
 
 # --- JSON
@@ -248,8 +302,9 @@ def test_too_large_a_message(server):
 @pytest.mark.parametrize(
     "shape,text",
     [
-        ([1 << 40], "at most"),
-        ([1 << 40, 1 << 40], "at most"),
+        ([1 << 40], f"has {1 << 40} values; the limit is"),
+        ([1 << 40, 1 << 40], f"has {1 << 80} values; the limit is"),
+        ([1 << 20], "are made up by repeating the last"),
         ([-1], "no complete shape"),
     ],
 )
@@ -262,6 +317,46 @@ def test_shape_without_values(server, shape, text):
         tensor.tensor_shape.dim.add().size = size
     with expect_status("INVALID_ARGUMENT", text):
         server.prediction.Predict(request)
+
+
+def test_names_are_looked_at_before_tensors(server):
+    """365 bytes of shapes stand for gigabytes, and none of them is an input."""
+    request = predict()
+    for number in range(16):
+        tensor = request.inputs[f"unknown {number}"]
+        tensor.dtype = 1
+        tensor.tensor_shape.dim.add().size = 1 << 18
+    with expect_status("INVALID_ARGUMENT", "input size does not match signature"):
+        server.prediction.Predict(request)
+
+
+def test_too_many_values(server):
+    """Two bytes of JSON each, and 56 in memory."""
+    body = b'{"instances": [' + b"[]," * (1 << 21) + b"[]]}"
+    begin = time.monotonic()
+    reply = server.post("/v1/models/half:predict", body)
+    # As many commas, and as many brackets with the one around them, and one brace.
+    expect_error(reply, 400, f"The request has {2 * (1 << 21) + 3} values; the limit is {1 << 21}")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_filter_prepares_nothing_of_its_own(laboratory):
+    """Every order of outputs took 3 MB for ever."""
+    servable = Servable("multi", 1, str(laboratory.models / "multi" / "1"))
+    inference = Inference(Manager(lambda *_: servable), Metrics(), RequestLimits(), threads=1)
+    inputs = {
+        "tag": np.array([b"a"], object),
+        "signal": np.ones((1, 5), np.float32),
+        "sensor": np.ones((1, 2, 2), np.float32),
+    }
+    expected = {"name": [b"a"], "total": [9.0]}
+    for wanted in (("name",), ("total",), ("name", "total"), ("total", "name"), ()):
+        found = asyncio.run(inference.predict(servable, "", inputs, wanted))
+        assert list(found) == list(wanted or ("name", "total"))
+        assert all(value.tolist() == expected[name] for name, value in found.items())
+    assert len(servable._callables) == 1
+    inference.close()
+    servable.close()
 
 
 def test_wrong_content(server):
@@ -317,6 +412,19 @@ def test_run_that_takes_too_long(server):
     assert time.monotonic() - begin < 5
     # The runs have ended: they keep no thread.
     assert server.half() == 3.0
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["alone", "batched"])
+def test_a_slow_model_starves_no_other(start, batched):
+    """Four requests that take seconds, on a server of one thread a model."""
+    server = start(threads=1, enable_batching=batched, rest_api_timeout_in_ms=4000)
+    slow = {"signature_name": "slow", "instances": [1e9]}
+    with ThreadPoolExecutor(4) as pool:
+        busy = [pool.submit(server.post, "/v1/models/faulty:predict", slow) for _ in range(4)]
+        time.sleep(0.5)
+        begin = time.monotonic()
+        assert server.half() == 3.0
+        assert time.monotonic() - begin < 3 and not any(one.done() for one in busy)
 
 
 def test_too_many_requests_at_once(start):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
+import grpc
 import pytest
 
+from serving.server.options import ServerOptions, parse_arguments
 from serving.server.server import Server
+from serving.wire import protos
 from tests.serving.support import ROOT, Process, Target, eventually, free_port
+from tests.serving.test_conformance_grpc import X, predict
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,51 @@ def test_sigterm_drains(launch):
     assert "Traceback" not in process.errors()
 
 
+def test_clients_that_keep_asking_are_told(launch):
+    """REST: no connection is reset without a word. gRPC: no call ends as CANCELLED."""
+    process, _ = launch()
+    target, outcomes, stop = launch.target, [], threading.Event()
+
+    def ask_rest() -> None:
+        body = b'{"instances": [2.0]}'
+        connection = http.client.HTTPConnection(target.host, target.rest, timeout=20)
+        while not stop.is_set():
+            try:
+                connection.request("POST", "/v1/models/half:predict", body)
+                answer = connection.getresponse()
+                answer.read()
+                outcomes.append(answer.status)
+                if answer.will_close:
+                    connection.close()
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                outcomes.append(repr(error))
+                return
+
+    def ask_grpc() -> None:
+        with grpc.insecure_channel(f"{target.host}:{target.grpc}") as channel:
+            stub = protos.PredictionServiceStub(channel)
+            while not stop.is_set():
+                try:
+                    stub.Predict(predict(x=X), timeout=20)
+                    outcomes.append("OK")
+                except grpc.RpcError as error:
+                    outcomes.append(error.code().name)
+
+    threads = [threading.Thread(target=ask) for ask in [ask_rest] * 4 + [ask_grpc] * 8]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: outcomes.count(200) > 20 and outcomes.count("OK") > 20)
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.popen.wait(15) == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {*outcomes} <= {200, 503, "OK", "UNAVAILABLE"}, {*outcomes}
+    assert "Traceback" not in process.errors()
+
+
 def listens(port: int) -> bool:
     """Whether a connection is accepted."""
     try:
@@ -168,6 +219,37 @@ def test_flags_refused(flags, code, text):
     ended = run(*flags)
     assert ended.returncode == code
     assert text in ended.stderr
+
+
+def test_in_process_as_the_manual_has_it(laboratory):
+    """Nothing is printed when Python ends: a thread of gRPC's outlived it."""
+    manual = (ROOT / "serving" / "README.md").read_text("utf-8")
+    example = manual.split("In process:\n\n")[1].split("\n\nFlags are")[0]
+    folder = laboratory.models / "recommender"
+    program = textwrap.dedent(example).replace("/path/to/two_tower", str(folder))
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0 and len(ended.stdout.split()) == 2
+    assert "excepthook" not in ended.stderr
+
+
+def test_flags_of_tensorflow_serving_that_mean_nothing_here(capsys):
+    flags = ["--tensorflow_session_parallelism", "0", "--flush_filesystem_caches=true"]
+    flags += ["--enable_profiler", "--model_name=m", "--grpc_max_threads", "8"]
+    assert parse_arguments(flags) == ServerOptions(model_name="m")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4 and said[1] == (
+        "warning: --flush-filesystem-caches of TensorFlow Serving means nothing here"
+    )
+    # Encryption that was asked for and is not there would be no small thing.
+    with pytest.raises(SystemExit):
+        parse_arguments(["--enable_profiler", "--ssl_config_file=f"])
+    assert "unrecognized arguments: --ssl-config-file=f" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,16 @@ def test_rest_accepted(keyed, headers):
     assert keyed.get("/v1/models/half", **headers).status == 200
 
 
+def test_a_browser_asks_for_leave_without_the_key(start, tmp_path):
+    (tmp_path / "key").write_text(KEY)
+    server = start(api_key_file=tmp_path / "key", rest_api_enable_cors_support=True)
+    headers = {"Origin": "https://h", "Access-Control-Request-Headers": "x-api-key"}
+    reply = server.send("OPTIONS", "/v1/models/half:predict", headers=headers)
+    assert reply.status == 200
+    assert "X-Api-Key" in reply.headers["access-control-allow-headers"]
+    assert server.get("/v1/models/half").status == 401
+
+
 def test_grpc_key(keyed):
     call = keyed.channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
     request = b"\x0a\x06\x0a\x04half"

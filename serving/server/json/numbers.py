@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_PIECE = 1 << 13
+
 
 def decimal_text(value: float, digits: int = 17) -> str:
     """One number as text.
@@ -37,6 +39,12 @@ def decimal_texts(array: np.ndarray) -> list[str]:
     flat = array.reshape(-1)
     if narrow:
         flat = flat.astype(np.float32, copy=False)
+    # Piece by piece, for each call of C holds the interpreter from its begin to its end.
+    pieces = range(0, len(flat), _PIECE)
+    return [text for begin in pieces for text in _texts(flat[begin : begin + _PIECE], narrow)]
+
+
+def _texts(flat: np.ndarray, narrow: bool) -> list[str]:
     values = flat.tolist()
     if len(values) < 8 or not np.isfinite(flat).all():
         digits = 9 if narrow else 17

@@ -85,7 +85,7 @@ def _texts(name: str, array: np.ndarray) -> list[str]:
     if kind == "f":
         return decimal_texts(array)
     if kind in "iu":
-        return list(map(str, array.reshape(-1).tolist()))
+        return [str(value) for value in array.reshape(-1).tolist()]
     if kind == "b":
         return ["true" if value else "false" for value in array.reshape(-1).tolist()]
     if kind == "O":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import orjson
+
 from serving.server.json.numbers import decimal_text
 from serving.wire.errors import ServingError, invalid
 
@@ -22,6 +24,11 @@ _MESSAGES = {
     "Invalid control character at": "Invalid encoding in string.",
 }
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Numbers to RapidJSON, but not to Python.
+_FOREIGN_NUMBER = re.compile(r"-?Inf\b|-NaN\b")
+_STRING_OR_FOREIGN_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\bInf\b|-NaN\b', re.DOTALL)
+_OWN = {"Inf": "Infinity", "-Inf": "-Infinity", "-NaN": "NaN"}
+_LONG_NUMBER = re.compile(rb"\d{19}")
 _ECHO_LIMIT = 256
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
@@ -43,6 +50,25 @@ def parse_object(body: bytes) -> dict:
     """
     if not body:
         raise invalid("JSON Parse error: The document is empty")
+    document = _parse_fast(body)
+    if document is None:
+        document = _parse_slow(body)
+    if not isinstance(document, dict):
+        raise format_error(document, "Is not object")
+    return document
+
+
+def _parse_fast(body: bytes) -> object:
+    """The value where orjson reads it, and reads it as it is read here; else None."""
+    if _LONG_NUMBER.search(body):  # which would be a decimal
+        return None
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _parse_slow(body: bytes) -> object:
     if body.startswith(b"\xef\xbb\xbf"):
         body = body[3:]
     text = body.decode("utf-8", "surrogateescape")
@@ -50,7 +76,12 @@ def parse_object(body: bytes) -> dict:
     if start == len(text):
         raise _parse_error("The document is empty.", start)
     try:
-        document, _ = _decoder.raw_decode(text, start)
+        try:
+            document, _ = _decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            if not _FOREIGN_NUMBER.match(text, error.pos):
+                raise
+            document, _ = _decoder.raw_decode(_STRING_OR_FOREIGN_NUMBER.sub(_own, text), start)
     except json.JSONDecodeError as error:
         raise _translate(text, error) from None
     except RecursionError:
@@ -59,9 +90,11 @@ def parse_object(body: bytes) -> dict:
         raise _parse_error(f"Number too big to be stored in double. {error}", 0) from None
     if b"\\u" in body and _has_lone_escape(body):
         raise _parse_error("The surrogate pair in string is invalid.", 0)
-    if not isinstance(document, dict):
-        raise format_error(document, "Is not object")
     return document
+
+
+def _own(token: re.Match) -> str:
+    return _OWN.get(token[0], token[0])
 
 
 def _parse_error(message: str, offset: int) -> ServingError:

@@ -112,7 +112,7 @@ class SplitConfig(Settings):
     @property
     def has_source(self) -> bool:
         """Whether there is a second domain, in a split of its own."""
-        return self.name == "cross_domain"
+        return bool(self.name == "cross_domain")
 
     @property
     def by_session(self) -> bool:

@@ -30,6 +30,7 @@ from benchmarks import experiment
 
 SPLIT = {"name": "cross_domain", "seed": 42, "test_fraction": 0.2, "valid_fraction": 0.1}
 FAST = {"factors": 20, "epochs": 20, "learning_rate": 0.01, "lazy_adam": True}
+_NO_BIASES = {"item_biases": False}
 MAPS = {
     "linear": [{"map_l2": 0.01}, {"map_l2": 1.0}, {"map_l2": 0.01, "active_share": 0.5}],
     "mlp": [{"map_learning_rate": 0.05}, {"map_learning_rate": 0.01}],
@@ -60,15 +61,18 @@ SETS = {
         {
             "bpr": (
                 [
-                    {"l2": 0.0025},
-                    {"l2": 0.02},
+                    {**_NO_BIASES, "l2": 0.0025},
+                    {**_NO_BIASES, "l2": 0.02},
                     {"l2": 0.02, "item_biases": True},
                 ],
                 "ndcg_10",
                 1,
             ),
             "mf": (
-                [{"objective": "mf", "l2": l2, "negatives": 8} for l2 in (0.0025, 0.02)],
+                [
+                    {**_NO_BIASES, "objective": "mf", "l2": l2, "negatives": 8}
+                    for l2 in (0.0025, 0.02)
+                ],
                 "ndcg_10",
                 1,
             ),
@@ -80,12 +84,18 @@ SETS = {
         {"source": "1m", "target": "100k", "shared": "items"},
         {
             "mf": (
-                [{"objective": "ratings", "batch_size": 4096, "l2": l2} for l2 in (0.03, 0.1)],
+                [
+                    {**_NO_BIASES, "objective": "ratings", "batch_size": 4096, "l2": l2}
+                    for l2 in (0.03, 0.1)
+                ],
                 "rmse",
                 -1,
             ),
             "bpr": (
-                [{"pairs": "graded", "batch_size": 4096, "l2": l2} for l2 in (0.01, 0.03)],
+                [
+                    {**_NO_BIASES, "pairs": "graded", "batch_size": 4096, "l2": l2}
+                    for l2 in (0.01, 0.03)
+                ],
                 "auc",
                 1,
             ),

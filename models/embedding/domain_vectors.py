@@ -34,7 +34,7 @@ class VectorSettings(HyperParameters):
     pairs: Literal["unobserved", "graded"] = "unobserved"
     negatives: int = pydantic.Field(4, ge=1)
     l2: float = pydantic.Field(0.0025, ge=0)
-    item_biases: bool = False
+    item_biases: bool = True
 
 
 class DomainVectors(Recommender[VectorSettings]):

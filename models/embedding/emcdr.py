@@ -27,7 +27,8 @@ Deviations: the task is to rank, so pairs are of an item that the user has and o
 (`pairs: graded` makes them of two rated ones, as the paper reads), and mf predicts 1 for the former
 and 0 for drawn ones of the latter; the paper's MF ranks by predicted ratings. Adam on the mean over
 a batch; M, whose problem is convex, is solved in closed form, where the paper steps towards it.
-`item_biases` are not the paper's: with them a mapped user begins at popularity.
+`item_biases`, which the paper has not, are on as in this kit's BPR-MF: a mapped user then begins at
+the target's popularity (benchmarks/README.md has both).
 """
 
 import time

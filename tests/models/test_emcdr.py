@@ -82,7 +82,10 @@ class TestEMCDR(RetrieveContract):
     def test_one_version_holds_source_target_and_map(self, trained):
         stored = tf.train.load_checkpoint(f"{trained.folder}/variables/variables")
         names = " ".join(stored.get_variable_to_shape_map())
-        for part in ("source/users", "source/items", "target/users", "target/items"):
+        for part in (
+            *("source/users", "source/items", "source/item_bias"),
+            *("target/users", "target/items", "target/item_bias"),
+        ):
             assert f"_model/{part}/embeddings/" in names
         assert "_model/hidden/kernel/" in names and "_model/output_map/bias/" in names
 
@@ -138,7 +141,7 @@ def by_hand(tmp_path, shared, **changes):
         files=lambda split: str(folder / "*"),
     )
     module = registry.load("emcdr")
-    settings = {"factors": 2, "map": "linear", "map_l2": 0.0, **changes}
+    settings = {"factors": 2, "item_biases": False, "map": "linear", "map_l2": 0.0, **changes}
     model = module.Model(module.HyperParameters(**settings), data)
     side = "users" if by_users else "items"
     here, there = getattr(model.source, side), getattr(model.target, side)

@@ -47,6 +47,7 @@ def build_examples(
     walks: Mapping[str, Any] | None = None,
     most_items: int | None = None,
     carries: Mapping[str, Any] | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Builds the examples of the tables in `tables_dir` and returns the report.
 
@@ -66,6 +67,8 @@ def build_examples(
         carries: what rows carry for a model that reads it: `history`, `context` and
             `item_features` of `build.config.BuildConfig`; `models.contract.retrieve` says of a
             model which.
+        selection: which events count: `positives`, `filters` and `sessions` of
+            `build.config.BuildConfig`.
     """
     return examples.build(
         in_process_pipeline,
@@ -82,6 +85,7 @@ def build_examples(
                 "walks": walks or {},
                 "most_items": most_items,
                 **(carries or {}),
+                **(selection or {}),
             }
         ),
         rows_a_shard,

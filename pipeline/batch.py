@@ -32,6 +32,7 @@ def run(
     Raises:
         RecsysError: the run pushed nothing, or what `components.batch.recommendations` raises.
     """
+    local.require_plain(Path(folder).absolute(), "--to")
     record = _pushed(run_id, output)
     with local.readable_errors():
         local.quiet()
@@ -39,7 +40,7 @@ def run(
         from components.in_process import in_process_pipeline
 
         asked = (
-            recommendations.users_of_file(users)
+            recommendations.users_of_file(users, columns_of_train(record.examples_uri))
             if users
             else recommendations.users_of_examples(record.examples_uri)
         )
@@ -61,6 +62,13 @@ def run(
     if counts.get("rejected"):
         say(f"{counts['rejected']:,} requests had no user id and were left out")
     return counts
+
+
+def columns_of_train(examples_uri: str) -> dict[str, str]:
+    """Column -> kind of the train rows."""
+    from components.tables import records
+
+    return records.read_json(f"{examples_uri}/{records.REPORT}")["columns"]["train"]
 
 
 def _pushed(run_id: str, output: str) -> lineage.RunRecord:

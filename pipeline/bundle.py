@@ -12,11 +12,11 @@ from typing import Any
 import pydantic
 import yaml
 
-from components.build.config import SplitConfig
-from components.gate.config import GateConfig
+from components.build.config import Filters, SplitConfig
+from components.gate.config import GateConfig, require_known_slices
 from models.names import metrics, registry
 from models.names.errors import ConfigError
-from models.names.settings import Settings, Share
+from models.names.settings import Names, Settings, Share
 from pipeline import lineage, local
 from pipeline.lineage import RunRecord
 
@@ -31,7 +31,9 @@ class BundleConfig(Settings):
         weight: of the ranking against the recall, 0 to 1; None chooses it on the validation
             queries.
         max_regression: NDCG@10 may be below the recall's alone, and below the last blessed
-            bundle's, by at most this much.
+            bundle's, by at most this much, or by `z` standard errors where they are more.
+        z: standard errors over the test queries; what is within them shows nothing.
+        slices: as `GateConfig.slices`, against the recall alone and the last blessed bundle.
         output: folder of the runs; the bundle goes there as well.
     """
 
@@ -40,6 +42,8 @@ class BundleConfig(Settings):
     candidates: int = pydantic.Field(200, ge=1)
     weight: Share | None = None
     max_regression: float = pydantic.Field(GateConfig().max_regression, ge=0)
+    z: float = pydantic.Field(GateConfig().z, ge=0)
+    slices: Names = ()
     output: str = "runs"
 
 
@@ -52,6 +56,7 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
             recall is tested on.
         RecsysError: another run holds the output folder, or the disk is full.
     """
+    require_known_slices(config.slices)
     records = lineage.load_runs(config.output)
     recall = _blessed(records, config.recall, "retrieve", config.output)
     rank = _blessed(records, config.rank, "score", config.output) if config.rank else None
@@ -123,9 +128,13 @@ def _create_pipeline(
     ).with_id("LastBlessed")
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
-    bounds = evaluation.eval_config(
-        metrics.TWO_STAGE, -config.max_regression, config.max_regression
+    gate = GateConfig(
+        min_lift=-config.max_regression,
+        max_regression=config.max_regression,
+        z=config.z,
+        slices=config.slices,
     )
+    bounds = evaluation.eval_config(metrics.TWO_STAGE, gate)
     serving_dir = str(output / "serving" / name)
     gated = gate_and_push(
         bundler.outputs["model"],
@@ -211,6 +220,11 @@ def _made_of(record: RunRecord) -> dict[str, dict[str, Any]]:
     if contents := built.get("split_file_hash"):
         border["file"] = contents  # wherever it lies
     split = {f"split.{key}": value for key, value in border.items()}
+    # Which events count decides what is split; targets that are not asked for move none.
+    chosen = json.loads(built.get("selection") or "{}")
+    filters = chosen.get("filters") or {}
+    chosen["filters"] = {**Filters().model_dump(), **filters, "known_targets_only": False}
+    split |= {name: chosen.get(name) for name in ("positives", "filters", "sessions")}
     # The numbers of rows and the users' ids are what the reader and its column mapping make of the
     # files.
     data = {"the fingerprint of data.source": read.get("fingerprint")}

@@ -101,13 +101,22 @@ def list_models() -> None:
 
 
 @main.command("datasets")
+@click.option("--layouts", is_flag=True, help="List the layouts of data folders instead.")
 @_mended
-def list_datasets() -> None:
+def list_datasets(layouts: bool) -> None:
     """List the public data sets: what they are, where they come from, under what terms.
+
+    With --layouts, what a folder of data may look like, by the name that data.reader takes.
 
     \b
     Example: recsys datasets
+             recsys datasets --layouts
     """
+    if layouts:
+        from pipeline import manual, show
+
+        show.print_table("Layouts", ("reader", "what it reads"), manual.layouts())
+        return
     from components.read.datasets import DATASETS
     from pipeline.show import print_table
 
@@ -116,6 +125,37 @@ def list_datasets() -> None:
         for name, dataset in DATASETS.items()
     ]
     print_table("Data sets", ("name", "what", "source", "terms"), rows)
+
+
+class _Manual(click.Command):
+    """A command whose help ends with the manual."""
+
+    def format_epilog(self, ctx, formatter) -> None:
+        from pipeline import manual
+
+        formatter.write("\nKeys of a run file:\n\n" + manual.text())
+
+
+@main.command("config", cls=_Manual)
+@click.argument("model", required=False)
+@click.option("--page", is_flag=True, help="Write the whole manual as Markdown.")
+@_mended
+def config_manual(model: str | None, page: bool) -> None:
+    """Print every key of a run file: what it takes, its default, what it means, an example.
+
+    With MODEL, print the hyper-parameters of that model.
+
+    \b
+    Example: recsys config --help
+             recsys config two_tower
+             recsys config --page > MANUAL.md
+    """
+    from pipeline import manual
+
+    if page:
+        click.echo(manual.page(), nl=False)
+    else:
+        click.echo(manual.text(manual.of_model(model) if model else None))
 
 
 @main.group()
@@ -281,6 +321,19 @@ def _finish(output: str, run: Callable):
     help="How much NDCG@10 may be below the recall's alone, and below the last bundle's.",
 )
 @click.option(
+    "--z",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Standard errors over the test queries that count as noise.",
+)
+@click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    help="A slice of the queries where it may not be worse either, such as activity; repeat.",
+)
+@click.option(
     "--output",
     type=click.Path(),
     default="runs",
@@ -408,7 +461,8 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 @click.option(
     "--users",
     type=click.Path(),
-    help="Parquet with user_id (and lists history, exclude), or text with an id a line; "
+    help="Parquet, or text with a header, with user_id (and lists history, exclude); or text with "
+    "an id a line; read as the events are; "
     "left out, every user of the run's data.",
 )
 @click.option(
@@ -476,6 +530,37 @@ def show_run(run_id: str, output: str) -> None:
     from pipeline import lineage, show
 
     show.print_run(lineage.load_run(output, run_id))
+
+
+@main.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
+@_mended
+def compare(first: str, second: str, output: str) -> None:
+    """Compare two runs on their test users: the second RUN less the first, with intervals.
+
+    A RUN is `latest`, or the beginning of an id or of a pipeline's name. The intervals hold 95 % of
+    2,000 draws of users with replacement, each user with her queries in both runs; what they leave
+    out 0 of is more than chance. Of many metrics or runs, one in twenty does by chance.
+
+    \b
+    Example: recsys compare 2026-11-27T10 latest
+             recsys compare neumf two_tower
+    """
+    from pipeline import compare as comparing
+    from pipeline import lineage, show
+
+    runs = [lineage.load_run(output, name) for name in (first, second)]
+    found = comparing.differences(*runs)
+    names = [f"{record.run_id[:19]} {record.pipeline}" for record in runs]
+    show.print_table(
+        f"{names[1]} less {names[0]}",
+        ("metric", "first", "second", "difference", "95 % interval", "verdict"),
+        comparing.rows(found),
+    )
 
 
 @main.command()

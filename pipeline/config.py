@@ -4,6 +4,8 @@ What a component may be told is declared by the component; a run nests those ver
 TensorFlow, TFX or Beam.
 """
 
+import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,18 @@ from typing import Any
 import pydantic
 import yaml
 
-from components.build.config import SplitConfig, WalkConfig
+from components.build.config import Filters, Positives, Sessions, SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
-from models.names import registry
+from components.read import datasets
+from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from models.names.settings import Settings, Share
+from models.names.settings import Names, Settings, Share
 
+# What lies under the output beside the folders that are called as the pipelines are.
+_FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
+_LONGEST_PART = 60
 _LIKED = 4.0  # the rating from which on a click model takes it for a click
 
 
@@ -28,16 +34,19 @@ class DataConfig(Settings):
     Attributes:
         source: a public data set by name, or a folder.
         reader: the layout of the folder; told by its files when left out.
-        columns: column mapping of the user's own CSV or Parquet files.
+        columns: how the user's own columns are called and what they hold, and of what form the
+            files are; see `components.read.layouts.detection.plan`.
         schema_name: curated table schemas: a name in `schema/` or a folder; in YAML it is called
             `schema`.
         max_rejected_share: share of a table's rows that may be rejected before the run stops.
     """
 
     source: str = "movielens-100k"
-    reader: str | None = None
-    columns: dict[str, Any] = {}
-    schema_name: str | None = pydantic.Field(None, alias="schema")
+    reader: str | None = pydantic.Field(None, examples=["csv"])
+    columns: dict[str, Any] = pydantic.Field(
+        {}, examples=[{"user_id": "customer", "timestamp": "bought_at", "timestamp_unit": "ms"}]
+    )
+    schema_name: str | None = pydantic.Field(None, alias="schema", examples=["generic"])
     max_rejected_share: Share = 0.01
 
 
@@ -53,8 +62,8 @@ class FeatureConfig(Settings):
     """
 
     min_count: int = pydantic.Field(1, ge=1)
-    context: tuple[str, ...] = ()
-    point_in_time: tuple[str, ...] = ()
+    context: tuple[str, ...] = pydantic.Field((), examples=[("device",)])
+    point_in_time: tuple[str, ...] = pydantic.Field((), examples=[("user_events_before",)])
 
 
 class RunConfig(Settings):
@@ -65,31 +74,54 @@ class RunConfig(Settings):
         data: where the events come from.
         split: how they are split.
         label: what a `score` run predicts; left out, ratings or clicks (a rating of 4 at least), as
-            the model's paper does.
+            the model's paper does. A model that learns clicks takes 0 and 1 for them.
+        positives: which events count, where the log has several types of them.
+        filters: which users, items and sessions have too few events to be learnt from.
+        sessions: how a log without sessions is cut into them.
         walks: what a model of the kind `walk` trains on.
         features: what Transform makes of the features.
         hyper_parameters: overrides of the model's own.
         check: thresholds of the table check.
         gate: thresholds of the blessing.
+        metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
+            `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
+            recommended `novelty`, `coverage` and `gini`, such as coverage_10.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
-        name: of the pipeline: runs of one name share cache, metadata and the last blessed model.
+        name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
+            left out, it is made of the model, the data, the split and what is learnt.
     """
 
     model: str = "two_tower"
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     label: Label | None = None
+    positives: Positives | None = None
+    filters: Filters = Filters()
+    sessions: Sessions | None = None
     walks: WalkConfig = WalkConfig()
     features: FeatureConfig = FeatureConfig()
-    hyper_parameters: dict[str, Any] = {}
+    hyper_parameters: dict[str, Any] = pydantic.Field({}, examples=[{"epochs": 30}])
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
+    metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
-    name: str | None = None
+    name: str | None = pydantic.Field(None, examples=["shop"])
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and (
+            value in _FOLDERS_OF_THE_OUTPUT or not re.fullmatch(r"[^./\\\0][^/\\\0]{0,199}", value)
+        ):
+            raise ValueError(
+                "must name a folder of its own under output: 1 to 200 characters, no / and no dot "
+                f"first, and none of {', '.join(_FOLDERS_OF_THE_OUTPUT)}"
+            )
+        return value
 
     @property
     def pipeline_name(self) -> str:
@@ -97,13 +129,25 @@ class RunConfig(Settings):
 
         It is what one model is compared with another by.
         """
-        source = re.sub(r"[^A-Za-z0-9._]+", "-", Path(self.data.source).name).strip("-")
-        label = ""
+        parts = [self.model, _name_of_source(self.data.source), self.split.name]
         if self.label:
-            label = f"-{self.label.column}" + (
-                "" if self.label.threshold is None else f"-{self.label.threshold:g}"
-            )
-        return self.name or f"{self.model}-{source}-{self.split.name}{label}"
+            parts.append(_legal(self.label.column))
+            parts += [] if self.label.threshold is None else [f"{self.label.threshold:g}"]
+            usual = Label(column=self.label.column, threshold=self.label.threshold)
+            if self.label != usual.learnt_by(registry.get(self.model).learns):
+                parts.append(str(self.label.kind))
+        if self.positives:
+            parts.append(_legal(self.positives.title))
+        return self.name or "-".join(parts)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Which events count, as a build takes it and JSON holds it; empty where all do."""
+        parts = self.model_dump(
+            mode="json", by_alias=True, include={"positives", "filters", "sessions"}
+        )
+        usual = Filters().model_dump(mode="json")
+        return {name: part for name, part in parts.items() if part and part != usual}
 
     @property
     def serving_dir(self) -> Path:
@@ -125,8 +169,8 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         overrides: dotted key -> value; None values are left out.
 
     Raises:
-        ConfigError: no such file, no YAML mapping, an unknown key or model (the nearest is named)
-            or a bad value.
+        ConfigError: no such file, no YAML mapping, an unknown key, model or metric (the nearest is
+            named) or a bad value.
     """
     values: dict[str, Any] = {}
     if path:
@@ -146,7 +190,44 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
     config = _with_defaults_of_the_model(config, values, path)
-    return _with_defaults_of_the_task(config, values)
+    metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
+    config = _with_defaults_of_sessions(config, values)
+    config = _with_defaults_of_the_task(config, values)
+    _require_use_of_weights(config)
+    return config
+
+
+def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """A run that is asked position by position takes repeats, as the papers on sessions do.
+
+    A session returns to what it had: that is a target, and no reason to leave the item out of the
+    ranking. Where the run says one of the two, the other follows.
+    """
+    if registry.get(config.model).task != "retrieve" or not config.split.asks_sessions:
+        return config
+    split = {**registry.get(config.model).defaults.get("split", {}), **(values.get("split") or {})}
+    keeps = config.hyper_parameters.get("filter_seen")
+    if "drop_repeats" not in split and keeps is not True:
+        repeats = config.split.model_copy(update={"drop_repeats": False})
+        config = config.model_copy(update={"split": repeats})
+    if not config.split.drop_repeats and keeps is None:
+        ranking = {**config.hyper_parameters, "filter_seen": False}
+        config = config.model_copy(update={"hyper_parameters": ranking})
+    return config
+
+
+def _require_use_of_weights(config: RunConfig) -> None:
+    """Refuses weights for a model that would not heed them."""
+    values = config.positives.values if config.positives else None
+    if values and config.positives and config.positives.weighted:
+        if not registry.get(config.model).reads_weights:
+            readers = ", ".join(n for n, entry in registry.MODELS.items() if entry.reads_weights)
+            raise ConfigError(
+                f"positives.values: {config.model} does not heed how much an event weighs; "
+                f"required: weights of 1, such as values: [{', '.join(values)}], "
+                f"or a model that does ({readers or 'none yet'}); received: "
+                f"{values}"
+            )
 
 
 def _with_defaults_of_the_model(
@@ -175,11 +256,18 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     )
 
     source = config.data.source
-    usual = detection.conventions(source, config.data.reader) if Path(source).is_dir() else {}
+    usual: dict[str, Any] = {}
     updates: dict[str, Any] = {}
+    if Path(source).is_dir():
+        columns = config.data.columns
+        reader = config.data.reader or detection.detect(source, columns)
+        usual = detection.conventions(source, reader)
+        updates["data"] = config.data.model_copy(update={"reader": reader})
     if config.label is None:
         rating = {"column": "rating", "threshold": _LIKED if entry.learns == "click" else None}
         updates["label"] = Label(**usual.get("label", rating))
+    else:
+        updates["label"] = config.label.learnt_by(entry.learns)
     said = {**entry.defaults.get("split", {}), **(values.get("split") or {})}
     if "name" not in said:
         updates["split"] = SplitConfig.parse(
@@ -203,8 +291,42 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             raise ConfigError(f"--set requires NAME=VALUE, such as epochs=20; received {setting!r}")
         top = name.split(".")[0]
         key = name if top in RunConfig.model_fields else f"hyper_parameters.{name}"
-        overrides[key] = _number(yaml.safe_load(text) if text else "")
+        overrides[key] = _number(_value(text))
     return overrides
+
+
+def _name_of_source(source: str) -> str:
+    """What the data are called in the name of the pipeline, so that no others are called alike.
+
+    A public data set is called by its name; a folder by its own and a hash of its whole path.
+    """
+    if source in datasets.DATASETS:
+        return source
+    path = source if "://" in source else os.path.abspath(source)
+    return _legal(Path(path).name, path)
+
+
+def _legal(text: str, identity: str | None = None) -> str:
+    """A part of the name of a folder that nothing of another identity has.
+
+    Args:
+        text: what to call it.
+        identity: what it is; None where the text says it, unless it has to be changed.
+    """
+    legal = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:_LONGEST_PART].strip("-.")
+    if identity is None and legal == text:
+        return legal
+    mark = hashlib.sha256((identity or text).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{legal}-{mark}".strip("-")
+
+
+def _value(text: str) -> Any:
+    """What YAML takes the text for; marks that mean something to it alone are text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value in ("", None) and text in ("|", ">", "") else value
 
 
 def _number(value: Any) -> Any:

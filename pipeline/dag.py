@@ -8,13 +8,15 @@ from typing import Any
 from components.build.config import SOURCE, WALKS, BuildConfig
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
+from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
 from components.gate import evaluation
+from components.gate.config import require_known_slices
 from components.gate.last_blessed import LastBlessedOther
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
-from components.tables.schemas import read_schemas, schema_folder
+from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import features, metrics, registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
@@ -69,8 +71,10 @@ def create_pipeline(
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
     _require_use_of_a_warm_start(config)
+    if entry.task == "retrieve":  # the rows of a `score` run have any column
+        require_known_slices(config.gate.slices)
     label = config.label.model_dump() if config.label else None
-    measured = metrics.of(entry.task, config.label)
+    measured = metrics.of(entry.task, config.label, config.metrics)
     measured.choosing_by(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
@@ -83,10 +87,16 @@ def create_pipeline(
             "label": config.label,
             "walks": config.walks,
             "point_in_time": config.features.point_in_time,
+            **config.selection,
         }
     )
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
+    # A user's own schemas are edited where they lie; the components that read them notice.
+    contents = {
+        table: _hash_text(_schema_file(folder, table).read_text("utf-8")) for table in TABLES
+    }
+    schemas_hash = _hash_text(json.dumps([components_hash, contents]))
     folder = schema_dir or folder
 
     # The user's files become three tables, whatever their layout; what cannot be read is counted,
@@ -95,7 +105,7 @@ def create_pipeline(
         source=source,
         fingerprint=fingerprint,
         reader=config.data.reader,
-        columns=json.dumps(config.data.columns, sort_keys=True) if config.data.columns else None,
+        columns=json.dumps(read_columns(config.data.columns, tables), sort_keys=True),
         max_rejected_share=config.data.max_rejected_share,
         code_hash=components_hash,
     )
@@ -107,9 +117,9 @@ def create_pipeline(
         generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
             f"StatisticsGen_{table}"
         )
-        importer = tfx.ImportSchemaGen(schema_file=str(Path(folder) / f"{table}.pbtxt")).with_id(
-            f"Schema_{table}"
-        )
+        importer = CuratedSchema(
+            schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
+        ).with_id(f"Schema_{table}")
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
         ).with_id(f"ExampleValidator_{table}")
@@ -124,7 +134,7 @@ def create_pipeline(
         **anomalies,
         thresholds=config.check.model_dump_json(),
         schema_folder=folder,
-        code_hash=components_hash,
+        code_hash=schemas_hash,
     )
 
     # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
@@ -148,10 +158,11 @@ def create_pipeline(
         label=to_build.label.model_dump_json() if to_build.label else None,
         walks=to_build.walks.model_dump_json(),
         carries=json.dumps(carries, sort_keys=True),
+        selection=json.dumps(config.selection, sort_keys=True) if config.selection else None,
         split_file_hash=_hash_given(config.split.file),
         **(limits if limit and not schema_dir else {}),
         schema_folder=folder,
-        code_hash=components_hash,
+        code_hash=schemas_hash,
     )
 
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
@@ -183,6 +194,7 @@ def create_pipeline(
         "seed": config.seed,
         "label": label,
         "code_hash": registry.code_hash(),
+        **({"metrics": list(config.metrics)} if config.metrics else {}),
     }
     identity = _hash_text(
         json.dumps(
@@ -192,8 +204,9 @@ def create_pipeline(
                     mode="json",
                     include={"data", "split", "check", "features", "walks", "warm_start"},
                 ),
+                config.selection,
                 fingerprint,
-                components_hash,
+                schemas_hash,
             ]
         )
     )
@@ -231,9 +244,8 @@ def create_pipeline(
     )
 
     # The gate: better than the reference, and not much worse than the last blessed model.
-    bounds = evaluation.eval_config(
-        measured, 0.0 if entry.baseline else config.gate.min_lift, config.gate.max_regression
-    )
+    gate = config.gate.model_copy(update={"min_lift": 0.0}) if entry.baseline else config.gate
+    bounds = evaluation.eval_config(measured, gate)
     gated = gate_and_push(
         trainer.outputs["model"],
         last_blessed.outputs["model"],
@@ -325,6 +337,10 @@ def gate_and_push(
         ),
     )
     return [evaluator, canary, pusher]
+
+
+def _schema_file(folder: str, table: str) -> Path:
+    return Path(folder) / f"{table}.pbtxt"
 
 
 def _hash_files(*names: str) -> str:

@@ -25,6 +25,7 @@ What is not done, and known:
 - An interrupted training keeps no state: the next run of the step begins afresh.
 """
 
+import hashlib
 import json
 import re
 import sys
@@ -89,7 +90,10 @@ def legal_name(name: str) -> str:
     Raises:
         ConfigError: nothing of the name is left.
     """
-    legal = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
+    legal = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if len(legal) > _LONGEST_NAME:  # cut off, two of them would be one
+        mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+        legal = f"{legal[: _LONGEST_NAME - 9].rstrip('-')}-{mark}"
     if not legal:
         raise ConfigError(
             f"name: required for a cluster: letters a to z, digits and hyphens; received {name!r}"

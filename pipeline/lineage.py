@@ -16,6 +16,7 @@ from models.names.metrics import MetricSet
 
 METADATA = "metadata.sqlite"
 VERDICT = "verdict.json"
+BY_USER = "by_user.parquet"
 
 
 @dataclass
@@ -135,7 +136,8 @@ class RunRecord:
         parameters = self.training_parameters
         entry = registry.MODELS.get(parameters.get("model", ""))
         task = "two_stage" if self.is_bundle else entry.task if entry else "retrieve"
-        return metrics.of(task, Label.parse(parameters.get("label")))
+        label = Label.parse(parameters.get("label"))
+        return metrics.of(task, label, parameters.get("metrics", ()))
 
     @property
     def training(self) -> dict[str, Any]:
@@ -172,6 +174,13 @@ class RunRecord:
     def verdict(self) -> dict[str, Any]:
         """What the gate found (`gate.Verdict` as a dict); empty where the run did not get there."""
         return self._json("Evaluator", "evaluation", VERDICT)
+
+    @property
+    def by_user(self) -> Path | None:
+        """The file of what each test user got; None where the run did not get there."""
+        step = self.steps.get("Evaluator")
+        path = Path(step.outputs["evaluation"]) / BY_USER if step and step.outputs else None
+        return path if path and path.exists() else None
 
     @property
     def blessed(self) -> bool:

@@ -44,14 +44,18 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     """
 
     def create(output: Path):
-        source, schemas = find_data(config, say)
+        source, schemas, reader = find_data(config, say)
+        say_how_it_is_read(config, source, schemas, reader, say)
+        located = config.data.model_copy(update={"reader": reader})
         # Only now: what can be refused without TensorFlow has been.
         from components.read.tables import fingerprint
         from models.training import trainer
         from pipeline import dag
 
+        if config.split.leakage:
+            say(config.split.leakage)
         return dag.create_pipeline(
-            config,
+            config.model_copy(update={"data": located}),
             source=str(source),
             fingerprint=fingerprint(str(source)),
             schemas=schemas,
@@ -102,6 +106,8 @@ def execute(
         record = lineage.load_run(output)
         save_verdict(record)
         (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")
+        for line in left_out(record):
+            say(line)
         say(
             f"all components in {time.monotonic() - started:.0f} s"
             + (", served from the cache" if record.cached else "")
@@ -138,28 +144,68 @@ def require_push(record: lineage.RunRecord) -> None:
     raise NotBlessed("the model was blessed, but the Pusher pushed nothing")
 
 
-def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str]:
-    """Returns the data folder and the name or folder of its table schemas.
+def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str, str]:
+    """Returns the data folder, the name or folder of its table schemas, and its layout.
 
-    The data is fetched when it is a public data set.
+    The data is fetched when it is a public data set. What the layout is, is decided here, and
+    nowhere after.
     """
     from components.read import datasets
     from components.read.layouts import detection
 
-    name = config.data.source
+    name, data = config.data.source, config.data
     if name in datasets.DATASETS:
         dataset = datasets.find(name)
-        return datasets.get(name, progress=say), config.data.schema_name or dataset.schema
+        folder = datasets.get(name, progress=say)
+        return folder, data.schema_name or dataset.schema, data.reader or dataset.reader
     if not Path(name).exists():
         datasets.find(name)  # raises, naming the nearest
-    usual = detection.conventions(name, config.data.reader).get("schema", "generic")
-    return Path(name).absolute(), config.data.schema_name or usual
+    reader = data.reader or detection.detect(name, data.columns)
+    usual = detection.conventions(name, reader).get("schema", "generic")
+    return Path(name).absolute(), data.schema_name or usual, reader
+
+
+def say_how_it_is_read(
+    config: RunConfig, source: Path, schemas: str, reader: str, say: Callable[[str], None]
+) -> None:
+    """Says what each column is taken for, and what is left out, before anything is trained.
+
+    Raises:
+        ConfigError: an option of `data.columns` does not fit the files.
+        DataError: the files are not what they should be.
+    """
+    from components.read.layouts import detection
+    from components.tables.schemas import read_columns, read_schemas, schema_folder
+
+    columns = read_columns(config.data.columns, read_schemas(schema_folder(schemas)))
+    for table in detection.plan(str(source), reader, columns):
+        for note in table.notes:
+            say(f"  {note}")
+
+
+def left_out(record: lineage.RunRecord) -> list[str]:
+    """In words, the rows of the data that were rejected and the values that could not be read."""
+    lines = []
+    for table, folder in record.steps.get("TableReader", lineage.Step("", "", 0)).outputs.items():
+        file = Path(folder) / "report.json"
+        report = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        for reason, first in report.get("rejected", {}).items():
+            lines.append(
+                f"{table}: {first['count']:,} of {report['read']:,} rows rejected: {reason}; "
+                f"{Path(first['file']).name}, line {first['line']}: {first['received']}"
+            )
+        for column, count in report.get("unreadable", {}).items():
+            lines.append(
+                f"{table}.{column}: {count:,} values are no {report['columns'][column]} and count "
+                f"as missing (data.columns.types.{column})"
+            )
+    return lines
 
 
 def save_verdict(record: lineage.RunRecord) -> None:
-    """Stores the gate's findings as JSON beside TFMA's own files.
+    """Stores the gate's findings beside TFMA's own files, so that nobody needs TFMA to read them.
 
-    So nobody needs TFMA to read them.
+    They are the verdict as JSON, and what each test user got as Parquet, for `recsys compare`.
     """
     evaluation = record.steps.get("Evaluator", lineage.Step("", "", 0)).outputs.get("evaluation")
     if evaluation is None or (Path(evaluation) / lineage.VERDICT).exists():
@@ -170,12 +216,29 @@ def save_verdict(record: lineage.RunRecord) -> None:
     values = dataclasses.asdict(verdict)
     for failure, text in zip(values["failures"], verdict.failures):
         failure["text"] = str(text)
+    for threshold, one in zip(values["thresholds"], verdict.thresholds):
+        threshold |= {"met": one.met, "requirement": one.requirement}
+    (Path(evaluation) / lineage.BY_USER).write_bytes(gate.read_by_user(evaluation))
     (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def require_plain(folder: Path, flag: str) -> None:
+    """Refuses a folder whose name Beam and TFX would take for a pattern.
+
+    Raises:
+        ConfigError: it has one of their marks.
+    """
+    if found := re.search(r"[][*?]", str(folder)):
+        raise ConfigError(
+            f"{flag}: required: a path without [ ] * ?, which Beam takes for a pattern; "
+            f"received {found.group()!r} in {folder}"
+        )
 
 
 @contextlib.contextmanager
 def _exclusive(output: Path) -> Iterator[None]:
     """Holds the output folder; the kernel lets go of it when the process dies, however it dies."""
+    require_plain(output, "--output")
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):

@@ -5,7 +5,6 @@ It says first whether a model was pushed and why not.
 
 import importlib.metadata
 import itertools
-import json
 import math
 import os
 import platform
@@ -26,7 +25,7 @@ _ACRONYMS = {
     for name in ("hr", "ndcg", "mrr", "map", "auc", "gauc", "rmse", "mse", "mae", "ncf99")
 }
 _LOWER_IS_BETTER = {"loss", "log_loss", "rmse", "mse", "mae", "calibration_error"}
-_NEITHER_IS_BETTER = {"calibration", "tie_gap"}
+_NEITHER_IS_BETTER = {"calibration", "tie_gap", "novelty", "coverage", "gini"}
 # A metric `<prefix>_<metric>` belongs to that metric: the same of a reference, how much better than
 # it, another protocol.
 _REFERENCES = {
@@ -35,6 +34,7 @@ _REFERENCES = {
     "constant": "the train mean",
 }
 _LIFT, _SAMPLED = "lift", "ncf99"
+_COLUMNS = 8  # numbers beside each other that fit a page of 1,280 pixels
 _PACKAGES = (
     "tfx",
     "tensorflow",
@@ -201,68 +201,20 @@ def _canary(record: RunRecord) -> str:
 
 
 def _thresholds(record: RunRecord) -> list[dict[str, Any]]:
-    """Every threshold that holds overall: what was required, measured and left over.
+    """Every threshold, of all rows and of the declared slices.
 
-    They come out of the Evaluator's own configuration.
+    A row says what was required, measured and left over, in the metric's own unit, positive where
+    the model is better.
     """
-    step, overall = record.steps.get("Evaluator"), _finite(record, "metrics").get(_OVERALL, {})
-    if step is None or not overall:
-        return []
-    before, reference = _finite(record, "baseline").get(_OVERALL, {}), _reference(overall)
-    rows = []
-    for spec in json.loads(step.properties.get("eval_config") or "{}").get("metrics_specs", []):
-        for config in spec.get("metrics", []):
-            slices = config.get("per_slice_thresholds", [])
-            bounds = [
-                one["threshold"] for one in slices if {} in one.get("slicing_specs", [{}])
-            ] + [config.get("threshold", {})]
-            name = json.loads(config.get("config") or "{}").get("name") or config["class_name"]
-            if name in overall:
-                rows += [
-                    row
-                    for bound in bounds
-                    for row in _bounds(name, bound, overall[name], before.get(name))
-                ]
-                if name.startswith(f"{_LIFT}_") and reference:
-                    rows[-1] |= {
-                        "metric": name.removeprefix(f"{_LIFT}_").removeprefix(f"{reference}_"),
-                        "what": f"how much better than {_REFERENCES[reference]}",
-                    }
-    return rows
-
-
-def _bounds(name: str, threshold: Mapping[str, Any], value: float, before: float | None):
-    for kind, bound in threshold.get("value_threshold", {}).items():
-        sign = 1 if kind == "lower_bound" else -1
-        yield _row(name, "its value", bound, value, sign)
-    change = threshold.get("change_threshold")
-    if change:
-        sign = -1 if change.get("direction") == "LOWER_IS_BETTER" else 1
-        difference = None if before is None else value - before
-        if "absolute" in change:
-            yield _row(
-                name, "change from the last blessed model", change["absolute"], difference, sign
-            )
-        if "relative" in change:
-            share = difference / abs(before) if before else None
-            yield _row(
-                name, "relative change from the last blessed model", change["relative"], share, sign
-            )
-
-
-def _row(name: str, what: str, bound: float, value: float | None, sign: int) -> dict[str, Any]:
-    margin = None if value is None else sign * (value - bound)
-    side = "at least" if sign > 0 else "at most"
-    met = margin is None or margin >= 0
-    return {
-        "metric": name,
-        "what": what,
-        "side": side,
-        "bound": bound,
-        "value": value,
-        "margin": margin,
-        "met": met,
-    }
+    return [
+        {
+            **one,
+            "what": f"against {one['against']}"
+            + ("" if one["slice"] == _OVERALL else f", {one['slice'].replace(':', ': ')}"),
+            "margin": None if one["value"] is None else one["value"] - one["bound"],
+        }
+        for one in record.verdict.get("thresholds", [])
+    ]
 
 
 def training(record: RunRecord) -> dict[str, Any]:
@@ -412,11 +364,7 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         "tie_gap": any(name.startswith("tie_gap_") for name in names),
         "sampled": any(_protocol(name, overall) for name in names),
         "slices": table,
-        "shown": [
-            name
-            for name in names
-            if not _protocol(name, overall) and not name.startswith("tie_gap_")
-        ],
+        "slice_tables": _slice_tables(names, overall, record.measured.shown, reference, bool(old)),
         "plotted": plotted,
         "legend": charts.legend(used),
         "figures": [
@@ -429,6 +377,36 @@ def metrics(record: RunRecord) -> dict[str, Any]:
         ],
         "queries": counts.get(_OVERALL),
     }
+
+
+def _slice_tables(
+    names: list[str], overall: dict, shown: Mapping, reference: str, has_before: bool
+) -> list[list[dict[str, str]]]:
+    """The columns of the tables by slice: the first for all, the others for who wants the rest.
+
+    None has more columns than the page is wide. A column has a `metric`, `of` which model (its key
+    in a row of the table) and what it is `called`.
+    """
+    ours = [
+        name for name in names if not _protocol(name, overall) and not name.startswith("tie_gap_")
+    ]
+    first = [name for name in ours if name in list(shown)[:4]]
+    columns = [{"metric": name, "of": "values", "called": ""} for name in first]
+    for name in names[:2]:
+        if f"{reference}_{name}" in overall:
+            columns.append(
+                {
+                    "metric": f"{reference}_{name}",
+                    "of": "values",
+                    "called": _REFERENCES[reference].capitalize(),
+                    "heading": name,
+                }
+            )
+        if has_before:
+            columns.append({"metric": name, "of": "before", "called": "Last blessed"})
+    rest = [{"metric": name, "of": "values", "called": ""} for name in ours if name not in first]
+    tables = [columns, *(rest[at : at + _COLUMNS] for at in range(0, len(rest), _COLUMNS))]
+    return [[{"heading": one["metric"], **one} for one in table] for table in tables]
 
 
 def _leading(names: list[str], monitor: str) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.build.config import SPLITS, SplitConfig
 from pipeline import charts, examples
 from pipeline.lineage import RunRecord
 
@@ -32,18 +33,27 @@ def describe(record: RunRecord) -> dict[str, Any]:
         "tables": [report for report in record.reading.values() if report],
         "splits": record.building.get("splits", {}),
         "split": record.building.get("split", {}),
+        "leakage": _leakage(record.building.get("split", {})),
         "dropped": [
             (split, reason, count)
             for split, reasons in record.building.get("dropped", {}).items()
             for reason, count in reasons.items()
             if count
         ],
+        "selection": record.building.get("selection", {}),
+        "labels": record.building.get("labels", {}).get("splits", {}),
         "check": record.checking,
         "figures": list(_figures(record, statistics["events"])),
         "columns": {
             table: _columns(found) for table, found in statistics.items() if found is not None
         },
     }
+
+
+def _leakage(split: dict[str, Any]) -> str:
+    """What the split lets train know; of a split that this version does not know, nothing."""
+    name = split.get("name")
+    return SplitConfig(name=name, file="-").leakage if name in SPLITS else ""
 
 
 def _statistics(record: RunRecord, table: str) -> Any:

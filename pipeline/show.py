@@ -8,7 +8,10 @@ import rich.console
 import rich.table
 from rich.text import Text
 
+from components.build.config import SPLITS
 from pipeline.lineage import RunRecord
+
+_SHOWN = 4  # metrics of the table by slice, which is as wide as a terminal
 
 
 def console() -> rich.console.Console:
@@ -35,13 +38,15 @@ def _printable(value: str) -> str:
 def print_evaluation(record: RunRecord) -> None:
     """Prints the model beside the reference of its task and the last blessed model.
 
-    It does so overall and by slice.
+    It does so overall and by slice. Why it was not blessed is said by who ends the command.
     """
     verdict = record.verdict
     if not verdict:
         return
     measured = record.measured
-    decisive = list(measured.shown)[:2]
+    shown = dict(list(measured.shown.items())[:_SHOWN])
+    besides = dict(list(measured.shown.items())[_SHOWN:])
+    decisive = list(shown)[:2]
     rows = []
     for name in sorted(verdict["metrics"], key=lambda name: (name != "overall", name)):
         values, before = verdict["metrics"][name], verdict["baseline"].get(name, {})
@@ -49,7 +54,7 @@ def print_evaluation(record: RunRecord) -> None:
             (
                 name,
                 verdict["counts"].get(name, ""),
-                *(f"{values[metric]:.4f}" for metric in measured.shown),
+                *(f"{values[metric]:.4f}" for metric in shown),
                 " / ".join(f"{values[metric]:.4f}" for metric in measured.shown_reference),
                 " / ".join(f"{before[metric]:.4f}" for metric in decisive)
                 if before
@@ -60,14 +65,15 @@ def print_evaluation(record: RunRecord) -> None:
     blessed = f"last blessed: {' / '.join(measured.shown[metric] for metric in decisive)}"
     print_table(
         f"{record.pipeline}: test {measured.rows}",
-        ("slice", measured.rows, *measured.shown.values(), reference, blessed),
+        ("slice", measured.rows, *shown.values(), reference, blessed),
         rows,
     )
-    out = console()
+    if besides:
+        overall = verdict["metrics"]["overall"]
+        values = [f"{overall.get(metric, float('nan')):.4f}" for metric in besides]
+        print_table("Asked for besides, overall", list(besides.values()), [values])
     if record.blessed:
-        out.print("[green]blessed[/green]")
-    for failure in verdict["failures"]:
-        out.print(Text(f"not blessed: {failure['text']}", style="red"))
+        console().print("[green]blessed[/green]")
 
 
 def print_runs(records: list[RunRecord]) -> None:
@@ -113,6 +119,8 @@ def print_run(record: RunRecord) -> None:
                     f"{report['read'] - report['kept']} rejected",
                 )
             )
+    if name := record.data_run.building.get("split", {}).get("name"):
+        facts.append(("split", name + (f" ({SPLITS[name].leaks})" if SPLITS[name].leaks else "")))
     facts.append(("code hash", parameters.get("code_hash")))
     if not record.is_bundle:
         facts += [("seed", parameters.get("seed"))]
@@ -152,3 +160,5 @@ def print_run(record: RunRecord) -> None:
         [step if len(step) == 4 else (*step, "") for step in steps],
     )
     print_evaluation(record)
+    for failure in record.verdict.get("failures", []):
+        console().print(Text(f"not blessed: {failure['text']}", style="red"))

@@ -5,7 +5,6 @@ that is used here.
 """
 
 from tfx.components import Evaluator, ExampleValidator, Pusher, StatisticsGen, Trainer, Transform
-from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.common.importer import Importer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
@@ -24,7 +23,6 @@ __all__ = [
     "EvalArgs",
     "Evaluator",
     "ExampleValidator",
-    "ImportSchemaGen",
     "Importer",
     "LatestBlessedModelStrategy",
     "LocalDagRunner",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
+from components.read import raw, readers
+from components.read.kinds import decide
+from components.read.layouts import detection, folders, parts
+from components.read.sources import FileField, Source
 from components.tables import artifacts, records
-from components.tables.columns import BYTES
-from components.tables.parquet import open_parquet
+from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT_LIST
 from models.names.errors import ConfigError, DataError
 from models.names.features import DWELL
 
@@ -35,6 +38,13 @@ SCHEMA = pa.schema(
 
 _NAMESPACE = "recsys"
 _IDS = ("user_id", "history", "exclude")
+_LISTS = {
+    "history": BYTES_LIST,
+    "exclude": BYTES_LIST,
+    "event_types": BYTES_LIST,
+    "dwell": FLOAT_LIST,
+    "timestamps": INT_LIST,
+}
 _USERS_AT_ONCE = 512
 _ROWS_A_GROUP = 100_000
 
@@ -55,14 +65,21 @@ def users_of_examples(examples_uri: str) -> Callable[[], Iterator[dict[str, Any]
     return read
 
 
-def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Users of a file, as requests.
+def users_of_file(
+    path: str, kinds: Mapping[str, str] | None = None
+) -> Callable[[], Iterator[dict[str, Any]]]:
+    """Users of a file, as requests, read by the rules of the reader of events.
 
     Args:
-        path: Parquet with a column `user_id` and, where wanted, what else a request may hold:
-            lists of strings `history` and `exclude`; for models that read them, parallel to the
-            history, `event_types`, `dwell` and `timestamps`, and the context by its names. Columns
-            that the model does not read are ignored. Or text, an id a line.
+        path: Parquet, or text whose first line names its columns, with `user_id` and, where wanted,
+            what else a request may hold: lists `history` and `exclude` (in text with `|` between
+            the ids); for models that read them, parallel to the history, `event_types`, `dwell` and
+            `timestamps`, and the context by its names. Columns that the model does not read are
+            ignored. Or text with an id a line.
+        kinds: column -> kind that the model was trained with, of the context.
+
+    Returns:
+        Yields the requests; a row that the reader rejects is one without a user.
 
     Raises:
         DataError: no such file, no column `user_id`, or no Parquet where the name says so.
@@ -72,25 +89,34 @@ def users_of_file(path: str) -> Callable[[], Iterator[dict[str, Any]]]:
             f"--users: required: a Parquet file or a text file with an id a line; received {path}, "
             "which is no file"
         )
-    if path.endswith(".parquet"):
-        columns = open_parquet(path).schema_arrow
-        if "user_id" not in columns.names:
-            raise DataError(
-                f"{path}: required: a column user_id; received {', '.join(columns.names)}"
-            )
-        wanted = [column.name for column in columns if _is_told(column.type)]
+    source = _source_of_users(Path(path), kinds or {})
 
-        def read():
-            for batch in open_parquet(path).iter_batches(batch_size=_USERS_AT_ONCE, columns=wanted):
+    def read():
+        for block in raw.blocks(source):
+            parsed = readers.parse(source, block)
+            yield from [{"user_id": b""}] * (parsed.read - parsed.table.num_rows)
+            for batch in parsed.table.to_batches(max_chunksize=_USERS_AT_ONCE):
                 yield from batch.to_pylist()
-    else:
-
-        def read():
-            with open(path, "rb") as file:
-                for line in file:
-                    yield {"user_id": line.rstrip(b"\r\n")}
 
     return read
+
+
+def _source_of_users(path: Path, kinds: Mapping[str, str]) -> Source:
+    types = {name: kind.removesuffix("_list") for name, kind in kinds.items()}
+    options = {"types": {**types, **_LISTS}}
+    if folders.is_of(path, "parquet"):
+        source = folders.parquet_table("users", [path], options)
+    elif folders.is_of(path, "csv") or _names_users(parts.peek(path)):
+        source = parts.headed("users", [path], options)
+    else:
+        # No line holds a line feed, so each is one value whatever it holds.
+        ids = (FileField("user_id", BYTES, 0, "an id a line"),)
+        source = Source("users", (str(path),), ids, delimiter="\n", width=1, header=False)
+    return decide(detection.checked(source))
+
+
+def _names_users(line: str) -> bool:
+    return "user_id" in line.split(parts.told_delimiter(line, ["user_id"], ","))
 
 
 def recommend_all(
@@ -243,22 +269,6 @@ class _Rows(beam.DoFn):
     def _table(self) -> pa.Table:
         parts, self._parts = self._parts, []
         return pa.concat_tables(parts).combine_chunks()
-
-
-def _is_told(type_: pa.DataType) -> bool:
-    """Whether a request can hold a column: strings or numbers, or lists of them."""
-    value = type_.value_type if pa.types.is_list(type_) or pa.types.is_large_list(type_) else type_
-    return any(
-        of(value)
-        for of in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_integer,
-            pa.types.is_floating,
-        )
-    )
 
 
 def _put(feature: Any, name: str, values: list[Any]) -> None:

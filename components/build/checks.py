@@ -86,7 +86,18 @@ def check_facts(facts: Facts, config: SplitConfig) -> Facts:
 
 
 def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:
-    """Raises DataError where train or a split with queries came out empty."""
+    """Raises DataError where train or a split with queries came out empty.
+
+    And where the split `given` names too many events that the log lacks.
+    """
+    given = report.get("given", {"named": 0, "missing": 0})
+    if given["missing"] > config.split.max_missing_share * given["named"]:
+        shown = "; ".join(f"user {user}, item {item}" for user, item in given["first"])
+        raise DataError(
+            f"split.file: {given['missing']:,} of the {given['named']:,} events that "
+            f"{config.split.file} names are not in the log, for example {shown}; at most "
+            f"{config.split.max_missing_share:.2%} is allowed (split.max_missing_share)"
+        )
     wanted = [("train", "rows"), ("test", "queries")] + (
         [("valid", "queries")] if config.split.valid_fraction else []
     )

@@ -4,13 +4,14 @@ Light: a run file nests these classes.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pydantic
 
+from models.names.errors import nearest
 from models.names.features import HISTORY_COLUMNS
 from models.names.label import Label
-from models.names.settings import Settings
+from models.names.settings import Settings, Share
 
 EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
 WALKS = "walks"
@@ -25,21 +26,34 @@ class Split(NamedTuple):
         columns: what the events must have beside their user, item and row.
         sessions: whether it parts whole sessions, so that every position of a held-out one is a
             query: `always`, `asked` (with sequence_by: session) or `never`.
+        has_border: whether train is what lies before a border in the log (a time, or the source's
+            word), so that filters count what lies there.
+        leaks: how events later than a target come to train, as a run and its report say it; empty
+            where they do not.
     """
 
     columns: tuple[str, ...] = ()
     sessions: Literal["always", "asked", "never"] = "never"
+    has_border: bool = False
+    leaks: str = ""
 
 
 SPLITS = {
-    "leave_one_out": Split(),
-    "temporal": Split(("timestamp",)),
-    "ratio": Split(),
-    "user_holdout": Split(),
-    "given": Split(),
-    "last_days": Split(("session_id", "timestamp"), "always"),
-    "predefined": Split(("split",), "asked"),
-    "cross_domain": Split(("domain",)),
+    "leave_one_out": Split(leaks="events of other users that are later than a target are in train"),
+    "temporal": Split(("timestamp",), has_border=True),
+    "ratio": Split(leaks="events are parted at random, so that later ones than a target train"),
+    "user_holdout": Split(
+        leaks="all events of the other users train, later ones than a target too"
+    ),
+    "given": Split(leaks="events of other users that are later than a target are in train"),
+    "last_days": Split(("session_id", "timestamp"), "always", has_border=True),
+    "predefined": Split(
+        ("split",),
+        "asked",
+        has_border=True,
+        leaks="the files say what is test; whether later events train is not looked at",
+    ),
+    "cross_domain": Split(("domain",), leaks="later events than a target of those held out train"),
 }
 """Every split by its name. A new one is a line here, and its function."""
 
@@ -48,7 +62,11 @@ class SplitConfig(Settings):
     """How the log is split.
 
     Attributes:
-        name: one of `SPLITS`.
+        name: `leave_one_out` (of each user the last event is test, the one before it validation),
+            `temporal` (the newest share of all events), `ratio` (a share at random), `user_holdout`
+            (whole users), `given` (a file of test events), `last_days` (the sessions of the last
+            days), `predefined` (the parts that the files are in), `cross_domain` (what the target
+            has of whom two domains share).
         seed: of every random choice.
         valid_fraction: share of the events (of the users for user_holdout, of the shared users or
             items for cross_domain) for validation; 0 for no validation.
@@ -65,6 +83,7 @@ class SplitConfig(Settings):
             always).
         days: of last_days, for test and again for validation; see `session_splits`.
         file: given: the TSV file with user_id, item_id and optionally candidates.
+        max_missing_share: given: of the events that the file names, which the log may lack.
         source: cross_domain: the domain that is learnt from besides, as the events' column `domain`
             names it; see `components.build.domains`.
         target: cross_domain: the domain whose items are recommended.
@@ -74,7 +93,7 @@ class SplitConfig(Settings):
 
     SECTION: ClassVar[str] = "split"
     QUERIES_ONLY: ClassVar[frozenset[str]] = frozenset(
-        ("query_history", "drop_repeats", "candidates")
+        ("query_history", "drop_repeats", "candidates", "max_missing_share")
     )
 
     name: Literal[tuple(SPLITS)] = "leave_one_out"  # type: ignore[valid-type]
@@ -87,7 +106,8 @@ class SplitConfig(Settings):
     input_share: float = pydantic.Field(0.8, gt=0, lt=1)
     sequence_by: Literal["user", "session"] = "user"
     days: float = pydantic.Field(1.0, gt=0)
-    file: str | None = None
+    file: str | None = pydantic.Field(None, examples=["test_items.tsv"])
+    max_missing_share: Share = 0.0
     source: str = "source"
     target: str = "target"
     shared: Literal["users", "items"] = "users"
@@ -125,6 +145,15 @@ class SplitConfig(Settings):
         return self.by_session and SPLITS[self.name].sessions != "never"
 
     @property
+    def leakage(self) -> str:
+        """One line on what train knows of the time after a target; empty where that is nothing."""
+        leaks = SPLITS[self.name].leaks
+        return leaks and (
+            f"split {self.name}: {leaks}; what is measured may be more than the model would do "
+            "in use, which split temporal shows"
+        )
+
+    @property
     def border(self) -> dict[str, Any]:
         """All that decides which event is in which split.
 
@@ -133,6 +162,120 @@ class SplitConfig(Settings):
         """
         values = self.model_dump(exclude=set(self.QUERIES_ONLY))
         return {**values, "sequence_by": "session" if self.asks_sessions else "user"}
+
+
+def _weights(given: Any) -> Any:
+    """One value, several, or value -> weight; a value is text, whatever YAML takes it for."""
+    if isinstance(given, Mapping):
+        return {_word(value): weight for value, weight in given.items()}
+    values = given if isinstance(given, list | tuple) else [given]
+    return {_word(value): 1.0 for value in values}
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _words(given: Any) -> Any:
+    values = given if isinstance(given, list | tuple) else [given]
+    return tuple(_word(value) for value in values)
+
+
+class Positives(Settings):
+    """Which events count, where the log has several types of them.
+
+    The others are left out before the split, so that nothing sees them: neither the split, the
+    queries and histories, popularity, training nor evaluation.
+
+    Attributes:
+        column: of the events, such as `event_type` or `rating`.
+        values: its values that count, each with the weight that the event has in training; a list
+            of values for weights of 1.
+        from_value: in place of values, called `from`: numbers from it on count.
+        targets: which of the values validation and test ask for; left out, all. Events of the
+            others are history.
+        collapse: of a user's events with one item keep one: a target before what is none, then the
+            one of the largest weight, then the first.
+    """
+
+    SECTION: ClassVar[str] = "positives"
+
+    column: str = pydantic.Field(min_length=1, examples=["event_type"])
+    values: Annotated[
+        dict[str, Annotated[float, pydantic.Field(gt=0)]] | None,
+        pydantic.BeforeValidator(lambda given: given if given is None else _weights(given)),
+    ] = pydantic.Field(None, examples=[["purchase", "cart"]])
+    from_value: float | None = pydantic.Field(None, alias="from", examples=[4])
+    targets: Annotated[tuple[str, ...], pydantic.BeforeValidator(_words)] = pydantic.Field(
+        (), examples=[["purchase"]]
+    )
+    collapse: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "Positives":
+        if (not self.values) == (self.from_value is None):
+            raise ValueError(
+                "values or positives.from is required, and not both, such as values: {purchase: 1} "
+                f"or from: 4; received {self.values} and {self.from_value}"
+            )
+        for value in self.targets:
+            if value not in (self.values or {}):
+                raise ValueError(
+                    f"targets: required: of positives.values; received {value!r}"
+                    f"{nearest(value, self.values or {})}"
+                )
+        return self
+
+    @property
+    def weighted(self) -> bool:
+        """Whether an event weighs other than another."""
+        return any(weight != 1 for weight in (self.values or {}).values())
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a few words."""
+        if self.from_value is not None:
+            return f"{self.column}-from-{self.from_value:g}"
+        return "-".join((self.column, *(self.targets or self.values or ())))
+
+
+class Sessions(Settings):
+    """Sessions of a log that has none: a user's events without a long gap between two of them.
+
+    Attributes:
+        gap_minutes: an event that comes later after the one before it begins a session.
+    """
+
+    SECTION: ClassVar[str] = "sessions"
+
+    gap_minutes: float = pydantic.Field(gt=0, examples=[30])
+
+
+class Filters(Settings):
+    """Which users, items and sessions have too few events to be learnt from.
+
+    They are left out before the split, again and again until all that are left have enough (the
+    k-core). Where the split is by time, or the source's own, events of train alone count for users
+    and items; a session counts its own, wherever it lies.
+
+    Attributes:
+        min_item_events: an item has at least; 0 for any.
+        min_user_events: a user has at least; 0 for any.
+        min_session_events: a session has at least; 0 for any.
+        known_targets_only: validation and test ask for no item that train does not have.
+    """
+
+    SECTION: ClassVar[str] = "filters"
+
+    min_item_events: int = pydantic.Field(0, ge=0)
+    min_user_events: int = pydantic.Field(0, ge=0)
+    min_session_events: int = pydantic.Field(0, ge=0)
+    known_targets_only: bool = False
+
+    @property
+    def support(self) -> bool:
+        """Whether anything has to have a number of events."""
+        return bool(self.min_item_events or self.min_user_events or self.min_session_events)
 
 
 class WalkConfig(Settings):
@@ -156,7 +299,7 @@ class WalkConfig(Settings):
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
     weighted: bool = True
-    within: int | None = pydantic.Field(None, ge=0)
+    within: int | None = pydantic.Field(None, ge=0, examples=[3600])
     walks_per_node: int = pydantic.Field(10, ge=1)
     walk_length: int = pydantic.Field(40, ge=2)
     p: float = pydantic.Field(1.0, gt=0)
@@ -210,6 +353,9 @@ class BuildConfig(Settings):
             feature, so that Transform can fit their vocabularies; rows of events always do.
         point_in_time: columns of `POINT_IN_TIME` that the rows of a `score` model get, null where
             there was no such event; a request tells them as it tells any context.
+        positives: see `Positives`; None: every event counts.
+        filters: see `Filters`.
+        sessions: see `Sessions`; None: the log's own, where it has any.
     """
 
     task: Literal["retrieve", "score"]
@@ -223,6 +369,9 @@ class BuildConfig(Settings):
     context: tuple[str, ...] = ()
     item_features: bool = False
     point_in_time: tuple[Literal[tuple(POINT_IN_TIME)], ...] = ()  # type: ignore[valid-type]
+    positives: Positives | None = None
+    filters: Filters = Filters()
+    sessions: Sessions | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -247,6 +396,11 @@ class BuildConfig(Settings):
                 f"'walk'; this one's are of the kind {self.kind!r}"
             )
         return self
+
+    @property
+    def selects(self) -> bool:
+        """Whether the events are changed, or some of them left out, before they are split."""
+        return bool(self.positives or self.sessions or self.filters.support)
 
     @property
     def timed(self) -> bool:

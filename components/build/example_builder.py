@@ -44,6 +44,7 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
                 "most_items": exec_properties.get("most_items") or None,
                 "min_count": exec_properties.get("min_count") or 1,
                 **json.loads(exec_properties.get("carries") or "{}"),
+                **json.loads(exec_properties.get("selection") or "{}"),
             }
         )
         report = build(
@@ -88,6 +89,8 @@ class ExampleBuilder(BeamComponent):
         min_count: items with fewer train events do not count, since Transform leaves them out.
         carries: JSON of what rows carry for a model that reads it: `history`, `context` and
             `item_features` of `build.config.BuildConfig`.
+        selection: JSON of which events count: `positives`, `filters` and `sessions` of
+            `build.config.BuildConfig`.
         rows_a_shard: about how many events one worker holds at a time.
         split_file_hash: hash of the file of the split `given`, so that its edits are not served
             from the cache.
@@ -105,6 +108,7 @@ class ExampleBuilder(BeamComponent):
         "most_items": int | None,
         "min_count": int | None,
         "carries": str | None,
+        "selection": str | None,
         "rows_a_shard": int | None,
         "split_file_hash": str | None,
         "code_hash": str | None,

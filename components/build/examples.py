@@ -17,8 +17,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.build import checks, documents, domains, rows, session_queries
-from components.build.config import SCHEMA_FILE, SOURCE, WALKS, BuildConfig, SplitConfig
+from components.build import checks, documents, domains, labels, rows, selection, session_queries
+from components.build.config import SCHEMA_FILE, SOURCE, SPLITS, WALKS, BuildConfig, SplitConfig
 from components.build.report import write_report
 from components.build.splits import SOURCE as FROM_SOURCE
 from components.build.splits import (
@@ -29,6 +29,7 @@ from components.build.splits import (
     Facts,
     Log,
     gather_facts,
+    given_in,
     make_log,
     merge_facts,
     read_given,
@@ -70,7 +71,8 @@ def build(
             the model can take, or a split comes out empty.
     """
     columns = {table: artifacts.table_columns(uri) for table, uri in inputs.items()}
-    checks.check_columns(columns["events"], config)
+    selected = selection.selected_columns(columns["events"], config)
+    checks.check_columns(selected, config)
     has_documents = config.task == "score" and REVIEW in columns["events"]
     if has_documents:
         checks.check_document_columns(columns)
@@ -84,10 +86,15 @@ def build(
         1,
         math.ceil(_row_count(inputs["events"], files["events"], columns["events"]) / rows_a_shard),
     )
-    split = config.split
+    split, chosen = config.split, None
+    if config.selects:
+        chosen = selection.select(
+            make_pipeline, files["events"], columns["events"], config, shards, examples
+        )
+        columns["events"] = selected
 
     with make_pipeline() as pipeline:
-        events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
+        events, event_shards = _events(pipeline, files, columns, config, shards, examples, chosen)
         users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
         item_batches = pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
         items = beam.pvalue.AsList(item_batches)
@@ -98,7 +105,7 @@ def build(
             | "CheckFacts" >> beam.Map(checks.check_facts, split)
         )
         sharded = {
-            "events": events | "ShardEvents" >> Shard(shards, examples),
+            "events": event_shards,
             "users": users | "ShardUsers" >> Shard(shards, examples),
         } | "Together" >> beam.CoGroupByKey()
         parted = sharded | "Split" >> beam.FlatMap(
@@ -153,7 +160,13 @@ def build(
             | "Report"
             >> beam.Map(
                 lambda _, facts, built, items, *walked: write_report(
-                    built, items, walked, config, examples, facts.domains
+                    built,
+                    items,
+                    walked,
+                    config,
+                    examples,
+                    chosen.report if chosen else {},
+                    facts.domains,
                 ),
                 beam.pvalue.AsSingleton(facts),
                 beam.pvalue.AsList(built),
@@ -164,6 +177,8 @@ def build(
     records.remove_staging(examples)
     report = records.read_json(posixpath.join(examples, records.REPORT))
     checks.check_report(report, config)
+    if config.label:
+        labels.check(report["labels"], config.label)
     text = schemas.to_text(
         schemas.train_schema(
             report["columns"]["train"],
@@ -176,6 +191,27 @@ def build(
     records.write_text(posixpath.join(schema, SCHEMA_FILE), text)
     records.remove_staging(schema)
     return report
+
+
+def _events(
+    pipeline: beam.Pipeline,
+    files: Mapping[str, list[str]],
+    columns: Mapping[str, Mapping[str, str]],
+    config: BuildConfig,
+    shards: int,
+    folder: str,
+    chosen: selection.Selection | None,
+):
+    """The events that the facts are gathered of, and the shards of users of those that are split.
+
+    They are the same unless filters have left some out that a border in the log was found by.
+    """
+    if chosen is None:
+        events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
+        return events, events | "ShardEvents" >> Shard(shards, folder)
+    of_facts = chosen.before if SPLITS[config.split.name].has_border else chosen.after
+    events = pipeline | "Events" >> beam.Create(of_facts) | beam.Map(lambda one: one[1].read())
+    return events, pipeline | "Chosen" >> beam.Create(chosen.after)
 
 
 @dataclass
@@ -217,7 +253,7 @@ def _build(
 ) -> dict[str, Any]:
     number, parted = shard[0], shard[1].read()
     log, split = parted.log, config.split
-    dropped: dict[str, dict[str, int]] = {}
+    dropped: dict[str, dict[str, int]] = {name: {} for name, _ in _PARTS}
     source = None
     if split.has_source:
         # From here on the log is the target's, as if there were no other domain.
@@ -225,11 +261,12 @@ def _build(
         log, source = _parted(log)
     # Before events without a label are left out: they happened all the same.
     log = rows.with_point_in_time(log, config.point_in_time)
+    log, unknown = rows.with_known_targets(log, counts, config)
     if config.label:
-        log, unlabelled = rows.with_label(log, config.label)
-        for name, part in _PARTS:
-            dropped[name] = {"events without a label": int(unlabelled[part])}
-        source = rows.with_label(source, config.label)[0] if source else None
+        log, labelled = labels.with_label(log, config.label)
+        for name, _ in _PARTS:
+            dropped[name] = {"events without a label": labelled["splits"][name]["missing"]}
+        source = labels.with_label(source, config.label)[0] if source else None
     item_side = rows.Side(concatenated(items, item_columns), "item_id")
     user_side = rows.Side(parted.users, "user_id")
     train = log.split == TRAIN
@@ -248,6 +285,8 @@ def _build(
             )
         else:
             made[name], dropped[name] = rows.query_rows(log, part, user_side, counts, config)
+    for name, count in unknown.items():
+        dropped[name]["targets that train does not have"] = count
     made["users"] = rows.user_rows(log, parted.users, config.history)
     if source:
         lists = rows.list_rows(source, source.split == FROM_SOURCE, user_side, by_session=False)
@@ -270,6 +309,8 @@ def _build(
         | ({SOURCE: int((source.split == FROM_SOURCE).sum())} if source else {}),
         "columns": {name: columns_of(table) for name, table in made.items()},
         "dropped": dropped,
+        **({"labels": labelled} if config.label else {}),
+        **({"given": np.packbits(given_in(log, split))} if split.name == "given" else {}),
     }
 
 

@@ -4,10 +4,16 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from components.build.config import EXAMPLE_SPLITS, SOURCE, WALKS, BuildConfig
+import numpy as np
+
+from components.build import labels
+from components.build.config import EXAMPLE_SPLITS, SOURCE, WALKS, BuildConfig, SplitConfig
 from components.build.domains import DomainFacts
+from components.build.splits import read_given
 from components.tables import records
 from components.tables.columns import BYTES_LIST
+
+_SHOWN = 5
 
 
 def write_report(
@@ -16,6 +22,7 @@ def write_report(
     walked: tuple,
     config: BuildConfig,
     examples: str,
+    selected: Mapping[str, Any],
     domains: DomainFacts | None = None,
 ) -> None:
     """Adds up what the shards tell, and writes it to `<examples>/report.json`.
@@ -26,6 +33,7 @@ def write_report(
         walked: of the walks, where there are any: counts and dropped.
         config: what was built.
         examples: folder of the Examples artifact.
+        selected: which events were left out before they were split, and why.
         domains: who is in which domain, where there are two.
     """
     built, items = (sorted(part, key=lambda one: one["number"]) for part in (built, items))
@@ -59,10 +67,26 @@ def write_report(
         "walks": config.walks.model_dump(mode="json"),
         "context": list(config.context),
         "shards": len(built),
+        "selection": dict(selected),
     }
     if second:
         report["domains"] = domains.counts(config.split)
+    if config.label:
+        report["labels"] = labels.merge(one["labels"] for one in built)
+    if config.split.name == "given":
+        report["given"] = _given([one["given"] for one in built], config.split)
     records.write_json(posixpath.join(examples, records.REPORT), report)
+
+
+def _given(found: list[np.ndarray], split: SplitConfig) -> dict[str, Any]:
+    """How many events the file names, how many of them no shard has, and the first of these."""
+    named = read_given(split.file).index
+    lacking = np.unpackbits(np.bitwise_or.reduce(found), count=len(named)) == 0
+    shown = [
+        tuple(part.decode("utf-8", "backslashreplace") for part in pair)
+        for pair in named[lacking][:_SHOWN]
+    ]
+    return {"named": len(named), "missing": int(lacking.sum()), "first": shown}
 
 
 def split_names(report: Mapping[str, Any]) -> list[str]:
@@ -80,4 +104,10 @@ def summary(report: Mapping[str, Any]) -> str:
         for reason, count in reasons.items()
         if count
     ]
-    return text + (f" (dropped: {', '.join(dropped)})" if dropped else "")
+    text += f" (dropped: {', '.join(dropped)})" if dropped else ""
+    chosen = report.get("selection") or {}
+    types = chosen.get("positives", {}).get("types", ())
+    text += "".join(f" · {one['value']}: {one['events']:,} {one['used']}" for one in types)
+    for what, one in chosen.get("filters", {}).get("dropped", {}).items():
+        text += f" · filters: {one['groups']:,} {what}, {one['events']:,} events"
+    return text

@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.build.config import BuildConfig, SplitConfig
-from components.build.splits import TEST, TRAIN, UNUSED, VALID, Log, read_given
+from components.build.splits import TEST, TRAIN, VALID, Log, read_given
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list, kind_of
 from components.tables.hashing import hash_ids, mix
 from components.tables.names import PART
-from models.names.errors import DataError
-from models.names.features import HISTORY_COLUMNS, NOT_FEATURES, REVIEW
-from models.names.label import LABEL, Label
+from models.names.features import HISTORY_COLUMNS, REVIEW
 
 NEGATIVES = 99
 ACTIVITY = ((0, "0"), (9, "1-9"), (49, "10-49"), (199, "50-199"))
@@ -165,7 +163,7 @@ def list_rows(
 
 def score_rows(log: Log, part: int, items: Side, users: Side, popularity: Popularity) -> pa.Table:
     """Rows as `event_rows` of one split, with the slice columns."""
-    mask = log.split == part
+    mask = (log.split == part) & log.target
     table = event_rows(log, mask, items, users)
     if (
         REVIEW in table.column_names
@@ -190,7 +188,7 @@ def query_rows(
         The queries; and, by reason, how many events are no target and how many users no query.
     """
     config = build.split
-    target = log.split == part
+    target = (log.split == part) & log.target
     known = log.split == part + 2 if config.name == "user_holdout" else log.split == TRAIN
     exclude = np.zeros(len(log), bool)
     if part == TEST and config.name != "user_holdout":
@@ -286,33 +284,23 @@ def item_rows(items: pa.Table, popularity: Popularity, others: Sequence = ()) ->
     )
 
 
-def with_label(log: Log, label: Label) -> tuple[Log, np.ndarray]:
-    """Replaces the column that the label is made of by the column `label`.
-
-    Events without a label are moved out of their split.
+def with_known_targets(
+    log: Log, popularity: Popularity, build: BuildConfig
+) -> tuple[Log, dict[str, int]]:
+    """Makes history of what validation and test could not ask for with `known_targets_only`.
 
     Returns:
-        The log, and how many events of each split lack a label ([3] int64, by split number).
-
-    Raises:
-        DataError: the label's column does not hold numbers.
+        The log, and how many events of `valid` and `test` that are; none where nothing is asked.
     """
-    column = log.table.column(label.column)
-    if kind_of(column.type) not in (INT, FLOAT):
-        raise DataError(
-            f"label.column: {label.column!r} holds {kind_of(column.type)}; required: numbers. Say "
-            f"so with data.columns.types.{label.column}"
-        )
-    numbers = column.cast(pa.float64()).to_numpy()
-    missing = np.isnan(numbers)
-    values = numbers if label.threshold is None else numbers >= label.threshold
-    made = pa.array(values.astype(np.float32), mask=missing)
-    # What the label is made of must not be learnt from; columns that are never features may stay.
-    gone = {LABEL, label.column} - (NOT_FEATURES - {LABEL})
-    table = log.table.drop([name for name in log.table.column_names if name in gone])
-    split = np.where(missing, UNUSED, log.split).astype(np.int8)
-    lacking = np.bincount(log.split[missing], minlength=TEST + 1)
-    return replace(log, table=table.append_column(LABEL, made), split=split), lacking
+    if not build.filters.known_targets_only:
+        return log, {}
+    known = popularity.items[popularity.counts >= build.min_count]
+    place = pd.Index(known, dtype=object).get_indexer(pd.Index(log.column("item_id"), dtype=object))
+    lost = {
+        name: int(((log.split == part) & log.target & (place < 0)).sum())
+        for part, name in _NAMES.items()
+    }
+    return replace(log, target=log.target & (place >= 0)), lost
 
 
 def with_point_in_time(log: Log, names: Sequence[str]) -> Log:

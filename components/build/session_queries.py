@@ -38,7 +38,7 @@ def query_rows(
     position = np.arange(len(order)) - start
     items = log.column("item_id")[order]
     held_out = log.split[order] == part
-    target = held_out & (position > 0)
+    target = held_out & (position > 0) & log.target[order]
     dropped = {"first events of sessions": int((held_out & (position == 0)).sum())}
     if build.split.drop_repeats:
         item, names = pd.factorize(items)

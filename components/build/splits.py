@@ -18,7 +18,7 @@ import pyarrow as pa
 from components.build import domains, session_splits
 from components.build.config import SPLITS, SplitConfig
 from components.build.domains import DomainFacts
-from components.read import parsing
+from components.read import parsing, quotes
 from components.tables.hashing import hash_ids, mix
 from models.names.errors import DataError
 
@@ -29,6 +29,8 @@ TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
 SOURCE = 5
 # Events of no split, such as those without the label that a run learns.
 UNUSED = -1
+TARGET = "__target__"
+"""The column of selected events that says which of them may be asked for."""
 LEAST_HELD_OUT = 5
 """Events that a held-out user must have to be asked, in the split user_holdout."""
 
@@ -43,6 +45,8 @@ class Log:
         user: [E] int64 position in `users`.
         starts: [U + 1] int64; the events of user u are those from starts[u] up to starts[u + 1].
         split: [E] int8: TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT, SOURCE or UNUSED.
+        target: [E] bool: whether validation and test may ask for the event; what they may not is
+            history.
     """
 
     table: pa.Table
@@ -50,6 +54,7 @@ class Log:
     user: np.ndarray
     starts: np.ndarray
     split: np.ndarray
+    target: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user)
@@ -63,7 +68,7 @@ class Log:
         user = self.user[mask]
         starts = np.searchsorted(user, np.arange(len(self.users) + 1))
         table = self.table.take(pa.array(np.flatnonzero(mask)))
-        return Log(table, self.users, user, starts, self.split[mask])
+        return Log(table, self.users, user, starts, self.split[mask], self.target[mask])
 
     def per_user(self, mask: np.ndarray) -> np.ndarray:
         """[U] how many events of each user the [E] mask selects."""
@@ -147,13 +152,12 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
     order = np.lexsort(keys)
     user = codes[order].astype(np.int64)
     starts = np.searchsorted(user, np.arange(len(users) + 1))
-    log = Log(
-        table.take(pa.array(order)),
-        np.asarray(users, object),
-        user,
-        starts,
-        np.zeros(len(user), np.int8),
-    )
+    table, target = table.take(pa.array(order)), np.ones(len(order), bool)
+    if TARGET in table.column_names:
+        target = table.column(TARGET).to_numpy()
+        table = table.drop([TARGET])
+    split = np.zeros(len(user), np.int8)
+    log = Log(table, np.asarray(users, object), user, starts, split, target)
     log.split = _ASSIGN[config.name](log, config, facts)
     return log
 
@@ -161,14 +165,26 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
 def leave_one_out(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     """Each user's last event is test, and the one before it validation.
 
-    Users with fewer than three events stay in train.
+    Users with fewer than three events stay in train. Where some events are no targets, the last two
+    targets are meant: what lies between them is known to the test query alone, what follows the
+    last belongs to no split.
     """
     split = np.zeros(len(log), np.int8)
-    sizes = np.diff(log.starts)
-    ends = log.starts[1:][sizes >= 3]
-    split[ends - 1] = TEST
+    held_out = 2 if config.valid_fraction else 1
+    targets = np.flatnonzero(log.target)
+    ends = np.searchsorted(log.user[targets], np.arange(len(log.users)), side="right")
+    enough = (np.diff(log.starts) >= 3) & (log.per_user(log.target) >= held_out)
+    last, before = targets[ends[enough] - 1], targets[ends[enough] - held_out]
+    # A target that nothing comes before would leave its user nothing to be known by.
+    good = before > log.starts[:-1][enough]
+    last, before = last[good], before[good]
+    place = np.arange(len(log))
+    test, valid = np.full((2, len(log.users)), len(log))
+    test[log.user[last]], valid[log.user[last]] = last, before
     if config.valid_fraction:
-        split[ends - 2] = VALID
+        split[place >= valid[log.user]] = VALID
+    split[place > test[log.user]] = UNUSED
+    split[last] = TEST
     return split
 
 
@@ -184,6 +200,35 @@ def time_cuts(facts: Facts, config: SplitConfig) -> tuple[int, int]:
         return int(facts.seconds[np.searchsorted(before, rank, side="right") - 1])
 
     return cut(config.valid_fraction + config.test_fraction), cut(config.test_fraction)
+
+
+def in_train(table: pa.Table, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """[E] bool: which events lie on train's side of the border of a split that has one.
+
+    All do, where it has none.
+
+    Args:
+        table: some events, in any order.
+        config: the split.
+        facts: of the whole log.
+    """
+    if not SPLITS[config.name].has_border:
+        return np.ones(table.num_rows, bool)
+    if config.name == "temporal":
+        valid_from, test_from = time_cuts(facts, config)
+        border = valid_from if config.valid_fraction else test_from
+        return table.column("timestamp").to_numpy() < border
+    if not config.asks_sessions:
+        return session_splits.parts_of(table) == TRAIN
+    side = _side_of_sessions(config, facts, "timestamp" in table.column_names)
+    return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(table, True))] == TRAIN
+
+
+def _side_of_sessions(config: SplitConfig, facts: Facts, has_times: bool) -> np.ndarray:
+    """[S] int8: the split of each session of the facts, for a split that parts whole sessions."""
+    if config.name == "last_days":
+        return session_splits.last_days(facts.ends, config.days, bool(config.valid_fraction))
+    return session_splits.predefined(facts.ends, config.days, config.valid_fraction, has_times)
 
 
 def temporal(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
@@ -230,17 +275,17 @@ def user_holdout(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     rank = np.searchsorted(facts.hashes, hashes)
     role = np.where(rank < test, TEST, np.where(rank < test + valid, VALID, TRAIN)).astype(np.int8)
     split = role[log.user]
-    # Each event's place among its user's events when these are ordered by a hash of their rows: a
-    # seeded shuffle.
+    # Each target's place among its user's targets when these are ordered by a hash of their rows: a
+    # seeded shuffle. What is no target is known.
     lottery = mix(log.column("row").astype(np.uint64), config.seed)
-    order = np.lexsort((lottery, log.user))
+    order = np.lexsort((lottery, ~log.target, log.user))
     position = np.empty(len(log), np.int64)
     position[order] = np.arange(len(log)) - log.starts[log.user[order]]
-    sizes = np.diff(log.starts)
+    sizes = log.per_user(log.target)
     # Rounding first forgives 5 * (1 - 0.8) = 0.9999999999999998.
     targets = np.floor(np.round(sizes * (1 - config.input_share), 6))
     targets[sizes < LEAST_HELD_OUT] = 0
-    is_input = position < (sizes - targets)[log.user]
+    is_input = (position < (sizes - targets)[log.user]) | ~log.target
     split[is_input & (split == VALID)] = VALID_INPUT
     split[is_input & (split == TEST)] = TEST_INPUT
     return split
@@ -251,24 +296,35 @@ def given(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     named = read_given(config.file)
     pairs = pd.MultiIndex.from_arrays([log.column("user_id"), log.column("item_id")])
     split = np.zeros(len(log), np.int8)
-    split[pairs.isin(named.index)] = TEST
+    split[pairs.isin(named.index) & log.target] = TEST
     return _with_last_valid(log, split) if config.valid_fraction else split
 
 
+def given_in(log: Log, config: SplitConfig) -> np.ndarray:
+    """[N] bool: which of the events that the file of the split `given` names are in the log."""
+    named = read_given(config.file).index
+    pairs = pd.MultiIndex.from_arrays([log.column("user_id"), log.column("item_id")])
+    return named.isin(pairs)
+
+
 def _with_last_valid(log: Log, split: np.ndarray) -> np.ndarray:
-    """Moves each user's last train event to validation, unless it is the user's only one."""
+    """Moves each user's last train event to validation, unless it is the user's only one.
+
+    Where some events are no targets, the last that is one, and what train has after it.
+    """
     remaining = split == TRAIN
     counts = log.per_user(remaining)
-    last = np.full(len(log.users), -1, np.int64)
+    last = np.full(len(log.users), len(log), np.int64)
     # Every train event writes its position to its user's place; the last one to do so stays.
-    last[log.user[remaining]] = np.flatnonzero(remaining)
-    split[last[counts >= 2]] = VALID
+    last[log.user[remaining & log.target]] = np.flatnonzero(remaining & log.target)
+    last[counts < 2] = len(log)
+    split[remaining & (np.arange(len(log)) >= last[log.user])] = VALID
     return split
 
 
 def last_days(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     """Sessions that end in the last days; see `session_splits`."""
-    side = session_splits.last_days(facts.ends, config.days, bool(config.valid_fraction))
+    side = _side_of_sessions(config, facts, True)
     return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
 
 
@@ -282,8 +338,7 @@ def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     if not config.by_session:
         missing = config.valid_fraction and not facts.named_valid
         return _with_last_valid(log, parts) if missing else parts
-    has_times = "timestamp" in log.table.column_names
-    side = session_splits.predefined(facts.ends, config.days, config.valid_fraction, has_times)
+    side = _side_of_sessions(config, facts, "timestamp" in log.table.column_names)
     return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
 
 
@@ -299,9 +354,8 @@ def cross_domain(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
     return np.where(name == config.target.encode(), held_out, other).astype(np.int8)
 
 
-@functools.lru_cache(maxsize=2)
 def read_given(file: str) -> pd.DataFrame:
-    """Reads the test events that a TSV file names.
+    """Reads the test events that a TSV file names; again, where it was changed.
 
     Returns:
         Rows indexed by (user_id, item_id); the column `candidates` (space separated ids, bytes)
@@ -315,7 +369,13 @@ def read_given(file: str) -> pd.DataFrame:
         raise DataError(
             f"split.file: {file} is missing; required: a TSV file with user_id and item_id"
         )
-    data = path.read_bytes()
+    status = path.stat()
+    return _read_given(file, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_given(file: str, changed: int, size: int) -> pd.DataFrame:
+    data = Path(file).read_bytes()
     header, _, body = data.partition(b"\n")
     names = header.decode("utf-8-sig").rstrip("\r").split("\t")
     missing = [name for name in ("user_id", "item_id") if name not in names]
@@ -324,8 +384,7 @@ def read_given(file: str) -> pd.DataFrame:
             f"{file}, line 1: the column {missing[0]!r} is missing; received: {', '.join(names)}"
         )
     rejects = parsing.Rejects()
-    ends = parsing.record_ends(body, quoted=False)
-    lines = parsing.record_lines(body, ends, 2)
+    lines = 2 + quotes.cut(body, last=True).lines
     values, _ = (
         parsing.split_fields(body, "\t", len(names), lines, rejects)
         if body

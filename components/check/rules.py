@@ -1,4 +1,4 @@
-"""What TFDV cannot know about the tables: duplicates, the future, unknown items, too few events.
+"""What TFDV cannot know about the tables: duplicates, the future, unknown ids, too few events.
 
 Each check counts what it finds, shard of users by shard, and keeps a few rows to show. The sums are
 then held against the thresholds.
@@ -13,17 +13,33 @@ import apache_beam as beam
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components.check.config import Thresholds
 from components.check.oddities import SHOWN, odd_values
 from components.tables import artifacts, records
-from components.tables.columns import concatenated
+from components.tables.columns import BYTES, concatenated
 from components.tables.names import REQUIRED, TABLES
 from components.tables.shards import ROWS_A_SHARD, ReadBatches, Shard, gather
 from models.names.errors import DataError
 
+_WORDS = ("na", "n/a", "nan", "nat", "null", "none", "nil", "<na>", "#n/a", "undefined")
+_NO_IDS = pa.array(
+    sorted(
+        form.encode()
+        for form in {
+            "NaN",
+            "NaT",
+            *(form for word in _WORDS for form in (word, word.upper(), word.capitalize())),
+        }
+    ),
+    pa.large_binary(),
+)
+"""Words that programs write where there is no value. As an id it is one user, or item, of many."""
+
 _NEW_COLUMN = anomalies_pb2.AnomalyInfo.SCHEMA_NEW_COLUMN
+_OTHER_TYPE = anomalies_pb2.AnomalyInfo.UNEXPECTED_DATA_TYPE
 
 
 def check(
@@ -70,15 +86,28 @@ def check(
             | "Items" >> ReadBatches(files["items"], columns["items"])
             | "ItemIds" >> beam.Map(lambda table: table.select(["item_id"]))
         )
-        found = (
-            pipeline
+        has_users = bool(reports["users"].get("kept"))
+        sharded = {
+            "events": pipeline
             | "Events" >> ReadBatches(files["events"], columns["events"])
-            | "ShardEvents" >> Shard(shards, output)
-            | "Group" >> beam.GroupByKey()
+            | "ShardEvents" >> Shard(shards, output),
+            "users": pipeline
+            | "Users" >> ReadBatches(files["users"], columns["users"])
+            | "UserIds" >> beam.Map(lambda table: table.select(["user_id"]))
+            | "ShardUsers" >> Shard(shards, output),
+        }
+        found = (
+            sharded
+            | "Group" >> beam.CoGroupByKey()
             | "CheckEvents"
             >> beam.Map(
                 lambda shard, items: check_events(
-                    gather(shard[1], columns["events"]), items, thresholds, now, known
+                    gather(shard[1]["events"], columns["events"]),
+                    items,
+                    gather(shard[1]["users"], {"user_id": BYTES}) if has_users else None,
+                    thresholds,
+                    now,
+                    known,
                 ),
                 items,
             )
@@ -121,11 +150,21 @@ def check(
 def check_events(
     table: pa.Table,
     items: Iterable[pa.Table],
+    known_users: pa.Table | None,
     thresholds: Thresholds,
     now: int,
     schema: schema_pb2.Schema,
 ) -> dict[str, Any]:
-    """Counts what is wrong with all events of some users."""
+    """Counts what is wrong with all events of some users.
+
+    Args:
+        table: the events.
+        items: the items table, in parts.
+        known_users: these users' rows of the users table; None where that is empty.
+        thresholds: what is tolerated.
+        now: seconds since 1970.
+        schema: the curated schema of the events.
+    """
     users, catalogue = (
         table.column("user_id").to_numpy(),
         [part.column("item_id").to_numpy() for part in items],
@@ -166,6 +205,10 @@ def check_events(
     if len(known):
         unknown = ~pd.Series(item_ids, dtype=object).isin(known).to_numpy()
         note("unknown_items", unknown, pair)
+    if known_users is not None:
+        unknown = ~np.isin(user, _places(distinct, known_users.column("user_id")))
+        note("unknown_users", unknown, pair)
+    note("no_id", _is_no_id(table.column("user_id")) | _is_no_id(table.column("item_id")), pair)
     sizes = np.bincount(user, minlength=len(distinct))
     few = np.flatnonzero(sizes < thresholds.min_user_events)
     shown = [
@@ -174,6 +217,15 @@ def check_events(
     found["checks"]["users_under_minimum"] = {"count": len(few), "examples": shown}
     found["odd"]["events"] = odd_values(table, schema, row)
     return found
+
+
+def _places(ids: np.ndarray, of: pa.ChunkedArray) -> np.ndarray:
+    """Where in distinct ids those of a column stand; -1 for one that does not."""
+    return pd.Index(ids, dtype=object).get_indexer(pd.Index(of.to_numpy(), dtype=object))
+
+
+def _is_no_id(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.is_in(column, value_set=_NO_IDS).to_numpy()
 
 
 def check_ids(table: pa.Table, name: str, schema: schema_pb2.Schema) -> dict[str, Any]:
@@ -186,8 +238,13 @@ def check_ids(table: pa.Table, name: str, schema: schema_pb2.Schema) -> dict[str
         for one in again[:SHOWN]
     ]
     check_ = {"count": len(again), "examples": shown}
+    none = np.flatnonzero(_is_no_id(table.column(key)))
+    shown = [{"id": _text(ids[one]), "received": f"{key} {_text(ids[one])}"} for one in none]
     return {
-        "checks": {f"duplicate_{name}": check_},
+        "checks": {
+            f"duplicate_{name}": check_,
+            f"no_id_{name}": {"count": len(none), "examples": shown[:SHOWN]},
+        },
         "odd": {name: odd_values(table, schema, ids.to_numpy())},
     }
 
@@ -234,6 +291,34 @@ _RULES = {
         "events on items that the items table does not have",
         "events",
         "max_unknown_item_share",
+    ),
+    "unknown_users": (
+        "events",
+        "user_id",
+        "events of users whom the users table does not have",
+        "events",
+        "max_unknown_user_share",
+    ),
+    "no_id": (
+        "events",
+        "user_id, item_id",
+        "events with an id that stands for none",
+        "events",
+        "max_no_id_share",
+    ),
+    "no_id_items": (
+        "items",
+        "item_id",
+        "rows with an id that stands for none",
+        "items",
+        "max_no_id_share",
+    ),
+    "no_id_users": (
+        "users",
+        "user_id",
+        "rows with an id that stands for none",
+        "users",
+        "max_no_id_share",
     ),
     "users_under_minimum": (
         "events",
@@ -310,6 +395,8 @@ def _judge_anomalies(
             report["anomalies"].append(
                 {"table": table, "column": column, "text": text, "new_column": new}
             )
+            if any(reason.type == _OTHER_TYPE for reason in anomaly.reason):
+                text += f"; data.columns.types.{column} says what it is read as, such as float"
             if new or empty or f"{table}.{column}" in thresholds.allowed_anomalies:
                 report["notes"].append(text)
             else:

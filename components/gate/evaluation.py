@@ -1,6 +1,8 @@
 """The gate: what the Evaluator measures, slices and holds to bounds, and how its verdict reads."""
 
+import base64
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,95 +11,153 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.gate import row_metrics
+from components.gate.config import SLICES, GateConfig, required
+from components.gate.row_metrics import CHANGE, ERROR
 from models.names import metrics
 from models.names.metrics import MetricSet
 
-SLICES = ("activity", "popularity", "temperature")
 OVERALL = "overall"
+LAST_BLESSED = "the last blessed model"
+_FLOOR, _SLICE_FLOOR, _CHANGE, _USERS = "floor", "slice_floor", "change", "by_user"
 
 
-def eval_config(
-    measured: MetricSet, min_lift: float, max_regression: float
-) -> config_pb2.EvalConfig:
+def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
     """What the Evaluator does with a model.
 
     Most metrics are values of single rows that the model's own `evaluate` signature returns; TFMA
-    averages and slices them.
+    averages and slices them. What the gate requires depends on standard errors, so the thresholds
+    are of margins, which must not be negative.
 
     Args:
         measured: the metrics of the run.
-        min_lift: lower bound of how much better than the reference the model is.
-        max_regression: how much worse than the baseline model's its monitored metric may be.
+        gate: what is required.
     """
+    overall = config_pb2.SlicingSpec()
+    declared = [_slicing(name) for name in gate.slices]
+    least = {"bound": -gate.max_regression, "z": gate.z}
+    margins = {
+        measured.lift: [(_FLOOR, "FloorMargin", {"bound": gate.min_lift, "z": gate.z}, [overall])],
+        measured.monitor: [
+            (
+                _CHANGE,
+                "ChangeMargin",
+                {**least, "higher_is_better": measured.higher_is_better},
+                [overall, *declared],
+            )
+        ],
+    }
+    if declared:
+        margins[measured.lift].append(
+            (_SLICE_FLOOR, "FloorMargin", {"bound": 0.0, "z": gate.z}, declared)
+        )
     specs = []
     for name in measured.means:
-        config = _metric("RowMean", name)
-        # The empty slice is all rows. A threshold that names no slice would be applied to every one
-        # of them, however few its rows.
-        if name in (measured.lift, measured.monitor):
-            overall = config.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()])
-            if name == measured.lift:
-                overall.threshold.value_threshold.lower_bound.value = min_lift
-            else:
-                change, better = overall.threshold.change_threshold, config_pb2.MetricDirection
-                change.direction = (
-                    better.HIGHER_IS_BETTER if measured.higher_is_better else better.LOWER_IS_BETTER
-                )
-                change.absolute.value = (
-                    -max_regression if measured.higher_is_better else max_regression
-                )
-        configs = (
-            [config, config_pb2.MetricConfig(class_name="ExampleCount")]
-            if name == measured.monitor
-            else [config]
-        )
+        configs = [_metric("RowMean", name)]
+        for margin, kind, settings, slices in margins.get(name, ()):
+            config = _metric(kind, margin, **settings)
+            # A threshold that names no slice would be applied to every one of them.
+            threshold = config.per_slice_thresholds.add(slicing_specs=slices)
+            threshold.threshold.value_threshold.lower_bound.value = 0.0
+            configs.append(config)
+        if name == measured.monitor:
+            configs.append(config_pb2.MetricConfig(class_name="ExampleCount"))
+            configs.append(_metric("ByUser", _USERS, outputs=list(measured.means)))
         specs.append(config_pb2.MetricsSpec(output_names=[name], metrics=configs))
     if measured.pooled:
         pooled = [_metric(kind, name) for name, kind in measured.pooled.items()]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
-    outputs = [*measured.means, *([metrics.PREDICTION] if measured.pooled else [])]
+    if measured.of_lists:
+        shown = [_metric("OfLists", name) for name in measured.of_lists]
+        specs.append(config_pb2.MetricsSpec(output_names=[metrics.RECOMMENDED], metrics=shown))
+    outputs = [
+        *measured.means,
+        *([metrics.PREDICTION] if measured.pooled else []),
+        *([metrics.RECOMMENDED] if measured.of_lists else []),
+    ]
+    names = dict.fromkeys((*SLICES, *(name.partition(":")[0] for name in gate.slices)))
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
                 signature_name="evaluate", label_keys=dict.fromkeys(outputs, measured.label)
             )
         ],
-        slicing_specs=[
-            config_pb2.SlicingSpec(),
-            *(config_pb2.SlicingSpec(feature_keys=[name]) for name in SLICES),
-        ],
+        slicing_specs=[overall, *(config_pb2.SlicingSpec(feature_keys=[name]) for name in names)],
         metrics_specs=specs,
     )
 
 
-def _metric(kind: str, name: str) -> config_pb2.MetricConfig:
+def _slicing(name: str) -> config_pb2.SlicingSpec:
+    """The rows of a slice as a run names it: `activity`, or `activity:0`."""
+    feature, colon, value = name.partition(":")
+    if colon:
+        return config_pb2.SlicingSpec(feature_values={feature: value})
+    return config_pb2.SlicingSpec(feature_keys=[feature])
+
+
+def _metric(kind: str, name: str, **settings: Any) -> config_pb2.MetricConfig:
     module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # "" for TFMA's own
     return config_pb2.MetricConfig(
-        class_name=kind, module=module, config=json.dumps({"name": name})
+        class_name=kind, module=module, config=json.dumps({"name": name, **settings})
     )
 
 
 @dataclass
-class Failure:
-    """A threshold that was not met."""
+class Threshold:
+    """What was required of a slice, and what was measured there.
+
+    Attributes:
+        metric: the monitored metric.
+        slice: `overall`, or `name:value`.
+        against: what it is compared with: the task's reference, or `LAST_BLESSED`.
+        value: by how much the model is better, negative where it is worse; None where there is
+            nothing to compare with.
+        standard_error: of the value, over the rows.
+        bound: the least value that is let through.
+        z: the standard errors that count as noise.
+    """
 
     metric: str
-    value: float
+    slice: str
+    against: str
+    value: float | None
+    standard_error: float | None
     bound: float
-    kind: str
+    z: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the value reaches the bound; true where there is none."""
+        return self.value is None or self.value >= self.bound
 
     def __str__(self) -> str:
         """One sentence: what was measured, what was required, by how much it fell short."""
-        measured = metrics.named(self.metric)
-        if self.kind == "value":
-            what = f"better than {measured.reference}'s"
-        else:
-            what = "against the last blessed model"
-        if self.kind == "change" and not measured.higher_is_better:
-            bound, short = f"at most {self.bound:+.4f}", f"over by {self.value - self.bound:.4f}"
-        else:
-            bound, short = f"at least {self.bound:+.4f}", f"short by {self.bound - self.value:.4f}"
-        return f"{measured.monitor}: {self.value:+.4f} {what}; required: {bound}; {short}"
+        if self.value is None:
+            return f"{self._what}: no test row is in this slice"
+        error = "" if self.standard_error is None else f" (± {self.standard_error:.4f})"
+        return (
+            f"{self._what}: {_difference(self.value)} than {self.against}'s{error}; required: "
+            f"{self.requirement}; short by {self.bound - self.value:.4f}"
+        )
+
+    @property
+    def requirement(self) -> str:
+        """The bound in words, and whether it is the noise."""
+        side = "least" if self.bound > 0 else "most"
+        noise = self.standard_error is not None and math.isclose(
+            abs(self.bound), self.z * self.standard_error
+        )
+        return f"at {side} {_difference(self.bound)}" + (
+            f", {self.z:g} standard errors" if noise and self.bound else ""
+        )
+
+    @property
+    def _what(self) -> str:
+        return self.metric if self.slice == OVERALL else f"{self.metric} of {self.slice}"
+
+
+def _difference(value: float) -> str:
+    """`0.1424 worse`, never `-0.1424 better`."""
+    return f"{abs(value):.4f} {'better' if value > 0 else 'worse'}"
 
 
 @dataclass
@@ -106,35 +166,59 @@ class Verdict:
 
     Attributes:
         metrics: slice (`overall` or `name:value`) -> metric -> mean over its rows.
-        baseline: the same of the last blessed model; empty when there was none.
+        errors: slice -> metric -> standard error of that mean.
+        baseline: the means of the last blessed model; empty when there was none.
         counts: slice -> number of rows.
         blessed: whether every threshold held.
-        failures: those that did not.
+        thresholds: all of them.
+        failures: those that did not hold.
     """
 
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
     baseline: dict[str, dict[str, float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     blessed: bool = False
-    failures: list[Failure] = field(default_factory=list)
+    thresholds: list[Threshold] = field(default_factory=list)
+    failures: list[Threshold] = field(default_factory=list)
 
 
 def read_verdict(evaluation_uri: str, blessed: bool) -> Verdict:
     """Reads the Evaluator's output folder."""
-    verdict = Verdict(blessed=blessed)
-    result = tfma.load_eval_result(
-        evaluation_uri, model_name=tfma.CANDIDATE_KEY if _has_baseline(evaluation_uri) else None
-    )
-    verdict.metrics = _means(result)
-    verdict.counts = _counts(result)
-    if _has_baseline(evaluation_uri):
-        verdict.baseline = _means(
-            tfma.load_eval_result(evaluation_uri, model_name=tfma.BASELINE_KEY)
-        )
-    for result in tfma.load_validation_result(evaluation_uri).metric_validations_per_slice:
-        for failure in result.failures:
-            verdict.failures.append(_failure(failure, verdict))
+    verdict, has_baseline = Verdict(blessed=blessed), _has_baseline(evaluation_uri)
+    result = _load(evaluation_uri, tfma.CANDIDATE_KEY if has_baseline else None)
+    values = _numbers(result)
+    verdict.metrics, verdict.errors = _means(values), _errors(values)
+    verdict.counts = {
+        name: int(row["example_count"]) for name, row in values.items() if "example_count" in row
+    }
+    if has_baseline:
+        verdict.baseline = _means(_numbers(_load(evaluation_uri, tfma.BASELINE_KEY)))
+    verdict.thresholds = list(_thresholds(result.config, values, has_baseline))
+    verdict.failures = [threshold for threshold in verdict.thresholds if not threshold.met]
+    for missing in tfma.load_validation_result(evaluation_uri).missing_slices:
+        name = ",".join((*missing.feature_keys, *map(":".join, missing.feature_values.items())))
+        first = verdict.thresholds[0]
+        verdict.failures.append(Threshold(first.metric, name, first.against, None, None, 0.0, 0.0))
     return verdict
+
+
+def read_by_user(evaluation_uri: str) -> bytes:
+    """What the model reached for each test user, as `components.gate.comparison.read` takes it."""
+    result = _load(evaluation_uri, tfma.CANDIDATE_KEY if _has_baseline(evaluation_uri) else None)
+    (found,) = (
+        values[_USERS]["bytesValue"]
+        for key, outputs in result.slicing_metrics
+        if not key
+        for sub_keys in outputs.values()
+        for values in sub_keys.values()
+        if _USERS in values
+    )
+    return base64.b64decode(found)
+
+
+def _load(uri: str, model_name: str | None) -> Any:
+    return tfma.load_eval_result(uri, model_name=model_name)
 
 
 def _has_baseline(uri: str) -> bool:
@@ -146,44 +230,90 @@ def _slice_name(key: Any) -> str:
     return OVERALL if not key else ",".join(f"{name}:{value}" for name, value in key)
 
 
-def _means(result: Any) -> dict[str, dict[str, float]]:
+def _numbers(result: Any) -> dict[str, dict[str, float]]:
+    """Slice -> every number that TFMA wrote for it, by name."""
     slices: dict[str, dict[str, float]] = {}
     for key, outputs in result.slicing_metrics:
         row = slices.setdefault(_slice_name(key), {})
         for sub_keys in outputs.values():
             for values in sub_keys.values():
-                # Left out are counts and TFMA's differences from the baseline model, whose own
-                # values `Verdict.baseline` has. float(), since TFMA writes the text NaN for a
-                # metric that has no value in a slice.
-                means = {
-                    name: float(value["doubleValue"])
-                    for name, value in values.items()
-                    if "doubleValue" in value
-                }
+                # float(), since TFMA writes the text NaN for a metric that has no value in a slice.
                 row.update(
                     {
-                        name: value
-                        for name, value in means.items()
-                        if not name.endswith(("example_count", "_diff"))
+                        name: float(value["doubleValue"])
+                        for name, value in values.items()
+                        if "doubleValue" in value
                     }
                 )
-    return {name: metrics.with_roots(row) for name, row in slices.items()}
+    return slices
 
 
-def _counts(result: Any) -> dict[str, int]:
-    counts = {}
-    for key, outputs in result.slicing_metrics:
-        for sub_keys in outputs.values():
-            for values in sub_keys.values():
-                if "example_count" in values:
-                    counts[_slice_name(key)] = int(values["example_count"]["doubleValue"])
-    return counts
+def _means(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The metrics alone.
+
+    TFMA's differences from the baseline model are left out: `Verdict.baseline` has its values.
+    """
+    beside = ("example_count", "_diff", ERROR, CHANGE)
+    return {
+        name: metrics.with_roots(
+            {
+                metric: value
+                for metric, value in row.items()
+                if not metric.endswith(beside) and metric not in (_FLOOR, _SLICE_FLOOR, _CHANGE)
+            }
+        )
+        for name, row in values.items()
+    }
 
 
-def _failure(failure: Any, verdict: Verdict) -> Failure:
-    name = failure.metric_key.name
-    if failure.metric_threshold.HasField("change_threshold"):
-        bound = failure.metric_threshold.change_threshold.absolute.value
-        return Failure(name, failure.metric_value.double_value.value, bound, "change")
-    bound = failure.metric_threshold.value_threshold.lower_bound.value
-    return Failure(name, failure.metric_value.double_value.value, bound, "value")
+def _errors(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            metric.removesuffix(ERROR): value
+            for metric, value in row.items()
+            if metric.endswith(ERROR) and not metric.endswith(CHANGE + ERROR)
+        }
+        for name, row in values.items()
+    }
+
+
+def _thresholds(
+    config: config_pb2.EvalConfig, values: dict[str, dict[str, float]], has_baseline: bool
+):
+    """Every threshold of a configuration, held against what was measured; overall comes first."""
+    found = []
+    for spec in config.metrics_specs:
+        for metric in spec.metrics:
+            for bounds in metric.per_slice_thresholds:
+                settings, (output,) = json.loads(metric.config), spec.output_names
+                change = settings["name"] == _CHANGE
+                measured = output + CHANGE if change else output
+                for name, row in values.items():
+                    if not any(_is_in(name, slicing) for slicing in bounds.slicing_specs):
+                        continue
+                    none = change and not has_baseline
+                    error = float("nan") if none else row[measured + ERROR]
+                    found.append(
+                        Threshold(
+                            metric=metrics.named(output).monitor,
+                            slice=name,
+                            against=LAST_BLESSED if change else metrics.named(output).reference,
+                            value=None if none else row[measured],
+                            standard_error=None if math.isnan(error) else error,
+                            bound=settings["bound"]
+                            if none
+                            else required(settings["bound"], settings["z"], error),
+                            z=settings["z"],
+                        )
+                    )
+    return sorted(
+        found, key=lambda one: (one.slice != OVERALL, one.against == LAST_BLESSED, one.slice)
+    )
+
+
+def _is_in(name: str, slicing: config_pb2.SlicingSpec) -> bool:
+    """Whether a slice, by its name in a verdict, is one of those that a specification asks for."""
+    keys, pairs = list(slicing.feature_keys), slicing.feature_values.items()
+    if not keys and not pairs:
+        return name == OVERALL
+    return name.partition(":")[0] in keys or name in [":".join(pair) for pair in pairs]

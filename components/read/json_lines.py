@@ -57,13 +57,15 @@ def split_json(
 def to_bytes(value: Any) -> bytes:
     """A JSON value as text.
 
-    That of a string or a number is its own, that of a list its values' with blanks between them;
-    any other value is empty.
+    That of a string, a number or a truth value is its own, that of a list its values' with blanks
+    between them; any other value is empty.
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace")
     if isinstance(value, list):
         return b" ".join(filter(None, map(to_bytes, value)))
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, (int, float)):
         return repr(value).encode()
     return b""

@@ -4,6 +4,7 @@ Text is handled as bytes throughout, so an id leaves as the very bytes that the 
 """
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from components.read.numbers import to_numbers
+from components.read.quotes import Records
+from components.read.times import to_seconds
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT, INT_LIST, arrow_type
 
 _SHOWN = 80
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 @dataclass
@@ -46,25 +49,6 @@ def show(value: bytes | None) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
-def record_ends(data: bytes, quoted: bool) -> np.ndarray:
-    """Positions of the line feeds that end a record; one inside double quotes does not."""
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == 0x0A)
-    if quoted and b'"' in data:
-        quotes = np.flatnonzero(array == 0x22)
-        ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
-    return ends
-
-
-def record_lines(data: bytes, ends: np.ndarray, first_line: int) -> np.ndarray:
-    """The 1-based line of the file on which each record of `data` begins."""
-    starts = np.concatenate([[0], ends + 1])
-    if starts[-1] >= len(data):
-        starts = starts[:-1]
-    feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 0x0A)
-    return first_line + np.searchsorted(feeds, starts)
-
-
 def split_fields(
     data: bytes, delimiter: str, expected: int, lines: np.ndarray, rejects: Rejects
 ) -> tuple[list[pa.Array], np.ndarray]:
@@ -80,15 +64,14 @@ def split_fields(
     Returns:
         The columns (large_binary), and the index within the block of every row kept.
     """
-    if data.count(b"\r\n") == data.count(b"\n"):
-        data = data.replace(b"\r\n", b"\n")
+    data = data.replace(b"\r\n", b"\n")
     text = (
         pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
     )
     fields = pc.split_pattern(text, delimiter)
     counts = fields.value_lengths().to_numpy(zero_copy_only=False)
     blank = pc.equal(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
-    good = (counts == expected) & (~blank if expected > 1 else True)
+    good = (counts == expected) & ~blank
     bad = np.flatnonzero(~good & ~blank)
     if len(bad):
         rejects.add(
@@ -110,19 +93,28 @@ def split_csv(
     data: bytes,
     delimiter: str,
     expected: int,
-    ends: np.ndarray,
+    records: Records,
     lines: np.ndarray,
     rejects: Rejects,
 ) -> tuple[list[pa.Array], np.ndarray]:
     """Splits CSV text with double quotes.
 
-    Arguments and result are as of `split_fields`, `ends` as of `record_ends`.
+    Arguments and result are as of `split_fields`; PyArrow is given the records that are whole.
     """
-    bounds = np.concatenate([[0], ends + 1, [len(data)]])[: len(lines) + 1]
-    bounds[-1] = len(data)
+    bounds = records.bounds
     heads = np.frombuffer(data + b"\n", np.uint8)[bounds[:-1]]
     lengths = np.diff(bounds)
-    blank = (lengths == 1) & (heads == 0x0A) | (lengths == 2) & (heads == 0x0D)
+    good = ~((lengths == 1) & (heads == 0x0A) | (lengths == 2) & (heads == 0x0D))
+    for reason in dict.fromkeys(records.broken.values()):
+        bad = np.array([one for one, why in records.broken.items() if why == reason])
+        first = data[bounds[bad[0]] : bounds[bad[0] + 1]]
+        rejects.add(reason, lines[bad], [show(first.rstrip(b"\r\n"))])
+        good[bad] = False
+    kept = np.flatnonzero(good)
+    if not len(kept):
+        return [pa.array([], pa.large_binary())] * expected, kept
+    if len(kept) < len(good):
+        data = b"".join(_pieces(data, bounds, good))
     wrong: list[tuple[int, int, str]] = []
 
     def refuse(row) -> str:
@@ -148,54 +140,53 @@ def split_csv(
             quoted_strings_can_be_null=False,
         ),
     )
-    good = np.ones(table.num_rows + len(wrong), bool)
-    refused = np.array([number for number, _, _ in wrong], np.int64)
-    if len(good) != len(lines) or (len(refused) and refused.max() >= len(good)):
-        # A bare carriage return outside quotes ends a record for the parser and for nobody else.
-        rejects.add("carriage return outside quotes", lines, [""])
-        return [pa.array([], pa.large_binary())] * expected, np.array([], np.int64)
-    good[refused] = False
-    real = refused[~blank[refused]]
-    if len(real):
-        first = next(entry for entry in wrong if entry[0] == real[0])
+    if table.num_rows + len(wrong) != len(kept):
+        raise RuntimeError(
+            f"PyArrow reads {table.num_rows + len(wrong)} records where there are {len(kept)}"
+        )
+    if wrong:
+        numbers = np.array([number for number, _, _ in wrong], np.int64)
+        _, received, text = wrong[0]
         rejects.add(
             "wrong number of fields",
-            lines[real],
-            [f"required {expected}, received {first[1]}: {show(first[2].encode())}"],
+            lines[kept[numbers]],
+            [f"required {expected}, received {received}: {show(text.encode())}"],
         )
-    kept = np.flatnonzero(good)
+        kept = np.delete(kept, numbers)
     columns = [column.combine_chunks() for column in table.columns]
     columns = [
         column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
         for column in columns
     ]
-    if blank[kept].any():
-        stay = pa.array(~blank[kept])
-        columns = [column.filter(stay) for column in columns]
-        kept = kept[~blank[kept]]
     return columns, kept
 
 
-def whole_sessions(data: bytes, ends: np.ndarray) -> int:
-    """How many bytes of session lines are complete, whatever the lines after them say.
+def _pieces(data: bytes, bounds: np.ndarray, good: np.ndarray) -> Iterator[bytes]:
+    """The text of the good records, in as few pieces as there are."""
+    change = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]])))
+    for first, after in change.reshape(-1, 2):
+        yield data[bounds[first] : bounds[after]]
+
+
+def whole_sessions(data: bytes, bounds: np.ndarray) -> int:
+    """How many lines of sessions are complete, whatever the lines after them say.
 
     The last lines are not, while they are steps of one session, which the next line may go on with.
 
     Args:
         data: whole lines; see `split_lists`.
-        ends: positions of the line feeds, as of `record_ends`.
+        bounds: of the lines, as of `quotes.Records`.
     """
-    starts = np.concatenate([[0], ends + 1])
-    number = len(ends) - 1
-    if b"\t" not in data[starts[number] : ends[number]]:
-        return int(ends[number]) + 1
+    number = len(bounds) - 2
 
     def line(one: int) -> bytes:
-        return data[starts[one] : ends[one]].rstrip(b"\r")
+        return data[bounds[one] : bounds[one + 1]].rstrip(b"\r\n")
 
+    if b"\t" not in line(number):
+        return number + 1
     while number > 0 and line(number).replace(b"\t", b" ") == line(number - 1).partition(b"\t")[0]:
         number -= 1
-    return int(starts[number]) if number > 0 else 0
+    return number
 
 
 def split_lists(
@@ -258,6 +249,23 @@ def split_lists(
     return [owners.filter(keep), flat.filter(keep)], place[good], lines[owner]
 
 
+def not_utf8(column: pa.Array) -> np.ndarray:
+    """Which values of a column of text (large_binary) are no UTF-8."""
+    try:
+        column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        return np.array([not _is_utf8(value) for value in column.to_pylist()], bool)
+    return np.zeros(len(column), bool)
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     """Finds ids that are not allowed: blank ones, and ones with a line break.
 
@@ -284,62 +292,49 @@ def id_problems(column: pa.Array, name: str) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def to_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads numbers.
+_BOOLEANS = {b"true": b"1", b"false": b"0"}
+_NO_JUDGEMENT = (b"", b"nan")
 
-    Returns float64 values, the exact int64 values where they are whole, and which are not finite
-    numbers.
+
+def to_judgements(
+    column: pa.Array, decimal: str = "."
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads ratings, or clicks: numbers, or true and false; blank or NaN where there is none.
+
+    Returns:
+        [N] float64, NaN where there is none; which values are there and no finite number; and
+        which are missing.
     """
-    text = _utf8(column)
-    try:
-        whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
-        if whole.dtype == np.int64:
-            return whole.astype(np.float64), whole, np.zeros(len(whole), bool)
-    except pa.ArrowInvalid:
-        pass
-    series = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
-    numbers = pd.to_numeric(series.str.strip(), errors="coerce").to_numpy(
-        np.float64, na_value=np.nan
-    )
-    bad = ~np.isfinite(numbers) | (np.abs(numbers) >= 2.0**63)
-    whole = np.where(bad, 0, numbers)
-    return numbers, np.floor(whole).astype(np.int64), bad
+    if not pa.types.is_large_binary(column.type):
+        numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return numbers, np.isinf(numbers), np.isnan(numbers)
+    # There are few distinct ones.
+    codes, distinct = pd.factorize(column.to_numpy(zero_copy_only=False))
+    words = [_BOOLEANS.get(word, word) for word in (value.strip().lower() for value in distinct)]
+    numbers, _, bad = to_numbers(pa.array(words, pa.large_binary()), decimal)
+    nothing = np.isin(np.array(words, object), _NO_JUDGEMENT)
+    # The last of each is for the code -1, of what is null.
+    numbers, bad = np.append(np.where(bad, np.nan, numbers), np.nan), np.append(bad, False)
+    nothing = np.append(nothing, True)
+    return numbers[codes], (bad & ~nothing)[codes], nothing[codes]
 
 
-def to_seconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Reads points in time: numbers in `unit` (s, ms, us, ns) or ISO 8601.
-
-    Returns int64 seconds and which values are neither.
-    """
-    numbers, whole, bad = to_numbers(column)
-    seconds = whole // UNITS[unit]
-    if bad.any():
-        where = np.flatnonzero(bad)
-        text = pd.Series(
-            _utf8(column.take(pa.array(where))).to_numpy(zero_copy_only=False), dtype=object
-        )
-        # A date begins with a digit and is longer than the numbers that failed above.
-        dates = text.where(text.str.match(r"\d{4}-\d\d-\d\d"))
-        moments = pd.to_datetime(dates, errors="coerce", utc=True)
-        found = moments.notna().to_numpy()
-        instants = moments.dt.tz_localize(None).to_numpy("datetime64[ns]")[found]
-        seconds[where[found]] = instants.astype("datetime64[s]").astype(np.int64)
-        bad[where[found]] = False
-    return seconds, bad
-
-
-def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
+def to_list(column: pa.Array, separator: str, kind: str, decimal: str = ".") -> pa.Array:
     """Splits every value on `separator` (a blank: on any run of blanks).
 
     Empty values give empty lists.
     """
-    lists = pc.split_pattern(column.cast(pa.large_binary()), separator)
+    return as_list(pc.split_pattern(column.cast(pa.large_binary()), separator), kind, decimal)
+
+
+def as_list(lists: pa.Array, kind: str, decimal: str = ".") -> pa.Array:
+    """Lists of text as lists of a kind, without what is empty or no number there."""
     values = lists.flatten().cast(pa.large_binary())
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     if kind != BYTES_LIST:
-        numbers, whole, bad = to_numbers(values)
+        numbers, whole, bad = to_numbers(values, decimal)
         full &= ~bad
         values = pa.array(numbers.astype(np.float32) if kind == FLOAT_LIST else whole)
     counts = np.bincount(owner[full], minlength=len(lengths))
@@ -347,20 +342,33 @@ def to_list(column: pa.Array, separator: str, kind: str) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, values.filter(pa.array(full)))
 
 
-def to_feature(column: pa.Array, kind: str, separator: str) -> tuple[pa.Array, np.ndarray]:
-    """Types a feature column; what is empty or cannot be read becomes missing.
+def to_feature(
+    column: pa.Array, kind: str, separator: str, decimal: str = ".", time: bool = False
+) -> tuple[pa.Array, np.ndarray]:
+    """Types a feature column of text; what is empty or cannot be read becomes missing.
+
+    Args:
+        column: large_binary.
+        kind: what it is to hold.
+        separator: of the values of a list.
+        decimal: the mark before the decimals of a number.
+        time: whether it holds points in time.
 
     Returns:
         The typed column, and which values were there but could not be read.
     """
     if kind in (BYTES_LIST, INT_LIST, FLOAT_LIST):
-        return to_list(column, separator, kind), np.zeros(len(column), bool)
+        return to_list(column, separator, kind, decimal), np.zeros(len(column), bool)
     empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(zero_copy_only=False)
     if kind == BYTES:
         return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(
             len(column), bool
         )
-    numbers, whole, bad = to_numbers(column)
+    if time:
+        seconds, bad, beyond = to_seconds(column)
+        bad |= beyond
+        return pa.array(seconds, mask=bad).cast(arrow_type(kind)), bad & ~empty
+    numbers, whole, bad = to_numbers(column, decimal)
     values = whole if kind == INT else numbers.astype(np.float32)
     return pa.array(values, arrow_type(kind), mask=bad), bad & ~empty
 
@@ -378,13 +386,3 @@ def split_year(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         pa.array(title, pa.large_binary()),
         pa.array(year.fillna(0).astype(np.int64).to_numpy(), mask=year.isna().to_numpy()),
     )
-
-
-def _utf8(column: pa.Array) -> pa.Array:
-    try:
-        return column.cast(pa.large_string())
-    except pa.ArrowInvalid:  # bytes that are no text are no number either
-        decoded = pd.Series(column.to_numpy(zero_copy_only=False), dtype=object).str.decode(
-            "utf-8", "replace"
-        )
-        return pa.array(decoded, pa.large_string())

@@ -1,48 +1,23 @@
 """Readers: the files of a layout to the tables `events`, `items`, `users`, as a Beam PTransform.
 
-A file is cut into blocks (byte ranges at record ends, or row groups) by one sequential scan that
-keeps only their positions; each block is then read, parsed, typed and checked by whichever worker
-gets it. Memory stays within a block.
+Each block is read, typed and checked by whichever worker gets it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from components.read import json_lines, parsing
+from components.read import parsing, raw, times
 from components.read.parsing import Rejects
-from components.read.sources import BLOCK_OF_ROWS, LISTS, FileField, Source, open_file
-from components.tables.columns import BYTES, FLOAT, INT, arrow_type, is_list
+from components.read.raw import BLOCK_BYTES, Block, blocks
+from components.read.sources import BLOCK_OF_ROWS, FileField, Source
+from components.tables.columns import BYTES, INT, arrow_type, is_list
 from components.tables.names import PART, REQUIRED, ROW
-from components.tables.parquet import open_parquet, read_rows
+from components.tables.parquet import is_any_list, is_text
 
-BLOCK_BYTES = 16 << 20
-_BLOCK_ROWS = 250_000
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of a file that one worker parses.
-
-    Attributes:
-        number: of the block in its table; its shard.
-        file: where it is.
-        start: byte (text) or row group (Parquet) at which it begins.
-        length: bytes; -1 for Parquet.
-        row: number of its first row in the whole source.
-        line: 1-based line (Parquet: row) of the file on which it begins.
-    """
-
-    number: int
-    file: str
-    start: int
-    length: int
-    row: int
-    line: int
+_ENCODING = "data.columns.encoding names another encoding"
 
 
 @dataclass
@@ -83,68 +58,10 @@ class ReadSource(beam.PTransform):
         )
 
 
-def blocks(source: Source, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """Cuts the files of a source into blocks, in the order of their rows."""
-    number = row = 0
-    for file in source.files:
-        cut = (
-            _row_groups(file) if source.format == "parquet" else _ranges(source, file, block_bytes)
-        )
-        for start, length, line, rows in cut:
-            yield Block(number, file, start, length, row, line)
-            number, row = number + 1, row + rows
-
-
-def _row_groups(file: str) -> Iterator[tuple[int, int, int, int]]:
-    metadata = open_parquet(file).metadata
-    line = 1
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        yield group, -1, line, rows
-        line += rows
-
-
-def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, int, int, int]]:
-    quoted, lists = source.format == "csv", source.format in LISTS
-    with open_file(file) as stream:
-        start = len(stream.readline()) if source.header else 0
-        line = 2 if source.header else 1
-        held = b""
-        while True:
-            piece = stream.read(block_bytes)
-            data = held + piece
-            if not data:
-                return
-            ends = parsing.record_ends(data, quoted)
-            if piece and not len(ends):
-                held = data
-                continue
-            length = len(data) if not piece else int(ends[-1]) + 1
-            if piece and lists:
-                # The last session may go on in what is read next: it is left for that block.
-                length = parsing.whole_sessions(data, ends)
-                if not length:
-                    held = data
-                    continue
-            if lists:
-                rows = len(data[:length].split())
-            else:
-                rows = len(ends) + (
-                    1 if not piece and (not len(ends) or ends[-1] != len(data) - 1) else 0
-                )
-            yield start, length, line, rows
-            line += data[:length].count(b"\n")
-            start += length
-            held = data[length:]
-
-
 def parse(source: Source, block: Block) -> Parsed:
     """Reads, types and checks one block."""
     rejects = Rejects()
-    if source.format == "parquet":
-        columns, kept, lines = _read_parquet(source, block)
-    else:
-        columns, kept, lines = _read_text(source, block, rejects)
+    columns, kept, lines = raw.read_block(source, block, rejects)
     read = len(kept) + sum(count for count, _, _ in rejects.reasons.values())
     rows = block.row + kept
     lines = lines[kept]
@@ -158,32 +75,35 @@ def parse(source: Source, block: Block) -> Parsed:
         bad = bad & good
         where = np.flatnonzero(bad)
         if len(where):
-            value = column[int(where[0])].as_py()
-            rejects.add(
-                reason,
-                lines[where],
-                [parsing.show(value if isinstance(value, bytes) else str(value).encode())],
-            )
+            rejects.add(reason, lines[where], [_shown(column, int(where[0]))])
             good &= ~bad
 
     for field in source.fields:
         column = columns[field.name]
+        if source.format == "parquet":
+            column = _typed(column, field, source)
+        if isinstance(column, pa.LargeBinaryArray):
+            refuse(f"{field.name} is not UTF-8 ({_ENCODING})", parsing.not_utf8(column), column)
         if field.name in REQUIRED[source.table]:
             for reason, bad in parsing.id_problems(column, field.name):
                 refuse(reason, bad, column)
             arrays[field.name] = column
         elif source.table == "events" and field.name == "timestamp":
-            seconds, bad = _seconds(column, source.timestamp_unit)
-            refuse("timestamp is not a number", bad, column)
+            seconds, bad, beyond = times.to_seconds(column, source.timestamp_unit)
+            refuse(times.UNREADABLE, bad, column)
+            refuse(times.BEYOND, beyond, column)
             arrays[field.name] = pa.array(seconds)
         elif source.table == "events" and field.name in ("rating", "label"):
-            numbers, _, bad = _numbers(column)
+            # An event without a rating is an event; a run that learns ratings counts it.
+            numbers, bad, missing = parsing.to_judgements(column, source.decimal)
             refuse(f"{field.name} is not a number", bad, column)
-            arrays[field.name] = pa.array(np.where(bad, 0, numbers).astype(np.float32))
+            arrays[field.name] = pa.array(numbers.astype(np.float32), mask=missing | bad)
         elif isinstance(column, pa.LargeBinaryArray):
             if field.year:
                 column, arrays[field.year] = parsing.split_year(column)
-            value, bad = parsing.to_feature(column, field.kind, field.separator)
+            value, bad = parsing.to_feature(
+                column, field.kind, field.separator, source.decimal, field.time
+            )
             arrays[field.name] = value
             if bad.any():
                 unreadable[field.name] = int(bad.sum())
@@ -212,111 +132,31 @@ def parse(source: Source, block: Block) -> Parsed:
     return Parsed(block, table, read, rejects.reasons, unreadable)
 
 
-def _numbers(column: pa.Array):
-    if pa.types.is_large_binary(column.type):
-        return parsing.to_numbers(column)
-    numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return numbers, None, ~np.isfinite(numbers)
+def _shown(column: pa.Array, row: int) -> str:
+    try:
+        value = column[row].as_py()
+    except (ValueError, OverflowError):  # a date that Python has none of
+        value = column.slice(row, 1).view(pa.int64())[0].as_py()
+    return parsing.show(value if isinstance(value, bytes) else str(value).encode())
 
 
-def _seconds(column: pa.Array, unit: str):
-    if pa.types.is_large_binary(column.type):
-        return parsing.to_seconds(column, unit)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
-        unit = "ns"
-    bad = column.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_floating(column.type):
-        numbers = column.to_numpy(zero_copy_only=False)
-        bad = bad | ~np.isfinite(numbers)
-        column = pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64))
-    whole = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return whole // parsing.UNITS[unit], bad
-
-
-def _read_text(source: Source, block: Block, rejects: Rejects):
-    with open_file(block.file) as stream:
-        stream.seek(block.start)
-        data = stream.read(block.length)
-    if source.encoding != "utf-8":
-        data = data.decode(source.encoding).encode("utf-8")
-    quoted = source.format == "csv"
-    ends = parsing.record_ends(data, quoted)
-    lines = parsing.record_lines(data, ends, block.line)
-    if source.format in LISTS:
-        name = source.part_of(block.file) if source.format == "session_lists" else None
-        made_up = source.format == "session_lists"
-        values, kept, lines = parsing.split_lists(
-            data, source.delimiter, lines, rejects, f"{name}-" if name else "" if made_up else None
-        )
-    elif source.format == "json":
-        names = [field.header for field in source.fields]
-        values, kept = json_lines.split_json(data, names, lines, rejects)
-    elif quoted:
-        values, kept = parsing.split_csv(data, source.delimiter, source.width, ends, lines, rejects)
-    else:
-        values, kept = parsing.split_fields(data, source.delimiter, source.width, lines, rejects)
-    columns = {}
-    for field in source.fields:
-        columns[field.name] = _flags(values, field) if field.flags else values[field.index]
-    return columns, kept, lines
-
-
-def _flags(values: list[pa.Array], field: FileField) -> pa.Array:
-    """One-or-nought columns -> the names of those that are one."""
-    set_ = np.stack(
-        [
-            pc.equal(values[field.index + position], b"1").to_numpy(zero_copy_only=False)
-            for position in range(len(field.flags))
-        ],
-        axis=1,
-    )
-    names = pa.array([name.encode() for name in field.flags], pa.large_binary())
-    offsets = np.concatenate([[0], np.cumsum(set_.sum(axis=1))]).astype(np.int64)
-    return pa.LargeListArray.from_arrays(
-        pa.array(offsets), names.take(pa.array(np.nonzero(set_)[1]))
-    )
-
-
-def _read_parquet(source: Source, block: Block):
-    wanted = [field.header for field in source.fields]
-    parts = list(read_rows(block.file, block.start, wanted, _BLOCK_ROWS))
-    table = pa.Table.from_batches(parts)
-    columns = {
-        field.name: _typed(table.column(field.header), field, source) for field in source.fields
-    }
-    rows = np.arange(table.num_rows)
-    return columns, rows, block.line + rows
-
-
-def _typed(column: pa.ChunkedArray, field: FileField, source: Source) -> pa.Array:
-    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
+def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
+    """A column of Parquet as its kind, or as text (large_binary) where that is to be parsed."""
+    type_ = array.type
+    numeric = not is_text(type_) and not pa.types.is_null(type_)
     if source.table == "events" and field.name in ("timestamp", "rating", "label"):
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-            return array.cast(pa.large_binary())
-        return array
-    if is_list(field.kind):
-        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-            return array.cast(arrow_type(field.kind))
-        return array.cast(pa.large_string()).cast(pa.large_binary())
-    if field.kind == BYTES:
-        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-            return array.cast(pa.large_binary())
-        return array.cast(pa.large_string()).cast(pa.large_binary())
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        return _epoch(array)
-    if field.kind in (INT, FLOAT) and (
-        pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    ):
-        return array.cast(pa.large_binary())
-    return array.cast(arrow_type(field.kind), safe=False)
-
-
-def _epoch(array: pa.Array) -> pa.Array:
-    nanoseconds = array.cast(pa.timestamp("ns")).cast(pa.int64())
-    mask = array.is_null().to_numpy(zero_copy_only=False)
-    return pa.array(
-        nanoseconds.fill_null(0).to_numpy(zero_copy_only=False) // 1_000_000_000, mask=mask
-    )
+        return array if numeric else raw.as_text(array)
+    if is_list(field.kind) and is_any_list(type_):
+        return parsing.as_list(raw.texts_of(array), field.kind)
+    if field.kind == BYTES or is_list(field.kind) or not numeric:
+        return raw.as_text(array)
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        seconds, bad, beyond = times.to_seconds(array)
+        return pa.array(seconds, mask=bad | beyond).cast(arrow_type(field.kind))
+    if pa.types.is_integer(type_) and field.kind == INT:
+        return array.cast(pa.int64(), safe=False)
+    numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    bad = ~(np.abs(numbers) < 2.0**63)
+    if field.kind == INT:
+        return pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64), mask=bad)
+    return pa.array(numbers.astype(np.float32), mask=bad)

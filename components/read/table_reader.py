@@ -67,7 +67,7 @@ class TableReader(BeamComponent):
         fingerprint: `components.read.tables.fingerprint(source)`, so that the cache notices that
             the files changed.
         reader: one of `layouts.LAYOUTS`; left out, told by the files.
-        columns: JSON of the column mapping that `layouts.plan` describes.
+        columns: JSON of `data.columns`, as `detection.plan` describes them.
         max_rejected_share: the share of rejected rows of a table above which the run stops.
         code_hash: hash of the code, so that a change of it is not served from the cache.
     """

@@ -70,7 +70,7 @@ def write_tables(
 
     Returns:
         Table -> report: rows `read`, `kept`, `rejected` by reason with the first of each,
-        `unreadable` feature values by column, `columns` (name -> kind).
+        `unreadable` feature values by column, `columns` (name -> kind), `notes` in words.
 
     Raises:
         DataError: too many rows were rejected, or no event is left.
@@ -137,6 +137,7 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
         "rejected": rejected,
         "unreadable": unreadable,
         "columns": source.columns(),
+        "notes": list(source.notes),
     }
     if source.format not in LISTS:  # a row is a line, so that its number tells the line
         report["header_lines"] = 1 if source.header and source.format != "parquet" else 0

@@ -7,3 +7,19 @@ ROW = "row"
 # The column of the part of the data that a file is, and the parts.
 PART = "split"
 PARTS = ("train", "valid", "test")
+# What a table's columns are called in the built rows begins so; the two keys stay as they are.
+PREFIX = {"events": "", "items": "item_", "users": "user_"}
+# Vocabularies that are fitted beside those of the columns, which are called as their columns are.
+VOCABULARIES = {"item_frequency": "how often train has each item"}
+# What the built rows hold beside the columns of their events: queries, and slices of evaluations.
+BUILT_FOR_EVENTS = (
+    "history",
+    "exclude",
+    "targets",
+    "candidates",
+    "event_types",
+    "timestamps",
+    "activity",
+    "popularity",
+    "temperature",
+)

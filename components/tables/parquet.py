@@ -1,4 +1,4 @@
-"""Parquet files as tables: column kinds from their schema, rows a bounded batch at a time."""
+"""Parquet files as tables: columns that can be held, rows a bounded batch at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,28 +6,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.tables.columns import BYTES, FLOAT, INT
 from models.names.errors import DataError
 
 
-def parquet_fields(files: list[Path]) -> dict[str, str]:
-    """Column -> kind, as the first file has them.
+def parquet_fields(files: list[Path]) -> tuple[list[str], dict[str, str]]:
+    """The columns that all files have and a table can hold, and the others with the reason.
 
     Raises:
-        DataError: a file is no whole Parquet file, lacks a column of the first, or has a column of
-            no usable type.
+        DataError: a file is no whole Parquet file or lacks a column of the first.
     """
-    found: dict[str, str] = {}
+    first: list[str] = []
+    odd: dict[str, str] = {}
     for file in files:
         schema = open_parquet(str(file)).schema_arrow
-        if not found:
-            found = {field.name: _kind(field, file) for field in schema}
-        missing = [name for name in found if name not in schema.names]
+        first = first or schema.names
+        missing = [name for name in first if name not in schema.names]
         if missing:
             raise DataError(
                 f"{file} lacks the columns {', '.join(missing)} that {files[0].name} has"
             )
-    return found
+        for field in schema:
+            if field.name not in first:
+                odd[field.name] = f"{files[0].name} has it not"
+            elif not _is_held(field.type):
+                odd[field.name] = f"no table can hold the type {field.type}"
+    return [name for name in first if name not in odd], odd
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
@@ -47,33 +50,52 @@ def open_parquet(path: str) -> pq.ParquetFile:
 
 
 def read_rows(path: str, group: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-    """Yields one row group in batches of at most `rows` rows."""
+    """Yields one row group in batches of at most `rows` rows.
+
+    Raises:
+        DataError: PyArrow cannot read it.
+    """
     file = open_parquet(path)
-    yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=columns)
+    try:
+        yield from file.iter_batches(batch_size=rows, row_groups=[group], columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}, row group {group + 1}: {str(error).splitlines()[0]}; required: columns that "
+            "PyArrow reads, or their names under data.columns.ignore"
+        ) from error
 
 
-def _kind(field: pa.Field, file: Path) -> str:
-    type_, suffix = field.type, ""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        type_, suffix = type_.value_type, "_list"
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
-        return INT + suffix
-    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
-        return FLOAT + suffix
-    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
-        return INT
-    if pa.types.is_null(type_) or any(
-        check(type_)
-        for check in (
-            pa.types.is_string,
-            pa.types.is_large_string,
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-        )
-    ):
-        return BYTES + suffix
-    raise DataError(
-        f"{file}: the column {field.name!r} has the type {field.type}, which no table can hold"
+def is_any_list(type_: pa.DataType) -> bool:
+    """Whether a type is of lists, whatever their length."""
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(type_) for check in checks)
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a type is of strings or bytes."""
+    checks = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
     )
+    return any(check(type_) for check in checks)
+
+
+def _is_held(type_: pa.DataType) -> bool:
+    if is_any_list(type_):
+        return not is_any_list(type_.value_type) and _is_held(type_.value_type)
+    if pa.types.is_dictionary(type_):
+        return _is_held(type_.value_type)
+    if pa.types.is_float16(type_):  # which PyArrow casts to nothing
+        return False
+    checks = (
+        pa.types.is_integer,
+        pa.types.is_boolean,
+        pa.types.is_floating,
+        pa.types.is_decimal,
+        pa.types.is_timestamp,
+        pa.types.is_date,
+        pa.types.is_null,
+    )
+    return is_text(type_) or any(check(type_) for check in checks)

@@ -2,16 +2,16 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.tables.columns import is_list
-from components.tables.names import TABLES
+from components.tables.names import PREFIX, TABLES
 from models.names import features
 from models.names.errors import ConfigError, DataError
 
-PREFIX = {"events": "", "items": "item_", "users": "user_"}
 _TYPE = {"bytes": schema_pb2.BYTES, "int": schema_pb2.INT, "float": schema_pb2.FLOAT}
 _FOLDER = Path(__file__).resolve().parents[2] / "schema"
 
@@ -52,6 +52,29 @@ def read_schemas(folder: str) -> dict[str, schema_pb2.Schema]:
                 f"{path} is no text-format tensorflow.metadata schema: {error}"
             ) from error
     return schemas
+
+
+def read_columns(
+    columns: Mapping[str, Any], schemas: Mapping[str, schema_pb2.Schema]
+) -> dict[str, Any]:
+    """`data.columns` as the reader is told them: with the kinds that the curated schemas have.
+
+    Args:
+        columns: what the run says.
+        schemas: table -> its curated schema.
+    """
+    kinds = {schema_pb2.BYTES: "bytes", schema_pb2.INT: "int", schema_pb2.FLOAT: "float"}
+    known = {
+        table: {
+            feature.name: (
+                "text" if feature.HasField("natural_language_domain") else kinds[feature.type]
+            )
+            for feature in schema.feature
+            if feature.type in kinds and feature.value_count.max <= 1
+        }
+        for table, schema in schemas.items()
+    }
+    return {**columns, "schema": known}
 
 
 def train_schema(
@@ -99,6 +122,8 @@ def train_schema(
             feature.annotation.tag.append(features.ONE_EACH)
         if name in context:
             feature.annotation.tag.append(features.CONTEXT)
+        if table not in ("items", "users"):
+            feature.annotation.tag.extend(features.own_entity(name))
         curated = known.get(origins.get(name))
         if curated is None:
             continue

@@ -43,7 +43,12 @@ _MAPPINGS = {"identity": tf.identity, "sigmoid": tf.sigmoid, "tanh": tf.tanh}
 
 
 class HyperParameters(Ranking, Epochs, Gradient):
-    """CDAE's own: `hidden` is K, `corruption` q. A batch holds users."""
+    """CDAE's own: `hidden` is K, `corruption` q. A batch holds users.
+
+    Attributes:
+        corruption: share of what a user has that is hidden from the input.
+        mapping: h, what the code is made by.
+    """
 
     epochs: int = 50
     batch_size: int = 16

@@ -29,7 +29,14 @@ from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, Xla, Forgetting):
-    """BPR-MF's own."""
+    """BPR-MF's own.
+
+    Attributes:
+        l2_user: weight of the squares of a triple's user in the loss.
+        l2_item: the same of the item that the user has.
+        l2_negative: the same of the item that it has not.
+        l2_bias: the same of both items' biases.
+    """
 
     epochs: int = 100
     patience: int = 10

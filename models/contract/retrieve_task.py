@@ -1,6 +1,6 @@
 """The task `Retrieve`: what the Trainer asks of it, and validation while training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import tensorflow as tf
 from models.contract.retrieve import RetrieveModel
 from models.contract.retriever import Retriever
 from models.inputs.data import TrainingData
+from models.measures import lists
 from models.names import metrics
 
 _EVALUATION_CELLS = (
@@ -23,11 +24,16 @@ class Evaluation:
     Args:
         data: the training data (for its look-ups).
         queries: [Q] serialized query rows.
+        measured: the metrics.
     """
 
-    metrics = metrics.RETRIEVE
-
-    def __init__(self, data: TrainingData, queries: npt.NDArray[np.object_]):
+    def __init__(
+        self,
+        data: TrainingData,
+        queries: npt.NDArray[np.object_],
+        measured: metrics.MetricSet = metrics.RETRIEVE,
+    ):
+        self.metrics = measured
         self._data = data
         self._queries = queries
 
@@ -36,7 +42,7 @@ class Evaluation:
 
         The function is () -> {metric: mean over queries}.
         """
-        retriever = Retriever(model, self._data)
+        retriever = Retriever(model, self._data, self.metrics)
         size = max(1, _EVALUATION_CELLS // max(1, len(self._data.items)))
         batches = [
             retriever.parse_queries(tf.constant(self._queries[start : start + size], tf.string))
@@ -47,19 +53,41 @@ class Evaluation:
         def evaluate() -> dict[str, float]:
             catalogue = model.catalogue()
             totals: dict[str, list[float]] = {}
+            shown = []
             for batch in batches:
-                for name, value in compute(batch, catalogue).items():
+                values = compute(batch, catalogue)
+                if self.metrics.longest_list:
+                    shown.append(values.pop(metrics.RECOMMENDED).numpy())
+                    del values[metrics.CATALOGUE]
+                for name, value in values.items():
                     totals.setdefault(name, []).append(float(tf.reduce_sum(value)))
-            return {name: sum(parts) / len(self._queries) for name, parts in totals.items()}
+            means = {name: sum(parts) / len(self._queries) for name, parts in totals.items()}
+            return {**means, **self._of_lists(shown)}
 
         return evaluate
 
+    def _of_lists(self, shown: list[npt.NDArray[np.int32]]) -> dict[str, float]:
+        """Metrics of all lists together, of the positions [B, K] that each batch was shown."""
+        found = {}
+        for name in self.metrics.of_lists:
+            kind, k = metrics.split(name)
+            positions = np.concatenate([batch[:, :k].ravel() for batch in shown])
+            counts = np.bincount(positions[positions >= 0], minlength=len(self._data.items))
+            found[name] = lists.OF_LISTS[kind](counts)
+        return found
+
 
 class RetrieveTask:
-    """What the Trainer asks of the task; see `models.contract.tasks`."""
+    """What the Trainer asks of the task; see `models.contract.tasks`.
+
+    Args:
+        asked: metrics that the run asks for besides, see `metrics.MetricSet.asking`.
+    """
 
     name = "retrieve"
-    metrics = metrics.RETRIEVE
+
+    def __init__(self, asked: Iterable[str] = ()):
+        self.metrics = metrics.of(self.name, asked=asked)
 
     def load(
         self,
@@ -81,11 +109,11 @@ class RetrieveTask:
     def evaluation(self, data: TrainingData, split: str) -> Evaluation | None:
         """Returns the evaluation on a split, None where it has no queries."""
         queries = data.queries(split)
-        return Evaluation(data, queries) if len(queries) else None
+        return Evaluation(data, queries, self.metrics) if len(queries) else None
 
     def exporter(self, model: RetrieveModel[Any], data: TrainingData) -> Retriever:
         """Returns the module whose `export(folder)` writes the SavedModel."""
-        return Retriever(model, data)
+        return Retriever(model, data, self.metrics)
 
     def notes(self, model: RetrieveModel[Any]) -> dict[str, str]:
         """Returns what the training log says of the served model.

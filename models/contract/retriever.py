@@ -5,6 +5,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
@@ -58,11 +59,22 @@ class Retriever(tf.Module):
     """A model with all that it needs to answer raw requests.
 
     That is look-ups, stored histories, popularity and the seen filter.
+
+    Args:
+        model: the model.
+        data: what it was trained on.
+        measured: what `evaluate` returns.
     """
 
-    def __init__(self, model: RetrieveModel[Any], data: TrainingData):
+    def __init__(
+        self,
+        model: RetrieveModel[Any],
+        data: TrainingData,
+        measured: metrics.MetricSet = metrics.RETRIEVE,
+    ):
         super().__init__()
         self._model = model
+        self._measured = measured
         self._item_table = data.item_table
         self._user_table = data.user_table
         self._users = data.users
@@ -87,6 +99,10 @@ class Retriever(tf.Module):
         self._frozen = tf.nest.map_structure(
             lambda value: tf.Variable(value, trainable=False), model.catalogue()
         )
+        self._information = None
+        if measured.longest_list:
+            share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
+            self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
         self._measure = tf.function(self._measure_queries).__call__
@@ -118,7 +134,10 @@ class Retriever(tf.Module):
         return self._ranked(queries, catalogue)[0]
 
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32."""
+        """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32.
+
+        Where the run asks for metrics of what is recommended, `recommended` is [B, K] int32.
+        """
         return self._measure(examples)[0]
 
     def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -277,7 +296,10 @@ class Retriever(tf.Module):
         queries = self.parse_queries(examples)
         values, scores, answered = self._ranked(queries, self._frozen)
         return (
-            {name: values[name][:, tf.newaxis] for name in metrics.RETRIEVE_METRICS},
+            {
+                name: values[name][:, tf.newaxis] if values[name].shape.rank == 1 else values[name]
+                for name in self._measured.outputs
+            },
             scores,
             queries["query"].user,
             answered,
@@ -294,7 +316,14 @@ class Retriever(tf.Module):
         )
         scores = self._reranked(queries["query"], scores, answered)
         values = ranking.retrieve_metrics(
-            scores, popularity, queries["targets"], queries["target_count"], queries["candidates"]
+            scores,
+            popularity,
+            queries["targets"],
+            queries["target_count"],
+            queries["candidates"],
+            self._measured.asked,
+            self._measured.longest_list,
+            None if self._information is None else tf.convert_to_tensor(self._information),
         )
         return values, scores, answered
 

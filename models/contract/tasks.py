@@ -14,6 +14,8 @@ A task has `name`, `metrics` (a `metrics.MetricSet`), and
         what the training log says of what is served
 """
 
+from collections.abc import Iterable
+
 from models.contract.retrieve_task import RetrieveTask
 from models.contract.score import ScoreTask
 from models.names import registry
@@ -21,14 +23,16 @@ from models.names.errors import ConfigError
 from models.names.label import Label
 
 
-def of(model: str, label: Label | None = None) -> RetrieveTask | ScoreTask:
-    """Returns the task of the model called `model`.
+def of(
+    model: str, label: Label | None = None, asked: Iterable[str] = ()
+) -> RetrieveTask | ScoreTask:
+    """Returns the task of the model called `model`, with the metrics that a run asks for.
 
     Raises:
         ConfigError: an unknown model, or a `score` model without a label.
     """
     if registry.get(model).task == "retrieve":
-        return RetrieveTask()
+        return RetrieveTask(asked)
     if label is None:
         raise ConfigError(
             f"{model} learns to score and requires label.column, such as rating; received no label"

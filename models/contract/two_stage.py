@@ -203,31 +203,44 @@ class TwoStage(tf.Module):
             examples,
             {"user_id": tf.io.FixedLenFeature([], tf.string, default_value=""), "targets": STRINGS},
         )
-        found = self._recall.signatures["recall_queries"](
-            examples=examples, count=tf.constant(self._candidates)
+        # As far as the recall stage is measured, though only the candidates are ranked.
+        whole = self._recall.signatures["recall_queries"](
+            examples=examples, count=tf.constant(max(self._candidates, *metrics.RECALL_STAGE))
         )
+        found = {
+            name: whole[name][:, : self._candidates]
+            if name in ("item_id", "score")
+            else whole[name]
+            for name in whole
+        }
         reference = {
             "popularity_hr_10": found["popularity_hr_10"],
             "popularity_ndcg_10": found["popularity_ndcg_10"],
         }
         reference.update({f"alone_{name}": found[name] for name in ("hr_10", "ndcg_10")})
         wanted = rows["targets"].to_tensor("")
-        candidates, targets = (
-            tf.strings.to_hash_bucket_fast(ids, _HASHES) for ids in (found["item_id"], wanted)
+        recalled, targets = (
+            tf.strings.to_hash_bucket_fast(ids, _HASHES) for ids in (whole["item_id"], wanted)
         )
         targets, target_count = ranking.distinct(
             tf.where(wanted == "", tf.cast(-1, tf.int64), targets),
             tf.cast(rows["targets"].row_lengths(), tf.float32),
         )
-        same = candidates[:, tf.newaxis] == targets[:, :, tf.newaxis]
+        same = recalled[:, tf.newaxis] == targets[:, :, tf.newaxis]
+        place = tf.where(
+            tf.reduce_any(same, axis=2),
+            tf.argmax(tf.cast(same, tf.int8), axis=2, output_type=tf.int32),
+            -1,
+        )
+        # What the recall hands on is cut off by place: here a tie has been broken already.
+        rank = tf.where(place >= 0, tf.cast(place, tf.float32) + 1.0, float("inf"))
+        for cutoff in metrics.RECALL_STAGE:
+            recall = ranking.recall(rank, target_count, cutoff)
+            reference[f"recall_stage_{cutoff}"] = recall[:, tf.newaxis]
         return {
             **self._stages(rows["user_id"], found, examples=examples),
             "reference": {name: value[:, 0] for name, value in reference.items()},
-            "targets": tf.where(
-                tf.reduce_any(same, axis=2),
-                tf.argmax(tf.cast(same, tf.int8), axis=2, output_type=tf.int32),
-                -1,
-            ),
+            "targets": tf.where(place < self._candidates, place, -1),
             "target_count": target_count,
         }
 

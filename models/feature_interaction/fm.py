@@ -28,7 +28,12 @@ from models.names.label import LABEL
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting):
-    """The machine's own: `factors` is k of the paper."""
+    """The machine's own: `factors` is k of the paper.
+
+    Attributes:
+        l2_linear: weight of the squared linear weights of a batch's rows in the loss.
+        l2_factors: the same of their factors.
+    """
 
     epochs: int = 40
     learning_rate: float = 2e-3

@@ -27,7 +27,11 @@ from models.training.optimizers import Ftrl
 
 
 class HyperParameters(Epochs, Gradient, Xla, Forgetting):
-    """Logistic regression's own: `learning_rate` is alpha."""
+    """Logistic regression's own: `learning_rate` is alpha.
+
+    Attributes:
+        beta: keeps the first steps of a weight small.
+    """
 
     epochs: int = 30
     learning_rate: float = 0.05

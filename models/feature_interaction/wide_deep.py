@@ -46,7 +46,15 @@ from models.training.optimizers import Divided, Ftrl
 
 
 class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting):
-    """Wide & Deep's own: `learning_rate` is AdaGrad's, `wide_learning_rate` and `l1` are FTRL's."""
+    """Wide & Deep's own: `learning_rate` is AdaGrad's, `wide_learning_rate` and `l1` are FTRL's.
+
+    Attributes:
+        wide_learning_rate: step size of the wide part.
+        crosses: pairs of columns that are crossed; left out, all pairs of categories of
+            `cross_vocabulary` values at most.
+        cross_buckets: hash buckets of a cross.
+        cross_vocabulary: values that a category may have to be crossed unasked.
+    """
 
     epochs: int = 30
     learning_rate: float = 0.05

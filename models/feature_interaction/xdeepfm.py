@@ -51,7 +51,13 @@ from models.names.label import LABEL
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
-    """xDeepFM's own: `factors` is D of the paper, `maps` are its H_k, `hidden` the deep network."""
+    """xDeepFM's own: `factors` is D of the paper, `maps` are its H_k, `hidden` the deep network.
+
+    Attributes:
+        maps: feature maps of each layer of the interaction network.
+        connection: `direct` passes every map on and pools it, `half` does one of both.
+        l2_layers: weight of the squared weights of both networks in the loss.
+    """
 
     epochs: int = 30
     batch_size: int = 4096

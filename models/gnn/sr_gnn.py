@@ -47,6 +47,11 @@ class HyperParameters(Ranking, Epochs, Gradient):
     `units` is the width of everything, `steps` how often the nodes hear from their neighbours. The
     learning rate is multiplied by `decay` every `decay_epochs` epochs; `l2` is added to the
     gradient of every weight, times the weight.
+
+    Attributes:
+        decay: factor of the learning rate.
+        decay_epochs: epochs after which it is applied again.
+        steps: how often the nodes hear from their neighbours.
     """
 
     epochs: int = 30

@@ -53,6 +53,10 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
         market: the feature of the listings that is their market; None: there are no markets.
         user_type: features of users that make a type; left out, all of one value.
         listing_type: likewise of listings.
+        window: clicks on either side that are the context of a click.
+        market_negatives: listings of the same market drawn against each click.
+        rejections: types that refused, or were refused, against each type.
+        booked_weight: how often a session counts that booked.
     """
 
     epochs: int = 10

@@ -53,12 +53,12 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forge
     batch_size: int = 1024
     learning_rate: float = 6e-3
     unknown_rate: float = 0.1
-    embedding_dim: int = pydantic.Field(64, ge=1)
-    feature_dim: int = pydantic.Field(16, ge=1)
-    hidden: tuple[int, ...] = (128,)
+    embedding_dim: int = pydantic.Field(128, ge=1)
+    feature_dim: int = pydantic.Field(32, ge=1)
+    hidden: tuple[int, ...] = ()
     history_length: int = pydantic.Field(20, ge=1)
     temperature: float = pydantic.Field(0.1, gt=0)
-    dropout: float = pydantic.Field(0.2, ge=0, lt=1)
+    dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     l2: float = pydantic.Field(1e-6, ge=0)
 
     @pydantic.model_validator(mode="after")

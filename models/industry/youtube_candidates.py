@@ -51,6 +51,13 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     `width` is that of the classes and of the last of `depth` layers; `embedding_dim` is that of
     watched items and of texts, `feature_dim` that of the other features; the newest
     `history_length` items and `search_length` words are read.
+
+    Attributes:
+        width: of the classes, and of the last layer.
+        depth: number of layers, each half as wide as the one before.
+        example_age: feed how old an event is.
+        examples_a_user: events of a user that are examples in an epoch, at most.
+        search_length: words of a search that are read.
     """
 
     batch_size: int = 1024

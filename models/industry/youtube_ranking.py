@@ -43,6 +43,12 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
 
     `powers` feeds squares and roots of the quantiles; `shared` names columns whose values are of
     one id space, such as `[["item_id", "last_item_id"]]`.
+
+    Attributes:
+        embedding_scale: width of an embedding over the logarithm of its vocabulary.
+        shared: groups of columns whose values are of one id space and have one table.
+        powers: feed the squares and roots of numbers too.
+        longest: longer watch times weigh as this many seconds; None: as they are.
     """
 
     epochs: int = 20

@@ -35,7 +35,7 @@ from models.inputs.preprocessing import (
 from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
-from models.names.features import CONTEXT, EVENT_TYPE, HISTORY_COLUMNS
+from models.names.features import CONTEXT, EVENT_TYPE, HISTORY_COLUMNS, SHOWN
 
 
 @dataclass
@@ -179,6 +179,9 @@ class TrainingData:
             name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
             for name, kind in (beside | told).items()
         }
+        # A row that is a list cannot hold a list of each of its events.
+        shown = {SHOWN: STRINGS} if SHOWN in self._raw_spec else {}
+        spec |= shown
 
         def index(row):
             items = self.item_table.lookup(row["item_id"])
@@ -215,6 +218,8 @@ class TrainingData:
                 columns[EVENT_TYPE] = self.histories.event_type_index(columns[EVENT_TYPE])
             if told:
                 columns |= self.context_index({name: columns[name] for name in told})
+            for name in shown:
+                columns[name] = self.item_table.lookup(row[name])
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
@@ -259,18 +264,18 @@ class TrainingData:
         )
 
     def item_index(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-        """Transforms the features of items as a request tells them, in-graph.
+        """Transforms features of items as a request tells them, in-graph.
 
         So an item can be embedded that no table knows.
 
         Args:
-            raw: name of a field of `item_fields` -> as `context_index` takes it; where the field
-                is `listed`, [B, L] padded with "".
+            raw: names of fields of `item_fields`, those that are wanted -> as `context_index` takes
+                them; where the field is `listed`, [B, L] padded with "".
 
         Returns:
             The same names -> [B] int64 indices, or ragged [B, None], as in `items.features`.
         """
-        return self._index(self.item_fields, raw)
+        return self._index([field for field in self.item_fields if field.name in raw], raw)
 
     def _index(
         self, fields: Sequence[Field], raw: Mapping[str, tf.Tensor]

@@ -29,6 +29,9 @@ class EventLog:
         dwell: [E] float32 seconds, NaN where there is none.
         context: name -> [E] int64 index of the context columns that the run names; of text, ragged
             [E, None].
+        shown: ragged [E, None] int64 item indices: what was on display when the event happened, in
+            order of position; an item that the catalogue lacks is 1. None where the train rows are
+            not of the kind `event` or the log does not say it.
     """
 
     user: np.ndarray
@@ -41,6 +44,7 @@ class EventLog:
     event_type: np.ndarray | None = None
     dwell: np.ndarray | None = None
     context: dict[str, np.ndarray | tf.RaggedTensor] | None = None
+    shown: tf.RaggedTensor | None = None
 
     def __len__(self) -> int:
         return len(self.user)

@@ -5,7 +5,11 @@ gains nothing. A score that is not a number counts as the worst for a target and
 other item.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+from models.names import metrics
 
 _FEW = 4  # targets a query up to which ranks are counted rather than searched for
 _NEVER = 1e9  # a rank that no cutoff reaches: masked, unknown or not-a-number targets
@@ -88,6 +92,76 @@ def recall(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(rank <= k, tf.float32), axis=1) / tf.maximum(target_count, 1.0)
 
 
+def recall_min(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
+    """Hits within the first `k` over min(k, targets) (Liang et al., WWW 2018, section 4.2): [B].
+
+    It reaches 1 however many targets there are.
+    """
+    hits = tf.reduce_sum(tf.cast(rank <= k, tf.float32), axis=1)
+    return hits / tf.clip_by_value(target_count, 1.0, float(k))
+
+
+def precision(rank: tf.Tensor, k: int) -> tf.Tensor:
+    """Hits within the first `k` over k, however few items there are: [B, T] ranks -> [B]."""
+    return tf.reduce_sum(tf.cast(rank <= k, tf.float32), axis=1) / float(k)
+
+
+def query_auc(scores: tf.Tensor, rank: tf.Tensor, target_count: tf.Tensor) -> tf.Tensor:
+    """Share of the pairs of a target and another item that are in order (Rendle et al., UAI 2009).
+
+        AUC = 1 - sum_t ahead(t) / (T M),    ahead(t) = rank(t) - |{t': rank(t') <= rank(t)}|
+
+    of T targets, those outside the catalogue included, and the M other items that may be
+    recommended. Conservative as the ranks are: an item that scores the same is ahead of the target,
+    and a target that cannot be ranked is behind all. 1 where there is no other item.
+
+    Args:
+        scores: [B, N], masked with -inf.
+        rank: [B, T] conservative ranks of distinct targets.
+        target_count: [B] float, targets of the query.
+
+    Returns:
+        [B] float32.
+    """
+    ranked = rank < _NEVER
+    listed = tf.reduce_sum(tf.cast(~(scores <= float("-inf")), tf.float32), axis=1)
+    targets = tf.reduce_sum(tf.cast(ranked, tf.float32), axis=1)
+    others = listed - targets
+    # Targets at or before each target, itself among them.
+    ascending = tf.sort(rank, axis=1)
+    before = tf.cast(tf.searchsorted(ascending, rank, side="right"), tf.float32)
+    ahead = tf.reduce_sum(tf.where(ranked, rank - before, 0.0), axis=1)
+    ahead += (tf.maximum(target_count, 1.0) - targets) * others
+    return 1.0 - tf.math.divide_no_nan(ahead, tf.maximum(target_count, 1.0) * others)
+
+
+def novelty(recommended: tf.Tensor, information: tf.Tensor, k: int) -> tf.Tensor:
+    """Mean self-information of the first `k` items (Zhou et al., PNAS 2010): [B]; 0 of no item.
+
+        1 / |list| sum_i -log2 p(i),    p(i) = max(events of i, 1) / events of train
+
+    Args:
+        recommended: [B, K] catalogue positions, -1 for none; K is at least k.
+        information: [N] float32, -log2 p of every item.
+        k: how many items are looked at.
+    """
+    listed = recommended[:, :k]
+    there = tf.cast(listed >= 0, tf.float32)
+    bits = tf.gather(information, tf.maximum(listed, 0)) * there
+    return tf.math.divide_no_nan(tf.reduce_sum(bits, axis=1), tf.reduce_sum(there, axis=1))
+
+
+def recommended(scores: tf.Tensor, k: int) -> tf.Tensor:
+    """Catalogue positions of the first `k` items, [B, k] int32, -1 where there are no more.
+
+    Equal scores are in catalogue order, as in an answer.
+    """
+    count = tf.minimum(k, tf.shape(scores)[1])
+    top, position = tf.math.top_k(scores, count)
+    position = tf.where(top > float("-inf"), position, -1)
+    return tf.pad(position, [[0, 0], [0, k - count]], constant_values=-1)
+
+
 def ndcg(rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
     """Normalised discounted cumulative gain at `k` with gains 0 and 1: -> [B]."""
     gain = tf.where(rank <= k, 1.0 / log2(rank + 1.0), tf.zeros_like(rank))
@@ -123,8 +197,11 @@ def retrieve_metrics(
     targets: tf.Tensor,
     target_count: tf.Tensor,
     candidates: tf.Tensor,
+    asked: Sequence[str] = (),
+    longest_list: int = 0,
+    information: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
-    """Computes every metric of `metrics.RETRIEVE_METRICS`.
+    """Computes every metric of `metrics.RETRIEVE_METRICS`, and those that are asked for.
 
     Args:
         scores: [B, N], masked with -inf.
@@ -132,9 +209,13 @@ def retrieve_metrics(
         targets: [B, T] catalogue positions, -1 outside or padding.
         target_count: [B] float, targets of the query whether in the catalogue or not.
         candidates: [B, C] catalogue positions of sampled negatives, -1 padding; C may be 0.
+        asked: per-query metrics besides, see `metrics.MetricSet.asking`.
+        longest_list: how many recommended items are to be returned besides.
+        information: [N], see `novelty`; where it is asked for.
 
     Returns:
-        Metric name -> [B] float32. A target that is listed twice counts once.
+        Metric name -> [B] float32; where a `longest_list` is asked for also `metrics.RECOMMENDED`
+        [B, K] int32 and `metrics.CATALOGUE` [B] float32. A target that is listed twice counts once.
     """
     targets, target_count = distinct(targets, target_count)
     rank, optimistic = ranks(scores, targets)
@@ -145,14 +226,41 @@ def retrieve_metrics(
         cutoff_metrics(rank, optimistic, target_count),
         ndcg(popular_rank, target_count, 10),
     )
+    besides = {}
+    if longest_list:
+        besides[metrics.RECOMMENDED] = recommended(scores, longest_list)
+        size = tf.cast(tf.shape(scores)[1], tf.float32)
+        besides[metrics.CATALOGUE] = tf.fill(tf.shape(target_count), size)
+    for name in asked:
+        kind, k = metrics.split(name)
+        if name == metrics.AUC:
+            besides[name] = query_auc(scores, rank, target_count)
+        elif kind == "novelty":
+            besides[name] = novelty(besides[metrics.RECOMMENDED], information, k)
+        else:
+            besides[name] = _at_cutoff(kind, rank, target_count, k)
     return {
         **values,
+        **besides,
         "popularity_hr_10": hit_rate(popular_rank, 10),
         "popularity_ndcg_10": popularity_ndcg_10,
         "lift_ndcg_10": values["ndcg_10"] - popularity_ndcg_10,
         "ncf99_hr_10": hit_rate(sampled_rank, 10) * sampled,
         "ncf99_ndcg_10": ndcg(sampled_rank, target_count, 10) * sampled,
     }
+
+
+def _at_cutoff(kind: str, rank: tf.Tensor, target_count: tf.Tensor, k: int) -> tf.Tensor:
+    """[B] of a metric of `metrics.AT_CUTOFF`."""
+    if kind in ("hr", "mrr", "precision"):
+        return {"hr": hit_rate, "mrr": reciprocal_rank, "precision": precision}[kind](rank, k)
+    of_targets = {
+        "recall": recall,
+        "recall_min": recall_min,
+        "ndcg": ndcg,
+        "map": average_precision,
+    }
+    return of_targets[kind](rank, target_count, k)
 
 
 def cutoff_metrics(

@@ -46,7 +46,13 @@ from models.names.hyper_parameters import (
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
-    """NeuMF's own. `factors` is f of the paper; `variant` trains one of the halves alone."""
+    """NeuMF's own. `factors` is f of the paper; `variant` trains one of the halves alone.
+
+    Attributes:
+        pretrain: train GMF and MLP alone first, and begin with their weights.
+        alpha: share of GMF in the last layer that begins so.
+        fine_tuning_rate: step size after the pre-training.
+    """
 
     epochs: int = 60
     patience: int = 10

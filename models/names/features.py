@@ -29,9 +29,13 @@ HISTORY_COLUMNS = {"event_types": EVENT_TYPE, "dwell": DWELL, "timestamps": TIME
 
 Requests, and the rows of queries and users, call it by the name before the arrow."""
 
+SHOWN = "shown"
+"""The column of the events that lists the items that were on display, in order of position."""
+
 NOT_FEATURES = frozenset(
     "user_id item_id session_id timestamp row rating label history exclude targets candidates "
-    "activity popularity temperature review dwell event_type split event_types timestamps".split()
+    "activity popularity temperature review dwell event_type split event_types timestamps "
+    "shown".split()
 )
 
 ONE_EACH = "one_each"
@@ -40,6 +44,10 @@ item, of the row."""
 
 CONTEXT = "context"
 """Schema tag of a column that the run names as context: a request may tell it."""
+
+OF_EVENT = "of_event"
+"""Schema tag of a column that the event says, though its name begins as if its user or item did, \
+such as `user_agent`."""
 
 REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", *HISTORY_COLUMNS))
 """What a request for recommendations may hold besides context."""
@@ -79,11 +87,23 @@ def from_schema(schema: schema_pb2.Schema) -> tuple[Feature, ...]:
     for column in schema.feature:
         if column.name in NOT_FEATURES:
             continue
-        entity = column.name.split("_", 1)[0]
-        features.append(
-            Feature(column.name, entity if entity in ("user", "item") else "context", _kind(column))
-        )
+        entity = _entity(column.name)
+        if OF_EVENT in column.annotation.tag:
+            entity = "context"
+        features.append(Feature(column.name, entity, _kind(column)))
     return tuple(features)
+
+
+def own_entity(name: str) -> tuple[str, ...]:
+    """Returns the tag of a column that an event says, where its name would say otherwise."""
+    misleading = name not in NOT_FEATURES and _entity(name) != "context"
+    return (OF_EVENT,) if misleading else ()
+
+
+def _entity(name: str) -> str:
+    """Returns whom a column describes, by its name."""
+    entity = name.split("_", 1)[0]
+    return entity if entity in OTHER else "context"
 
 
 def text_columns(

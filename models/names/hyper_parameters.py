@@ -41,7 +41,7 @@ class Ranking(HyperParameters):
     REFUSAL: ClassVar[str] = "it scores single rows and ranks no catalogue"
 
     filter_seen: bool = True
-    segment: str | None = None
+    segment: str | None = pydantic.Field(None, examples=["country"])
 
 
 class Epochs(HyperParameters):
@@ -64,7 +64,7 @@ class Epochs(HyperParameters):
     patience: int = 5
     latest_share: float = 0.3
     validate_every: int = 1
-    monitor: str | None = None
+    monitor: str | None = pydantic.Field(None, examples=["recall_20"])
 
     # Validators, not field constraints: a model's own class sets other defaults, which would drop a
     # field's constraints.
@@ -170,6 +170,29 @@ COMMON: dict[str, type[HyperParameters]] = {
     for name in group.model_fields
 }
 """Common setting -> its group."""
+
+USUAL = {
+    "factors": "numbers that an id is made of",
+    "embedding_dim": "numbers that an id or a query is made of",
+    "embedding": "the same",
+    "feature_dim": "numbers that a value of a feature is made of",
+    "hidden": "width of the hidden layer, or of each of them",
+    "units": "width of the recurrent layer",
+    "l2": "weight of the squared weights in the loss (what exactly is penalised: the model's file)",
+    "l1": "weight of the absolute weights in the loss",
+    "dropout": "share of a layer's inputs that a step leaves out",
+    "dropout_hidden": "share of the recurrent layer's outputs that a step leaves out",
+    "dropout_embedding": "share of the item vectors that a step leaves out",
+    "negatives": "items drawn against each positive",
+    "history_length": "the newest items of a history that are read",
+    "stddev": "deviation of the initial weights",
+    "temperature": "scores are divided by it before the softmax",
+    "variant": "which of the paper's models",
+    "loss": "what is minimised",
+    "activation": "of the hidden layers",
+    "optimizer": "what takes the steps",
+}
+"""What settings that several models have by the same name mean, where a model says nothing else."""
 
 _OFF: dict[str, Any] = {
     "monitor": None,

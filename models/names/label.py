@@ -4,7 +4,7 @@ Light: the gate and the command line read it.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -18,22 +18,45 @@ class Label(Settings):
     """The label of a run.
 
     `{column: rating}` is a rating (any number); `{column: rating, threshold: 4}` is a click: 1 from
-    the threshold on, else 0; the column `label` holds clicks already.
+    the threshold on, else 0; the column `label` holds clicks already, and so does any column of a
+    run whose model learns clicks, unless `kind` says otherwise.
 
     Attributes:
         column: the column of the events that the label is made of.
         threshold: from which value on it counts as a click; None takes the value as it is.
+        kind: `click` or `rating`; left out, as above.
     """
 
     SECTION: ClassVar[str] = "label"
 
-    column: str = pydantic.Field(min_length=1)
-    threshold: float | None = None
+    column: str = pydantic.Field(min_length=1, examples=["rating"])
+    threshold: float | None = pydantic.Field(None, examples=[4.0])
+    kind: Literal["click", "rating"] | None = pydantic.Field(None, examples=["click"])
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> "Label":
+        if self.threshold is not None and self.kind == "rating":
+            raise ValueError(
+                "kind: a label with a threshold is a click; received 'rating' with the threshold "
+                f"{self.threshold:g}"
+            )
+        return self
+
+    def learnt_by(self, learns: str) -> "Label":
+        """The same label for a model whose paper predicts clicks, or ratings.
+
+        Args:
+            learns: `click` or `rating` (`models.names.registry.Entry`).
+        """
+        said = self.kind or self.threshold is not None or self.column == LABEL
+        return self if said or learns != "click" else self.model_copy(update={"kind": "click"})
 
     @property
     def is_click(self) -> bool:
         """Whether the model answers a probability (clicks) rather than a number (ratings)."""
-        return self.threshold is not None or self.column == LABEL
+        if self.threshold is not None or self.kind:
+            return self.kind != "rating"
+        return self.column == LABEL
 
     @classmethod
     def parse(  # type: ignore[override]  # an empty mapping is no label

@@ -3,7 +3,9 @@
 Light: the gate and the command line read them.
 """
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from models.names.errors import ConfigError, nearest
 from models.names.label import LABEL, Label
@@ -37,6 +39,31 @@ RETRIEVE_METRICS = (
 counting ties in our favour would add; \
 `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
+AT_CUTOFF = {
+    "hr": "HR",
+    "recall": "Recall",
+    "recall_min": "Recall/min",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+    "precision": "Precision",
+}
+"""What a run may ask for at any cut-off, `recall_50`: the ranks of a query's targets give it."""
+
+AUC = "auc"
+"""A run may ask for it: the AUC of a query, `models.measures.ranking.query_auc`."""
+
+_OF_A_LIST = {"novelty": "Novelty"}
+_OF_ALL_LISTS = {"coverage": "Coverage", "gini": "Gini"}
+
+RECOMMENDED = "recommended"
+CATALOGUE = "catalogue_size"
+"""Outputs of `evaluate` where a metric of recommended items was asked for: their positions in the \
+catalogue, [B, K] with -1 for none, and how many items there are, [B, 1]."""
+
+RECALL_STAGE = (50, 100, 200, 500)
+"""Cut-offs at which the recall stage of a bundle is measured."""
+
 _LOWER_IS_BETTER = ("log_loss", "mse", "mae")
 
 PREDICTION = "prediction"
@@ -59,6 +86,8 @@ class MetricSet:
         choosing: what a run may choose the epoch by (the hyper-parameter `monitor`).
         lift: how much better than the reference a row is; the gate holds its mean to a floor.
         reference: what the reference is called.
+        asked: what the run asks for besides, per query; see `asking`.
+        of_lists: the same, of all lists together: coverage and Gini.
         shown: metric -> heading, the columns of a table for people.
         shown_reference: the same for the reference.
     """
@@ -73,6 +102,60 @@ class MetricSet:
     reference: str
     shown: dict[str, str]
     shown_reference: dict[str, str]
+    asked: tuple[str, ...] = field(default=())
+    of_lists: tuple[str, ...] = field(default=())
+
+    @property
+    def longest_list(self) -> int:
+        """How many recommended items the metrics that were asked for look at; 0 for none."""
+        kinds = (*_OF_A_LIST, *_OF_ALL_LISTS)
+        parts = [split(name) for name in (*self.asked, *self.of_lists)]
+        return max((cutoff for kind, cutoff in parts if kind in kinds), default=0)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `evaluate` returns of a `retrieve` model."""
+        return (*self.means, *((RECOMMENDED, CATALOGUE) if self.longest_list else ()))
+
+    def asking(self, names: Iterable[str]) -> "MetricSet":
+        """The same with metrics that a run asks for.
+
+        They are those of `AT_CUTOFF`, `AUC`, and of what is recommended `novelty_10`,
+        `coverage_10` and `gini_10`, each with any cut-off; `recall@50` is `recall_50`.
+
+        Raises:
+            ConfigError: no such metric, or the set is not of rankings.
+        """
+        names = dict.fromkeys(name.lower().replace("@", "_") for name in names)
+        if names and self.lift != "lift_ndcg_10":
+            raise ConfigError(
+                f"metrics: for models that rank the catalogue; received {', '.join(names)} in a "
+                f"run that is measured by {', '.join(self.shown)}"
+            )
+        per_query, of_lists, shown = [], [], dict(self.shown)
+        for name in names:
+            kind, cutoff = split(name)
+            titles = {**AT_CUTOFF, **_OF_A_LIST, **_OF_ALL_LISTS}
+            if name != AUC and (kind not in titles or cutoff < 1):
+                known = [AUC, *(f"{one}_{cutoff or 10}" for one in titles)]
+                raise ConfigError(
+                    f"metrics: a name with its cut-off required, such as recall_50, or auc; "
+                    f"received {name!r}{nearest(name, known)}"
+                )
+            shown[name] = "AUC" if name == AUC else f"{titles[kind]}@{cutoff}"
+            if kind in _OF_ALL_LISTS:
+                of_lists.append(name)
+            elif name not in self.means:
+                per_query.append(name)
+        chosen_by = [name for name in per_query if split(name)[0] not in _OF_A_LIST]
+        return replace(
+            self,
+            means=(*self.means, *per_query),
+            choosing=(*self.choosing, *chosen_by),
+            shown=shown,
+            asked=tuple(per_query),
+            of_lists=tuple(of_lists),
+        )
 
     @property
     def higher_is_better(self) -> bool:
@@ -119,6 +202,7 @@ TWO_STAGE = MetricSet(
         "alone_hr_10",
         "alone_ndcg_10",
         "lift_alone_ndcg_10",
+        *(f"recall_stage_{cutoff}" for cutoff in RECALL_STAGE),
     ),
     pooled={},
     label="timestamp",
@@ -159,14 +243,30 @@ RATING = MetricSet(
 _SETS = (RETRIEVE, TWO_STAGE, CLICK, RATING)
 
 
-def of(task: str, label: Label | None = None) -> MetricSet:
+def of(task: str, label: Label | None = None, asked: Iterable[str] = ()) -> MetricSet:
     """The metrics of a run.
 
     That is a `retrieve` run, a bundle of two stages, or a `score` run on clicks or on ratings.
+
+    Args:
+        task: `retrieve`, `two_stage` or `score`.
+        label: of a `score` run.
+        asked: metrics that a `retrieve` run asks for besides, see `MetricSet.asking`.
+
+    Raises:
+        ConfigError: as `MetricSet.asking`.
     """
     if task in ("retrieve", "two_stage"):
-        return RETRIEVE if task == "retrieve" else TWO_STAGE
-    return CLICK if label is None or label.is_click else RATING
+        found = RETRIEVE if task == "retrieve" else TWO_STAGE
+    else:
+        found = CLICK if label is None or label.is_click else RATING
+    return found.asking(asked)
+
+
+def split(name: str) -> tuple[str, int]:
+    """`recall_50` -> `recall`, 50; the cut-off is 0 where a name has none."""
+    found = re.fullmatch(r"(.+)_(\d+)", name)
+    return (found[1], int(found[2])) if found else (name, 0)
 
 
 def named(metric: str) -> MetricSet:

@@ -31,6 +31,7 @@ class Entry:
         defaults: what the other parts of a run are unless the run says otherwise, as its file
             would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
             return to what they had.
+        reads_weights: whether training heeds how much an event weighs (`positives.values`).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Entry:
     learns: str = ""
     reads: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reads_weights: bool = False
 
 
 # BGE, GES and EGES: the paper's graph and walks.
@@ -364,6 +366,15 @@ _ENTRIES = (
         paper="Grbovic & Cheng, KDD 2018",
         module="models.industry.airbnb",
         reads=("event_types",),
+    ),
+    Entry(
+        name="yahoo_news",
+        title="Yahoo! JAPAN news",
+        task="retrieve",
+        kind="event",
+        family="industry",
+        paper="Okura et al., KDD 2017",
+        module="models.industry.yahoo_news",
     ),
     Entry(
         name="cune_mf",

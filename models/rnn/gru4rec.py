@@ -51,6 +51,15 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     (constrained), a table of its own of `embedding_dim` (separate) or nothing but the item
     (one_hot). `logq` (cross-entropy) and `bpreg` (BPR-max) as in the authors' later work;
     `score_activation` applies to all losses but cross-entropy.
+
+    Attributes:
+        n_sample: items drawn for a step, besides the batch's own targets.
+        sample_alpha: they are drawn by their events to this power; 0: all alike.
+        logq: cross-entropy: how much of the log of that share is taken off a score.
+        bpreg: bpr_max: weight of the squared scores of negatives.
+        score_activation: of the scores, in all losses but cross-entropy.
+        elu_alpha: elu: where it levels off, below zero.
+        momentum: of Adagrad, after its scaling.
     """
 
     epochs: int = 10

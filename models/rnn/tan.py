@@ -50,6 +50,15 @@ class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision):
 
     `units` are the widths of the GRU layers; `embedding` says whether the output table is the
     input table (constrained) or a second one (separate, of `embedding_dim`).
+
+    Attributes:
+        augmentation: M1: every prefix of a session is an example.
+        click_dropout: share of an example's clicks that are left out.
+        recent_share: M2: the newest share of the sessions that training ends on; 1: none.
+        tuning_rate: step size on them.
+        privileged: M3: a teacher that has read the later clicks gives soft labels.
+        teacher_share: weight of those against the target.
+        output: `softmax` over the items, or `embedding`: M4.
     """
 
     epochs: int = 20

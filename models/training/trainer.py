@@ -32,7 +32,8 @@ def run_fn(fn_args: Any) -> None:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
             folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
             `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
-            `hyper_parameters`, `seed`, and optionally `label`, `checkpoint_dir` and `fingerprint`.
+            `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `checkpoint_dir` and
+            `fingerprint`.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -52,7 +53,8 @@ def run_fn(fn_args: Any) -> None:
     splits = {
         _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
     }
-    task = tasks.of(config["model"], Label.parse(config.get("label")))
+    asked = config.get("metrics", ())
+    task = tasks.of(config["model"], Label.parse(config.get("label")), asked)
     data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
     loop = TrainingLoop(
         hyper_parameters,

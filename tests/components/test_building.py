@@ -302,6 +302,38 @@ def test_checks_name_table_column_rows_reason_and_key(faulty_tables, tmp_path):
         Thresholds.parse({"min_user_event": 3})
 
 
+def test_ids_that_stand_for_none_and_users_of_another_table_are_named(tmp_path):
+    """`NA` was an item like others, and 0.0 a user whom a table of 0, 1, .. was about."""
+    lines = ["u1,NA", "u2,i1", "null,i2", "u3,Nan", "u4,i3", "u5,nane", "u6,None", "u7,N", "u8,i1"]
+    (tmp_path / "events.csv").write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    (tmp_path / "items.csv").write_text("item_id,color\nNULL,red\n")
+    users = "".join(f"{name}\n" for name in ("u1", "u2", "u9", "<NA>"))
+    (tmp_path / "users.csv").write_text(f"user_id\n{users}")
+    standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    with pytest.raises(DataError) as raised:
+        run_check(tmp_path / "tables", tmp_path / "a", max_unknown_item_share=1)
+    for part in (
+        # Of 9 events those of u1, null, u3 and u6.
+        "events.user_id, item_id: 4 events with an id that stands for none of 9 (44.44%); for "
+        "example row 0 (line 2 of events.csv): user u1, item NA; row 2",
+        "items.item_id: 1 rows with an id that stands for none of 1 (100.00%); for example id NULL",
+        "users.user_id: 1 rows with an id that stands for none of 4",
+        "(check.max_no_id_share)",
+        # Only u1 and u2 are in the table.
+        "events.user_id: 7 events of users whom the users table does not have of 9 (77.78%)",
+        "(check.max_unknown_user_share)",
+    ):
+        assert part in str(raised.value)
+    lenient = {f"max_{name}_share": 1 for name in ("no_id", "unknown_user", "unknown_item")}
+    report = run_check(tmp_path / "tables", tmp_path / "b", **lenient)
+    assert len(report["notes"]) == 5 and not report["failures"]
+
+
+def test_without_a_table_of_users_nobody_is_unknown(faulty_tables, tmp_path):
+    lenient = {"max_duplicate_share": 0.1, "max_future_share": 0.1, "max_duplicate_id_share": 0.5}
+    assert "unknown_users" not in run_check(faulty_tables, tmp_path, **lenient)["checks"]
+
+
 def test_an_anomaly_of_tfdv_stops_the_run_and_a_new_column_is_a_note(faulty_tables, tmp_path):
     anomalies = anomalies_pb2.Anomalies()
     new = anomalies.anomaly_info["mood"]
@@ -391,6 +423,16 @@ def test_the_given_split_of_a_file_goes_through_beam(toy_tables, tmp_path):
         user: [item] for user, item in first.items()
     }
     assert queries[0]["candidates"] == [b"i1", b"i2"]
+    report = json.loads((tmp_path / "e" / "examples" / "report.json").read_text())
+    assert report["given"] == {"named": 60, "missing": 0, "first": []}
+    # Two events that the log lacks, of 62: a stranger, and an item that nobody knows.
+    file.write_bytes(file.read_bytes() + b"\nstranger\ti1\t\nu1\tno item\t\n")
+    names = (str(toy_tables), str(tmp_path / "f"))
+    with pytest.raises(DataError, match="2 of the 62 events .*user stranger, item i1; user u1, it"):
+        standalone.build_examples(*names, split=split, rows_a_shard=100)
+    allowed = {**split, "max_missing_share": 0.04}
+    report = standalone.build_examples(*names, split=allowed, rows_a_shard=100)
+    assert report["given"]["missing"] == 2 and report["splits"]["test"]["rows"] == 60
     with pytest.raises(DataError, match="split.file: .*nothing.tsv is missing"):
         split = {"name": "given", "file": str(tmp_path / "nothing.tsv")}
         standalone.build_examples(str(toy_tables), str(tmp_path / "e"), split=split)

@@ -3,6 +3,7 @@
 It judges a first time, then against a baseline.
 """
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,9 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components.gate import evaluation
+from components.gate import comparison, evaluation
+from components.gate.config import GateConfig, required
+from components.gate.row_metrics import Sums
 from components.in_process import in_process_pipeline
 from models.contract import tasks
 from models.names import metrics, registry
@@ -30,10 +33,10 @@ def evaluate(
     model: str,
     baseline: str | None,
     output: Path,
-    min_lift: float = 0.01,
+    **gate,
 ) -> evaluation.Verdict:
     """What TFX's Evaluator does with the test rows."""
-    config = evaluation.eval_config(measured, min_lift=min_lift, max_regression=0.005)
+    config = evaluation.eval_config(measured, GateConfig(**{"min_lift": 0.01, **gate}))
     config = tfma.utils.update_eval_config_with_defaults(
         config, has_baseline=bool(baseline), rubber_stamp=True
     )
@@ -99,6 +102,16 @@ def test_evaluated_twice(exported, tmp_path):
     assert first.counts[evaluation.OVERALL] == 216 and any(
         name.startswith("activity:") for name in first.metrics
     )
+    assert [one.against for one in first.thresholds] == [
+        "the train mean",
+        "the last blessed model",
+    ]
+    assert first.thresholds[1].value is None  # nothing to compare with, and so met
+
+    users = comparison.read(io.BytesIO(evaluation.read_by_user(str(tmp_path / "first"))))
+    assert users.rows.sum() == 216 and len(set(users.users)) == len(users.users) > 10
+    values = users.means[measured.lift]
+    assert users.rows @ values / 216 == pytest.approx(overall[measured.lift], abs=1e-6)
 
     second = evaluate(data, measured, paths["good"], paths["bad"], tmp_path / "second")
     assert second.blessed and set(second.baseline[evaluation.OVERALL]) >= set(measured.shown)
@@ -111,14 +124,61 @@ def test_evaluated_twice(exported, tmp_path):
 
     worse = evaluate(data, measured, paths["bad"], paths["good"], tmp_path / "worse")
     assert not worse.blessed
-    by_metric = {failure.metric: failure for failure in worse.failures}
     fall = inside["bad"][measured.monitor] - inside["good"][measured.monitor]
-    failure = by_metric[measured.monitor]
-    assert failure.kind == "change" and abs(failure.value - fall) < 1e-5
+    failure = next(one for one in worse.failures if one.against == evaluation.LAST_BLESSED)
+    # Errors fall where models get better: what rose is worse.
+    assert failure.value == pytest.approx(-fall, abs=1e-5) and 0 < failure.standard_error < fall / 2
+    assert failure.bound == -max(0.005, 2 * failure.standard_error)
     assert (
-        f"{measured.monitor}: {fall:+.4f} against the last blessed model; required: at most "
-        "+0.0050; over by" in str(failure)
+        f"{measured.monitor}: {fall:.4f} worse than the last blessed model's (± "
+        f"{failure.standard_error:.4f}); required: at most {-failure.bound:.4f} worse"
+        in str(failure)
     )
+    assert f"short by {fall + failure.bound:.4f}" in str(failure)
+
+    guarded = evaluate(
+        data,
+        measured,
+        paths["bad"],
+        paths["good"],
+        tmp_path / "slices",
+        min_lift=-1.0,
+        max_regression=1.0,
+        slices=("activity", "temperature:none"),
+    )
+    assert not guarded.blessed and guarded.failures[-1].slice == "temperature:none"
+    assert "temperature:none: no test row is in this slice" in str(guarded.failures[-1])
+    declared = {one.slice for one in guarded.thresholds} - {evaluation.OVERALL}
+    assert declared == {name for name in guarded.metrics if name.startswith("activity:")}
+    assert all(one.met for one in guarded.thresholds if one.against == evaluation.LAST_BLESSED)
+
+
+def test_what_a_run_asks_for_is_what_the_exported_model_measures(toy_data, tmp_path):
+    """The signature, TFMA and validation agree; a baseline that lacks a metric is no obstacle."""
+    data, names = toy_data("event", 0.0), ("recall_50", "auc", "novelty_5", "coverage_5", "gini_5")
+    loaded, module = data.load("popularity"), registry.load("popularity")
+    model = module.Model(module.HyperParameters(), loaded)
+    model.learn(TrainingLoop(model.hyper_parameters, loaded, seed=1))
+    task = tasks.of("popularity", asked=names)
+    task.exporter(model, loaded).export(str(tmp_path / "model"))
+    tasks.of("popularity").exporter(model, loaded).export(str(tmp_path / "older"))
+    inside = task.evaluation(loaded, "test").of(model)()
+    verdict = evaluate(
+        data,
+        task.metrics,
+        str(tmp_path / "model"),
+        str(tmp_path / "older"),
+        tmp_path / "verdict",
+        min_lift=0.0,
+    )
+    assert verdict.blessed, verdict.failures  # as good as the older one, and as popularity
+    overall = verdict.metrics[evaluation.OVERALL]
+    for name in (*task.metrics.means, *names):
+        np.testing.assert_allclose(overall[name], inside[name], atol=1e-5, err_msg=name)
+    assert 0 < overall["coverage_5"] < 1 and 0 < overall["gini_5"] < 1 and overall["novelty_5"] > 0
+    before = verdict.baseline[evaluation.OVERALL]
+    assert before["ndcg_10"] == overall["ndcg_10"]
+    assert all(not before.get(name, float("nan")) >= 0 for name in names)
 
 
 def test_the_floor_is_the_train_mean(exported, tmp_path):
@@ -133,10 +193,60 @@ def test_the_floor_is_the_train_mean(exported, tmp_path):
     )
     assert not verdict.blessed
     (failure,) = verdict.failures
+    error = verdict.errors[evaluation.OVERALL][measured.lift]
     assert str(failure) == (
-        f"{measured.monitor}: {lift:+.4f} better than the train mean's; required: at least "
-        f"{lift + 0.02:+.4f}; short by 0.0200"
+        f"{measured.monitor}: {lift:.4f} better than the train mean's (± {error:.4f}); required: "
+        f"at least {lift + 0.02:.4f} better; short by 0.0200"
     )
+
+
+def test_what_is_within_the_noise_is_no_lift_and_no_fall():
+    """Four rows: their lifts are 0, 0, 0 and .4, their changes the same with the other sign.
+
+    The mean is .1; the deviation is sqrt((3 * .1^2 + .3^2) / 3) = .2, the standard error .1. So two
+    standard errors are .2: more than the lift, and more than the fall.
+    """
+    sums = Sums(names=("lift", "loss"))
+    for lift in (0.0, 0.0, 0.0, 0.4):
+        sums.add([lift, 1.0], [0.0, 1.0 + lift])
+    assert sums.flush().moments("lift") == pytest.approx((0.1, 0.1))
+    # What is paired is the difference: a loss of 1 against 1 and 1.4.
+    assert sums.moments("loss") == pytest.approx((1.0, 0.0))
+    assert sums.moments("loss", paired=True) == pytest.approx((-0.1, 0.1))
+    halves = [Sums(names=("lift", "loss")) for _ in range(2)]
+    for number, lift in enumerate((0.0, 0.0, 0.0, 0.4)):
+        halves[number % 2].add([lift, 1.0], [0.0, 1.0 + lift])
+    assert halves[0].merged(halves[1]).moments("lift") == pytest.approx((0.1, 0.1))
+    assert required(0.01, 2, 0.1) == required(0.01, 2, sums.moments("lift")[1]) == 0.2
+
+    lift = evaluation.Threshold("ndcg_10", "overall", "popularity", 0.1, 0.1, 0.2, 2.0)
+    assert str(lift) == (
+        "ndcg_10: 0.1000 better than popularity's (± 0.1000); required: at least 0.2000 better, "
+        "2 standard errors; short by 0.1000"
+    )
+    fall = evaluation.Threshold(
+        "log_loss", "activity:0", evaluation.LAST_BLESSED, -0.1424, 0.001, -0.005, 2.0
+    )
+    assert str(fall) == (
+        "log_loss of activity:0: 0.1424 worse than the last blessed model's (± 0.0010); required: "
+        "at most 0.0050 worse; short by 0.1374"
+    )
+
+
+def test_noise_does_not_pass_the_floor():
+    """Models that have learned nothing are better than the reference by chance, every second one.
+
+    Their lifts are draws around 0; of 400 models about 2.3 % are beyond two standard errors.
+    """
+    random, passed, before = np.random.default_rng(5), 0, 0
+    for _ in range(400):
+        sums = Sums(names=("lift",))
+        for lift in random.normal(0, 0.1, size=200):
+            sums.add([lift], None)
+        mean, error = sums.flush().moments("lift")
+        passed += mean >= required(0.0001, 2.0, error)
+        before += mean >= required(0.0001, 0.0, error)
+    assert before > 160 and passed <= 20
 
 
 @pytest.mark.parametrize(
@@ -144,12 +254,19 @@ def test_the_floor_is_the_train_mean(exported, tmp_path):
     [("retrieve", None, "ndcg_10"), ("score", CLICK, "log_loss"), ("score", RATING, "mse")],
 )
 def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(task, label, name):
-    config = evaluation.eval_config(metrics.of(task, label), 0.25, 0.5)
-    bounds = {}
-    for spec in config.metrics_specs:
-        for metric in spec.metrics:
-            for threshold in metric.per_slice_thresholds:
-                bounds[json.loads(metric.config)["name"]] = threshold.threshold
-    assert set(bounds) == {name, f"lift_{name}"}
-    assert bounds[f"lift_{name}"].value_threshold.lower_bound.value == 0.25
-    assert bounds[name].change_threshold.absolute.value == (-0.5 if task == "retrieve" else 0.5)
+    gate = GateConfig(min_lift=0.25, max_regression=0.5, z=3, slices="activity")
+    config = evaluation.eval_config(metrics.of(task, label), gate)
+    found = {
+        (spec.output_names[0], metric.class_name, settings["bound"], settings["z"]): sum(
+            len(bounds.slicing_specs) for bounds in metric.per_slice_thresholds
+        )
+        for spec in config.metrics_specs
+        for metric in spec.metrics
+        if metric.per_slice_thresholds
+        for settings in [json.loads(metric.config)]
+    }
+    assert found == {
+        (name, "ChangeMargin", -0.5, 3.0): 2,  # overall and the slice
+        (f"lift_{name}", "FloorMargin", 0.25, 3.0): 1,
+        (f"lift_{name}", "FloorMargin", 0.0, 3.0): 1,
+    }

@@ -1,16 +1,21 @@
 """The canary's probe of a `score` model.
 
-Real rows over both protocols of a real server, and a model that cannot answer.
+Real rows over both protocols of a real server, and a model that cannot answer. And what it makes of
+the answers of small catalogues.
 """
+
+import contextlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from components import standalone
 from components.canary import probes
 from models.contract import tasks
 from models.names import registry
 from models.names.label import Label
+from serving.client.client import Recommendations
 
 CLICK = Label(column="rating", threshold=4.0)
 
@@ -67,3 +72,60 @@ def test_a_model_that_answers_no_number_is_not_pushed(untrained, tmp_path):
         probes.CanaryFailure, match="row 0: the score is nan over rest; required: a finite number"
     ):
         probes.try_model(str(tmp_path / "model"), str(data.folder / "examples"))
+
+
+class Shop:
+    """Answers as a client of a small shop's server does."""
+
+    def __init__(self, catalogue, had, silent=()):
+        self.catalogue, self.had, self.silent = catalogue, had, silent
+
+    def recommend_many(self, queries, k):
+        return [self.recommend(query, k) for query in queries]
+
+    def recommend(self, query, k):
+        user, told = (probes._text(query.user_id), map(probes._text, query.history))
+        gone = {*self.had.get(user, ()), *told, *map(probes._text, query.exclude)}
+        left = [] if user in self.silent else [one for one in self.catalogue if one not in gone]
+        return Recommendations([(item, 1.0) for item in left[:k]], "model")
+
+
+@pytest.fixture(scope="module")
+def shop_examples(tmp_path_factory):
+    """u0 has had all of a, b, c and é, u1 all but é, u2 all but é and c."""
+    folder = tmp_path_factory.mktemp("shop")
+    rows = [f"u{user},{item}" for user in range(3) for item in "abcé"[: 4 - user]]
+    rows += [f"v,{item}" for item in "cba"]
+    (folder / "events.csv").write_text("user_id,item_id\n" + "\n".join(rows) + "\n", "utf-8")
+    standalone.read_tables(str(folder), output=str(folder / "tables"))
+    split = {"name": "ratio", "test_fraction": 0.3, "valid_fraction": 0, "seed": 1}
+    standalone.build_examples(str(folder / "tables"), str(folder), schema="generic", split=split)
+    return str(folder / "examples")
+
+
+HAD = {"u0": "abcé", "u1": "abc", "u2": "ab", "v": "abc"}
+
+
+def ask(shop, examples, monkeypatch):
+    monkeypatch.setattr(probes, "_asking", lambda *_: contextlib.nullcontext(shop))
+    return probes._recommend({}, examples)
+
+
+def test_who_has_had_the_whole_catalogue_gets_an_empty_answer(shop_examples, monkeypatch):
+    """A small catalogue could not be pushed: required: 1 to 10 items, received 0."""
+    # Users of the test split, and three strangers.
+    assert ask(Shop("abcé", HAD), shop_examples, monkeypatch) >= 4
+    # The model knows three items, since features.min_count leaves é out.
+    assert ask(Shop("abc", HAD), shop_examples, monkeypatch) >= 4
+
+
+def test_nobody_else_does(shop_examples, monkeypatch):
+    asked = [query.user_id.decode() for query in probes.sample_queries(shop_examples)[:-3]]
+    silent = next(user for user in asked if user != "u0")
+    with pytest.raises(
+        probes.CanaryFailure, match=f"{silent}.*required: 1 to 10 items, received 0"
+    ):
+        ask(Shop("abcé", HAD, silent=(silent,)), shop_examples, monkeypatch)
+    # A server that answers nobody with anything.
+    with pytest.raises(probes.CanaryFailure, match="the model recommends nothing to anybody"):
+        ask(Shop("", HAD), shop_examples, monkeypatch)

@@ -7,6 +7,7 @@ import gzip
 
 import pytest
 
+from components.read import times
 from components.read.layouts import detection
 from components.tables import artifacts
 from models.names.errors import DataError
@@ -126,7 +127,7 @@ def test_bad_lines_are_rejected_by_reason_with_their_line(tmp_path):
     write(tmp_path, clicks__txt=LOG + "1\ta\t1\n1\tb\tsoon\n\n\tc\t3\n1\td\n")
     _, rejects = read(tmp_path)
     assert rejects == {
-        ("events", "timestamp is not a number"): (1, 3, "'soon'"),
+        ("events", times.UNREADABLE): (1, 3, "'soon'"),
         ("events", "empty user_id"): (1, 5, "''"),
         ("events", "wrong number of fields"): (1, 6, "required 3, received 2: '1\\td'"),
     }

@@ -10,6 +10,7 @@ from components.build.splits import (
     TEST,
     TEST_INPUT,
     TRAIN,
+    UNUSED,
     VALID,
     VALID_INPUT,
     gather_facts,
@@ -71,6 +72,7 @@ def parts(log):
         TEST: "test",
         VALID_INPUT: "valid_input",
         TEST_INPUT: "test_input",
+        UNUSED: "unused",
     }
     found = {}
     for user, item, part in zip(log.column("user_id"), log.column("item_id"), log.split):
@@ -447,3 +449,9 @@ def test_what_happens_later_changes_nothing_before():
         for log in logs
     )
     assert len(early) == 400 and all(whole[number] == row for number, row in early.items())
+
+
+def test_only_splits_by_time_keep_later_events_out_of_train():
+    silent = {name for name in SPLITS if not SplitConfig(name=name, file="f").leakage}
+    assert silent == {"temporal", "last_days"}
+    assert SplitConfig(name="ratio").leakage.startswith("split ratio: events are parted at random")

@@ -23,17 +23,17 @@ from tests.models.toy import example
 # User, item, type, seconds, time, device, hour. Leave-one-out tests d's last event and v's, and
 # validates the ones before; `rare` stands in validation alone, so train does not know it.
 EVENTS = """\
-user_id,item_id,event_type,dwell,timestamp,device,hour
-u,a,view,1,100,phone,8
-u,b,buy,2,200,phone,9
-u,c,,3,300,desk,10
-u,rare,view,4,400,desk,11
-u,d,view,5,500,phone,12
-v,b,view,6,150,desk,13
-v,d,buy,,250,,14
-v,c,view,8,350,phone,15
-v,a,view,9,450,tablet,16
-w,c,view,10,460,desk,17
+user_id,item_id,event_type,dwell,timestamp,device,hour,shown
+u,a,view,1,100,phone,8,c|a|b
+u,b,buy,2,200,phone,9,
+u,c,,3,300,desk,10,rare|c
+u,rare,view,4,400,desk,11,
+u,d,view,5,500,phone,12,
+v,b,view,6,150,desk,13,b
+v,d,buy,,250,,14,
+v,c,view,8,350,phone,15,
+v,a,view,9,450,tablet,16,
+w,c,view,10,460,desk,17,a|d
 """
 TYPES = {"dwell": "float", "hour": "int"}
 ALL = {
@@ -161,6 +161,20 @@ def test_events_have_their_type_dwell_and_context(either):
         ("v", "d"): ("buy", 0.0, 250, 0, True),
         ("w", "c"): ("view", 10.0, 460, "desk", True),
     }
+
+
+def test_events_know_what_was_on_display(built):
+    """In order of position; `rare` is not of the catalogue."""
+    data = load(built)
+    log = data.events
+    assert "shown" not in {feature.name for feature in data.features}
+    found = {}
+    for number, shown in enumerate(log.shown.to_list()):
+        user = names(data.users, log.user[[number]])[0]
+        item = names(data.items, log.item[[number]])[0]
+        known = ["?" if one == 1 else data.items.ids[one - 2].decode() for one in shown]
+        found[user + item] = "".join(known)
+    assert found == {"ua": "cab", "ub": "", "uc": "?c", "vb": "b", "vd": "", "wc": "ad"}
 
 
 def test_lists_carry_the_features_of_their_items(either):

@@ -1,9 +1,12 @@
 """Ranking metrics against values worked out by hand."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from models.measures import ranking
+from models.measures import lists, ranking
+from models.names import metrics
+from models.names.errors import ConfigError
 from models.names.metrics import RETRIEVE_METRICS
 
 INF = float("inf")
@@ -119,3 +122,92 @@ def test_many_targets_rank_as_few():
         few = ranking.ranks(tf.constant(scores), tf.constant(targets[:, place : place + 1]))
         for left, right in zip(many, few, strict=True):
             np.testing.assert_array_equal(left[:, place : place + 1], right)
+
+
+def asked(scores, targets, count, *names, longest=0, information=None):
+    """Metrics that a run asks for, of one query."""
+    scores = tf.constant([scores], tf.float32)
+    values = ranking.retrieve_metrics(
+        scores,
+        scores,
+        tf.constant([targets]),
+        tf.constant([count]),
+        tf.constant([[-1]]),
+        names,
+        longest,
+        information,
+    )
+    return [values[name].numpy()[0] for name in names] if names else values
+
+
+def test_cut_offs_that_a_run_asks_for():
+    # Targets are at ranks 1 and 4, and a third is outside the catalogue.
+    found = asked(
+        [5, 4, 3, 2],
+        [0, 3, -1],
+        3.0,
+        "recall_50",
+        "recall_min_2",
+        "recall_min_50",
+        "precision_4",
+        "precision_1",
+        "hr_1",
+        "mrr_1",
+        "ndcg_100",
+    )
+    # 2 of 3; 1 of min(2, 3); 2 of min(50, 3); 2 in 4; 1 in 1; and of NDCG
+    # (1 + 1/log2(5)) / (1 + 1/log2(3) + 1/2) = 0.671386, as at 10.
+    np.testing.assert_allclose(found, [2 / 3, 1 / 2, 2 / 3, 1 / 2, 1, 1, 1, 0.671386], atol=1e-6)
+
+
+def test_auc_of_a_query():
+    # Ranks 1 and 4 of four: the target at 1 is before both others, that at 4 behind both.
+    assert asked([5, 4, 3, 2], [0, 3], 2.0, "auc") == [0.5]
+    # One item is masked: of the pairs (0, 1), (3, 1) the first is in order.
+    assert asked([5, 4, -np.inf, 2], [3, 0], 2.0, "auc") == [0.5]
+    # A tie counts against the target: of two others one scores less.
+    assert asked([3, 3, 2], [0], 1.0, "auc") == [0.5]
+    # Two targets that tie with each other alone are both before the two others.
+    assert asked([3, 3, 2, 1], [0, 1], 2.0, "auc") == [1.0]
+    # A constant scorer has none in order; nor has a target outside the catalogue.
+    assert asked([1, 1, 1], [2], 1.0, "auc") == [0.0]
+    assert asked([3, 2, 1], [0, -1], 2.0, "auc") == [0.5]
+    # Nothing else could be recommended.
+    assert asked([1, -np.inf], [0], 1.0, "auc") == [1.0]
+
+
+def test_what_is_recommended():
+    # Shares of the events 1/2, 1/4, 1/8: 1, 2 and 3 bits. The first two of the list are items 2
+    # and 0, (3 + 1) / 2; of three places one stays empty, since item 1 is masked.
+    values = asked([5.0, -np.inf, 6.0], [0], 1.0, longest=3, information=tf.constant([1.0, 2, 3]))
+    assert values["recommended"].numpy().tolist() == [[2, 0, -1]]
+    assert values["catalogue_size"].numpy().tolist() == [3.0]
+    bits = {"longest": 4, "information": tf.constant([1.0, 2, 3])}
+    assert asked([5.0, -np.inf, 6.0], [0], 1.0, "novelty_1", "novelty_4", **bits) == [3.0, 2.0]
+
+
+def test_coverage_and_gini_of_all_lists():
+    counts = np.array([0, 3, 1, 0])
+    # Two items of four. Sorted 0 0 1 3 with weights -3 -1 1 3: (1 + 9) / (3 * 4) = 5 / 6.
+    assert lists.coverage(counts) == 0.5 and lists.gini(counts) == pytest.approx(5 / 6)
+    assert lists.gini(np.array([2, 2, 2])) == 0.0 and lists.gini(np.array([0, 9, 0])) == 1.0
+    assert np.isnan(lists.gini(np.zeros(3, int))) and np.isnan(lists.gini(np.array([4])))
+
+
+def test_what_a_run_may_ask_for():
+    measured = metrics.RETRIEVE.asking(["recall@50", "AUC", "coverage_10", "novelty_20", "hr_10"])
+    assert measured.means[-3:] == ("recall_50", "auc", "novelty_20")
+    assert measured.of_lists == ("coverage_10",) and measured.longest_list == 20
+    assert measured.outputs[-2:] == ("recommended", "catalogue_size")
+    assert list(measured.shown.values())[-4:] == ["Recall@50", "AUC", "Coverage@10", "Novelty@20"]
+    assert measured.choosing_by("recall_50").monitor == "recall_50"
+    assert metrics.RETRIEVE.asking([]) == metrics.RETRIEVE
+    for wrong, message in (
+        ("recal_50", "did you mean 'recall_50'"),
+        ("recall", "such as recall_50"),
+        ("ndcg_0", "received 'ndcg_0'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            metrics.RETRIEVE.asking([wrong])
+    with pytest.raises(ConfigError, match="for models that rank the catalogue"):
+        metrics.CLICK.asking(["recall_50"])

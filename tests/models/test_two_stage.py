@@ -168,6 +168,24 @@ def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages
     )
 
 
+def test_the_recall_stage_is_measured_beyond_the_candidates(stages, monkeypatch):
+    recall, rank, data = stages
+    queries = tf.constant(data.queries("test"))
+    module = TwoStage(recall, rank, "item_knn", candidates=1)
+    values = module.evaluate(queries)
+    # The toy catalogue has 40 items: within 50 there is every target that it has at all.
+    assert np.mean(values["recall_stage_50"]) == np.mean(values["recall_stage_500"]) > 0.9
+    monkeypatch.setattr(metrics, "RECALL_STAGE", (10, 20))
+    alone = tf.saved_model.load(recall).signatures["evaluate"](queries)
+    reference = module._queries(queries)["reference"]
+    for cutoff in (10, 20):  # but for ties, which the list has broken
+        np.testing.assert_allclose(
+            np.mean(reference[f"recall_stage_{cutoff}"]),
+            np.mean(alone[f"recall_{cutoff}"]),
+            atol=0.02,
+        )
+
+
 def test_a_target_that_stands_twice_gains_once(stages):
     recall, rank, data = stages
     once = data.queries("test")[:16]

@@ -163,10 +163,11 @@ def test_only_blessed_models_of_the_right_task_make_a_bundle(output):
             bundle.run(bundle.BundleConfig(**values, output=output), silent)
 
 
-def record_of(name: str, split: dict, **reader) -> lineage.RunRecord:
+def record_of(name: str, split: dict, selection: str = "", **reader) -> lineage.RunRecord:
     """A run of these splits and reader's parameters, as ML Metadata would tell of it."""
     read = {"fingerprint": "abc", "reader": "", "columns": "", **reader}
-    steps = {"TableReader": read, "ExampleBuilder": {"split": json.dumps(split)}}
+    built = {"split": json.dumps(split), "selection": selection}
+    steps = {"TableReader": read, "ExampleBuilder": built}
     return lineage.RunRecord(
         "now",
         name,
@@ -193,6 +194,15 @@ def test_a_ranker_of_another_split_makes_no_bundle(one, other, message):
     """It may have learned what the recall is tested on."""
     with pytest.raises(ConfigError, match=message):
         bundle._require_same_split(record_of("recall", one), record_of("rank", other))
+
+
+def test_a_ranker_of_other_events_makes_no_bundle():
+    fewer = record_of("recall", {}, '{"filters": {"min_item_events": 5}}')
+    with pytest.raises(ConfigError, match="the same split: filters is .*5.* and .*0"):
+        bundle._require_same_split(fewer, record_of("rank", {}))
+    # What is asked for moves no event from one split to another.
+    known = record_of("recall", {}, '{"filters": {"known_targets_only": true}}')
+    bundle._require_same_split(known, record_of("rank", {}))
 
 
 def test_what_only_decides_queries_or_the_length_of_rows_may_differ():

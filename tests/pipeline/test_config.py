@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import re
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from components.build.config import SplitConfig, WalkConfig
 from components.check.config import Thresholds
 from components.gate.config import GateConfig
+from components.tables.schemas import schema_folder
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from pipeline import config
+from pipeline import config, lineage, local
 
 
 def write(tmp_path, text):
@@ -28,10 +32,52 @@ def test_defaults_and_names(tmp_path):
         "leave_one_out",
     )
     assert run.pipeline_name == "two_tower-movielens-100k-leave_one_out"
-    assert (
-        config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name
-        == "two_tower-my-log-leave_one_out"
-    )
+    named = config.load(None, {"data.source": "/some/where/my log é"}).pipeline_name
+    assert re.fullmatch("two_tower-my-log-[0-9a-f]{8}-leave_one_out", named)
+
+
+def name_of(source, **overrides):
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    return config.load(None, {"data.source": source, **overrides}).pipeline_name
+
+
+def test_two_folders_are_two_pipelines_however_they_are_called(tmp_path, monkeypatch):
+    """One shop's model was pushed over another's."""
+    places = [
+        "/a/data",
+        "/b/data",
+        "/a/shop v2",
+        "/a/shop-v2",
+        "/a/店",
+        "/a/ショップ",
+        "gs://a/data",
+    ]
+    names = [name_of(place) for place in places]
+    assert len(set(names)) == len(places)
+    assert all(re.fullmatch("[A-Za-z0-9._-]+", name) for name in names)
+    # A folder has one name, wherever it is named from.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    inside = name_of("data")
+    assert inside == name_of(str(tmp_path / "data")) == name_of("./data/")
+    monkeypatch.chdir(tmp_path / "data")
+    assert inside == name_of(".") and "-data-" in inside
+    # A folder that is called as a public data set is.
+    assert name_of("/a/movielens-100k") != name_of("movielens-100k")
+    assert name_of("/a/data", name="shop") == name_of("/b/data", name="shop") == "shop"
+
+
+def test_what_is_learnt_is_in_the_name():
+    names = {
+        name_of("/a", model="lr", label__column=column) for column in ("a b", "a/b", "a-b", "a_b")
+    }
+    assert len(names) == 4 and not any("/" in name for name in names)
+
+
+@pytest.mark.parametrize("name", ["serving", "reports", "..", ".hidden", "a/b", "", "x" * 201])
+def test_a_name_is_that_of_a_folder_of_its_own(name):
+    with pytest.raises(ConfigError, match="name: must name a folder of its own under output"):
+        config.load(None, {"name": name})
 
 
 def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
@@ -70,6 +116,8 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("walks: {q: 2}", "walks.q belongs to the kind 'node2vec'; received 2.0 with 'baskets'"),
         ("check: {min_user_event: 3}", "'check.min_user_event'; did you mean 'min_user_events'"),
         ("check: {max_future_share: 2}", "check.max_future_share: must be a share .*received 2"),
+        ("metrics: recal@50", "metrics: .*did you mean 'recall_50'"),
+        ("{model: deepfm, metrics: [auc]}", "metrics: for models that rank the catalogue"),
         ("gate: {max_regression: -1}", "gate.max_regression: .*received -1"),
         ("seed: many", "seed: .*received 'many'"),
         ("- model", "required: a mapping"),
@@ -190,14 +238,14 @@ def test_a_bad_label_is_refused_with_the_reason(tmp_path, text, message):
         config.load(write(tmp_path, "model: lr\n" + text))
 
 
-def create_pipeline(overrides, **hyper_parameters):
+def create_pipeline(overrides, schemas="movielens", **hyper_parameters):
     from pipeline import dag
 
     return dag.create_pipeline(
         config.load(None, overrides),
         source="",
         fingerprint="",
-        schemas="movielens",
+        schemas=str(schemas),
         hyper_parameters=hyper_parameters,
         pipeline_root="",
         serving_dir="",
@@ -218,3 +266,91 @@ def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="ease has no use for 'warm_start'.*closed form"):
         create_pipeline(overrides, l2=250.0)
     assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components
+
+
+def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
+    """The folder's path was all that the cache knew; the old schema went on to be enforced."""
+    folder = shutil.copytree(schema_folder("generic"), tmp_path / "schema")
+
+    def parameters():
+        nodes = create_pipeline({}, folder, epochs=1).components
+        return {node.id: dict(node.exec_properties) for node in nodes}
+
+    before = parameters()
+    assert before == parameters()
+    items = tmp_path / "schema" / "items.pbtxt"
+    items.write_text(items.read_text() + "# one more line\n")
+    after = parameters()
+    assert {node for node in before if before[node] != after[node]} == {
+        "Schema_items",
+        "TableCheck",
+        "ExampleBuilder",
+        "LastBlessed",  # the identity of what is trained
+        "Trainer",
+    }
+
+
+def test_the_layout_is_decided_once(tmp_path, monkeypatch):
+    from components.read.layouts import detection
+
+    (tmp_path / "events.csv").write_text("user_id,item_id,rating\nu,i,4\n")
+    count, own = [], detection.detect
+    monkeypatch.setattr(detection, "detect", lambda *given: count.append(given) or own(*given))
+    run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
+    assert run.data.reader == "csv" and len(count) == 1
+    assert local.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
+    run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
+    assert local.find_data(run, print)[2] == "csv" and len(count) == 2
+
+
+def test_a_run_says_what_each_column_is_taken_for(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id,rating,size\nu,i,4,1.5\nu,j,5,2\n")
+    (tmp_path / "items.csv").write_text("item_id,title,price,zip\ni,A,3,00501\nj,B,4,9\n")
+    run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
+    said = []
+    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    assert said == [
+        "  events (events.csv): rating: number, size: number (10 buckets)",
+        # The schema calls the price a number, though these are whole.
+        "  items (items.csv): title: text, price: number (10 buckets), zip: category (2 values in "
+        "the first 2 rows)",
+    ]
+    typed = {"model": "popularity", "data.source": str(tmp_path)}
+    run = config.load(None, {**typed, "data.columns.types.price": "category"})
+    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    assert "price: category (2 values in the first 2 rows)" in said[-1]
+
+
+@pytest.mark.parametrize("mark", "[]*?")
+def test_a_folder_that_beam_takes_for_a_pattern_is_refused(tmp_path, mark):
+    with pytest.raises(ConfigError, match="--output: required: a path without"):
+        local.require_plain(tmp_path / f"a{mark}b", "--output")
+    local.require_plain(tmp_path / "runs (2), é", "--output")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|", "*", "%", "@", "\\t"])
+def test_marks_of_yaml_can_be_set(mark):
+    key = "data.columns.delimiter"
+    assert config.parse_settings((f"{key}={mark}",)) == {key: mark}
+
+
+def test_a_run_says_what_was_left_out(tmp_path):
+    report = {
+        "read": 3000,
+        "columns": {"user_id": "bytes", "size": "float"},
+        "rejected": {"empty item_id": {"count": 2, "file": "/a/e.csv", "line": 7, "received": ""}},
+        "unreadable": {"size": 3},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    step = dataclasses.replace(lineage.Step("", "", 0), outputs={"events": str(tmp_path)})
+    record = SimpleNamespace(steps={"TableReader": step})
+    assert local.left_out(record) == [
+        "events: 2 of 3,000 rows rejected: empty item_id; e.csv, line 7: ",
+        "events.size: 3 values are no float and count as missing (data.columns.types.size)",
+    ]
+    assert local.left_out(SimpleNamespace(steps={})) == []
+
+
+def test_a_slice_that_queries_do_not_have_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"gate.slices: .*'activty:0'; did you mean 'activity'"):
+        create_pipeline({"gate.slices": "activty:0"})

@@ -57,6 +57,7 @@ def test_the_model_is_blessed_tried_and_pushed(toy_run):
     assert toy_run.finished.returncode == 0, toy_run.finished.stdout + toy_run.finished.stderr
     record = next(one for one in lineage.load_runs(toy_run.output) if one.pushed_path)
     assert record.blessed and record.canary and record.state == "complete"
+    assert "split leave_one_out: events of other users that are later" in toy_run.finished.stdout
     overall = record.verdict["metrics"]["overall"]
     assert overall["ndcg_10"] > overall["popularity_ndcg_10"] and overall["hr_10"] > 0.8
     assert {"activity:1-9", "temperature:warm"} <= set(record.verdict["metrics"])
@@ -85,12 +86,14 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     worse = recsys_here(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
     assert worse.exit_code == 1, worse.output
     found = re.search(
-        r"ndcg_10: (-0\.\d+) against the last blessed model; required: at least -0\.0050; short by "
-        r"(0\.\d+)",
+        r"ndcg_10: (0\.\d+) worse than the last blessed model's \(± 0\.\d+\); required: at most "
+        r"(0\.\d+) worse.*; short by (0\.\d+)",
         worse.stderr,
     )
     assert found, worse.stderr
-    assert float(found.group(2)) == pytest.approx(-0.005 - float(found.group(1)), abs=2e-4)
+    fall, tolerated, short = map(float, found.groups())
+    assert short == pytest.approx(fall - tolerated, abs=2e-4)
+    assert found.group() not in worse.stdout  # said once
     assert versions(toy_run) == before
     record = lineage.load_run(toy_run.output)
     assert (
@@ -102,6 +105,14 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
         name.endswith("_diff") for name in record.verdict["metrics"]["overall"]
     )  # TFMA's own; the baseline stands beside
     assert record.artifacts["Canary", "blessing"]["reason"] == "the gate did not bless the model"
+
+
+def test_two_runs_are_compared_by_user(toy_run):
+    pushed = next(one for one in lineage.load_runs(toy_run.copy) if one.pushed_path)
+    table = recsys_here("compare", "latest", pushed.run_id, "--output", toy_run.copy)
+    assert table.exit_code == 0, table.output
+    assert re.search(r"ndcg_10 .*\+0\.0000 .*\+0\.0000 to \+0\.0000 .*within chance", table.output)
+    assert "popularity_" not in table.output  # the same for both
 
 
 def test_the_pushed_model_is_served_to_both_protocols(toy_run):

@@ -6,6 +6,7 @@ run.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from models.names.errors import ConfigError
 from pipeline import kubeflow
 from pipeline.config import DataConfig, RunConfig
 from tests.pipeline.kubeflow_steps import IMAGE_ROOT, Steps, run_here
+
+# Of the model, the folder and its path, and the split.
+NAME = "two-tower-events-[0-9a-f]{8}-leave-one-out"
 
 IMAGE = "registry.example/recsys:1"
 CLASSES = {
@@ -137,7 +141,9 @@ def test_places_are_those_of_the_cluster(steps, compiled):
         return steps.tasks[task].inputs.parameters[name].runtime_value.constant.string_value
 
     assert str(IMAGE_ROOT) not in compiled.read_text("utf-8")
-    assert steps.spec.default_pipeline_root == "gs://bucket/runs/two-tower-events-leave-one-out"
+    _, _, name = steps.spec.default_pipeline_root.rpartition("/")
+    assert re.fullmatch(NAME, name)
+    assert steps.spec.default_pipeline_root == f"gs://bucket/runs/{name}"
     assert constant("TableReader", "source") == "/mnt/data/events"
     assert constant("Schema_items", "schema_file") == "schema/movielens/items.pbtxt"
     assert (
@@ -145,9 +151,7 @@ def test_places_are_those_of_the_cluster(steps, compiled):
         == constant("TableCheck", "schema_folder")
         == "schema/movielens"
     )
-    assert "gs://bucket/runs/serving/two-tower-events-leave-one-out" in constant(
-        "Pusher", "push_destination"
-    )
+    assert f"gs://bucket/runs/serving/{name}" in constant("Pusher", "push_destination")
     assert constant("Trainer", "run_fn") == "models.training.trainer.run_fn"
     training = json.loads(constant("Trainer", "custom_config"))
     assert training["hyper_parameters"]["epochs"] == 2 and "checkpoint_dir" not in training
@@ -248,7 +252,7 @@ def test_todays_kfp_loads_and_validates_the_file(compiled, current_kfp, steps):
     assert loaded.returncode == 0, loaded.stderr
     version, name, count = loaded.stdout.split()
     assert tuple(map(int, version.split(".")[:2])) >= (2, 14)
-    assert name == "two-tower-events-leave-one-out" and int(count) == len(steps.tasks)
+    assert re.fullmatch(NAME, name) and int(count) == len(steps.tasks)
 
 
 def test_an_environment_without_kfp_is_told_what_to_install(tmp_path, monkeypatch):
@@ -291,6 +295,8 @@ def test_names_become_legal():
         == "two-tower-movielens-1m-leave-one-out"
     )
     assert len(kubeflow.legal_name("a" * 127 + "--" + "b")) <= 128
+    # What two names end with is cut off; they stay two.
+    assert kubeflow.legal_name("a" * 140 + "b") != kubeflow.legal_name("a" * 140 + "c")
 
 
 def test_the_image_holds_what_the_steps_import():

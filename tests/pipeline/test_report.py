@@ -176,30 +176,14 @@ class Run:
     def judge(
         self, metrics, counts, baseline=None, blessed=True, failures=(), thresholds=None
     ) -> "Run":
-        specs = []
-        for name, bound in (thresholds or {}).items():
-            config = {"class_name": "MeanPrediction", "config": json.dumps({"name": name})}
-            specs.append(
-                {
-                    "metrics": [
-                        {
-                            **config,
-                            "per_slice_thresholds": [{"slicing_specs": [{}], "threshold": bound}],
-                        }
-                    ]
-                }
-            )
-        paths = self.step(
-            "Evaluator",
-            ("evaluation", "blessing"),
-            eval_config=json.dumps({"metrics_specs": specs}),
-        )
+        paths = self.step("Evaluator", ("evaluation", "blessing"))
         found = {
             "metrics": metrics,
             "baseline": baseline or {},
             "counts": counts,
             "blessed": blessed,
             "failures": list(failures),
+            "thresholds": list(thresholds or ()),
         }
         (paths["evaluation"] / "verdict.json").write_text(json.dumps(found))
         self.record.artifacts["Evaluator", "blessing"] = {"blessed": int(blessed)}
@@ -274,10 +258,25 @@ METRICS = {
     "popularity:head": OVERALL,
 }
 COUNTS = {"overall": 1200, "activity:0": 7}
-GATE = {
-    "ndcg_10": {"change_threshold": {"direction": "HIGHER_IS_BETTER", "absolute": -0.01}},
-    "lift_ndcg_10": {"value_threshold": {"lower_bound": 0.02}},
-}
+
+
+def threshold(metric, against, value, bound, requirement, part="overall") -> dict:
+    """As the gate writes one."""
+    return {
+        "metric": metric,
+        "slice": part,
+        "against": against,
+        "value": value,
+        "standard_error": None if value is None else 0.004,
+        "bound": bound,
+        "z": 2.0,
+        "met": value is None or value >= bound,
+        "requirement": requirement,
+    }
+
+
+FLOOR = threshold("ndcg_10", "popularity", 0.05, 0.02, "at least 0.0200 better")
+GATE = (FLOOR, threshold("ndcg_10", "the last blessed model", None, -0.01, "at most 0.0100 worse"))
 QUERIES = [
     {
         "user_id": b"a",
@@ -342,7 +341,7 @@ def test_a_pushed_run_says_so_first(tmp_path):
     assert "serving/1795552887" in page.text[""] and str(tmp_path) not in page.text[""]
     # Required +0.02, measured +0.05: 0.03 left; there was no earlier model to fall behind.
     assert (
-        "NDCG@10 , how much better than popularity ✓ met at least +0.0200 +0.0500 +0.0300"
+        "NDCG@10 , against popularity ✓ met at least 0.0200 better +0.0500 ± 0.0040 +0.0300"
         in page.text["gate"]
     )
     assert "not applied: no model was blessed before" in page.text["gate"]
@@ -350,14 +349,22 @@ def test_a_pushed_run_says_so_first(tmp_path):
 
 
 def test_metrics_stand_beside_popularity_and_the_last_blessed_model(tmp_path):
+    change = threshold(
+        "ndcg_10", "the last blessed model", -0.005, -0.01, "at most 0.0100 worse", "activity:0"
+    )
     page = blessed_run(
-        tmp_path, baseline={"overall": {**OVERALL, "ndcg_10": 0.255, "hr_10": 0.5}}
+        tmp_path,
+        baseline={"overall": {**OVERALL, "ndcg_10": 0.255, "hr_10": 0.5}},
+        thresholds=(FLOOR, change),
     ).page()
     # 0.25 against 0.2 and 0.255; 0.5 against 0.6 and 0.5.
     assert "NDCG@10 0.2500 0.2000 +0.0500 better 0.2550 −0.0050 worse" in page.text["metrics"]
     assert "HR@10 0.5000 0.6000 −0.1000 worse 0.5000 +0.0000" in page.text["metrics"]
     # -0.005 where -0.01 is allowed.
-    assert "✓ met at least −0.0100 −0.0050 +0.0050" in page.text["gate"]
+    assert (
+        "NDCG@10 , against the last blessed model, activity: 0 ✓ met at most 0.0100 worse −0.0050 "
+        "± 0.0040 +0.0050" in page.text["gate"]
+    )
     assert "NCF99" not in page.text["metrics"], (
         "candidates were not sampled, so there is nothing to show"
     )
@@ -377,12 +384,45 @@ def test_metrics_stand_beside_popularity_and_the_last_blessed_model(tmp_path):
     assert "overall: this model 0.2500, popularity 0.2000, last blessed 0.2550" in plot
 
 
+@pytest.mark.parametrize("name, leaks", [("leave_one_out", True), ("temporal", False)])
+def test_a_split_that_lets_later_events_train_says_so(tmp_path, name, leaks):
+    run = Run(tmp_path).read(EVENTS).build(QUERIES)
+    path = tmp_path / "ExampleBuilder/examples/1/report.json"
+    path.write_text(path.read_text().replace("leave_one_out", name))
+    text = "Leakage. split leave_one_out: events of other users that are later than a target"
+    assert (text in run.page().text["data"]) is leaks and (
+        "Leakage" in run.page().text["data"]
+    ) is leaks
+
+
+def test_no_table_by_slice_is_wider_than_its_page(tmp_path):
+    """A page holds ten columns: the slice, the count and eight numbers.
+
+    Four metrics are shown, two of them beside popularity's and the last blessed model's; the other
+    eleven are in two tables of their own.
+    """
+    values = {
+        f"{name}_{k}": 0.5 for name in ("hr", "ndcg", "mrr", "recall", "map") for k in (5, 10, 20)
+    }
+    values |= {"popularity_hr_10": 0.1, "popularity_ndcg_10": 0.2}
+    run = Run(tmp_path).read(EVENTS).build(QUERIES).train(EPOCHS)
+    text = run.judge({"overall": values}, COUNTS, {"overall": values}).page().text["metrics"]
+    first, second = text.split("By slice ")[1].split("The other metrics by slice ")
+    assert first.startswith(
+        "Slice Count NDCG@10 HR@10 MRR@10 Recall@20 Popularity NDCG@10 Last blessed "
+    )
+    heads = [table.split(" overall ")[0].split() for table in second.split("Slice ")[1:]]
+    assert [len(head) for head in heads] == [1 + 8, 1 + 3]
+
+
 def test_a_run_that_was_not_blessed_says_which_threshold_and_by_how_much(tmp_path):
-    text = "ndcg_10: +0.0500 more than popularity's; required: at least +0.0700; short by 0.0200"
+    text = (
+        "ndcg_10: 0.0500 better than popularity's; required: at least 0.0700 better; short by 0.02"
+    )
     failure = {"metric": "lift_ndcg_10", "text": text}
-    thresholds = {"lift_ndcg_10": {"value_threshold": {"lower_bound": 0.07}}}
+    floor = threshold("ndcg_10", "popularity", 0.05, 0.07, "at least 0.0700 better")
     page = (
-        blessed_run(tmp_path, blessed=False, failures=[failure], thresholds=thresholds)
+        blessed_run(tmp_path, blessed=False, failures=[failure], thresholds=[floor])
         .push(answers=False)
         .page()
     )
@@ -540,10 +580,10 @@ def test_a_model_that_scores_pairs(tmp_path):
         "calibration": 1.1,
     }
     before = {"auc": 0.81, "log_loss": 0.55, "calibration": 1.0}
-    thresholds = {
-        "log_loss": {"change_threshold": {"direction": "LOWER_IS_BETTER", "absolute": 0.01}}
-    }
-    thresholds["lift_log_loss"] = {"value_threshold": {"lower_bound": 0.02}}
+    thresholds = [
+        threshold("log_loss", "the train mean", 0.1, 0.02, "at least 0.0200 better"),
+        threshold("log_loss", "the last blessed model", 0.05, -0.01, "at most 0.0100 worse"),
+    ]
     slices = {"overall": values, "activity:0": {**values, "auc": float("nan")}}
     run.judge(slices, {"overall": 10}, baseline={"overall": before}, thresholds=thresholds)
     page = run.page()
@@ -554,11 +594,11 @@ def test_a_model_that_scores_pairs(tmp_path):
     assert "Calibration 1.1000 – – 1.0000 +0.1000" in page.text["metrics"]
     assert "+0.1000 better" not in page.text["metrics"] and "nan" not in page.text["metrics"]
     assert (
-        "Log loss , how much better than the train mean ✓ met at least +0.0200 +0.1000 +0.0800"
+        "Log loss , against the train mean ✓ met at least 0.0200 better +0.1000 ± 0.0040 +0.0800"
         in page.text["gate"]
     )
-    # It may rise by 0.01 and fell by 0.05.
-    assert "✓ met at most +0.0100 −0.0500 +0.0600" in page.text["gate"]
+    # It may rise by 0.01 and fell by 0.05, which is better.
+    assert "✓ met at most 0.0100 worse +0.0500 ± 0.0040 +0.0600" in page.text["gate"]
     assert "Validation AUC" in page.text["training"]
     (tmp_path / "Trainer/model/1/Format-Serving").mkdir()
     (tmp_path / "Trainer/model/1/Format-Serving/saved_model.pb").write_bytes(b"")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import Source, open_file
+from components.read.sources import Source
 from models.names.errors import DataError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -44,7 +44,7 @@ def has_reviews(path: Path) -> bool:
 
 
 def reviews(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A file of reviews or more, and of items none or more."""
+    """Amazon's JSON lines: a file of reviews or more, and of items none or more."""
     keys = {
         # Names for all tables rename the columns that the layout knows; those under a table's name
         # may add columns as well.
@@ -89,7 +89,8 @@ def _source(
     if not files:
         return Source(table)
     fields = [
-        parts.field(name, key, index, options) for index, (name, key) in enumerate(keys.items())
+        parts.field(name, key, index, options, table, None)
+        for index, (name, key) in enumerate(keys.items())
     ]
     return parts.make_source(table, files, fields, options, format="json", header=False)
 
@@ -97,17 +98,15 @@ def _source(
 def _json_files(path: Path) -> list[Path]:
     return [
         file
-        for file in sorted(path.iterdir())
-        if file.is_file() and file.name.removesuffix(".gz").endswith(_SUFFIXES)
+        for file in parts.listed(path)
+        if file.is_file() and parts.plain_name(file).endswith(_SUFFIXES)
     ]
 
 
 def _first_object(file: Path) -> dict[str, Any]:
     """The first line of a file where it is a JSON object, else an empty one."""
-    with open_file(file) as stream:
-        line = stream.readline(1 << 20)
     try:
-        value = json.loads(line)
+        value = json.loads(parts.peek(file))
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import FileField, Source, open_file
+from components.read.sources import FileField, Source
 from components.tables.columns import BYTES, FLOAT
 from components.tables.names import PARTS
 from models.names.errors import DataError
@@ -40,7 +40,7 @@ def has_criteo(path: Path) -> bool:
 
 
 def criteo(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """The impressions of all files.
+    """Criteo's click logs: a label, 13 counts and 26 categories a line, of all files.
 
     Raises:
         DataError: a file has another number of columns than 40, or another form than the first.
@@ -93,9 +93,9 @@ def criteo(path: Path, options: Mapping[str, Any]) -> list[Source]:
 def _text_files(path: Path) -> list[Path]:
     return [
         file
-        for file in sorted(path.iterdir())
+        for file in parts.listed(path)
         if file.is_file()
-        and file.name.removesuffix(".gz").endswith(_SUFFIXES)
+        and parts.plain_name(file).endswith(_SUFFIXES)
         and "readme" not in file.name.lower()
     ]
 
@@ -106,13 +106,11 @@ def _part(file: Path) -> str:
 
 
 def _delimiter(file: Path) -> str:
-    with open_file(file) as stream:
-        return "\t" if b"\t" in stream.readline(1 << 16) else ","
+    return "\t" if "\t" in parts.peek(file) else ","
 
 
 def _first(file: Path) -> list[str]:
-    with open_file(file) as stream:
-        line = stream.readline(1 << 16).decode("utf-8-sig", "replace").rstrip("\r\n")
+    line = parts.peek(file)
     return line.split("\t") if "\t" in line else next(csv.reader(io.StringIO(line)), [])
 
 

@@ -37,11 +37,14 @@ def _named(table: str, file: Path, names: list[str], options, **more) -> Source:
 
     An empty name is passed over.
     """
-    fields = [parts.field(name, name, index, options) for index, name in enumerate(names) if name]
+    fields = [
+        parts.field(name, name, index, options, table) for index, name in enumerate(names) if name
+    ]
     return parts.make_source(table, [file], fields, options, header=False, width=len(names), **more)
 
 
 def ratings_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-100K: `u.data`, and `u.item`, `u.user` where they are there."""
     events = _named(
         "events", path / "u.data", ["user_id", "item_id", "rating", "timestamp"], options
     )
@@ -52,7 +55,7 @@ def ratings_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
             lines = (path / "u.genre").read_text("latin-1").split("\n")
             genres = tuple(line.split("|")[0] for line in lines if "|" in line)
         fields = [
-            parts.field("item_id", "movie id", 0, options),
+            parts.field("item_id", "movie id", 0, options, "items"),
             FileField("title", BYTES, 1, "movie title", year="year"),
             FileField("genres", BYTES_LIST, 5, "genres", flags=genres),
         ]
@@ -73,17 +76,18 @@ def ratings_100k(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def ratings_dat(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-1M and 10M: `ratings.dat`, and `movies.dat`, `users.dat` where they are there."""
     names = ["user_id", "item_id", "rating", "timestamp"]
     events = _named("events", path / "ratings.dat", names, options, delimiter="::")
     items, users = Source("items"), Source("users")
     if (path / "movies.dat").is_file():
         fields = [
-            parts.field("item_id", "MovieID", 0, options),
+            parts.field("item_id", "MovieID", 0, options, "items"),
             FileField("title", BYTES, 1, "Title", year="year"),
             FileField("genres", BYTES_LIST, 2, "Genres"),
         ]
         # The 1M set is Latin-1, the 10M set UTF-8, under the same file names.
-        encoding = "utf-8" if _is_utf8(path / "movies.dat") else "latin-1"
+        encoding = None if _is_utf8(path / "movies.dat") else "latin-1"
         items = parts.make_source(
             "items",
             [path / "movies.dat"],
@@ -109,6 +113,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def ratings_csv(path: Path, options: Mapping[str, Any]) -> list[Source]:
+    """MovieLens-20M and later: `ratings.csv`, and `movies.csv` where it is there."""
     names = {"userId": "user_id", "movieId": "item_id"}
     events = parts.headed("events", [path / "ratings.csv"], options, names)
     items = Source("items")

@@ -21,27 +21,49 @@ _ATOMIC_NAMES = {
 _ATOMIC_KINDS = {"token": BYTES, "token_seq": BYTES_LIST, "float": FLOAT, "float_seq": FLOAT_LIST}
 
 
+def interactions(path: Path) -> list[Path]:
+    """The files of events."""
+    return [file for file in parts.listed(path) if file.suffix == ".inter"]
+
+
 def atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    stem = sorted(path.glob("*.inter"))[0].with_suffix("")
+    """RecBole's atomic files: `NAME.inter`, and `NAME.item`, `NAME.user` where they are there."""
+    found = interactions(path)
+    if len(found) != 1:
+        raise DataError(
+            f"{path}: required: one file that ends in .inter; received: "
+            f"{', '.join(file.name for file in found) or 'none'}"
+        )
+    stem = found[0].with_suffix("")
     sources = []
     for table, suffix in zip(TABLES, (".inter", ".item", ".user")):
         file = stem.with_name(stem.name + suffix)
         if table != "events" and not file.is_file():
             sources.append(Source(table))
             continue
-        mapping = {source: name for name, source in parts.mapping(options, table).items()}
-        header = parts.first_line(file).split("\t")
-        fields = []
-        for index, column in enumerate(header):
+        header = parts.first_line(file, options.get("encoding")).split("\t")
+        kinds = {}
+        for column in header:
             source, _, kind = column.partition(":")
             if kind not in _ATOMIC_KINDS:
                 raise DataError(
                     f"{file}, line 1: required: column names as name:type with a type of "
                     f"{', '.join(_ATOMIC_KINDS)}; received: {column!r}"
                 )
-            name = mapping.get(source, _ATOMIC_NAMES.get(source, source))
-            fields.append(
-                parts.field(name, source, index, options, _ATOMIC_KINDS[kind], separator=" ")
+            kinds[source] = _ATOMIC_KINDS[kind]
+        names = [column.partition(":")[0] for column in header]
+        fields, notes = parts.fields_of(
+            table, file, names, options, _ATOMIC_NAMES, kinds, separator=" "
+        )
+        sources.append(
+            parts.make_source(
+                table,
+                [file],
+                fields,
+                options,
+                width=len(header),
+                seen=tuple(names),
+                notes=tuple(notes),
             )
-        sources.append(parts.make_source(table, [file], fields, options, width=len(header)))
+        )
     return sources

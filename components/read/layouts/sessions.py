@@ -17,11 +17,12 @@ otherwise.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.read.layouts import parts
-from components.read.sources import FileField, Source, open_file
+from components.read.sources import FileField, Source
 from components.tables.columns import BYTES
 from components.tables.names import PARTS
 from models.names.errors import ConfigError, DataError
@@ -59,19 +60,16 @@ def has_user_lists(path: Path) -> bool:
 
 
 def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A table of clicks."""
+    """A table of clicks whose header has SessionId, ItemId and Time, and perhaps UserId."""
     files, shares = _chosen(
         path,
         options,
         _is_log if "session_id" not in parts.mapping(options, "events") else None,
         many=True,
     )
-    header = parts.first_line(files[0])
-    delimiter = "\t" if "\t" in header else ","
-    known = {
-        name: _NAMES[_plain(name)] for name in header.split(delimiter) if _plain(name) in _NAMES
-    }
-    source = parts.headed("events", files, options, known, delimiter)
+    header = re.split(r"[\t,;|]", parts.first_line(files[0], options.get("encoding")))
+    known = {name.strip('"'): _NAMES[_plain(name)] for name in header if _plain(name) in _NAMES}
+    source = parts.headed("events", files, options, known)
     fields = list(source.fields)
     names = {field.name: field for field in fields}
     if "session_id" not in names:
@@ -83,21 +81,12 @@ def session_log(path: Path, options: Mapping[str, Any]) -> list[Source]:
     if "user_id" not in names:
         session = names["session_id"]
         fields.insert(0, FileField("user_id", BYTES, session.index, session.header))
-    log = parts.make_source(
-        "events",
-        files,
-        fields,
-        options,
-        format=source.format,
-        delimiter=delimiter,
-        width=source.width,
-        parts=shares,
-    )
+    log = replace(source, fields=tuple(fields), parts=shares)
     return [log, Source("items"), Source("users")]
 
 
 def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A line a session."""
+    """Text without a header, a line a session: its items, oldest first."""
     fields = [
         FileField("user_id", BYTES, 0, "line"),
         FileField("session_id", BYTES, 0, "line"),
@@ -107,7 +96,7 @@ def session_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
 
 
 def user_lists(path: Path, options: Mapping[str, Any]) -> list[Source]:
-    """A line a user."""
+    """Text without a header, a line a user: the user's id, then the items, oldest first."""
     fields = [
         FileField("user_id", BYTES, 0, "the first of a line"),
         FileField("item_id", BYTES, 1, "items"),
@@ -178,10 +167,10 @@ def _chosen(
 def _text_files(path: Path) -> list[Path]:
     return [
         file
-        for file in sorted(path.iterdir())
+        for file in parts.listed(path)
         if file.is_file()
-        and file.name.removesuffix(".gz").endswith(_SUFFIXES)
-        and not re.match(r"[._]|readme|terms|licen[cs]e", file.name.lower())
+        and parts.plain_name(file).endswith(_SUFFIXES)
+        and not re.match(r"readme|terms|licen[cs]e", file.name.lower())
     ]
 
 
@@ -190,9 +179,7 @@ def _part(file: Path) -> str:
 
 
 def _is_log(file: Path) -> bool:
-    with open_file(file) as stream:
-        line = stream.readline(1 << 12).decode("utf-8-sig", "replace")
-    names = {_plain(name) for name in re.split(r"[\t,]", line)}
+    names = {_plain(name) for name in re.split(r"[\t,;|]", parts.peek(file))}
     return {"sessionid", "itemid"} <= names
 
 

@@ -38,7 +38,7 @@ class Prepared:
         """The data as the Trainer would load it for `model`."""
         from models.contract import tasks
 
-        names = ("train", "valid", "test", "items", "users", "walks")
+        names = ("train", "valid", "test", "items", "users", "walks", "source")
         splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
         return tasks.of(model, self.label).load(
             registry.load(model).Model, str(self.folder / "graph"), self.schema, splits

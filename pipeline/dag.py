@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.build.config import WALKS, BuildConfig
+from components.build.config import SOURCE, WALKS, BuildConfig
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
@@ -237,7 +237,9 @@ def create_pipeline(
         schema=builder.outputs["schema"],
         run_fn="models.training.trainer.run_fn",
         train_args=tfx.TrainArgs(
-            splits=["train", "items", "users", *([WALKS] if to_build.walks.on_graph else [])]
+            splits=["train", "items", "users"]
+            + ([WALKS] if to_build.walks.on_graph else [])
+            + ([SOURCE] if to_build.split.has_source else [])
         ),
         eval_args=tfx.EvalArgs(splits=["valid"]),
         custom_config=training,

@@ -6,8 +6,10 @@ Each check raises with what was required and received.
 from collections.abc import Mapping
 from typing import Any
 
-from components.build.config import SPLITS, BuildConfig
+from components.build import domains
+from components.build.config import SPLITS, BuildConfig, SplitConfig
 from components.build.rows import Popularity
+from components.build.splits import Facts
 from components.tables.columns import is_list
 from models.names.errors import DataError
 from models.names.features import NOT_FEATURES, REQUEST_INPUTS, document_columns
@@ -40,6 +42,11 @@ def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:
                 "rename it under data.columns"
             )
     for name in config.context:
+        if config.split.has_source and name == domains.DOMAIN:
+            raise DataError(
+                f"features.context: {name!r} tells the events of the target, which are all that "
+                "rows are built of, from those of the source; required: other columns"
+            )
         if is_list(columns[name]) or name in NOT_FEATURES or name in REQUEST_INPUTS:
             raise DataError(
                 "features.context: required: columns of the events with one value each, none of "
@@ -71,6 +78,13 @@ def check_items(counts: Popularity, config: BuildConfig) -> Popularity:
             "memory of this machine or is set to. Raise features.min_count, or choose another model"
         )
     return counts
+
+
+def check_facts(facts: Facts, config: SplitConfig) -> Facts:
+    """Returns the facts of the log; raises DataError where the split cannot be made of them."""
+    if config.has_source:
+        domains.check(facts.domains, config)
+    return facts
 
 
 def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:

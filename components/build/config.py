@@ -15,6 +15,7 @@ from models.names.settings import Settings, Share
 
 EXAMPLE_SPLITS = ("train", "valid", "test", "items", "users")
 WALKS = "walks"
+SOURCE = "source"
 SCHEMA_FILE = "schema.pbtxt"
 
 
@@ -52,6 +53,7 @@ SPLITS = {
         has_border=True,
         leaks="the files say what is test; whether later events train is not looked at",
     ),
+    "cross_domain": Split(("domain",), leaks="later events than a target of those held out train"),
 }
 """Every split by its name. A new one is a line here, and its function."""
 
@@ -63,10 +65,11 @@ class SplitConfig(Settings):
         name: `leave_one_out` (of each user the last event is test, the one before it validation),
             `temporal` (the newest share of all events), `ratio` (a share at random), `user_holdout`
             (whole users), `given` (a file of test events), `last_days` (the sessions of the last
-            days), `predefined` (the parts that the files are in).
+            days), `predefined` (the parts that the files are in), `cross_domain` (what the target
+            has of whom two domains share).
         seed: of every random choice.
-        valid_fraction: share of the events (of the users for user_holdout) for validation; 0 for no
-            validation.
+        valid_fraction: share of the events (of the users for user_holdout, of the shared users or
+            items for cross_domain) for validation; 0 for no validation.
         test_fraction: the same for test; leave_one_out and given take no notice of its size.
         query_history: what a test query may know: `all` (train and validation events) or `train`,
             for comparison with papers (the validation events are then only excluded).
@@ -81,6 +84,11 @@ class SplitConfig(Settings):
         days: of last_days, for test and again for validation; see `session_splits`.
         file: given: the TSV file with user_id, item_id and optionally candidates.
         max_missing_share: given: of the events that the file names, which the log may lack.
+        source: cross_domain: the domain that is learnt from besides, as the events' column `domain`
+            names it; see `components.build.domains`.
+        target: cross_domain: the domain whose items are recommended.
+        shared: cross_domain: whether an id is the same one in both domains for `users` or `items`;
+            all that the target has of a share of those who are in both is held out.
     """
 
     SECTION: ClassVar[str] = "split"
@@ -100,9 +108,14 @@ class SplitConfig(Settings):
     days: float = pydantic.Field(1.0, gt=0)
     file: str | None = pydantic.Field(None, examples=["test_items.tsv"])
     max_missing_share: Share = 0.0
+    source: str = "source"
+    target: str = "target"
+    shared: Literal["users", "items"] = "users"
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> "SplitConfig":
+        if self.source == self.target:
+            raise ValueError(f"source and target must be two domains; received {self.source!r}")
         if round(self.valid_fraction + self.test_fraction, 9) >= 1:
             raise ValueError(
                 "valid_fraction and split.test_fraction must leave something to train on; "
@@ -115,6 +128,11 @@ class SplitConfig(Settings):
                 "file is required by the split 'given': a TSV file with user_id and item_id"
             )
         return self
+
+    @property
+    def has_source(self) -> bool:
+        """Whether there is a second domain, in a split of its own."""
+        return bool(self.name == "cross_domain")
 
     @property
     def by_session(self) -> bool:

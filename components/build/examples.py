@@ -10,20 +10,32 @@ as side inputs.
 import math
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from components.build import checks, documents, groups, labels, rows, selection, session_queries
-from components.build.config import SCHEMA_FILE, SPLITS, WALKS, BuildConfig
+from components.build import (
+    checks,
+    documents,
+    domains,
+    groups,
+    labels,
+    rows,
+    selection,
+    session_queries,
+)
+from components.build.config import SCHEMA_FILE, SOURCE, SPLITS, WALKS, BuildConfig, SplitConfig
 from components.build.report import write_report
+from components.build.splits import SOURCE as FROM_SOURCE
 from components.build.splits import (
     TEST,
     TRAIN,
+    UNUSED,
     VALID,
+    Facts,
     Log,
     gather_facts,
     given_in,
@@ -99,6 +111,7 @@ def build(
             events
             | "Facts" >> beam.Map(gather_facts, split)
             | "AllFacts" >> beam.CombineGlobally(merge_facts)
+            | "CheckFacts" >> beam.Map(checks.check_facts, split)
         )
         sharded = {
             "events": event_shards,
@@ -136,10 +149,11 @@ def build(
             | "ItemsTogether" >> beam.CoGroupByKey()
             | "BuildItems"
             >> beam.Map(
-                lambda shard, counts: _build_items(
-                    shard, shards, counts, columns["items"], has_documents, examples
+                lambda shard, counts, facts: _build_items(
+                    shard, shards, counts, facts, columns["items"], split, has_documents, examples
                 ),
                 counts,
+                beam.pvalue.AsSingleton(facts),
             )
         )
         walked = []
@@ -154,9 +168,16 @@ def build(
             | "Once" >> beam.Create([None])
             | "Report"
             >> beam.Map(
-                lambda _, built, items, *walked: write_report(
-                    built, items, walked, config, examples, chosen.report if chosen else {}
+                lambda _, facts, built, items, *walked: write_report(
+                    built,
+                    items,
+                    walked,
+                    config,
+                    examples,
+                    chosen.report if chosen else {},
+                    facts.domains,
                 ),
+                beam.pvalue.AsSingleton(facts),
                 beam.pvalue.AsList(built),
                 beam.pvalue.AsList(written_items),
                 *walked,
@@ -243,6 +264,11 @@ def _build(
     number, parted = shard[0], shard[1].read()
     log, split = parted.log, config.split
     dropped: dict[str, dict[str, int]] = {name: {} for name, _ in _PARTS}
+    source = None
+    if split.has_source:
+        # From here on the log is the target's, as if there were no other domain.
+        dropped[SOURCE] = {"events of other domains": int((log.split == UNUSED).sum())}
+        log, source = _parted(log)
     # Before events without a label are left out: they happened all the same.
     firsts = groups.starts(log, config.label.group if config.label else None)
     log = rows.with_point_in_time(log, config.point_in_time, firsts)
@@ -251,6 +277,7 @@ def _build(
         log, labelled = labels.with_label(log, config.label)
         for name, _ in _PARTS:
             dropped[name] = {"events without a label": labelled["splits"][name]["missing"]}
+        source = labels.with_label(source, config.label)[0] if source else None
     item_side = rows.Side(concatenated(items, item_columns), "item_id")
     user_side = rows.Side(parted.users, "user_id")
     train = log.split == TRAIN
@@ -276,6 +303,9 @@ def _build(
     for name, count in unknown.items():
         dropped[name]["targets that train does not have"] = count
     made["users"] = rows.user_rows(log, parted.users, config.history)
+    if source:
+        lists = rows.list_rows(source, source.split == FROM_SOURCE, user_side, by_session=False)
+        made[SOURCE] = domains.source_rows(lists, split.shared)
     if has_documents:
         # From the log before events without a label were taken out of it: their reviews are still
         # train's.
@@ -290,12 +320,20 @@ def _build(
         "users": {
             name: len(np.unique(table.column("user_id").to_numpy())) for name, table in made.items()
         },
-        "events": {name: int((log.split == part).sum()) for name, part in _PARTS},
+        "events": {name: int((log.split == part).sum()) for name, part in _PARTS}
+        | ({SOURCE: int((source.split == FROM_SOURCE).sum())} if source else {}),
         "columns": {name: columns_of(table) for name, table in made.items()},
         "dropped": dropped,
         **({"labels": labelled} if config.label else {}),
         **({"given": np.packbits(given_in(log, split))} if split.name == "given" else {}),
     }
+
+
+def _parted(log: Log) -> tuple[Log, Log]:
+    """The target's log and the source's, without the column that told them apart."""
+    log = replace(log, table=log.table.drop([domains.DOMAIN]))
+    source = log.split == FROM_SOURCE
+    return log.only(~source & (log.split != UNUSED)), log.only(source)
 
 
 _COUNTS = "counts"
@@ -307,7 +345,9 @@ def _build_items(
     element,
     shards: int,
     counts: rows.Popularity,
+    facts: Facts,
     columns: Mapping[str, str],
+    split: SplitConfig,
     has_documents: bool,
     folder: str,
 ) -> dict[str, Any]:
@@ -316,8 +356,12 @@ def _build_items(
         own = shard_of(counts.items, shards) == number
         counts = rows.Popularity(counts.items[own], counts.counts[own])
     # Batches come in any order; sorted, equal input gives equal output.
-    items = gather(grouped["items"], columns)
-    table = rows.item_rows(items, counts)
+    items, held_out = gather(grouped["items"], columns), ()
+    if split.has_source:
+        own = facts.domains.target.items
+        own = own[shard_of(own, shards) == number] if shards > 1 else own
+        items, held_out = domains.of_the_catalogue(items, own, facts.domains, split)
+    table = rows.item_rows(items, counts, held_out)
     dropped = {}
     if has_documents:
         reviews = [part.read() for part in grouped["reviews"]]

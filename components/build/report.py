@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from components.build import labels
-from components.build.config import EXAMPLE_SPLITS, WALKS, BuildConfig, SplitConfig
+from components.build.config import EXAMPLE_SPLITS, SOURCE, WALKS, BuildConfig, SplitConfig
+from components.build.domains import DomainFacts
 from components.build.splits import read_given
 from components.tables import records
 from components.tables.columns import BYTES_LIST
@@ -22,6 +23,7 @@ def write_report(
     config: BuildConfig,
     examples: str,
     selected: Mapping[str, Any],
+    domains: DomainFacts | None = None,
 ) -> None:
     """Adds up what the shards tell, and writes it to `<examples>/report.json`.
 
@@ -32,10 +34,12 @@ def write_report(
         config: what was built.
         examples: folder of the Examples artifact.
         selected: which events were left out before they were split, and why.
+        domains: who is in which domain, where there are two.
     """
     built, items = (sorted(part, key=lambda one: one["number"]) for part in (built, items))
     splits: dict[str, dict[str, int]] = {}
-    for name in ("train", "valid", "test", "users"):
+    second = [SOURCE] if config.split.has_source else []
+    for name in ("train", "valid", "test", "users", *second):
         splits[name] = {key: sum(one[key][name] for one in built) for key in ("rows", "users")}
         if name != "users":
             splits[name]["events"] = sum(one["events"][name] for one in built)
@@ -65,6 +69,8 @@ def write_report(
         "shards": len(built),
         "selection": dict(selected),
     }
+    if second:
+        report["domains"] = domains.counts(config.split)
     if config.label:
         report["labels"] = labels.merge(one["labels"] for one in built)
     if config.split.name == "given":
@@ -85,7 +91,7 @@ def _given(found: list[np.ndarray], split: SplitConfig) -> dict[str, Any]:
 
 def split_names(report: Mapping[str, Any]) -> list[str]:
     """The splits that a report tells of."""
-    return [name for name in (*EXAMPLE_SPLITS, WALKS) if name in report["splits"]]
+    return [name for name in (*EXAMPLE_SPLITS, WALKS, SOURCE) if name in report["splits"]]
 
 
 def summary(report: Mapping[str, Any]) -> str:

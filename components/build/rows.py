@@ -302,9 +302,10 @@ def user_rows(log: Log, users: pa.Table, history: Sequence[str] = ()) -> pa.Tabl
     return pa.table(columns)
 
 
-def item_rows(items: pa.Table, popularity: Popularity) -> pa.Table:
-    """One row an item of the table or of train, ascending by id."""
+def item_rows(items: pa.Table, popularity: Popularity, others: Sequence = ()) -> pa.Table:
+    """One row an item of the table, of train or of the `others`, ascending by id."""
     ids = np.union1d(items.column("item_id").to_numpy(), popularity.items).astype(object)
+    ids = np.union1d(ids, np.asarray(others, object)).astype(object)
     return pa.table(
         {"item_id": pa.array(ids, pa.large_binary()), **Side(items, "item_id").join(ids)}
     )

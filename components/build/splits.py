@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from components.build import session_splits
+from components.build import domains, session_splits
 from components.build.config import SPLITS, SplitConfig
+from components.build.domains import DomainFacts
 from components.read import parsing, quotes
 from components.tables.hashing import hash_ids, mix
 from models.names.errors import DataError
@@ -24,6 +25,8 @@ from models.names.errors import DataError
 # The part that an event plays. The last two are what a query knows of a held-out user, who has no
 # event in train.
 TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT = 0, 1, 2, 3, 4
+# Of another domain, which is learnt from besides.
+SOURCE = 5
 # Events of no split, such as those without the label that a run learns.
 UNUSED = -1
 TARGET = "__target__"
@@ -41,7 +44,7 @@ class Log:
         users: [U] object array of distinct user ids, ascending.
         user: [E] int64 position in `users`.
         starts: [U + 1] int64; the events of user u are those from starts[u] up to starts[u + 1].
-        split: [E] int8: TRAIN, VALID, TEST, VALID_INPUT or TEST_INPUT.
+        split: [E] int8: TRAIN, VALID, TEST, VALID_INPUT, TEST_INPUT, SOURCE or UNUSED.
         target: [E] bool: whether validation and test may ask for the event; what they may not is
             history.
     """
@@ -60,6 +63,13 @@ class Log:
         """A column as NumPy; ids as an object array of bytes."""
         return self.table.column(name).to_numpy()
 
+    def only(self, mask: np.ndarray) -> "Log":
+        """The events that an [E] mask chooses; all users stay, some perhaps without any."""
+        user = self.user[mask]
+        starts = np.searchsorted(user, np.arange(len(self.users) + 1))
+        table = self.table.take(pa.array(np.flatnonzero(mask)))
+        return Log(table, self.users, user, starts, self.split[mask], self.target[mask])
+
     def per_user(self, mask: np.ndarray) -> np.ndarray:
         """[U] how many events of each user the [E] mask selects."""
         return np.bincount(self.user[mask], minlength=len(self.users))
@@ -75,6 +85,7 @@ class Facts:
         hashes: ascending distinct hashes of the users (user_holdout only).
         ends: when every session ends (where sessions are asked for).
         named_valid: whether the source names validation events (predefined, by user).
+        domains: who and what is in which domain (cross_domain only).
     """
 
     rows: int = 0
@@ -83,6 +94,7 @@ class Facts:
     hashes: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
     ends: session_splits.SessionEnds = field(default_factory=session_splits.SessionEnds)
     named_valid: bool = False
+    domains: DomainFacts = field(default_factory=DomainFacts)
 
 
 def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
@@ -94,6 +106,8 @@ def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
         )
     if config.name == "user_holdout":
         facts.hashes = np.unique(mix(hash_ids(table.column("user_id").to_numpy()), config.seed))
+    if config.has_source:
+        facts.domains = domains.gather(table, config)
     if config.asks_sessions:
         facts.ends = session_splits.gather(table, by_session=True)
     elif config.name == "predefined":
@@ -115,7 +129,9 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
     hashes = np.unique(np.concatenate([part.hashes for part in parts]))
     ends = session_splits.merge([part.ends for part in parts])
     rows = max(part.rows for part in parts)
-    return Facts(rows, seconds, counts, hashes, ends, any(part.named_valid for part in parts))
+    named_valid = any(part.named_valid for part in parts)
+    known = domains.merge(part.domains for part in parts)
+    return Facts(rows, seconds, counts, hashes, ends, named_valid, known)
 
 
 def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
@@ -324,6 +340,18 @@ def predefined(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
         return _with_last_valid(log, parts) if missing else parts
     side = _side_of_sessions(config, facts, "timestamp" in log.table.column_names)
     return side[np.searchsorted(facts.ends.sessions, session_splits.hashes(log.table, True))]
+
+
+def cross_domain(log: Log, config: SplitConfig, facts: Facts) -> np.ndarray:
+    """All that the target has of some of the shared users, or items, is held out; see `domains`."""
+    name = domains.names_of(log.table)
+    if config.shared == "users":
+        held_out = facts.domains.held_out(log.users, config)[log.user]
+    else:
+        item, ids = pd.factorize(log.column("item_id"))
+        held_out = facts.domains.held_out(np.asarray(ids, object), config)[item]
+    other = np.where(name == config.source.encode(), SOURCE, UNUSED)
+    return np.where(name == config.target.encode(), held_out, other).astype(np.int8)
 
 
 def read_given(file: str) -> pd.DataFrame:

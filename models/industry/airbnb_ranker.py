@@ -48,9 +48,14 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Lists, Forgetting):
     """The ranker's own.
 
     Attributes:
+        field_dim: width of the embedding of each field.
         similarities: tell the ranker of the embeddings; false: fields alone.
         listings: how the embeddings are learnt; its `booking_types` are what was booked here.
-        click_types: event types that mean that a listing was clicked; the next ones likewise.
+        click_types: event types that mean that a listing was clicked.
+        long_click_types: those that mean that it was looked at for long.
+        skip_types: those that mean that it was passed over.
+        wish_types: those that mean that it was put on a list of wishes.
+        inquiry_types: those that mean that its host was asked.
     """
 
     list_loss: Literal["lambda_rank", "softmax"] | None = "lambda_rank"

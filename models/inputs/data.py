@@ -301,6 +301,10 @@ class TrainingData:
         """The fitted transform; it takes any of the raw columns, as sparse [B, L]."""
         return self.transform.transform_features_layer()
 
+    def files(self, split: str) -> str:
+        """The glob of the files of a split; empty where there is none."""
+        return self._splits.get(split, "")
+
     @property
     def has_walks(self) -> bool:
         """Whether the examples hold walks over the item graph, in a split of their own."""

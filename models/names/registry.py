@@ -408,6 +408,16 @@ _ENTRIES = (
         paper="Zhang et al., SDM 2017",
         module="models.embedding.cune_bpr",
     ),
+    Entry(
+        name="emcdr",
+        title="EMCDR",
+        task="retrieve",
+        kind="event",
+        family="embedding",
+        paper="Man et al., IJCAI 2017",
+        module="models.embedding.emcdr",
+        defaults={"split": {"name": "cross_domain"}},
+    ),
 )
 
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -35,7 +35,8 @@ class Recommendations:
 
     Attributes:
         items: pairs of item id and score, best first.
-        strategy: where they come from: "model", "fold-in", "segment" or "fallback".
+        strategy: where they come from: "model"; "fold-in", the model for a user whom its train has
+            not seen; "segment" or "fallback".
         model_version: the version that answered; REST does not tell it.
         sources: of a two-stage model, what recalled each item; else empty.
     """

@@ -182,9 +182,9 @@ def test_given_takes_the_named_events_and_validates_on_the_last_that_remains(tmp
     ]
 
 
-# Those that part sessions are in test_session_splits.py.
+# Those that part sessions are in test_session_splits.py, that of two domains in test_domains.py.
 @pytest.mark.parametrize(
-    "name", [name for name in SPLITS if name not in ("last_days", "predefined")]
+    "name", [name for name in SPLITS if name not in ("last_days", "predefined", "cross_domain")]
 )
 def test_nothing_after_the_split_point_reaches_train(name, tmp_path):
     events = random_events()

@@ -25,6 +25,7 @@ HONOURED = {
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "two_tower": {*COMMON} - {"jit_compile", "list_loss"},
     "youtube_candidates": {*COMMON} - {"unknown_rate", "list_loss"},
+    "emcdr": RANKING | TRAINED | {"lazy_adam"},
     "rib": RANKING | TRAINED,
     "binn": RANKING | TRAINED,
     "neumf": {*COMMON} - {"list_loss"},

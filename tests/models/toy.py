@@ -61,6 +61,28 @@ def write_log(folder: Path, randomness: float, described: bool = True, seed: int
     return folder
 
 
+def write_two_domains(folder: Path, randomness: float, described: bool = True) -> Path:
+    """Writes atomic files: `write_log`'s log is the domain `target`, with a `source` beside it.
+
+    Every user has six of the ten items of its block in the source too, five users have nothing
+    else (`source user N`), and user 119 has nothing there. Items of the two are called alike by
+    chance.
+    """
+    write_log(folder, randomness, described)
+    header, *target = (folder / "toy.inter").read_text("utf-8").splitlines()
+    generator, source = random.Random(13), []
+    people = [(f"user {number}", number % BLOCKS) for number in range(BLOCKS * USERS_A_BLOCK - 1)]
+    people += [(f"source user {number}", number % BLOCKS) for number in range(5)]
+    for user, block in people:
+        if generator.random() < randomness:
+            block = generator.randrange(BLOCKS)
+        for item in generator.sample(range(10 * block, 10 * block + 10), 6):
+            source.append(f"{user}\titem {item} \u00e9\u4e16\t5\t1000")
+    events = [f"{line}\ttarget" for line in target] + [f"{line}\tsource" for line in source]
+    _write(folder / "toy.inter", f"{header}\tdomain:token", events)
+    return folder
+
+
 def write_ratings(folder: Path, randomness: float, described: bool = True, seed: int = 11) -> Path:
     """Writes atomic files of ratings 1 to 5 that follow from user and item.
 
@@ -131,7 +153,7 @@ class ToyData:
 
     @property
     def splits(self) -> dict[str, str]:
-        names = ("train", "valid", "test", "items", "users", "walks")
+        names = ("train", "valid", "test", "items", "users", "walks", "source")
         return {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
 
     def load(self, model: str) -> TrainingData:

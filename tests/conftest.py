@@ -50,7 +50,7 @@ def collected():
     """
     yield
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 4 << 30:
+    if pages * os.sysconf("SC_PAGE_SIZE") > 7 << 30:
         gc.collect()
 
 

@@ -109,7 +109,7 @@ def test_any_text_that_python_writes_is_read_as_python_reads_it(tmp_path):
         writer = csv.writer(stream, quoting=quoting, lineterminator="\n")
         rows = [
             [str(n), "".join(choose.choices(pieces, k=choose.randrange(9))), "c"]
-            for n in range(2000)
+            for n in range(300)
         ]
         writer.writerows(rows)
         write(tmp_path, items__csv=HEADER + stream.getvalue())

@@ -44,6 +44,7 @@ def log_of(events, split=None, sessions=None, seconds=None):
         codes,
         starts,
         np.array(split or [TRAIN] * len(events), np.int8),
+        np.ones(len(events), bool),
     )
 
 

@@ -25,6 +25,7 @@ def trained(toy_data, tmp_path_factory):
                 trainer.warm_start, "save_weights", lambda model, _: models.update({option: model})
             )
             patch.setattr("models.contract.retriever.Retriever.export", lambda *_: None)
+            patch.setattr(trainer.warm_up, "save_requests", lambda _: 0)
             folder = tmp_path_factory.mktemp(str(option))
             settings = {**OPTIONS, "learning_rate": 0.05, **({option: True} if option else {})}
             try:

@@ -50,11 +50,11 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
             ("FloorMargin", _SLICE_FLOOR, {**floor, "bound": 0.0}, declared)
         )
 
-    def with_margins(kind: str, name: str, of: str) -> list[config_pb2.MetricConfig]:
-        """A metric, and what is required of it; `of` says of what the margins are."""
+    def with_margins(kind: str, name: str, of_groups: bool) -> list[config_pb2.MetricConfig]:
+        """A metric, and what is required of it."""
         configs = [_metric(kind, name)]
         for margin, called, settings, slices in margins.get(name, ()):
-            config = _metric(of + margin, called, **settings)
+            config = _metric(margin, called, of_groups=of_groups, **settings)
             # A threshold that names no slice would be applied to every one of them.
             threshold = config.per_slice_thresholds.add(slicing_specs=slices)
             threshold.threshold.value_threshold.lower_bound.value = 0.0
@@ -62,14 +62,16 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
         return configs
 
     specs = [
-        config_pb2.MetricsSpec(output_names=[name], metrics=with_margins("RowMean", name, "Row"))
+        config_pb2.MetricsSpec(
+            output_names=[name], metrics=with_margins("RowMean", name, of_groups=False)
+        )
         for name in measured.means
     ]
     if measured.pooled:
         pooled = [
             config
             for name, kind in measured.pooled.items()
-            for config in with_margins(kind, name, "Group")
+            for config in with_margins(kind, name, of_groups=True)
         ]
         specs.append(config_pb2.MetricsSpec(output_names=[metrics.PREDICTION], metrics=pooled))
     if measured.of_lists:

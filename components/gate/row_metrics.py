@@ -8,7 +8,7 @@ of a row are added up once for all of its metrics.
 import hashlib
 import io
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -58,21 +58,23 @@ def _row_mean(
     return [_row_sums(sums), _derived([key, error], result)]
 
 
-class RowFloorMargin(tfma.metrics.Metric):
-    """By how much the mean of an output is above what is required of it, negative where below.
+class FloorMargin(tfma.metrics.Metric):
+    """By how much the mean of a metric is above what is required of it, negative where below.
 
     Args:
         name: of the metric.
-        of: the output.
+        of: the metric: an output, a number a row, or one of groups.
+        of_groups: whether it is one of groups; see `GroupNDCG`.
         bound: see `components.gate.config.required`.
         z: the same.
     """
 
-    def __init__(self, name: str, of: str, bound: float, z: float):
+    def __init__(self, name: str, of: str, of_groups: bool, bound: float, z: float):
         super().__init__(
             metric_util.merge_per_key_computations(_floor_margin),
             name=name,
             of=of,
+            of_groups=of_groups,
             bound=bound,
             z=z,
         )
@@ -81,42 +83,48 @@ class RowFloorMargin(tfma.metrics.Metric):
 def _floor_margin(
     name: str,
     of: str,
+    of_groups: bool,
     bound: float,
     z: float,
     model_name: str = "",
     output_name: str = "",
     example_weighted: bool = False,
 ) -> metric_types.MetricComputations:
-    sums = _sums(model_name, example_weighted)
-    (key,) = _keys((name,), model_name, output_name, example_weighted)
+    place = model_name, output_name, example_weighted
+    gathered, moments = _moments(of_groups, *place)
+    (key,) = _keys((name,), *place)
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, error = found[sums].moments(of)
+        mean, error = moments(found, of)
         return {key: mean - required(bound, z, error)}
 
-    return [_row_sums(sums), _derived([key], result)]
+    return [gathered, _derived([key], result)]
 
 
-class RowChangeMargin(tfma.metrics.Metric):
-    """The same for how much better an output is than the baseline model's on the same rows.
+class ChangeMargin(tfma.metrics.Metric):
+    """The same for how much better a metric is than the baseline model's on the same rows.
 
-    Beside the margin come the mean change (`CHANGE` behind the output's name), positive where
-    better, and its standard error, over the paired differences of the rows. Without a baseline
-    model the margin is 0 and stands alone.
+    Beside the margin come the mean change (`CHANGE` behind the metric's name), positive where
+    better, and its standard error, over the paired differences of the rows, or of the groups.
+    Without a baseline model the margin is 0 and stands alone.
 
     Args:
         name: of the metric.
-        of: the output.
+        of: see `FloorMargin`.
+        of_groups: the same.
         bound: see `components.gate.config.required`.
         z: the same.
-        higher_is_better: the direction of the output.
+        higher_is_better: the direction of the metric.
     """
 
-    def __init__(self, name: str, of: str, bound: float, z: float, higher_is_better: bool):
+    def __init__(
+        self, name: str, of: str, of_groups: bool, bound: float, z: float, higher_is_better: bool
+    ):
         super().__init__(
             metric_util.merge_per_key_computations(_change_margin),
             name=name,
             of=of,
+            of_groups=of_groups,
             bound=bound,
             z=z,
             higher_is_better=higher_is_better,
@@ -126,6 +134,7 @@ class RowChangeMargin(tfma.metrics.Metric):
 def _change_margin(
     name: str,
     of: str,
+    of_groups: bool,
     bound: float,
     z: float,
     higher_is_better: bool,
@@ -133,19 +142,34 @@ def _change_margin(
     output_name: str = "",
     example_weighted: bool = False,
 ) -> metric_types.MetricComputations:
-    sums = _sums(model_name, example_weighted)
-    keys = _keys(
-        (name, of + CHANGE, of + CHANGE + ERROR), model_name, output_name, example_weighted
-    )
+    place = model_name, output_name, example_weighted
+    gathered, moments = _moments(of_groups, *place)
+    keys = _keys((name, of + CHANGE, of + CHANGE + ERROR), *place)
     if model_name != tfma.CANDIDATE_KEY:
-        return [_row_sums(sums), _derived(keys[:1], lambda found: {keys[0]: 0.0})]
+        return [gathered, _derived(keys[:1], lambda found: {keys[0]: 0.0})]
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, error = found[sums].moments(of, paired=True)
+        mean, error = moments(found, of, paired=True)
         better = mean if higher_is_better else -mean
         return dict(zip(keys, (better - required(bound, z, error), better, error)))
 
-    return [_row_sums(sums), _derived(keys, result)]
+    return [gathered, _derived(keys, result)]
+
+
+def _moments(
+    of_groups: bool, model_name: str, output_name: str, example_weighted: bool
+) -> tuple[metric_types.MetricComputation, Callable[..., tuple[float, float]]]:
+    """What gathers rows or groups, and what reads a mean and its standard error from that."""
+    if not of_groups:
+        sums = _sums(model_name, example_weighted)
+        return _row_sums(sums), lambda found, of, paired=False: found[sums].moments(of, paired)
+    groups = _groups(model_name, output_name, example_weighted)
+
+    def of_found(found: metric_types.MetricsDict, of: str, paired: bool = False):
+        name = of + CHANGE if paired else of
+        return found[groups][name], found[groups][name + ERROR]
+
+    return _group_rows(groups), of_found
 
 
 def _derived(keys: list, result) -> metric_types.DerivedMetricComputation:
@@ -532,73 +556,6 @@ def _group_ndcg(
     return [_group_rows(gathered), _derived(keys, result)]
 
 
-class GroupFloorMargin(tfma.metrics.Metric):
-    """`RowFloorMargin` of a metric of groups."""
-
-    def __init__(self, name: str, of: str, bound: float, z: float):
-        super().__init__(
-            metric_util.merge_per_key_computations(_group_floor), name=name, of=of, bound=bound, z=z
-        )
-
-
-def _group_floor(
-    name: str,
-    of: str,
-    bound: float,
-    z: float,
-    model_name: str = "",
-    output_name: str = "",
-    example_weighted: bool = False,
-) -> metric_types.MetricComputations:
-    gathered = _groups(model_name, output_name, example_weighted)
-    (key,) = _keys((name,), model_name, output_name, example_weighted)
-
-    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        values = found[gathered]
-        return {key: values[of] - required(bound, z, values[of + ERROR])}
-
-    return [_group_rows(gathered), _derived([key], result)]
-
-
-class GroupChangeMargin(tfma.metrics.Metric):
-    """`RowChangeMargin` of a metric of groups, paired group by group."""
-
-    def __init__(self, name: str, of: str, bound: float, z: float, higher_is_better: bool):
-        super().__init__(
-            metric_util.merge_per_key_computations(_group_change),
-            name=name,
-            of=of,
-            bound=bound,
-            z=z,
-            higher_is_better=higher_is_better,
-        )
-
-
-def _group_change(
-    name: str,
-    of: str,
-    bound: float,
-    z: float,
-    higher_is_better: bool,
-    model_name: str = "",
-    output_name: str = "",
-    example_weighted: bool = False,
-) -> metric_types.MetricComputations:
-    gathered = _groups(model_name, output_name, example_weighted)
-    keys = _keys(
-        (name, of + CHANGE, of + CHANGE + ERROR), model_name, output_name, example_weighted
-    )
-    if model_name != tfma.CANDIDATE_KEY:
-        return [_group_rows(gathered), _derived(keys[:1], lambda found: {keys[0]: 0.0})]
-
-    def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        change, error = (found[gathered][key.name] for key in keys[1:])
-        better = change if higher_is_better else -change
-        return dict(zip(keys, (better - required(bound, z, error), better, error)))
-
-    return [_group_rows(gathered), _derived(keys, result)]
-
-
 def _groups(model_name: str, output_name: str, example_weighted: bool) -> metric_types.MetricKey:
     (key,) = _keys(("_groups",), model_name, output_name, example_weighted)
     return key
@@ -630,16 +587,13 @@ class _GroupRows(_UserRows):
             np.frombuffer(column, column.typecode) for column in rows
         )
         group = owner.astype(np.int64)
-        values = lists.group_metrics(label, prediction, group, weight)
+        ours, random, counted, of_group = (
+            part.numpy() for part in lists.weighted_groups(label, prediction, group, weight)
+        )
+        values = lists.group_means(ours, random, counted, of_group)
         found = {name: float(value) for name, value in values.items()}
         if not found["groups"]:
             found |= dict.fromkeys(GROUP_METRICS[:3], float("nan"))
-        ours, random, counted = (
-            part.numpy() for part in lists.group_ndcg(label, prediction, group)
-        )
-        # Groups ascend in what `group_ndcg` returns.
-        _, member = np.unique(group, return_inverse=True)
-        of_group = np.bincount(member, weight) / np.maximum(np.bincount(member), 1)
 
         def error(of: np.ndarray) -> tuple[float, float]:
             return standard_error(of_group[counted], of[counted])

@@ -84,11 +84,24 @@ def group_metrics(
     Returns:
         Scalars by name, of `models.names.metrics.GROUP_METRICS`: 0 where no group has an ideal.
     """
+    return group_means(*weighted_groups(label, score, group, weight))
+
+
+def weighted_groups(
+    label: tf.Tensor, score: tf.Tensor, group: tf.Tensor, weight: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What `group_ndcg` returns, and [G] float64 what each group counts for: 0 without an ideal."""
     ours, random, counted = group_ndcg(label, score, group)
     rows = tf.ones_like(label, tf.float64) if weight is None else tf.cast(weight, tf.float64)
     _, segment = tf.unique(tf.sort(group))
     of_group = tf.math.segment_mean(tf.gather(rows, tf.argsort(group, stable=True)), segment)
-    of_group = tf.where(counted, of_group, tf.zeros_like(of_group))
+    return ours, random, counted, tf.where(counted, of_group, tf.zeros_like(of_group))
+
+
+def group_means(
+    ours: tf.Tensor, random: tf.Tensor, counted: tf.Tensor, of_group: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """The metrics of groups, of what `weighted_groups` returns."""
 
     def mean(values: tf.Tensor) -> tf.Tensor:
         return tf.math.divide_no_nan(tf.reduce_sum(of_group * values), tf.reduce_sum(of_group))

@@ -265,17 +265,21 @@ def test_the_monitored_metric_has_the_change_threshold_and_the_lift_the_floor(ta
     gate = GateConfig(min_lift=0.25, max_regression=0.5, z=3, slices="activity")
     config = evaluation.eval_config(metrics.of(task, label), gate)
     found = {
-        (settings["of"], metric.class_name, settings["bound"], settings["z"]): sum(
-            len(bounds.slicing_specs) for bounds in metric.per_slice_thresholds
-        )
+        (
+            settings["of"],
+            metric.class_name,
+            settings["of_groups"],
+            settings["bound"],
+            settings["z"],
+        ): sum(len(bounds.slicing_specs) for bounds in metric.per_slice_thresholds)
         for spec in config.metrics_specs
         for metric in spec.metrics
         if metric.per_slice_thresholds
         for settings in [json.loads(metric.config)]
     }
-    of = "Group" if name.startswith("group") else "Row"
+    of = name.startswith("group")
     assert found == {
-        (name, f"{of}ChangeMargin", -0.5, 3.0): 2,  # overall and the slice
-        (f"lift_{name}", f"{of}FloorMargin", 0.25, 3.0): 1,
-        (f"lift_{name}", f"{of}FloorMargin", 0.0, 3.0): 1,
+        (name, "ChangeMargin", of, -0.5, 3.0): 2,  # overall and the slice
+        (f"lift_{name}", "FloorMargin", of, 0.25, 3.0): 1,
+        (f"lift_{name}", "FloorMargin", of, 0.0, 3.0): 1,
     }

@@ -192,7 +192,12 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         if value is not None:
             _put(values, key.split("."), value)
     config = RunConfig.parse(values, path or "")
-    config = _with_defaults_of_the_model(config, values, path)
+    # What the run does not say is as the model's paper has it (`models.names.registry.Entry`).
+    defaults = registry.get(config.model).defaults
+    if defaults:
+        parts = {name: {**part, **(values.get(name) or {})} for name, part in defaults.items()}
+        values = {**values, **parts}
+        config = RunConfig.parse(values, path or "")
     metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     config = _with_defaults_of_sessions(config, values)
     config = _with_defaults_of_the_task(config, values)
@@ -208,7 +213,7 @@ def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> Run
     """
     if registry.get(config.model).task != "retrieve" or not config.split.asks_sessions:
         return config
-    split = {**registry.get(config.model).defaults.get("split", {}), **(values.get("split") or {})}
+    split = values.get("split") or {}
     keeps = config.hyper_parameters.get("filter_seen")
     if "drop_repeats" not in split and keeps is not True:
         repeats = config.split.model_copy(update={"drop_repeats": False})
@@ -220,30 +225,13 @@ def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> Run
 
 
 def _require_use_of_weights(config: RunConfig) -> None:
-    """Refuses weights for a model that would not heed them."""
+    """Refuses weights, which no model of a catalogue heeds yet, and `label.weight` says of rows."""
     values = config.positives.values if config.positives else None
     if values and config.positives and config.positives.weighted:
-        if not registry.get(config.model).reads_weights:
-            readers = ", ".join(n for n, entry in registry.MODELS.items() if entry.reads_weights)
-            raise ConfigError(
-                f"positives.values: {config.model} does not heed how much an event weighs; "
-                f"required: weights of 1, such as values: [{', '.join(values)}], "
-                f"or a model that does ({readers or 'none yet'}); received: "
-                f"{values}"
-            )
-
-
-def _with_defaults_of_the_model(
-    config: RunConfig, values: dict[str, Any], path: str | None
-) -> RunConfig:
-    """What the run does not say is as the model's paper has it (`models.names.registry.Entry`)."""
-    defaults = registry.get(config.model).defaults
-    if not defaults:
-        return config
-    together = dict(values)
-    for part, settings in defaults.items():
-        together[part] = {**settings, **(values.get(part) or {})}
-    return RunConfig.parse(together, path or "")
+        raise ConfigError(
+            f"positives.values: {config.model} does not heed how much an event weighs; required: "
+            f"weights of 1, such as values: [{', '.join(values)}]; received: {values}"
+        )
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:
@@ -271,8 +259,7 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
         updates["label"] = Label(**usual.get("label", rating))
     else:
         updates["label"] = config.label.learnt_by(entry.learns)
-    said = {**entry.defaults.get("split", {}), **(values.get("split") or {})}
-    if "name" not in said:
+    if "name" not in (values.get("split") or {}):
         updates["split"] = SplitConfig.parse(
             {**config.split.model_dump(), "name": usual.get("split", "ratio")}
         )

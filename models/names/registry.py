@@ -31,7 +31,6 @@ class Entry:
         defaults: what the other parts of a run are unless the run says otherwise, as its file
             would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
             return to what they had.
-        reads_weights: whether training heeds how much an event weighs (`positives.values`).
     """
 
     name: str
@@ -45,7 +44,6 @@ class Entry:
     learns: str = ""
     reads: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    reads_weights: bool = False
 
 
 # BGE, GES and EGES: the paper's graph and walks.

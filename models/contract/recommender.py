@@ -103,10 +103,6 @@ class Recommender(tfrs.Model, Generic[H]):
         self._mean_loss.update_state(replicas * loss)
         return {"loss": self._mean_loss.result()}
 
-    def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """The same, which Keras would otherwise take from a part that is a model of its own."""
-        return {"loss": self._mean_loss.result()}
-
     def _share(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """What part of the batch's loss this replica's is, a scalar.
 

@@ -16,7 +16,7 @@ from serving.server.rest import key_matches
 from serving.server.servable import DEFAULT_SIGNATURE
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
-from serving.wire.tensors import element_count, to_array, to_proto
+from serving.wire.tensors import to_array, to_proto
 
 _LARGE = 1 << 16  # values
 _WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
@@ -62,8 +62,8 @@ class PredictionService:
         with self._inference.admitted(), self._inference.counted(spec.name, "Predict", "GRPC"):
             with self._inference.servable(spec) as servable:
                 # Before anything is decoded: what takes 20 bytes may stand for gigabytes.
-                self._inference.check_tensors(servable, spec.signature_name, request.inputs)
-                inputs = await _decoded(request.inputs)
+                count = self._inference.check_tensors(servable, spec.signature_name, request.inputs)
+                inputs = await _decoded(request.inputs, large=count > _LARGE)
                 outputs = await self._inference.predict(
                     servable, spec.signature_name, inputs, tuple(request.output_filter)
                 )
@@ -124,12 +124,11 @@ class PredictionService:
             return response
 
 
-async def _decoded(tensors) -> dict:
+async def _decoded(tensors, large: bool) -> dict:
     def decode() -> dict:
         return {name: to_array(proto) for name, proto in tensors.items()}
 
     # Another thread gets its turn between two tensors, the loop's other requests do not.
-    large = sum(element_count(proto) for proto in tensors.values()) > _LARGE
     return await asyncio.to_thread(decode) if large else decode()
 
 

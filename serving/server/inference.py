@@ -166,8 +166,11 @@ class Inference:
         servable: Servable,
         signature: str,
         tensors: Mapping[str, "protos.TensorProto"],
-    ) -> None:
+    ) -> int:
         """Checks names and shapes of what a request holds, before it is decoded.
+
+        Returns:
+            How many values the shapes stand for.
 
         Raises:
             ServingError: as `predict`; or the shapes stand for more values than a request may have.
@@ -175,7 +178,9 @@ class Inference:
         signature = signature or DEFAULT_SIGNATURE
         _definition_of(servable, signature)
         _check_names(servable, signature, tensors)
-        self.check_size(sum(element_count(proto) for proto in tensors.values()))
+        count = sum(element_count(proto) for proto in tensors.values())
+        self.check_size(count)
+        return count
 
     async def predict(
         self,

@@ -10,9 +10,11 @@ from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
-from components.gate import evaluation
+from components.gate import evaluation, ledger
 from components.gate.config import require_known_slices
-from components.gate.last_blessed import LastBlessedOther
+from components.gate.evaluator import Evaluator
+from components.gate.last_blessed import LastBlessed, compared
+from components.gate.pusher import Pusher
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
@@ -45,7 +47,6 @@ def create_pipeline(
     serving_dir: str,
     checkpoint_root: str | None = None,
     metadata_path: str | None = None,
-    stock_resolver: bool = False,
     schema_dir: str | None = None,
 ) -> tfx.Pipeline:
     """Builds the pipeline of a run.
@@ -60,9 +61,8 @@ def create_pipeline(
         serving_dir: where versions of the model are pushed.
         checkpoint_root: where an interrupted training keeps its state; None keeps none.
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
-        stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
-            machine.
+            machine. Elsewhere nothing is known of the data and of what was blessed.
 
     Raises:
         ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
@@ -115,14 +115,14 @@ def create_pipeline(
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
         generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
-            f"StatisticsGen_{table}"
+            f"StatisticsGen-{table}"
         )
         importer = CuratedSchema(
             schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
-        ).with_id(f"Schema_{table}")
+        ).with_id(f"Schema-{table}")
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
-        ).with_id(f"ExampleValidator_{table}")
+        ).with_id(f"ExampleValidator-{table}")
         nodes += [generator, importer, validator]
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
@@ -217,17 +217,9 @@ def create_pipeline(
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
-    # The gate compares the new model with the last blessed one, which is found here.
-    strategy = (
-        {"strategy_class": tfx.LatestBlessedModelStrategy}
-        if stock_resolver
-        else {"strategy_class": LastBlessedOther, "config": {"fingerprint": identity}}
-    )
-    last_blessed = tfx.Resolver(
-        **strategy,
-        model=tfx.Channel(type=tfx.standard_artifacts.Model),
-        model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
-    ).with_id("LastBlessed")
+    # The gate compares the new model with the last blessed one, which is found here; on a cluster
+    # an unchanged run is of new data, so that its own last model counts as well.
+    last_blessed = find_last_blessed(serving_dir, None if schema_dir else identity)
 
     # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
     warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
@@ -292,12 +284,32 @@ def _require_use_of_context(config: RunConfig, model_class: Any) -> None:
 
 def _require_use_of_a_warm_start(config: RunConfig) -> None:
     """Refuses a warm start of a model that does not learn step by step."""
-    if config.warm_start and not issubclass(
-        registry.load(config.model).Model.HyperParameters, Epochs
-    ):
+    if config.warm_start and not learns_step_by_step(config.model):
         raise ConfigError(
             f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
         )
+
+
+def learns_step_by_step(model: str) -> bool:
+    """Whether a model is trained by epochs, so that it may begin with another one's weights."""
+    return issubclass(registry.load(model).Model.HyperParameters, Epochs)
+
+
+def find_last_blessed(serving_dir: str, other_than: str | None) -> LastBlessed:
+    """The component that finds what the gate compares with.
+
+    Args:
+        serving_dir: where versions are pushed.
+        other_than: fingerprint of the training that is compared; None where the component runs
+            elsewhere, and what it will find is not known.
+    """
+    found = other_than and serving_dir and ledger.last_blessed(serving_dir, other_than)
+    return LastBlessed(
+        destination=serving_dir,
+        other_than=other_than,
+        compared=compared(found or None) if other_than else None,
+        code_hash=_hash_files("components/gate/last_blessed.py", "components/gate/ledger.py"),
+    )
 
 
 def gate_and_push(
@@ -313,7 +325,7 @@ def gate_and_push(
         serving_dir: where versions are pushed.
     """
     # The SavedModel's own signature `evaluate` measures it on the test rows.
-    evaluator = tfx.Evaluator(
+    evaluator = Evaluator(
         examples=examples,
         model=model,
         baseline_model=last_blessed,
@@ -331,13 +343,12 @@ def gate_and_push(
     )
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
-    pusher = tfx.Pusher(
+    pusher = Pusher(
         model=model,
+        evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.PushDestination(
-            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
-        ),
+        destination=serving_dir,
     )
     return [evaluator, canary, pusher]
 

@@ -31,9 +31,10 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
             folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
-            `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
-            `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `checkpoint_dir` and
-            `fingerprint`.
+            `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
+            folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
+            `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
+            `checkpoint_dir` and `fingerprint`.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -68,9 +69,9 @@ def run_fn(fn_args: Any) -> None:
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
     warmed = None
-    if fn_args.base_model:
+    if base_model := _base_model(fn_args):
         loop.build(model)
-        warmed = warm_start.load_weights(model, fn_args.base_model)
+        warmed = warm_start.load_weights(model, base_model)
         loop.warm_started = warmed["complete"]
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
@@ -145,11 +146,18 @@ class Folders:
             scratch = tempfile.mkdtemp(prefix=f"{name}-")
             serving, logs = os.path.join(scratch, "serving"), os.path.join(scratch, "logs")
             checkpoints, passing = checkpoints and f"{checkpoints}-{name}", (scratch,)
-        base = warm_start.fingerprint(fn_args.base_model) if fn_args.base_model else None
+        base_model = _base_model(fn_args)
+        base = warm_start.fingerprint(base_model) if base_model else None
         if checkpoints:
             passing += (checkpoints,)
             checkpoints = os.path.join(checkpoints, base) if base else checkpoints
         return cls(serving, logs, checkpoints, base, passing)
+
+
+def _base_model(fn_args: Any) -> str | None:
+    """Folder of the model that a warm start begins with; None of a cold one."""
+    folder = fn_args.base_model if fn_args.custom_config.get("warm_start", True) else None
+    return folder if folder and tf.io.gfile.exists(folder) else None
 
 
 def worker() -> str | None:

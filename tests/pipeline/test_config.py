@@ -282,7 +282,7 @@ def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
     items.write_text(items.read_text() + "# one more line\n")
     after = parameters()
     assert {node for node in before if before[node] != after[node]} == {
-        "Schema_items",
+        "Schema-items",
         "TableCheck",
         "ExampleBuilder",
         "LastBlessed",  # the identity of what is trained

@@ -496,7 +496,7 @@ def test_a_long_log_is_described_by_its_statistics(tmp_path, monkeypatch):
                 low_rank=rank, high_rank=rank, sample_count=count
             )
             feature.string_stats.top_values.add(value=f"<i>{rank}</i>", frequency=count)
-    (folder,) = run.step("StatisticsGen_events", ("statistics",)).values()
+    (folder,) = run.step("StatisticsGen-events", ("statistics",)).values()
     (folder / "Split-all").mkdir()
     (folder / "Split-all" / "FeatureStats.pb").write_bytes(found.SerializeToString())
     monkeypatch.setattr(report_data, "_ROWS", 3)

@@ -221,8 +221,10 @@ def create_pipeline(
     # an unchanged run is of new data, so that its own last model counts as well.
     last_blessed = find_last_blessed(serving_dir, None if schema_dir else identity)
 
-    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
-    warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
+    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset. Elsewhere
+    # whether to start warm is decided when a run is submitted.
+    may_be_warm = config.warm_start or (schema_dir and learns_step_by_step(config.model))
+    warm = {"base_model": last_blessed.outputs["model"]} if may_be_warm else {}
     trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],

@@ -145,10 +145,11 @@ class _Place:
     """
 
     def __init__(self, name: str):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        scheme, _, host = os.environ.get("AWS_ENDPOINT_URL", "").partition("://")
         try:
-            if name.startswith("s3://") and endpoint:
-                self.files, self.root = fs.S3FileSystem(endpoint_override=endpoint), name[5:]
+            if name.startswith("s3://") and host:
+                self.files = fs.S3FileSystem(scheme=scheme, endpoint_override=host.rstrip("/"))
+                self.root = name.removeprefix("s3://")
             else:
                 self.files, self.root = fs.FileSystem.from_uri(name)
         except (ValueError, NotImplementedError) as error:
@@ -197,7 +198,8 @@ class _Place:
         """A store shows a file when it is whole; on a disk it gets its name then."""
         local = isinstance(self.files, fs.LocalFileSystem)
         part = f"{path}.part" if local else path
-        self.files.create_dir(posixpath.dirname(path))
+        if local:  # a store has no folders, only names with strokes
+            self.files.create_dir(posixpath.dirname(path))
         with self.files.open_output_stream(part, compression=None) as file:
             yield file
         if local:

@@ -94,7 +94,12 @@ def compile_pipeline(config: RunConfig, target: str, image: str | None = None) -
     return (
         f"{target}: pipeline {name}, {len(spec['root']['dag']['tasks'])} tasks in image {image}, "
         f"models pushed to {output}/serving/{name}.\n"
-        f"Compiled, not run on a cluster: recsys submit {target} --endpoint URL"
+        "Compiled, not run on a cluster: "
+        + (
+            "the specification alone, for Vertex AI"
+            if target.endswith(".json")
+            else f"recsys submit {target} --endpoint URL"
+        )
     )
 
 

@@ -40,7 +40,8 @@ class Entry:
         version: the number under which it was pushed.
         fingerprint: of its training; None where it is not known.
         measured: folder of the model that the gate measured, below the destination.
-        model: the artifact of that model; None where it is not known.
+        model: the artifact of that model, as the step that pushed it found it; None where it is not
+            known.
         metrics: its overall means on the test rows; empty where they are not known.
         time: of the push, ISO 8601 in UTC; None where it is not known.
     """

@@ -5,10 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tfx.types import standard_artifacts
 
-from components.gate import ledger
+from components.gate import evaluation, ledger
 from components.gate.last_blessed import ENTRY, LastBlessedExecutor
+from components.gate.pusher import PusherExecutor
 from models.names.errors import ConfigError
+from pipeline import dag
 
 
 def model(folder: Path, fingerprint: str = "f") -> str:
@@ -139,3 +142,54 @@ def test_the_component_copies_the_model_or_says_that_there_is_none(tmp_path, pla
     assert artifact.properties == {"version": one.version, "model": "runs/Trainer/7"}
     assert ledger.holds_model(str(tmp_path / "second" / "Format-Serving"))
     assert found("third", other_than="a")[1] is None
+
+
+def test_a_cached_step_is_not_of_an_older_ledger(tmp_path, place):
+    def compared(fingerprint: str):
+        return dag.find_last_blessed(place, fingerprint).exec_properties["compared"]
+
+    assert compared("a") == "null"
+    ledger.push(model(tmp_path / "a", "a"), place)
+    assert compared("a") == "null"  # the run itself again: all of it comes from the cache
+    assert json.loads(compared("b"))["fingerprint"] == "a"
+    ledger.push(model(tmp_path / "b", "b"), place)
+    assert json.loads(compared("a"))["fingerprint"] == "b"
+    # On a cluster nobody can know, and the step's cache is off.
+    assert set(dag.find_last_blessed(place, None).exec_properties) == {"destination", "code_hash"}
+
+
+@pytest.mark.parametrize("answered", [1, 0])
+def test_what_is_pushed_may_be_another_model_than_the_measured_one(
+    tmp_path, place, monkeypatch, answered
+):
+    def artifact(kind, name: str, **properties):
+        made = kind()
+        made.uri = str(tmp_path / name)
+        for key, value in properties.items():
+            made.set_int_custom_property(key, value)
+        return [made]
+
+    model(tmp_path / "refitted" / "Format-Serving", "r")
+    model(tmp_path / "measured" / "Format-Serving", "m")
+    found = SimpleNamespace(metrics={"overall": {"hr_10": 0.25}})
+    monkeypatch.setattr(evaluation, "read_verdict", lambda uri, blessed: found)
+    given = {
+        "model": artifact(standard_artifacts.Model, "refitted"),
+        "measured_model": artifact(standard_artifacts.Model, "measured"),
+        "evaluation": artifact(standard_artifacts.ModelEvaluation, "evaluation"),
+        "model_blessing": artifact(standard_artifacts.ModelBlessing, "blessing", blessed=1),
+        "infra_blessing": artifact(standard_artifacts.InfraBlessing, "infra", blessed=answered),
+    }
+    pushed = artifact(standard_artifacts.PushedModel, "pushed")
+    PusherExecutor().Do(given, {"pushed_model": pushed}, {"destination": place})
+    assert pushed[0].get_int_custom_property("pushed") == answered
+    assert (tmp_path / "pushed" / "pushed.json").is_file()  # an output is never empty
+    if not answered:
+        assert ledger.last_blessed(place) is None
+        return
+    one = ledger.last_blessed(place)
+    version = Path(pushed[0].get_string_custom_property("pushed_destination"))
+    assert version == Path(place) / str(one.version)
+    assert (version / "saved_model.pb").read_bytes() == b"r"
+    assert (one.fingerprint, one.metrics) == ("m", {"hr_10": 0.25})
+    assert one.model == str(tmp_path / "measured")

@@ -218,11 +218,14 @@ def _open_parameters(spec: dict[str, Any], defaults: dict[str, Any]) -> None:
     """
     tasks, opened = spec["root"]["dag"]["tasks"], {}
     for name, value in defaults.items():
-        kind, task, key = PARAMETERS[name]
+        kind, step, key = PARAMETERS[name]
         opened[name] = {"parameterType": kind, "defaultValue": value, "isOptional": True}
-        component = spec["components"][tasks[task]["componentRef"]["name"]]
-        component["inputDefinitions"]["parameters"][key] = {"parameterType": kind}
-        tasks[task]["inputs"]["parameters"][key] = {"componentInputParameter": name}
+        for task, made in tasks.items():
+            if task != step and not task.startswith(f"{step}-"):  # such as Trainer-refit
+                continue
+            component = spec["components"][made["componentRef"]["name"]]
+            component["inputDefinitions"]["parameters"][key] = {"parameterType": kind}
+            made["inputs"]["parameters"][key] = {"componentInputParameter": name}
     spec["root"]["inputDefinitions"] = {"parameters": opened}
 
 

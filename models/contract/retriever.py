@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract.query import Query
+from models.contract.requests import K, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
@@ -233,9 +234,9 @@ class Retriever(tf.Module):
         asked = {
             **who,
             "exclude": spec(matrix, "exclude"),
-            "k": tf.TensorSpec([None], tf.int32, name="k"),
+            "k": K,
         }
-        recommend = tf.function(self.recommend).get_concrete_function(**asked)
+        recommend = signature(self.recommend, **asked)
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
@@ -252,16 +253,12 @@ class Retriever(tf.Module):
         }
         beside = self.events_signature()
         if beside:
-            signatures["recommend_events"] = tf.function(self.recommend).get_concrete_function(
-                **asked, **beside
-            )
+            signatures["recommend_events"] = signature(self.recommend, **asked, **beside)
         if isinstance(self._model, DotProductModel):
-            signatures["embed"] = tf.function(self.embed).get_concrete_function(**who)
+            signatures["embed"] = signature(self.embed, **who)
             signatures["retrieve"] = self._brute_force()
             if beside:
-                signatures["embed_events"] = tf.function(self.embed).get_concrete_function(
-                    **who, **beside
-                )
+                signatures["embed_events"] = signature(self.embed, **who, **beside)
         for name, function in self._model.signatures(self).items():
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")

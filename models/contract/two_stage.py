@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from models.contract.requests import K, signature
 from models.contract.retriever import parse_requests
 from models.contract.score import RECALLED
 from models.inputs.history import STRINGS
@@ -73,7 +74,7 @@ class TwoStage(tf.Module):
             user_id: [B] strings.
             history: [B, H] strings padded with "".
             exclude: [B, E] strings padded with "".
-            k: [B] int32, at least 1.
+            k: [B] int32, at least 1, or one for all.
             beside: what the recall reads besides (see `Retriever.events_signature`) and the
                 context that the ranker reads, all of it or nothing.
 
@@ -176,9 +177,9 @@ class TwoStage(tf.Module):
             "user_id": tf.TensorSpec([None], tf.string, name="user_id"),
             "history": tf.TensorSpec([None, None], tf.string, name="history"),
             "exclude": tf.TensorSpec([None, None], tf.string, name="exclude"),
-            "k": tf.TensorSpec([None], tf.int32, name="k"),
+            "k": K,
         }
-        recommend = tf.function(self.recommend).get_concrete_function(**asked)
+        recommend = signature(self.recommend, **asked)
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
@@ -189,9 +190,7 @@ class TwoStage(tf.Module):
         }
         beside = self._told(self._recall, _EVENTS) | self._told(self._rank, _RANK)
         if beside:
-            signatures[_EVENTS] = tf.function(self.recommend).get_concrete_function(
-                **asked, **beside
-            )
+            signatures[_EVENTS] = signature(self.recommend, **asked, **beside)
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
         tf.saved_model.save(self, folder, signatures=signatures)

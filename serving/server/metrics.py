@@ -14,6 +14,7 @@ from serving.server.text_proto import read_text_proto
 from serving.wire import protos
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
+OPEN_METRICS = "application/openmetrics-text"
 
 
 def page_path(config_file: str) -> str:
@@ -54,12 +55,15 @@ class Counter:
         with self._lock:
             return sum(self.cells.values())
 
-    def lines(self) -> list[str]:
-        """The metric in Prometheus' text format."""
+    def lines(self, open_metrics: bool = False) -> list[str]:
+        """The metric in Prometheus' text format, or in OpenMetrics'."""
         name = metric_name(self.name)
         with self._lock:
             cells = sorted(self.cells.items())
-        return [f"# TYPE {name} counter"] + [
+        # OpenMetrics has every sample of a counter end in `_total`: whoever asks for it would not
+        # find the metric under TensorFlow Serving's name.
+        kind = "unknown" if open_metrics else self.kind
+        return [f"# TYPE {name} {kind}"] + [
             f"{name}{{{_labels(self.labels, values)}}} {count}" for values, count in cells
         ]
 
@@ -90,13 +94,15 @@ class Histogram:
         with self._lock:
             return sum(sum(cell[0]) for cell in self._cells.values())
 
-    def lines(self) -> list[str]:
-        """The metric in Prometheus' text format; buckets cumulate."""
+    def lines(self, open_metrics: bool = False) -> list[str]:
+        """The metric in Prometheus' text format, or in OpenMetrics'; buckets cumulate."""
         name = metric_name(self.name)
-        lines = [f"# TYPE {name} histogram"]
+        lines = [f"# TYPE {name} {self.kind}"]
         with self._lock:
             cells = sorted((labels, list(cell[0]), cell[1]) for labels, cell in self._cells.items())
-        limits = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
+        written = [f"{limit:g}" for limit in self._limits]
+        # OpenMetrics writes bounds as decimals.
+        limits = [str(float(limit)) if open_metrics else limit for limit in written] + ["+Inf"]
         for values, counts, total in cells:
             labels = _labels(self.labels, values)
             prefix = f"{labels}," if labels else ""
@@ -150,13 +156,13 @@ class Metrics:
             for name in names
         }
 
-    def page(self) -> str:
-        """Every metric that counted anything, in Prometheus' text format."""
+    def page(self, open_metrics: bool = False) -> str:
+        """Every metric that counted anything, in Prometheus' text format, or in OpenMetrics'."""
         lines: list[str] = []
         for name in sorted(self._all):
             if self._all[name].total():
-                lines += self._all[name].lines()
-        return "\n".join(lines) + "\n"
+                lines += self._all[name].lines(open_metrics)
+        return "\n".join(lines + ["# EOF"] * open_metrics) + "\n"
 
 
 def metric_name(name: str) -> str:

@@ -408,8 +408,17 @@ def demo(user: str | None, **options) -> None:
     show_default=True,
     help="Share of requests to log.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the ports, each with the model: one a core for many clients.",
+)
 @_mended
-def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
+def serve(
+    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes
+) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC.
 
     New versions are picked up while it runs.
@@ -420,7 +429,9 @@ def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log
     from pipeline import demo as demonstration
 
     folder = model_dir or demonstration.last_pushed(output)
-    demonstration.serve(folder, name, host, rest_port, grpc_port, log_requests, log_share)
+    demonstration.serve(
+        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes
+    )
 
 
 @main.command()

@@ -46,6 +46,7 @@ def serve(
     grpc_port: int,
     log_prefix: str | None = None,
     log_share: float = 0.1,
+    processes: int = 1,
 ) -> None:
     """Serves a folder of versions until Ctrl-C or SIGTERM.
 
@@ -68,6 +69,7 @@ def serve(
         "host": host,
         "rest-api-port": rest_port,
         "port": grpc_port,
+        "processes": processes,
     }
     if log_prefix:
         options |= {"request-log-prefix": log_prefix, "request-log-sampling-rate": log_share}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 
 from serving.server.text_proto import read_text_proto
 from serving.wire import protos
@@ -50,6 +51,16 @@ class Counter:
         with self._lock:
             self.cells[values] = self.cells.get(values, 0) + by
 
+    def snapshot(self) -> list:
+        """The cells as JSON takes them."""
+        with self._lock:
+            return [[labels, count] for labels, count in self.cells.items()]
+
+    def absorb(self, cells: list) -> None:
+        """Adds the cells of a snapshot."""
+        for labels, count in cells:
+            self.add(*labels, by=count)
+
     def total(self) -> int:
         """The sum over all cells."""
         with self._lock:
@@ -89,6 +100,21 @@ class Histogram:
             cell[0][bisect_right(self._limits, value)] += 1
             cell[1] += value
 
+    def snapshot(self) -> list:
+        """The cells as JSON takes them."""
+        with self._lock:
+            return [
+                [labels, list(counts), total] for labels, (counts, total) in self._cells.items()
+            ]
+
+    def absorb(self, cells: list) -> None:
+        """Adds the cells of a snapshot."""
+        with self._lock:
+            for labels, counts, total in cells:
+                cell = self._cells.setdefault(tuple(labels), [[0] * len(counts), 0.0])
+                cell[0] = [one + other for one, other in zip(cell[0], counts, strict=True)]
+                cell[1] += total
+
     def total(self) -> int:
         """How many values were counted."""
         with self._lock:
@@ -116,9 +142,15 @@ class Histogram:
 
 
 class Metrics:
-    """The metrics of one server."""
+    """The metrics of one server.
+
+    Attributes:
+        published: returns the snapshots that a page adds up, where several processes are one
+            server; None where there is one.
+    """
 
     def __init__(self):
+        self.published: Callable[[], list[dict]] | None = None
         latency = (10, 1.8, 33)  # microseconds, to about 20 minutes
         self.request_count = Counter("/tensorflow/serving/request_count", ("model_name", "status"))
         self.request_latency = Histogram(
@@ -156,8 +188,18 @@ class Metrics:
             for name in names
         }
 
+    def snapshot(self) -> dict[str, list]:
+        """All cells, as JSON takes them."""
+        return {name: metric.snapshot() for name, metric in self._all.items()}
+
     def page(self, open_metrics: bool = False) -> str:
         """Every metric that counted anything, in Prometheus' text format, or in OpenMetrics'."""
+        if self.published is not None:
+            every = Metrics()
+            for snapshot in self.published():
+                for name, cells in snapshot.items():
+                    every._all[name].absorb(cells)
+            return every.page(open_metrics)
         lines: list[str] = []
         for name in sorted(self._all):
             if self._all[name].total():

@@ -12,24 +12,24 @@ import tensorflow_recommenders as tfrs
 from models.contract.query import Query
 from models.contract.requests import K, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
+from models.contract.rules import (
+    Asked,
+    Rulebook,
+    Rules,
+    mask_items,
+    read_rules,
+    rules_signature,
+)
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.history import STRINGS, History
+from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 from models.measures import ranking, segments
 from models.names import metrics
 
 DEFAULT_K = 10
-
-
-@tf.function(reduce_retracing=True)
-def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
-    """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
-    positions = tf.stack([items.value_rowids(), items.flat_values - FIRST_TOKEN], axis=1)
-    return tf.tensor_scatter_nd_update(
-        scores, positions, tf.fill(tf.shape(positions)[:1], float("-inf"))
-    )
 
 
 def parse_requests(
@@ -104,6 +104,9 @@ class Retriever(tf.Module):
         if measured.longest_list:
             share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
             self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
+        self._rules = Rulebook(
+            read_item_columns(data), data.item_table, len(data.items), self._item_vectors()
+        )
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
         self._measure = tf.function(self._measure_queries).__call__
@@ -186,6 +189,48 @@ class Retriever(tf.Module):
         k = rows["k"] if count is None else tf.fill(tf.shape(examples), count)
         return self._answer(rows["user_id"], history, context, excluded, k)
 
+    def recommend_rules(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend_rules` signature: `recommend` under the rules of `models.contract.rules`.
+
+        It takes what the model reads beside the ids too, and says why there are `fewer` than k.
+        """
+        excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
+        rules = read_rules({name: beside.pop(name) for name in rules_signature()})
+        requested, context = self._told(history, beside)
+        user = self._user_table.lookup(user_id)
+        stored = self._stored(user)
+        query = self._query(user, self._history(stored, requested), context)
+        scores, _, answered = self._scores(query, self._frozen)
+        seen = tf.concat([stored.items, requested.items], axis=1)
+        seen = seen if self._filter_seen else seen[:, :0]
+        return self._ruled(query, Asked(scores, query.history, seen, excluded), answered, rules, k)
+
+    def recall_rules(
+        self, examples: tf.Tensor, count: tf.Tensor, **rules: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `recall_rules` signature, which says what rules cost: `recall_queries` under them.
+
+        Args:
+            examples: [B] serialized query rows.
+            count: scalar int32, how many items.
+            rules: as `recommend_rules` takes them, of one row for all.
+        """
+        parsed = self.parse_queries(examples)
+        query = parsed["query"]
+        rows = tf.shape(examples)[0]
+        all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
+        scores, _, answered = self._scores(query, self._frozen)
+        asked = Asked(scores, query.history, parsed["masked"], parsed["masked"][:, :0])
+        k = tf.fill(tf.shape(examples), count)
+        return self._ruled(query, asked, answered, read_rules(all_), k)
+
     def embed(
         self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -259,11 +304,24 @@ class Retriever(tf.Module):
             signatures["retrieve"] = self._brute_force()
             if beside:
                 signatures["embed_events"] = signature(self.embed, **who, **beside)
+        rules = rules_signature()
+        signatures["recommend_rules"] = signature(self.recommend_rules, **asked, **beside, **rules)
+        signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
+            examples, count, **rules
+        )
         for name, function in self._model.signatures(self).items():
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")
             signatures[name] = function
         tf.saved_model.save(self, folder, signatures=signatures)
+
+    def _item_vectors(self) -> tf.Tensor | None:
+        """[N, D] in catalogue order, 0 of items that have none; None of other models."""
+        if not isinstance(self._model, DotProductModel):
+            return None
+        vectors, position = self._model.index(self.frozen_catalogue())
+        shape = [len(self._item_ids), vectors.shape[1]]
+        return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 
     def _brute_force(self) -> Any:
         """Unfiltered nearest items of a query vector.
@@ -344,6 +402,30 @@ class Retriever(tf.Module):
         scores = self._reranked(query, scores, answered)
         return self._top(scores, user, answered, k)
 
+    def _ruled(
+        self, query: Query, asked: Asked, answered: tf.Tensor, rules: Rules, k: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(k, message="k must be at least 1")]
+        ):
+            answer = self._rules.answer(
+                asked, rules, lambda scores: self._reranked(query, scores, answered), k
+            )
+        position = answer.pop("position")
+        ids = tf.gather(self._item_ids, tf.maximum(position, 0))
+        return {
+            "item_id": tf.where(position >= 0, ids, ""),
+            "strategy": self._strategy(query.user, answered),
+            **answer,
+        }
+
+    def _strategy(self, user: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
+        """[B] strings: who answered."""
+        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
+        return tf.where(
+            answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
+        )
+
     def _top(
         self, scores: tf.Tensor, user: tf.Tensor, answered: tf.Tensor, k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -352,13 +434,10 @@ class Retriever(tf.Module):
             scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
         )
         wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
-        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
         return {
             "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
             "score": tf.where(wanted, top, 0.0),
-            "strategy": tf.where(
-                answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
-            ),
+            "strategy": self._strategy(user, answered),
         }
 
     def _scores(self, query: Query, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -104,13 +104,13 @@ class Retriever(tf.Module):
         if measured.longest_list:
             share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
             self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
-        self._rules = Rulebook(
-            read_item_columns(data), data.item_table, len(data.items), self._item_vectors()
-        )
+        self._data = data
+        self._rules: Any = None  # a Rulebook, made when it is exported
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
         self._measure = tf.function(self._measure_queries).__call__
         self._answer = tf.function(self._answer_requests).__call__
+        self._under_rules = tf.function(self._answer_under_rules).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices.
@@ -207,10 +207,9 @@ class Retriever(tf.Module):
         user = self._user_table.lookup(user_id)
         stored = self._stored(user)
         query = self._query(user, self._history(stored, requested), context)
-        scores, _, answered = self._scores(query, self._frozen)
         seen = tf.concat([stored.items, requested.items], axis=1)
         seen = seen if self._filter_seen else seen[:, :0]
-        return self._ruled(query, Asked(scores, query.history, seen, excluded), answered, rules, k)
+        return self._under_rules(query, seen, excluded, rules, k)
 
     def recall_rules(
         self, examples: tf.Tensor, count: tf.Tensor, **rules: tf.Tensor
@@ -223,13 +222,10 @@ class Retriever(tf.Module):
             rules: as `recommend_rules` takes them, of one row for all.
         """
         parsed = self.parse_queries(examples)
-        query = parsed["query"]
         rows = tf.shape(examples)[0]
         all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
-        scores, _, answered = self._scores(query, self._frozen)
-        asked = Asked(scores, query.history, parsed["masked"], parsed["masked"][:, :0])
-        k = tf.fill(tf.shape(examples), count)
-        return self._ruled(query, asked, answered, read_rules(all_), k)
+        masked, k = parsed["masked"], tf.fill(tf.shape(examples), count)
+        return self._under_rules(parsed["query"], masked, masked[:, :0], read_rules(all_), k)
 
     def embed(
         self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor
@@ -266,8 +262,13 @@ class Retriever(tf.Module):
         }
         return {**self._histories.signature(), **context}
 
-    def export(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures."""
+    def export(self, folder: str, rules: bool = True) -> None:
+        """Writes the SavedModel with all signatures.
+
+        Args:
+            folder: a new one.
+            rules: whether those that take rules are among them; they are half of the work.
+        """
         strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
         examples = tf.TensorSpec([None], tf.string, name="examples")
 
@@ -304,11 +305,20 @@ class Retriever(tf.Module):
             signatures["retrieve"] = self._brute_force()
             if beside:
                 signatures["embed_events"] = signature(self.embed, **who, **beside)
-        rules = rules_signature()
-        signatures["recommend_rules"] = signature(self.recommend_rules, **asked, **beside, **rules)
-        signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
-            examples, count, **rules
-        )
+        if rules:
+            self._rules = Rulebook(
+                read_item_columns(self._data),
+                self._item_table,
+                self._item_ids.shape[0],
+                self._item_vectors(),
+            )
+            taken = rules_signature()
+            signatures["recommend_rules"] = signature(
+                self.recommend_rules, **asked, **beside, **taken
+            )
+            signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
+                examples, count, **taken
+            )
         for name, function in self._model.signatures(self).items():
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")
@@ -320,7 +330,7 @@ class Retriever(tf.Module):
         if not isinstance(self._model, DotProductModel):
             return None
         vectors, position = self._model.index(self.frozen_catalogue())
-        shape = [len(self._item_ids), vectors.shape[1]]
+        shape = [self._item_ids.shape[0], vectors.shape[1]]
         return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 
     def _brute_force(self) -> Any:
@@ -402,9 +412,16 @@ class Retriever(tf.Module):
         scores = self._reranked(query, scores, answered)
         return self._top(scores, user, answered, k)
 
-    def _ruled(
-        self, query: Query, asked: Asked, answered: tf.Tensor, rules: Rules, k: tf.Tensor
+    def _answer_under_rules(
+        self,
+        query: Query,
+        seen: tf.RaggedTensor,
+        excluded: tf.RaggedTensor,
+        rules: Rules,
+        k: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
+        scores, _, answered = self._scores(query, self._frozen)
+        asked = Asked(scores, query.history, seen, excluded)
         with tf.control_dependencies(
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
         ):

@@ -104,17 +104,12 @@ class Judged(NamedTuple):
 
     Attributes:
         qualifies: [B, N] bool, by `allow` and `where`.
-        factor, addition: [B, N] float32, of the boosts.
+        factor, added: [B, N] float32, of the boosts.
     """
 
     qualifies: tf.Tensor
     factor: tf.Tensor
-    addition: tf.Tensor
-
-    def boosted(self, scores: tf.Tensor) -> tf.Tensor:
-        """[B, N] scores after boosts."""
-        scaled = tf.where(scores >= 0, scores * self.factor, scores / self.factor)
-        return scaled + self.addition
+    added: tf.Tensor
 
 
 class Rulebook(tf.Module):
@@ -220,11 +215,12 @@ class Rulebook(tf.Module):
             k: at least 1.
 
         Returns:
-            `position` [B, K] int32, -1 beyond what is answered; `score` [B, K] float32; `fewer`
-            [B] strings, "" where k items are answered.
+            `position` [B, K] int32, -1 beyond what is answered; `score` [B, K] float32, after the
+            boosts, and their `factor` and what they `added`; `fewer` [B] strings, "" where k items
+            are answered.
         """
         judged = self.judge(rules)
-        boosted = judged.boosted(asked.scores)
+        raised = boosted(asked.scores, judged.factor, judged.added)
         newest = asked.history.row_lengths() - tf.cast(rules.exclude_recent, tf.int64)
         place = tf.range(tf.reduce_max(tf.concat([asked.history.row_lengths(), [0]], 0)))
         recent = tf.RaggedTensor.from_tensor(
@@ -232,7 +228,7 @@ class Rulebook(tf.Module):
         )
         recent = tf.ragged.boolean_mask(asked.history, recent)
         out = tf.concat([asked.seen, asked.excluded, recent], axis=1)
-        free = mask_items(tf.where(judged.qualifies, boosted, float("-inf")), out)
+        free = mask_items(tf.where(judged.qualifies, raised, float("-inf")), out)
         free = rerank(free)
         low = free < rules.min_score[:, tf.newaxis]  # false of a bound that is NaN
         scores = tf.where(low, float("-inf"), free)
@@ -242,20 +238,12 @@ class Rulebook(tf.Module):
             scores, tf.cast(tf.ragged.boolean_mask(index, index >= FIRST_TOKEN), tf.int64)
         )
         most = tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), self._size)
-        ranked = self.first(scores, rules.diversity, most)
-        place = tf.range(most)
-        pinned = tf.concat([pins, tf.fill([tf.shape(pins)[0], most], -1)], axis=1)[:, :most]
-        rank = tf.cumsum(tf.cast(pinned < 0, tf.int32), axis=1, exclusive=True)
-        position = tf.where(pinned < 0, tf.gather(ranked, rank, batch_dims=1), pinned)
-        position = tf.where(place < k[:, tf.newaxis], position, -1)
-        # A pin below the end of the ranking moves up to it.
-        order = tf.argsort(tf.cast(position < 0, tf.int32), axis=1, stable=True)
-        position = tf.gather(position, order, batch_dims=1)
-        is_pin = tf.gather(pinned >= 0, order, batch_dims=1)
-        score = tf.where(
-            is_pin,
-            tf.gather(boosted, tf.maximum(position, 0), batch_dims=1),
-            tf.gather(scores, tf.maximum(position, 0), batch_dims=1),
+        position = with_pins(self.first(scores, rules.diversity, most), pins, k)
+        # A pin has no place in the ranking; it has a score.
+        scores = tf.where(scores > float("-inf"), scores, raised)
+        score, factor, added = (
+            tf.gather(values, tf.maximum(position, 0), batch_dims=1)
+            for values in (scores, judged.factor, judged.added)
         )
         count = tf.reduce_sum(tf.cast(position >= 0, tf.int32), axis=1)
         parts = {
@@ -270,6 +258,8 @@ class Rulebook(tf.Module):
         return {
             "position": position,
             "score": tf.where(position >= 0, score, 0.0),
+            "factor": tf.where(position >= 0, factor, 1.0),
+            "added": tf.where(position >= 0, added, 0.0),
             "fewer": tf.where(count < k, tf.strings.join(said), ""),
         }
 
@@ -506,6 +496,35 @@ class Rulebook(tf.Module):
         kind = dict(zip([*self._texts, *self._number_names], kinds, strict=True))
         said = tf.constant([f"{name} ({kind[name]})" for name in self._names])
         return ["; the nearest is", said[tf.argmin(distance)]]
+
+
+def with_pins(ranked: tf.Tensor, pins: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    """[B, K] int32 what is answered: pins in their places, the ranking in the others.
+
+    Args:
+        ranked: [B, K] int32 without the pins, -1 where nothing is left; a pin below the end of it
+            moves up to the end.
+        pins: [B, P] int32, -1 where the ranking has the place.
+        k: [B] how many are asked for.
+    """
+    most = tf.shape(ranked)[1]
+    pinned = tf.concat([pins, tf.fill(tf.shape(ranked), -1)], axis=1)[:, :most]
+    rank = tf.cumsum(tf.cast(pinned < 0, tf.int32), axis=1, exclusive=True)
+    position = tf.where(pinned < 0, tf.gather(ranked, rank, batch_dims=1), pinned)
+    position = tf.where(tf.range(most) < k[:, tf.newaxis], position, -1)
+    order = tf.argsort(tf.cast(position < 0, tf.int32), axis=1, stable=True)
+    return tf.gather(position, order, batch_dims=1)
+
+
+def boosted(scores: tf.Tensor, factor: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+    """Scores after boosts; all of one shape."""
+    return tf.where(scores >= 0, scores * factor, scores / factor) + added
+
+
+def unboosted(scores: tf.Tensor, factor: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+    """What `boosted` made these scores of."""
+    scaled = scores - added
+    return tf.where(scaled >= 0, scaled / factor, scaled * factor)
 
 
 @tf.function(reduce_retracing=True)

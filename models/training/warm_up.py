@@ -17,6 +17,7 @@ SIGNATURES = (
     "serving_default",
     "recommend",
     "recommend_events",
+    "recommend_rules",
     "embed",
     "embed_events",
     "retrieve",

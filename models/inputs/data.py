@@ -301,10 +301,6 @@ class TrainingData:
         """The fitted transform; it takes any of the raw columns, as sparse [B, L]."""
         return self.transform.transform_features_layer()
 
-    def raw_dtype(self, name: str) -> tf.DType:
-        """The type of a raw column of the built examples."""
-        return self._raw_spec[name].dtype
-
     def files(self, split: str) -> str:
         """The glob of the files of a split; empty where there is none."""
         return self._splits.get(split, "")

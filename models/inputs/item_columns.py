@@ -1,5 +1,6 @@
 """What the items of a catalogue are like, in the words of their table: for rules of a request."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,14 @@ import tensorflow as tf
 from models.inputs.columns import read_columns, scatter_rows
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.names.features import CATEGORICAL, MULTIVALUED, NUMERIC
 
 _PREFIX = "item_"
+_ID = "item_id"
+_TYPES = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
+# Rows that are looked at for the columns there are: one that all of them miss is none.
+_LOOKED_AT = 100_000
+# A column with more values than that tells items apart rather than describe them.
+_MOST_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,45 +33,50 @@ class ItemColumns:
 
 
 def read_item_columns(data: TrainingData) -> ItemColumns:
-    """Reads the categories and numbers of the items' table, by its own names; texts are left out.
+    """Reads the items' table: numbers, and texts of which there are not too many.
 
     Args:
-        data: what a model is trained on; items that train has not seen have their columns too.
+        data: what a model is trained on; items that train has not seen have their columns too, and
+            models that read no features as well.
     """
-    described = [
-        feature
-        for feature in data.features
-        if feature.entity == "item" and feature.kind in (CATEGORICAL, MULTIVALUED, NUMERIC)
-    ]
-    if not described:
+    pattern = data.files("items")
+    types = _types(pattern)
+    if not types:
         return ItemColumns({}, {})
     spec = {
-        feature.name: tf.io.RaggedFeature(data.raw_dtype(feature.name), row_splits_dtype=tf.int64)
-        for feature in described
+        name: tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64) for name, kind in types.items()
     }
 
     def read(row):
-        return {"index": data.item_table.lookup(row.pop("item_id")), **row}
+        return {"index": data.item_table.lookup(row.pop(_ID)), **row}
 
-    rows = read_columns(
-        data.files("items"), {"item_id": tf.io.FixedLenFeature([], tf.string), **spec}, read
-    )
+    rows = read_columns(pattern, {_ID: tf.io.FixedLenFeature([], tf.string), **spec}, read)
     # Of a duplicate, which the data check has named, the first row counts, as everywhere.
     index, first = np.unique(rows["index"], return_index=True)
     known = index >= FIRST_TOKEN
     first, place = first[known], index[known] - FIRST_TOKEN
     values, numbers = {}, {}
-    for feature in described:
-        column = scatter_rows(tf.gather(rows[feature.name], first), place, len(data.items))
-        name = feature.name.removeprefix(_PREFIX)
-        if feature.kind == NUMERIC:
-            flat = column.flat_values.numpy().astype(np.float64)
-            numbers[name] = np.full(len(data.items), np.nan)
-            has = np.flatnonzero(column.row_lengths() > 0)
-            numbers[name][has] = flat[column.row_starts().numpy()[has]]
-        else:
-            texts = column.flat_values
-            values[name] = column.with_flat_values(
-                texts if texts.dtype == tf.string else tf.strings.as_string(texts)
-            )
+    for column, kind in sorted(types.items()):
+        found = scatter_rows(tf.gather(rows[column], first), place, len(data.items))
+        name = column.removeprefix(_PREFIX)
+        if kind == tf.string:
+            if int(tf.size(tf.unique(found.flat_values)[0])) <= _MOST_VALUES:
+                values[name] = found
+            continue
+        has = np.flatnonzero(found.row_lengths() > 0)
+        numbers[name] = np.full(len(data.items), np.nan)
+        numbers[name][has] = found.flat_values.numpy()[found.row_starts().numpy()[has]]
     return ItemColumns(values, numbers)
+
+
+def _types(pattern: str) -> dict[str, tf.DType]:
+    """Column -> type of what the rows hold beside the id."""
+    files = sorted(tf.io.gfile.glob(pattern))
+    rows = tf.data.TFRecordDataset(files, "GZIP").as_numpy_iterator() if files else iter(())
+    types: dict[str, tf.DType] = {}
+    for row in itertools.islice(rows, _LOOKED_AT):
+        for name, feature in tf.train.Example.FromString(row).features.feature.items():
+            kind = feature.WhichOneof("kind")
+            if name != _ID and kind is not None and getattr(feature, kind).value:
+                types.setdefault(name, _TYPES[kind])
+    return types

@@ -32,7 +32,8 @@ def exported(name, data, label, folder, **hyper_parameters):
 def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
-    recall, data = exported("item_knn", toy_data("profile", 0.0), None, folder / "recall")
+    described = toy_data("profile", 0.0, described=True)
+    recall, data = exported("item_knn", described, None, folder / "recall")
     rated = toy.build(
         folder / "rated",
         0.0,

@@ -1,7 +1,7 @@
 """`recsys compare`: what two runs reached for the same test users, and whether that is chance."""
 
 from components.gate import comparison
-from components.gate.comparison import Difference
+from components.gate.comparison import ByUser, Difference
 from models.names.errors import DataError, RecsysError
 from pipeline.lineage import RunRecord
 
@@ -25,9 +25,18 @@ def differences(first: RunRecord, second: RunRecord) -> list[Difference]:
             )
         results.append(comparison.read(record.by_user))
     try:
-        found = comparison.compare(*results)
+        return between(*results)
     except DataError as error:
         raise DataError(f"{first.run_id} and {second.run_id}: {error}") from None
+
+
+def between(first: ByUser, second: ByUser) -> list[Difference]:
+    """The same of what each user got, without the metrics that both have of their reference.
+
+    Raises:
+        DataError: see `comparison.compare`.
+    """
+    found = comparison.compare(first, second)
     return [one for one in found if not one.metric.startswith(_BESIDE)]
 
 

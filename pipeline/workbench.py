@@ -10,7 +10,6 @@ metadata are left out, so that nothing stands between a changed cell and what it
 """
 
 import functools
-import io
 import json
 import shutil
 import time
@@ -22,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from components.build.config import BuildConfig
-from components.gate import comparison
 from components.gate.comparison import ByUser, Difference
+from components.tables.names import TABLES
 from models.names import registry
 from models.names.errors import ConfigError, DataError
 from models.names.label import Label
@@ -53,6 +52,7 @@ class Exploration:
         notes: what each column is taken for and what is left out, as a run says it first.
         stops: why a run would end before it trains; empty where nothing stops it.
         record: what `pipeline.lineage` would tell of such a run: `reading`, `checking`, `building`.
+        schemas: the curated table schemas: a name, or a folder.
     """
 
     config: RunConfig
@@ -60,6 +60,7 @@ class Exploration:
     notes: tuple[str, ...]
     stops: tuple[str, ...]
     record: RunRecord
+    schemas: str
 
     @property
     def left_out(self) -> list[str]:
@@ -84,6 +85,20 @@ class Exploration:
                 lambda value: examples.text(value) if isinstance(value, bytes) else value
             )
         return frame
+
+    def split_as(self, config: RunConfig) -> dict[str, Any]:
+        """The build's report of the same tables under other settings of model, split and selection.
+
+        Raises:
+            ConfigError: the run does not fit together.
+            DataError: a column is missing, or a split comes out empty.
+        """
+        folder = self.record.output
+        other = _emptied(folder / "other", _PARTS)
+        local.quiet()
+        with local.readable_errors():
+            model_class = registry.load(config.model).Model
+            return _build(config, model_class, self.schemas, folder / "tables", other)
 
     def page(self) -> str:
         """The data section of the run's report, a page that needs nothing but itself."""
@@ -111,7 +126,7 @@ def explore(config: RunConfig, folder: str | Path) -> Exploration:
     columns = _columns(config, schemas)
     local.say_how_it_is_read(config, source, schemas, reader, notes.append)
     folder = _emptied(folder, (*_PARTS, "statistics", "anomalies", "check"))
-    tables = {table: str(folder / "tables" / table) for table in ("events", "items", "users")}
+    tables = {table: str(folder / "tables" / table) for table in TABLES}
     record = RunRecord("explored", config.pipeline_name, folder)
 
     def step(node: str, work: Any, outputs: dict[str, str], **properties: Any) -> None:
@@ -148,8 +163,12 @@ def explore(config: RunConfig, folder: str | Path) -> Exploration:
         record.steps[f"StatisticsGen_{table}"] = Step("", "complete", 0.0, {}, place)
     model_class = registry.load(config.model).Model
     built = {"examples": str(folder / "examples"), "schema": str(folder / "schema")}
-    step("ExampleBuilder", lambda: _build(config, model_class, schemas, folder), built)
-    return Exploration(config, reader, tuple(notes), tuple(stops), record)
+    step(
+        "ExampleBuilder",
+        lambda: _build(config, model_class, schemas, folder / "tables", folder),
+        built,
+    )
+    return Exploration(config, reader, tuple(notes), tuple(stops), record, schemas)
 
 
 @dataclass(frozen=True)
@@ -252,7 +271,7 @@ def prepare(
         )
         if share < 1:
             _sample(folder / "tables", share)
-        _build(config, model_class, schemas, folder)
+        _build(config, model_class, schemas, folder / "tables", folder)
         built, graph = str(folder / "examples"), str(folder / "graph")
         standalone.transform(built, prepared.schema, graph, transformed)
     mark.write_text(settings, "utf-8")
@@ -296,12 +315,8 @@ class Trained:
                 parts.append(measured[name].numpy()[:, 0])
         spec = {_USER: tf.io.FixedLenFeature([], tf.string)}
         users = tf.io.parse_example(tf.constant(queries, tf.string), spec)[_USER].numpy()
-        file = io.BytesIO()
-        comparison.write(
-            list(users), {name: np.concatenate(parts) for name, parts in values.items()}, file
-        )
-        file.seek(0)
-        return comparison.read(file)
+        measured = {name: np.concatenate(parts) for name, parts in values.items()}
+        return runs.by_user(list(users), measured)
 
 
 def train(
@@ -394,14 +409,16 @@ def _to_build(config: RunConfig, model_class: Any) -> BuildConfig:
     return BuildConfig.parse({**usual, **carries, **limits})
 
 
-def _build(config: RunConfig, model_class: Any, schemas: str, folder: Path) -> None:
+def _build(
+    config: RunConfig, model_class: Any, schemas: str, tables: Path, folder: Path
+) -> dict[str, Any]:
     from components.build import examples as build
     from components.in_process import in_process_pipeline
     from components.tables.schemas import schema_folder
 
-    build.build(
+    return build.build(
         in_process_pipeline,
-        {table: str(folder / "tables" / table) for table in ("events", "items", "users")},
+        {table: str(tables / table) for table in TABLES},
         str(folder / "examples"),
         str(folder / "schema"),
         schema_folder(schemas),

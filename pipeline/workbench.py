@@ -24,7 +24,7 @@ from components.build.config import BuildConfig
 from components.gate.comparison import ByUser, Difference
 from components.tables.names import TABLES
 from models.names import registry
-from models.names.errors import ConfigError, DataError
+from models.names.errors import ConfigError, DataError, RecsysError
 from models.names.label import Label
 from pipeline import compare as runs
 from pipeline import examples, local, report, report_data, rows
@@ -134,7 +134,9 @@ def explore(config: RunConfig, folder: str | Path) -> Exploration:
         try:
             with local.readable_errors():
                 work()
-        except DataError as error:
+        except ConfigError:
+            raise
+        except RecsysError as error:  # of which a DataError is one
             stops.append(str(error))
             state = "failed"
         seconds = time.monotonic() - started
@@ -243,7 +245,7 @@ def prepare(
         raise ConfigError(f"share: required: more than 0 and at most 1; received {share}")
     folder = Path(folder)
     model_class = model_class or registry.load(config.model).Model
-    source, schemas, reader = local.find_data(config, lambda line: None)
+    source, schemas, reader = local.find_data(config, print)
     tables = read_schemas(schema_folder(schemas))
     transformed = rows.transformed(config, tables, model_class)
     facts = {

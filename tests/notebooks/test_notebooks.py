@@ -1,7 +1,8 @@
 """The notebooks run from top to bottom, and their files hold no output.
 
-Two read runs of the toy log, two the made-up log of the notebooks. One kernel executes them all, its
-names cleared between two of them: importing TensorFlow, Beam and TFX takes longer than most cells.
+Two read runs of the toy log, two the made-up log of the notebooks. One kernel executes them all,
+its names cleared between two of them: importing TensorFlow, Beam and TFX takes longer than most
+cells.
 """
 
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from components import standalone
 from pipeline import compare, lineage, report_users
 from tests.conftest import recsys
 
@@ -51,7 +54,7 @@ def test_file_holds_no_output(path):
 def runs(toy_run) -> tuple[lineage.RunRecord, lineage.RunRecord]:
     """The toy run of `two_tower`, and one of `bpr_mf` beside it.
 
-    By the name of the first the second is of its pipeline, so that all before the Trainer is cached.
+    By the name of the first the second is of its pipeline: all before the Trainer is cached.
     """
     first = next(one for one in lineage.load_runs(toy_run.spare) if one.pushed_path)
     arguments = ["run", "bpr_mf", *toy_run.arguments[2:4], "--output", toy_run.spare]
@@ -132,6 +135,27 @@ def test_compare_runs(execute, runs):
     assert "['two_tower', 'bpr_mf']" in said
     assert "popularity:tail" in said and "held out: Film" in said
     assert "of ten recommendations," in said
+
+
+@pytest.mark.end_to_end
+def test_the_check_before_a_run_is_the_runs(runs, tmp_path):
+    for table, folder in runs[0].steps["TableReader"].outputs.items():
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        (tmp_path / "tables" / table).symlink_to(folder)
+    report = standalone.check_tables(str(tmp_path / "tables"), str(tmp_path), schema="movielens")
+    assert report == runs[0].checking
+    place = Path("Split-all", "FeatureStats.pb")
+    for table in ("events", "items", "users"):
+        own = tmp_path / "statistics" / table / place
+        of_run = runs[0].steps[f"StatisticsGen_{table}"].outputs["statistics"]
+        of_run = Path(of_run) / place
+        assert measured(own) == measured(of_run)
+
+
+def measured(path: Path) -> dict:
+    """Column -> its statistics."""
+    found = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes())
+    return {feature.path.step[0]: feature for feature in found.datasets[0].features}
 
 
 @pytest.mark.end_to_end

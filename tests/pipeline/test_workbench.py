@@ -28,7 +28,8 @@ def run(source, **settings):
 
 @pytest.fixture(scope="module")
 def log(source, tmp_path_factory):
-    return workbench.explore(run(source), tmp_path_factory.mktemp("explored"))
+    strict = run(source, data__max_rejected_share=0)
+    return workbench.explore(strict, tmp_path_factory.mktemp("explored"))
 
 
 def lines(source) -> list[list[str]]:
@@ -46,8 +47,9 @@ class TestExploration:
         assert log.record.reading["events"]["kept"] == count - 2 == len(log.table("events"))
 
     def test_what_would_stop_a_run_does_not_stop_the_exploration(self, log):
-        (reason,) = log.stops
-        assert "1 events in the future" in reason and "check.max_future_share" in reason
+        rejected, future = log.stops
+        assert "2 of" in rejected and "(data.max_rejected_share)" in rejected
+        assert "1 events in the future" in future and "check.max_future_share" in future
         checks = log.record.checking["checks"]
         assert (checks["duplicates"]["count"], checks["unknown_items"]["count"]) == (3, 4)
         # The made-up columns are in no curated schema: TFDV says so, and it stops nothing.

@@ -10,6 +10,7 @@ metadata are left out, so that nothing stands between a changed cell and what it
 """
 
 import functools
+import html
 import json
 import shutil
 import time
@@ -40,6 +41,13 @@ _PAGE = """{% from "macros.html" import figures, item, change, nothing %}
 <html lang="en"><head><meta charset="utf-8"><title>Data</title>
 <style>{% include "report.css" %}</style></head>
 <body><main>{% include "data.html" %}</main></body></html>"""
+
+
+class Page(str):
+    """The text of an HTML page; a notebook shows it in a frame, where its styles stay."""
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self)}" width="100%" height="600"></iframe>'
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,10 @@ class Exploration:
             model_class = registry.load(config.model).Model
             return _build(config, model_class, self.schemas, folder / "tables", other)
 
-    def page(self) -> str:
+    def page(self) -> "Page":
         """The data section of the run's report, a page that needs nothing but itself."""
         template = report.environment().from_string(_PAGE)
-        return template.render(data=self.data)
+        return Page(template.render(data=self.data))
 
 
 def explore(config: RunConfig, folder: str | Path) -> Exploration:

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from jupyter_client.manager import start_new_kernel
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
@@ -79,18 +79,18 @@ def execute(toy_run, runs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RECSYS_OUTPUT", str(toy_run.spare))
         environment.setenv("RECSYS_WORKBENCH", str(tmp_path_factory.mktemp("workbench")))
-        manager, kernel = start_new_kernel(kernel_name="python3", cwd=str(FOLDER))
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(cwd=str(FOLDER))
 
     def run(name: str) -> list:
-        kernel.execute_interactive("%reset -f", silent=True)
         notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
         # A cell that raises fails the test with its traceback; the notebook's own assertions are
         # checks, too.
-        NotebookClient(notebook, km=manager, timeout=600).execute()
-        return [cell for cell in notebook.cells if cell.cell_type == "code"]
+        NotebookClient(notebook, km=manager, timeout=600, startup_timeout=300).execute()
+        return [cell for cell in notebook.cells[1:] if cell.cell_type == "code"]
 
     yield run
-    kernel.stop_channels()
     manager.shutdown_kernel(now=True)
 
 

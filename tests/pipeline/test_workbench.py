@@ -1,6 +1,7 @@
 """A log explored and a model trained without a run: what comes out is what a run would say."""
 
 import collections
+import html
 import json
 
 import numpy as np
@@ -65,6 +66,8 @@ class TestExploration:
     def test_the_page_is_the_data_section_of_the_report(self, log):
         page = log.page()
         assert "Leakage" in page and "check.max_future_share" in page and "Item popularity" in page
+        framed = page._repr_html_()  # one attribute holds the page, quotes and all
+        assert framed.count('"') == 6 and html.unescape(framed.split('"')[1]) == page
 
     def test_other_settings_split_the_same_tables(self, log, source):
         bought = {"column": "action", "values": ["purchase"]}

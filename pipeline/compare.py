@@ -123,7 +123,8 @@ def item_vectors(record: RunRecord) -> tuple[list[str], npt.NDArray[np.float32]]
     """
     import tensorflow as tf
 
-    ask = servable.signatures(record).get("retrieve")
+    model = servable.model(record)
+    ask = model.signatures.get("retrieve")
     if ask is None:
         raise RecsysError(
             f"run {record.run_id} of {record.pipeline} has no item vectors: its model does not "
@@ -152,7 +153,8 @@ class _Asked(NamedTuple):
 def _asked(record: RunRecord) -> _Asked:
     import tensorflow as tf
 
-    evaluate = servable.signatures(record)["evaluate"]
+    model = servable.model(record)
+    evaluate = model.signatures["evaluate"]
     serialized = list(examples.read_serialized(Path(record.examples_uri or "") / "Split-test"))
     rows = [examples.parse(one) for one in serialized]
     users = [row["user_id"][0] for row in rows]

@@ -1,6 +1,5 @@
 """The trained model of a run as a server would load it, to be asked here."""
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 FORMAT = "Format-Serving"
 
 
-@functools.lru_cache(maxsize=2)
 def load(folder: str) -> Any:
-    """Loads a SavedModel; the last two stay loaded, for who asks them one thing after another."""
+    """Loads a SavedModel."""
     import tensorflow as tf
 
     return tf.saved_model.load(folder)
 
 
-def signatures(record: RunRecord) -> Any:
-    """The signatures of a run's model by name.
+def model(record: RunRecord) -> Any:
+    """The loaded model of a run; its `signatures` live as long as it does.
 
     Raises:
         RecsysError: the run has no model, or its folder is gone.
@@ -31,4 +29,4 @@ def signatures(record: RunRecord) -> Any:
     folder = Path(record.model_uri or "") / FORMAT
     if not record.model_uri or not (folder / "saved_model.pb").is_file():
         raise RecsysError(f"run {record.run_id} of {record.pipeline} has no model to ask")
-    return load(str(folder)).signatures
+    return load(str(folder))

@@ -42,16 +42,22 @@ def pytest_collection_modifyitems(items):
     items.sort(key=turn)
 
 
+def pytest_collection_finish():
+    """Freezes the libraries that the tests have imported; see `collected`."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Frees what files of tests have left, between the traces; see `gc.disable` above.
+    """Frees what a file of tests has left, between the traces; see `gc.disable` above.
 
-    It takes up to a minute, so where memory is plenty it is left to the end of the process.
+    What outlives it is frozen: neither the next collection looks through it again, nor pyarrow,
+    which asks for the referrers of a frame at every CSV that it reads. So a collection costs what
+    its file has made, and a process holds no more than one file's traces.
     """
     yield
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 7 << 30:
-        gc.collect()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

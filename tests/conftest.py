@@ -25,12 +25,19 @@ gc.disable()
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Long files first, so that no worker is left with one of them at the end.
+    """Says which tests are thorough, before pytest leaves them out; sorts what is left.
 
-    The first of all makes the run that the other pipeline tests share; the models keep the other
-    worker busy meanwhile.
+    Long files first, so that no worker is left with one of them at the end. The first of all makes
+    the run that the other pipeline tests share; the models keep the other worker busy meanwhile.
     """
+    for item in items:
+        if item.get_closest_marker("one_of_a_kind"):
+            from tests.models.contract import stand_for_their_kind
+
+            if item.cls.name not in stand_for_their_kind():
+                item.add_marker("thorough")
 
     def turn(item) -> int:
         if item.path.name == "test_end_to_end.py":

@@ -321,6 +321,7 @@ def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
         assert float(tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient)))) > 0, variable.name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes", [{"output": "embedding"}, {"privileged": True, "recent_share": 0.5, "epochs": 8}]
 )

@@ -15,6 +15,7 @@ TOPS = ("models", "components", "serving", "pipeline")
 LINES = (
     ("models.names", "models.inputs", "models.measures", "models.contract", "models.training"),
     (
+        "components.beam_signatures",
         "components.component",
         "components.tables",
         "components.read",

@@ -6,13 +6,9 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract.loop import Loop
-from models.inputs import dropout, sampling, tensorflow_private
+from models.inputs import dropout, sampling
 from models.inputs.data import TrainingData
 from models.names import hyper_parameters as settings
-
-# TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
-# Converting it costs every process seconds.
-tensorflow_private.leave_unconverted("tf_keras")
 
 H = TypeVar("H", bound=settings.HyperParameters)
 

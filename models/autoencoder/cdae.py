@@ -18,7 +18,8 @@ What was hidden from the input is a target too. Nothing is hidden where the mode
 start uniform within 4 sqrt(6 / (items + K)), biases at 0.
 
 Deviations: a batch of users is a step, where the released code steps user by user; AdaGrad is that
-code's but for its 1 beside the root of the accumulator, which is here under it (`epsilon`); the
+code's, on the sum over the batch, but for its 1 beside the root of the accumulator, which is here
+under it (as `epsilon` over the square of the batch, since the gradient is of the mean); the
 logistic loss is of the sigmoid's argument, and the square loss of the score without a sigmoid; the
 epoch is chosen on validation, where the paper makes 50 passes. Users without a node, whom train has
 not seen, get the mean node of those it has.
@@ -97,8 +98,10 @@ class CDAE(DotProductModel[HyperParameters]):
         return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
 
     def learn(self, loop):
+        own = self.hyper_parameters
         with loop.strategy.scope():
-            optimizer = Adagrad(self.hyper_parameters.learning_rate, epsilon=1.0)
+            # g / B / sqrt(sum of (g / B)^2 + 1 / B^2) = g / sqrt(sum of g^2 + 1)
+            optimizer = Adagrad(own.learning_rate, epsilon=own.batch_size**-2.0)
         loop.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:

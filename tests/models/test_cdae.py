@@ -1,5 +1,7 @@
 """CDAE: the contract, its loss by hand in all four variants, its negatives and the user's node."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -100,3 +102,17 @@ def test_corruption_hides_from_the_input_and_never_from_the_targets(data):
     assert not np.any(tf.convert_to_tensor(gradients[0])) and np.any(
         tf.convert_to_tensor(gradients[1])
     )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_batch_steps_by_the_sum_over_its_users(data, batch_size):
+    """As the authors' AdaGrad does: the gradient of the mean would be next to nothing."""
+    used = []
+    loop = SimpleNamespace(
+        strategy=tf.distribute.get_strategy(), fit=lambda _, optimizer: used.append(optimizer)
+    )
+    make(data, batch_size=batch_size, learning_rate=0.1).learn(loop)
+    # A gradient of 3 in the sum: .1 x 3 / sqrt(3^2 + 1) = .09487
+    weight = tf.Variable([1.0])
+    used[0].apply_gradients([(tf.constant([3.0 / batch_size]), weight)])
+    np.testing.assert_allclose(weight, [1 - 0.09487], atol=1e-5)

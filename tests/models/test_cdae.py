@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.autoencoder import cdae
 from models.contract.query import Query
 from models.names import registry
 from tests.models.contract import RetrieveContract
@@ -76,6 +77,24 @@ def test_loss_by_hand(data, variant):
                 penalty += (outputs[item] ** 2).sum() + 0.1**2
         total += 0.3 / 2 * penalty
     np.testing.assert_allclose(model.compute_loss(batch), total / len(batch["user"]), rtol=1e-4)
+
+
+def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data, monkeypatch):
+    model = make(data, l2=0.3)
+    batch = one_batch(model, data)
+    model.compute_loss(batch)  # builds
+    model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
+    found = []
+    for few in (0, 1_000):
+        monkeypatch.setattr(cdae, "_FEW_ITEMS", few)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        # An index that is read twice has two rows in a sparse gradient: dense, their sum.
+        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+    for sparse, dense in zip(*found, strict=True):
+        assert np.abs(sparse).max() > 0
+        np.testing.assert_allclose(dense, sparse, rtol=1e-4, atol=1e-6)
 
 
 def test_five_negatives_a_positive_none_of_them_the_users_own(data):

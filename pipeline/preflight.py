@@ -190,11 +190,13 @@ def check_data(
     for table in tables:
         found = typed.first_rows(table, kinds.ROWS, _BYTES)
         if found is None:
+            if table.table == "events":
+                raise typed.no_events(table)
             continue
         parsed, whole = found
         _check_rejected(config, table, parsed, whole, say)
         _check_schema(config, table, parsed.table, curated[table.table])
-        if table.table == "events":
+        if table.table == "events" and parsed.table.num_rows:
             _check_events(build, parsed.table, whole, say)
 
 

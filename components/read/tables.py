@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from components.read.readers import ReadSource
 from components.read.sources import LISTS, Source
-from components.read.typed import Parsed, check_rejected
+from components.read.typed import Parsed, check_rejected, no_events
 from components.tables import records
 from components.tables.artifacts import ALL, split_folder
 from components.tables.columns import empty_table
@@ -99,10 +99,7 @@ def write_tables(
     for report in reports.values():
         check_rejected(report, max_rejected_share)
     if not reports["events"]["kept"]:
-        files = next(source.files for source in sources if source.table == "events")
-        raise DataError(
-            f"{', '.join(files)}: the table events has no rows; required: at least one event"
-        )
+        raise no_events(next(source for source in sources if source.table == "events"))
     return reports
 
 

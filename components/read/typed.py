@@ -75,6 +75,13 @@ def check_rejected(report: Mapping[str, Any], max_rejected_share: float) -> None
         )
 
 
+def no_events(source: Source) -> DataError:
+    """The error of a log without any event."""
+    return DataError(
+        f"{', '.join(source.files)}: the table events has no rows; required: at least one event"
+    )
+
+
 def reasons_of(report: Mapping[str, Any]) -> str:
     """In words, why rows of a table are rejected; see `check_rejected`."""
     return "; ".join(

@@ -181,6 +181,13 @@ def test_rejected_rows_are_refused_or_said(tmp_path):
     assert "5,000 of the first 5,000 rows will be rejected" in said[-1]
 
 
+def test_a_log_without_an_event_is_refused(tmp_path):
+    with pytest.raises(DataError, match="the table events has no rows"):
+        check(write(tmp_path, "user_id,item_id\n"))
+    said = check(write(tmp_path, "user_id,item_id\n ,i\n"), data__max_rejected_share=1)
+    assert said == ["  events (events.csv): ids alone"]  # the reader says it once it has read all
+
+
 def test_of_parquet_no_more_than_the_first_rows_are_read(tmp_path):
     rows = 20_000
     table = {"user_id": ["u"] * rows, "item_id": [f"i{row}" for row in range(rows)]}

@@ -16,7 +16,8 @@ from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
-from models.names import features, metrics, registry
+from models.names import metrics, registry
+from pipeline import rows
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 from pipeline.preflight import check_run
@@ -125,11 +126,7 @@ def create_pipeline(
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = {"point_in_time": list(to_build.point_in_time)}
-    if entry.task == "retrieve":
-        carries |= model_class.carries(config.features.context)
-    else:
-        carries |= model_class.carries()
+    carries = rows.carried(config, model_class, settings.setting("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
@@ -163,10 +160,7 @@ def create_pipeline(
         # train rows, so nothing would read it.
         disable_analyzer_cache=True,
         custom_config={
-            "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
-            "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
-            "min_count": config.features.min_count,
-            "quantiles": getattr(model_class, "reads_quantiles", False),
+            **rows.transformed(config, tables, model_class),
             "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
     )

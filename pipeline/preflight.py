@@ -21,6 +21,7 @@ from models.names import declared, metrics, registry
 from models.names.errors import ConfigError, DataError, nearest
 from models.names.features import DOCUMENTS, REVIEW
 from models.names.hyper_parameters import Epochs, HyperParameters, resolve
+from pipeline import rows
 from pipeline.config import RunConfig
 
 _BYTES = 1 << 20
@@ -107,17 +108,7 @@ def check_run(config: RunConfig, settings: HyperParameters) -> BuildConfig:
     if "two_domains" in entry.needs and not config.split.has_source:
         _lacks(config, "two_domains")
     metrics.of(entry.task, config.label, config.metrics).choosing_by(settings.setting("monitor"))
-    return BuildConfig.parse(
-        {
-            "task": entry.task,
-            "kind": entry.kind,
-            "split": config.split,
-            "label": config.label,
-            "walks": config.walks,
-            "point_in_time": config.features.point_in_time,
-            **config.selection,
-        }
-    )
+    return rows.to_build(config)
 
 
 def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str, str]:
@@ -141,6 +132,28 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str,
     return Path(name).absolute(), data.schema_name or usual, reader
 
 
+def say_how_it_is_read(
+    config: RunConfig, source: Path, schemas: str, reader: str, say: Callable[[str], None]
+) -> list[Any]:
+    """Says what each column is taken for, and what is left out.
+
+    Returns:
+        The three tables, a `components.read.sources.Source` each.
+
+    Raises:
+        ConfigError: an option of `data.columns` does not fit the files.
+        DataError: the files are not what they should be.
+    """
+    from components.read.layouts import detection
+
+    columns = read_columns(config.data.columns, read_schemas(schema_folder(schemas)))
+    tables = detection.plan(str(source), reader, columns)
+    for table in tables:
+        for note in table.notes:
+            say(f"  {note}")
+    return tables
+
+
 def check_data(
     config: RunConfig,
     settings: HyperParameters,
@@ -149,7 +162,7 @@ def check_data(
     reader: str,
     say: Callable[[str], None],
 ) -> None:
-    """Says what each column is taken for, and what is left out; refuses what the run cannot use.
+    """Says how the data are read, and refuses what the run cannot use.
 
     Args:
         config: the run.
@@ -166,13 +179,9 @@ def check_data(
     """
     from components.build import checks
     from components.read import kinds, typed
-    from components.read.layouts import detection
 
+    tables = say_how_it_is_read(config, source, schemas, reader, say)
     curated = read_schemas(schema_folder(schemas))
-    tables = detection.plan(str(source), reader, read_columns(config.data.columns, curated))
-    for table in tables:
-        for note in table.notes:
-            say(f"  {note}")
     build = check_run(config, settings).model_copy(
         update={
             "context": config.features.context,
@@ -272,7 +281,7 @@ def _check_rejected(config: RunConfig, source: Any, parsed: Any, whole: bool, sa
         )
 
 
-def _check_schema(config: RunConfig, source: Any, rows: Any, schema: schema_pb2.Schema) -> None:
+def _check_schema(config: RunConfig, source: Any, sample: Any, schema: schema_pb2.Schema) -> None:
     """Refuses columns that are not of the schema's type, and the lack of those that it requires.
 
     TFDV would, once the whole table has been measured.
@@ -291,7 +300,7 @@ def _check_schema(config: RunConfig, source: Any, rows: Any, schema: schema_pb2.
             )
         wanted = types.get(feature.type)
         held = kinds.get(name, wanted or "").removesuffix("_list")
-        if wanted and held != wanted and rows.column(name).null_count < rows.num_rows:
+        if wanted and held != wanted and sample.column(name).null_count < sample.num_rows:
             raise DataError(
                 f"{place}: data.schema requires {wanted}; received: {held}. "
                 f"data.columns.types.{name} says what it is read as; to let it pass: "
@@ -299,23 +308,23 @@ def _check_schema(config: RunConfig, source: Any, rows: Any, schema: schema_pb2.
             )
 
 
-def _check_events(build: BuildConfig, rows: Any, whole: bool, say: Callable[[str], None]) -> None:
+def _check_events(build: BuildConfig, sample: Any, whole: bool, say: Callable[[str], None]) -> None:
     """Judges the first events: their types, labels, domains and number of items."""
-    first = f"the first {rows.num_rows:,} events"
+    first = f"the first {sample.num_rows:,} events"
     if build.positives and build.positives.values:
-        _check_positives(build, rows, whole, say, first)
+        _check_positives(build, sample, whole, say, first)
     if build.selects:  # which leaves some of these events out
         return
     if build.split.has_source:
-        _check_domains(build, rows, whole, say, first)
+        _check_domains(build, sample, whole, say, first)
         return
-    _check_labels_and_items(build, rows, whole, say, first)
+    _check_labels_and_items(build, sample, whole, say, first)
 
 
-def _check_positives(build: BuildConfig, rows: Any, whole: bool, say, first: str) -> None:
+def _check_positives(build: BuildConfig, sample: Any, whole: bool, say, first: str) -> None:
     from components.build import checks
 
-    there = _values(rows, build.positives.column)
+    there = _values(sample, build.positives.column)
     if whole:
         checks.check_values(build.positives, there)
     for value in build.positives.values:
@@ -324,35 +333,35 @@ def _check_positives(build: BuildConfig, rows: Any, whole: bool, say, first: str
             say(f"  positives.values: {first} have no {build.positives.column} {value!r}{hint}")
 
 
-def _values(rows: Any, column: str) -> Collection[str]:
+def _values(sample: Any, column: str) -> Collection[str]:
     """The distinct values of a column, as a run file would say them."""
-    values = rows.column(column).unique().drop_null().to_pylist()
+    values = sample.column(column).unique().drop_null().to_pylist()
     return [
         one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else f"{one:g}"
         for one in values
     ]
 
 
-def _check_domains(build: BuildConfig, rows: Any, whole: bool, say, first: str) -> None:
+def _check_domains(build: BuildConfig, sample: Any, whole: bool, say, first: str) -> None:
     from components.build import checks
     from components.build.splits import gather_facts
 
     if whole:
-        checks.check_facts(gather_facts(rows, build.split), build.split)
+        checks.check_facts(gather_facts(sample, build.split), build.split)
         return
-    there = _values(rows, "domain")
+    there = _values(sample, "domain")
     for key in ("source", "target"):
         name = getattr(build.split, key)
         if name not in there:
             say(f"  split.{key}: {first} have no domain {name!r}{nearest(name, there)}")
 
 
-def _check_labels_and_items(build: BuildConfig, rows: Any, whole: bool, say, first: str) -> None:
+def _check_labels_and_items(build: BuildConfig, sample: Any, whole: bool, say, first: str) -> None:
     from components.build import checks, groups, labels
     from components.build.rows import count_items
     from components.build.splits import gather_facts, make_log
 
-    log = make_log(rows, build.split, gather_facts(rows, build.split))
+    log = make_log(sample, build.split, gather_facts(sample, build.split))
     if not whole:
         # Which of them train is not known; nothing below depends on it.
         log = replace(log, split=np.zeros_like(log.split))

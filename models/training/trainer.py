@@ -45,9 +45,7 @@ def run_fn(fn_args: Any) -> None:
     hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
-    tf.keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
-    )
+    set_precision(hyper_parameters)
     strategy = choose_strategy()
     folders = Folders.of(fn_args)
     splits = {
@@ -164,19 +162,29 @@ def worker() -> str | None:
     return None if not cluster or (kind, index) == (first, 0) else f"{kind}-{index}"
 
 
-def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:
+def resolve(
+    model: str, overrides: dict[str, Any], kind: type[HyperParameters] | None = None
+) -> HyperParameters:
     """Returns the hyper-parameters of a model.
 
     Args:
         model: its name.
         overrides: name -> value of what is not to stay as the model's defaults have it.
+        kind: the class of them; None: that of the registered model of this name.
 
     Raises:
         ConfigError: a common setting that the model has no use for, an unknown name (the message
             has the nearest), or a value that is refused.
     """
-    declared: type[HyperParameters] = registry.load(model).Model.HyperParameters
+    declared = kind or registry.load(model).Model.HyperParameters
     return settings.resolve(model, declared, overrides)
+
+
+def set_precision(hyper_parameters: HyperParameters) -> None:
+    """Sets the types that layers made from now on compute and hold their weights in."""
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
+    )
 
 
 def choose_strategy() -> tf.distribute.Strategy:

@@ -164,7 +164,7 @@ def test_of_a_longer_log_what_the_first_rows_show_is_said(tmp_path):
     positives = {"positives__column": "click", "positives__values": ["1"]}
     said = check(tmp_path, **positives)
     assert said[-1] == "  positives.values: the first 5,000 events have no click '1'; known: 0"
-    with pytest.raises(DataError, match=r"the first 7.0 in row 40.*\(of the first 5,000 events\)$"):
+    with pytest.raises(DataError, match=r"the first '7' in row 40.*\(of the first 5,000 events\)$"):
         check(
             write(tmp_path, log(6_000, click=lambda row: 7 if row == 40 else row % 2)),
             "lr",

@@ -72,15 +72,21 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     return local.execute(
         Path(config.output).absolute(),
         name,
-        lambda output: _create_pipeline(config, name, recall, rank, output),
+        lambda output: _create_pipeline(config, name, recall, rank, output, say),
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         say,
     )
 
 
 def _create_pipeline(
-    config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path
+    config: BundleConfig,
+    name: str,
+    recall: RunRecord,
+    rank: RunRecord | None,
+    output: Path,
+    say: Callable[[str], None],
 ) -> Any:
+    say(local.LOADING)
     from components.bundle.bundler import Bundler
     from components.gate import evaluation
     from components.in_process import ARGUMENTS

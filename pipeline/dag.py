@@ -11,7 +11,6 @@ from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
 from components.gate import evaluation, ledger
-from components.gate.config import require_known_slices
 from components.gate.evaluator import Evaluator
 from components.gate.last_blessed import LastBlessed, compared
 from components.gate.pusher import Pusher
@@ -20,11 +19,10 @@ from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import metrics, registry
-from models.names.errors import ConfigError
-from models.names.hyper_parameters import Epochs
 from pipeline import rows
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
+from pipeline.preflight import check_run
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What decides the components' outputs and stands in other rooms: a cached one is not of older code.
@@ -70,17 +68,12 @@ def create_pipeline(
             that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
-    _require_targets_in_the_ranking(config, hyper_parameters)
-    _require_use_of_a_warm_start(config)
-    if entry.task == "retrieve":  # the rows of a `score` run have any column
-        require_known_slices(config.gate.slices)
+    model_class = registry.load(config.model).Model
+    settings = model_class.HyperParameters(**hyper_parameters)
+    to_build = check_run(config, settings)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label, config.metrics)
-    measured.choosing_by(
-        hyper_parameters.get("monitor")
-    )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    to_build = rows.to_build(config)
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
     # A user's own schemas are edited where they lie; the components that read them notice.
@@ -129,12 +122,11 @@ def create_pipeline(
     )
 
     # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
-    model_class = registry.load(config.model).Model
-    limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
+    limit = settings.most_items()
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = rows.carried(config, model_class, hyper_parameters.get("list_loss"))
+    carries = rows.carried(config, model_class, settings.setting("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
@@ -241,28 +233,6 @@ def create_pipeline(
         metadata_connection_config=metadata,
         beam_pipeline_args=list(ARGUMENTS),
     )
-
-
-def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -> None:
-    """Refuses targets that the user has had with a ranking that leaves out what the user has had.
-
-    Every one of them would count as a miss, whatever the model says.
-    """
-    if not config.split.drop_repeats and hyper_parameters.get("filter_seen"):
-        raise ConfigError(
-            "split.drop_repeats: false makes targets of items that the user has had, and "
-            "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
-            "count as a miss; required: hyper_parameters.filter_seen: false with "
-            "split.drop_repeats: false, or split.drop_repeats: true"
-        )
-
-
-def _require_use_of_a_warm_start(config: RunConfig) -> None:
-    """Refuses a warm start of a model that does not learn step by step."""
-    if config.warm_start and not learns_step_by_step(config.model):
-        raise ConfigError(
-            f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
-        )
 
 
 def learns_step_by_step(model: str) -> bool:

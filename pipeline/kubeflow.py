@@ -40,7 +40,10 @@ from typing import Any
 
 import yaml
 
+from models.names import declared
 from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters, resolve
+from pipeline import preflight
 from pipeline.config import RunConfig
 
 PARAMETERS = {
@@ -81,7 +84,11 @@ def compile_pipeline(config: RunConfig, target: str, image: str | None = None) -
     name, image = legal_name(config.pipeline_name), image or config.cluster.image
     source, output = _source(config), _output(config)
     _require_kfp()
-    spec = _compile(config.model_copy(update={"name": name}), source, output, image)
+    settings = resolve(
+        config.model, declared.hyper_parameters(config.model), config.hyper_parameters
+    )
+    preflight.check_run(config, settings)
+    spec = _compile(config.model_copy(update={"name": name}), settings, source, output, image)
     text = (
         json.dumps(spec, indent=1, sort_keys=True) + "\n"
         if target.endswith(".json")
@@ -159,11 +166,12 @@ def _require_kfp() -> None:
         ) from None
 
 
-def _compile(config: RunConfig, source: str, output: str, image: str) -> dict[str, Any]:
+def _compile(
+    config: RunConfig, settings: HyperParameters, source: str, output: str, image: str
+) -> dict[str, Any]:
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
     from components.tables.schemas import schema_folder
-    from models.training import trainer
     from pipeline import dag
 
     schemas = config.data.schema_name or "generic"
@@ -176,9 +184,7 @@ def _compile(config: RunConfig, source: str, output: str, image: str) -> dict[st
         fingerprint=_FINGERPRINT,
         schemas=schemas,
         schema_dir=str(in_image),
-        hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(
-            mode="json"
-        ),
+        hyper_parameters=settings.model_dump(mode="json"),
         pipeline_root=f"{output}/{config.pipeline_name}",
         serving_dir=f"{output}/serving/{config.pipeline_name}",
     )

@@ -157,6 +157,11 @@ def test_a_library_stays_out_of_a_room(room, library):
         ("pipeline.config", "tfx"),
         ("pipeline.config", "apache_beam"),
         ("pipeline.config", "pyarrow"),
+        ("pipeline.preflight", "tensorflow"),
+        ("pipeline.preflight", "tfx"),
+        ("pipeline.preflight", "apache_beam"),
+        ("components.read.typed", "apache_beam"),
+        ("components.build.checks", "apache_beam"),
     ],
 )
 def test_importing_a_module_does_not_load_a_library(module, library):

@@ -53,15 +53,6 @@ class Recommender(tfrs.Model, Generic[H]):
         """The mean loss alone: a model within a model has one of the same name."""
         return [self._mean_loss]
 
-    @classmethod
-    def most_items(cls, hyper_parameters: Any) -> int | None:
-        """Returns how many items the model can be trained on here; None for any number.
-
-        A model that holds a matrix of items x items overrides it. The pipeline asks before the run,
-        and ExampleBuilder refuses a larger catalogue as soon as it has counted the items.
-        """
-        return None
-
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         """Returns endless train batches from `first_epoch` on.
 

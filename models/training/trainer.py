@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import pydantic
 import tensorflow as tf
 
 from models.contract import tasks
+from models.names import hyper_parameters as settings
 from models.names import registry
-from models.names.errors import ConfigError, nearest
-from models.names.hyper_parameters import COMMON, HyperParameters
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters
 from models.names.label import Label
 from models.training import warm_start, warm_up
 from models.training.loop import TrainingLoop, say
@@ -184,22 +184,8 @@ def resolve(
         ConfigError: a common setting that the model has no use for, an unknown name (the message
             has the nearest), or a value that is refused.
     """
-    kind = kind or registry.load(model).Model.HyperParameters
-    for name in overrides:
-        if name not in kind.model_fields and name in COMMON:
-            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
-        if name not in kind.model_fields:
-            raise ConfigError(
-                f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"
-            )
-    try:
-        return kind(**overrides)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
-        ) from None
+    declared = kind or registry.load(model).Model.HyperParameters
+    return settings.resolve(model, declared, overrides)
 
 
 def set_precision(hyper_parameters: HyperParameters) -> None:

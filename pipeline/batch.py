@@ -1,9 +1,11 @@
 """`recsys batch`: the pushed model of a run answers for many users at once."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from components import engines
 from models.names.errors import RecsysError
 from pipeline import lineage, local
 
@@ -15,6 +17,7 @@ def run(
     run_id: str,
     output: str,
     say: Callable[[str], None] = print,
+    beam: engines.Beam = engines.IN_PROCESS,
 ) -> dict[str, int]:
     """Writes recommendations as Parquet and returns the counts.
 
@@ -28,26 +31,33 @@ def run(
             takes it.
         output: folder of runs.
         say: takes lines of progress.
+        beam: the engine that does it.
 
     Raises:
         RecsysError: the run pushed nothing, or what `components.batch.recommendations` raises.
     """
     local.require_plain(Path(folder).absolute(), "--to")
     record = _pushed(run_id, output)
-    with local.readable_errors():
+    with local.readable_errors(), engines.explained(beam):
         local.quiet()
+        engines.require_usable(beam, str(Path(record.output).absolute()), say)
         from components.batch import recommendations
-        from components.in_process import in_process_pipeline
 
         asked = (
-            recommendations.users_of_file(users, columns_of_train(record.examples_uri))
+            recommendations.users_of_file(
+                os.path.abspath(users), columns_of_train(record.examples_uri)
+            )
             if users
             else recommendations.users_of_examples(record.examples_uri)
         )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()
         counts = recommendations.recommend_all(
-            in_process_pipeline, record.pushed_path, asked, k, folder
+            lambda: engines.new_pipeline(beam),
+            record.pushed_path,
+            asked,
+            k,
+            os.path.abspath(folder),
         )
     seconds = time.monotonic() - started
     strategies = ", ".join(

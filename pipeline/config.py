@@ -15,6 +15,7 @@ import yaml
 
 from components.build.config import Filters, Positives, Sessions, SplitConfig, WalkConfig
 from components.check.config import Thresholds
+from components.engines import Beam
 from components.gate.config import GateConfig
 from components.read import datasets
 from models.names import metrics, registry
@@ -86,6 +87,7 @@ class RunConfig(Settings):
         metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
             `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
+        beam: where Beam's part of the work is done.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
@@ -106,6 +108,7 @@ class RunConfig(Settings):
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
+    beam: Beam = Beam()
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
@@ -264,6 +267,23 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
             {**config.split.model_dump(), "name": usual.get("split", "ratio")}
         )
     return config.model_copy(update=updates)
+
+
+def parse_beam(text: str | None) -> dict[str, Any]:
+    """`--beam` -> dotted overrides: an engine's name, or a mapping of what is to be changed.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    value = None if text is None else _value(text)
+    if isinstance(value, str):
+        value = {"runner": value}
+    if not isinstance(value, dict | None):
+        raise ConfigError(
+            "--beam requires a runner's name, such as processes, or a mapping, such as "
+            f"'{{runner: portable, options: {{job_endpoint: localhost:8099}}}}'; received {text!r}"
+        )
+    return {f"beam.{key}": one for key, one in (value or {}).items()}
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

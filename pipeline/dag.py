@@ -10,10 +10,10 @@ from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
+from components.engines import arguments, require_seen
 from components.gate import evaluation
 from components.gate.config import require_known_slices
 from components.gate.last_blessed import LastBlessedOther
-from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
@@ -65,12 +65,14 @@ def create_pipeline(
             machine.
 
     Raises:
-        ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
+        ConfigError: a place that Beam's workers cannot see, no metric to choose the epoch by, walks
+            for a model that takes none, or targets
             that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
     _require_targets_in_the_ranking(config, hyper_parameters)
     _require_use_of_a_warm_start(config)
+    require_seen(config.beam, {"data.source": source, "output": pipeline_root})
     if entry.task == "retrieve":  # the rows of a `score` run have any column
         require_known_slices(config.gate.slices)
     label = config.label.model_dump() if config.label else None
@@ -263,7 +265,7 @@ def create_pipeline(
         components=[*nodes, check, builder, transform, last_blessed, trainer, *gated],
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(ARGUMENTS),
+        beam_pipeline_args=arguments(config.beam),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components import engines
 from models.names.errors import ConfigError, RecsysError
 from pipeline import lineage
 from pipeline.config import RunConfig
@@ -46,7 +47,12 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     def create(output: Path):
         source, schemas, reader = find_data(config, say)
         say_how_it_is_read(config, source, schemas, reader, say)
-        located = config.data.model_copy(update={"reader": reader})
+        # Beam's workers may have been started in another folder.
+        file = config.split.file and str(Path(config.split.file).absolute())
+        located = {
+            "data": config.data.model_copy(update={"reader": reader}),
+            "split": config.split.model_copy(update={"file": file}),
+        }
         # Only now: what can be refused without TensorFlow has been.
         from components.read.tables import fingerprint
         from models.training import trainer
@@ -55,7 +61,7 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         if config.split.leakage:
             say(config.split.leakage)
         return dag.create_pipeline(
-            config.model_copy(update={"data": located}),
+            config.model_copy(update=located),
             source=str(source),
             fingerprint=fingerprint(str(source)),
             schemas=schemas,
@@ -69,7 +75,12 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         )
 
     return execute(
-        Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say
+        Path(config.output).absolute(),
+        config.pipeline_name,
+        create,
+        config.to_yaml(),
+        say,
+        config.beam,
     )
 
 
@@ -79,6 +90,7 @@ def execute(
     create: Callable[[Path], Any],
     resolved: str,
     say: Callable[[str], None] = print,
+    beam: engines.Beam = engines.IN_PROCESS,
 ) -> lineage.RunRecord:
     """Runs a pipeline in this process and returns its record.
 
@@ -88,13 +100,15 @@ def execute(
         create: makes the pipeline, given `output`.
         resolved: YAML of what is run, kept beside its outputs.
         say: takes lines of progress.
+        beam: the engine that Beam's part of the work is done on.
 
     Raises:
-        RecsysError: as of `create` or a component; another run holds the output folder, or the disk
-            is full.
+        RecsysError: as of `create` or a component; another run holds the output folder, the disk is
+            full, or the engine cannot work or gave up.
     """
-    with _exclusive(output), readable_errors():
+    with _exclusive(output), readable_errors(), engines.explained(beam):
         quiet()
+        engines.require_usable(beam, str(output), say)
         say(f"{name}: starting (TensorFlow and TFX take a while to load)")
         started = time.monotonic()
         pipeline = create(output)
@@ -157,7 +171,7 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str,
     if name in datasets.DATASETS:
         dataset = datasets.find(name)
         folder = datasets.get(name, progress=say)
-        return folder, data.schema_name or dataset.schema, data.reader or dataset.reader
+        return folder.absolute(), data.schema_name or dataset.schema, data.reader or dataset.reader
     if not Path(name).exists():
         datasets.find(name)  # raises, naming the nearest
     reader = data.reader or detection.detect(name, data.columns)

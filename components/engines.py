@@ -24,6 +24,7 @@ Option = str | int | float | bool | tuple[str, ...] | None
 
 # Named, because newer Beams would first try to download another runner.
 _IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+_WATCHED = "components.watched_runner.WatchedRunner"
 _DAY_S = 86_400
 _ANSWERS_WITHIN_S = 5
 _PROBED_WITHIN_S = 180
@@ -50,8 +51,8 @@ _USUAL: dict[str, dict[str, Any]] = {
         "direct_running_mode": "multi_processing",
         "direct_num_workers": 0,
     },
-    "portable": {"runner": "PortableRunner", "job_endpoint": "localhost:8099", **_POOL},
-    "prism": {"runner": "PortableRunner", "job_endpoint": "localhost:8073", **_POOL},
+    "portable": {"runner": _WATCHED, "job_endpoint": "localhost:8099", **_POOL},
+    "prism": {"runner": _WATCHED, "job_endpoint": "localhost:8073", **_POOL},
     # The version that the Beams of both lanes speak. One pool beside each TaskManager: it gets one
     # worker of each slot.
     "flink": {
@@ -316,7 +317,7 @@ def _require_listener(problem: str, host: str, port: int, started_by: str) -> No
             f"{problem} ({error.strerror or error}); it is started by: "
             f"{started_by.format(port=port)}"
         ) from None
-    if host in ("localhost", "127.0.0.1", "::1") and len(found := _listeners(port)) > 1:
+    if is_of_this_machine(host) and len(found := listeners(port)) > 1:
         processes = ", ".join(map(str, sorted(found)))
         raise ConfigError(
             f"two processes listen on port {port} ({processes}), and each would get some of the "
@@ -324,7 +325,12 @@ def _require_listener(problem: str, host: str, port: int, started_by: str) -> No
         )
 
 
-def _listeners(port: int) -> set[int]:
+def is_of_this_machine(host: str) -> bool:
+    """Whether a host is this machine by its own names for itself."""
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+def listeners(port: int) -> set[int]:
     """The processes of this machine that listen on a port, of those that may be looked into.
 
     gRPC shares ports: a second pool on one starts without a word.

@@ -1,11 +1,11 @@
 """`recsys batch`: the pushed model of a run answers for many users at once."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from components import engines
+from components.tables.places import place
 from models.names.errors import RecsysError
 from pipeline import lineage, local
 
@@ -24,8 +24,8 @@ def run(
     See `components.batch.recommendations`.
 
     Args:
-        folder: where to; new or empty.
-        users: file of the users; None for all of the run's data.
+        folder: where to; new or empty; a path, or a URI such as s3://bucket/folder.
+        users: file of the users, likewise; None for all of the run's data.
         k: items a user at most.
         run_id: `latest` for the last run that pushed, or a run or pipeline as `lineage.load_run`
             takes it.
@@ -36,7 +36,9 @@ def run(
     Raises:
         RecsysError: the run pushed nothing, or what `components.batch.recommendations` raises.
     """
-    local.require_plain(Path(folder).absolute(), "--to")
+    folder = str(place(folder).absolute())
+    local.require_plain(folder, "--to")
+    users = users and str(place(users).absolute())
     record = _pushed(run_id, output)
     with local.readable_errors(), engines.explained(beam):
         local.quiet()
@@ -44,9 +46,7 @@ def run(
         from components.batch import recommendations
 
         asked = (
-            recommendations.users_of_file(
-                os.path.abspath(users), columns_of_train(record.examples_uri)
-            )
+            recommendations.users_of_file(users, columns_of_train(record.examples_uri))
             if users
             else recommendations.users_of_examples(record.examples_uri)
         )
@@ -54,10 +54,10 @@ def run(
         started = time.monotonic()
         counts = recommendations.recommend_all(
             lambda: engines.new_pipeline(beam),
-            record.pushed_path,
+            record.model_path,
             asked,
             k,
-            os.path.abspath(folder),
+            folder,
         )
     seconds = time.monotonic() - started
     strategies = ", ".join(
@@ -85,7 +85,7 @@ def _pushed(run_id: str, output: str) -> lineage.RunRecord:
     if run_id == "latest":
         return lineage.last_pushed(output)
     record = lineage.load_run(output, run_id)
-    if record.pushed_path and Path(record.pushed_path).exists():
+    if record.model_path and Path(record.model_path).exists():
         return record
     raise RecsysError(
         f"run {record.run_id} of {record.pipeline} pushed no model that is still there"

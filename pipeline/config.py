@@ -91,6 +91,8 @@ class RunConfig(Settings):
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
         output: folder of runs, metadata and pushed models.
+        push: where the models are pushed instead, each to a folder called as the pipeline is: a
+            path, or a URI under s3://, gs:// or hdfs://.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
     """
@@ -112,6 +114,7 @@ class RunConfig(Settings):
     seed: int = 0
     warm_start: bool = False
     output: str = "runs"
+    push: str | None = pydantic.Field(None, examples=["s3://shop/models"])
     name: str | None = pydantic.Field(None, examples=["shop"])
 
     @pydantic.field_validator("name")
@@ -156,9 +159,12 @@ class RunConfig(Settings):
         return {name: part for name, part in parts.items() if part and part != usual}
 
     @property
-    def serving_dir(self) -> Path:
-        """Where versions of the model are pushed."""
-        return Path(self.output).absolute() / "serving" / self.pipeline_name
+    def serving_dir(self) -> str:
+        """Where versions of the model are pushed: an absolute path, or a URI."""
+        if self.push and "://" in self.push:
+            return f"{self.push.rstrip('/')}/{self.pipeline_name}"
+        folder = Path(self.push) if self.push else Path(self.output) / "serving"
+        return str(folder.absolute() / self.pipeline_name)
 
     def to_yaml(self) -> str:
         """The resolved run, as a file that `recsys run --config` reads."""
@@ -248,11 +254,12 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     from components.read.layouts import (
         detection,  # with PyArrow, which most commands can do without
     )
+    from components.tables.places import place
 
     source = config.data.source
     usual: dict[str, Any] = {}
     updates: dict[str, Any] = {}
-    if Path(source).is_dir():
+    if place(source).is_dir():
         columns = config.data.columns
         reader = config.data.reader or detection.detect(source, columns)
         usual = detection.conventions(source, reader)

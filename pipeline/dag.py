@@ -14,6 +14,7 @@ from components.engines import arguments, require_seen
 from components.gate import evaluation
 from components.gate.config import require_known_slices
 from components.gate.last_blessed import LastBlessedOther
+from components.push.pusher import executor_of
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
@@ -334,6 +335,7 @@ def gate_and_push(
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
     pusher = tfx.Pusher(
+        custom_executor_spec=executor_of(serving_dir),
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],

@@ -29,7 +29,13 @@ def last_pushed(output: str) -> str:
     Raises:
         RecsysError: no run under `output` has pushed anything.
     """
-    return str(Path(lineage.last_pushed(output).pushed_path).parent)
+    record = lineage.last_pushed(output)
+    if record.pushed_path != record.model_path:
+        raise RecsysError(
+            f"the last model was pushed to {record.pushed_path}: TensorFlow Serving serves it from "
+            "there; here a folder of versions is served, by --model-dir"
+        )
+    return str(Path(record.pushed_path).parent)
 
 
 def serve(
@@ -123,7 +129,7 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
         history = _history(uri, user)
     click.echo(f"\nserving {record.pushed_path} ...")
     try:
-        with ServerProcess(_NAME, str(Path(record.pushed_path).parent)) as ready:
+        with ServerProcess(_NAME, str(Path(record.model_path).parent)) as ready:
             answers = {}
             for protocol in ("rest", "grpc"):
                 with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:

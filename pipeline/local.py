@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components import engines
+from components.tables.places import Place, is_remote, place
 from models.names.errors import ConfigError, RecsysError
 from pipeline import lineage
 from pipeline.config import RunConfig
@@ -69,11 +70,17 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
                 mode="json"
             ),
             pipeline_root=str(output / config.pipeline_name),
-            serving_dir=str(config.serving_dir),
+            serving_dir=config.serving_dir,
             checkpoint_root=str(output / "checkpoints"),
             metadata_path=str(output / lineage.METADATA),
         )
 
+    if is_remote(config.output):
+        raise ConfigError(
+            "output: required: a folder of this machine, for the metadata of a run is a file that "
+            "is locked, and TensorFlow writes checkpoints to it; what others are to see is pushed "
+            f"to push: {config.output}, and recsys compile takes a bucket; received {config.output}"
+        )
     return execute(
         Path(config.output).absolute(),
         config.pipeline_name,
@@ -134,7 +141,7 @@ def require_push(record: lineage.RunRecord) -> None:
 
     A pipeline can be green and push nothing.
     """
-    if record.pushed_path and Path(record.pushed_path).exists():
+    if record.pushed_path and place(record.pushed_path).exists():
         return
     if not record.blessed:
         failures = record.verdict.get("failures", [])
@@ -158,7 +165,7 @@ def require_push(record: lineage.RunRecord) -> None:
     raise NotBlessed("the model was blessed, but the Pusher pushed nothing")
 
 
-def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str, str]:
+def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Place, str, str]:
     """Returns the data folder, the name or folder of its table schemas, and its layout.
 
     The data is fetched when it is a public data set. What the layout is, is decided here, and
@@ -172,15 +179,18 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str,
         dataset = datasets.find(name)
         folder = datasets.get(name, progress=say)
         return folder.absolute(), data.schema_name or dataset.schema, data.reader or dataset.reader
-    if not Path(name).exists():
+    found = place(name)
+    if not found.exists():
+        if is_remote(name):
+            raise ConfigError(f"data.source: {name} is missing; required: a folder with files")
         datasets.find(name)  # raises, naming the nearest
     reader = data.reader or detection.detect(name, data.columns)
     usual = detection.conventions(name, reader).get("schema", "generic")
-    return Path(name).absolute(), data.schema_name or usual, reader
+    return found.absolute(), data.schema_name or usual, reader
 
 
 def say_how_it_is_read(
-    config: RunConfig, source: Path, schemas: str, reader: str, say: Callable[[str], None]
+    config: RunConfig, source: Place, schemas: str, reader: str, say: Callable[[str], None]
 ) -> None:
     """Says what each column is taken for, and what is left out, before anything is trained.
 
@@ -236,7 +246,7 @@ def save_verdict(record: lineage.RunRecord) -> None:
     (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def require_plain(folder: Path, flag: str) -> None:
+def require_plain(folder: Path | str, flag: str) -> None:
     """Refuses a folder whose name Beam and TFX would take for a pattern.
 
     Raises:

@@ -22,6 +22,7 @@ LINES = (
         "components.build",
         "components.gate",
         "components.canary",
+        "components.push",
         "components.bundle",
         "components.batch",
         "components.monitor",

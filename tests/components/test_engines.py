@@ -40,7 +40,7 @@ def test_processes_are_one_a_core():
 @pytest.mark.parametrize("runner, port", [("portable", 8099), ("prism", 8073)])
 def test_a_job_service_is_told_of_a_pool_and_keeps_jobs_beyond_a_minute(runner, port):
     assert arguments(Beam(runner=runner)) == [
-        "--runner=PortableRunner",
+        "--runner=components.watched_runner.WatchedRunner",
         f"--job_endpoint=localhost:{port}",
         "--environment_type=EXTERNAL",
         "--environment_config=localhost:50000",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components import engines
-from components.tables.places import place
+from components.tables.places import fetched, place
 from models.names.errors import RecsysError
 from pipeline import lineage, local
 
@@ -52,13 +52,10 @@ def run(
         )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()
-        counts = recommendations.recommend_all(
-            lambda: engines.new_pipeline(beam),
-            record.model_path,
-            asked,
-            k,
-            folder,
-        )
+        with fetched(record.pushed_path, Path(record.output).absolute()) as model:
+            counts = recommendations.recommend_all(
+                lambda: engines.new_pipeline(beam), model, asked, k, folder
+            )
     seconds = time.monotonic() - started
     strategies = ", ".join(
         f"{name.removeprefix('strategy ')} {count:,}"
@@ -85,7 +82,7 @@ def _pushed(run_id: str, output: str) -> lineage.RunRecord:
     if run_id == "latest":
         return lineage.last_pushed(output)
     record = lineage.load_run(output, run_id)
-    if record.model_path and Path(record.model_path).exists():
+    if record.pushed_path and place(record.pushed_path).exists():
         return record
     raise RecsysError(
         f"run {record.run_id} of {record.pipeline} pushed no model that is still there"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.tables.places import is_remote
+from components.tables.places import place
 from models.names import metrics, registry
 from models.names.errors import RecsysError, nearest
 from models.names.label import Label
@@ -199,16 +199,6 @@ class RunRecord:
         pushed = self.artifacts.get(("Pusher", "pushed_model"), {})
         return pushed.get("pushed_destination") if pushed.get("pushed") == 1 else None
 
-    @property
-    def model_path(self) -> str | None:
-        """A folder of this machine that holds the pushed model, or None.
-
-        It is the pushed version itself, or the Pusher's own copy of what went to an object store.
-        """
-        if self.pushed_path and is_remote(self.pushed_path):
-            return self.steps["Pusher"].outputs["pushed_model"]
-        return self.pushed_path
-
     def _json(self, node: str, key: str, name: str) -> dict[str, Any]:
         step = self.steps.get(node)
         path = Path(step.outputs[key]) / name if step and key in step.outputs else None
@@ -259,7 +249,7 @@ def last_pushed(output: str | Path) -> RunRecord:
         RecsysError: there is none.
     """
     for record in reversed(load_runs(output)):
-        if record.model_path and Path(record.model_path).exists():
+        if record.pushed_path and place(record.pushed_path).exists():
             return record
     raise RecsysError(
         f"no model was pushed under {output} yet; make one: recsys run --output {output}"

@@ -1,6 +1,5 @@
 """TFX's Pusher for object stores that TensorFlow's own file systems do not reach."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ class RemotePusher(executor.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Pushes the model where it is blessed, and keeps a copy as TFX's Pusher does.
+        """Pushes the model where it is blessed.
 
         Raises:
             DataError: the store cannot be written; nothing of the version is left there.
@@ -52,7 +51,6 @@ class RemotePusher(executor.Executor):
         while (versions / str(version)).exists():
             version += 1
         upload(model, versions / str(version), LAST)
-        shutil.copytree(model, pushed.uri, dirs_exist_ok=True)
         pushed.set_int_custom_property("pushed", 1)
         pushed.set_string_custom_property("pushed_destination", str(versions / str(version)))
         pushed.set_string_custom_property("pushed_version", str(version))

@@ -6,10 +6,13 @@ machine. A store of another maker than Amazon is named as its tools name it, by 
 or AWS_ENDPOINT_URL.
 """
 
+import contextlib
 import fnmatch
 import functools
 import io
 import os
+import shutil
+import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -254,8 +257,7 @@ def upload(folder: Path, target: Remote, last: str) -> None:
 
     def copy(file: Path) -> None:
         with open(file, "rb") as source, (target / file.relative_to(folder)).write() as sink:
-            while data := source.read(1 << 22):
-                sink.write(data)
+            shutil.copyfileobj(source, sink, 1 << 22)
 
     try:
         with ThreadPoolExecutor(_COPIED_AT_ONCE) as pool:
@@ -268,6 +270,35 @@ def upload(folder: Path, target: Remote, last: str) -> None:
     except BaseException:
         target.remove()
         raise
+
+
+@contextlib.contextmanager
+def fetched(path: str, below: Path) -> Iterator[str]:
+    """A folder as one of this machine: itself, or a copy that is there for as long as it is used.
+
+    Args:
+        path: of this machine, or a URI.
+        below: a folder that copies may lie in.
+
+    Yields:
+        A path whose last part is that of `path`.
+    """
+    source = place(path)
+    if not isinstance(source, Remote):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix=".fetched-", dir=below) as folder:
+        target = Path(folder) / source.name
+
+        def copy(file: Remote) -> None:
+            to = target / file.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with file.open() as stream, open(to, "wb") as sink:
+                shutil.copyfileobj(stream, sink, 1 << 22)
+
+        with ThreadPoolExecutor(_COPIED_AT_ONCE) as pool:
+            list(pool.map(copy, [file for file in source.rglob("*") if file.is_file()]))
+        yield str(target)
 
 
 class _Ranges(io.RawIOBase):

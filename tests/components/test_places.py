@@ -264,7 +264,14 @@ def test_a_blessed_model_is_pushed_to_a_bucket_and_no_other(bucket, tmp_path):
     (version,) = versions
     assert pushed.get_string_custom_property("pushed_destination") == str(version)
     assert (version / "saved_model.pb").read_text() == "saved_model.pb"
-    assert (tmp_path / "pushed-1" / "saved_model.pb").is_file()  # what `recsys batch` asks
+    with places.fetched(str(version), tmp_path) as copy:  # as `recsys batch` asks it
+        assert Path(copy).name == version.name and Path(copy).parent.parent == tmp_path
+        assert (Path(copy) / "variables" / "variables.index").read_text() == (
+            "variables/variables.index"
+        )
+    assert not Path(copy).exists()
+    with places.fetched("/models/1", tmp_path) as same:
+        assert same == "/models/1"
 
 
 @pytest.fixture

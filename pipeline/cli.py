@@ -194,7 +194,7 @@ def _run_options(command: Callable) -> Callable:
         click.option(
             "--config", type=click.Path(), help="A run as a YAML file; flags override it."
         ),
-        click.option("--data", "source", help="A public data set by name, or a folder."),
+        click.option("--data", "source", help="A public data set by name, or a folder; s3:// too."),
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
         click.option(
             "--split",
@@ -468,7 +468,11 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 @main.command()
 @click.option(
-    "--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files."
+    "--to",
+    "folder",
+    type=click.Path(),
+    required=True,
+    help="A new folder for the Parquet files; s3:// too.",
 )
 @click.option(
     "--users",

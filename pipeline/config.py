@@ -33,7 +33,8 @@ class DataConfig(Settings):
     """Where the events come from.
 
     Attributes:
-        source: a public data set by name, or a folder.
+        source: a public data set by name, or a folder: a path, or a URI under s3://, gs:// or
+            hdfs://, which is read with the credentials of the environment or the machine.
         reader: the layout of the folder; told by its files when left out.
         columns: how the user's own columns are called and what they hold, and of what form the
             files are; see `components.read.layouts.detection.plan`.

@@ -219,8 +219,8 @@ def require_seen(beam: Beam, places: Mapping[str, str]) -> None:
     for key, place in places.items():
         if beam.runner == "dataflow" and not place.startswith("gs://"):
             raise ConfigError(
-                f"{key}: Dataflow's workers see no disk of yours; required: a place under gs://; "
-                f"received {place}"
+                f"{key}: Dataflow's workers see no disk of yours; required: a place under gs:// "
+                f"(of a run, as recsys compile takes it); received {place}"
             )
         if not beam.is_here and "://" not in place and not os.path.isabs(place):
             raise ConfigError(

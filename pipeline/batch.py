@@ -1,5 +1,6 @@
 """`recsys batch`: the pushed model of a run answers for many users at once."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ def run(
     record = _pushed(run_id, output)
     with local.readable_errors(), engines.explained(beam):
         local.quiet()
+        seen = {"--to": folder, "--users": users or record.examples_uri}
+        engines.require_seen(beam, {**seen, "push": record.pushed_path})
         engines.require_usable(beam, str(Path(record.output).absolute()), say)
         from components.batch import recommendations
 
@@ -52,7 +55,10 @@ def run(
         )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()
-        with fetched(record.pushed_path, Path(record.output).absolute()) as model:
+        # Dataflow's workers see no copy here; TensorFlow itself reads what is under gs://.
+        is_near = beam.runner != "dataflow"
+        pushed, below = record.pushed_path, Path(record.output).absolute()
+        with fetched(pushed, below) if is_near else contextlib.nullcontext(pushed) as model:
             counts = recommendations.recommend_all(
                 lambda: engines.new_pipeline(beam), model, asked, k, folder
             )

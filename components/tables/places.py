@@ -48,13 +48,14 @@ class Remote:
     Args:
         scheme: of `SCHEMES`.
         path: the bucket (of HDFS: host and port) and what is in it.
+        info: what a listing said of it; None to ask the store.
 
     Raises:
         DataError: of every method that asks the store: it cannot be reached, or refuses.
     """
 
-    def __init__(self, scheme: str, path: PurePosixPath):
-        self.scheme, self._path = scheme, path
+    def __init__(self, scheme: str, path: PurePosixPath, info: Any = None):
+        self.scheme, self._path, self._listed_as = scheme, path, info
 
     @property
     def name(self) -> str:
@@ -187,6 +188,8 @@ class Remote:
         )
 
     def _info(self) -> Any:
+        if self._listed_as is not None:
+            return self._listed_as
         return self._asked(lambda: self._system.get_file_info(self._key))
 
     def _listed(self, recursive: bool) -> list["Remote"]:
@@ -195,7 +198,10 @@ class Remote:
         selector = fs.FileSelector(self._key, recursive=recursive)
         found = self._asked(lambda: self._system.get_file_info(selector))
         folder = PurePosixPath(self._key)
-        return sorted(self / PurePosixPath(one.path).relative_to(folder) for one in found)
+        return sorted(
+            Remote(self.scheme, self._path / PurePosixPath(one.path).relative_to(folder), one)
+            for one in found
+        )
 
     def _asked(self, ask: Callable[[], Found]) -> Found:
         try:

@@ -442,5 +442,5 @@ def explained(beam: Beam) -> Iterator[None]:
             raise
         raise RecsysError(
             f"beam: {beam.runner} at {_where(beam)} did not finish a job: {reason(error)}. Nothing "
-            "is lost that was finished before: the next run goes on from there"
+            "is lost that was finished before: the next run goes on from there, told the same of the engine"
         ) from error

@@ -74,23 +74,21 @@ class Engine:
     Attributes:
         runner: as `beam.runner` has it.
         port: of its job service.
-        pool: port of a pool whose workers are threads.
     """
 
     runner: str
     port: int
-    pool: int
 
-    def flag(self, pool: int | None = None) -> str:
+    def flag(self, pool: int) -> str:
         return (
             f"{{runner: {self.runner}, options: {{job_endpoint: 'localhost:{self.port}', "
-            f"environment_config: 'localhost:{pool or self.pool}'}}}}"
+            f"environment_config: 'localhost:{pool}'}}}}"
         )
 
 
 @pytest.fixture(scope="module", params=["portable", "prism"])
 def engine(request, tmp_path_factory):
-    port, pool = free_port(), free_port()
+    port = free_port()
     if request.param == "prism":
         if not PRISM.is_file():
             pytest.skip("needs Prism: make engines, where Go is to be had")
@@ -98,13 +96,8 @@ def engine(request, tmp_path_factory):
     else:
         module = "apache_beam.runners.portability.local_job_service_main"
         command = [sys.executable, "-m", module, f"--port={port}"]
-    folder = tmp_path_factory.mktemp(request.param)
-    workers = [*POOL_OF_THREADS, f"--service_port={pool}"]
-    with (
-        started(command, port, folder / "service"),
-        started(workers, pool, folder / "elsewhere"),
-    ):
-        yield Engine(request.param, port, pool)
+    with started(command, port, tmp_path_factory.mktemp(request.param)):
+        yield Engine(request.param, port)
 
 
 def run(source: Path, output: Path, *arguments: str):
@@ -136,7 +129,9 @@ def test_a_run_whose_worker_is_killed_ends_and_the_next_goes_on_to_the_same_outp
     assert told in ended.stderr and "the next run goes on from there" in ended.stderr
     assert lasted < 60
 
-    ended = run(toy_source, output, "--beam", engine.flag())
+    # TFX's cache asks for the same flags of Beam, and so for a pool on the same port.
+    with started([*POOL_OF_THREADS, f"--service_port={pool}"], pool, tmp_path / "elsewhere"):
+        ended = run(toy_source, output, "--beam", engine.flag(pool))
     assert ended.exit_code == 0, ended.output
     assert re.search(r"TableReader +cached", ended.output)
     require_same(lineage.load_run(output), in_process)

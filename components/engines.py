@@ -442,5 +442,6 @@ def explained(beam: Beam) -> Iterator[None]:
             raise
         raise RecsysError(
             f"beam: {beam.runner} at {_where(beam)} did not finish a job: {reason(error)}. Nothing "
-            "is lost that was finished before: the next run goes on from there, told the same of the engine"
+            "is lost that was finished before: the next run goes on from there, where it is told "
+            "the same of the engine"
         ) from error

@@ -57,8 +57,8 @@ def run(
         started = time.monotonic()
         # Dataflow's workers see no copy here; TensorFlow itself reads what is under gs://.
         is_near = beam.runner != "dataflow"
-        pushed, below = record.pushed_path, Path(record.output).absolute()
-        with fetched(pushed, below) if is_near else contextlib.nullcontext(pushed) as model:
+        path, below = record.pushed_path, Path(record.output).absolute()
+        with fetched(path, below) if is_near else contextlib.nullcontext(path) as model:
             counts = recommendations.recommend_all(
                 lambda: engines.new_pipeline(beam), model, asked, k, folder
             )

@@ -87,8 +87,12 @@ def _unpacked(path: str | Place) -> Iterator[io.BufferedReader]:
         else:
             import pyarrow as pa
 
-            stream_of = pa.input_stream if isinstance(found, Path) else Remote.unpacked
-            with stream_of(found, compression=kind) as unpacked:
+            packed = (
+                found.unpacked(kind)
+                if isinstance(found, Remote)
+                else pa.input_stream(str(found), compression=kind)
+            )
+            with packed as unpacked:
                 yield io.BufferedReader(_Raw(unpacked), _SAMPLE)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or cut off: {error}. Fetch it again") from error

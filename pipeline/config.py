@@ -21,6 +21,7 @@ from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
 from models.names.settings import Names, Settings, Share
+from pipeline.workers import WorkersConfig
 
 # What lies under the output beside the folders that are called as the pipelines are.
 _FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
@@ -88,6 +89,7 @@ class RunConfig(Settings):
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
+        cluster: how many processes train.
         output: folder of runs, metadata and pushed models.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
@@ -108,6 +110,7 @@ class RunConfig(Settings):
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     seed: int = 0
     warm_start: bool = False
+    cluster: WorkersConfig = WorkersConfig()
     output: str = "runs"
     name: str | None = pydantic.Field(None, examples=["shop"])
 

@@ -21,6 +21,7 @@ from models.names import features, metrics, registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
 from pipeline import tfx_api as tfx
+from pipeline import workers
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -214,6 +215,10 @@ def create_pipeline(
         )
     )
     training["fingerprint"] = identity
+    # Several processes train the same model: what they are does not tell it apart.
+    processes = workers.trainer_settings(config.cluster, config.model)
+    if processes:
+        training["cluster"] = processes
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
@@ -235,7 +240,7 @@ def create_pipeline(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
-        run_fn="models.training.trainer.run_fn",
+        run_fn=workers.run_fn_of(processes, on_kubernetes=False),
         train_args=tfx.TrainArgs(
             splits=["train", "items", "users"]
             + ([WALKS] if to_build.walks.on_graph else [])

@@ -48,6 +48,7 @@ def create_pipeline(
     metadata_path: str | None = None,
     stock_resolver: bool = False,
     schema_dir: str | None = None,
+    training_pod: dict[str, Any] | None = None,
 ) -> tfx.Pipeline:
     """Builds the pipeline of a run.
 
@@ -64,6 +65,8 @@ def create_pipeline(
         stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
             machine.
+        training_pod: what each process of a training by several is given on Kubernetes, see
+            `pipeline.workers.documents`; None: they run on this machine.
 
     Raises:
         ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
@@ -218,6 +221,9 @@ def create_pipeline(
     # Several processes train the same model: what they are does not tell it apart.
     processes = workers.trainer_settings(config.cluster, config.model)
     if processes:
+        if training_pod is not None:
+            name = workers.job_name(config.pipeline_name, identity)
+            processes = workers.on_kubernetes(config.cluster, processes, name, training_pod)
         training["cluster"] = processes
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
@@ -240,7 +246,7 @@ def create_pipeline(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
-        run_fn=workers.run_fn_of(processes, on_kubernetes=False),
+        run_fn=workers.run_fn_of(processes),
         train_args=tfx.TrainArgs(
             splits=["train", "items", "users"]
             + ([WALKS] if to_build.walks.on_graph else [])

@@ -158,6 +158,7 @@ def _compile(config: RunConfig, source: str, output: str, image: str) -> dict[st
         pipeline_root=f"{output}/{config.pipeline_name}",
         serving_dir=f"{output}/serving/{config.pipeline_name}",
         stock_resolver=True,
+        training_pod={"container": {"image": image}},
     )
     # Version 2.1 of the specification: the one that today's Kubeflow Pipelines reads.
     runner_config = kubeflow.KubeflowV2DagRunnerConfig(

@@ -1,20 +1,23 @@
 """A training by several processes: what a run's `cluster:` says of it, here and on Kubernetes.
 
 On this machine `models.training.launcher` starts the processes. On Kubernetes the Trainer's step
-asks Kubeflow's training operator (Kubeflow Trainer 2; its predecessor's TFJob is no longer made)
-for them, and waits. It has no TensorFlow of its own, so TF_CONFIG is written here; every process
-runs the same command, `python -m models.training.worker ARGUMENTS.json`, on the shared folder of
-runs. Light: no TensorFlow.
+lays its inputs into a folder that all pods mount, asks Kubeflow's training operator for the
+processes, waits, and takes what they have made. The operator is Kubeflow Trainer 2, which knows
+nothing of TensorFlow, so TF_CONFIG is written here; the TFJob of its predecessor has come to its
+end. Every process runs the same command, `python -m models.training.worker ARGUMENTS.json`.
+Light: no TensorFlow.
 """
 
 import json
 import os
 import re
+import shutil
 import ssl
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydantic
@@ -41,11 +44,14 @@ class WorkersConfig(Settings):
         parameter_servers: processes that hold the tables in pieces, for tables that are larger than
             a device; for the models that can be trained so. 0: every worker holds everything.
         restarts: how often all are started again, from the checkpoint, where one was lost.
+        shared_folder: on Kubernetes a folder of a volume that the steps and all processes mount by
+            the same path, where they exchange what they train on and what they have made.
     """
 
     workers: int = pydantic.Field(1, ge=1)
     parameter_servers: int = pydantic.Field(0, ge=0)
     restarts: int = pydantic.Field(3, ge=0)
+    shared_folder: str | None = pydantic.Field(None, examples=["/mnt/data/training"])
 
     @property
     def several(self) -> bool:
@@ -80,24 +86,47 @@ def trainer_settings(config: WorkersConfig, model: str) -> dict[str, Any]:
     }
 
 
-def run_fn_of(settings: dict[str, Any], on_kubernetes: bool) -> str:
-    """The dotted name of the Trainer's `run_fn` for `trainer_settings`."""
+def on_kubernetes(
+    config: WorkersConfig, settings: dict[str, Any], name: str, pod: dict[str, Any]
+) -> dict[str, Any]:
+    """`trainer_settings` for a training in pods of its own.
+
+    Args:
+        config: of the run.
+        settings: of `trainer_settings`.
+        name: of `job_name`.
+        pod: see `documents`.
+
+    Raises:
+        ConfigError: no shared folder.
+    """
+    folder = config.shared_folder
+    if not folder or not os.path.isabs(folder):
+        raise ConfigError(
+            "cluster.shared_folder: required for several processes on a cluster: the absolute path "
+            f"of a folder on a volume that all of them mount; received {folder!r}"
+        )
+    return {**settings, "shared_folder": folder, "documents": documents(name, settings, pod)}
+
+
+def run_fn_of(settings: dict[str, Any]) -> str:
+    """The dotted name of the Trainer's `run_fn` for its settings."""
     if not settings:
         return "models.training.trainer.run_fn"
-    return "pipeline.workers.run_fn" if on_kubernetes else "models.training.launcher.run_fn"
+    here = "documents" not in settings
+    return "models.training.launcher.run_fn" if here else "pipeline.workers.run_fn"
 
 
 def documents(
-    name: str, settings: dict[str, Any], image: str, pod: dict[str, Any], file: str = _ARGUMENTS
+    name: str, settings: dict[str, Any], pod: dict[str, Any], file: str = _ARGUMENTS
 ) -> list[dict[str, Any]]:
     """The TrainingRuntime and the TrainJob of a training.
 
     Args:
         name: of both: small letters, digits and hyphens, 40 at most.
         settings: of `trainer_settings`.
-        image: the container image that holds this project.
-        pod: what each process is given: `container` (such as resources, env, volumeMounts) and
-            `spec` (such as volumes, nodeSelector) are laid into those of its pod.
+        pod: what each process is given: `container` (image, and such as resources, env,
+            volumeMounts) and `spec` (such as volumes, nodeSelector) are laid into those of its pod.
         file: of `launcher.write_arguments`.
     """
     kinds = roles(settings["workers"], settings["parameter_servers"])
@@ -117,7 +146,7 @@ def documents(
             "template": {
                 "spec": {
                     "replicatedJobs": [
-                        _job(kind, jobs[kind], count, addresses, image, pod, file)
+                        _job(kind, jobs[kind], count, addresses, pod, file)
                         for kind, count in kinds.items()
                     ],
                     # Servers, and the workers of a chief, wait forever for what comes.
@@ -151,7 +180,6 @@ def _job(
     job: str,
     count: int,
     addresses: dict[str, list[str]],
-    image: str,
     pod: dict[str, Any],
     file: str,
 ) -> dict[str, Any]:
@@ -162,7 +190,6 @@ def _job(
     container = {
         **given,
         "name": "node",
-        "image": image,
         "command": ["python", "-m", "models.training.worker", file],
         "ports": [{"containerPort": _PORT}],
         "env": [
@@ -213,15 +240,65 @@ def run_fn(fn_args: Any, api: "Kubernetes | None" = None) -> None:
     """Trains and exports one model by several processes that Kubernetes runs.
 
     Args:
-        fn_args: as `models.training.trainer.run_fn` takes them; `custom_config["cluster"]` has
-            `documents`, of the function above.
+        fn_args: as `models.training.trainer.run_fn` takes them; `custom_config["cluster"]` is what
+            `on_kubernetes` returns.
         api: where to ask; left out, the cluster that this process runs in.
 
     Raises:
+        ConfigError: the shared folder is not there.
         RecsysError: the operator is not there or not to be used, or the training failed.
     """
-    file = write_arguments(fn_args)
-    text = json.dumps(fn_args.custom_config["cluster"]["documents"])
+    shared = Path(fn_args.custom_config["cluster"]["shared_folder"])
+    if not shared.is_dir():
+        raise ConfigError(
+            f"cluster.shared_folder: {shared} is not there; required: a folder on a volume that "
+            "this step and all processes of a training mount by the same path"
+        )
+    job = fn_args.custom_config["cluster"]["documents"][-1]
+    folder = shared / job["metadata"]["name"]
+    staged = _staged(fn_args, folder)
+    _train(write_arguments(staged), fn_args.custom_config["cluster"]["documents"], api)
+    for name in ("serving_model_dir", "model_run_dir"):
+        shutil.copytree(getattr(staged, name), getattr(fn_args, name), dirs_exist_ok=True)
+    shutil.rmtree(folder)
+
+
+def _staged(fn_args: Any, folder: Path) -> SimpleNamespace:
+    """The arguments, with copies in the shared folder of what the step alone sees.
+
+    Checkpoints of an earlier try stay where they are.
+    """
+    places = {"transform_graph_path": "graph", "schema_path": "schema/schema.pbtxt"}
+    copied = {name: folder / place for name, place in places.items()}
+    if fn_args.base_model:
+        copied["base_model"] = folder / "base_model"
+    for name, place in copied.items():
+        source = Path(getattr(fn_args, name))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True)
+        else:
+            shutil.copy(source, place)
+    patterns = {}
+    for name in ("train_files", "eval_files"):
+        patterns[name] = []
+        for pattern in map(Path, getattr(fn_args, name)):
+            place = folder / "examples" / pattern.parent.name  # Split-NAME
+            shutil.copytree(pattern.parent, place, dirs_exist_ok=True)
+            patterns[name].append(str(place / pattern.name))
+    config = {**fn_args.custom_config, "checkpoint_dir": str(folder / "checkpoints")}
+    return SimpleNamespace(
+        **{"base_model": None, **{name: str(place) for name, place in copied.items()}},
+        **patterns,
+        serving_model_dir=str(folder / "model"),
+        model_run_dir=str(folder / "run"),
+        custom_config=config,
+    )
+
+
+def _train(file: str, made: list[dict[str, Any]], api: "Kubernetes | None") -> None:
+    """Asks for what was made by `documents`, and waits for its end."""
+    text = json.dumps(made)
     runtime, job = json.loads(text.replace(f'"{_ARGUMENTS}"', json.dumps(file)))
     api = api or Kubernetes.here()
     name = job["metadata"]["name"]

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import threading
 from types import SimpleNamespace
@@ -32,10 +33,10 @@ def tf_config(job, index):
 def test_two_workers_find_each_other_by_the_names_that_the_operator_gives_them():
     """The pods of job J of TrainJob N are N-J-0-0, N-J-0-1 .. in the subdomain N."""
     pod = {
-        "container": {"env": [{"name": "A", "value": "b"}], "resources": {"limits": {"cpu": 2}}},
+        "container": {"image": "image:1", "env": [{"name": "A", "value": "b"}], "tty": True},
         "spec": {"volumes": [{"name": "runs"}]},
     }
-    runtime, job = documents = workers.documents("shop-1", TWO, "image:1", pod, "/runs/a.json")
+    runtime, job = documents = workers.documents("shop-1", TWO, pod, "/runs/a.json")
     assert job["kind"] == "TrainJob" and job["spec"]["runtimeRef"]["name"] == "shop-1"
     assert runtime["spec"]["mlPolicy"] == {"numNodes": 2}
     assert list(jobs(documents)) == ["node"]
@@ -48,13 +49,13 @@ def test_two_workers_find_each_other_by_the_names_that_the_operator_gives_them()
         }
     container = node["template"]["spec"]["containers"][0]
     assert container["command"] == ["python", "-m", "models.training.worker", "/runs/a.json"]
-    assert container["image"] == "image:1" and container["resources"] == {"limits": {"cpu": 2}}
+    assert container["image"] == "image:1" and container["tty"]
     assert {"name": "A", "value": "b"} in container["env"]
     assert node["template"]["spec"]["volumes"] == [{"name": "runs"}]
 
 
 def test_a_lost_pod_starts_all_again_and_an_error_does_not():
-    documents = workers.documents("shop-1", TWO, "image", {})
+    documents = workers.documents("shop-1", TWO, {})
     spec = documents[0]["spec"]["template"]["spec"]
     assert spec["failurePolicy"]["maxRestarts"] == 3
     assert spec["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -66,7 +67,7 @@ def test_a_lost_pod_starts_all_again_and_an_error_does_not():
 
 
 def test_parameter_servers_end_with_their_chief():
-    documents = workers.documents("shop-1", SHARDED, "image", {})
+    documents = workers.documents("shop-1", SHARDED, {})
     found = jobs(documents)
     assert {name: job["completions"] for name, job in found.items()} == {
         "chief": 1,
@@ -100,8 +101,15 @@ def test_a_run_says_how_many_processes_train(tmp_path):
     with pytest.raises(ConfigError, match="cluster.workers.*greater than or equal to 1.*0"):
         config.load(None, {"cluster.workers": 0})
     assert workers.trainer_settings(config.load().cluster, "neumf") == {}
-    assert workers.run_fn_of({}, on_kubernetes=True) == "models.training.trainer.run_fn"
-    assert workers.run_fn_of(TWO, on_kubernetes=False) == "models.training.launcher.run_fn"
+    assert workers.run_fn_of({}) == "models.training.trainer.run_fn"
+    assert workers.run_fn_of(TWO) == "models.training.launcher.run_fn"
+    pods = workers.on_kubernetes(
+        workers.WorkersConfig(workers=2, shared_folder="/mnt/a"), TWO, "shop-1", {}
+    )
+    assert pods["shared_folder"] == "/mnt/a" and pods["documents"][1]["kind"] == "TrainJob"
+    assert workers.run_fn_of(pods) == "pipeline.workers.run_fn"
+    with pytest.raises(ConfigError, match="cluster.shared_folder: required .*received None"):
+        workers.on_kubernetes(run.cluster, TWO, "shop-1", {})
 
 
 class StandIn(http.server.BaseHTTPRequestHandler):
@@ -152,16 +160,26 @@ def api(monkeypatch):
 
 
 def trained(folder, api, namespace="recsys"):
-    names = ("transform_graph_path", "schema_path", "serving_model_dir", "base_model")
-    documents = workers.documents("shop-1", TWO, "image", {})
+    """Runs the step whose inputs lie under `step`, which the pods do not see."""
+    step = folder / "step"
+    for place in ("graph/a", "schema/s.pbtxt", "examples/Split-train/1", "examples/Split-valid/2"):
+        (step / place).parent.mkdir(parents=True, exist_ok=True)
+        (step / place).write_text(place)
+    (folder / "shared").mkdir(exist_ok=True)
+    settings = {"shared_folder": str(folder / "shared")}
+    settings["documents"] = workers.documents("shop-1", TWO, {})
     fn_args = SimpleNamespace(
-        train_files=["a"],
-        eval_files=["b"],
-        model_run_dir=str(folder / "run"),
-        custom_config={"model": "neumf", "cluster": {**TWO, "documents": documents}},
-        **dict.fromkeys(names, "x"),
+        train_files=[str(step / "examples" / "Split-train" / "*")],
+        eval_files=[str(step / "examples" / "Split-valid" / "*")],
+        transform_graph_path=str(step / "graph"),
+        schema_path=str(step / "schema" / "s.pbtxt"),
+        base_model=None,
+        serving_model_dir=str(step / "model"),
+        model_run_dir=str(step / "run"),
+        custom_config={"model": "neumf", "cluster": {**TWO, **settings}},
     )
     workers.run_fn(fn_args, workers.Kubernetes(api, namespace, "token"))
+    return step
 
 
 def ending(kind, status="True"):
@@ -169,19 +187,29 @@ def ending(kind, status="True"):
 
 
 def test_the_step_asks_for_the_processes_and_waits(tmp_path, api, monkeypatch):
-    file = str(tmp_path / "run" / "worker_arguments.json")
-    seen = []
+    shared = tmp_path / "shared" / "shop-1"
 
     def sleep(_):
-        """After the first look the job ends."""
+        """The pods train; then the job has ended."""
         (runtime,) = (each for each in StandIn.held.values() if each["kind"] == "TrainingRuntime")
-        seen.append(jobs([runtime])["node"]["template"]["spec"]["containers"][0]["command"][-1])
+        file = jobs([runtime])["node"]["template"]["spec"]["containers"][0]["command"][-1]
+        assert file == str(shared / "run" / "worker_arguments.json")
+        told = json.loads(open(file).read())
+        assert told["train_files"] == [str(shared / "examples" / "Split-train" / "*")]
+        assert (shared / "examples" / "Split-train" / "1").read_text() == "examples/Split-train/1"
+        assert open(told["schema_path"]).read() == "schema/s.pbtxt"
+        assert (shared / "graph" / "a").exists() and told["base_model"] is None
+        assert told["custom_config"]["checkpoint_dir"] == str(shared / "checkpoints")
+        for place in (told["serving_model_dir"], told["model_run_dir"]):
+            os.makedirs(place, exist_ok=True)
+            open(os.path.join(place, "made"), "w").close()
         StandIn.condition = ending("Complete")
 
     monkeypatch.setattr(StandIn, "condition", ending("Complete", status="False"))
     monkeypatch.setattr(workers.time, "sleep", sleep)
-    trained(tmp_path, api)
-    assert seen == [file] and json.loads((tmp_path / "run" / "worker_arguments.json").read_text())
+    step = trained(tmp_path, api)
+    assert (step / "model" / "made").exists() and (step / "run" / "made").exists()
+    assert not shared.exists()
     assert StandIn.asked == [
         ("POST", "TrainingRuntime", "Bearer token"),
         ("POST", "TrainJob", "Bearer token"),

@@ -9,6 +9,6 @@ import warnings
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Google's libraries warn of every Python that is not new; which one runs here is chosen by
-# `requirements/find_python`, and a user of the `portable` lane has no other.
-warnings.filterwarnings("ignore", "You are using a .*Python version", FutureWarning)
+# Google's libraries warn of a Python or a gRPC that is not new. The locks choose those, and a user
+# of the `portable` lane has no other.
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")

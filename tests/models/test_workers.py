@@ -18,7 +18,7 @@ from models.training.servers import require_shards
 from pipeline import workers
 from tests.models.test_training import arguments
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1800)
 SMALL = {"epochs": 12, "patience": 12, "batch_size": 64, "factors": 8, "learning_rate": 0.01}
 
 
@@ -66,7 +66,7 @@ def test_two_workers_train_as_one_though_one_is_killed(toy, alone, tmp_path):
 
     file = launcher.write_arguments(asked(toy, tmp_path))
     restarts = launcher.launch(
-        file, launcher.roles(2, 0), timeout=300, say=say, started=processes.update
+        file, launcher.roles(2, 0), timeout=900, say=say, started=processes.update
     )
     assert restarts == 1 and any(" resumed after epoch " in line for line in lines)
     log = log_of(tmp_path)
@@ -81,7 +81,7 @@ def test_two_workers_train_as_one_though_one_is_killed(toy, alone, tmp_path):
 def test_tables_in_pieces_on_two_servers_are_trained_as_one(toy, alone, tmp_path):
     pieces = {"cluster": {"smallest_piece": 64}}
     file = launcher.write_arguments(asked(toy, tmp_path, **pieces))
-    launcher.launch(file, launcher.roles(1, 2), timeout=300, say=lambda _: None)
+    launcher.launch(file, launcher.roles(1, 2), timeout=900, say=lambda _: None)
     log = log_of(tmp_path)
     assert log["strategy"] == "ParameterServerStrategyV2"
     # Users, items and biases, each in two.

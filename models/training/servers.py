@@ -10,8 +10,6 @@ Several workers step without waiting for each other, each from a place of its ow
 batches; with one worker the steps are those of a training in one process.
 """
 
-import json
-import os
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import tensorflow as tf
 
 from models.names import registry
 from models.names.errors import ConfigError
+from models.training.cluster import SERVER, WORKER, Cluster
 
 # TensorFlow's advice for a piece: below it the way costs more than the memory is worth.
 SMALLEST_PIECE = 256 << 10
@@ -44,6 +43,7 @@ class ParameterServers:
     """Makes and feeds the sharded twin of a model.
 
     Args:
+        cluster: whose chief this process is.
         smallest_piece: bytes; a table is cut into pieces of at least this size.
 
     Attributes:
@@ -51,13 +51,12 @@ class ParameterServers:
         pieces: how many there are of the tables of the last model that are cut at all.
     """
 
-    def __init__(self, smallest_piece: int = SMALLEST_PIECE):
+    def __init__(self, cluster: Cluster, smallest_piece: int = SMALLEST_PIECE):
         self.pieces = 0
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
-        self._workers = len(cluster["worker"])
+        self._workers = len(cluster.addresses[WORKER])
         pieces = tf.distribute.experimental.partitioners.MinSizePartitioner(
-            smallest_piece, max_shards=len(cluster["ps"])
+            smallest_piece, max_shards=len(cluster.addresses[SERVER])
         )
 
         def tables_alone(shape, dtype, **rest):
@@ -95,8 +94,10 @@ class ParameterServers:
             batches = twin.batches(data, seed, first_epoch)
             if self._workers == 1:
                 return batches.dataset
-            # One function makes them all, and no worker is told which it is.
-            place = tf.random.uniform([], maxval=batches.steps, dtype=tf.int64)
+            # One function makes them all, no worker is told which it is, and an op with a seed would
+            # say the same to each.
+            now = tf.cast(1e6 * tf.timestamp(), tf.int64)
+            place = tf.random.stateless_uniform([], [now, 0], maxval=batches.steps, dtype=tf.int64)
             return batches.dataset.skip(place)
 
         return tf.keras.utils.experimental.DatasetCreator(of_a_worker)

@@ -59,7 +59,8 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
         require_shards(config["model"])
     with cluster.starting(start_seconds):
         strategy = choose_strategy(cluster)
-        sharded = _parameter_servers(config) if cluster.has_servers else None
+        smallest = config.get("cluster", {}).get("smallest_piece", SMALLEST_PIECE)
+        sharded = ParameterServers(cluster, smallest) if cluster.has_servers else None
     folders = Folders.of(fn_args)
     splits = {
         _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
@@ -215,10 +216,6 @@ def choose_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
         if devices:
             return tf.distribute.OneDeviceStrategy(devices[0])
     raise ConfigError("TensorFlow sees no device to train on; required: a CPU or a GPU")
-
-
-def _parameter_servers(config: dict[str, Any]) -> ParameterServers:
-    return ParameterServers(config.get("cluster", {}).get("smallest_piece", SMALLEST_PIECE))
 
 
 def _require_equal(strategy: Any, config: dict[str, Any], hyper_parameters: Any, data: Any) -> None:

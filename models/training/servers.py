@@ -94,8 +94,8 @@ class ParameterServers:
             batches = twin.batches(data, seed, first_epoch)
             if self._workers == 1:
                 return batches.dataset
-            # One function makes them all, no worker is told which it is, and an op with a seed would
-            # say the same to each.
+            # One function makes them all, no worker is told which it is, and an op with a seed
+            # would say the same to each.
             now = tf.cast(1e6 * tf.timestamp(), tf.int64)
             place = tf.random.stateless_uniform([], [now, 0], maxval=batches.steps, dtype=tf.int64)
             return batches.dataset.skip(place)

@@ -53,7 +53,7 @@ format: $(STAMP) ## lay the sources out and mend what ruff can
 new-model: $(STAMP) ## a model's file, registry entry and test; NAME=cdae TASK=retrieve KIND=profile [FAMILY= FROM=]
 	$(PYTHON) tools/new_model.py $(NAME) --task "$(TASK)" --kind "$(KIND)" $(if $(FAMILY),--family $(FAMILY)) $(if $(FROM),--from $(FROM))
 
-notebooks: $(STAMP) ## execute the notebooks headless; their files stay as they are
+notebooks: $(STAMP) ## execute the notebooks headless; two of them read runs (RECSYS_OUTPUT, or runs/)
 	cd notebooks && for notebook in *.ipynb; do ../$(VENV)/bin/jupyter-execute $$notebook || exit 1; done
 
 gpu: $(STAMP) ## TensorFlow with CUDA into the environment

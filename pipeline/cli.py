@@ -408,8 +408,17 @@ def demo(user: str | None, **options) -> None:
     show_default=True,
     help="Share of requests to log.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the ports, each with the model: one a core for many clients.",
+)
 @_mended
-def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
+def serve(
+    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes
+) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC.
 
     New versions are picked up while it runs.
@@ -420,7 +429,9 @@ def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log
     from pipeline import demo as demonstration
 
     folder = model_dir or demonstration.last_pushed(output)
-    demonstration.serve(folder, name, host, rest_port, grpc_port, log_requests, log_share)
+    demonstration.serve(
+        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes
+    )
 
 
 @main.command()
@@ -530,6 +541,43 @@ def show_run(run_id: str, output: str) -> None:
     from pipeline import lineage, show
 
     show.print_run(lineage.load_run(output, run_id))
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN", default="latest")
+@click.option("--where", multiple=True, help='A condition, "genre in Drama | War"; repeat.')
+@click.option("--boost", multiple=True, help='A change of scores, "year > 1990 => * 1.2"; repeat.')
+@click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
+@click.option("--pin", multiple=True, help='An item for the next place, "" for none; repeat.')
+@click.option("--exclude-recent", type=int, help="Leave out so many of the newest a user had.")
+@click.option("--diversity", help='"genre <= 2", or "mmr 0.7".')
+@click.option("--min-score", type=float, help="The least score.")
+@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
+@_mended
+def evaluate(run_id: str, count: int, output: str, **rules) -> None:
+    """What rules of a request cost on the test queries of RUN, by its pushed model.
+
+    RUN is `latest`, or the beginning of an id or of a pipeline's name. The rules are those that the
+    server takes (serving/README.md); the intervals are those of `recsys compare`.
+
+    \b
+    Example: recsys evaluate --where "genre in Drama | War" --diversity "genre <= 3"
+    """
+    from pipeline import batch as batches
+    from pipeline import compare as comparing
+    from pipeline import evaluate as evaluating
+    from pipeline import show
+
+    record = batches.pushed(run_id, output)
+    found = evaluating.cost_of(record, rules, count, click.echo)
+    show.print_table(
+        f"{record.run_id[:19]} {record.pipeline}: with the rules less without",
+        ("metric", "without", "with", "difference", "95 % interval", "verdict"),
+        comparing.rows(found),
+    )
 
 
 @main.command()

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.build.config import SOURCE, WALKS, BuildConfig
+from components.build.config import SOURCE, WALKS
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
@@ -17,9 +17,10 @@ from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
-from models.names import features, metrics, registry
+from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
+from pipeline import rows
 from pipeline import tfx_api as tfx
 from pipeline import workers
 from pipeline.config import RunConfig
@@ -83,17 +84,7 @@ def create_pipeline(
         hyper_parameters.get("monitor")
     )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    to_build = BuildConfig.parse(
-        {
-            "task": entry.task,
-            "kind": entry.kind,
-            "split": config.split,
-            "label": config.label,
-            "walks": config.walks,
-            "point_in_time": config.features.point_in_time,
-            **config.selection,
-        }
-    )
+    to_build = rows.to_build(config)
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
     # A user's own schemas are edited where they lie; the components that read them notice.
@@ -147,13 +138,7 @@ def create_pipeline(
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = {"point_in_time": list(to_build.point_in_time)}
-    if entry.task == "retrieve":
-        _require_use_of_context(config, model_class)
-        carries |= model_class.carries(config.features.context)
-    else:
-        model_class.check_label(config.label, hyper_parameters.get("list_loss"))
-        carries |= model_class.carries()
+    carries = rows.carried(config, model_class, hyper_parameters.get("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
@@ -187,10 +172,7 @@ def create_pipeline(
         # train rows, so nothing would read it.
         disable_analyzer_cache=True,
         custom_config={
-            "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
-            "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
-            "min_count": config.features.min_count,
-            "quantiles": getattr(model_class, "reads_quantiles", False),
+            **rows.transformed(config, tables, model_class),
             "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
     )
@@ -289,15 +271,6 @@ def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -
             "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
             "count as a miss; required: hyper_parameters.filter_seen: false with "
             "split.drop_repeats: false, or split.drop_repeats: true"
-        )
-
-
-def _require_use_of_context(config: RunConfig, model_class: Any) -> None:
-    """Refuses context for a model that would not read it."""
-    if config.features.context and not model_class.reads_context:
-        raise ConfigError(
-            f"features.context: {config.model} reads no context; received "
-            f"{', '.join(config.features.context)}"
         )
 
 

@@ -175,6 +175,7 @@ class ToyRun:
         killed: the same of the run that met kill -9 while it trained.
         finished: the run that went on to the end.
         copy: the folder of runs as it was then, for tests that add runs of their own.
+        spare: another, for the notebooks.
     """
 
     output: Path
@@ -183,6 +184,7 @@ class ToyRun:
     killed: tuple[int, str]
     finished: subprocess.CompletedProcess
     copy: Path
+    spare: Path
 
 
 @pytest.fixture(scope="session")
@@ -217,6 +219,7 @@ def _toy_run(root: Path) -> ToyRun:
         killed,
         finished,
         Path(shutil.copytree(output, root / "toy_run_copy")),
+        Path(shutil.copytree(output, root / "toy_run_spare")),
     )
 
 

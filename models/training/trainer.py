@@ -51,9 +51,7 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
-    tf.keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
-    )
+    set_precision(hyper_parameters)
     cluster = Cluster.here()
     if cluster.has_servers:
         require_shards(config["model"])
@@ -167,18 +165,21 @@ class Folders:
         return cls(serving, logs, checkpoints, base, passing)
 
 
-def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:
+def resolve(
+    model: str, overrides: dict[str, Any], kind: type[HyperParameters] | None = None
+) -> HyperParameters:
     """Returns the hyper-parameters of a model.
 
     Args:
         model: its name.
         overrides: name -> value of what is not to stay as the model's defaults have it.
+        kind: the class of them; None: that of the registered model of this name.
 
     Raises:
         ConfigError: a common setting that the model has no use for, an unknown name (the message
             has the nearest), or a value that is refused.
     """
-    kind = registry.load(model).Model.HyperParameters
+    kind = kind or registry.load(model).Model.HyperParameters
     for name in overrides:
         if name not in kind.model_fields and name in COMMON:
             raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
@@ -194,6 +195,13 @@ def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:
         raise ConfigError(
             f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
         ) from None
+
+
+def set_precision(hyper_parameters: HyperParameters) -> None:
+    """Sets the types that layers made from now on compute and hold their weights in."""
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
+    )
 
 
 def choose_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:

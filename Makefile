@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu engines clean
+.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu engines bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -73,6 +73,9 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command '
 lock: ## compile both locks from requirements/*.in; UPGRADE=--upgrade for newer versions
 	$(COMPILE) $(UPGRADE) --python-version 3.10 --python-platform x86_64-manylinux_2_28 requirements/portable.in requirements/tools.in -o requirements/portable.txt
 	$(COMPILE) $(UPGRADE) --python-version 3.12 --universal requirements/current.in requirements/tools.in -o requirements/current.txt
+
+bench-gpu: $(STAMP) ## the table of a GPU, on MovieLens-100K; without one it says so
+	@$(PYTHON) -m benchmarks.gpu
 
 clean: ## caches and build leftovers; keeps .venv, runs and fetched data
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .cache/ci .cache/trixie

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 
 from models.names.errors import ConfigError, nearest
-from models.names.settings import Names, Settings
+from models.names.settings import Names
+from pipeline.workers import WorkersConfig
 
 ALL = "all"
 _UNITS = {
@@ -41,8 +42,8 @@ Mount = Annotated[str, pydantic.AfterValidator(_absolute)]
 SecretKey = Annotated[str, pydantic.AfterValidator(_key_of_a_secret)]
 
 
-class ClusterConfig(Settings):
-    """What `recsys compile` asks of a cluster.
+class ClusterConfig(WorkersConfig):
+    """How many processes train, and what `recsys compile` asks of a cluster.
 
     Attributes:
         image: the container image that holds this project.
@@ -166,6 +167,50 @@ class ClusterConfig(Settings):
                 {"key": self.gpu_type, "operator": "Exists", "effect": "NoSchedule"}
             ]
         return found
+
+    def pod(self, step: str) -> dict[str, Any]:
+        """What each process of a training by several is given, see `workers.documents`."""
+        found = self.resources(step)
+        limits = {
+            "memory": self.memory.get(step, self.memory.get(ALL)),
+            "cpu": found.get("cpuLimit"),
+        }
+        limits[self.gpu_type] = self.gpus.get(step)
+        env = [{"name": name, "value": value} for name, value in self.environment.items()]
+        for variable, place in self.secrets.items():
+            secret, key = place.split("/")
+            reference = {"secretKeyRef": {"name": secret, "key": key}}
+            env.append({"name": variable, "valueFrom": reference})
+        mounted = {
+            **{
+                path: {"persistentVolumeClaim": {"claimName": name}}
+                for path, name in self.volumes.items()
+            },
+            **{path: {"secret": {"secretName": name}} for path, name in self.secret_files.items()},
+        }
+        spec: dict[str, Any] = {
+            "volumes": [
+                {"name": f"volume-{number}", **source}
+                for number, source in enumerate(mounted.values())
+            ],
+            "imagePullSecrets": [{"name": name} for name in self.pull_secrets],
+            "nodeSelector": self.node_labels,
+            "tolerations": self.kubernetes(step).get("tolerations", []),
+        }
+        container = {
+            "image": self.image,
+            "imagePullPolicy": self.pull_policy,
+            "env": env,
+            "volumeMounts": [
+                {"name": f"volume-{number}", "mountPath": path}
+                for number, path in enumerate(mounted)
+            ],
+            "resources": {"limits": {name: str(most) for name, most in limits.items() if most}},
+        }
+        return {
+            "container": {name: value for name, value in container.items() if value},
+            "spec": {name: value for name, value in spec.items() if value},
+        }
 
 
 def _constant(value: str) -> dict[str, Any]:

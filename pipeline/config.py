@@ -97,7 +97,8 @@ class RunConfig(Settings):
             path, or a URI under s3://, gs:// or hdfs://.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
-        cluster: what `recsys compile` asks of a cluster; a run on this machine has no use for it.
+        cluster: how many processes train, here or on a cluster; and what `recsys compile` asks of
+            a cluster besides.
     """
 
     model: str = "two_tower"

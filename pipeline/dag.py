@@ -21,7 +21,7 @@ from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import metrics, registry
 from models.names.hyper_parameters import Epochs
-from pipeline import rows
+from pipeline import rows, workers
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
 from pipeline.preflight import check_run
@@ -49,6 +49,7 @@ def create_pipeline(
     checkpoint_root: str | None = None,
     metadata_path: str | None = None,
     schema_dir: str | None = None,
+    training_pod: dict[str, Any] | None = None,
 ) -> tfx.Pipeline:
     """Builds the pipeline of a run.
 
@@ -64,6 +65,8 @@ def create_pipeline(
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
         schema_dir: where the components find the table schemas; None where they run on this
             machine. Elsewhere nothing is known of the data and of what was blessed.
+        training_pod: what each process of a training by several is given on Kubernetes, see
+            `pipeline.workers.documents`; None: they run on this machine.
 
     Raises:
         ConfigError: a place that Beam's workers cannot see, no metric to choose the epoch by, walks
@@ -192,6 +195,13 @@ def create_pipeline(
         )
     )
     training["fingerprint"] = identity
+    # Several processes train the same model: what they are does not tell it apart.
+    processes = workers.trainer_settings(config.cluster, config.model)
+    if processes:
+        if training_pod is not None:
+            name = workers.job_name(config.pipeline_name, identity)
+            processes = workers.on_kubernetes(config.cluster, processes, name, training_pod)
+        training["cluster"] = processes
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
@@ -207,7 +217,7 @@ def create_pipeline(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
         schema=builder.outputs["schema"],
-        run_fn="models.training.trainer.run_fn",
+        run_fn=workers.run_fn_of(processes),
         train_args=tfx.TrainArgs(
             splits=["train", "items", "users"]
             + ([WALKS] if to_build.walks.on_graph else [])

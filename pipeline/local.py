@@ -116,6 +116,8 @@ def execute(
         engines.require_usable(beam, str(output), say)
         say(f"{name}: starting")
         started = time.monotonic()
+        with _nothing_on_stderr():
+            import tensorflow  # noqa: F401
         pipeline = create(output)
         from pipeline import tfx_api as tfx
 
@@ -282,6 +284,19 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     absl_logging.use_absl_handler()
     absl_logging.get_absl_handler().setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """For the import of TensorFlow 2.21, which notes its build before it can be asked not to."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 class _Progress(logging.Handler):

@@ -134,3 +134,45 @@ def test_the_sources_hold_no_path_of_a_machine():
 )
 def test_a_path_of_a_machine_is_told_from_others(line, is_one):
     assert bool(MACHINE_PATH.search(line)) is is_one
+
+
+def test_google_does_not_tell_users_that_their_python_or_grpc_is_old():
+    """Those of the `portable` lane are; Beam and TFX import what warns."""
+    program = "import models, google.api_core, google.auth.transport.grpc"
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "FutureWarning" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "glibc, versions, expected",
+    [
+        ("2.41", ("3.10", "3.13"), "current python3.13"),
+        ("2.41", ("3.10", "3.12"), "current python3.12"),
+        ("2.39", ("3.12", "3.13"), "current python3.13"),
+        ("2.36", ("3.10", "3.13"), "portable python3.10"),  # TFX 1.21 has no wheel for it
+        ("2.41", ("3.10",), "portable python3.10"),
+    ],
+)
+def test_the_current_lane_is_taken_where_it_runs(tmp_path, glibc, versions, expected):
+    """Pythons that say their version, and a C library that does."""
+    answers = {f"python{version}": version for version in versions}
+    for name, answer in {**answers, "getconf": f"glibc {glibc}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {answer}\n")
+        (tmp_path / name).chmod(0o755)
+    for tool in ("bash", "cut", "sort", "head", "env", "cat"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    found = subprocess.run(
+        [ROOT / "requirements" / "find_python"],
+        env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lane, name = expected.split()
+    assert found.stdout.split() == [lane, str(tmp_path / name)]

@@ -67,6 +67,7 @@ class CDAE(DotProductModel[HyperParameters]):
     """A user's items and node make a code, which is matched with an output table."""
 
     uses_history = True
+    shards = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -51,6 +51,8 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, Xla, Forgetting):
 class BPRMF(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
+    shards = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         self.user_factors, self.item_factors = (

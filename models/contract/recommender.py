@@ -30,10 +30,14 @@ class Recommender(tfrs.Model, Generic[H]):
             model's settings with it.
         hyper_parameters: the settings of this model.
         sums_loss: `compute_loss` is a sum over the rows that it is given, not their mean.
+        shards: the tables may lie in pieces on parameter servers: the model learns by `loop.fit`
+            alone, of batches that are made anywhere (`batches` asks no table of texts), and reads
+            tables by looking rows up.
     """
 
     HyperParameters: ClassVar[type[settings.HyperParameters]] = settings.HyperParameters
     sums_loss: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

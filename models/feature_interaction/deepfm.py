@@ -48,6 +48,8 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
 class DeepFM(ScoreModel[HyperParameters]):
     """Low-order interactions by a factorization machine, high-order ones by a network."""
 
+    shards = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)

@@ -45,6 +45,8 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
 class FactorizationMachine(ScoreModel[HyperParameters]):
     """A weight and a vector for every value of every field."""
 
+    shards = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)

@@ -43,6 +43,8 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
 class LogisticRegression(ScoreModel[HyperParameters]):
     """A weight for every value of every field."""
 
+    shards = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)

@@ -81,6 +81,8 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
 class XDeepFM(ScoreModel[HyperParameters]):
     """Explicit interactions, vector by vector, beside the implicit ones of a network."""
 
+    shards = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         self.rows = FieldRows(data.fields)

@@ -93,6 +93,7 @@ class TwoTower(DotProductModel[HyperParameters]):
 
     uses_history = True
     cold_items = True
+    shards = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -95,6 +95,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
     uses_user_id = False
     uses_history = True
     reads_context = True
+    shards = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -30,7 +30,9 @@ import numpy as np
 import tensorflow as tf
 
 from models.names.errors import RecsysError
+from models.training import cluster
 from models.training.optimizers import Adam
+from models.training.servers import ParameterServers, fetch
 
 
 @dataclass
@@ -47,6 +49,7 @@ class TrainingLoop:
         log_dir: TensorBoard logs; None writes none.
         stage_epochs: stage -> epochs, where they were chosen before: to train again on all that
             there is to learn from.
+        servers: where the tables of a sharded model lie; None: in the memory of this process.
         warm_started: every trainable variable and table of tokens of the model holds what an
             earlier one had learnt, so a procedure that would overwrite them is skipped.
         history: one dict an epoch and stage: epoch, stage, seconds, loss, examples_per_second,
@@ -62,6 +65,7 @@ class TrainingLoop:
     checkpoint_dir: str | None = None
     log_dir: str | None = None
     stage_epochs: dict[str, int] = field(default_factory=dict)
+    servers: ParameterServers | None = None
     warm_started: bool = False
     history: list[dict] = field(default_factory=list)
     best_epochs: dict[str, int] = field(default_factory=dict)
@@ -93,19 +97,25 @@ class TrainingLoop:
         hyper_parameters = self.hyper_parameters
         model.dropout_seed = self.seed
         epochs = self.stage_epochs.get(stage, epochs or hyper_parameters.epochs)
+        together = self.strategy.num_replicas_in_sync > 1 or self.servers
         with self.strategy.scope():
             model.compile(
                 optimizer=optimizer
                 or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.setting("lazy_adam")),
                 jit_compile=hyper_parameters.setting("jit_compile"),
-                steps_per_execution=1 if self.strategy.num_replicas_in_sync > 1 else 8,
+                steps_per_execution=1 if together else 8,
             )
         keeper = _Keeper(self, model, stage, epochs, before_epoch, validate)
         batches = model.batches(self.data, self.seed, keeper.first_epoch)
         # There must be variables to restore, and those that the first step would make have it
         # traced a second time.
         self.build(model, batches)
-        keeper.prepare()
+        stepped = model
+        if self.servers:
+            stepped = self.servers.twin(
+                model, self.data, next(iter(batches.dataset)), model.optimizer
+            )
+        keeper.prepare(stepped)
         keeper.restore()
         if not keeper.finished:
             keeper.rows = batches.rows
@@ -120,8 +130,10 @@ class TrainingLoop:
                         os.path.join(self.log_dir, stage), write_graph=False
                     )
                 )
-            model.fit(
-                batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
+            stepped.fit(
+                self.servers.batches(stepped, self.data, self.seed, keeper.first_epoch)
+                if self.servers
+                else batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
                 initial_epoch=keeper.first_epoch,
                 epochs=epochs,
                 steps_per_epoch=batches.steps,
@@ -181,7 +193,7 @@ class _Keeper(tf.keras.callbacks.Callback):
         super().__init__()
         self._loop, self._stage, self._epochs = loop, stage, epochs
         self._evaluation = loop.evaluation if validate else None
-        self._trained = model
+        self._trained = self._stepped = model
         self._before_epoch = before_epoch
         self._metrics = (
             self._evaluation.metrics.choosing_by(loop.hyper_parameters.monitor)
@@ -197,19 +209,28 @@ class _Keeper(tf.keras.callbacks.Callback):
         self.rows = 0
         self.finished = False
         self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
-        interrupted = self._folder is not None and (self._folder / "state.json").exists()
-        self._state = json.loads((self._folder / "state.json").read_text()) if interrupted else None
-        if not _agreed(loop.strategy, self._state["epoch"] if self._state else 0):
-            say(f"{stage}: the workers were interrupted in different epochs; all start anew")
-            self._state = None
-        self.first_epoch = self._state["epoch"] if self._state else 0
+        # A kill may come when one worker has saved an epoch and another has not.
+        states = {state["epoch"]: state for state in self._states()}
+        self.first_epoch = cluster.agreed_epoch(loop.strategy, list(states))
+        self._state = states.get(self.first_epoch)
+        if states and self._state is None:
+            say(f"{stage}: no epoch is kept by all workers; they start anew")
 
-    def prepare(self) -> None:
-        """Makes room for the averages of a model whose variables exist."""
+    def prepare(self, stepped) -> None:
+        """Makes room for the averages of a model whose variables exist.
+
+        Args:
+            stepped: the model that takes the steps, where it is another one: on servers.
+        """
+        self._stepped = stepped
         with tf.device("CPU:0"):
             self._average = [
                 tf.Variable(variable.numpy(), trainable=False) for variable in self._weights()
             ]
+        if self._evaluation is not None:
+            # Here and not in a callback, which Keras calls within the strategy's scope: what
+            # evaluation holds, ids among it, is this process' own and no concern of the others.
+            self._evaluate = self._evaluation.of(self._trained)
 
     def restore(self) -> None:
         """Loads what an interrupted training had come to, if there was one."""
@@ -221,6 +242,7 @@ class _Keeper(tf.keras.callbacks.Callback):
         for epoch in (state["best_epoch"], state["epoch"]):
             if epoch:
                 self._checkpoint().read(str(self._folder / f"epoch-{epoch}")).expect_partial()
+                self._fetch()
             if epoch == state["best_epoch"] and epoch:
                 self._best_weights = self._averaged(self._trained.get_weights)
         self._curve, self._best = state["curve"], state["best"]
@@ -251,12 +273,11 @@ class _Keeper(tf.keras.callbacks.Callback):
             "loss": loss,
             "examples_per_second": round(self.rows / seconds, 1),
         }
+        self._fetch()
         self._follow(epoch)
         if self._evaluation is not None and (
             epoch % hyper_parameters.validate_every == 0 or epoch == self._epochs
         ):
-            if self._evaluate is None:
-                self._evaluate = self._evaluation.of(self._trained)
             values = self._averaged(lambda: self._judge(epoch))
             row.update(values)
             logs.update({f"val_{name}": value for name, value in values.items()})
@@ -283,7 +304,7 @@ class _Keeper(tf.keras.callbacks.Callback):
     def _judge(self, epoch: int) -> dict[str, float]:
         """Validates the averaged weights, which are in place; keeps them if none were better."""
         hyper_parameters = self._loop.hyper_parameters
-        values = self._evaluate()
+        values = cluster.agreed_values(self._loop.strategy, self._evaluate())
         score = values[self._metrics.monitor] * (1 if self._metrics.higher_is_better else -1)
         share = max(hyper_parameters.latest_share, hyper_parameters.validate_every / epoch)
         self._curve = score if self._curve is None else self._curve + share * (score - self._curve)
@@ -291,6 +312,11 @@ class _Keeper(tf.keras.callbacks.Callback):
             self._best, self._best_epoch = self._curve, epoch
             self._best_weights = self._trained.get_weights()
         return values
+
+    def _fetch(self) -> None:
+        """Brings the latest weights here, where the servers have them."""
+        if self._stepped is not self._trained:
+            fetch(self._stepped, self._trained)
 
     def _follow(self, epoch: int) -> None:
         """Moves the averages towards the weights of an epoch."""
@@ -317,8 +343,14 @@ class _Keeper(tf.keras.callbacks.Callback):
 
     def _checkpoint(self) -> tf.train.Checkpoint:
         return tf.train.Checkpoint(
-            model=self._trained, optimizer=self._trained.optimizer, average=self._average
+            model=self._stepped, optimizer=self._stepped.optimizer, average=self._average
         )
+
+    def _states(self) -> list[dict[str, Any]]:
+        """The states that are kept, the latest first: of one epoch, or with several workers two."""
+        names = ("state.json", "state-before.json")
+        files = [self._folder / name for name in names] if self._folder else []
+        return [json.loads(file.read_text()) for file in files if file.exists()]
 
     def _save(self, epoch: int, finished: bool) -> None:
         if self._folder is None:
@@ -333,22 +365,22 @@ class _Keeper(tf.keras.callbacks.Callback):
             "finished": finished,
             "history": [row for row in self._loop.history if row["stage"] == self._stage],
         }
-        # The state names the checkpoint and replaces the old state whole, so a kill leaves one of
-        # the two, never half of one.
-        temporary = self._folder / "state.json.partial"
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._folder / "state.json")
+        before = self._states()[:1]
+        if self._loop.strategy.num_replicas_in_sync > 1 and before:
+            _write(self._folder / "state-before.json", before[0])
+        # The state names the checkpoint.
+        _write(self._folder / "state.json", state)
+        kept = {each[key] for each in self._states() for key in ("epoch", "best_epoch")}
         for old in self._folder.glob("epoch-*"):
-            if int(old.name.split("-")[1].split(".")[0]) not in (epoch, self._best_epoch):
+            if int(old.name.split("-")[1].split(".")[0]) not in kept:
                 old.unlink()
 
 
-def _agreed(strategy: tf.distribute.Strategy, epoch: int) -> bool:
-    """Whether all workers have come to this epoch: a kill may come between two of them."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return True
-    own = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([epoch]))
-    return len(np.unique(strategy.gather(own, axis=0))) == 1
+def _write(file: pathlib.Path, state: dict[str, Any]) -> None:
+    """Replaces the old state whole, so a kill leaves one of the two, never half of one."""
+    temporary = file.with_name(f"{file.name}.partial")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(file)
 
 
 def describe(row: dict) -> str:

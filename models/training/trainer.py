@@ -3,7 +3,9 @@
 It knows no single model.
 """
 
+import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,12 +22,14 @@ from models.names.errors import ConfigError
 from models.names.hyper_parameters import HyperParameters
 from models.names.label import Label
 from models.training import warm_start, warm_up
+from models.training.cluster import Cluster, require_equal
 from models.training.loop import TrainingLoop, say
+from models.training.servers import SMALLEST_PIECE, ParameterServers, require_shards
 
 TRAINING_LOG = "training.json"
 
 
-def run_fn(fn_args: Any) -> None:
+def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     """Trains and exports one model.
 
     Args:
@@ -34,10 +38,12 @@ def run_fn(fn_args: Any) -> None:
             `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
             folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
             `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
-            `checkpoint_dir` and `fingerprint`.
+            `checkpoint_dir`, `cluster` and `fingerprint`.
+        start_seconds: how long the workers have to come together, where there are several.
 
     Raises:
-        ConfigError: an unknown model or hyper-parameter.
+        ConfigError: an unknown model or hyper-parameter, workers that were given different
+            trainings, or parameter servers for a model whose tables cannot lie there.
         DataError: a split is missing or empty.
     """
     started = time.monotonic()
@@ -47,7 +53,13 @@ def run_fn(fn_args: Any) -> None:
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
     set_precision(hyper_parameters)
-    strategy = choose_strategy()
+    cluster = Cluster.here()
+    if cluster.has_servers:
+        require_shards(config["model"])
+    with cluster.starting(start_seconds):
+        strategy = choose_strategy(cluster)
+        smallest = config.get("cluster", {}).get("smallest_piece", SMALLEST_PIECE)
+        sharded = ParameterServers(cluster, smallest) if cluster.has_servers else None
     folders = Folders.of(fn_args)
     splits = {
         _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
@@ -55,6 +67,7 @@ def run_fn(fn_args: Any) -> None:
     asked = config.get("metrics", ())
     task = tasks.of(config["model"], Label.parse(config.get("label")), asked)
     data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
+    _require_equal(strategy, config, hyper_parameters, data)
     loop = TrainingLoop(
         hyper_parameters,
         data,
@@ -63,6 +76,7 @@ def run_fn(fn_args: Any) -> None:
         strategy=strategy,
         checkpoint_dir=folders.checkpoints,
         log_dir=folders.logs,
+        servers=sharded,
     )
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
@@ -93,8 +107,9 @@ def run_fn(fn_args: Any) -> None:
         "seed": seed,
         "unknown_item_events": data.unknown_item_events,
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
-        "strategy": type(strategy).__name__,
+        "strategy": type(sharded.strategy if sharded else strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
+        **({"pieces": sharded.pieces} if sharded else {}),
         "warm_start": warmed and {"from": folders.base, **warmed},
         "best_epoch": list(loop.best_epochs.values())[-1],
         "best_epochs": loop.best_epochs,
@@ -137,8 +152,8 @@ class Folders:
 
     @classmethod
     def of(cls, fn_args: Any) -> "Folders":
-        """The folders of this process (see `worker`) for the arguments of `run_fn`."""
-        name, checkpoints = worker(), fn_args.custom_config.get("checkpoint_dir")
+        """The folders of this process (see `Cluster.name`) for the arguments of `run_fn`."""
+        name, checkpoints = Cluster.here().name, fn_args.custom_config.get("checkpoint_dir")
         serving, logs, passing = fn_args.serving_model_dir, fn_args.model_run_dir, ()
         if name:
             scratch = tempfile.mkdtemp(prefix=f"{name}-")
@@ -156,18 +171,6 @@ def _base_model(fn_args: Any) -> str | None:
     """Folder of the model that a warm start begins with; None of a cold one."""
     folder = fn_args.base_model if fn_args.custom_config.get("warm_start", True) else None
     return folder if folder and tf.io.gfile.exists(folder) else None
-
-
-def worker() -> str | None:
-    """The name of this process among the workers that TF_CONFIG names, such as `worker-1`.
-
-    It is None for the chief, and where there is no cluster.
-    """
-    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
-    cluster, task = config.get("cluster", {}), config.get("task", {})
-    kind, index = task.get("type", "worker"), int(task.get("index", 0))
-    first = "chief" if "chief" in cluster else "worker"
-    return None if not cluster or (kind, index) == (first, 0) else f"{kind}-{index}"
 
 
 def resolve(
@@ -195,13 +198,15 @@ def set_precision(hyper_parameters: HyperParameters) -> None:
     )
 
 
-def choose_strategy() -> tf.distribute.Strategy:
+def choose_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Chooses the distribution strategy.
 
-    Several workers when TF_CONFIG names a cluster, several devices when there are GPUs (or logical
-    CPUs), else one.
+    Several workers when there is a cluster of them, several devices when there are GPUs (or logical
+    CPUs), else one. Where there are parameter servers it is that of the chief's own memory.
     """
-    if "cluster" in json.loads(os.environ.get("TF_CONFIG", "{}")):
+    if cluster and cluster.has_servers:
+        return tf.distribute.get_strategy()
+    if cluster and cluster.addresses:
         return tf.distribute.MultiWorkerMirroredStrategy()
     for kind in ("GPU", "CPU"):
         devices = [
@@ -213,6 +218,23 @@ def choose_strategy() -> tf.distribute.Strategy:
         if devices:
             return tf.distribute.OneDeviceStrategy(devices[0])
     raise ConfigError("TensorFlow sees no device to train on; required: a CPU or a GPU")
+
+
+def _require_equal(strategy: Any, config: dict[str, Any], hyper_parameters: Any, data: Any) -> None:
+    """Refuses workers that would not take the same steps."""
+    own = hyper_parameters.model_dump(mode="json")
+    told = json.dumps([config["model"], own, config.get("seed"), config.get("label")])
+    require_equal(
+        strategy,
+        {
+            "hyper_parameters.batch_size": own.get("batch_size", 0),
+            "the number of items": len(data.items),
+            "the number of users": len(data.users),
+            "the model, its hyper-parameters, the label or the seed": int.from_bytes(
+                hashlib.sha256(told.encode()).digest()[:6], "big"
+            ),
+        },
+    )
 
 
 def _split_name(pattern: str) -> str:

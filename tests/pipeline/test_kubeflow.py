@@ -101,6 +101,34 @@ def test_a_warm_training_is_another_one_than_a_cold_one():
         assert cold[name] == again[name] != warm[name]
 
 
+def test_several_processes_train_here_or_in_pods_of_their_own():
+    """What they are does not tell the training apart: the same fingerprint."""
+    from pipeline import dag
+    from pipeline.workers import WorkersConfig
+
+    def trainer(pod=None, **cluster):
+        nodes = dag.create_pipeline(
+            config(cluster=WorkersConfig(**cluster)),
+            source="",
+            fingerprint="",
+            schemas="movielens",
+            hyper_parameters={},
+            pipeline_root="",
+            serving_dir="",
+            training_pod=pod,
+        ).components
+        (found,) = (node.exec_properties for node in nodes if node.id == "Trainer")
+        return found["run_fn"], json.loads(found["custom_config"])
+
+    run_fn, alone = trainer()
+    assert run_fn == "models.training.trainer.run_fn" and "cluster" not in alone
+    run_fn, here = trainer(workers=2)
+    assert run_fn == "models.training.launcher.run_fn" and here["cluster"]["workers"] == 2
+    run_fn, away = trainer({"container": {"image": IMAGE}}, workers=2, shared_folder="/mnt/x")
+    assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["documents"])
+    assert alone["fingerprint"] == here["fingerprint"] == away["fingerprint"]
+
+
 def test_dependencies_are_those_of_the_local_pipeline(steps):
     found = {name: set(task.dependent_tasks) for name, task in steps.tasks.items()}
     assert found == local_dependencies()

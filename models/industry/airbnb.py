@@ -24,7 +24,7 @@ has coordinates; where no market is named any listing may be near. A user's type
 table of users, not as it was when a booking was made. Ten passes, no validation, for the types.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,13 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     market: str | None = None
     user_type: tuple[str, ...] | None = None
     listing_type: tuple[str, ...] | None = None
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
+        if self.market is not None:
+            yield "market", self.market
+        yield from (("user_type", name) for name in self.user_type or ())
+        yield from (("listing_type", name) for name in self.listing_type or ())
 
 
 class Airbnb(ItemToItemModel[HyperParameters]):

@@ -1,4 +1,8 @@
-"""`recsys compare`: what two runs reached for the same test users, and whether that is chance."""
+"""`recsys compare`: what two runs reached for the same test users, and whether that is chance.
+
+It compares the models that were measured: one that was fitted again on everything has seen the test
+rows.
+"""
 
 from components.gate import comparison
 from components.gate.comparison import Difference

@@ -88,6 +88,9 @@ class RunConfig(Settings):
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
+        refit: once the model is blessed, train it again on train, validation and test, for the
+            epochs that were chosen, and push that; what is measured and compared stays the model
+            that has not seen test.
         output: folder of runs, metadata and pushed models.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
@@ -108,6 +111,7 @@ class RunConfig(Settings):
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     seed: int = 0
     warm_start: bool = False
+    refit: bool = False
     output: str = "runs"
     name: str | None = pydantic.Field(None, examples=["shop"])
 

@@ -267,10 +267,10 @@ def create_pipeline(
             code_hash=components_hash,
         )
         chosen = refit.outputs["hyperparameters"]
-        whole = ExampleBuilder(**building, refit=chosen).with_id(f"ExampleBuilder_{_AGAIN}")
+        whole = ExampleBuilder(**building, refit=chosen).with_id(f"ExampleBuilder-{_AGAIN}")
         graph = RefitTransform(
             examples=whole.outputs["examples"], schema=whole.outputs["schema"], **transforming
-        ).with_id(f"Transform_{_AGAIN}")
+        ).with_id(f"Transform-{_AGAIN}")
         again = RefitTrainer(
             examples=whole.outputs["examples"],
             transform_graph=graph.outputs["transform_graph"],
@@ -278,7 +278,7 @@ def create_pipeline(
             hyperparameters=chosen,
             custom_config=known_as(_hash_text(f"{identity} {_AGAIN}")),
             **fitting,
-        ).with_id(f"Trainer_{_AGAIN}")
+        ).with_id(f"Trainer-{_AGAIN}")
         return [refit, whole, graph, again]
 
     # The gate: better than the reference, and not much worse than the last blessed model.
@@ -379,7 +379,7 @@ def gate_and_push(
     if fit_again:
         again = fit_again(evaluator.outputs["blessing"], canary.outputs["blessing"])
         model = again[-1].outputs["model"]
-        again.append(Canary(model=model, **asking).with_id(f"Canary_{_AGAIN}"))
+        again.append(Canary(model=model, **asking).with_id(f"Canary-{_AGAIN}"))
     tried = again[-1] if again else canary
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.

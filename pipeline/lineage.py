@@ -123,7 +123,7 @@ class RunRecord:
 
     def served(self, node: str) -> str:
         """The node that did for the pushed model what `node` did for the measured one."""
-        return f"{node}_refit" if self.refit.get("events") else node
+        return f"{node}-refit" if self.refit.get("events") else node
 
     @functools.cached_property
     def data_run(self) -> "RunRecord":
@@ -171,10 +171,10 @@ class RunRecord:
         found = self.artifacts.get(("Refit", "hyperparameters"))
         if found is None:
             return {}
-        log = self._json("Trainer_refit", "model_run", "training.json")
+        log = self._json("Trainer-refit", "model_run", "training.json")
         if not log:
             return {"skipped": found.get("skipped", "the run did not get as far")}
-        builders = ("ExampleBuilder_refit", "ExampleBuilder")
+        builders = ("ExampleBuilder-refit", "ExampleBuilder")
         events, before = (
             self._json(node, "examples", "report.json")["splits"]["train"]["events"]
             for node in builders
@@ -241,7 +241,7 @@ class RunRecord:
         Of a model that was fitted again it is that one's, unless the measured one failed.
         """
         first = self.artifacts.get(("Canary", "blessing"), {})
-        again = self.artifacts.get(("Canary_refit", "blessing"), {})
+        again = self.artifacts.get(("Canary-refit", "blessing"), {})
         return again if again and first.get("blessed") == 1 else first
 
     @property

@@ -340,7 +340,7 @@ class _Progress(logging.Handler):
         message = record.getMessage() if len(record.msg) < 100 else ""
         if started := self._RUNNING.match(message):
             self._started, self._cached = time.monotonic(), False
-            if started.group(1) in ("Trainer", "Trainer_refit"):
+            if started.group(1) in ("Trainer", "Trainer-refit"):
                 self._say(f"  {started.group(1)} ...")
         elif message.startswith("A cached execution"):
             self._cached = True

@@ -6,6 +6,7 @@ in its turn.
 """
 
 import functools
+import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
@@ -18,12 +19,13 @@ from tfx.dsl.components.base import (
     base_executor,
     executor_spec,
 )
+from tfx.dsl.io import fileio
 from tfx.types import Channel, component_spec
 
 from models.names.errors import nearest
 
 SKIPPED = "skipped"
-"""The custom property of an artifact that was not made; it says why."""
+"""The custom property of an artifact that was not made, and its only file; both say why."""
 
 
 def why_skipped(artifacts: Mapping[str, list[types.Artifact]]) -> str:
@@ -35,10 +37,16 @@ def why_skipped(artifacts: Mapping[str, list[types.Artifact]]) -> str:
 
 
 def skip(artifacts: Mapping[str, list[types.Artifact]], reason: str) -> None:
-    """Marks artifacts as not made, and says why."""
+    """Marks artifacts as not made, and says why.
+
+    The file is for object stores, in which a folder without one is none.
+    """
     for many in artifacts.values():
         for one in many:
             one.set_string_custom_property(SKIPPED, reason)
+            fileio.makedirs(one.uri)
+            with fileio.open(posixpath.join(one.uri, SKIPPED), "w") as file:
+                file.write(reason)
     logging.info("skipped: %s", reason)
 
 

@@ -73,7 +73,8 @@ def check_items(counts: Popularity, config: BuildConfig) -> Popularity:
     items = int((counts.counts >= config.min_count).sum())
     if config.most_items and items > config.most_items:
         raise DataError(
-            f"the catalogue has {items:,} items with at least {config.min_count} train events; "
+            f"the catalogue{' of everything' if config.everything else ''} has {items:,} items "
+            f"with at least {config.min_count} train events; "
             f"required: at most {config.most_items:,}, which is what the model can hold in the "
             "memory of this machine or is set to. Raise features.min_count, or choose another model"
         )

@@ -225,9 +225,9 @@ def test_the_epochs_are_those_that_the_measured_training_chose(tmp_path):
     ],
 )
 def test_what_was_not_blessed_costs_no_training(outcome, reason, tmp_path):
-    """No step opens anything: none of the folders that they are told of is there."""
+    """No step reads anything: none of the files that they are told of is there."""
     chosen = decide(tmp_path, **outcome)
-    assert not list((tmp_path / "chosen").iterdir())
+    assert (tmp_path / "chosen" / SKIPPED).read_text() == reason
     nowhere = tmp_path / "nowhere"
     examples, schema = standard_artifacts.Examples, standard_artifacts.Schema
     built = {"examples": artifact(examples, nowhere), "schema": artifact(schema, nowhere)}
@@ -243,6 +243,6 @@ def test_what_was_not_blessed_costs_no_training(outcome, reason, tmp_path):
         {"blessing": blessing},
         {},
     )
-    assert not nowhere.exists()
+    assert [file.name for file in nowhere.iterdir()] == [SKIPPED]
     assert blessing[0].get_int_custom_property("blessed") == 0
     assert blessing[0].get_string_custom_property("reason") == reason

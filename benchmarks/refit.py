@@ -4,11 +4,11 @@
     python -m benchmarks.refit --data FOLDER/movielens-100k --models popularity item_knn ease
 
 A run knows the log up to a border: of sessions, the source's own train files; else the oldest 90 %
-of the events. Of that it holds out the newest for validation and for test: of sessions a day each,
-else a tenth each. One model is trained on what is left (`measured`, which a run without `refit`
-pushes), one on all of it for the epochs that the first has chosen (`refit`). Both are asked for
-what comes after the border, which neither they nor the choice of the epochs have seen, and both are
-told the same histories, which are whole: a server has them, whatever its model was trained on.
+of the events. Of that it holds out the newest for validation and for test: of sessions `--days`
+each, else a tenth each. One model is trained on what is left (`measured`, which a run without
+`refit` pushes), one on all of it for the epochs that the first has chosen (`refit`). Both are asked
+for what comes after the border, which neither they nor the choice of the epochs have seen, and both
+are told the same histories, which are whole: a server has them, whatever its model was trained on.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BY_TIME = (
 _SESSIONS = {"sequence_by": "session", "drop_repeats": False}
 BY_SESSION = (
     {"name": "predefined", "valid_fraction": 0, **_SESSIONS},
-    {"name": "last_days", "days": 1.0, **_SESSIONS},
+    {"name": "last_days", **_SESSIONS},
 )
 SETTINGS: dict[str, dict[str, Any]] = {
     "gru4rec": {"loss": "cross_entropy", "units": [100], "batch_size": 32, "epochs": 10},
@@ -48,11 +48,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--days", type=float, default=1.0)
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/refit"))
     arguments = parser.parse_args()
 
-    folder = arguments.output / arguments.data.name
-    prepared = prepare(arguments.data, folder)
+    folder = arguments.output / f"{arguments.data.name}-{arguments.days:g}"
+    prepared = prepare(arguments.data, folder, arguments.days)
     by_session = "session_id" in artifacts.table_columns(str(folder / "tables" / "events"))
     rows = []
     for model in arguments.models:
@@ -75,7 +76,7 @@ def main() -> None:
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 
 
-def prepare(source: Path, folder: Path) -> dict[str, Prepared]:
+def prepare(source: Path, folder: Path, days: float) -> dict[str, Prepared]:
     """Builds `measured` and `refit` of what is before the border; their test is what is after."""
     names = ("measured", "refit")
     if (folder / "done").exists():
@@ -84,6 +85,7 @@ def prepare(source: Path, folder: Path) -> dict[str, Prepared]:
     standalone.read_tables(str(source), output=str(folder / "tables"))
     events = artifacts.read_table(str(folder / "tables" / "events"))
     border, inside = BY_SESSION if "session_id" in events.column_names else BY_TIME
+    inside = {**inside, "days": days}
     config = SplitConfig.parse(border)
     log = make_log(events, config, gather_facts(events, config))
     before = folder / "before"

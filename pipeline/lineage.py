@@ -174,10 +174,9 @@ class RunRecord:
         log = self._json("Trainer-refit", "model_run", "training.json")
         if not log:
             return {"skipped": found.get("skipped", "the run did not get as far")}
-        builders = ("ExampleBuilder-refit", "ExampleBuilder")
         events, before = (
-            self._json(node, "examples", "report.json")["splits"]["train"]["events"]
-            for node in builders
+            self.artifacts[node, "examples"]["train_events"]
+            for node in ("ExampleBuilder-refit", "ExampleBuilder")
         )
         return {
             "events": events,

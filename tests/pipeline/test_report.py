@@ -696,12 +696,13 @@ def test_charts_draw_to_scale():
 
 
 def test_a_model_that_was_fitted_again_says_so_and_whose_metrics_these_are(tmp_path):
-    """The measured model had 9 train events (`build`), and the refit has 14 of the whole log."""
+    """The measured model had 9 train events, and the refit has 14, those of the whole log."""
     run = blessed_run(tmp_path)
     run.record.artifacts["Refit", "hyperparameters"] = {}
     assert run.record.refit == {"skipped": "the run did not get as far"}
     (built,) = run.step("ExampleBuilder-refit", ("examples",)).values()
-    (built / "report.json").write_text(json.dumps({"splits": {"train": {"events": 14}}}))
+    run.record.artifacts["ExampleBuilder", "examples"] = {"train_events": 9}
+    run.record.artifacts["ExampleBuilder-refit", "examples"] = {"train_events": 14}
     (trained,) = run.step("Trainer-refit", ("model_run",)).values()
     log = {"best_epochs": {"gmf": 7, "neumf": 1}, "seconds": 12.3}
     (trained / "training.json").write_text(json.dumps(log))

@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test mutants venv lock lint format doctor new-model notebooks gpu clean
+.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -25,8 +25,13 @@ help: ## show this
 run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
 	$(VENV)/bin/recsys demo
 
+PYTEST = $(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
-	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: $(STAMP) ## the thorough tests too: CI runs them
+	$(PYTEST) -m "not slow" $(ARGS)
 
 mutants: $(STAMP) ## breaks the contract in one way after the other, and asks that a test notices
 	$(PYTHON) -m pytest -q --numprocesses=$(WORKERS) -m slow tests/mutants
@@ -53,7 +58,7 @@ format: $(STAMP) ## lay the sources out and mend what ruff can
 new-model: $(STAMP) ## a model's file, registry entry and test; NAME=cdae TASK=retrieve KIND=profile [FAMILY= FROM=]
 	$(PYTHON) tools/new_model.py $(NAME) --task "$(TASK)" --kind "$(KIND)" $(if $(FAMILY),--family $(FAMILY)) $(if $(FROM),--from $(FROM))
 
-notebooks: $(STAMP) ## execute the notebooks headless; their files stay as they are
+notebooks: $(STAMP) ## execute the notebooks headless; two of them read runs (RECSYS_OUTPUT, or runs/)
 	cd notebooks && for notebook in *.ipynb; do ../$(VENV)/bin/jupyter-execute $$notebook || exit 1; done
 
 gpu: $(STAMP) ## TensorFlow with CUDA into the environment

@@ -8,9 +8,7 @@ exported `evaluate` signature.
 import json
 import platform
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +16,12 @@ import numpy as np
 
 from components import standalone
 from models.inputs.schema import read_schema
-from models.names import registry
 from models.names.features import LOG_SCALE
 from models.names.label import Label
+from pipeline import workbench
+from pipeline.workbench import Prepared
 
-
-@dataclass
-class Prepared:
-    """Built examples and transform graph under one folder."""
-
-    folder: Path
-    label: Label | None = None
-
-    @property
-    def schema(self) -> str:
-        return str(self.folder / "schema" / "schema.pbtxt")
-
-    def training_data(self, model: str):
-        """The data as the Trainer would load it for `model`."""
-        from models.contract import tasks
-
-        names = ("train", "valid", "test", "items", "users", "walks", "source")
-        splits = {name: str(self.folder / "examples" / f"Split-{name}" / "*") for name in names}
-        return tasks.of(model, self.label).load(
-            registry.load(model).Model, str(self.folder / "graph"), self.schema, splits
-        )
+_WITH_TEST = (*Prepared.splits, "test")
 
 
 def prepare(
@@ -112,7 +91,7 @@ def prepare(
             custom,
         )
         done.write_text(settings)
-    return Prepared(folder, Label.parse(label))
+    return Prepared(folder, Label.parse(label), splits=_WITH_TEST)
 
 
 def measure(
@@ -141,11 +120,9 @@ def measure(
         trainings), the chosen epochs and the train rows per second.
     """
     from models.contract.retrieve_task import Evaluation
-    from models.training.trainer import resolve
 
-    parameters = resolve(model_name, hyper_parameters)
-    data, model, loop, seconds = _train(prepared, model_name, parameters, seed)
-    task = _task(prepared, model_name)
+    data, model, loop, seconds = _train(prepared, model_name, hyper_parameters, seed)
+    task = prepared.task(model_name)
 
     def apart(split: str) -> dict[str, dict[str, float]]:
         rows = parts(data, split) if parts else {}
@@ -153,7 +130,7 @@ def measure(
 
     valid, apart_valid = loop.evaluation.of(model)(), apart("valid")
     if refit:
-        data, model, _, more = _train(refit, model_name, parameters, seed, loop.best_epochs)
+        data, model, _, more = _train(refit, model_name, hyper_parameters, seed, loop.best_epochs)
         seconds += more
     speeds = [row["examples_per_second"] for row in loop.history if row["examples_per_second"]]
     return {
@@ -165,7 +142,7 @@ def measure(
         "seconds": round(seconds, 1),
         "rows_per_second": float(np.median(speeds)) if speeds else None,
         "best_epochs": loop.best_epochs,
-        "hyper_parameters": parameters.model_dump(),
+        "hyper_parameters": model.hyper_parameters.model_dump(),
     }
 
 
@@ -173,11 +150,7 @@ def train(
     prepared: Prepared, model_name: str, hyper_parameters: dict[str, Any], seed: int
 ) -> tuple[Any, Any, float]:
     """Trains once, for measures of a benchmark's own: the data, the model and the seconds."""
-    from models.training.trainer import resolve
-
-    data, model, _, seconds = _train(
-        prepared, model_name, resolve(model_name, hyper_parameters), seed
-    )
+    data, model, _, seconds = _train(prepared, model_name, hyper_parameters, seed)
     return data, model, seconds
 
 
@@ -189,17 +162,14 @@ def train_again(
     epochs: dict[str, int],
 ) -> dict[str, Any]:
     """Trains for epochs that were chosen before, by stage, and measures on test as `measure`."""
-    from models.training.trainer import resolve
-
-    parameters = resolve(model_name, hyper_parameters)
-    data, model, loop, seconds = _train(prepared, model_name, parameters, seed, epochs)
+    data, model, loop, seconds = _train(prepared, model_name, hyper_parameters, seed, epochs)
     return {
         "model": model_name,
         "seed": seed,
-        "test": _task(prepared, model_name).evaluation(data, "test").of(model)(),
+        "test": prepared.task(model_name).evaluation(data, "test").of(model)(),
         "seconds": round(seconds, 1),
         "best_epochs": loop.best_epochs,
-        "hyper_parameters": parameters.model_dump(),
+        "hyper_parameters": model.hyper_parameters.model_dump(),
     }
 
 
@@ -243,35 +213,16 @@ def choose(
     )
 
 
-def _task(prepared: Prepared, model_name: str):
-    from models.contract import tasks
-
-    return tasks.of(model_name, prepared.label)
-
-
 def _train(
     prepared: Prepared,
     model_name: str,
-    parameters: Any,
+    hyper_parameters: dict[str, Any],
     seed: int,
     stage_epochs: dict[str, int] | None = None,
 ):
     """Trains as the Trainer does: (data, model, loop, seconds)."""
-    import tensorflow as tf
-
-    from models.training.loop import TrainingLoop
-
-    data = prepared.training_data(model_name)
-    tf.keras.backend.clear_session()
-    tf.keras.utils.set_random_seed(seed)
-    started = time.monotonic()
-    model = registry.load(model_name).Model(parameters, data)
-    evaluation = _task(prepared, model_name).evaluation(data, "valid")
-    loop = TrainingLoop(
-        parameters, data, seed=seed, evaluation=evaluation, stage_epochs=stage_epochs or {}
-    )
-    model.learn(loop)
-    return data, model, loop, time.monotonic() - started
+    found = workbench.train(prepared, model_name, hyper_parameters, seed, stage_epochs)
+    return found.data, found.model, found.loop, found.seconds
 
 
 def summary(runs: list[dict[str, Any]], metrics: tuple[str, ...]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from tfx.dsl.components.base import (
 from tfx.dsl.io import fileio
 from tfx.types import Channel, component_spec
 
+from components import beam_signatures as beam_signatures  # it makes Beam remember them
 from models.names.errors import nearest
 
 SKIPPED = "skipped"

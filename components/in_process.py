@@ -7,6 +7,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from components import beam_signatures as beam_signatures  # it makes Beam remember them
+
 # The runner is named, because newer Beams would first try to download another one. One worker in
 # memory is faster than two processes. With cloudpickle, the default of newer Beams, a short
 # Transform takes a fifth less.

@@ -9,12 +9,14 @@ from typing import Any
 
 from components.build import examples
 from components.build.config import BuildConfig
+from components.check import rules
+from components.check.config import Thresholds
 from components.in_process import in_process_pipeline
 from components.read.layouts.detection import plan
 from components.read.tables import write_tables
 from components.tables import artifacts
 from components.tables.names import TABLES
-from components.tables.schemas import schema_folder
+from components.tables.schemas import read_schemas, schema_folder
 from components.tables.shards import ROWS_A_SHARD
 
 
@@ -32,6 +34,68 @@ def read_tables(
     uris = {table: str(Path(output) / table) for table in TABLES}
     return write_tables(
         in_process_pipeline, plan(source, reader, columns), uris, max_rejected_share
+    )
+
+
+def check_tables(
+    tables_dir: str,
+    output: str,
+    thresholds: Mapping[str, Any] | None = None,
+    schema: str = "movielens",
+    now: int | None = None,
+) -> dict[str, Any]:
+    """Measures and checks the tables in `tables_dir` and returns the report of the check.
+
+    Writes `<output>/statistics/<table>` and `<output>/anomalies/<table>`, as StatisticsGen and
+    ExampleValidator do, and `<output>/check/report.json`, whatever comes out.
+
+    Args:
+        tables_dir: what `read_tables` wrote.
+        output: where to.
+        thresholds: see `check.config.Thresholds`.
+        schema: curated table schemas: a name in schema/, or a folder.
+        now: seconds since 1970; None: the clock's.
+
+    Raises:
+        DataError: something is beyond its threshold.
+    """
+    import time
+
+    import tensorflow_data_validation as tfdv
+    from tfx_bsl.public import tfxio
+
+    tables = {table: str(Path(tables_dir) / table) for table in TABLES}
+    folders = {table: Path(output) / "statistics" / table / "Split-all" for table in TABLES}
+    with in_process_pipeline() as pipeline:
+        for table, folder in folders.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            source = tfxio.TFExampleRecord(
+                file_pattern=str(Path(artifacts.split_folder(tables[table], "all")) / "*"),
+                telemetry_descriptors=["recsys", "local"],
+            )
+            _ = (
+                pipeline
+                | f"Rows[{table}]" >> source.BeamSource()
+                | f"Measure[{table}]" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
+                | f"Write[{table}]"
+                >> tfdv.WriteStatisticsToBinaryFile(str(folder / "FeatureStats.pb"))
+            )
+    schemas, anomalies = read_schemas(schema_folder(schema)), {}
+    for table, folder in folders.items():
+        measured = tfdv.load_stats_binary(str(folder / "FeatureStats.pb"))
+        found = tfdv.validate_statistics(measured, schemas[table])
+        path = Path(output) / "anomalies" / table / "Split-all" / "SchemaDiff.pb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.SerializeToString())
+        anomalies[table] = str(path)
+    return rules.check(
+        in_process_pipeline,
+        tables,
+        str(Path(output) / "check"),
+        Thresholds.parse(dict(thresholds or {})),
+        int(time.time()) if now is None else now,
+        anomalies,
+        schemas,
     )
 
 

@@ -33,7 +33,7 @@ def run(
         RecsysError: the run pushed nothing, or what `components.batch.recommendations` raises.
     """
     local.require_plain(Path(folder).absolute(), "--to")
-    record = _pushed(run_id, output)
+    record = pushed(run_id, output)
     with local.readable_errors():
         local.quiet()
         from components.batch import recommendations
@@ -71,7 +71,12 @@ def columns_of_train(examples_uri: str) -> dict[str, str]:
     return records.read_json(f"{examples_uri}/{records.REPORT}")["columns"]["train"]
 
 
-def _pushed(run_id: str, output: str) -> lineage.RunRecord:
+def pushed(run_id: str, output: str) -> lineage.RunRecord:
+    """The run of a name, or the last, whose pushed model is still there.
+
+    Raises:
+        RecsysError: it pushed none.
+    """
     if run_id == "latest":
         return lineage.last_pushed(output)
     record = lineage.load_run(output, run_id)

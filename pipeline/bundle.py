@@ -79,21 +79,26 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     return local.execute(
         Path(config.output).absolute(),
         name,
-        lambda output: _create_pipeline(config, name, recall, rank, output),
+        lambda output: _create_pipeline(config, name, recall, rank, output, say),
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         say,
     )
 
 
 def _create_pipeline(
-    config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path
+    config: BundleConfig,
+    name: str,
+    recall: RunRecord,
+    rank: RunRecord | None,
+    output: Path,
+    say: Callable[[str], None],
 ) -> Any:
+    say(local.LOADING)
     from components.bundle.bundler import Bundler
     from components.gate import evaluation
-    from components.gate.last_blessed import LastBlessedOther
     from components.in_process import ARGUMENTS
     from pipeline import tfx_api as tfx
-    from pipeline.dag import gate_and_push
+    from pipeline.dag import find_last_blessed, gate_and_push
 
     types = tfx.standard_artifacts
 
@@ -127,12 +132,8 @@ def _create_pipeline(
         examples=examples.outputs["result"],
         config=json.dumps(made_of, sort_keys=True),
     )
-    last_blessed = tfx.Resolver(
-        strategy_class=LastBlessedOther,
-        config={"fingerprint": made_of["fingerprint"]},
-        model=tfx.Channel(type=types.Model),
-        model_blessing=tfx.Channel(type=types.ModelBlessing),
-    ).with_id("LastBlessed")
+    serving_dir = str(output / "serving" / name)
+    last_blessed = find_last_blessed(serving_dir, made_of["fingerprint"])
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
     gate = GateConfig(
@@ -142,7 +143,6 @@ def _create_pipeline(
         slices=config.slices,
     )
     bounds = evaluation.eval_config(metrics.TWO_STAGE, gate)
-    serving_dir = str(output / "serving" / name)
     gated = gate_and_push(
         bundler.outputs["model"],
         last_blessed.outputs["model"],

@@ -414,8 +414,17 @@ def demo(user: str | None, **options) -> None:
     show_default=True,
     help="Share of requests to log.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the ports, each with the model: one a core for many clients.",
+)
 @_mended
-def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share) -> None:
+def serve(
+    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes
+) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC.
 
     New versions are picked up while it runs.
@@ -426,7 +435,9 @@ def serve(model_dir, output, name, host, rest_port, grpc_port, log_requests, log
     from pipeline import demo as demonstration
 
     folder = model_dir or demonstration.last_pushed(output)
-    demonstration.serve(folder, name, host, rest_port, grpc_port, log_requests, log_share)
+    demonstration.serve(
+        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes
+    )
 
 
 @main.command()
@@ -539,6 +550,43 @@ def show_run(run_id: str, output: str) -> None:
 
 
 @main.command()
+@click.argument("run_id", metavar="RUN", default="latest")
+@click.option("--where", multiple=True, help='A condition, "genre in Drama | War"; repeat.')
+@click.option("--boost", multiple=True, help='A change of scores, "year > 1990 => * 1.2"; repeat.')
+@click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
+@click.option("--pin", multiple=True, help='An item for the next place, "" for none; repeat.')
+@click.option("--exclude-recent", type=int, help="Leave out so many of the newest a user had.")
+@click.option("--diversity", help='"genre <= 2", or "mmr 0.7".')
+@click.option("--min-score", type=float, help="The least score.")
+@click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
+@_mended
+def evaluate(run_id: str, count: int, output: str, **rules) -> None:
+    """What rules of a request cost on the test queries of RUN, by its pushed model.
+
+    RUN is `latest`, or the beginning of an id or of a pipeline's name. The rules are those that the
+    server takes (serving/README.md); the intervals are those of `recsys compare`.
+
+    \b
+    Example: recsys evaluate --where "genre in Drama | War" --diversity "genre <= 3"
+    """
+    from pipeline import batch as batches
+    from pipeline import compare as comparing
+    from pipeline import evaluate as evaluating
+    from pipeline import show
+
+    record = batches.pushed(run_id, output)
+    found = evaluating.cost_of(record, rules, count, click.echo)
+    show.print_table(
+        f"{record.run_id[:19]} {record.pipeline}: with the rules less without",
+        ("metric", "without", "with", "difference", "95 % interval", "verdict"),
+        comparing.rows(found),
+    )
+
+
+@main.command()
 @click.argument("first", metavar="RUN")
 @click.argument("second", metavar="RUN")
 @click.option(
@@ -634,26 +682,59 @@ def drift(settings, **options) -> None:
     "--to",
     "target",
     type=click.Path(),
-    default="pipeline.json",
+    default="pipeline.yaml",
     show_default=True,
-    help="File to write.",
+    help="File to write; .json leaves out what only Kubernetes reads, for Vertex AI.",
 )
-@click.option("--image", help="Container image that holds this project.")
+@click.option("--image", help="Container image that holds this project; else cluster.image.")
 @_mended
 def compile_run(config: str, target: str, image: str | None) -> None:
     """Compile the run in CONFIG, a YAML file, for Kubeflow Pipelines v2.
 
     \b
-    Example: recsys compile my_run.yaml --to pipeline.json --image registry.example/recsys:1
+    Example: recsys compile my_run.yaml --to pipeline.yaml --image registry.example/recsys:1
     """
     from pipeline import config as run_config
     from pipeline import kubeflow
 
-    click.echo(
-        kubeflow.compile_pipeline(
-            run_config.load(config), target, **({"image": image} if image else {})
-        )
-    )
+    click.echo(kubeflow.compile_pipeline(run_config.load(config), target, image))
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Where Kubeflow Pipelines answers, such as http://localhost:8888 "
+    "(default: KF_PIPELINES_ENDPOINT).",
+)
+@click.option("--data", help="Folder of the data, on a volume that the steps mount.")
+@click.option("--seed", type=int, help="Of initial weights, batches and negatives.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter.")
+@click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model.")
+@click.option("--experiment", help="Group of runs; made where it is missing.")
+@click.option("--namespace", help="Of the user, in an installation for several.")
+@_mended
+def submit(file, endpoint, settings, experiment, namespace, **parameters) -> None:
+    """Run the compiled FILE on a cluster, with other settings than the compiled ones if wanted.
+
+    The token of an installation that asks for one is read from the file that
+    KF_PIPELINES_SA_TOKEN_PATH names.
+
+    \b
+    Example: recsys submit pipeline.yaml --endpoint http://localhost:8888 --seed 3 --set epochs=30
+    """
+    from pipeline import config as run_config
+    from pipeline import submit as submission
+
+    given = {name: value for name, value in parameters.items() if value is not None}
+    for key, value in run_config.parse_settings(settings).items():
+        group, _, name = key.rpartition(".")
+        if group == "hyper_parameters":
+            given.setdefault(group, {})[name] = value
+        else:
+            given[key] = value
+    click.echo(submission.submit(file, endpoint, given, experiment=experiment, namespace=namespace))
 
 
 if __name__ == "__main__":

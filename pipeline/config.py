@@ -21,6 +21,7 @@ from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
 from models.names.settings import Names, Settings, Share
+from pipeline.cluster import ClusterConfig
 
 # What lies under the output beside the folders that are called as the pipelines are.
 _FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
@@ -94,6 +95,7 @@ class RunConfig(Settings):
         output: folder of runs, metadata and pushed models.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
+        cluster: what `recsys compile` asks of a cluster; a run on this machine has no use for it.
     """
 
     model: str = "two_tower"
@@ -114,6 +116,7 @@ class RunConfig(Settings):
     refit: bool = False
     output: str = "runs"
     name: str | None = pydantic.Field(None, examples=["shop"])
+    cluster: ClusterConfig = ClusterConfig()
 
     @pydantic.field_validator("name")
     @classmethod

@@ -6,25 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.build.config import SOURCE, WALKS, BuildConfig
+from components.build.config import SOURCE, WALKS
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
-from components.gate import evaluation
-from components.gate.config import require_known_slices
-from components.gate.last_blessed import LastBlessedOther
+from components.gate import evaluation, ledger
+from components.gate.evaluator import Evaluator
+from components.gate.last_blessed import LastBlessed, compared
+from components.gate.pusher import Pusher
 from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.refit.refit import Refit
 from components.refit.steps import RefitTrainer, RefitTransform
 from components.tables.schemas import read_columns, read_schemas, schema_folder
-from models.names import features, metrics, registry
-from models.names.errors import ConfigError
+from models.names import metrics, registry
 from models.names.hyper_parameters import Epochs
+from pipeline import rows
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
+from pipeline.preflight import check_run
 
 _ROOT = Path(__file__).resolve().parent.parent
 _AGAIN = "refit"  # what the steps that fit the model again on everything are called after
@@ -49,7 +51,6 @@ def create_pipeline(
     serving_dir: str,
     checkpoint_root: str | None = None,
     metadata_path: str | None = None,
-    stock_resolver: bool = False,
     schema_dir: str | None = None,
 ) -> tfx.Pipeline:
     """Builds the pipeline of a run.
@@ -64,36 +65,20 @@ def create_pipeline(
         serving_dir: where versions of the model are pushed.
         checkpoint_root: where an interrupted training keeps its state; None keeps none.
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
-        stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
-            machine.
+            machine. Elsewhere nothing is known of the data and of what was blessed.
 
     Raises:
         ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
             that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
-    _require_targets_in_the_ranking(config, hyper_parameters)
-    _require_use_of_a_warm_start(config)
-    if entry.task == "retrieve":  # the rows of a `score` run have any column
-        require_known_slices(config.gate.slices)
+    model_class = registry.load(config.model).Model
+    settings = model_class.HyperParameters(**hyper_parameters)
+    to_build = check_run(config, settings)
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label, config.metrics)
-    measured.choosing_by(
-        hyper_parameters.get("monitor")
-    )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    to_build = BuildConfig.parse(
-        {
-            "task": entry.task,
-            "kind": entry.kind,
-            "split": config.split,
-            "label": config.label,
-            "walks": config.walks,
-            "point_in_time": config.features.point_in_time,
-            **config.selection,
-        }
-    )
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
     # A user's own schemas are edited where they lie; the components that read them notice.
@@ -119,14 +104,14 @@ def create_pipeline(
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
         generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
-            f"StatisticsGen_{table}"
+            f"StatisticsGen-{table}"
         )
         importer = CuratedSchema(
             schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
-        ).with_id(f"Schema_{table}")
+        ).with_id(f"Schema-{table}")
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
-        ).with_id(f"ExampleValidator_{table}")
+        ).with_id(f"ExampleValidator-{table}")
         nodes += [generator, importer, validator]
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
@@ -142,18 +127,11 @@ def create_pipeline(
     )
 
     # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
-    model_class = registry.load(config.model).Model
-    limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
+    limit = settings.most_items()
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = {"point_in_time": list(to_build.point_in_time)}
-    if entry.task == "retrieve":
-        _require_use_of_context(config, model_class)
-        carries |= model_class.carries(config.features.context)
-    else:
-        model_class.check_label(config.label, hyper_parameters.get("list_loss"))
-        carries |= model_class.carries()
+    carries = rows.carried(config, model_class, settings.setting("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     building = {
@@ -186,10 +164,7 @@ def create_pipeline(
         # train rows, so nothing would read it.
         "disable_analyzer_cache": True,
         "custom_config": {
-            "text": features.text_columns(tables["items"], tables["users"], tables["events"]),
-            "log": features.log_columns(tables["items"], tables["users"], tables["events"]),
-            "min_count": config.features.min_count,
-            "quantiles": getattr(model_class, "reads_quantiles", False),
+            **rows.transformed(config, tables, model_class),
             "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
     }
@@ -227,19 +202,13 @@ def create_pipeline(
         )
         return {**training, "fingerprint": fingerprint, **places}
 
-    # The gate compares the new model with the last blessed one, which is found here.
-    strategy = (
-        {"strategy_class": tfx.LatestBlessedModelStrategy}
-        if stock_resolver
-        else {"strategy_class": LastBlessedOther, "config": {"fingerprint": identity}}
-    )
-    last_blessed = tfx.Resolver(
-        **strategy,
-        model=tfx.Channel(type=tfx.standard_artifacts.Model),
-        model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
-    ).with_id("LastBlessed")
+    # The gate compares the new model with the last blessed one, which is found here; on a cluster
+    # an unchanged run is of new data, so that its own last model counts as well.
+    last_blessed = find_last_blessed(serving_dir, None if schema_dir else identity)
 
-    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
+    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset. Elsewhere
+    # whether to start warm is decided when a run is submitted.
+    may_be_warm = config.warm_start or (schema_dir and learns_step_by_step(config.model))
     fitting = {
         "run_fn": "models.training.trainer.run_fn",
         "train_args": tfx.TrainArgs(
@@ -248,7 +217,7 @@ def create_pipeline(
             + ([SOURCE] if to_build.split.has_source else [])
         ),
         "eval_args": tfx.EvalArgs(splits=["valid"]),
-        **({"base_model": last_blessed.outputs["model"]} if config.warm_start else {}),
+        **({"base_model": last_blessed.outputs["model"]} if may_be_warm else {}),
     }
     trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
@@ -303,37 +272,26 @@ def create_pipeline(
     )
 
 
-def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -> None:
-    """Refuses targets that the user has had with a ranking that leaves out what the user has had.
+def learns_step_by_step(model: str) -> bool:
+    """Whether a model is trained by epochs, so that it may begin with another one's weights."""
+    return issubclass(registry.load(model).Model.HyperParameters, Epochs)
 
-    Every one of them would count as a miss, whatever the model says.
+
+def find_last_blessed(serving_dir: str, other_than: str | None) -> LastBlessed:
+    """The component that finds what the gate compares with.
+
+    Args:
+        serving_dir: where versions are pushed.
+        other_than: fingerprint of the training that is compared; None where the component runs
+            elsewhere, and what it will find is not known.
     """
-    if not config.split.drop_repeats and hyper_parameters.get("filter_seen"):
-        raise ConfigError(
-            "split.drop_repeats: false makes targets of items that the user has had, and "
-            "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
-            "count as a miss; required: hyper_parameters.filter_seen: false with "
-            "split.drop_repeats: false, or split.drop_repeats: true"
-        )
-
-
-def _require_use_of_context(config: RunConfig, model_class: Any) -> None:
-    """Refuses context for a model that would not read it."""
-    if config.features.context and not model_class.reads_context:
-        raise ConfigError(
-            f"features.context: {config.model} reads no context; received "
-            f"{', '.join(config.features.context)}"
-        )
-
-
-def _require_use_of_a_warm_start(config: RunConfig) -> None:
-    """Refuses a warm start of a model that does not learn step by step."""
-    if config.warm_start and not issubclass(
-        registry.load(config.model).Model.HyperParameters, Epochs
-    ):
-        raise ConfigError(
-            f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
-        )
+    found = other_than and serving_dir and ledger.last_blessed(serving_dir, other_than)
+    return LastBlessed(
+        destination=serving_dir,
+        other_than=other_than,
+        compared=compared(found or None) if other_than else None,
+        code_hash=_hash_files("components/gate/last_blessed.py", "components/gate/ledger.py"),
+    )
 
 
 def gate_and_push(
@@ -359,7 +317,7 @@ def gate_and_push(
             again; the last of them has the `model` that is pushed. None pushes what was measured.
     """
     # The SavedModel's own signature `evaluate` measures it on the test rows.
-    evaluator = tfx.Evaluator(
+    evaluator = Evaluator(
         examples=examples,
         model=model,
         baseline_model=last_blessed,
@@ -375,7 +333,7 @@ def gate_and_push(
         "code_hash": _hash_files("components/canary", "serving"),
     }
     canary = Canary(model=model, **asking)
-    again: list[Any] = []
+    measured, again = model, []
     if fit_again:
         again = fit_again(evaluator.outputs["blessing"], canary.outputs["blessing"])
         model = again[-1].outputs["model"]
@@ -383,13 +341,13 @@ def gate_and_push(
     tried = again[-1] if again else canary
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
-    pusher = tfx.Pusher(
+    pusher = Pusher(
         model=model,
+        measured_model=measured if again else None,
+        evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=tried.outputs["blessing"],
-        push_destination=tfx.PushDestination(
-            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
-        ),
+        destination=serving_dir,
     )
     return [evaluator, canary, *again, pusher]
 

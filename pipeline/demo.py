@@ -16,11 +16,17 @@ from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord
 from serving.client.client import Client, Recommendations
 from serving.server.process import ServerProcess
-from serving.wire.errors import ServingError, StartError
+from serving.wire.errors import Code, ServingError, StartError
 
 REST_PORT, GRPC_PORT = 8501, 8500
 _NAME = "recsys"
 _SHOWN = 10
+# What to do about an error of a server.
+_ADVICE = {
+    Code.UNAVAILABLE: "; is it running? start one: recsys serve",
+    Code.DEADLINE_EXCEEDED: "; is it running? start one: recsys serve",
+    Code.NOT_FOUND: "; --name says what the model is served as: 'recsys serve' says recsys",
+}
 
 
 def last_pushed(output: str) -> str:
@@ -40,6 +46,7 @@ def serve(
     grpc_port: int,
     log_prefix: str | None = None,
     log_share: float = 0.1,
+    processes: int = 1,
 ) -> None:
     """Serves a folder of versions until Ctrl-C or SIGTERM.
 
@@ -62,6 +69,7 @@ def serve(
         "host": host,
         "rest-api-port": rest_port,
         "port": grpc_port,
+        "processes": processes,
     }
     if log_prefix:
         options |= {"request-log-prefix": log_prefix, "request-log-sampling-rate": log_share}
@@ -83,17 +91,17 @@ def recommend(
     Titles are shown where a run under `output` knows them.
 
     Raises:
-        RecsysError: nobody answers, or the server refuses.
+        RecsysError: nobody answers, the server refuses, or the model is one that ranks only.
     """
     protocol = "grpc" if use_grpc else "rest"
     address = address or f"127.0.0.1:{GRPC_PORT if use_grpc else REST_PORT}"
     try:
         with Client(address, name, protocol, timeout=10, retries=1) as client:
+            _require_recommendations(client, name)
             answer = client.recommend(user, history, exclude, count)
     except ServingError as error:
-        raise RecsysError(
-            f"asking {address} over {protocol}: {error}; is it running? start one: recsys serve"
-        ) from None
+        advice = _ADVICE.get(error.code, "")
+        raise RecsysError(f"asking {address} over {protocol}: {error}{advice}") from None
     record = next(
         (
             record
@@ -103,6 +111,24 @@ def recommend(
         None,
     )
     print_answer(f"user {user}, over {protocol}", answer, _titles(record, answer) if record else {})
+
+
+def _require_recommendations(client: Client, name: str) -> None:
+    """Refuses a model that does not recommend, by what it answers instead.
+
+    Raises:
+        RecsysError: the model has no signature `recommend`.
+        ServingError: nobody answers, or no model is served under the name.
+    """
+    signatures = set(client.metadata()["metadata"]["signature_def"]["signature_def"])
+    if "recommend" in signatures:
+        return
+    answers = sorted(signatures - {"serving_default", "evaluate", "__saved_model_init_op"})
+    raise RecsysError(
+        f"{name} does not recommend: it answers {', '.join(answers)}, so it says how good given "
+        "items are; 'python -m serving.client.usage HOST:PORT NAME' prints a request of each, and "
+        "a bundle (recsys bundle) joins such a model with one that recommends"
+    )
 
 
 def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:

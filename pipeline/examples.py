@@ -19,19 +19,29 @@ def read_rows(folder: str | Path) -> Iterator[dict[str, list]]:
 
     A row is column -> list of its values, bytes, int or float; none where it is missing.
     """
-    from serving.wire.protos import Example
+    for serialized in read_serialized(folder):
+        yield parse(serialized)
 
+
+def read_serialized(folder: str | Path) -> Iterator[bytes]:
+    """Yields the rows of a split's folder as they lie there, each a serialized tf.Example."""
     for path in sorted(Path(folder).glob("*.gz")):
         with gzip.open(path) as file:
             while header := file.read(_HEADER.size):
                 (length, _) = _HEADER.unpack(header)
-                example = Example.FromString(file.read(length + _FOOTER_BYTES)[:length])
-                yield {
-                    name: list(getattr(feature, feature.WhichOneof("kind")).value)
-                    if feature.WhichOneof("kind")
-                    else []
-                    for name, feature in example.features.feature.items()
-                }
+                yield file.read(length + _FOOTER_BYTES)[:length]
+
+
+def parse(serialized: bytes) -> dict[str, list]:
+    """A serialized tf.Example as `read_rows` yields it."""
+    from serving.wire.protos import Example
+
+    return {
+        name: list(getattr(feature, feature.WhichOneof("kind")).value)
+        if feature.WhichOneof("kind")
+        else []
+        for name, feature in Example.FromString(serialized).features.feature.items()
+    }
 
 
 def titles(items_uri: str | Path | None, wanted: Collection[str]) -> dict[str, str]:

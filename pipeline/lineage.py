@@ -74,7 +74,10 @@ class RunRecord:
 
     @property
     def cached(self) -> bool:
-        """Whether everything but the look-up of the last blessed model came from the cache."""
+        """Whether everything came from the cache.
+
+        Runs of before there was a ledger looked the last blessed model up each time.
+        """
         return all(
             step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed"
         )
@@ -340,6 +343,7 @@ def _load(store, output: Path, context) -> RunRecord:
             if context.type == "node"
         ).name
         record.pipeline, _, node = node.rpartition(".")
+        node = node.replace("_", "-")  # as in runs of before ids had to be those of a cluster
         seconds = (
             execution.last_update_time_since_epoch - execution.create_time_since_epoch
         ) / 1000

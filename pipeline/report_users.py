@@ -1,12 +1,12 @@
 """Real users beside what the model recommends to them: the SavedModel's own signatures answer."""
 
 import itertools
-import os
 import random
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import examples
+from pipeline import examples, servable
 from pipeline.lineage import RunRecord
 
 USERS, ITEMS = 10, 10
@@ -15,14 +15,18 @@ _DRAWN_FROM = 2_000  # queries at the head of the split, which is in no particul
 _SLICES = ("activity", "popularity", "temperature")
 
 
-def describe(record: RunRecord) -> dict[str, Any]:
+def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
     """Returns `users`, a dict each, or `reason`, why there are none.
 
     `drawn_from` is how many test queries they were drawn from.
+
+    Args:
+        record: the run.
+        wanted: ids of users to show, each with the first query; left out, they are drawn.
     """
     if record.model_uri is None:
         return _none("The run did not get as far as a model.")
-    model = Path(record.model_uri) / "Format-Serving"
+    model = Path(record.model_uri) / servable.FORMAT
     if not (model / "saved_model.pb").is_file():
         return _none("The model's folder is gone.")
     test = Path(record.examples_uri or "") / "Split-test"
@@ -33,9 +37,13 @@ def describe(record: RunRecord) -> dict[str, Any]:
             "This model scores single pairs of user and item; it does not recommend from the "
             "catalogue."
         )
-    rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
-    chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
-    queries = [rows[number] for number in sorted(chosen)]
+    if wanted:
+        rows = list(_first_queries(test, wanted))
+        queries = rows
+    else:
+        rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
+        chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
+        queries = [rows[number] for number in sorted(chosen)]
     if not queries:
         return _none("There is no test query.")
     answers, reason = _ask(str(model), queries)
@@ -46,19 +54,27 @@ def describe(record: RunRecord) -> dict[str, Any]:
     return {"users": users, "reason": "", "drawn_from": len(rows)}
 
 
+def _first_queries(test: Path, wanted: Collection[str]) -> Iterator[dict[str, list]]:
+    left = set(wanted)
+    for row in examples.read_rows(test):
+        if (user := examples.text(row["user_id"][0])) in left:
+            left.discard(user)
+            yield row
+        if not left:
+            return
+
+
 def _none(reason: str) -> dict[str, Any]:
     return {"users": [], "reason": reason, "drawn_from": 0}
 
 
 def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any]], str]:
     """Asks both signatures; returns an answer a query, or why there is none."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     try:
         # A model that no server can answer from was not pushed; its run has a report all the same.
-        loaded = tf.saved_model.load(model)
+        loaded = servable.load(model)
         if "recommend" not in loaded.signatures:
             return [], "The model has no signature 'recommend'."
         return _answers(loaded.signatures, queries), ""

@@ -143,15 +143,41 @@ def read_block(source: Source, block: Block, rejects: Rejects) -> Columns:
 
 def sample(source: Source, file: str, rows: int, size: int) -> dict[str, pa.Array] | None:
     """The columns of the first rows of a file, of at most so many bytes; None where it has none."""
-    block = next(blocks(replace(source, files=(file,)), size), None)
+    found = first_rows(replace(source, files=(file,)), rows, size, Rejects())
+    return found and found[1][0]
+
+
+def first_rows(
+    source: Source, rows: int, size: int, rejects: Rejects
+) -> tuple[Block, Columns, bool] | None:
+    """Reads the first rows of a source, as `read_block` does.
+
+    Args:
+        source: where they are.
+        rows: how many at most.
+        size: bytes of text at most.
+        rejects: takes the rows that have no columns.
+
+    Returns:
+        Their block, the columns, and whether they are all rows that there are; None for none.
+    """
+    cut = blocks(source, size)
+    block = next(cut, None)
     if block is None:
         return None
     if source.format == "parquet":
         wanted = [field.header for field in source.fields]
-        table = pa.Table.from_batches([next(read_rows(file, block.start, wanted, rows))])
-        return {field.name: _flat(table.column(field.header)) for field in source.fields}
-    columns, _, _ = read_block(source, block, Rejects())
-    return {name: column.slice(0, rows) for name, column in columns.items()}
+        table = pa.Table.from_batches([next(read_rows(block.file, block.start, wanted, rows))])
+        columns = {field.name: _flat(table.column(field.header)) for field in source.fields}
+        kept = np.arange(table.num_rows)
+        lines = block.line + kept
+        whole = open_parquet(block.file).metadata.num_rows == table.num_rows
+    else:
+        columns, kept, lines = read_block(source, block, rejects)
+        whole = len(kept) <= rows
+        columns = {name: column.slice(0, rows) for name, column in columns.items()}
+        kept = kept[:rows]
+    return block, (columns, kept, lines), whole and next(cut, None) is None
 
 
 def _flags(values: list[pa.Array], field: FileField) -> pa.Array:

@@ -8,8 +8,9 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.read.readers import Parsed, ReadSource
+from components.read.readers import ReadSource
 from components.read.sources import LISTS, Source
+from components.read.typed import Parsed, check_rejected, no_events
 from components.tables import records
 from components.tables.artifacts import ALL, split_folder
 from components.tables.columns import empty_table
@@ -96,12 +97,9 @@ def write_tables(
             posixpath.join(uris[source.table], records.REPORT)
         )
     for report in reports.values():
-        _check_rejected(report, max_rejected_share)
+        check_rejected(report, max_rejected_share)
     if not reports["events"]["kept"]:
-        files = next(source.files for source in sources if source.table == "events")
-        raise DataError(
-            f"{', '.join(files)}: the table events has no rows; required: at least one event"
-        )
+        raise no_events(next(source for source in sources if source.table == "events"))
     return reports
 
 
@@ -142,21 +140,6 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
     if source.format not in LISTS:  # a row is a line, so that its number tells the line
         report["header_lines"] = 1 if source.header and source.format != "parquet" else 0
     records.write_json(posixpath.join(uri, records.REPORT), report)
-
-
-def _check_rejected(report: Mapping[str, Any], max_rejected_share: float) -> None:
-    rejected = report["read"] - report["kept"]
-    if rejected and rejected > max_rejected_share * report["read"]:
-        reasons = "; ".join(
-            f"{reason} ({first['count']}, first: {first['file']}, line {first['line']}: "
-            f"{first['received']})"
-            for reason, first in report["rejected"].items()
-        )
-        raise DataError(
-            f"the table {report['table']}: {rejected} of {report['read']} rows had to be rejected, "
-            f"{rejected / report['read']:.1%}; at most {max_rejected_share:.1%} is allowed "
-            f"(data.max_rejected_share). Reasons: {reasons}"
-        )
 
 
 def summary(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,25 +10,26 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract.query import Query
+from models.contract.requests import K, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
+from models.contract.rules import (
+    Asked,
+    Rulebook,
+    Rules,
+    mask_items,
+    read_rules,
+    rules_signature,
+)
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.history import STRINGS, History
+from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 from models.measures import ranking, segments
 from models.names import metrics
 
 DEFAULT_K = 10
-
-
-@tf.function(reduce_retracing=True)
-def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
-    """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
-    positions = tf.stack([items.value_rowids(), items.flat_values - FIRST_TOKEN], axis=1)
-    return tf.tensor_scatter_nd_update(
-        scores, positions, tf.fill(tf.shape(positions)[:1], float("-inf"))
-    )
 
 
 def parse_requests(
@@ -103,10 +104,13 @@ class Retriever(tf.Module):
         if measured.longest_list:
             share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
             self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
+        self._data = data
+        self._rules: Any = None  # a Rulebook, made when it is exported
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
         self._measure = tf.function(self._measure_queries).__call__
         self._answer = tf.function(self._answer_requests).__call__
+        self._under_rules = tf.function(self._answer_under_rules).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices.
@@ -185,6 +189,44 @@ class Retriever(tf.Module):
         k = rows["k"] if count is None else tf.fill(tf.shape(examples), count)
         return self._answer(rows["user_id"], history, context, excluded, k)
 
+    def recommend_rules(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend_rules` signature: `recommend` under the rules of `models.contract.rules`.
+
+        It takes what the model reads beside the ids too, and says why there are `fewer` than k.
+        """
+        excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
+        rules = read_rules({name: beside.pop(name) for name in rules_signature()})
+        requested, context = self._told(history, beside)
+        user = self._user_table.lookup(user_id)
+        stored = self._stored(user)
+        query = self._query(user, self._history(stored, requested), context)
+        seen = tf.concat([stored.items, requested.items], axis=1)
+        seen = seen if self._filter_seen else seen[:, :0]
+        return self._under_rules(query, seen, excluded, rules, k)
+
+    def recall_rules(
+        self, examples: tf.Tensor, count: tf.Tensor, **rules: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `recall_rules` signature, which says what rules cost: `recall_queries` under them.
+
+        Args:
+            examples: [B] serialized query rows.
+            count: scalar int32, how many items.
+            rules: as `recommend_rules` takes them, of one row for all.
+        """
+        parsed = self.parse_queries(examples)
+        rows = tf.shape(examples)[0]
+        all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
+        masked, k = parsed["masked"], tf.fill(tf.shape(examples), count)
+        return self._under_rules(parsed["query"], masked, masked[:, :0], read_rules(all_), k)
+
     def embed(
         self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -220,8 +262,13 @@ class Retriever(tf.Module):
         }
         return {**self._histories.signature(), **context}
 
-    def export(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures."""
+    def export(self, folder: str, rules: bool = True) -> None:
+        """Writes the SavedModel with all signatures.
+
+        Args:
+            folder: a new one.
+            rules: whether those that take rules are among them; they are half of the work.
+        """
         strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
         examples = tf.TensorSpec([None], tf.string, name="examples")
 
@@ -233,9 +280,9 @@ class Retriever(tf.Module):
         asked = {
             **who,
             "exclude": spec(matrix, "exclude"),
-            "k": tf.TensorSpec([None], tf.int32, name="k"),
+            "k": K,
         }
-        recommend = tf.function(self.recommend).get_concrete_function(**asked)
+        recommend = signature(self.recommend, **asked)
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
@@ -252,21 +299,39 @@ class Retriever(tf.Module):
         }
         beside = self.events_signature()
         if beside:
-            signatures["recommend_events"] = tf.function(self.recommend).get_concrete_function(
-                **asked, **beside
-            )
+            signatures["recommend_events"] = signature(self.recommend, **asked, **beside)
         if isinstance(self._model, DotProductModel):
-            signatures["embed"] = tf.function(self.embed).get_concrete_function(**who)
+            signatures["embed"] = signature(self.embed, **who)
             signatures["retrieve"] = self._brute_force()
             if beside:
-                signatures["embed_events"] = tf.function(self.embed).get_concrete_function(
-                    **who, **beside
-                )
+                signatures["embed_events"] = signature(self.embed, **who, **beside)
+        if rules:
+            self._rules = Rulebook(
+                read_item_columns(self._data),
+                self._item_table,
+                self._item_ids.shape[0],
+                self._item_vectors(),
+            )
+            taken = rules_signature()
+            signatures["recommend_rules"] = signature(
+                self.recommend_rules, **asked, **beside, **taken
+            )
+            signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
+                examples, count, **taken
+            )
         for name, function in self._model.signatures(self).items():
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")
             signatures[name] = function
         tf.saved_model.save(self, folder, signatures=signatures)
+
+    def _item_vectors(self) -> tf.Tensor | None:
+        """[N, D] in catalogue order, 0 of items that have none; None of other models."""
+        if not isinstance(self._model, DotProductModel):
+            return None
+        vectors, position = self._model.index(self.frozen_catalogue())
+        shape = [self._item_ids.shape[0], vectors.shape[1]]
+        return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 
     def _brute_force(self) -> Any:
         """Unfiltered nearest items of a query vector.
@@ -347,6 +412,37 @@ class Retriever(tf.Module):
         scores = self._reranked(query, scores, answered)
         return self._top(scores, user, answered, k)
 
+    def _answer_under_rules(
+        self,
+        query: Query,
+        seen: tf.RaggedTensor,
+        excluded: tf.RaggedTensor,
+        rules: Rules,
+        k: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        scores, _, answered = self._scores(query, self._frozen)
+        asked = Asked(scores, query.history, seen, excluded)
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(k, message="k must be at least 1")]
+        ):
+            answer = self._rules.answer(
+                asked, rules, lambda scores: self._reranked(query, scores, answered), k
+            )
+        position = answer.pop("position")
+        ids = tf.gather(self._item_ids, tf.maximum(position, 0))
+        return {
+            "item_id": tf.where(position >= 0, ids, ""),
+            "strategy": self._strategy(query.user, answered),
+            **answer,
+        }
+
+    def _strategy(self, user: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
+        """[B] strings: who answered."""
+        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
+        return tf.where(
+            answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
+        )
+
     def _top(
         self, scores: tf.Tensor, user: tf.Tensor, answered: tf.Tensor, k: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -355,13 +451,10 @@ class Retriever(tf.Module):
             scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
         )
         wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
-        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
         return {
             "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
             "score": tf.where(wanted, top, 0.0),
-            "strategy": tf.where(
-                answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
-            ),
+            "strategy": self._strategy(user, answered),
         }
 
     def _scores(self, query: Query, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

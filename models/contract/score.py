@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.recommender import H, Recommender
+from models.contract.requests import signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.schema import ID
@@ -76,11 +77,7 @@ class ScoreModel(Recommender[H]):
     @classmethod
     def check_label(cls, label: Label, list_loss: str | None = None) -> None:
         """Raises ConfigError where the label and the model, or its loss, do not fit together."""
-        if list_loss and not label.group:
-            raise ConfigError(
-                f"label.group: required by the hyper-parameter list_loss: {list_loss}, such as a "
-                "column of search or page ids; received none"
-            )
+        label.check_lists(list_loss)
         if label.weight and not cls.weighs_rows:
             raise ConfigError(
                 f"label.weight: {cls.__name__} cannot weigh its train rows; received "
@@ -328,21 +325,19 @@ class Scorer(tf.Module):
     def export(self, folder: str) -> None:
         """Writes the SavedModel with all signatures."""
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        score = tf.function(lambda **raw: self.score(raw)).get_concrete_function(
-            **self._data.raw_signature()
-        )
+        pairs = {
+            "user_id": tf.TensorSpec([None], tf.string, name="user_id"),
+            "item_id": tf.TensorSpec([None, None], tf.string, name="item_id"),
+        }
+        score = signature(lambda **raw: self.score(raw), **self._data.raw_signature())
         signatures = {
             "serving_default": score,
             "score": score,
             "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
-            "rank": tf.function(self.rank).get_concrete_function(
-                tf.TensorSpec([None], tf.string, name="user_id"),
-                tf.TensorSpec([None, None], tf.string, name="item_id"),
-            ),
+            "rank": signature(self.rank, **pairs),
         }
         if self._data.context_fields or self._data.history_names:
-            items = tf.TensorSpec([None, None], tf.string, name="item_id")
             recalled = {
                 name: tf.TensorSpec([None, None], kind, name=name)
                 for name, kind in RECALLED.items()
@@ -350,18 +345,16 @@ class Scorer(tf.Module):
             raw = self._data.raw_signature()
             told = {field.name: raw[field.name] for field in self._data.context_fields} | recalled
             told |= self._data.history_signature()
-            signatures["rank_told"] = tf.function(self.rank).get_concrete_function(
-                tf.TensorSpec([None], tf.string, name="user_id"), items, **told
-            )
-            signatures["rank_examples"] = tf.function(self.rank_examples).get_concrete_function(
-                examples, items, **recalled
+            signatures["rank_told"] = signature(self.rank, **pairs, **told)
+            signatures["rank_examples"] = signature(
+                self.rank_examples, examples=examples, item_id=pairs["item_id"], **recalled
             )
         if self._model.folds_in:
-            lists = tf.TensorSpec([None, None], tf.string)
-            signatures["fold_in"] = tf.function(self.fold_in).get_concrete_function(
-                tf.TensorSpec(lists.shape, lists.dtype, name="item_id"),
-                tf.TensorSpec(lists.shape, lists.dtype, name="history"),
-                tf.TensorSpec(lists.shape, tf.float32, name="rating"),
+            rated = {"history": tf.string, "rating": tf.float32}
+            signatures["fold_in"] = signature(
+                self.fold_in,
+                item_id=pairs["item_id"],
+                **{name: tf.TensorSpec([None, None], kind, name) for name, kind in rated.items()},
             )
         tf.saved_model.save(self, folder, signatures=signatures)
 

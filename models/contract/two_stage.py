@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from models.contract.requests import K, signature
 from models.contract.retriever import parse_requests
+from models.contract.rules import boosted, rules_signature, unboosted, with_pins
 from models.contract.score import RECALLED
 from models.inputs.history import STRINGS
 from models.measures import ranking
@@ -30,7 +32,7 @@ from models.names.features import HISTORY_COLUMNS, REQUEST_INPUTS
 WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
 _HASHES = 2**62
-_EVENTS, _RANK = "recommend_events", "rank_told"
+_EVENTS, _RANK, _RULES = "recommend_events", "rank_told", "recommend_rules"
 
 
 class TwoStage(tf.Module):
@@ -73,7 +75,7 @@ class TwoStage(tf.Module):
             user_id: [B] strings.
             history: [B, H] strings padded with "".
             exclude: [B, E] strings padded with "".
-            k: [B] int32, at least 1.
+            k: [B] int32, at least 1, or one for all.
             beside: what the recall reads besides (see `Retriever.events_signature`) and the
                 context that the ranker reads, all of it or nothing.
 
@@ -95,6 +97,60 @@ class TwoStage(tf.Module):
         if told and self._reads_history():
             told["history"] = history
         return self._answer(self._stages(user_id, found, told), found, k)
+
+    def recommend_rules(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend_rules` signature: `recommend` under the rules of `models.contract.rules`.
+
+        What is answered at all, and how alike, is decided where the whole catalogue is ranked, by
+        the recall and its scores (`min_score` too); boosts and pins hold of the final order too.
+        """
+        rules = {name: beside.pop(name) for name in rules_signature()}
+        count = tf.fill(tf.shape(k), tf.maximum(_longest(k), self._candidates))
+        found = self._recall.signatures[_RULES](
+            user_id=user_id,
+            history=history,
+            exclude=exclude,
+            k=count,
+            **rules,
+            **{name: beside[name] for name in self._told(self._recall, _RULES)},
+        )
+        changes = found["factor"], found["added"]
+        found = {**found, "score": unboosted(found["score"], *changes)}
+        told = {name: beside[name] for name in self._told(self._rank, _RANK)}
+        if told and self._reads_history():
+            told["history"] = history
+        scores = boosted(self._ordered(self._stages(user_id, found, told), self.weight), *changes)
+        # The recall has put the pins where they belong, and left out those that nobody may have.
+        size = tf.shape(scores)[1]
+        pin = rules["pin"][:, :size]
+        same = (found["item_id"][:, : tf.shape(pin)[1]] == pin) & (pin != "")
+        pins = tf.where(same, tf.range(tf.shape(pin)[1]), -1)
+        taken = tf.pad(same, [[0, 0], [0, size - tf.shape(pin)[1]]])
+        top, place = tf.math.top_k(tf.where(taken, float("-inf"), scores), size)
+        place = with_pins(tf.where(top > float("-inf"), place, -1), pins, k)
+        place = place[:, : tf.minimum(_longest(k), size)]
+        item, score, factor, added = (
+            tf.gather(values, tf.maximum(place, 0), batch_dims=1)
+            for values in (found["item_id"], scores, *changes)
+        )
+        there = place >= 0
+        fewer = tf.reduce_sum(tf.cast(there, tf.int32), axis=1) < k
+        return {
+            "item_id": tf.where(there, item, ""),
+            "score": tf.where(there, score, 0.0),
+            "factor": tf.where(there, factor, 1.0),
+            "added": tf.where(there, added, 0.0),
+            "source": tf.where(there, self._source_of(found)[:, tf.newaxis], ""),
+            "strategy": found["strategy"],
+            "fewer": tf.where(fewer, found["fewer"], ""),
+        }
 
     def _answer(
         self, parts: dict[str, tf.Tensor], found: dict[str, tf.Tensor], k: tf.Tensor
@@ -176,9 +232,9 @@ class TwoStage(tf.Module):
             "user_id": tf.TensorSpec([None], tf.string, name="user_id"),
             "history": tf.TensorSpec([None, None], tf.string, name="history"),
             "exclude": tf.TensorSpec([None, None], tf.string, name="exclude"),
-            "k": tf.TensorSpec([None], tf.int32, name="k"),
+            "k": K,
         }
-        recommend = tf.function(self.recommend).get_concrete_function(**asked)
+        recommend = signature(self.recommend, **asked)
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
@@ -189,8 +245,11 @@ class TwoStage(tf.Module):
         }
         beside = self._told(self._recall, _EVENTS) | self._told(self._rank, _RANK)
         if beside:
-            signatures[_EVENTS] = tf.function(self.recommend).get_concrete_function(
-                **asked, **beside
+            signatures[_EVENTS] = signature(self.recommend, **asked, **beside)
+        if _RULES in self._recall.signatures:
+            beside = self._told(self._recall, _RULES) | self._told(self._rank, _RANK)
+            signatures[_RULES] = signature(
+                self.recommend_rules, **asked, **beside, **rules_signature()
             )
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
@@ -296,7 +355,7 @@ class TwoStage(tf.Module):
         if stage is None or signature not in stage.signatures:
             return {}
         _, inputs = stage.signatures[signature].structured_input_signature
-        own = {"item_id", *RECALLED, *REQUEST_INPUTS} - set(HISTORY_COLUMNS)
+        own = {"item_id", *RECALLED, *REQUEST_INPUTS, *rules_signature()} - set(HISTORY_COLUMNS)
         return {name: spec for name, spec in inputs.items() if name not in own}
 
     def _ordered(self, parts: dict[str, tf.Tensor], weight: tf.Tensor) -> tf.Tensor:

@@ -32,6 +32,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.item_to_item import ItemToItemModel, LastItems
+from models.contract.requests import signature
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN
@@ -186,7 +187,8 @@ class SideInformation(GraphEmbedding[G]):
             }
 
         return {
-            "embed_items": tf.function(embed_items).get_concrete_function(
+            "embed_items": signature(
+                embed_items,
                 **{
                     name: tf.TensorSpec(
                         [None, None] if field.listed else [None],
@@ -194,7 +196,7 @@ class SideInformation(GraphEmbedding[G]):
                         name=name,
                     )
                     for name, field in fields.items()
-                }
+                },
             )
         }
 

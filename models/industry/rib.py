@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.requests import signature
 from models.industry.item_vectors import VectorModel, VectorSettings
 from models.industry.prefixes import Prefixes, first_events
 from models.industry.recurrent import read_through
@@ -216,11 +217,7 @@ class RIB(VectorModel[HyperParameters]):
             return {"weight": tf.scatter_nd(place, read.flat_values, tf.shape(history))}
 
         spec = {"history": tf.TensorSpec([None, None], tf.string, name="history")}
-        return {
-            "attend": tf.function(attend).get_concrete_function(
-                **spec, **self._histories.signature()
-            )
-        }
+        return {"attend": signature(attend, **spec, **self._histories.signature())}
 
 
 def dwell_edges(dwell: np.ndarray, bins: int) -> list[float]:

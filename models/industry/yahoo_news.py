@@ -42,6 +42,7 @@ import tensorflow as tf
 from models.contract.item_to_item import ItemVectorModel
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.requests import signature
 from models.industry.articles import ArticleEncoder, Articles, ArticleSettings, Words
 from models.industry.displays import Displays, moments
 from models.industry.recurrent import read_through
@@ -220,10 +221,12 @@ class YahooNews(ItemVectorModel[HyperParameters]):
 
         own, names = self.hyper_parameters, [field.name for field in self._words.fields]
         return {
-            "encode_article": tf.function(encode_article).get_concrete_function(
-                **{name: tf.TensorSpec([None], tf.string, name=name) for name in names}
+            "encode_article": signature(
+                encode_article,
+                **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
             ),
-            "update_state": tf.function(update_state).get_concrete_function(
+            "update_state": signature(
+                update_state,
                 state=tf.TensorSpec([None, own.units], tf.float32, name="state"),
                 embedding=tf.TensorSpec([None, own.article_dim], tf.float32, name="embedding"),
             ),

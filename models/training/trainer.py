@@ -11,13 +11,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import pydantic
 import tensorflow as tf
 
 from models.contract import tasks
+from models.names import hyper_parameters as settings
 from models.names import registry
-from models.names.errors import ConfigError, nearest
-from models.names.hyper_parameters import COMMON, HyperParameters
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters
 from models.names.label import Label
 from models.training import warm_start, warm_up
 from models.training.loop import TrainingLoop, say
@@ -31,11 +31,12 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
             folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
-            `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
-            `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `checkpoint_dir` and
-            `fingerprint`. And `hyperparameters`, which is None but where a measured model is fitted
-            again on everything (see `components.refit.refit`): `stage_epochs`, which is how long,
-            and what the log says of the measured one.
+            `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
+            folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
+            `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
+            `checkpoint_dir` and `fingerprint`. And `hyperparameters`, which is None but where a
+            measured model is fitted again on everything (see `components.refit.refit`):
+            `stage_epochs`, which is how long, and what the log says of the measured one.
 
     Raises:
         ConfigError: an unknown model or hyper-parameter.
@@ -47,9 +48,7 @@ def run_fn(fn_args: Any) -> None:
     hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
     seed = int(config.get("seed", 0))
     tf.keras.utils.set_random_seed(seed)
-    tf.keras.mixed_precision.set_global_policy(
-        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
-    )
+    set_precision(hyper_parameters)
     strategy = choose_strategy()
     folders = Folders.of(fn_args)
     splits = {
@@ -71,9 +70,9 @@ def run_fn(fn_args: Any) -> None:
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
     warmed = None
-    if fn_args.base_model:
+    if base_model := _base_model(fn_args):
         loop.build(model)
-        warmed = warm_start.load_weights(model, fn_args.base_model)
+        warmed = warm_start.load_weights(model, base_model)
         loop.warm_started = warmed["complete"]
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
@@ -149,7 +148,8 @@ class Folders:
             scratch = tempfile.mkdtemp(prefix=f"{name}-")
             serving, logs = os.path.join(scratch, "serving"), os.path.join(scratch, "logs")
             checkpoints, passing = checkpoints and f"{checkpoints}-{name}", (scratch,)
-        base = warm_start.fingerprint(fn_args.base_model) if fn_args.base_model else None
+        base_model = _base_model(fn_args)
+        base = warm_start.fingerprint(base_model) if base_model else None
         if checkpoints:
             passing += (checkpoints,)
             checkpoints = os.path.join(checkpoints, base) if base else checkpoints
@@ -158,6 +158,12 @@ class Folders:
                 marks = "-".join(f"{stage}-{epochs}" for stage, epochs in stages)
                 checkpoints = os.path.join(checkpoints, marks)
         return cls(serving, logs, checkpoints, base, passing)
+
+
+def _base_model(fn_args: Any) -> str | None:
+    """Folder of the model that a warm start begins with; None of a cold one."""
+    folder = fn_args.base_model if fn_args.custom_config.get("warm_start", True) else None
+    return folder if folder and tf.io.gfile.exists(folder) else None
 
 
 def worker() -> str | None:
@@ -172,33 +178,29 @@ def worker() -> str | None:
     return None if not cluster or (kind, index) == (first, 0) else f"{kind}-{index}"
 
 
-def resolve(model: str, overrides: dict[str, Any]) -> HyperParameters:
+def resolve(
+    model: str, overrides: dict[str, Any], kind: type[HyperParameters] | None = None
+) -> HyperParameters:
     """Returns the hyper-parameters of a model.
 
     Args:
         model: its name.
         overrides: name -> value of what is not to stay as the model's defaults have it.
+        kind: the class of them; None: that of the registered model of this name.
 
     Raises:
         ConfigError: a common setting that the model has no use for, an unknown name (the message
             has the nearest), or a value that is refused.
     """
-    kind = registry.load(model).Model.HyperParameters
-    for name in overrides:
-        if name not in kind.model_fields and name in COMMON:
-            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
-        if name not in kind.model_fields:
-            raise ConfigError(
-                f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"
-            )
-    try:
-        return kind(**overrides)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
-        ) from None
+    declared = kind or registry.load(model).Model.HyperParameters
+    return settings.resolve(model, declared, overrides)
+
+
+def set_precision(hyper_parameters: HyperParameters) -> None:
+    """Sets the types that layers made from now on compute and hold their weights in."""
+    tf.keras.mixed_precision.set_global_policy(
+        "mixed_bfloat16" if hyper_parameters.setting("mixed_precision") else "float32"
+    )
 
 
 def choose_strategy() -> tf.distribute.Strategy:

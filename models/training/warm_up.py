@@ -17,6 +17,7 @@ SIGNATURES = (
     "serving_default",
     "recommend",
     "recommend_events",
+    "recommend_rules",
     "embed",
     "embed_events",
     "retrieve",
@@ -62,7 +63,9 @@ def _log(
     request.model_spec.signature_name = name
     for key, tensor in signature.inputs.items():
         kind = tf.dtypes.as_dtype(tensor.dtype)
-        dims = [dim.size for dim in tensor.tensor_shape.dim]
+        # Of any rank is `k`: a list, since a server that batches wants rows of all that it joins.
+        unknown = tensor.tensor_shape.unknown_rank
+        dims = [-1] if unknown else [dim.size for dim in tensor.tensor_shape.dim]
         # Rows first; lists of one, so that what is made of them runs too.
         shape = [
             size if size >= 0 else (rows if place == 0 else 1) for place, size in enumerate(dims)

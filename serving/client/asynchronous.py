@@ -78,17 +78,18 @@ class AsyncClient:
         """Recommends to several users in one request."""
         if not queries:
             return []
-        if not messages.tells_more(queries):
-            return await self._recommend(messages.recommend_inputs(queries, k), "recommend")
+        signature = messages.asked_signature(queries)
+        if signature == "recommend":
+            return await self._recommend(messages.recommend_inputs(queries, k), signature)
         # What the model reads was asked once. A newer version may read something else, and refuse.
         if self._described is not None:
             try:
-                return await self._recommend_events(queries, k, self._described)
+                return await self._recommend_more(queries, k, self._described)
             except ServingError as error:
                 if error.code != Code.INVALID_ARGUMENT:
                     raise
         self._described = await self.metadata()
-        return await self._recommend_events(queries, k, self._described)
+        return await self._recommend_more(queries, k, self._described)
 
     async def predict(
         self,
@@ -121,12 +122,12 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _recommend_events(
+    async def _recommend_more(
         self, queries: Sequence[Query], k: int, metadata: Document
     ) -> list[Recommendations]:
-        beside = messages.events_inputs(metadata, queries)
+        beside = messages.inputs_beside(metadata, queries)
         inputs = messages.recommend_inputs(queries, k, beside)
-        return await self._recommend(inputs, messages.EVENTS)
+        return await self._recommend(inputs, messages.asked_signature(queries))
 
     async def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
         outputs, version = await self._predict(inputs, signature, ())

@@ -101,7 +101,8 @@ class Client:
             exclude: items not to return.
             k: how many items, at least 1; fewer come where the catalogue has no more.
             more: `event_types`, `dwell`, `timestamps` and `context` of `Query`, for models that
-                read them.
+                read them; and rules, `allow`, `where`, `boost`, `pin`, `exclude_recent`,
+                `diversity` and `min_score`.
 
         Raises:
             ServingError: with the server's code and message.
@@ -112,17 +113,18 @@ class Client:
         """Recommends to several users in one request; see `recommend`."""
         if not queries:
             return []
-        if not messages.tells_more(queries):
-            return self._recommend(messages.recommend_inputs(queries, k), "recommend")
+        signature = messages.asked_signature(queries)
+        if signature == "recommend":
+            return self._recommend(messages.recommend_inputs(queries, k), signature)
         # What the model reads was asked once. A newer version may read something else, and refuse.
         if self._described is not None:
             try:
-                return self._recommend_events(queries, k, self._described)
+                return self._recommend_more(queries, k, self._described)
             except ServingError as error:
                 if error.code != Code.INVALID_ARGUMENT:
                     raise
         self._described = self.metadata()
-        return self._recommend_events(queries, k, self._described)
+        return self._recommend_more(queries, k, self._described)
 
     def predict(
         self,
@@ -166,12 +168,12 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _recommend_events(
+    def _recommend_more(
         self, queries: Sequence[Query], k: int, metadata: Document
     ) -> list[Recommendations]:
-        beside = messages.events_inputs(metadata, queries)
+        beside = messages.inputs_beside(metadata, queries)
         inputs = messages.recommend_inputs(queries, k, beside)
-        return self._recommend(inputs, messages.EVENTS)
+        return self._recommend(inputs, messages.asked_signature(queries))
 
     def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
         outputs, version = self._predict(inputs, signature, ())

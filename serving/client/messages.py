@@ -21,12 +21,18 @@ Document = dict[str, Any]
 # The outputs of a model, and its version where the protocol tells it.
 Answer = tuple[Outputs, Union[int, None]]
 NAMELESS = ""
-EVENTS = "recommend_events"
+EVENTS, RULES = "recommend_events", "recommend_rules"
 NOTHING: Mapping[str, Document] = types.MappingProxyType({})
 # What stands beside the items of a history.
 _BESIDE = ("event_types", "dwell", "timestamps")
 # The inputs of a request of ids alone.
 IDS = {"user_id", "history", "exclude", "k"}
+# The rules of a request: lists, and what stands for none of the others.
+_RULE_LISTS = ("allow", "where", "boost", "pin")
+_NO_RULE: Mapping[str, Any] = types.MappingProxyType(
+    {"exclude_recent": 0, "diversity": "", "min_score": math.nan}
+)
+RULE_NAMES = {*_RULE_LISTS, *_NO_RULE}
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,14 @@ class Recommendations:
             not seen; "segment" or "fallback".
         model_version: the version that answered; REST does not tell it.
         sources: of a two-stage model, what recalled each item; else empty.
+        fewer: of a request with rules that is answered with fewer than k items, why.
     """
 
     items: list[tuple[str, float]]
     strategy: str
     model_version: int | None = None
     sources: tuple[str, ...] = ()
+    fewer: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,14 @@ class Query:
         dwell: how many seconds each took, 0 where nobody knows.
         timestamps: when each was, in seconds since 1970, 0 where nobody knows.
         context: what is known of the moment, such as the device, by the names that the run gave.
+        allow: nothing but these items is returned. This and the next are rules, and hold together:
+            `serving/README.md` says how they are written.
+        where: conditions on the items' columns, such as "genre in Drama | War", which all hold.
+        boost: what changes scores, such as "year > 1990 => * 1.2".
+        pin: items at positions, "" where the ranking decides.
+        exclude_recent: how many of the newest items of the history are not returned.
+        diversity: "genre <= 2", at most so many items a value, or "mmr 0.7".
+        min_score: the least score, after boosts.
     """
 
     user_id: Id
@@ -71,6 +87,13 @@ class Query:
     dwell: Sequence[float] = ()
     timestamps: Sequence[int] = ()
     context: Mapping[str, Union[str, float]] = field(default_factory=dict)
+    allow: Sequence[Id] = ()
+    where: Sequence[str] = ()
+    boost: Sequence[str] = ()
+    pin: Sequence[Id] = ()
+    exclude_recent: int = 0
+    diversity: str = ""
+    min_score: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -87,27 +110,43 @@ class LongIntegers(list[Any]):
     """Rows of integers that a model takes as int64; over REST a list like any other."""
 
 
-def tells_more(queries: Sequence[Query]) -> bool:
-    """Whether a query has more than ids, so that the signature `recommend_events` is asked."""
-    return any(query.context or any(getattr(query, name) for name in _BESIDE) for query in queries)
+def asked_signature(queries: Sequence[Query]) -> str:
+    """The signature that the queries need: for ids alone, for more than ids, or with rules."""
+    if any(_has_rules(query) for query in queries):
+        return RULES
+    more = any(query.context or any(getattr(query, name) for name in _BESIDE) for query in queries)
+    return EVENTS if more else "recommend"
 
 
-def events_inputs(metadata: Document, queries: Sequence[Query]) -> Document:
-    """The inputs of `recommend_events` besides the ids: name -> what the metadata say of it.
+def _has_rules(query: Query) -> bool:
+    return (
+        any(getattr(query, name) for name in _RULE_LISTS)
+        or bool(query.exclude_recent or query.diversity)
+        or not math.isnan(query.min_score)
+    )
+
+
+def inputs_beside(metadata: Document, queries: Sequence[Query]) -> Document:
+    """The inputs of `asked_signature` besides the ids: name -> what the metadata say of it.
 
     Args:
         metadata: of the model, as REST writes them.
         queries: what will be asked.
 
     Raises:
-        ServingError: INVALID_ARGUMENT: a query tells what the model does not read.
+        ServingError: INVALID_ARGUMENT: a query tells what the model does not read, or asks for
+            rules of one that has none.
     """
-    signature = metadata["metadata"]["signature_def"]["signature_def"].get(EVENTS)
+    name = asked_signature(queries)
+    signature = metadata["metadata"]["signature_def"]["signature_def"].get(name)
+    if signature is None and name == RULES:
+        raise ServingError(Code.INVALID_ARGUMENT, f"the model has no signature {RULES!r}")
     read = {} if signature is None else signature["inputs"]
     for query in queries:
         for name in (*(each for each in _BESIDE if getattr(query, each)), *query.context):
             if name not in read or name in IDS:
-                told = ", ".join(sorted(set(read) - IDS)) or "nothing but ids"
+                own = set(read) - IDS - RULE_NAMES
+                told = ", ".join(sorted(own)) or "nothing but ids"
                 raise ServingError(
                     Code.INVALID_ARGUMENT, f"the model does not read {name!r}; it reads {told}"
                 )
@@ -117,7 +156,7 @@ def events_inputs(metadata: Document, queries: Sequence[Query]) -> Document:
 def recommend_inputs(
     queries: Sequence[Query], k: int, beside: Mapping[str, Document] = NOTHING
 ) -> dict[str, list[Any]]:
-    """The inputs of the signature `recommend`, or of `recommend_events`.
+    """The inputs of the signature `recommend`, `recommend_events` or `recommend_rules`.
 
     Lists are padded with "" to the longest, rounded up to a power of two: few widths, so that
     requests of several clients fit into one batch, and the model sees few shapes.
@@ -125,7 +164,7 @@ def recommend_inputs(
     Args:
         queries: one a row.
         k: the number of items wanted for each.
-        beside: what `events_inputs` returned, for `recommend_events`.
+        beside: what `inputs_beside` returned, for the other two.
 
     Raises:
         ServingError: INVALID_ARGUMENT: a list has not as many values as the history has items.
@@ -138,6 +177,12 @@ def recommend_inputs(
         "k": [k] * len(queries),
     }
     for name, tensor in beside.items():
+        if name in _RULE_LISTS:
+            inputs[name] = _padded([list(getattr(query, name)) for query in queries])
+            continue
+        if name in _NO_RULE:
+            inputs[name] = [getattr(query, name) for query in queries]
+            continue
         kind: Any = {"DT_STRING": lambda text: text, "DT_INT64": int}.get(tensor["dtype"], float)
         if name not in _BESIDE:
             none = "" if tensor["dtype"] == "DT_STRING" else math.nan
@@ -166,15 +211,17 @@ def _padded(rows: list[list[Id]]) -> list[list[Id]]:
 def recommendations(outputs: Outputs, version: int | None) -> list[Recommendations]:
     """The outputs of `recommend` as one answer a row, without padding."""
     sources = outputs.get("source") or [()] * len(outputs["strategy"])
+    fewer = outputs.get("fewer") or [""] * len(outputs["strategy"])
     return [
         Recommendations(
             [pair for pair in zip(items, scores, strict=True) if pair[0] != ""],
             strategy,
             version,
             tuple(source for source in row if source != ""),
+            why,
         )
-        for items, scores, strategy, row in zip(
-            outputs["item_id"], outputs["score"], outputs["strategy"], sources, strict=True
+        for items, scores, strategy, row, why in zip(
+            outputs["item_id"], outputs["score"], outputs["strategy"], sources, fewer, strict=True
         )
     ]
 

@@ -70,8 +70,10 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
     if set(inputs) == messages.IDS:
         values = messages.recommend_inputs([messages.Query("1", ["2", "3"], ["4"])], 10)
         call = 'client.recommend("1", history=["2", "3"], exclude=["4"], k=10)'
-    elif name == messages.EVENTS:
+    elif name in (messages.EVENTS, messages.RULES):
         more = _more(inputs)
+        if name == messages.RULES:
+            more["pin"], more["exclude_recent"] = ["5"], 3
         query = messages.Query("1", ["2", "3"], ["4"], **more)
         beside = {key: tensor for key, tensor in inputs.items() if key not in messages.IDS}
         values = messages.recommend_inputs([query], 10, beside)
@@ -103,7 +105,7 @@ def _more(inputs: messages.Document) -> dict[str, Any]:
     context = {
         name: "" if tensor["dtype"] == "DT_STRING" else 1.0
         for name, tensor in sorted(inputs.items())
-        if name not in messages.IDS and name not in lists
+        if name not in messages.IDS and name not in lists and name not in messages.RULE_NAMES
     }
     return {**lists, **({"context": context} if context else {})}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -133,10 +134,17 @@ async def _decoded(tensors, large: bool) -> dict:
 
 
 class ModelService:
-    """tensorflow.serving.ModelService."""
+    """tensorflow.serving.ModelService.
 
-    def __init__(self, inference: Inference):
+    Args:
+        inference: what answers.
+        tell: has the other processes of the server take over a serialized ModelServerConfig; None
+            where there are none.
+    """
+
+    def __init__(self, inference: Inference, tell: Callable[[bytes], None] | None = None):
         self._inference = inference
+        self._tell = tell
 
     @_answers
     async def GetModelStatus(self, request):  # noqa: N802
@@ -159,6 +167,8 @@ class ModelService:
         before = metrics.totals(list(request.metric_names))
         configs = from_proto(request.config)
         await asyncio.to_thread(self._inference.manager.configure, configs)
+        if self._tell is not None:
+            await asyncio.to_thread(self._tell, request.config.SerializeToString())
         response = protos.management.ReloadConfigResponse()
         response.status.error_code = 0
         for name, count in metrics.totals(list(request.metric_names)).items():

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 
 from serving.server.text_proto import read_text_proto
 from serving.wire import protos
 
 DEFAULT_PATH = "/monitoring/prometheus/metrics"
+OPEN_METRICS = "application/openmetrics-text"
 
 
 def page_path(config_file: str) -> str:
@@ -49,17 +51,30 @@ class Counter:
         with self._lock:
             self.cells[values] = self.cells.get(values, 0) + by
 
+    def snapshot(self) -> list:
+        """The cells as JSON takes them."""
+        with self._lock:
+            return [[labels, count] for labels, count in self.cells.items()]
+
+    def absorb(self, cells: list) -> None:
+        """Adds the cells of a snapshot."""
+        for labels, count in cells:
+            self.add(*labels, by=count)
+
     def total(self) -> int:
         """The sum over all cells."""
         with self._lock:
             return sum(self.cells.values())
 
-    def lines(self) -> list[str]:
-        """The metric in Prometheus' text format."""
+    def lines(self, open_metrics: bool = False) -> list[str]:
+        """The metric in Prometheus' text format, or in OpenMetrics'."""
         name = metric_name(self.name)
         with self._lock:
             cells = sorted(self.cells.items())
-        return [f"# TYPE {name} counter"] + [
+        # OpenMetrics has every sample of a counter end in `_total`: whoever asks for it would not
+        # find the metric under TensorFlow Serving's name.
+        kind = "unknown" if open_metrics else self.kind
+        return [f"# TYPE {name} {kind}"] + [
             f"{name}{{{_labels(self.labels, values)}}} {count}" for values, count in cells
         ]
 
@@ -85,18 +100,35 @@ class Histogram:
             cell[0][bisect_right(self._limits, value)] += 1
             cell[1] += value
 
+    def snapshot(self) -> list:
+        """The cells as JSON takes them."""
+        with self._lock:
+            return [
+                [labels, list(counts), total] for labels, (counts, total) in self._cells.items()
+            ]
+
+    def absorb(self, cells: list) -> None:
+        """Adds the cells of a snapshot."""
+        with self._lock:
+            for labels, counts, total in cells:
+                cell = self._cells.setdefault(tuple(labels), [[0] * len(counts), 0.0])
+                cell[0] = [one + other for one, other in zip(cell[0], counts, strict=True)]
+                cell[1] += total
+
     def total(self) -> int:
         """How many values were counted."""
         with self._lock:
             return sum(sum(cell[0]) for cell in self._cells.values())
 
-    def lines(self) -> list[str]:
-        """The metric in Prometheus' text format; buckets cumulate."""
+    def lines(self, open_metrics: bool = False) -> list[str]:
+        """The metric in Prometheus' text format, or in OpenMetrics'; buckets cumulate."""
         name = metric_name(self.name)
-        lines = [f"# TYPE {name} histogram"]
+        lines = [f"# TYPE {name} {self.kind}"]
         with self._lock:
             cells = sorted((labels, list(cell[0]), cell[1]) for labels, cell in self._cells.items())
-        limits = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
+        written = [f"{limit:g}" for limit in self._limits]
+        # OpenMetrics writes bounds as decimals.
+        limits = [str(float(limit)) if open_metrics else limit for limit in written] + ["+Inf"]
         for values, counts, total in cells:
             labels = _labels(self.labels, values)
             prefix = f"{labels}," if labels else ""
@@ -110,9 +142,15 @@ class Histogram:
 
 
 class Metrics:
-    """The metrics of one server."""
+    """The metrics of one server.
+
+    Attributes:
+        published: returns the snapshots that a page adds up, where several processes are one
+            server; None where there is one.
+    """
 
     def __init__(self):
+        self.published: Callable[[], list[dict]] | None = None
         latency = (10, 1.8, 33)  # microseconds, to about 20 minutes
         self.request_count = Counter("/tensorflow/serving/request_count", ("model_name", "status"))
         self.request_latency = Histogram(
@@ -150,13 +188,23 @@ class Metrics:
             for name in names
         }
 
-    def page(self) -> str:
-        """Every metric that counted anything, in Prometheus' text format."""
+    def snapshot(self) -> dict[str, list]:
+        """All cells, as JSON takes them."""
+        return {name: metric.snapshot() for name, metric in self._all.items()}
+
+    def page(self, open_metrics: bool = False) -> str:
+        """Every metric that counted anything, in Prometheus' text format, or in OpenMetrics'."""
+        if self.published is not None:
+            every = Metrics()
+            for snapshot in self.published():
+                for name, cells in snapshot.items():
+                    every._all[name].absorb(cells)
+            return every.page(open_metrics)
         lines: list[str] = []
         for name in sorted(self._all):
             if self._all[name].total():
-                lines += self._all[name].lines()
-        return "\n".join(lines) + "\n"
+                lines += self._all[name].lines(open_metrics)
+        return "\n".join(lines + ["# EOF"] * open_metrics) + "\n"
 
 
 def metric_name(name: str) -> str:

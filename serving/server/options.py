@@ -94,6 +94,9 @@ class ServerOptions:
     idle_timeout_seconds: float = _option(600, "longest between two requests of a connection")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
+    processes: int = _option(
+        1, "processes that share the ports, each with the models (command line only)"
+    )
     threads: int = _option(0, "threads that run one model; 0: two for each core")
     tensorflow_intra_op_parallelism: int = _option(0, "threads inside one operation; 0: all cores")
     tensorflow_inter_op_parallelism: int = _option(0, "threads between operations; 0: all cores")
@@ -126,6 +129,8 @@ class ServerOptions:
         ):
             if getattr(self, name) < 0:
                 raise StartError(f"--{name} must not be negative, got {getattr(self, name)}")
+        if self.processes < 1:
+            raise StartError(f"--processes must be at least 1, got {self.processes}")
         if self.request_log_prefix and self.model_config_file:
             raise StartError(
                 "--request_log_prefix belongs to --model_base_path; in a "

@@ -22,6 +22,7 @@ from serving.server.json.print import (
 )
 from serving.server.json.text import parse_object
 from serving.server.manager import ModelVersionStatus
+from serving.server.metrics import OPEN_METRICS
 from serving.server.servable import DEFAULT_SIGNATURE
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, http_status, invalid
@@ -84,9 +85,7 @@ class RestHandler:
         ):
             return self._error(ServingError(Code.UNAUTHENTICATED, "A valid API key is required"))
         if options.metrics_path and path == options.metrics_path:
-            return web.Response(
-                body=self._inference.metrics.page().encode(), headers={"Content-Type": "text/plain"}
-            )
+            return self._metrics(request)
         if not _HANDLED.fullmatch(path):
             return web.Response(
                 status=404,
@@ -117,6 +116,12 @@ class RestHandler:
         if self._inference.draining:
             response.force_close()
         return response
+
+    def _metrics(self, request: web.BaseRequest) -> web.Response:
+        asked = OPEN_METRICS in request.headers.get("Accept", "")
+        kind = f"{OPEN_METRICS}; version=1.0.0; charset=utf-8" if asked else "text/plain"
+        page = self._inference.metrics.page(open_metrics=asked)
+        return web.Response(body=page.encode(), headers={"Content-Type": kind})
 
     def _error(self, error: ServingError) -> web.Response:
         status = getattr(error, "http_status", None) or http_status(error.code)

@@ -10,13 +10,13 @@ import logging
 import os
 import resource
 import signal
-import socket
 import ssl
 import sys
 import threading
 import time
 
 from serving.server.options import ServerOptions, parse_arguments
+from serving.server.processes import VARIABLE, Shared, listen_on, newest_configuration, supervise
 from serving.wire.errors import ServingError, StartError
 
 log = logging.getLogger("serving")
@@ -39,17 +39,23 @@ class Server:
         metrics: the counters.
     """
 
-    def __init__(self, options: ServerOptions | None = None, **keywords):
+    def __init__(self, options: ServerOptions | None = None, *, shared: str = "", **keywords):
         """Checks the options; nothing is loaded before `start`.
 
         Args:
             options: all options; or
+            shared: the folder of a group of processes that this one belongs to; its ports are then
+                theirs.
             **keywords: single ones, by the names of `ServerOptions`.
 
         Raises:
             StartError: the options contradict each other.
         """
         self.options = (options or ServerOptions(**keywords)).checked()
+        if self.options.processes > 1:
+            raise StartError("--processes is of the command line: a Server is one process")
+        self._shared_folder = shared
+        self._shared: Shared | None = None
         self.rest_port: int | None = None
         self.grpc_port: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -69,7 +75,8 @@ class Server:
         from serving.server.request_log import open_log
 
         options = self.options
-        configs = self._read_configs()
+        told = newest_configuration(self._shared_folder) if self._shared_folder else None
+        configs = self._read_configs() if told is None else self._parse_config(told.read_bytes())
         self.metrics = Metrics()
         self.manager = Manager(
             self._load,
@@ -97,6 +104,14 @@ class Server:
         except ServingError as error:
             self.manager.stop()
             raise StartError(error.message) from error
+        if self._shared_folder:
+            self._shared = Shared(
+                self._shared_folder,
+                told,
+                self.metrics.snapshot,
+                lambda config: self.manager.configure(self._parse_config(config)),
+            )
+            self.metrics.published = self._shared.published
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="serving", daemon=True)
         self._thread.start()
@@ -116,6 +131,8 @@ class Server:
             self._call(self._drain())
             # No handler is left, so the log is complete.
             self._request_log.close()
+            if self._shared is not None:
+                self._shared.close()
 
     def stop(self) -> None:
         """Refuses new requests, waits for those under way, and frees everything."""
@@ -158,6 +175,13 @@ class Server:
             request_log = RequestLogConfig(prefix, options.request_log_sampling_rate)
         path = os.path.abspath(options.model_base_path)
         return [ModelConfig(options.model_name, path, request_log=request_log)]
+
+    @staticmethod
+    def _parse_config(config: bytes) -> list:
+        from serving.server.model_config import from_proto
+        from serving.wire import protos
+
+        return from_proto(protos.server_config.ModelServerConfig.FromString(config))
 
     def _read_batching(self):
         from serving.server.batching import BatchingParameters, read_parameters
@@ -271,7 +295,7 @@ class Server:
         )
         self._runner = web.ServerRunner(connections, shutdown_timeout=1.0)
         await self._runner.setup()
-        listening = _bind(options.host, options.rest_api_port)
+        listening = listen_on(options.host, options.rest_api_port, bool(self._shared_folder))
         self.rest_port = listening.getsockname()[1]
         await web.SockSite(self._runner, listening, ssl_context=context, backlog=1024).start()
 
@@ -287,7 +311,7 @@ class Server:
         self._grpc = grpc.aio.server(
             interceptors=[grpc_services.ApiKeyInterceptor(api_key)] if api_key else [],
             options=[
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(bool(self._shared_folder))),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
             ],
@@ -298,7 +322,8 @@ class Server:
             ),
             self._grpc,
         )
-        protos.add_model_service(grpc_services.ModelService(self._inference), self._grpc)
+        tell = self._shared.tell if self._shared is not None else None
+        protos.add_model_service(grpc_services.ModelService(self._inference, tell), self._grpc)
         if options.enable_grpc_healthcheck_service:
             self._health = grpc_services.Health(self.manager)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -342,23 +367,6 @@ class Server:
         self._runner = self._grpc = self._health = None
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket.
-
-    Raises:
-        StartError: the port is in use, or the address is not of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listening
-
-
 def _most_connections() -> int:
     """As many as the limit of open files leaves, with some for models, logs and gRPC."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -400,7 +408,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status where it could not start, 1; after a signal the process ends with 0.
     """
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # The default of 5 ms would make an answer that is ready wait for a busy thread.
@@ -408,11 +417,14 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    shared = os.environ.get(VARIABLE, "")
     try:
-        server = Server(options)
-        for port in {options.port, options.rest_api_port} - {0, -1}:
+        if options.processes > 1:
+            return supervise(options.checked(), arguments)
+        server = Server(options, shared=shared)
+        for port in set() if shared else {options.port, options.rest_api_port} - {0, -1}:
             # Importing TensorFlow takes ten seconds; a port in use is told before that.
-            _bind(options.host, port).close()
+            listen_on(options.host, port).close()
         _freeze_imports()
         server.start()
     except StartError as error:
@@ -427,6 +439,9 @@ def main(arguments: list[str] | None = None) -> int:
         "models": [f"{name}/{version}" for name, version in sorted(server.manager.available())],
     }
     print(json.dumps(ready), flush=True)
+    if shared:
+        # The process that started this one holds its standard input for as long as it lives.
+        threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     # A wait without a limit would not wake for a signal that another thread received.
     while not stop.wait(1.0):
         pass

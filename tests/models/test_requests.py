@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.requests import K, signature
 from models.contract.retrieve import DotProductModel
 from models.contract.retrieve_task import RetrieveTask
 from models.contract.retriever import Retriever
@@ -111,3 +112,36 @@ def test_a_query_passes_through_functions_and_maps():
     answer = twice(query)
     assert isinstance(answer, Query) and answer.user.numpy().tolist() == [6, 2]
     assert answer.history.to_list() == [[2, 5], []]
+
+
+LISTS = {
+    "user_id": tf.TensorSpec([None], tf.string, name="user_id"),
+    "history": tf.TensorSpec([None, None], tf.string, name="history"),
+}
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Answers with the k of each row, whatever the history."""
+    return signature(lambda user_id, history, k: {"k": k}, **LISTS, k=K)
+
+
+def test_one_k_is_for_all_rows(asked):
+    users, history = tf.constant(["a", "b", "c"]), tf.zeros([3, 1], tf.string)
+    for k, expected in ((5, [5, 5, 5]), ([5], [5, 5, 5]), ([1, 2, 3], [1, 2, 3])):
+        answer = asked(user_id=users, history=history, k=tf.constant(k))
+        assert answer["k"].numpy().tolist() == expected
+    assert asked(user_id=users[:0], history=history[:0], k=tf.constant(5))["k"].shape == [0]
+
+
+@pytest.mark.parametrize(
+    "rows, ks, said",
+    [(1, 3, r"\[history\] \[1\] \[user_id\] \[3\]"), (3, 2, r"\[user_id\] \[3\] \[k\] \[2\]")],
+)
+def test_rows_that_disagree_are_named(asked, rows, ks, said):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+        asked(
+            user_id=tf.constant(["a", "b", "c"]),
+            history=tf.zeros([rows, 1], tf.string),
+            k=tf.fill([ks], 5),
+        )

@@ -32,7 +32,8 @@ def exported(name, data, label, folder, **hyper_parameters):
 def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
-    recall, data = exported("item_knn", toy_data("profile", 0.0), None, folder / "recall")
+    described = toy_data("profile", 0.0, described=True)
+    recall, data = exported("item_knn", described, None, folder / "recall")
     rated = toy.build(
         folder / "rated",
         0.0,
@@ -64,6 +65,46 @@ def ask(signatures, users, k, history=None, exclude=None):
         k=tf.fill([len(users)], k),
     )
     return {name: value.numpy() for name, value in answer.items()}
+
+
+def ask_rules(signatures, users, k, **rules):
+    nothing = tf.zeros([len(users), 0], tf.string)
+    inputs = {name: nothing for name in ("history", "exclude", "allow", "where", "boost", "pin")}
+    inputs |= {
+        "exclude_recent": tf.zeros([len(users)], tf.int32),
+        "diversity": tf.fill([len(users)], ""),
+        "min_score": tf.fill([len(users)], float("nan")),
+    }
+    lists = {name: tf.constant([value] * len(users)) for name, value in rules.items()}
+    answer = signatures["recommend_rules"](
+        user_id=tf.constant(users), k=tf.constant(k), **{**inputs, **lists}
+    )
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, stages):
+    """A known user, by the models, and a stranger, by popularity."""
+    recall, data = tf.saved_model.load(stages[0]).signatures, stages[2]
+    users = [data.users.ids[0], b"nobody knows"]
+    for stage in (recall, bundled):
+        plain, ruled = ask(stage, users, 8), ask_rules(stage, users, 8)
+        for name, value in plain.items():
+            np.testing.assert_array_equal(ruled[name], value, name)
+        # A toy's item n is of 1980 + n % 20.
+        few = ask_rules(stage, users, 6, where=["year >= 1995"])
+        number = np.vectorize(lambda item: int(item.split(b" ")[1]))(few["item_id"])
+        assert number.shape == (2, 6) and (number % 20 >= 15).all()
+        # What is boosted beyond all others comes first; a pin has its place whatever it scores.
+        pin = plain["item_id"][0, 7]
+        lifted = ask_rules(stage, users[:1], 4, boost=["year = 1999 => + 1000"], pin=[b"", pin])
+        assert lifted["item_id"][0, 1] == pin
+        first = lifted["item_id"][0, 0]
+        assert int(first.split(b" ")[1]) % 20 == 19 and lifted["score"][0, 0] > 900
+        none = ask_rules(stage, users, 5, allow=[data.items.ids[0]])
+        assert (none["item_id"] != b"").sum(1).max() <= 1
+        assert none["fewer"][1].startswith(b"1 answered: allow and where take 1 of 60 items")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)yaer.*nearest is.*year"):
+        ask_rules(bundled, users, 5, where=["yaer > 1990"])
 
 
 def test_the_ranker_orders_what_the_recall_found(bundled, stages):

@@ -15,7 +15,7 @@ from components.tables.schemas import schema_folder
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from pipeline import config, lineage, local
+from pipeline import config, lineage, local, preflight
 
 
 def write(tmp_path, text):
@@ -282,7 +282,7 @@ def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
     items.write_text(items.read_text() + "# one more line\n")
     after = parameters()
     assert {node for node in before if before[node] != after[node]} == {
-        "Schema_items",
+        "Schema-items",
         "TableCheck",
         "ExampleBuilder",
         "LastBlessed",  # the identity of what is trained
@@ -298,9 +298,9 @@ def test_the_layout_is_decided_once(tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "detect", lambda *given: count.append(given) or own(*given))
     run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
     assert run.data.reader == "csv" and len(count) == 1
-    assert local.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
+    assert preflight.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
     run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
-    assert local.find_data(run, print)[2] == "csv" and len(count) == 2
+    assert preflight.find_data(run, print)[2] == "csv" and len(count) == 2
 
 
 def test_a_run_says_what_each_column_is_taken_for(tmp_path):
@@ -308,7 +308,7 @@ def test_a_run_says_what_each_column_is_taken_for(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,title,price,zip\ni,A,3,00501\nj,B,4,9\n")
     run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
     said = []
-    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    preflight.check(run, said.append)
     assert said == [
         "  events (events.csv): rating: number, size: number (10 buckets)",
         # The schema calls the price a number, though these are whole.
@@ -316,8 +316,9 @@ def test_a_run_says_what_each_column_is_taken_for(tmp_path):
         "the first 2 rows)",
     ]
     typed = {"model": "popularity", "data.source": str(tmp_path)}
+    typed["check.allowed_anomalies"] = "items.price"  # which the schema calls a number
     run = config.load(None, {**typed, "data.columns.types.price": "category"})
-    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    preflight.check(run, said.append)
     assert "price: category (2 values in the first 2 rows)" in said[-1]
 
 

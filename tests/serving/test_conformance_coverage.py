@@ -7,20 +7,11 @@ from pathlib import Path
 
 import pytest
 
-# How many cases there are of each letter: serving/README.md says what the letters stand for.
-CASES = {
-    "R": 17,
-    "P": 31,
-    "O": 24,
-    "C": 16,
-    "S": 8,
-    "M": 3,
-    "G": 24,
-    "L": 19,
-    "W": 6,
-    "B": 7,
-    "X": 5,
-}
+TABLE = Path(__file__).with_name("CASES.md")
+# The cases of the table, `| R1 | ...`, and of each the place in TensorFlow Serving's sources.
+CASES = dict(
+    re.findall(r"^\| ([A-Z]\d+) \|.*\| (\S[^|]*) \|$", TABLE.read_text("utf-8"), re.MULTILINE)
+)
 # An id of parametrised tests, the end of a function's name, a class' name.
 NAMES = [
     r'\(\s*"([A-Z]\d+)[-"]',
@@ -30,7 +21,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("letter", CASES)
+@pytest.mark.parametrize("letter", sorted({case[0] for case in CASES}))
 def test_every_case(letter):
     files = [
         path
@@ -39,5 +30,13 @@ def test_every_case(letter):
     ]
     text = "\n".join(path.read_text() for path in files)
     found = {case for name in NAMES for case in re.findall(name, text)}
-    every = {f"{letter}{number}" for number in range(1, CASES[letter] + 1)}
+    every = {case for case in CASES if case[0] == letter}
     assert {case for case in found if case[0] == letter} == every
+
+
+def test_the_table_has_no_gaps_and_a_source_for_each():
+    assert len(CASES) == 160
+    for letter in {case[0] for case in CASES}:
+        numbers = sorted(int(case[1:]) for case in CASES if case[0] == letter)
+        assert numbers == list(range(1, len(numbers) + 1))
+    assert all(re.search(r"\w+\.(cc|h):\d+", source) for source in CASES.values())

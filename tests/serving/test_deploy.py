@@ -255,3 +255,15 @@ def test_kserve():
     }
     # What the runtime sets itself must not be set a second time.
     assert not {"model_name", "model_base_path", "port", "rest_api_port"} & set(flags_of("kserve"))
+
+
+def test_a_run_pushes_where_the_configuration_looks():
+    from pipeline.config import load
+
+    (model,) = read_model_config_file(str(CONFIG / "models.config"))
+    run = load(None, {"model": "two_tower", "name": model.name})
+    assert run.serving_dir.name == model.name == Path(model.base_path).name
+    assert f"/v1/models/{model.name} " in compose()["healthcheck"]["test"][-1]
+    (service,) = read("kserve.yaml")
+    storage = service["spec"]["predictor"]["model"]["storageUri"]
+    assert Path(storage).name == model.name

@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu clean
+.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu engines clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -63,6 +63,9 @@ notebooks: $(STAMP) ## execute the notebooks headless; two of them read runs (RE
 
 gpu: $(STAMP) ## TensorFlow with CUDA into the environment
 	requirements/make_venv $(VENV) "$(LANE)" gpu
+
+engines: ## Prism, Beam's runner in Go, where Go is to be had; its tests are skipped without it
+	requirements/make_engines
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/tools/bin/uv)
 COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'

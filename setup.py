@@ -85,6 +85,7 @@ _EXTRAS = {
     "notebooks": ["ipykernel", "matplotlib>=3.8", "nbclient", "nbformat"],
     "test": [
         *("pytest>=7.4", "pytest-timeout>=2.2", "pytest-xdist>=3.5"),
+        *("moto[s3]>=5", "flask", "flask-cors"),
         *("deptry", "mypy", "pre-commit", "ruff"),
         *("types-grpcio", "types-protobuf", "types-PyYAML"),
     ],

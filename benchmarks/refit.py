@@ -79,8 +79,10 @@ def main() -> None:
 def prepare(source: Path, folder: Path, days: float) -> dict[str, Prepared]:
     """Builds `measured` and `refit` of what is before the border; their test is what is after."""
     names = ("measured", "refit")
+    splits = (*Prepared.splits, "test")
+    found = {name: Prepared(folder / name, splits=splits) for name in names}
     if (folder / "done").exists():
-        return {name: Prepared(folder / name) for name in names}
+        return found
     shutil.rmtree(folder, ignore_errors=True)
     standalone.read_tables(str(source), output=str(folder / "tables"))
     events = artifacts.read_table(str(folder / "tables" / "events"))
@@ -107,7 +109,7 @@ def prepare(source: Path, folder: Path, days: float) -> dict[str, Prepared]:
         shutil.copytree(folder / "later" / "examples" / "Split-test", examples / "Split-test")
     print(f"{earlier.num_rows:,} events before the border, {len(log) - earlier.num_rows:,} after")
     (folder / "done").touch()
-    return {name: Prepared(folder / name) for name in names}
+    return found
 
 
 def build(tables: Path, folder: Path, split: dict[str, Any], everything: bool = False) -> None:

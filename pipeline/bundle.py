@@ -14,6 +14,7 @@ import pydantic
 import yaml
 
 from components.build.config import Filters, SplitConfig
+from components.engines import Beam, arguments
 from components.gate.config import GateConfig, require_known_slices
 from models.names import metrics, registry
 from models.names.errors import ConfigError
@@ -36,6 +37,7 @@ class BundleConfig(Settings):
         z: standard errors over the test queries; what is within them shows nothing.
         slices: as `GateConfig.slices`, against the recall alone and the last blessed bundle.
         output: folder of the runs; the bundle goes there as well.
+        beam: where Beam's part of the work is done.
     """
 
     recall: str
@@ -46,6 +48,7 @@ class BundleConfig(Settings):
     z: float = pydantic.Field(GateConfig().z, ge=0)
     slices: Names = ()
     output: str = "runs"
+    beam: Beam = Beam()
 
 
 def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
@@ -82,6 +85,7 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
         lambda output: _create_pipeline(config, name, recall, rank, output, say),
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         say,
+        config.beam,
     )
 
 
@@ -96,7 +100,6 @@ def _create_pipeline(
     say(local.LOADING)
     from components.bundle.bundler import Bundler
     from components.gate import evaluation
-    from components.in_process import ARGUMENTS
     from pipeline import tfx_api as tfx
     from pipeline.dag import find_last_blessed, gate_and_push
 
@@ -159,7 +162,7 @@ def _create_pipeline(
         metadata_connection_config=tfx.sqlite_metadata_connection_config(
             str(output / lineage.METADATA)
         ),
-        beam_pipeline_args=list(ARGUMENTS),
+        beam_pipeline_args=arguments(config.beam),
     )
 
 

@@ -181,13 +181,20 @@ def data_get(name: str) -> None:
     click.echo(datasets.get(name, progress=click.echo))
 
 
+_BEAM = click.option(
+    "--beam",
+    help="The engine of Beam's part of the work: a runner, such as processes or flink, or a "
+    "mapping as `beam` of a run file is.",
+)
+
+
 def _run_options(command: Callable) -> Callable:
     options = [
         click.argument("model", required=False),
         click.option(
             "--config", type=click.Path(), help="A run as a YAML file; flags override it."
         ),
-        click.option("--data", "source", help="A public data set by name, or a folder."),
+        click.option("--data", "source", help="A public data set by name, or a folder; s3:// too."),
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
         click.option(
             "--split",
@@ -201,6 +208,7 @@ def _run_options(command: Callable) -> Callable:
             metavar="NAME=VALUE",
             help="A hyper-parameter, or a dotted key of the run.",
         ),
+        _BEAM,
         click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
         click.option(
             "--output",
@@ -219,7 +227,7 @@ def _run_options(command: Callable) -> Callable:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def _config(model, config, source, reader, split, settings, seed, output, warm_start, refit):
+def _config(model, config, source, reader, split, settings, beam, seed, output, warm_start, refit):
     from pipeline import config as run_config
 
     flags = {
@@ -234,6 +242,7 @@ def _config(model, config, source, reader, split, settings, seed, output, warm_s
     return run_config.load(
         config,
         {
+            **run_config.parse_beam(beam),
             **run_config.parse_settings(settings),
             **{k: v for k, v in flags.items() if v is not None},
         },
@@ -346,8 +355,9 @@ def _finish(output: str, run: Callable):
     show_default=True,
     help="Folder of the runs; the bundle goes there as well.",
 )
+@_BEAM
 @_mended
-def bundle(**options) -> None:
+def bundle(beam: str | None, **options) -> None:
     """Put a recall and a ranker into one servable.
 
     It is evaluated end to end, gated and pushed as one version.
@@ -360,8 +370,10 @@ def bundle(**options) -> None:
              recsys bundle --recall two_tower --rank deepfm
     """
     from pipeline import bundle as bundling
+    from pipeline import config as run_config
 
-    config = bundling.BundleConfig.parse(options)
+    engine = run_config.load(None, run_config.parse_beam(beam)).beam
+    config = bundling.BundleConfig.parse({**options, "beam": engine})
     _finish(config.output, lambda: bundling.run(config, click.echo))
 
 
@@ -473,7 +485,11 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 @main.command()
 @click.option(
-    "--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files."
+    "--to",
+    "folder",
+    type=click.Path(),
+    required=True,
+    help="A new folder for the Parquet files; s3:// too.",
 )
 @click.option(
     "--users",
@@ -500,8 +516,18 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 @click.option(
     "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
 )
+@click.option("--config", type=click.Path(), help="A run file, whose `beam` is used.")
+@_BEAM
 @_mended
-def batch(folder: str, users: str | None, count: int, run_id: str, output: str) -> None:
+def batch(
+    folder: str,
+    users: str | None,
+    count: int,
+    run_id: str,
+    output: str,
+    config: str | None,
+    beam: str | None,
+) -> None:
     """Recommendations for many users, with the pushed SavedModel itself.
 
     They are written as Parquet of user_id, rank, item_id, score.
@@ -510,8 +536,10 @@ def batch(folder: str, users: str | None, count: int, run_id: str, output: str) 
     Example: recsys batch --to recommendations -k 20
     """
     from pipeline import batch as batches
+    from pipeline import config as run_config
 
-    batches.run(folder, users, count, run_id, output, click.echo)
+    engine = run_config.load(config, run_config.parse_beam(beam)).beam
+    batches.run(folder, users, count, run_id, output, click.echo, engine)
 
 
 @main.command()

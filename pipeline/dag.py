@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components import beam_signatures as beam_signatures  # it makes Beam remember them
 from components.build.config import SOURCE, WALKS
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
+from components.engines import arguments, require_seen
 from components.gate import evaluation, ledger
 from components.gate.evaluator import Evaluator
 from components.gate.last_blessed import LastBlessed, compared
 from components.gate.pusher import Pusher
-from components.in_process import ARGUMENTS
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.refit.refit import Refit
@@ -69,13 +70,15 @@ def create_pipeline(
             machine. Elsewhere nothing is known of the data and of what was blessed.
 
     Raises:
-        ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
+        ConfigError: a place that Beam's workers cannot see, no metric to choose the epoch by, walks
+            for a model that takes none, or targets
             that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
     model_class = registry.load(config.model).Model
     settings = model_class.HyperParameters(**hyper_parameters)
     to_build = check_run(config, settings)
+    require_seen(config.beam, {"data.source": source, "output": pipeline_root})
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label, config.metrics)
     folder = schema_folder(schemas)
@@ -208,7 +211,7 @@ def create_pipeline(
 
     # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset. Elsewhere
     # whether to start warm is decided when a run is submitted.
-    may_be_warm = config.warm_start or (schema_dir and learns_step_by_step(config.model))
+    may_be_warm = config.warm_start or (schema_dir and isinstance(settings, Epochs))
     fitting = {
         "run_fn": "models.training.trainer.run_fn",
         "train_args": tfx.TrainArgs(
@@ -268,13 +271,8 @@ def create_pipeline(
         components=[*nodes, check, builder, transform, last_blessed, trainer, *gated],
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(ARGUMENTS),
+        beam_pipeline_args=arguments(config.beam),
     )
-
-
-def learns_step_by_step(model: str) -> bool:
-    """Whether a model is trained by epochs, so that it may begin with another one's weights."""
-    return issubclass(registry.load(model).Model.HyperParameters, Epochs)
 
 
 def find_last_blessed(serving_dir: str, other_than: str | None) -> LastBlessed:

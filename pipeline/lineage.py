@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.tables.places import place
 from models.names import metrics, registry
 from models.names.errors import RecsysError, nearest
 from models.names.label import Label
@@ -302,7 +303,7 @@ def last_pushed(output: str | Path) -> RunRecord:
         RecsysError: there is none.
     """
     for record in reversed(load_runs(output)):
-        if record.pushed_path and Path(record.pushed_path).exists():
+        if record.pushed_path and place(record.pushed_path).exists():
             return record
     raise RecsysError(
         f"no model was pushed under {output} yet; make one: recsys run --output {output}"

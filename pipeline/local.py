@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components import engines
+from components.tables.places import is_remote, place
 from models.names.errors import ConfigError, RecsysError
 from pipeline import lineage, preflight
 from pipeline.config import RunConfig
@@ -46,7 +48,12 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
 
     def create(output: Path):
         found = preflight.check(config, say)
-        located = config.data.model_copy(update={"reader": found.reader})
+        # Beam's workers may have been started in another folder.
+        file = config.split.file and str(Path(config.split.file).absolute())
+        located = {
+            "data": config.data.model_copy(update={"reader": found.reader}),
+            "split": config.split.model_copy(update={"file": file}),
+        }
         if config.split.leakage:
             say(config.split.leakage)
         say(LOADING)
@@ -54,19 +61,30 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         from pipeline import dag
 
         return dag.create_pipeline(
-            config.model_copy(update={"data": located}),
+            config.model_copy(update=located),
             source=str(found.source),
             fingerprint=fingerprint(str(found.source)),
             schemas=found.schemas,
             hyper_parameters=found.hyper_parameters.model_dump(mode="json"),
             pipeline_root=str(output / config.pipeline_name),
-            serving_dir=str(config.serving_dir),
+            serving_dir=config.serving_dir,
             checkpoint_root=str(output / "checkpoints"),
             metadata_path=str(output / lineage.METADATA),
         )
 
+    if is_remote(config.output):
+        raise ConfigError(
+            "output: required: a folder of this machine, for the metadata of a run is a file that "
+            "is locked, and TensorFlow writes checkpoints to it; what others are to see is pushed "
+            f"to push: {config.output}, and recsys compile takes a bucket; received {config.output}"
+        )
     return execute(
-        Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say
+        Path(config.output).absolute(),
+        config.pipeline_name,
+        create,
+        config.to_yaml(),
+        say,
+        config.beam,
     )
 
 
@@ -76,6 +94,7 @@ def execute(
     create: Callable[[Path], Any],
     resolved: str,
     say: Callable[[str], None] = print,
+    beam: engines.Beam = engines.IN_PROCESS,
 ) -> lineage.RunRecord:
     """Runs a pipeline in this process and returns its record.
 
@@ -86,13 +105,15 @@ def execute(
             be refused without.
         resolved: YAML of what is run, kept beside its outputs.
         say: takes lines of progress.
+        beam: the engine that Beam's part of the work is done on.
 
     Raises:
-        RecsysError: as of `create` or a component; another run holds the output folder, or the disk
-            is full.
+        RecsysError: as of `create` or a component; another run holds the output folder, the disk is
+            full, or the engine cannot work or gave up.
     """
-    with _exclusive(output), readable_errors():
+    with _exclusive(output), readable_errors(), engines.explained(beam):
         quiet()
+        engines.require_usable(beam, str(output), say)
         say(f"{name}: starting")
         started = time.monotonic()
         pipeline = create(output)
@@ -120,7 +141,7 @@ def require_push(record: lineage.RunRecord) -> None:
 
     A pipeline can be green and push nothing.
     """
-    if record.pushed_path and Path(record.pushed_path).exists():
+    if record.pushed_path and place(record.pushed_path).exists():
         return
     if not record.blessed:
         failures = record.verdict.get("failures", [])
@@ -203,7 +224,7 @@ def save_verdict(record: lineage.RunRecord) -> None:
     (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def require_plain(folder: Path, flag: str) -> None:
+def require_plain(folder: Path | str, flag: str) -> None:
     """Refuses a folder whose name Beam and TFX would take for a pattern.
 
     Raises:

@@ -8,7 +8,6 @@ and refused where no further row can mend it.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.build.config import BuildConfig
 from components.gate.config import SLICES, require_known_slices
+from components.tables.places import Place, is_remote, place
 from components.tables.schemas import origins, read_columns, read_schemas, schema_folder
 from models.names import declared, metrics, registry
 from models.names.errors import ConfigError, DataError, nearest
@@ -38,7 +38,7 @@ class Found:
         hyper_parameters: all of the model's.
     """
 
-    source: Path
+    source: Place
     schemas: str
     reader: str
     hyper_parameters: HyperParameters
@@ -111,7 +111,7 @@ def check_run(config: RunConfig, settings: HyperParameters) -> BuildConfig:
     return rows.to_build(config)
 
 
-def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str, str]:
+def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Place, str, str]:
     """Returns the data folder, the name or folder of its table schemas, and its layout.
 
     The data is fetched when it is a public data set. What the layout is, is decided here, and
@@ -124,16 +124,19 @@ def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str,
     if name in datasets.DATASETS:
         dataset = datasets.find(name)
         folder = datasets.get(name, progress=say)
-        return folder, data.schema_name or dataset.schema, data.reader or dataset.reader
-    if not Path(name).exists():
+        return folder.absolute(), data.schema_name or dataset.schema, data.reader or dataset.reader
+    found = place(name)
+    if not found.exists():
+        if is_remote(name):
+            raise ConfigError(f"data.source: {name} is missing; required: a folder with files")
         datasets.find(name)  # raises, naming the nearest
     reader = data.reader or detection.detect(name, data.columns)
     usual = detection.conventions(name, reader).get("schema", "generic")
-    return Path(name).absolute(), data.schema_name or usual, reader
+    return found.absolute(), data.schema_name or usual, reader
 
 
 def say_how_it_is_read(
-    config: RunConfig, source: Path, schemas: str, reader: str, say: Callable[[str], None]
+    config: RunConfig, source: Place, schemas: str, reader: str, say: Callable[[str], None]
 ) -> list[Any]:
     """Says what each column is taken for, and what is left out.
 
@@ -157,7 +160,7 @@ def say_how_it_is_read(
 def check_data(
     config: RunConfig,
     settings: HyperParameters,
-    source: Path,
+    source: Place,
     schemas: str,
     reader: str,
     say: Callable[[str], None],

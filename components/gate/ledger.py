@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import posixpath
 import shutil
 import time
@@ -25,7 +24,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from models.names.errors import ConfigError
+from components.tables.places import Remote, place, upload
 
 FOLDER = ".blessed"
 TRAINING_LOG = "assets.extra/training.json"
@@ -138,9 +137,6 @@ def holds_model(folder: str) -> bool:
 class _Place:
     """A folder of this machine or of an object store, read and written through Arrow.
 
-    Credentials are found in the usual places of the store's own tools; AWS_ENDPOINT_URL names the
-    server of an S3 that is not Amazon's.
-
     Args:
         name: an absolute path or a URI.
 
@@ -149,18 +145,11 @@ class _Place:
     """
 
     def __init__(self, name: str):
-        scheme, _, host = os.environ.get("AWS_ENDPOINT_URL", "").partition("://")
-        try:
-            if name.startswith("s3://") and host:
-                self.files = fs.S3FileSystem(scheme=scheme, endpoint_override=host.rstrip("/"))
-                self.root = name.removeprefix("s3://")
-            else:
-                self.files, self.root = fs.FileSystem.from_uri(name)
-        except (ValueError, NotImplementedError) as error:
-            raise ConfigError(
-                "required: an absolute path or a URI such as s3://bucket/models; received "
-                f"{name!r} ({error})"
-            ) from None
+        self.found = place(name)
+        if isinstance(self.found, Remote):
+            self.files, self.root = self.found.system, self.found.key
+        else:
+            self.files, self.root = fs.LocalFileSystem(), name
 
     def path(self, name: str) -> str:
         return posixpath.join(self.root, name).rstrip("/")
@@ -187,6 +176,9 @@ class _Place:
 
     def copy_from(self, source: "_Place", name: str) -> None:
         """Copies all files of a folder, `saved_model.pb` last."""
+        if isinstance(self.found, Remote) and not isinstance(source.found, Remote):
+            upload(source.found, self.found / name, _MODEL)
+            return
         selector = fs.FileSelector(source.root, recursive=True)
         found = [one.path for one in source.files.get_file_info(selector) if one.is_file]
         for path in sorted(found, key=lambda path: (posixpath.basename(path) == _MODEL, path)):

@@ -15,6 +15,7 @@ from components.tables import records
 from components.tables.artifacts import ALL, split_folder
 from components.tables.columns import empty_table
 from components.tables.names import TABLES
+from components.tables.places import Remote, open_binary, place
 from models.names.errors import DataError
 
 _WHOLE_FILES = 256 << 20
@@ -26,12 +27,12 @@ def fingerprint(folder: str) -> str:
     So a cached read is never a stale one.
 
     Up to 256 MB the contents are hashed whole; beyond that names, sizes, times of change and the
-    ends of each file.
+    ends of each file; on an object store names, sizes and times of change.
 
     Raises:
         DataError: the folder does not exist.
     """
-    path = Path(folder)
+    path = place(folder)
     if not path.is_dir():
         raise DataError(
             f"the data folder {folder} does not exist; required: a folder with the source's files"
@@ -39,12 +40,14 @@ def fingerprint(folder: str) -> str:
     files = sorted(
         file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
     )
+    if isinstance(path, Remote):
+        return _fingerprint_of_names(files, path)
     whole = sum(file.stat().st_size for file in files) <= _WHOLE_FILES
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()
         digest.update(f"{file.relative_to(path)}\0{status.st_size}\0".encode())
-        with open(file, "rb") as stream:
+        with open_binary(file) as stream:
             if whole:
                 for block in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(block)
@@ -52,6 +55,16 @@ def fingerprint(folder: str) -> str:
                 digest.update(f"{status.st_mtime_ns}\0".encode() + stream.read(1 << 16))
                 stream.seek(max(0, status.st_size - (1 << 16)))
                 digest.update(stream.read())
+    return digest.hexdigest()[:32]
+
+
+def _fingerprint_of_names(files: list[Remote], folder: Remote) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(
+            f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
+        )
     return digest.hexdigest()[:32]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -365,3 +366,51 @@ def test_runs_on_lists_or_with_weights_have_names_of_their_own():
     ]
     assert named[0].endswith("-event_type-search")
     assert named[1].endswith("-event_type-search-importance")
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (None, {}),
+        ("processes", {"beam.runner": "processes"}),
+        (
+            "{runner: prism, options: {job_endpoint: 'localhost:1'}}",
+            {"beam.runner": "prism", "beam.options": {"job_endpoint": "localhost:1"}},
+        ),
+    ],
+)
+def test_an_engine_is_said_by_its_name_or_as_the_file_does(said, expected):
+    assert config.parse_beam(said) == expected
+
+
+def test_a_flag_changes_of_the_engine_what_it_says(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "beam: {runner: portable, options: {job_endpoint: 'jobs:1', environment_config: 'p:2'}}"
+    )
+    flags = config.parse_beam("prism") | config.parse_settings(
+        ("beam.options.environment_config=p:3",)
+    )
+    engine = config.load(str(tmp_path / "run.yaml"), flags).beam
+    assert engine.runner == "prism"
+    assert engine.options == {"job_endpoint": "jobs:1", "environment_config": "p:3"}
+    with pytest.raises(ConfigError, match="--beam requires a runner's name.*received '3'"):
+        config.parse_beam("3")
+    with pytest.raises(ConfigError, match="unknown key 'beam.option'; did you mean 'options'"):
+        config.load(None, config.parse_beam("{option: {}}"))
+
+
+def test_models_are_pushed_to_a_place_of_their_own(tmp_path):
+    def pushes(**said):
+        run = {"model": "ease", "name": "shop", "output": str(tmp_path), **said}
+        return config.load(None, run).serving_dir
+
+    assert pushes() == f"{tmp_path}/serving/shop"
+    assert pushes(push="s3://shop/models/") == "s3://shop/models/shop"
+    assert pushes(push="models") == str(Path("models/shop").absolute())
+
+
+def test_a_run_is_not_kept_in_a_bucket():
+    with pytest.raises(ConfigError, match="output: required: a folder of this.*received s3"):
+        local.run(config.load(None, {"output": "s3://shop/runs"}), lambda line: None)
+    with pytest.raises(ConfigError, match="required: a path, or a URI.*received http://shop/data"):
+        local.find_data(config.load(None, {"data.source": "http://shop/data"}), lambda line: None)

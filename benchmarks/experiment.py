@@ -154,6 +154,25 @@ def train(
     return data, model, seconds
 
 
+def train_again(
+    prepared: Prepared,
+    model_name: str,
+    hyper_parameters: dict[str, Any],
+    seed: int,
+    epochs: dict[str, int],
+) -> dict[str, Any]:
+    """Trains for epochs that were chosen before, by stage, and measures on test as `measure`."""
+    data, model, loop, seconds = _train(prepared, model_name, hyper_parameters, seed, epochs)
+    return {
+        "model": model_name,
+        "seed": seed,
+        "test": prepared.task(model_name).evaluation(data, "test").of(model)(),
+        "seconds": round(seconds, 1),
+        "best_epochs": loop.best_epochs,
+        "hyper_parameters": model.hyper_parameters.model_dump(),
+    }
+
+
 def overrides(pairs: list[str]) -> dict[str, Any]:
     """What `--set NAME=VALUE ...` says; values are JSON."""
     return {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in pairs)}

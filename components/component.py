@@ -1,7 +1,17 @@
-"""What a component of TFX repeats, once: its specification and constructor, of a declaration."""
+"""What a component of TFX repeats, once: its specification and constructor, of a declaration.
 
+And how a step that is not needed after all ends at once. Not every runner has TFX's conditions, so
+the step runs, marks what it would have written as skipped, and why; what is made of that is skipped
+in its turn.
+"""
+
+import functools
+import posixpath
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
+from absl import logging
+from tfx import types
 from tfx.dsl.components.base import (
     base_beam_component,
     base_beam_executor,
@@ -9,10 +19,49 @@ from tfx.dsl.components.base import (
     base_executor,
     executor_spec,
 )
+from tfx.dsl.io import fileio
 from tfx.types import Channel, component_spec
 
 from components import beam_signatures as beam_signatures  # it makes Beam remember them
 from models.names.errors import nearest
+
+SKIPPED = "skipped"
+"""The custom property of an artifact that was not made, and its only file; both say why."""
+
+
+def why_skipped(artifacts: Mapping[str, list[types.Artifact]]) -> str:
+    """Why one of the artifacts was not made; empty where all were."""
+    reasons = (
+        one.get_string_custom_property(SKIPPED) for many in artifacts.values() for one in many
+    )
+    return next(filter(None, reasons), "")
+
+
+def skip(artifacts: Mapping[str, list[types.Artifact]], reason: str) -> None:
+    """Marks artifacts as not made, and says why.
+
+    The file is for object stores, in which a folder without one is none.
+    """
+    for many in artifacts.values():
+        for one in many:
+            one.set_string_custom_property(SKIPPED, reason)
+            fileio.makedirs(one.uri)
+            with fileio.open(posixpath.join(one.uri, SKIPPED), "w") as file:
+                file.write(reason)
+    logging.info("skipped: %s", reason)
+
+
+def skips(do: Callable[..., None]) -> Callable[..., None]:
+    """An executor's `Do` that makes nothing of what was not made."""
+
+    @functools.wraps(do)
+    def wrapped(self, input_dict, output_dict, exec_properties):
+        if reason := why_skipped(input_dict):
+            skip(output_dict, reason)
+        else:
+            do(self, input_dict, output_dict, exec_properties)
+
+    return wrapped
 
 
 class _Declared:

@@ -112,6 +112,7 @@ def build_examples(
     most_items: int | None = None,
     carries: Mapping[str, Any] | None = None,
     selection: Mapping[str, Any] | None = None,
+    everything: bool = False,
 ) -> dict[str, Any]:
     """Builds the examples of the tables in `tables_dir` and returns the report.
 
@@ -133,6 +134,7 @@ def build_examples(
             model which.
         selection: which events count: `positives`, `filters` and `sessions` of
             `build.config.BuildConfig`.
+        everything: every event that counts trains; nothing is held out.
     """
     return examples.build(
         in_process_pipeline,
@@ -148,6 +150,7 @@ def build_examples(
                 "label": label or None,
                 "walks": walks or {},
                 "most_items": most_items,
+                "everything": everything,
                 **(carries or {}),
                 **(selection or {}),
             }

@@ -49,9 +49,9 @@ def run(
         from components.batch import recommendations
 
         asked = (
-            recommendations.users_of_file(users, columns_of_train(record.examples_uri))
+            recommendations.users_of_file(users, columns_of_train(record.served_examples_uri))
             if users
-            else recommendations.users_of_examples(record.examples_uri)
+            else recommendations.users_of_examples(record.served_examples_uri)
         )
         say(f"{record.pushed_path}: asking for {k} items a user ...")
         started = time.monotonic()

@@ -1,6 +1,7 @@
 """`recsys bundle`: a small pipeline of its own makes one servable of two blessed models.
 
-It evaluates the servable end to end, gates and pushes it.
+It evaluates the servable end to end, gates and pushes it. Its stages are the measured models, also
+of runs that fitted theirs again on everything: those have seen what the bundle is measured on.
 """
 
 import hashlib
@@ -65,6 +66,12 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     rank = _blessed(records, config.rank, "score", config.output) if config.rank else None
     if rank:
         _require_same_split(recall, rank)
+    for record in (recall, rank):
+        if record and record.refit.get("events"):
+            say(
+                f"{record.pipeline} was fitted again on everything for its own push; the bundle "
+                "takes the model that was measured, which has not seen test"
+            )
     names = [record.training_parameters["model"] for record in (recall, rank) if record]
     data = (
         recall.pipeline.removeprefix(f"{names[0]}-")

@@ -218,11 +218,16 @@ def _run_options(command: Callable) -> Callable:
         click.option(
             "--warm-start/--cold-start", default=None, help="Start from the last blessed model."
         ),
+        click.option(
+            "--refit/--no-refit",
+            default=None,
+            help="Train the blessed model again on everything, test too, and push that.",
+        ),
     ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def _config(model, config, source, reader, split, settings, beam, seed, output, warm_start):
+def _config(model, config, source, reader, split, settings, beam, seed, output, warm_start, refit):
     from pipeline import config as run_config
 
     flags = {
@@ -233,7 +238,7 @@ def _config(model, config, source, reader, split, settings, beam, seed, output, 
         "seed": seed,
         "output": output,
     }
-    flags["warm_start"] = warm_start
+    flags |= {"warm_start": warm_start, "refit": refit}
     return run_config.load(
         config,
         {
@@ -250,7 +255,8 @@ def _config(model, config, source, reader, split, settings, beam, seed, output, 
 def run(**options) -> None:
     """Run the pipeline for MODEL (default two_tower).
 
-    That is: read, check, split, transform, train, gate, canary, push.
+    That is: read, check, split, transform, train, gate, canary, push. With --refit the blessed
+    model is trained again on everything, for the epochs that were chosen, and that one is pushed.
 
     Exits with 1 when nothing was pushed, and says which threshold failed by how much.
 

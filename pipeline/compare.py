@@ -1,6 +1,7 @@
 """`recsys compare`: what two runs reached for the same test users, and whether that is chance.
 
-Beside it, for notebooks: the same by slice, and the item vectors of a run.
+It compares the models that were measured: one that was fitted again on everything has seen the test
+rows. Beside it, for notebooks: the same by slice, and the item vectors of a run.
 """
 
 import io

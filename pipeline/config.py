@@ -92,6 +92,9 @@ class RunConfig(Settings):
         beam: where Beam's part of the work is done.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
+        refit: once the model is blessed, train it again on train, validation and test, for the
+            epochs that were chosen, and push that; what is measured and compared stays the model
+            that has not seen test.
         output: folder of runs, metadata and pushed models.
         push: where the models are pushed instead, each to a folder called as the pipeline is: a
             path, or a URI under s3://, gs:// or hdfs://.
@@ -117,6 +120,7 @@ class RunConfig(Settings):
     beam: Beam = Beam()
     seed: int = 0
     warm_start: bool = False
+    refit: bool = False
     output: str = "runs"
     push: str | None = pydantic.Field(None, examples=["s3://shop/models"])
     name: str | None = pydantic.Field(None, examples=["shop"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from components.gate.last_blessed import LastBlessed, compared
 from components.gate.pusher import Pusher
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
+from components.refit.refit import Refit
+from components.refit.steps import RefitTrainer, RefitTransform
 from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import metrics, registry
 from models.names.hyper_parameters import Epochs
@@ -27,6 +30,7 @@ from pipeline.config import RunConfig
 from pipeline.preflight import check_run
 
 _ROOT = Path(__file__).resolve().parent.parent
+_AGAIN = "refit"  # what the steps that fit the model again on everything are called after
 # What decides the components' outputs and stands in other rooms: a cached one is not of older code.
 _READ_BY_COMPONENTS = (
     "models/inputs/graph.py",
@@ -136,40 +140,42 @@ def create_pipeline(
     carries = rows.carried(config, model_class, settings.setting("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
-    builder = ExampleBuilder(
+    building = {
         **{table: reader.outputs[table] for table in TABLES},
-        check=check.outputs["report"],
-        task=to_build.task,
-        kind=to_build.kind,
-        split=to_build.split.model_dump_json(),
-        label=to_build.label.model_dump_json() if to_build.label else None,
-        walks=to_build.walks.model_dump_json(),
-        carries=json.dumps(carries, sort_keys=True),
-        selection=json.dumps(config.selection, sort_keys=True) if config.selection else None,
-        split_file_hash=_hash_given(config.split.file),
+        "check": check.outputs["report"],
+        "task": to_build.task,
+        "kind": to_build.kind,
+        "split": to_build.split.model_dump_json(),
+        "label": to_build.label.model_dump_json() if to_build.label else None,
+        "walks": to_build.walks.model_dump_json(),
+        "carries": json.dumps(carries, sort_keys=True),
+        "selection": json.dumps(config.selection, sort_keys=True) if config.selection else None,
+        "split_file_hash": _hash_given(config.split.file),
         **(limits if limit and not schema_dir else {}),
-        schema_folder=folder,
-        code_hash=schemas_hash,
-    )
+        "schema_folder": folder,
+        "code_hash": schemas_hash,
+    }
+    builder = ExampleBuilder(**building)
 
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
     # serving.
-    transform = tfx.Transform(
-        examples=builder.outputs["examples"],
-        schema=builder.outputs["schema"],
-        preprocessing_fn="models.inputs.preprocessing.preprocessing_fn",
-        splits_config=tfx.SplitsConfig(analyze=["train"], transform=[]),
-        materialize=False,
+    transforming = {
+        "preprocessing_fn": "models.inputs.preprocessing.preprocessing_fn",
+        "splits_config": tfx.SplitsConfig(analyze=["train"], transform=[]),
+        "materialize": False,
         # The tables have been measured and held to their schemas already; measuring the train rows
         # as well would take half of Transform's time.
-        disable_statistics=True,
+        "disable_statistics": True,
         # The cache of analyses is for data that grows by spans; every run here analyses all of its
         # train rows, so nothing would read it.
-        disable_analyzer_cache=True,
-        custom_config={
+        "disable_analyzer_cache": True,
+        "custom_config": {
             **rows.transformed(config, tables, model_class),
             "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
         },
+    }
+    transform = tfx.Transform(
+        examples=builder.outputs["examples"], schema=builder.outputs["schema"], **transforming
     )
 
     training = {
@@ -194,16 +200,20 @@ def create_pipeline(
             ]
         )
     )
-    training["fingerprint"] = identity
     # Several processes train the same model: what they are does not tell it apart.
     processes = workers.trainer_settings(config.cluster, config.model)
-    if processes:
-        if training_pod is not None:
-            name = workers.job_name(config.pipeline_name, identity)
-            processes = workers.on_kubernetes(config.cluster, processes, name, training_pod)
-        training["cluster"] = processes
-    if checkpoint_root:
-        training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
+
+    def known_as(fingerprint: str) -> dict[str, Any]:
+        """The training under a name of its own: its checkpoints and its model are told by it."""
+        own: dict[str, Any] = {"fingerprint": fingerprint}
+        if checkpoint_root:
+            own["checkpoint_dir"] = str(Path(checkpoint_root) / fingerprint)
+        if processes and training_pod is not None:
+            name = workers.job_name(config.pipeline_name, fingerprint)
+            own["cluster"] = workers.on_kubernetes(config.cluster, processes, name, training_pod)
+        elif processes:
+            own["cluster"] = processes
+        return {**training, **own}
 
     # The gate compares the new model with the last blessed one, which is found here; on a cluster
     # an unchanged run is of new data, so that its own last model counts as well.
@@ -212,21 +222,46 @@ def create_pipeline(
     # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset. Elsewhere
     # whether to start warm is decided when a run is submitted.
     may_be_warm = config.warm_start or (schema_dir and isinstance(settings, Epochs))
-    warm = {"base_model": last_blessed.outputs["model"]} if may_be_warm else {}
-    trainer = tfx.Trainer(
-        examples=builder.outputs["examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        schema=builder.outputs["schema"],
-        run_fn=workers.run_fn_of(processes),
-        train_args=tfx.TrainArgs(
+    fitting = {
+        "run_fn": workers.run_fn_of(known_as(identity).get("cluster", {})),
+        "train_args": tfx.TrainArgs(
             splits=["train", "items", "users"]
             + ([WALKS] if to_build.walks.on_graph else [])
             + ([SOURCE] if to_build.split.has_source else [])
         ),
-        eval_args=tfx.EvalArgs(splits=["valid"]),
-        custom_config=training,
-        **warm,
+        "eval_args": tfx.EvalArgs(splits=["valid"]),
+        **({"base_model": last_blessed.outputs["model"]} if may_be_warm else {}),
+    }
+    trainer = tfx.Trainer(
+        examples=builder.outputs["examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        schema=builder.outputs["schema"],
+        custom_config=known_as(identity),
+        **fitting,
     )
+
+    def fit_again(model_blessing: Any, infra_blessing: Any) -> list[Any]:
+        """The same three steps on everything, and before them whether they have anything to do."""
+        refit = Refit(
+            model=trainer.outputs["model"],
+            model_blessing=model_blessing,
+            infra_blessing=infra_blessing,
+            code_hash=components_hash,
+        )
+        chosen = refit.outputs["hyperparameters"]
+        whole = ExampleBuilder(**building, refit=chosen).with_id(f"ExampleBuilder-{_AGAIN}")
+        graph = RefitTransform(
+            examples=whole.outputs["examples"], schema=whole.outputs["schema"], **transforming
+        ).with_id(f"Transform-{_AGAIN}")
+        again = RefitTrainer(
+            examples=whole.outputs["examples"],
+            transform_graph=graph.outputs["transform_graph"],
+            schema=whole.outputs["schema"],
+            hyperparameters=chosen,
+            custom_config=known_as(_hash_text(f"{identity} {_AGAIN}")),
+            **fitting,
+        ).with_id(f"Trainer-{_AGAIN}")
+        return [refit, whole, graph, again]
 
     # The gate: better than the reference, and not much worse than the last blessed model.
     gate = config.gate.model_copy(update={"min_lift": 0.0}) if entry.baseline else config.gate
@@ -237,6 +272,7 @@ def create_pipeline(
         builder.outputs["examples"],
         bounds,
         serving_dir,
+        fit_again if config.refit else None,
     )
     metadata = tfx.sqlite_metadata_connection_config(metadata_path) if metadata_path else None
     return tfx.Pipeline(
@@ -267,9 +303,17 @@ def find_last_blessed(serving_dir: str, other_than: str | None) -> LastBlessed:
 
 
 def gate_and_push(
-    model: Any, last_blessed: Any, examples: Any, bounds: Any, serving_dir: str
+    model: Any,
+    last_blessed: Any,
+    examples: Any,
+    bounds: Any,
+    serving_dir: str,
+    fit_again: Callable[[Any, Any], list[Any]] | None = None,
 ) -> list[Any]:
     """The end of every pipeline: Evaluator, Canary, Pusher.
+
+    Where the model is fitted again, what is pushed has the blessing of the measured model and that
+    of a Canary of its own.
 
     Args:
         model: channel of what was made.
@@ -277,6 +321,8 @@ def gate_and_push(
         examples: channel of the built examples.
         bounds: what the Evaluator measures and requires (`gate.eval_config`).
         serving_dir: where versions are pushed.
+        fit_again: takes the channels of both blessings, and makes the steps that fit the model
+            again; the last of them has the `model` that is pushed. None pushes what was measured.
     """
     # The SavedModel's own signature `evaluate` measures it on the test rows.
     evaluator = Evaluator(
@@ -289,22 +335,29 @@ def gate_and_push(
 
     # Good metrics do not show that a server can load the model, so a server process loads it and
     # answers real requests before anything is pushed.
-    canary = Canary(
-        model=model,
-        model_blessing=evaluator.outputs["blessing"],
-        examples=examples,
-        code_hash=_hash_files("components/canary", "serving"),
-    )
+    asking = {
+        "model_blessing": evaluator.outputs["blessing"],
+        "examples": examples,
+        "code_hash": _hash_files("components/canary", "serving"),
+    }
+    canary = Canary(model=model, **asking)
+    measured, again = model, []
+    if fit_again:
+        again = fit_again(evaluator.outputs["blessing"], canary.outputs["blessing"])
+        model = again[-1].outputs["model"]
+        again.append(Canary(model=model, **asking).with_id(f"Canary-{_AGAIN}"))
+    tried = again[-1] if again else canary
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
     pusher = Pusher(
         model=model,
+        measured_model=measured if again else None,
         evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
-        infra_blessing=canary.outputs["blessing"],
+        infra_blessing=tried.outputs["blessing"],
         destination=serving_dir,
     )
-    return [evaluator, canary, pusher]
+    return [evaluator, canary, *again, pusher]
 
 
 def _schema_file(folder: str, table: str) -> Path:

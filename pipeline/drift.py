@@ -134,7 +134,8 @@ def require_met(found: Mapping[str, Any]) -> None:
 def read_training(record: RunRecord, schema: str | None, folder: str):
     """What the model of a run was trained on (`monitor_statistics.TrainedOn`).
 
-    Of a bundle that is the run of its recall.
+    Of a bundle that is the run of its recall; of a model that was fitted again on everything it is
+    that: what is served knows all of it.
 
     Raises:
         RecsysError: the run did not get as far as a model, or its artifacts are gone.
@@ -146,7 +147,8 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     from components.monitor import statistics as monitor_statistics
     from components.tables import artifacts, schemas
 
-    examples = _artifact(record, "ExampleBuilder", "examples")
+    builder = record.served("ExampleBuilder")
+    examples = _artifact(record, builder, "examples")
     curated_in = {table: _artifact(record, f"Schema-{table}", "schema") for table in _TABLES}
     if schema:
         curated = schemas.read_schemas(schemas.schema_folder(schema))
@@ -159,7 +161,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
             table: text_format.Parse(text, schema_pb2.Schema()) for table, text in texts.items()
         }
     task, train_columns = record.building["task"], record.building["columns"]["train"]
-    text = (Path(_artifact(record, "ExampleBuilder", "schema")) / "schema.pbtxt").read_text("utf-8")
+    text = (Path(_artifact(record, builder, "schema")) / "schema.pbtxt").read_text("utf-8")
     train = text_format.Parse(text, schema_pb2.Schema())
     if task == "retrieve":
         columns = {"user_id": "bytes", "item_id": "bytes_list"}
@@ -206,7 +208,8 @@ def _inputs(record: RunRecord, signature: str) -> set[str]:
     """What a signature of the run's model takes."""
     from tensorflow.core.protobuf import saved_model_pb2
 
-    path = Path(_artifact(record, "Trainer", "model")) / "Format-Serving" / "saved_model.pb"
+    folder = _artifact(record, record.served("Trainer"), "model")
+    path = Path(folder) / "Format-Serving" / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     return set(model.meta_graphs[0].signature_def[signature].inputs)
 

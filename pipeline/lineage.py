@@ -104,13 +104,30 @@ class RunRecord:
 
     @property
     def examples_uri(self) -> str | None:
-        """Folder of the built examples; None where the run did not get there."""
+        """Folder of the built examples that the model was measured on.
+
+        None where the run did not get there.
+        """
         step, key = (
             (self.steps.get("Examples"), "result")
             if self.is_bundle
             else (self.steps.get("ExampleBuilder"), "examples")
         )
         return step.outputs.get(key) if step else None
+
+    @property
+    def served_examples_uri(self) -> str | None:
+        """Folder of the built examples that the pushed model was trained on.
+
+        They are `examples_uri`, unless the model was fitted again on everything.
+        """
+        if not self.is_bundle and self.refit.get("events"):
+            return self.steps[self.served("ExampleBuilder")].outputs["examples"]
+        return self.examples_uri
+
+    def served(self, node: str) -> str:
+        """The node that did for the pushed model what `node` did for the measured one."""
+        return f"{node}-refit" if self.refit.get("events") else node
 
     @functools.cached_property
     def data_run(self) -> "RunRecord":
@@ -147,6 +164,30 @@ class RunRecord:
     def training(self) -> dict[str, Any]:
         """The Trainer's log: epochs, losses, seconds, parameters; empty before there is one."""
         return self._json("Trainer", "model_run", "training.json")
+
+    @property
+    def refit(self) -> dict[str, Any]:
+        """How the model was fitted again on everything; empty where the run did not ask for it.
+
+        It holds `skipped`, which is why it was not; or `events`, those of train, `more`, how many
+        of these the measured model had not seen, `epochs` by stage, and `seconds`.
+        """
+        found = self.artifacts.get(("Refit", "hyperparameters"))
+        if found is None:
+            return {}
+        log = self._json("Trainer-refit", "model_run", "training.json")
+        if not log:
+            return {"skipped": found.get("skipped", "the run did not get as far")}
+        events, before = (
+            self.artifacts[node, "examples"]["train_events"]
+            for node in ("ExampleBuilder-refit", "ExampleBuilder")
+        )
+        return {
+            "events": events,
+            "more": events - before,
+            "epochs": log["best_epochs"],
+            "seconds": log["seconds"],
+        }
 
     @property
     def bundling(self) -> dict[str, Any]:
@@ -194,7 +235,17 @@ class RunRecord:
     @property
     def canary(self) -> bool:
         """Whether a server answered from the model."""
-        return self.artifacts.get(("Canary", "blessing"), {}).get("blessed") == 1
+        return self.canary_outcome.get("blessed") == 1
+
+    @property
+    def canary_outcome(self) -> dict[str, Any]:
+        """What the canary says: `blessed`, and `reason` or how many requests were `answered`.
+
+        Of a model that was fitted again it is that one's, unless the measured one failed.
+        """
+        first = self.artifacts.get(("Canary", "blessing"), {})
+        again = self.artifacts.get(("Canary-refit", "blessing"), {})
+        return again if again and first.get("blessed") == 1 else first
 
     @property
     def pushed_path(self) -> str | None:

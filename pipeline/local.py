@@ -129,6 +129,8 @@ def execute(
         (output / name / RUN_FILE).write_text(resolved, encoding="utf-8")
         for line in left_out(record):
             say(line)
+        if line := fitted_again(record):
+            say(line)
         say(
             f"all components in {time.monotonic() - started:.0f} s"
             + (", served from the cache" if record.cached else "")
@@ -150,9 +152,7 @@ def require_push(record: lineage.RunRecord) -> None:
         )
         raise NotBlessed(f"the model was not blessed and nothing was pushed:\n  {reasons}")
     if not record.canary:
-        why = record.artifacts.get(("Canary", "blessing"), {}).get(
-            "reason", "no reason was recorded"
-        )
+        why = record.canary_outcome.get("reason", "no reason was recorded")
         raise NotBlessed(
             "the model was blessed, but no server could answer from it, so nothing was pushed: "
             f"{why}"
@@ -182,6 +182,28 @@ def left_out(record: lineage.RunRecord) -> list[str]:
                 f"as missing (data.columns.types.{column})"
             )
     return lines
+
+
+def fitted_again(record: lineage.RunRecord) -> str:
+    """In words, on how much more and for how long the model was fitted again, or why it was not.
+
+    It is empty where the run did not ask for it.
+    """
+    refit = record.refit
+    if not refit:
+        return ""
+    if "skipped" in refit:
+        return f"not fitted again on everything: {refit['skipped']}"
+    stages = [
+        f"{count} epoch{'s' if count > 1 else ''}"
+        + (f" of {stage}" if len(refit["epochs"]) > 1 else "")
+        for stage, count in refit["epochs"].items()
+    ]
+    return (
+        f"fitted again on everything: {refit['events']:,} train events, {refit['more']:,} more "
+        f"than the measured model had, for {', '.join(stages)}, in {refit['seconds']:.0f} s; the "
+        "metrics are the measured model's, which has not seen test"
+    )
 
 
 def save_verdict(record: lineage.RunRecord) -> None:
@@ -313,8 +335,8 @@ class _Progress(logging.Handler):
         message = record.getMessage() if len(record.msg) < 100 else ""
         if started := self._RUNNING.match(message):
             self._started, self._cached = time.monotonic(), False
-            if started.group(1) == "Trainer":
-                self._say("  Trainer ...")
+            if started.group(1) in ("Trainer", "Trainer-refit"):
+                self._say(f"  {started.group(1)} ...")
         elif message.startswith("A cached execution"):
             self._cached = True
         elif finished := self._FINISHED.match(message):

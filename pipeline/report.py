@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.names import registry
-from pipeline import charts, report_data, report_users
+from pipeline import charts, local, report_data, report_users
 from pipeline.lineage import RunRecord
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -146,6 +146,7 @@ def verdict(record: RunRecord, error: str | None = None) -> dict[str, Any]:
         "reasons": [],
         "thresholds": _thresholds(record),
         "canary": _canary(record),
+        "refit": local.fitted_again(record),
         "version": "",
     }
     failed = [step.node for step in record.steps.values() if step.state == "failed"]
@@ -188,8 +189,8 @@ def verdict(record: RunRecord, error: str | None = None) -> dict[str, Any]:
 
 
 def _canary(record: RunRecord) -> str:
-    outcome = record.artifacts.get(("Canary", "blessing"))
-    if outcome is None:
+    outcome = record.canary_outcome
+    if not outcome:
         return ""
     if outcome.get("blessed") == 1:
         answered = outcome.get("answered")

@@ -9,6 +9,7 @@ import rich.table
 from rich.text import Text
 
 from components.build.config import SPLITS
+from pipeline import local
 from pipeline.lineage import RunRecord
 
 _SHOWN = 4  # metrics of the table by slice, which is as wide as a terminal
@@ -144,6 +145,8 @@ def print_run(record: RunRecord) -> None:
                 f"{training['parameters']:,} parameters, {training['strategy']}",
             )
         )
+    if again := local.fitted_again(record):
+        facts.append(("refit", again))
     facts += [
         ("blessed", "yes" if record.blessed else "no"),
         ("canary", "answered" if record.canary else "no"),

@@ -23,6 +23,7 @@ LINES = (
         "components.build",
         "components.gate",
         "components.canary",
+        "components.refit",
         "components.bundle",
         "components.batch",
         "components.monitor",

@@ -136,7 +136,8 @@ def check_items(counts: Popularity, config: BuildConfig) -> Popularity:
     items = int((counts.counts >= config.min_count).sum())
     if config.most_items and items > config.most_items:
         raise DataError(
-            f"the catalogue has {items:,} items with at least {config.min_count} train events; "
+            f"the catalogue{' of everything' if config.everything else ''} has {items:,} items "
+            f"with at least {config.min_count} train events; "
             f"required: at most {config.most_items:,}, which is what the model can hold in the "
             "memory of this machine or is set to. Raise features.min_count, or choose another model"
         )
@@ -163,9 +164,10 @@ def check_report(report: Mapping[str, Any], config: BuildConfig) -> None:
             f"{config.split.file} names are not in the log, for example {shown}; at most "
             f"{config.split.max_missing_share:.2%} is allowed (split.max_missing_share)"
         )
-    wanted = [("train", "rows"), ("test", "queries")] + (
-        [("valid", "queries")] if config.split.valid_fraction else []
-    )
+    wanted = [("train", "rows")]
+    if not config.everything:
+        wanted += [("test", "queries")]
+        wanted += [("valid", "queries")] if config.split.valid_fraction else []
     for name, what in wanted:
         if not report["splits"][name]["rows"]:
             reasons = ", ".join(

@@ -358,6 +358,8 @@ class BuildConfig(Settings):
         positives: see `Positives`; None: every event counts.
         filters: see `Filters`.
         sessions: see `Sessions`; None: the log's own, where it has any.
+        everything: every event that counts trains, whatever the split would hold out, and nothing
+            is asked: for a model that has been measured. Of two domains, all that the target has.
     """
 
     task: Literal["retrieve", "score"]
@@ -375,6 +377,7 @@ class BuildConfig(Settings):
     positives: Positives | None = None
     filters: Filters = Filters()
     sessions: Sessions | None = None
+    everything: bool = False
 
     @pydantic.model_validator(mode="before")
     @classmethod

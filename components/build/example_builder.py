@@ -12,7 +12,7 @@ from components.build import report as build_report
 from components.build.config import BuildConfig
 from components.build.examples import build
 from components.check.table_check import TableReport
-from components.component import BeamComponent
+from components.component import BeamComponent, skips
 from components.tables.names import TABLES
 from components.tables.shards import ROWS_A_SHARD
 
@@ -20,6 +20,7 @@ from components.tables.shards import ROWS_A_SHARD
 class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
     """Runs `examples.build` and records its counts on the artifact."""
 
+    @skips
     def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
@@ -45,6 +46,7 @@ class ExampleBuilderExecutor(base_beam_executor.BaseBeamExecutor):
                 "min_count": exec_properties.get("min_count") or 1,
                 **json.loads(exec_properties.get("carries") or "{}"),
                 **json.loads(exec_properties.get("selection") or "{}"),
+                "everything": bool(input_dict.get("refit")),
             }
         )
         report = build(
@@ -85,6 +87,8 @@ class ExampleBuilder(BeamComponent):
         label: JSON of `models.names.label.Label`, for the task `score`.
         walks: JSON of `build.config.WalkConfig`, for the kind `walk`.
         check: the report of `TableCheck`, so that nothing is built of data that failed it.
+        refit: of `components.refit.refit.Refit`: every event that counts trains, and nothing is
+            built where nothing is fitted again.
         most_items: how many items the model can be trained on; None for any number.
         min_count: items with fewer train events do not count, since Transform leaves them out.
         carries: JSON of what rows carry for a model that reads it: `history`, `context` and
@@ -116,5 +120,6 @@ class ExampleBuilder(BeamComponent):
     INPUTS = {
         **dict.fromkeys(TABLES, standard_artifacts.Examples),
         "check": TableReport | None,
+        "refit": standard_artifacts.HyperParameters | None,
     }
     OUTPUTS = {"examples": standard_artifacts.Examples, "schema": standard_artifacts.Schema}

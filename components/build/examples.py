@@ -187,7 +187,8 @@ def build(
     report = records.read_json(posixpath.join(examples, records.REPORT))
     checks.check_report(report, config)
     if config.label:
-        labels.check(report["labels"], config.label)
+        asked = ("train",) if config.everything else ("train", "test")
+        labels.check(report["labels"], config.label, asked)
     text = schemas.to_text(
         schemas.train_schema(
             report["columns"]["train"],
@@ -246,7 +247,7 @@ def _split(
     events, users = (gather(grouped[table], columns[table]) for table in ("events", "users"))
     # Batches come in any order; sorted, equal input gives equal output.
     users = users.take(pa.array(np.argsort(users.column("user_id").to_numpy(), kind="stable")))
-    log = make_log(events, config.split, facts)
+    log = make_log(events, config.split, facts, config.everything)
     log = groups.whole(log, config.label.group if config.label else None)
     yield beam.pvalue.TaggedOutput(_COUNTS, rows.count_items(log))
     yield from keep([(number, _Parted(log, users))], folder)
@@ -302,6 +303,8 @@ def _build(
             made[name] = rows.with_histories(made[name], log, chosen, config, firsts)
     for name, count in unknown.items():
         dropped[name]["targets that train does not have"] = count
+    if config.everything:  # nobody is asked, so nobody was left out
+        dropped |= {name: {} for name, part in _PARTS if part != TRAIN}
     made["users"] = rows.user_rows(log, parted.users, config.history)
     if source:
         lists = rows.list_rows(source, source.split == FROM_SOURCE, user_side, by_session=False)

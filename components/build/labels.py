@@ -3,7 +3,7 @@
 Pure functions on Arrow tables, vectorised, without Beam.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -149,12 +149,13 @@ def _together(counts: list[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def check(found: Mapping[str, Any], label: Label) -> None:
+def check(found: Mapping[str, Any], label: Label, parts: Sequence[str] = ("train", "test")) -> None:
     """Raises DataError unless the labels are what the run learns, and there is something to learn.
 
     Args:
         found: of `merge`.
         label: what the run learns.
+        parts: the splits that must have some.
     """
     column, strange = found["column"], found["strange"]
     what = f"label.column {label.column!r}" + (
@@ -183,7 +184,7 @@ def check(found: Mapping[str, Any], label: Label) -> None:
             f"{what}: required: {wanted}; received: {found['negative']:,} of -1 and "
             f"{found['zero']:,} of 0{mend}"
         )
-    for name in ("train", "test"):
+    for name in parts:
         one = found["splits"][name]
         if not one["count"]:
             raise DataError(

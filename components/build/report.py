@@ -57,6 +57,7 @@ def write_report(
         "task": config.task,
         "kind": config.kind,
         "split": config.split.model_dump(mode="json"),
+        "everything": config.everything,
         "splits": splits,
         "dropped": dropped,
         "columns": {

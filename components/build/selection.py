@@ -95,7 +95,9 @@ def select(
             events
             | "Hashes"
             >> beam.Map(
-                lambda shard, facts: Hashes.of(shard[1].read(), config.split, facts),
+                lambda shard, facts: Hashes.of(
+                    shard[1].read(), config.split, None if config.everything else facts
+                ),
                 beam.pvalue.AsSingleton(facts),
             )
             | "AllHashes" >> beam.CombineGlobally(merge_hashes)

@@ -134,13 +134,14 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
     return Facts(rows, seconds, counts, hashes, ends, named_valid, known)
 
 
-def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
+def make_log(table: pa.Table, config: SplitConfig, facts: Facts, everything: bool = False) -> Log:
     """Sorts the events of some users and assigns every one of them to its split.
 
     Args:
         table: all events of these users, in any order.
         config: the split.
         facts: of the whole log, these users' events included.
+        everything: all train, but for those of other domains.
     """
     codes, users = pd.factorize(table.column("user_id").to_numpy(), sort=True)
     rows = table.column("row").to_numpy()
@@ -159,6 +160,9 @@ def make_log(table: pa.Table, config: SplitConfig, facts: Facts) -> Log:
     split = np.zeros(len(user), np.int8)
     log = Log(table, np.asarray(users, object), user, starts, split, target)
     log.split = _ASSIGN[config.name](log, config, facts)
+    if everything:
+        others = (log.split == SOURCE) | (log.split == UNUSED)
+        log.split[~others if config.has_source else slice(None)] = TRAIN
     return log
 
 

@@ -14,7 +14,7 @@ from tfx.utils import path_utils
 
 from components.canary import probes
 from components.canary.probes import CanaryFailure
-from components.component import Component
+from components.component import Component, why_skipped
 from components.tables import records
 
 REASON = "reason"
@@ -33,12 +33,12 @@ class CanaryExecutor(base_executor.BaseExecutor):
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         model = artifact_utils.get_single_instance(input_dict["model"])
         gate = artifact_utils.get_single_instance(input_dict["model_blessing"])
-        reason = "the gate did not bless the model"
-        if gate.get_int_custom_property("blessed") == 1:
+        blessed = gate.get_int_custom_property("blessed") == 1
+        reason = why_skipped(input_dict) or ("" if blessed else "the gate did not bless the model")
+        if not reason:
             examples = artifact_utils.get_single_instance(input_dict["examples"])
             try:
                 answered = probes.try_model(path_utils.serving_model_path(model.uri), examples.uri)
-                reason = ""
                 blessing.set_int_custom_property("answered", answered)
             except CanaryFailure as failure:
                 reason = str(failure)
@@ -58,7 +58,7 @@ class Canary(Component):
     there is neither.
 
     Args:
-        model: the trained model.
+        model: the trained model; one that was skipped is not tried.
         model_blessing: of the Evaluator; a model that is not blessed is not tried.
         examples: of the ExampleBuilder; their test rows are what the server is asked.
         code_hash: hash of the server's code, so that a change of it is not served from the cache.

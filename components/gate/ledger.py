@@ -65,7 +65,10 @@ def entries(destination: str) -> Iterator[Entry]:
         if recorded := place.read(f"{FOLDER}/{version}.json"):
             entry = Entry(**json.loads(recorded))
         elif log := place.read(f"{version}/{TRAINING_LOG}"):
-            entry = Entry(version, json.loads(log).get("fingerprint"), str(version))
+            told = json.loads(log)
+            # Of one that was fitted again on everything, the measured model is not to be had.
+            if not told.get("refit"):
+                entry = Entry(version, told.get("fingerprint"), str(version))
         if entry and place.exists(f"{version}/{_MODEL}", f"{entry.measured}/{_MODEL}"):
             yield entry
 

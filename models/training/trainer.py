@@ -38,7 +38,9 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
             `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
             folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
             `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
-            `checkpoint_dir`, `cluster` and `fingerprint`.
+            `checkpoint_dir`, `cluster` and `fingerprint`. And `hyperparameters`, which is None but
+            where a measured model is fitted again on everything (see `components.refit.refit`):
+            `stage_epochs`, which is how long, and what the log says of the measured one.
         start_seconds: how long the workers have to come together, where there are several.
 
     Raises:
@@ -47,7 +49,7 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
         DataError: a split is missing or empty.
     """
     started = time.monotonic()
-    config = fn_args.custom_config
+    config, refit = fn_args.custom_config, fn_args.hyperparameters
     module = registry.load(config["model"])
     hyper_parameters = resolve(config["model"], config.get("hyper_parameters", {}))
     seed = int(config.get("seed", 0))
@@ -77,6 +79,7 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
         checkpoint_dir=folders.checkpoints,
         log_dir=folders.logs,
         servers=sharded,
+        stage_epochs=refit["stage_epochs"] if refit else {},
     )
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
@@ -117,6 +120,7 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
         "seconds": round(time.monotonic() - started, 3),
         "monitor": task.metrics.choosing_by(hyper_parameters.setting("monitor")).monitor,
         "fingerprint": config.get("fingerprint"),
+        "refit": refit,
     }
     # Beside the TensorBoard logs, and with the model: what is pushed can tell how it was made.
     for folder in (folders.logs, os.path.join(folders.serving, "assets.extra")):
@@ -138,8 +142,8 @@ class Folders:
     Attributes:
         serving: of the SavedModel.
         logs: of TensorBoard and the training log.
-        checkpoints: of an interrupted training, told apart by worker and base model; None keeps
-            none.
+        checkpoints: of an interrupted training, told apart by worker, base model and the epochs
+            that were chosen before; None keeps none.
         base: hash of the weights that a warm start begins with; None where it is none.
         passing: what is removed when the training has come to its end.
     """
@@ -164,6 +168,10 @@ class Folders:
         if checkpoints:
             passing += (checkpoints,)
             checkpoints = os.path.join(checkpoints, base) if base else checkpoints
+            if fn_args.hyperparameters:
+                stages = fn_args.hyperparameters["stage_epochs"].items()
+                marks = "-".join(f"{stage}-{epochs}" for stage, epochs in stages)
+                checkpoints = os.path.join(checkpoints, marks)
         return cls(serving, logs, checkpoints, base, passing)
 
 

@@ -181,6 +181,9 @@ def test_more_items_than_the_model_can_take_are_refused_once_they_are_counted(tm
         {"task": "retrieve", "kind": "event", "most_items": 1, "min_count": 2}
     )
     assert check_items(counts, config) is counts
+    whole = config.model_copy(update={"most_items": 1, "min_count": 1, "everything": True})
+    with pytest.raises(DataError, match="the catalogue of everything has 2 items"):
+        check_items(counts, whole)
 
 
 def test_a_log_that_cannot_be_split_is_an_error_that_says_so(tmp_path):

@@ -110,6 +110,11 @@ def test_versions_of_before_there_was_a_ledger_count_by_their_own_log(tmp_path, 
     assert ledger.last_blessed(place, "old") is None
     one = ledger.push(model(tmp_path / "a", "a"), place)
     assert [entry.version for entry in ledger.entries(place)] == [one.version, 1700000000]
+    # One that was fitted again on everything has learnt test: it is none to be compared with.
+    refitted = model(old / "1700000002", "r")
+    log = Path(refitted) / ledger.TRAINING_LOG
+    log.write_text(json.dumps({"fingerprint": "r", "refit": {"of": "m"}}))
+    assert [entry.version for entry in ledger.entries(place)] == [one.version, 1700000000]
 
 
 @pytest.mark.parametrize("name", ["minio://bucket/x", "serving/shop"])

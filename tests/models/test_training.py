@@ -9,9 +9,11 @@ import textwrap
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from components.tables import records
 from models.contract.recommender import Recommender
 from models.contract.retrieve_task import Evaluation
 from models.inputs import sampling
@@ -40,6 +42,7 @@ def arguments(data, folder, **config):
         serving_model_dir=str(folder / "Format-Serving"),
         model_run_dir=str(folder / "run"),
         base_model=None,
+        hyperparameters=None,
         custom_config={"model": "neumf", "hyper_parameters": SMALL, "seed": 1, **config},
     )
 
@@ -114,7 +117,11 @@ def test_a_checkpoint_is_of_one_worker_and_one_base_model(tmp_path, monkeypatch)
     """A training that starts from other weights is another one; a worker writes what is its own."""
     config = {"checkpoint_dir": str(tmp_path / "checkpoints")}
     args = SimpleNamespace(
-        serving_model_dir="serving", model_run_dir="run", base_model=None, custom_config=config
+        serving_model_dir="serving",
+        model_run_dir="run",
+        base_model=None,
+        hyperparameters=None,
+        custom_config=config,
     )
     alone = trainer.Folders.of(args)
     assert (alone.serving, alone.logs) == ("serving", "run")
@@ -132,7 +139,13 @@ def test_a_checkpoint_is_of_one_worker_and_one_base_model(tmp_path, monkeypatch)
     args.base_model = str(tmp_path / "moved")
     assert trainer.Folders.of(args).checkpoints == bases[1]
 
-    args.base_model, found = None, {}
+    # So is one of other epochs.
+    args.hyperparameters = {"stage_epochs": {"gmf": 3, "neumf": 2}}
+    again = trainer.Folders.of(args).checkpoints
+    args.hyperparameters = {"stage_epochs": {"gmf": 3, "neumf": 1}}
+    assert len({again, bases[1], trainer.Folders.of(args).checkpoints}) == 3
+
+    args.base_model, args.hyperparameters, found = None, None, {}
     for number in range(3):
         task = {"type": "worker", "index": number}
         cluster = {"worker": ["a:1", "b:1", "c:1"]}
@@ -481,6 +494,20 @@ def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
     assert log["warm_start"]["rows"] > 300
     cold = json.loads((tmp_path / "first" / "run" / "training.json").read_text())
     assert log["epochs"][0]["loss"] < cold["epochs"][0]["loss"]
+
+
+def test_run_fn_fits_again_for_the_epochs_that_were_chosen(toy, tmp_path):
+    """Two of three, without validation; the log names the model that was measured."""
+    again = arguments(toy, tmp_path)
+    nobody = pa.table({"user_id": pa.array([], pa.large_binary())})
+    records.write_table(nobody, str(tmp_path / "Split-valid"), 0)
+    again.eval_files = [str(tmp_path / "Split-valid" / "*")]
+    again.hyperparameters = {"stage_epochs": {"model": 2}, "of": "f00d", "model": "runs/1"}
+    trainer.run_fn(again)
+    log = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert [row["epoch"] for row in log["epochs"]] == [1, 2]
+    assert log["best_epochs"] == {"model": 2} and "ndcg_10" not in log["epochs"][1]
+    assert log["refit"] == again.hyperparameters and log["hyper_parameters"]["epochs"] == 3
 
 
 def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path):

@@ -5,6 +5,7 @@ Its answers over the wire and as Parquet; refusals.
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -190,6 +191,20 @@ def test_a_ranker_of_another_split_makes_no_bundle(one, other, message):
     """It may have learned what the recall is tested on."""
     with pytest.raises(ConfigError, match=message):
         bundle._require_same_split(record_of("recall", one), record_of("rank", other))
+
+
+def test_a_bundle_takes_the_measured_models_and_says_so(monkeypatch):
+    """The refitted ones have seen the test rows that a bundle is measured on."""
+    values = {"training_parameters": {"model": "two_tower"}, "pipeline": "two_tower-toy"}
+    again = SimpleNamespace(**values, refit={"events": 540, "more": 120, "epochs": {"model": 1}})
+    held = SimpleNamespace(**values, refit={"skipped": "the gate did not bless the model"})
+    monkeypatch.setattr(lineage, "load_runs", lambda output: [])
+    monkeypatch.setattr(local, "execute", lambda *arguments: None)
+    for record, count in ((again, 1), (held, 0)):
+        said = []
+        monkeypatch.setattr(bundle, "_blessed", lambda *_, record=record: record)
+        bundle.run(bundle.BundleConfig(recall="two_tower"), said.append)
+        assert len([line for line in said if "takes the model that was measured" in line]) == count
 
 
 def test_a_ranker_of_other_events_makes_no_bundle():

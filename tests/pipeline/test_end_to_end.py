@@ -3,9 +3,11 @@
 It is interrupted, killed, finished, cached; and a worse model is not blessed.
 """
 
+import json
 import re
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -78,10 +80,38 @@ def test_an_unchanged_run_comes_from_the_cache(toy_run):
     assert "served from the cache" in again.stdout and versions(toy_run) == before
 
 
+def test_refit_trains_the_blessed_model_again_on_everything_and_pushes_that(toy_run):
+    """The toy log: 60 users with 9 events each, of which leave-one-out holds out two."""
+    before = versions(toy_run)
+    done = recsys_here(*toy_run.arguments, "--refit")
+    assert done.exit_code == 0, done.output
+    record = lineage.load_run(toy_run.output)
+    # The model was measured before, and is not made again.
+    states = {node: step.state for node, step in record.steps.items()}
+    assert states["Trainer"] == states["Evaluator"] == "cached"
+    chosen = record.training["best_epochs"]
+    refit = dict(record.refit)
+    assert refit.pop("seconds") > 0
+    assert refit == {"events": 540, "more": 120, "epochs": chosen}
+    assert "fitted again on everything: 540 train events, 120 more" in done.stdout
+    assert record.canary_outcome is record.artifacts["Canary-refit", "blessing"]
+    # What is pushed is the model that was fitted again; its log names the measured one.
+    log = json.loads((Path(record.pushed_path) / "assets.extra" / "training.json").read_text())
+    assert len(versions(toy_run)) == len(before) + 1 and len(log["epochs"]) == chosen["model"]
+    assert log["refit"]["of"] == record.training["fingerprint"] != log["fingerprint"]
+    assert log["refit"]["model"] == record.model_uri
+    assert record.served_examples_uri != record.examples_uri
+    # It comes from the cache as a whole.
+    again = recsys_here(*toy_run.arguments, "--refit")
+    assert again.exit_code == 0 and lineage.load_run(toy_run.output).cached
+
+
 def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     before = versions(toy_run)
     assert before
-    worse = recsys_here(*toy_run.arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
+    blessed = next(one for one in lineage.load_runs(toy_run.output) if one.pushed_path)
+    settings = ("--set", "epochs=1", "--set", "learning_rate=1e-9", "--refit")
+    worse = recsys_here(*toy_run.arguments, *settings)
     assert worse.exit_code == 1, worse.output
     found = re.search(
         r"ndcg_10: (0\.\d+) worse than the last blessed model's \(± 0\.\d+\); required: at most "
@@ -102,7 +132,17 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     assert not any(
         name.endswith("_diff") for name in record.verdict["metrics"]["overall"]
     )  # TFMA's own; the baseline stands beside
-    assert record.artifacts["Canary", "blessing"]["reason"] == "the gate did not bless the model"
+    why = "the gate did not bless the model"
+    assert record.artifacts["Canary", "blessing"]["reason"] == why
+    # Nor was it fitted again, which would have taken a training.
+    assert record.refit == {"skipped": why}
+    left = Path(record.steps["Trainer-refit"].outputs["model"]).iterdir()
+    assert [file.name for file in left] == ["skipped"]
+    # It was compared with the model that was measured, not with the one fitted again and pushed,
+    # which has learnt these very test rows.
+    assert record.verdict["baseline"]["overall"]["ndcg_10"] == pytest.approx(
+        blessed.verdict["metrics"]["overall"]["ndcg_10"], abs=1e-6
+    )
 
 
 def test_two_runs_are_compared_by_user(toy_run):

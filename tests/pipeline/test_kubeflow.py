@@ -34,6 +34,27 @@ CLASSES = {
     "Pusher": "components.gate.pusher.PusherExecutor",
 }
 
+# The steps that fit a model again: what comes before each, and the class that does it.
+REFIT = {
+    "Refit": ({"Trainer", "Evaluator", "Canary"}, "components.refit.refit.RefitExecutor"),
+    "ExampleBuilder-refit": (
+        {"Refit", "TableReader", "TableCheck"},
+        "components.build.example_builder.ExampleBuilderExecutor",
+    ),
+    "Transform-refit": (
+        {"ExampleBuilder-refit"},
+        "components.refit.steps.TransformExecutor",
+    ),
+    "Trainer-refit": (
+        {"Refit", "ExampleBuilder-refit", "Transform-refit"},
+        "components.refit.steps.TrainerExecutor",
+    ),
+    "Canary-refit": (
+        {"ExampleBuilder", "Evaluator", "Trainer-refit"},
+        "components.canary.canary.CanaryExecutor",
+    ),
+}
+
 pytestmark = [pytest.mark.timeout(1200)]
 
 
@@ -127,6 +148,38 @@ def test_several_processes_train_here_or_in_pods_of_their_own():
     run_fn, away = trainer({"container": {"image": IMAGE}}, workers=2, shared_folder="/mnt/x")
     assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["documents"])
     assert alone["fingerprint"] == here["fingerprint"] == away["fingerprint"]
+
+
+def test_a_refit_is_a_training_of_its_own_that_starts_as_the_measured_one_did():
+    pipeline = local_pipeline(config(refit=True, warm_start=True))
+    nodes = {node.id: node for node in pipeline.components}
+    one, other = nodes["Trainer"], nodes["Trainer-refit"]
+    measured, again = (json.loads(node.exec_properties["custom_config"]) for node in (one, other))
+    # Neither goes on with the other's checkpoint; all else is the same.
+    for name in ("fingerprint", "checkpoint_dir"):
+        assert measured.pop(name) != again.pop(name)
+    assert measured == again
+    # Both begin with the last blessed model, which is one that was measured.
+    bases = [node.inputs["base_model"] for node in (one, other)]
+    assert [base.producer_component_id for base in bases] == ["LastBlessed"] * 2
+    # A run without a refit measures the very same training, and is served from its cache.
+    plain = {node.id: node for node in local_pipeline(config(warm_start=True)).components}
+    assert set(nodes) - set(plain) == set(REFIT)
+    assert plain["Trainer"].exec_properties == one.exec_properties
+
+
+def test_a_refit_is_compiled(tmp_path):
+    """Without conditions, which not every backend takes: its steps find out for themselves."""
+    needs_kfp()
+    target = tmp_path / "pipeline.json"
+    kubeflow.compile_pipeline(config(refit=True), str(target), IMAGE)
+    compiled = Steps(json.loads(target.read_text("utf-8")), Path("/unused"))
+    for name, (before, executor) in REFIT.items():
+        assert set(compiled.tasks[name].dependent_tasks) == before
+        assert executor in compiled.executor(name).container.args
+        assert not compiled.tasks[name].trigger_policy.condition
+    before = {"Evaluator", "Canary-refit", "Trainer-refit"}
+    assert before <= set(compiled.tasks["Pusher"].dependent_tasks)
 
 
 def test_dependencies_are_those_of_the_local_pipeline(steps):

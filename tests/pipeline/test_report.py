@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from components.tables import records
-from pipeline import charts, report, report_data
+from pipeline import charts, local, report, report_data
 from pipeline.lineage import RunRecord, Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -716,3 +716,37 @@ def test_charts_draw_to_scale():
     page = Page(str(charts.line_chart("Loss", [(1, 4.0), (2, 2.0), (3, 0.0)], best=3)))
     curve = next(attrs for tag, attrs in page.tags if tag == "polyline")
     assert curve["points"] == "66.0,14.0 202.0,98.0 338.0,182.0"
+
+
+def test_a_model_that_was_fitted_again_says_so_and_whose_metrics_these_are(tmp_path):
+    """The measured model had 9 train events, and the refit has 14, those of the whole log."""
+    run = blessed_run(tmp_path)
+    run.record.artifacts["Refit", "hyperparameters"] = {}
+    assert run.record.refit == {"skipped": "the run did not get as far"}
+    (built,) = run.step("ExampleBuilder-refit", ("examples",)).values()
+    run.record.artifacts["ExampleBuilder", "examples"] = {"train_events": 9}
+    run.record.artifacts["ExampleBuilder-refit", "examples"] = {"train_events": 14}
+    (trained,) = run.step("Trainer-refit", ("model_run",)).values()
+    log = {"best_epochs": {"gmf": 7, "neumf": 1}, "seconds": 12.3}
+    (trained / "training.json").write_text(json.dumps(log))
+    run.push().record.artifacts["Canary-refit", "blessing"] = {"blessed": 1, "answered": 5}
+    said = (
+        "itted again on everything: 14 train events, 5 more than the measured model had, for "
+        "7 epochs of gmf, 1 epoch of neumf, in 12 s; the metrics are the measured model's"
+    )
+    assert said in local.fitted_again(run.record)
+    page = run.page()
+    assert said in page.text[""] and "answered 5 requests" in page.text[""]
+    # What is served is asked and watched by what it was trained on; what was measured stays.
+    assert run.record.served_examples_uri == str(built) != run.record.examples_uri
+    assert run.record.served("Trainer") == "Trainer-refit"
+    assert run.record.model_uri == run.record.steps["Trainer"].outputs["model"]
+    # A model that no server can answer from is not pushed, whatever the measured one did.
+    run.record.artifacts["Canary-refit", "blessing"] = {"blessed": 0, "reason": "all is nan"}
+    run.record.artifacts["Pusher", "pushed_model"] = {"pushed": 0}
+    with pytest.raises(local.NotBlessed, match="no server could answer .*: all is nan"):
+        local.require_push(run.record)
+    run.record.artifacts["Refit", "hyperparameters"] = {"skipped": "because"}
+    (trained / "training.json").unlink()
+    assert local.fitted_again(run.record) == "not fitted again on everything: because"
+    assert run.record.served("Trainer") == "Trainer"

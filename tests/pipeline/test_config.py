@@ -413,4 +413,6 @@ def test_a_run_is_not_kept_in_a_bucket():
     with pytest.raises(ConfigError, match="output: required: a folder of this.*received s3"):
         local.run(config.load(None, {"output": "s3://shop/runs"}), lambda line: None)
     with pytest.raises(ConfigError, match="required: a path, or a URI.*received http://shop/data"):
-        local.find_data(config.load(None, {"data.source": "http://shop/data"}), lambda line: None)
+        preflight.find_data(
+            config.load(None, {"data.source": "http://shop/data"}), lambda line: None
+        )

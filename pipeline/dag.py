@@ -20,9 +20,8 @@ from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
-from pipeline import rows
+from pipeline import rows, workers
 from pipeline import tfx_api as tfx
-from pipeline import workers
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parent.parent

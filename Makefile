@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 # Without bytecode each of those processes compiles the pipeline's sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test mutants venv lock lint format doctor new-model notebooks gpu bench-gpu clean
+.PHONY: help run test test-all mutants venv lock lint format doctor new-model notebooks gpu bench-gpu engines clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -25,8 +25,13 @@ help: ## show this
 run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
 	$(VENV)/bin/recsys demo
 
+PYTEST = $(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
-	$(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: $(STAMP) ## the thorough tests too: CI runs them
+	$(PYTEST) -m "not slow" $(ARGS)
 
 mutants: $(STAMP) ## breaks the contract in one way after the other, and asks that a test notices
 	$(PYTHON) -m pytest -q --numprocesses=$(WORKERS) -m slow tests/mutants
@@ -58,6 +63,9 @@ notebooks: $(STAMP) ## execute the notebooks headless; two of them read runs (RE
 
 gpu: $(STAMP) ## TensorFlow with CUDA into the environment
 	requirements/make_venv $(VENV) "$(LANE)" gpu
+
+engines: ## Prism, Beam's runner in Go, where Go is to be had; its tests are skipped without it
+	requirements/make_engines
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/tools/bin/uv)
 COMPILE = $(UV) pip compile --quiet --generate-hashes --custom-compile-command 'make lock'

@@ -76,12 +76,16 @@ _EXTRAS = {
     "gpu": [
         *lanes("tensorflow[and-cuda]", ">=2.16.2,<2.17", ">=2.21,<2.22"),
     ],
-    "kfp": lanes("kfp", ">=2.0.1,<2.6", None),
+    "kfp": [
+        *lanes("kfp", ">=2.0.1,<2.6", None),
+        *lanes("kfp-pipeline-spec", None, ">=2.14,<2.17"),
+    ],
     "ann": lanes("scann", ">=1.3.2,<1.4", ">=1.4"),
     # pandas draws the curves of the notebook with matplotlib.
     "notebooks": ["ipykernel", "matplotlib>=3.8", "nbclient", "nbformat"],
     "test": [
         *("pytest>=7.4", "pytest-timeout>=2.2", "pytest-xdist>=3.5"),
+        *("moto[s3]>=5", "flask", "flask-cors"),
         *("deptry", "mypy", "pre-commit", "ruff"),
         *("types-grpcio", "types-protobuf", "types-PyYAML"),
     ],

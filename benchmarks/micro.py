@@ -11,13 +11,17 @@ A query is every event of a held-out session whose item the session has not had,
 target's own micro-behaviours is in the history; all items but those seen are ranked.
 `gru4rec_items` reads an event a visit, which is what there is without micro-behaviours; the queries
 are the same. `gru4rec_events` reads the items of all events. `rib_all_items` ranks whatever is near
-the session or not; the rows of binn leave a part of it out. Settings are the models' defaults;
-`--validate` is for choosing others, and does not look at test.
+the session or not; the rows of binn leave a part of it out. An order is what `airbnb` calls a
+booking; item2vec beside it has the same sessions, and the columns `bought` are of the queries whose
+target was ordered in its session. Settings are the models' defaults; `--validate` is for choosing
+others, and does not look at test.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,18 +33,24 @@ METRICS = ("recall_20", "mrr_20", "hr_10", "ndcg_10")
 SPLIT = {"name": "predefined", "sequence_by": "session"}
 VALID_SHARE = 0.1  # of the train sessions, the last to end
 EVENTS, VISITS = "events", "visits"
+ORDER = "2"
+BOUGHT = ("recall_20", "mrr_20")
+# Two events an item: with fewer steps all vectors are near one another. Chosen on validation.
+VECTORS = {"vector_epochs": 40, "vector_batch_size": 4096}
 # row -> model, what it reads, settings.
 ROWS = {
     "popularity": ("popularity", EVENTS, {}),
     "item_knn": ("item_knn", VISITS, {}),
     "gru4rec_items": ("gru4rec", VISITS, {}),
     "gru4rec_events": ("gru4rec", EVENTS, {}),
-    "rib": ("rib", EVENTS, {}),
-    "rib_all_items": ("rib", EVENTS, {"neighbours": 0}),
-    "binn": ("binn", EVENTS, {}),
-    "binn_item2vec": ("binn", EVENTS, {"weighted": False}),
-    "binn_session": ("binn", EVENTS, {"parts": "session"}),
-    "binn_preference": ("binn", EVENTS, {"parts": "preference"}),
+    "rib": ("rib", EVENTS, VECTORS),
+    "rib_all_items": ("rib", EVENTS, {**VECTORS, "neighbours": 0}),
+    "binn": ("binn", EVENTS, VECTORS),
+    "binn_item2vec": ("binn", EVENTS, {**VECTORS, "weighted": False}),
+    "binn_session": ("binn", EVENTS, {**VECTORS, "parts": "session"}),
+    "binn_preference": ("binn", EVENTS, {**VECTORS, "parts": "preference"}),
+    "item2vec": ("item2vec", EVENTS, {}),
+    "airbnb": ("airbnb", EVENTS, {"booking_types": [ORDER]}),
 }
 
 
@@ -89,6 +99,29 @@ def prepare(source: Path, folder: Path) -> dict[str, experiment.Prepared]:
     }
 
 
+def bought(folder: Path) -> Callable[[Any, str], dict[str, np.ndarray]]:
+    """Returns the `parts` of `experiment.measure`: the queries whose target was ordered."""
+    log = pd.read_csv(folder / "source" / EVENTS / "events.csv", dtype=str)
+    pair = log["session_id"] + " " + log["item_id"]
+    log = log[pair.isin(set(pair[log["event_type"] == ORDER]))]
+    ordered = set(zip(log["user_id"], log["item_id"], log["timestamp"], strict=True))
+
+    def parts(data: Any, split: str) -> dict[str, np.ndarray]:
+        import tensorflow as tf
+
+        kept = []
+        for query in data.queries(split):
+            feature = tf.train.Example.FromString(query).features.feature
+            user, target = (
+                feature[name].bytes_list.value[0].decode() for name in ("user_id", "targets")
+            )
+            if (user, target, str(feature["timestamp"].int64_list.value[0])) in ordered:
+                kept.append(query)
+        return {"bought": np.array(kept, object)}
+
+    return parts
+
+
 def main() -> None:
     """Prints the table and writes every run to the output folder."""
     parser = argparse.ArgumentParser(
@@ -111,7 +144,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     overrides = experiment.overrides(arguments.set)
-    prepared = prepare(arguments.data, arguments.output / arguments.data.name)
+    folder = arguments.output / arguments.data.name
+    prepared = prepare(arguments.data, folder)
+    parts = bought(folder)
+    split = "valid" if arguments.validate else "test"
     rows = []
     for row in arguments.models:
         model, reads, settings = ROWS[row]
@@ -122,6 +158,7 @@ def main() -> None:
                 {**settings, **overrides},
                 seed,
                 test=not arguments.validate,
+                parts=parts,
             )
             for seed in arguments.seeds
         ]
@@ -129,7 +166,15 @@ def main() -> None:
             runs = [{**run, "test": run["valid"]} for run in runs]
         else:
             (arguments.output / f"{row}.json").write_text(json.dumps(runs, indent=1))
-        rows.append({"model": row, **experiment.summary(runs, METRICS)})
+        of_bought = [{"test": run["parts"][split]["bought"], "seconds": 0} for run in runs]
+        found = experiment.summary(of_bought, BOUGHT)
+        rows.append(
+            {
+                "model": row,
+                **experiment.summary(runs, METRICS),
+                **{f"bought: {name}": found[name] for name in BOUGHT},
+            }
+        )
         print(experiment.table(rows), flush=True)
     print(f"\nseeds {arguments.seeds}; {experiment.machine()}")
 

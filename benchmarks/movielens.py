@@ -103,6 +103,24 @@ ROWS = {name: Row(name) for name, entry in registry.MODELS.items() if entry.task
 }
 
 
+def prepare(row: Row, source: Path, output: Path) -> experiment.Prepared:
+    """Builds the rows of a model as a run of it would.
+
+    They are in one folder for all models of a kind, but for those that ask for more.
+    """
+    entry, model = registry.get(row.model), registry.load(row.model).Model
+    split = {
+        "name": "leave_one_out",
+        "query_history": "all" if entry.kind == "sequence" else "train",
+    }
+    walks = dict(entry.defaults.get("walks", {}))
+    carries = {name: wanted for name, wanted in model.carries().items() if wanted}
+    folder = output / (row.model if walks or carries else entry.kind)
+    return experiment.prepare(
+        source, folder, entry.kind, split, walks=walks or None, carries=carries or None
+    )
+
+
 def main() -> None:
     """Prints the table and writes every run to the output folder."""
     parser = argparse.ArgumentParser(
@@ -132,10 +150,8 @@ def main() -> None:
     rows = []
     for name in arguments.models:
         row = ROWS[name]
-        kind = registry.get(row.model).kind
-        knows = "all" if kind == "sequence" else "train"
-        split = {"name": "leave_one_out", "query_history": knows}
-        prepared = experiment.prepare(source, arguments.output / kind, kind, split)
+        prepared = prepare(row, source, arguments.output)
+        sequence = registry.get(row.model).kind == "sequence"
         runs = [
             experiment.measure(prepared, row.model, {**row.setting, **overrides}, seed)
             for seed in arguments.seeds
@@ -144,7 +160,7 @@ def main() -> None:
         rows.append(
             {
                 "row": name,
-                "history": "train and validation" if knows == "all" else "train",
+                "history": "train and validation" if sequence else "train",
                 **experiment.summary(runs, METRICS),
                 "peer": row.peer,
                 "its HR@10": row.hr_10,

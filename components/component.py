@@ -11,6 +11,7 @@ from tfx.dsl.components.base import (
 )
 from tfx.types import Channel, component_spec
 
+from components import beam_signatures as beam_signatures  # it makes Beam remember them
 from models.names.errors import nearest
 
 

@@ -13,6 +13,7 @@ import pydantic
 import yaml
 
 from components.build.config import Filters, SplitConfig
+from components.engines import Beam, arguments
 from components.gate.config import GateConfig, require_known_slices
 from models.names import metrics, registry
 from models.names.errors import ConfigError
@@ -35,6 +36,7 @@ class BundleConfig(Settings):
         z: standard errors over the test queries; what is within them shows nothing.
         slices: as `GateConfig.slices`, against the recall alone and the last blessed bundle.
         output: folder of the runs; the bundle goes there as well.
+        beam: where Beam's part of the work is done.
     """
 
     recall: str
@@ -45,6 +47,7 @@ class BundleConfig(Settings):
     z: float = pydantic.Field(GateConfig().z, ge=0)
     slices: Names = ()
     output: str = "runs"
+    beam: Beam = Beam()
 
 
 def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
@@ -72,21 +75,26 @@ def run(config: BundleConfig, say: Callable[[str], None] = print) -> RunRecord:
     return local.execute(
         Path(config.output).absolute(),
         name,
-        lambda output: _create_pipeline(config, name, recall, rank, output),
+        lambda output: _create_pipeline(config, name, recall, rank, output, say),
         yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         say,
+        config.beam,
     )
 
 
 def _create_pipeline(
-    config: BundleConfig, name: str, recall: RunRecord, rank: RunRecord | None, output: Path
+    config: BundleConfig,
+    name: str,
+    recall: RunRecord,
+    rank: RunRecord | None,
+    output: Path,
+    say: Callable[[str], None],
 ) -> Any:
+    say(local.LOADING)
     from components.bundle.bundler import Bundler
     from components.gate import evaluation
-    from components.gate.last_blessed import LastBlessedOther
-    from components.in_process import ARGUMENTS
     from pipeline import tfx_api as tfx
-    from pipeline.dag import gate_and_push
+    from pipeline.dag import find_last_blessed, gate_and_push
 
     types = tfx.standard_artifacts
 
@@ -120,12 +128,8 @@ def _create_pipeline(
         examples=examples.outputs["result"],
         config=json.dumps(made_of, sort_keys=True),
     )
-    last_blessed = tfx.Resolver(
-        strategy_class=LastBlessedOther,
-        config={"fingerprint": made_of["fingerprint"]},
-        model=tfx.Channel(type=types.Model),
-        model_blessing=tfx.Channel(type=types.ModelBlessing),
-    ).with_id("LastBlessed")
+    serving_dir = str(output / "serving" / name)
+    last_blessed = find_last_blessed(serving_dir, made_of["fingerprint"])
     # End to end, after both stages: not worse than the recall alone, nor than the last bundle, by
     # more than the margin.
     gate = GateConfig(
@@ -135,7 +139,6 @@ def _create_pipeline(
         slices=config.slices,
     )
     bounds = evaluation.eval_config(metrics.TWO_STAGE, gate)
-    serving_dir = str(output / "serving" / name)
     gated = gate_and_push(
         bundler.outputs["model"],
         last_blessed.outputs["model"],
@@ -152,7 +155,7 @@ def _create_pipeline(
         metadata_connection_config=tfx.sqlite_metadata_connection_config(
             str(output / lineage.METADATA)
         ),
-        beam_pipeline_args=list(ARGUMENTS),
+        beam_pipeline_args=arguments(config.beam),
     )
 
 

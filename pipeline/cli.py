@@ -181,13 +181,20 @@ def data_get(name: str) -> None:
     click.echo(datasets.get(name, progress=click.echo))
 
 
+_BEAM = click.option(
+    "--beam",
+    help="The engine of Beam's part of the work: a runner, such as processes or flink, or a "
+    "mapping as `beam` of a run file is.",
+)
+
+
 def _run_options(command: Callable) -> Callable:
     options = [
         click.argument("model", required=False),
         click.option(
             "--config", type=click.Path(), help="A run as a YAML file; flags override it."
         ),
-        click.option("--data", "source", help="A public data set by name, or a folder."),
+        click.option("--data", "source", help="A public data set by name, or a folder; s3:// too."),
         click.option("--reader", help="Layout of the folder; told by its files when left out."),
         click.option(
             "--split",
@@ -201,6 +208,7 @@ def _run_options(command: Callable) -> Callable:
             metavar="NAME=VALUE",
             help="A hyper-parameter, or a dotted key of the run.",
         ),
+        _BEAM,
         click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
         click.option(
             "--output",
@@ -214,7 +222,7 @@ def _run_options(command: Callable) -> Callable:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def _config(model, config, source, reader, split, settings, seed, output, warm_start):
+def _config(model, config, source, reader, split, settings, beam, seed, output, warm_start):
     from pipeline import config as run_config
 
     flags = {
@@ -229,6 +237,7 @@ def _config(model, config, source, reader, split, settings, seed, output, warm_s
     return run_config.load(
         config,
         {
+            **run_config.parse_beam(beam),
             **run_config.parse_settings(settings),
             **{k: v for k, v in flags.items() if v is not None},
         },
@@ -340,8 +349,9 @@ def _finish(output: str, run: Callable):
     show_default=True,
     help="Folder of the runs; the bundle goes there as well.",
 )
+@_BEAM
 @_mended
-def bundle(**options) -> None:
+def bundle(beam: str | None, **options) -> None:
     """Put a recall and a ranker into one servable.
 
     It is evaluated end to end, gated and pushed as one version.
@@ -354,8 +364,10 @@ def bundle(**options) -> None:
              recsys bundle --recall two_tower --rank deepfm
     """
     from pipeline import bundle as bundling
+    from pipeline import config as run_config
 
-    config = bundling.BundleConfig.parse(options)
+    engine = run_config.load(None, run_config.parse_beam(beam)).beam
+    config = bundling.BundleConfig.parse({**options, "beam": engine})
     _finish(config.output, lambda: bundling.run(config, click.echo))
 
 
@@ -467,7 +479,11 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 @main.command()
 @click.option(
-    "--to", "folder", type=click.Path(), required=True, help="A new folder for the Parquet files."
+    "--to",
+    "folder",
+    type=click.Path(),
+    required=True,
+    help="A new folder for the Parquet files; s3:// too.",
 )
 @click.option(
     "--users",
@@ -494,8 +510,18 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 @click.option(
     "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
 )
+@click.option("--config", type=click.Path(), help="A run file, whose `beam` is used.")
+@_BEAM
 @_mended
-def batch(folder: str, users: str | None, count: int, run_id: str, output: str) -> None:
+def batch(
+    folder: str,
+    users: str | None,
+    count: int,
+    run_id: str,
+    output: str,
+    config: str | None,
+    beam: str | None,
+) -> None:
     """Recommendations for many users, with the pushed SavedModel itself.
 
     They are written as Parquet of user_id, rank, item_id, score.
@@ -504,8 +530,10 @@ def batch(folder: str, users: str | None, count: int, run_id: str, output: str) 
     Example: recsys batch --to recommendations -k 20
     """
     from pipeline import batch as batches
+    from pipeline import config as run_config
 
-    batches.run(folder, users, count, run_id, output, click.echo)
+    engine = run_config.load(config, run_config.parse_beam(beam)).beam
+    batches.run(folder, users, count, run_id, output, click.echo, engine)
 
 
 @main.command()
@@ -676,26 +704,59 @@ def drift(settings, **options) -> None:
     "--to",
     "target",
     type=click.Path(),
-    default="pipeline.json",
+    default="pipeline.yaml",
     show_default=True,
-    help="File to write.",
+    help="File to write; .json leaves out what only Kubernetes reads, for Vertex AI.",
 )
-@click.option("--image", help="Container image that holds this project.")
+@click.option("--image", help="Container image that holds this project; else cluster.image.")
 @_mended
 def compile_run(config: str, target: str, image: str | None) -> None:
     """Compile the run in CONFIG, a YAML file, for Kubeflow Pipelines v2.
 
     \b
-    Example: recsys compile my_run.yaml --to pipeline.json --image registry.example/recsys:1
+    Example: recsys compile my_run.yaml --to pipeline.yaml --image registry.example/recsys:1
     """
     from pipeline import config as run_config
     from pipeline import kubeflow
 
-    click.echo(
-        kubeflow.compile_pipeline(
-            run_config.load(config), target, **({"image": image} if image else {})
-        )
-    )
+    click.echo(kubeflow.compile_pipeline(run_config.load(config), target, image))
+
+
+@main.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Where Kubeflow Pipelines answers, such as http://localhost:8888 "
+    "(default: KF_PIPELINES_ENDPOINT).",
+)
+@click.option("--data", help="Folder of the data, on a volume that the steps mount.")
+@click.option("--seed", type=int, help="Of initial weights, batches and negatives.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter.")
+@click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model.")
+@click.option("--experiment", help="Group of runs; made where it is missing.")
+@click.option("--namespace", help="Of the user, in an installation for several.")
+@_mended
+def submit(file, endpoint, settings, experiment, namespace, **parameters) -> None:
+    """Run the compiled FILE on a cluster, with other settings than the compiled ones if wanted.
+
+    The token of an installation that asks for one is read from the file that
+    KF_PIPELINES_SA_TOKEN_PATH names.
+
+    \b
+    Example: recsys submit pipeline.yaml --endpoint http://localhost:8888 --seed 3 --set epochs=30
+    """
+    from pipeline import config as run_config
+    from pipeline import submit as submission
+
+    given = {name: value for name, value in parameters.items() if value is not None}
+    for key, value in run_config.parse_settings(settings).items():
+        group, _, name = key.rpartition(".")
+        if group == "hyper_parameters":
+            given.setdefault(group, {})[name] = value
+        else:
+            given[key] = value
+    click.echo(submission.submit(file, endpoint, given, experiment=experiment, namespace=namespace))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import yaml
 
 from components.build.config import Filters, Positives, Sessions, SplitConfig, WalkConfig
 from components.check.config import Thresholds
+from components.engines import Beam
 from components.gate.config import GateConfig
 from components.read import datasets
 from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.label import Label
 from models.names.settings import Names, Settings, Share
-from pipeline.workers import WorkersConfig
+from pipeline.cluster import ClusterConfig
 
 # What lies under the output beside the folders that are called as the pipelines are.
 _FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
@@ -33,7 +34,8 @@ class DataConfig(Settings):
     """Where the events come from.
 
     Attributes:
-        source: a public data set by name, or a folder.
+        source: a public data set by name, or a folder: a path, or a URI under s3://, gs:// or
+            hdfs://, which is read with the credentials of the environment or the machine.
         reader: the layout of the folder; told by its files when left out.
         columns: how the user's own columns are called and what they hold, and of what form the
             files are; see `components.read.layouts.detection.plan`.
@@ -87,12 +89,16 @@ class RunConfig(Settings):
         metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
             `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
+        beam: where Beam's part of the work is done.
         seed: of initial weights, batches and negatives.
         warm_start: start from the last blessed model.
-        cluster: how many processes train.
         output: folder of runs, metadata and pushed models.
+        push: where the models are pushed instead, each to a folder called as the pipeline is: a
+            path, or a URI under s3://, gs:// or hdfs://.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
+        cluster: how many processes train; the rest is what `recsys compile` asks of a cluster, and
+            a run on this machine has no use for it.
     """
 
     model: str = "two_tower"
@@ -108,11 +114,13 @@ class RunConfig(Settings):
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
+    beam: Beam = Beam()
     seed: int = 0
     warm_start: bool = False
-    cluster: WorkersConfig = WorkersConfig()
     output: str = "runs"
+    push: str | None = pydantic.Field(None, examples=["s3://shop/models"])
     name: str | None = pydantic.Field(None, examples=["shop"])
+    cluster: ClusterConfig = ClusterConfig()
 
     @pydantic.field_validator("name")
     @classmethod
@@ -156,9 +164,12 @@ class RunConfig(Settings):
         return {name: part for name, part in parts.items() if part and part != usual}
 
     @property
-    def serving_dir(self) -> Path:
-        """Where versions of the model are pushed."""
-        return Path(self.output).absolute() / "serving" / self.pipeline_name
+    def serving_dir(self) -> str:
+        """Where versions of the model are pushed: an absolute path, or a URI."""
+        if self.push and "://" in self.push:
+            return f"{self.push.rstrip('/')}/{self.pipeline_name}"
+        folder = Path(self.push) if self.push else Path(self.output) / "serving"
+        return str(folder.absolute() / self.pipeline_name)
 
     def to_yaml(self) -> str:
         """The resolved run, as a file that `recsys run --config` reads."""
@@ -248,11 +259,12 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
     from components.read.layouts import (
         detection,  # with PyArrow, which most commands can do without
     )
+    from components.tables.places import place
 
     source = config.data.source
     usual: dict[str, Any] = {}
     updates: dict[str, Any] = {}
-    if Path(source).is_dir():
+    if place(source).is_dir():
         columns = config.data.columns
         reader = config.data.reader or detection.detect(source, columns)
         usual = detection.conventions(source, reader)
@@ -267,6 +279,23 @@ def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> Run
             {**config.split.model_dump(), "name": usual.get("split", "ratio")}
         )
     return config.model_copy(update=updates)
+
+
+def parse_beam(text: str | None) -> dict[str, Any]:
+    """`--beam` -> dotted overrides: an engine's name, or a mapping of what is to be changed.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    value = None if text is None else _value(text)
+    if isinstance(value, str):
+        value = {"runner": value}
+    if not isinstance(value, dict | None):
+        raise ConfigError(
+            "--beam requires a runner's name, such as processes, or a mapping, such as "
+            f"'{{runner: portable, options: {{job_endpoint: localhost:8099}}}}'; received {text!r}"
+        )
+    return {f"beam.{key}": one for key, one in (value or {}).items()}
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -5,24 +5,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components import beam_signatures as beam_signatures  # it makes Beam remember them
 from components.build.config import SOURCE, WALKS
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
 from components.check.table_check import TableCheck
-from components.gate import evaluation
-from components.gate.config import require_known_slices
-from components.gate.last_blessed import LastBlessedOther
-from components.in_process import ARGUMENTS
+from components.engines import arguments, require_seen
+from components.gate import evaluation, ledger
+from components.gate.evaluator import Evaluator
+from components.gate.last_blessed import LastBlessed, compared
+from components.gate.pusher import Pusher
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.names import metrics, registry
-from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
 from pipeline import rows, workers
 from pipeline import tfx_api as tfx
 from pipeline.config import RunConfig
+from pipeline.preflight import check_run
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What decides the components' outputs and stands in other rooms: a cached one is not of older code.
@@ -46,7 +48,6 @@ def create_pipeline(
     serving_dir: str,
     checkpoint_root: str | None = None,
     metadata_path: str | None = None,
-    stock_resolver: bool = False,
     schema_dir: str | None = None,
     training_pod: dict[str, Any] | None = None,
 ) -> tfx.Pipeline:
@@ -62,28 +63,24 @@ def create_pipeline(
         serving_dir: where versions of the model are pushed.
         checkpoint_root: where an interrupted training keeps its state; None keeps none.
         metadata_path: the ML Metadata file; None where the runner has a store of its own.
-        stock_resolver: use TFX's own resolver strategy, the only one that Kubeflow Pipelines knows.
         schema_dir: where the components find the table schemas; None where they run on this
-            machine.
+            machine. Elsewhere nothing is known of the data and of what was blessed.
         training_pod: what each process of a training by several is given on Kubernetes, see
             `pipeline.workers.documents`; None: they run on this machine.
 
     Raises:
-        ConfigError: no metric to choose the epoch by, walks for a model that takes none, or targets
+        ConfigError: a place that Beam's workers cannot see, no metric to choose the epoch by, walks
+            for a model that takes none, or targets
             that the model's own ranking leaves out.
     """
     entry = registry.get(config.model)
-    _require_targets_in_the_ranking(config, hyper_parameters)
-    _require_use_of_a_warm_start(config)
-    if entry.task == "retrieve":  # the rows of a `score` run have any column
-        require_known_slices(config.gate.slices)
+    model_class = registry.load(config.model).Model
+    settings = model_class.HyperParameters(**hyper_parameters)
+    to_build = check_run(config, settings)
+    require_seen(config.beam, {"data.source": source, "output": pipeline_root})
     label = config.label.model_dump() if config.label else None
     measured = metrics.of(entry.task, config.label, config.metrics)
-    measured.choosing_by(
-        hyper_parameters.get("monitor")
-    )  # refused now rather than after the first epoch
     folder = schema_folder(schemas)
-    to_build = rows.to_build(config)
     components_hash = _hash_files("components", "schema", *_READ_BY_COMPONENTS)
     tables = read_schemas(folder)
     # A user's own schemas are edited where they lie; the components that read them notice.
@@ -109,14 +106,14 @@ def create_pipeline(
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
         generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
-            f"StatisticsGen_{table}"
+            f"StatisticsGen-{table}"
         )
         importer = CuratedSchema(
             schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
-        ).with_id(f"Schema_{table}")
+        ).with_id(f"Schema-{table}")
         validator = tfx.ExampleValidator(
             statistics=generator.outputs["statistics"], schema=importer.outputs["schema"]
-        ).with_id(f"ExampleValidator_{table}")
+        ).with_id(f"ExampleValidator-{table}")
         nodes += [generator, importer, validator]
         anomalies[f"{table}_anomalies"] = validator.outputs["anomalies"]
         statistics[table] = generator
@@ -132,12 +129,11 @@ def create_pipeline(
     )
 
     # A model of items x items says what fits here. Where the components run elsewhere nobody knows.
-    model_class = registry.load(config.model).Model
-    limit = model_class.most_items(model_class.HyperParameters(**hyper_parameters))
+    limit = settings.most_items()
     limits = {"most_items": limit, "min_count": config.features.min_count}
 
     # What rows carry follows from what the model reads: a class attribute, as the limit is.
-    carries = rows.carried(config, model_class, hyper_parameters.get("list_loss"))
+    carries = rows.carried(config, model_class, settings.setting("list_loss"))
 
     # The split comes before anything is fitted, so that nothing after it reaches train.
     builder = ExampleBuilder(
@@ -203,26 +199,21 @@ def create_pipeline(
     processes = workers.trainer_settings(config.cluster, config.model)
     if processes:
         if training_pod is not None:
-            name = workers.job_name(config.pipeline_name, identity)
-            processes = workers.on_kubernetes(config.cluster, processes, name, training_pod)
+            processes = workers.on_kubernetes(
+                config.cluster, processes, config.pipeline_name, training_pod
+            )
         training["cluster"] = processes
     if checkpoint_root:
         training["checkpoint_dir"] = str(Path(checkpoint_root) / identity)
 
-    # The gate compares the new model with the last blessed one, which is found here.
-    strategy = (
-        {"strategy_class": tfx.LatestBlessedModelStrategy}
-        if stock_resolver
-        else {"strategy_class": LastBlessedOther, "config": {"fingerprint": identity}}
-    )
-    last_blessed = tfx.Resolver(
-        **strategy,
-        model=tfx.Channel(type=tfx.standard_artifacts.Model),
-        model_blessing=tfx.Channel(type=tfx.standard_artifacts.ModelBlessing),
-    ).with_id("LastBlessed")
+    # The gate compares the new model with the last blessed one, which is found here; on a cluster
+    # an unchanged run is of new data, so that its own last model counts as well.
+    last_blessed = find_last_blessed(serving_dir, None if schema_dir else identity)
 
-    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset.
-    warm = {"base_model": last_blessed.outputs["model"]} if config.warm_start else {}
+    # Hyper-parameters say how many epochs to train, so TFX's step counts stay unset. Elsewhere
+    # whether to start warm is decided when a run is submitted.
+    may_be_warm = config.warm_start or (schema_dir and isinstance(settings, Epochs))
+    warm = {"base_model": last_blessed.outputs["model"]} if may_be_warm else {}
     trainer = tfx.Trainer(
         examples=builder.outputs["examples"],
         transform_graph=transform.outputs["transform_graph"],
@@ -255,32 +246,25 @@ def create_pipeline(
         components=[*nodes, check, builder, transform, last_blessed, trainer, *gated],
         enable_cache=True,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(ARGUMENTS),
+        beam_pipeline_args=arguments(config.beam),
     )
 
 
-def _require_targets_in_the_ranking(config: RunConfig, hyper_parameters: dict) -> None:
-    """Refuses targets that the user has had with a ranking that leaves out what the user has had.
+def find_last_blessed(serving_dir: str, other_than: str | None) -> LastBlessed:
+    """The component that finds what the gate compares with.
 
-    Every one of them would count as a miss, whatever the model says.
+    Args:
+        serving_dir: where versions are pushed.
+        other_than: fingerprint of the training that is compared; None where the component runs
+            elsewhere, and what it will find is not known.
     """
-    if not config.split.drop_repeats and hyper_parameters.get("filter_seen"):
-        raise ConfigError(
-            "split.drop_repeats: false makes targets of items that the user has had, and "
-            "hyper_parameters.filter_seen: true takes them out of the ranking, so that each would "
-            "count as a miss; required: hyper_parameters.filter_seen: false with "
-            "split.drop_repeats: false, or split.drop_repeats: true"
-        )
-
-
-def _require_use_of_a_warm_start(config: RunConfig) -> None:
-    """Refuses a warm start of a model that does not learn step by step."""
-    if config.warm_start and not issubclass(
-        registry.load(config.model).Model.HyperParameters, Epochs
-    ):
-        raise ConfigError(
-            f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
-        )
+    found = other_than and serving_dir and ledger.last_blessed(serving_dir, other_than)
+    return LastBlessed(
+        destination=serving_dir,
+        other_than=other_than,
+        compared=compared(found or None) if other_than else None,
+        code_hash=_hash_files("components/gate/last_blessed.py", "components/gate/ledger.py"),
+    )
 
 
 def gate_and_push(
@@ -296,7 +280,7 @@ def gate_and_push(
         serving_dir: where versions are pushed.
     """
     # The SavedModel's own signature `evaluate` measures it on the test rows.
-    evaluator = tfx.Evaluator(
+    evaluator = Evaluator(
         examples=examples,
         model=model,
         baseline_model=last_blessed,
@@ -314,13 +298,12 @@ def gate_and_push(
     )
 
     # Only what the Evaluator and the Canary have both blessed becomes a version that servers load.
-    pusher = tfx.Pusher(
+    pusher = Pusher(
         model=model,
+        evaluation=evaluator.outputs["evaluation"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=canary.outputs["blessing"],
-        push_destination=tfx.PushDestination(
-            filesystem=tfx.PushDestination.Filesystem(base_directory=serving_dir)
-        ),
+        destination=serving_dir,
     )
     return [evaluator, canary, pusher]
 

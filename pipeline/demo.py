@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from components.tables.places import fetched, is_remote
 from models.names.errors import ConfigError, RecsysError
 from pipeline import examples, lineage, show
 from pipeline.config import RunConfig
@@ -35,7 +36,13 @@ def last_pushed(output: str) -> str:
     Raises:
         RecsysError: no run under `output` has pushed anything.
     """
-    return str(Path(lineage.last_pushed(output).pushed_path).parent)
+    record = lineage.last_pushed(output)
+    if is_remote(record.pushed_path):
+        raise RecsysError(
+            f"the last model was pushed to {record.pushed_path}: TensorFlow Serving serves it from "
+            "there; here a folder of versions is served, by --model-dir"
+        )
+    return str(Path(record.pushed_path).parent)
 
 
 def serve(
@@ -149,7 +156,10 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
         history = _history(uri, user)
     click.echo(f"\nserving {record.pushed_path} ...")
     try:
-        with ServerProcess(_NAME, str(Path(record.pushed_path).parent)) as ready:
+        with (
+            fetched(record.pushed_path, Path(record.output)) as model,
+            ServerProcess(_NAME, str(Path(model).parent)) as ready,
+        ):
             answers = {}
             for protocol in ("rest", "grpc"):
                 with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:

@@ -147,7 +147,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     from components.tables import artifacts, schemas
 
     examples = _artifact(record, "ExampleBuilder", "examples")
-    curated_in = {table: _artifact(record, f"Schema_{table}", "schema") for table in _TABLES}
+    curated_in = {table: _artifact(record, f"Schema-{table}", "schema") for table in _TABLES}
     if schema:
         curated = schemas.read_schemas(schemas.schema_folder(schema))
     else:
@@ -164,7 +164,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
     if task == "retrieve":
         columns = {"user_id": "bytes", "item_id": "bytes_list"}
         path = (
-            Path(_artifact(record, "StatisticsGen_events", "statistics"))
+            Path(_artifact(record, "StatisticsGen-events", "statistics"))
             / "Split-all"
             / "FeatureStats.pb"
         )

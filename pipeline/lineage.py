@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.tables.places import place
 from models.names import metrics, registry
 from models.names.errors import RecsysError, nearest
 from models.names.label import Label
@@ -74,7 +75,10 @@ class RunRecord:
 
     @property
     def cached(self) -> bool:
-        """Whether everything but the look-up of the last blessed model came from the cache."""
+        """Whether everything came from the cache.
+
+        Runs of before there was a ledger looked the last blessed model up each time.
+        """
         return all(
             step.state == "cached" for step in self.steps.values() if step.node != "LastBlessed"
         )
@@ -248,7 +252,7 @@ def last_pushed(output: str | Path) -> RunRecord:
         RecsysError: there is none.
     """
     for record in reversed(load_runs(output)):
-        if record.pushed_path and Path(record.pushed_path).exists():
+        if record.pushed_path and place(record.pushed_path).exists():
             return record
     raise RecsysError(
         f"no model was pushed under {output} yet; make one: recsys run --output {output}"
@@ -289,6 +293,7 @@ def _load(store, output: Path, context) -> RunRecord:
             if context.type == "node"
         ).name
         record.pipeline, _, node = node.rpartition(".")
+        node = node.replace("_", "-")  # as in runs of before ids had to be those of a cluster
         seconds = (
             execution.last_update_time_since_epoch - execution.create_time_since_epoch
         ) / 1000

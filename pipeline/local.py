@@ -17,11 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from components import engines
+from components.tables.places import is_remote, place
 from models.names.errors import ConfigError, RecsysError
-from pipeline import lineage
+from pipeline import lineage, preflight
 from pipeline.config import RunConfig
 
 RUN_FILE = "run.yaml"
+LOADING = "TensorFlow and TFX take a while to load"
 
 
 class NotBlessed(RecsysError):
@@ -44,32 +47,44 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     """
 
     def create(output: Path):
-        source, schemas, reader = find_data(config, say)
-        say_how_it_is_read(config, source, schemas, reader, say)
-        located = config.data.model_copy(update={"reader": reader})
-        # Only now: what can be refused without TensorFlow has been.
-        from components.read.tables import fingerprint
-        from models.training import trainer
-        from pipeline import dag
-
+        found = preflight.check(config, say)
+        # Beam's workers may have been started in another folder.
+        file = config.split.file and str(Path(config.split.file).absolute())
+        located = {
+            "data": config.data.model_copy(update={"reader": found.reader}),
+            "split": config.split.model_copy(update={"file": file}),
+        }
         if config.split.leakage:
             say(config.split.leakage)
+        say(LOADING)
+        from components.read.tables import fingerprint
+        from pipeline import dag
+
         return dag.create_pipeline(
-            config.model_copy(update={"data": located}),
-            source=str(source),
-            fingerprint=fingerprint(str(source)),
-            schemas=schemas,
-            hyper_parameters=trainer.resolve(config.model, config.hyper_parameters).model_dump(
-                mode="json"
-            ),
+            config.model_copy(update=located),
+            source=str(found.source),
+            fingerprint=fingerprint(str(found.source)),
+            schemas=found.schemas,
+            hyper_parameters=found.hyper_parameters.model_dump(mode="json"),
             pipeline_root=str(output / config.pipeline_name),
-            serving_dir=str(config.serving_dir),
+            serving_dir=config.serving_dir,
             checkpoint_root=str(output / "checkpoints"),
             metadata_path=str(output / lineage.METADATA),
         )
 
+    if is_remote(config.output):
+        raise ConfigError(
+            "output: required: a folder of this machine, for the metadata of a run is a file that "
+            "is locked, and TensorFlow writes checkpoints to it; what others are to see is pushed "
+            f"to push: {config.output}, and recsys compile takes a bucket; received {config.output}"
+        )
     return execute(
-        Path(config.output).absolute(), config.pipeline_name, create, config.to_yaml(), say
+        Path(config.output).absolute(),
+        config.pipeline_name,
+        create,
+        config.to_yaml(),
+        say,
+        config.beam,
     )
 
 
@@ -79,23 +94,27 @@ def execute(
     create: Callable[[Path], Any],
     resolved: str,
     say: Callable[[str], None] = print,
+    beam: engines.Beam = engines.IN_PROCESS,
 ) -> lineage.RunRecord:
     """Runs a pipeline in this process and returns its record.
 
     Args:
         output: folder of runs; held against other runs meanwhile.
         name: of the pipeline.
-        create: makes the pipeline, given `output`.
+        create: makes the pipeline, given `output`; it says `LOADING` when nothing is left that can
+            be refused without.
         resolved: YAML of what is run, kept beside its outputs.
         say: takes lines of progress.
+        beam: the engine that Beam's part of the work is done on.
 
     Raises:
-        RecsysError: as of `create` or a component; another run holds the output folder, or the disk
-            is full.
+        RecsysError: as of `create` or a component; another run holds the output folder, the disk is
+            full, or the engine cannot work or gave up.
     """
-    with _exclusive(output), readable_errors():
+    with _exclusive(output), readable_errors(), engines.explained(beam):
         quiet()
-        say(f"{name}: starting (TensorFlow and TFX take a while to load)")
+        engines.require_usable(beam, str(output), say)
+        say(f"{name}: starting")
         started = time.monotonic()
         with _nothing_on_stderr():
             import tensorflow  # noqa: F401
@@ -122,7 +141,7 @@ def require_push(record: lineage.RunRecord) -> None:
 
     A pipeline can be green and push nothing.
     """
-    if record.pushed_path and Path(record.pushed_path).exists():
+    if record.pushed_path and place(record.pushed_path).exists():
         return
     if not record.blessed:
         failures = record.verdict.get("failures", [])
@@ -144,45 +163,6 @@ def require_push(record: lineage.RunRecord) -> None:
             "to run afresh"
         )
     raise NotBlessed("the model was blessed, but the Pusher pushed nothing")
-
-
-def find_data(config: RunConfig, say: Callable[[str], None]) -> tuple[Path, str, str]:
-    """Returns the data folder, the name or folder of its table schemas, and its layout.
-
-    The data is fetched when it is a public data set. What the layout is, is decided here, and
-    nowhere after.
-    """
-    from components.read import datasets
-    from components.read.layouts import detection
-
-    name, data = config.data.source, config.data
-    if name in datasets.DATASETS:
-        dataset = datasets.find(name)
-        folder = datasets.get(name, progress=say)
-        return folder, data.schema_name or dataset.schema, data.reader or dataset.reader
-    if not Path(name).exists():
-        datasets.find(name)  # raises, naming the nearest
-    reader = data.reader or detection.detect(name, data.columns)
-    usual = detection.conventions(name, reader).get("schema", "generic")
-    return Path(name).absolute(), data.schema_name or usual, reader
-
-
-def say_how_it_is_read(
-    config: RunConfig, source: Path, schemas: str, reader: str, say: Callable[[str], None]
-) -> None:
-    """Says what each column is taken for, and what is left out, before anything is trained.
-
-    Raises:
-        ConfigError: an option of `data.columns` does not fit the files.
-        DataError: the files are not what they should be.
-    """
-    from components.read.layouts import detection
-    from components.tables.schemas import read_columns, read_schemas, schema_folder
-
-    columns = read_columns(config.data.columns, read_schemas(schema_folder(schemas)))
-    for table in detection.plan(str(source), reader, columns):
-        for note in table.notes:
-            say(f"  {note}")
 
 
 def left_out(record: lineage.RunRecord) -> list[str]:
@@ -224,7 +204,7 @@ def save_verdict(record: lineage.RunRecord) -> None:
     (Path(evaluation) / lineage.VERDICT).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def require_plain(folder: Path, flag: str) -> None:
+def require_plain(folder: Path | str, flag: str) -> None:
     """Refuses a folder whose name Beam and TFX would take for a pattern.
 
     Raises:

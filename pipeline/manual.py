@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
+from models.names import declared
 from models.names.hyper_parameters import COMMON, USUAL, HyperParameters
 from pipeline.config import RunConfig
 
@@ -80,14 +81,12 @@ def keys() -> list[Key]:
 
 
 def of_model(name: str) -> list[Key]:
-    """The hyper-parameters of a model, its own first; imports the model and so TensorFlow.
+    """The hyper-parameters of a model, its own first.
 
     Raises:
         ConfigError: no such model.
     """
-    from models.names import registry
-
-    found = list(of(registry.load(name).Model.HyperParameters, "hyper_parameters."))
+    found = list(of(declared.hyper_parameters(name), "hyper_parameters."))
     return sorted(found, key=lambda key: key.name.rpartition(".")[2] in COMMON)
 
 
@@ -127,7 +126,7 @@ def text(found: list[Key] | None = None) -> str:
 
 
 def page() -> str:
-    """The manual as Markdown; it imports every model."""
+    """The manual as Markdown."""
     from models.names.registry import MODELS
 
     parts = [
@@ -178,9 +177,7 @@ def layouts() -> list[tuple[str, str]]:
 
 def _prose(model: str) -> str:
     """What the docstring of a model's settings says before it comes to them one by one."""
-    from models.names import registry
-
-    said = inspect.getdoc(registry.load(model).Model.HyperParameters) or ""
+    said = inspect.getdoc(declared.hyper_parameters(model)) or ""
     return " ".join(said.partition("Attributes:")[0].split())
 
 

@@ -58,7 +58,7 @@ def _leakage(split: dict[str, Any]) -> str:
 
 def _statistics(record: RunRecord, table: str) -> Any:
     """TFDV's DatasetFeatureStatistics of a table, or None."""
-    step = record.steps.get(f"StatisticsGen_{table}")
+    step = record.steps.get(f"StatisticsGen-{table}")
     path = (
         Path(step.outputs.get("statistics", "")) / "Split-all" / "FeatureStats.pb" if step else None
     )

@@ -4,32 +4,21 @@
 that is used here.
 """
 
-from tfx.components import Evaluator, ExampleValidator, Pusher, StatisticsGen, Trainer, Transform
+from tfx.components import ExampleValidator, StatisticsGen, Trainer, Transform
 from tfx.dsl.components.common.importer import Importer
-from tfx.dsl.components.common.resolver import Resolver
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
-    LatestBlessedModelStrategy,
-)
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto.pusher_pb2 import PushDestination
 from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
 from tfx.proto.transform_pb2 import SplitsConfig
-from tfx.types import Channel, standard_artifacts
+from tfx.types import standard_artifacts
 
 __all__ = [
-    "Channel",
     "EvalArgs",
-    "Evaluator",
     "ExampleValidator",
     "Importer",
-    "LatestBlessedModelStrategy",
     "LocalDagRunner",
     "Pipeline",
-    "PushDestination",
-    "Pusher",
-    "Resolver",
     "SplitsConfig",
     "StatisticsGen",
     "TrainArgs",

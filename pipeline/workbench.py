@@ -28,7 +28,7 @@ from models.names import registry
 from models.names.errors import ConfigError, DataError, RecsysError
 from models.names.label import Label
 from pipeline import compare as runs
-from pipeline import examples, local, report, report_data, rows
+from pipeline import examples, local, preflight, report, report_data, rows
 from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord, Step
 
@@ -130,9 +130,9 @@ def explore(config: RunConfig, folder: str | Path) -> Exploration:
 
     notes: list[str] = []
     stops: list[str] = []
-    source, schemas, reader = local.find_data(config, notes.append)
+    source, schemas, reader = preflight.find_data(config, notes.append)
     columns = _columns(config, schemas)
-    local.say_how_it_is_read(config, source, schemas, reader, notes.append)
+    preflight.say_how_it_is_read(config, source, schemas, reader, notes.append)
     folder = _emptied(folder, (*_PARTS, "statistics", "anomalies", "check"))
     tables = {table: str(folder / "tables" / table) for table in TABLES}
     record = RunRecord("explored", config.pipeline_name, folder)
@@ -170,7 +170,7 @@ def explore(config: RunConfig, folder: str | Path) -> Exploration:
     )
     for table in tables:
         place = {"statistics": str(folder / "statistics" / table)}
-        record.steps[f"StatisticsGen_{table}"] = Step("", "complete", 0.0, {}, place)
+        record.steps[f"StatisticsGen-{table}"] = Step("", "complete", 0.0, {}, place)
     model_class = registry.load(config.model).Model
     built = {"examples": str(folder / "examples"), "schema": str(folder / "schema")}
     step(
@@ -253,7 +253,7 @@ def prepare(
         raise ConfigError(f"share: required: more than 0 and at most 1; received {share}")
     folder = Path(folder)
     model_class = model_class or registry.load(config.model).Model
-    source, schemas, reader = local.find_data(config, print)
+    source, schemas, reader = preflight.find_data(config, print)
     tables = read_schemas(schema_folder(schemas))
     transformed = rows.transformed(config, tables, model_class)
     facts = {
@@ -411,7 +411,7 @@ def _to_build(config: RunConfig, model_class: Any) -> BuildConfig:
     from models.training import trainer
 
     settings = trainer.resolve(config.model, config.hyper_parameters, model_class.HyperParameters)
-    limits = {"most_items": model_class.most_items(settings)}
+    limits = {"most_items": settings.most_items()}
     if limits["most_items"]:
         limits["min_count"] = config.features.min_count
     usual = rows.to_build(config).model_dump(by_alias=True)

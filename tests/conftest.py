@@ -25,12 +25,19 @@ gc.disable()
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Long files first, so that no worker is left with one of them at the end.
+    """Says which tests are thorough, before pytest leaves them out; sorts what is left.
 
-    The first of all makes the run that the other pipeline tests share; the models keep the other
-    worker busy meanwhile.
+    Long files first, so that no worker is left with one of them at the end. The first of all makes
+    the run that the other pipeline tests share; the models keep the other worker busy meanwhile.
     """
+    for item in items:
+        if item.get_closest_marker("one_of_a_kind"):
+            from tests.models.contract import stand_for_their_kind
+
+            if item.cls.name not in stand_for_their_kind():
+                item.add_marker("thorough")
 
     def turn(item) -> int:
         if item.path.name == "test_end_to_end.py":
@@ -42,16 +49,22 @@ def pytest_collection_modifyitems(items):
     items.sort(key=turn)
 
 
+def pytest_collection_finish():
+    """Freezes the libraries that the tests have imported; see `collected`."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def collected():
-    """Frees what files of tests have left, between the traces; see `gc.disable` above.
+    """Frees what a file of tests has left, between the traces; see `gc.disable` above.
 
-    It takes up to a minute, so where memory is plenty it is left to the end of the process.
+    What outlives it is frozen: neither the next collection looks through it again, nor pyarrow,
+    which asks for the referrers of a frame at every CSV that it reads. So a collection costs what
+    its file has made, and a process holds no more than one file's traces.
     """
     yield
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGE_SIZE") > 7 << 30:
-        gc.collect()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

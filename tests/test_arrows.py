@@ -15,6 +15,7 @@ TOPS = ("models", "components", "serving", "pipeline")
 LINES = (
     ("models.names", "models.inputs", "models.measures", "models.contract", "models.training"),
     (
+        "components.beam_signatures",
         "components.component",
         "components.tables",
         "components.read",
@@ -156,6 +157,11 @@ def test_a_library_stays_out_of_a_room(room, library):
         ("pipeline.config", "tfx"),
         ("pipeline.config", "apache_beam"),
         ("pipeline.config", "pyarrow"),
+        ("pipeline.preflight", "tensorflow"),
+        ("pipeline.preflight", "tfx"),
+        ("pipeline.preflight", "apache_beam"),
+        ("components.read.typed", "apache_beam"),
+        ("components.build.checks", "apache_beam"),
     ],
 )
 def test_importing_a_module_does_not_load_a_library(module, library):

@@ -81,6 +81,15 @@ def test_autograph_leaves_a_package_alone_that_is_named(tmp_path, monkeypatch):
         tf.function(lambda x: left.positive(x))(tf.constant(-2.0))
 
 
+def test_autograph_leaves_what_the_models_trace_alone():
+    """The first rule that matches a module holds, so none before ours may have them converted."""
+    config = importlib.import_module("tensorflow.python.autograph.core.config")
+    importlib.import_module("models.inputs.preprocessing")
+    for module in ("models.baseline.bpr_mf", "tensorflow_transform.mappers", "tf_keras.src.engine"):
+        rule = next(rule for rule in config.CONVERSION_RULES if rule.matches(module))
+        assert isinstance(rule, config.DoNotConvert), module
+
+
 class Positions(tf.keras.optimizers.Optimizer):
     """Sets a variable to its position times the learning rate."""
 

@@ -182,7 +182,8 @@ def main(name, task, kind, family, source, title, paper):
         subprocess.run([sys.executable, "-m", "ruff", *arguments, "--quiet", *texts], cwd=ROOT)
     click.echo(
         f"begun from {begun.name}; next: CONTRIBUTING.md, 'How to add a model', and\n"
-        f'    make test ARGS="tests/models/test_contract.py tests/models/test_{name}.py -k {name}"'
+        "    make test-all "
+        f'ARGS="tests/models/test_contract.py tests/models/test_{name}.py -k {name}"'
     )
 
 

@@ -6,13 +6,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.parquetio import WriteToParquetBatched
+import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.ml.inference.base import ModelHandler, RunInference
@@ -23,6 +22,7 @@ from components.read.layouts import detection, folders, parts
 from components.read.sources import FileField, Source
 from components.tables import artifacts, records
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT_LIST
+from components.tables.places import Place, Remote, place
 from models.names.errors import ConfigError, DataError
 from models.names.features import DWELL
 
@@ -71,11 +71,11 @@ def users_of_file(
     """Users of a file, as requests, read by the rules of the reader of events.
 
     Args:
-        path: Parquet, or text whose first line names its columns, with `user_id` and, where wanted,
-            what else a request may hold: lists `history` and `exclude` (in text with `|` between
-            the ids); for models that read them, parallel to the history, `event_types`, `dwell` and
-            `timestamps`, and the context by its names. Columns that the model does not read are
-            ignored. Or text with an id a line.
+        path: of this machine, or a URI as `data.source` may be: Parquet, or text whose first line
+            names its columns, with `user_id` and, where wanted, what else a request may hold: lists
+            `history` and `exclude` (in text with `|` between the ids); for models that read them,
+            parallel to the history, `event_types`, `dwell` and `timestamps`, and the context by its
+            names. Columns that the model does not read are ignored. Or text with an id a line.
         kinds: column -> kind that the model was trained with, of the context.
 
     Returns:
@@ -84,12 +84,12 @@ def users_of_file(
     Raises:
         DataError: no such file, no column `user_id`, or no Parquet where the name says so.
     """
-    if not Path(path).is_file():
+    if not place(path).is_file():
         raise DataError(
             f"--users: required: a Parquet file or a text file with an id a line; received {path}, "
             "which is no file"
         )
-    source = _source_of_users(Path(path), kinds or {})
+    source = _source_of_users(place(path), kinds or {})
 
     def read():
         for block in raw.blocks(source):
@@ -101,7 +101,7 @@ def users_of_file(
     return read
 
 
-def _source_of_users(path: Path, kinds: Mapping[str, str]) -> Source:
+def _source_of_users(path: Place, kinds: Mapping[str, str]) -> Source:
     types = {name: kind.removesuffix("_list") for name, kind in kinds.items()}
     options = {"types": {**types, **_LISTS}}
     if folders.is_of(path, "parquet"):
@@ -135,7 +135,8 @@ def recommend_all(
         model_path: folder of the SavedModel.
         users: yields requests: `user_id`, and optionally `history` and `exclude`.
         k: items a user at most.
-        folder: where to; it must not exist or be empty, and appears whole or not at all.
+        folder: where to; it must not exist or be empty, and appears whole or not at all. On an
+            object store, which cannot rename a folder, `_SUCCESS` in it says that it is whole.
 
     Returns:
         Counts: `users`, `rows`, `rejected` (requests without a user id) and one of every strategy,
@@ -145,32 +146,36 @@ def recommend_all(
         ConfigError: the folder holds something.
         DataError: an id is no UTF-8, which Parquet's strings must be.
     """
-    target = Path(folder)
+    target = place(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(
             f"--to: required: a new or an empty folder; received {folder}, which holds something"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+    if not isinstance(partial, Remote):
+        partial.mkdir(parents=True)
     try:
         pipeline = new_pipeline()
-        _ = (
+        files = (
             pipeline
             | "Users" >> beam.Create([None])
             | "Read" >> beam.FlatMap(lambda _, read=users: read())
             | "Requests" >> beam.ParDo(_Requests(k))
             | "Recommend" >> RunInference(_SavedModel(model_path))
-            | "Rows" >> beam.ParDo(_Rows())
-            | "Write"
-            >> WriteToParquetBatched(
-                str(partial / "recommendations"), SCHEMA, file_name_suffix=".parquet"
-            )
+            | "Write" >> beam.ParDo(_Write(str(partial)))
+        )
+        _ = (
+            pipeline
+            | "Once" >> beam.Create([str(target)])
+            | "Publish" >> beam.Map(_publish, beam.pvalue.AsList(files), str(partial))
         )
         result = pipeline.run()
         result.wait_until_finish()
-        os.replace(partial, target)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(partial, Remote):
+            partial.remove()
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     counters = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
     return {counter.key.metric.name: counter.committed for counter in counters}
@@ -249,26 +254,75 @@ class _SavedModel(ModelHandler):
         yield [_column(values, field) for values, field in zip(columns, SCHEMA, strict=True)]
 
 
-class _Rows(beam.DoFn):
-    """Answers, gathered to tables of a useful size, in order."""
+class _Write(beam.DoFn):
+    """Answers, in order, as one Parquet file a bundle, in row groups of a useful size.
+
+    Args:
+        folder: where to; what a bundle leaves there that was begun again is in nobody's list.
+
+    Yields:
+        The path of each file, once it is whole.
+    """
+
+    def __init__(self, folder: str):
+        self._folder = folder
 
     def start_bundle(self):
         self._parts: list[pa.Table] = []
+        self._path: Place | None = None
 
     def process(self, columns: list[pa.Array]):
         self._parts.append(pa.Table.from_arrays(columns, schema=SCHEMA))
         if sum(map(len, self._parts)) >= _ROWS_A_GROUP:
-            yield self._table()
+            self._write_group()
 
     def finish_bundle(self):
         from apache_beam.transforms.window import GlobalWindows
 
         if self._parts:
-            yield GlobalWindows.windowed_value(self._table())
+            self._write_group()
+        if self._path:
+            self._writer.close()
+            self._sink.close()
+            yield GlobalWindows.windowed_value(str(self._path))
 
-    def _table(self) -> pa.Table:
-        parts, self._parts = self._parts, []
-        return pa.concat_tables(parts).combine_chunks()
+    def _write_group(self) -> None:
+        if self._path is None:
+            self._path = place(self._folder) / f"{uuid.uuid4().hex}.parquet"
+            self._sink = _create(self._path)
+            self._writer = pq.ParquetWriter(self._sink, SCHEMA)
+        self._writer.write_table(pa.concat_tables(self._parts).combine_chunks())
+        self._parts = []
+
+
+def _create(path: Place) -> Any:
+    return path.write() if isinstance(path, Remote) else open(path, "wb")
+
+
+def _publish(folder: str, files: list[str], partial: str) -> None:
+    """Gives the files of a finished job their names, and the folder its own."""
+    target, there = place(folder), place(partial)
+    if not files:
+        files = [str(there / "none.parquet")]
+        with _create(place(files[0])) as sink:
+            pq.write_table(SCHEMA.empty_table(), sink)
+    remote = isinstance(target, Remote)
+    for number, file in enumerate(sorted(files)):
+        name = f"recommendations-{number:05d}-of-{len(files):05d}.parquet"
+        if place(file).exists():  # a second attempt goes on where the first one stopped
+            if remote:
+                place(file).move(target / name)
+            else:
+                os.replace(file, there / name)
+    if remote:
+        with (target / "_SUCCESS").write():
+            pass
+        there.remove()
+    elif there.is_dir():
+        for file in there.iterdir():
+            if not file.name.startswith("recommendations-"):
+                file.unlink()
+        os.replace(there, target)
 
 
 def _put(feature: Any, name: str, values: list[Any]) -> None:

@@ -1,18 +1,81 @@
 """What a build needs of its tables, and what its report must show.
 
-Each check raises with what was required and received.
+Each check raises with what was required and received. Light: what the header alone tells is checked
+before a run begins.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from components.build import domains
-from components.build.config import SPLITS, BuildConfig, SplitConfig
+from components.build.config import SPLITS, BuildConfig, Positives, SplitConfig
 from components.build.rows import Popularity
 from components.build.splits import Facts
-from components.tables.columns import is_list
-from models.names.errors import DataError
+from components.tables.columns import BYTES, FLOAT, INT, is_list
+from models.names.errors import DataError, nearest
 from models.names.features import NOT_FEATURES, REQUEST_INPUTS, document_columns
+
+_SHOWN = 50
+
+
+def selected_columns(columns: Mapping[str, str], config: BuildConfig) -> dict[str, str]:
+    """Column -> kind of the events that count, out of those of all events.
+
+    Raises:
+        DataError: a column is missing, the positives' holds lists, or the log has sessions of its
+            own.
+    """
+    needed = {}
+    if config.positives:
+        needed[config.positives.column] = "positives.column"
+    if config.sessions:
+        needed["timestamp"] = "sessions.gap_minutes"
+        if "session_id" in columns:
+            raise DataError(
+                "sessions.gap_minutes: the table events has sessions of its own, in the column "
+                "'session_id'; required: none. Leave sessions out, or rename the column under "
+                "data.columns"
+            )
+    if config.filters.min_session_events and not config.sessions:
+        needed["session_id"] = "filters.min_session_events"
+    for name, by in needed.items():
+        if name not in columns:
+            raise DataError(
+                f"the table events lacks the column {name!r}, required by {by}"
+                f"{nearest(name, columns)}"
+            )
+    if config.positives and config.positives.from_value is not None:
+        check_is_number(config.positives.column, columns[config.positives.column])
+    if config.positives and columns[config.positives.column] not in (BYTES, INT, FLOAT):
+        raise DataError(
+            f"positives.column: {config.positives.column!r} holds "
+            f"{columns[config.positives.column]}; required: one value an event"
+        )
+    return {**columns, **({"session_id": BYTES} if config.sessions else {})}
+
+
+def check_is_number(column: str, kind: str) -> None:
+    """Raises DataError where positives.from names a column of text."""
+    if kind == BYTES:
+        raise DataError(
+            f"positives.from: {column!r} holds text; required: numbers. Say so with "
+            f"data.columns.types.{column}, or name positives.values"
+        )
+
+
+def check_values(positives: Positives, there: Collection[str]) -> None:
+    """Raises DataError where no event has one of the values that count.
+
+    Args:
+        positives: which do.
+        there: values that the log has.
+    """
+    for value in positives.values or {}:
+        if value not in there:
+            raise DataError(
+                f"positives.values: events.{positives.column} has no {value!r}"
+                f"{nearest(value, list(there)[:_SHOWN])}"
+            )
 
 
 def check_columns(columns: Mapping[str, str], config: BuildConfig) -> None:

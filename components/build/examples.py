@@ -80,7 +80,7 @@ def build(
             the model can take, or a split comes out empty.
     """
     columns = {table: artifacts.table_columns(uri) for table, uri in inputs.items()}
-    selected = selection.selected_columns(columns["events"], config)
+    selected = checks.selected_columns(columns["events"], config)
     checks.check_columns(selected, config)
     has_documents = config.task == "score" and REVIEW in columns["events"]
     if has_documents:

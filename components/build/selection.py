@@ -15,14 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.build import checks
 from components.build.config import BuildConfig, Filters, Positives, Sessions, SplitConfig
 from components.build.session_splits import hashes
 from components.build.splits import TARGET, Facts, gather_facts, in_train, merge_facts
 from components.tables import records
-from components.tables.columns import BYTES, FLOAT, INT, kind_of
+from components.tables.columns import BYTES, kind_of
 from components.tables.hashing import hash_ids
 from components.tables.shards import Kept, ReadBatches, Shard, gather, keep
-from models.names.errors import DataError, nearest
+from models.names.errors import DataError
 
 _SHOWN = 50
 _NO_VALUE = "no value"
@@ -122,40 +123,6 @@ def select(
     return Selection(before, after, report)
 
 
-def selected_columns(columns: Mapping[str, str], config: BuildConfig) -> dict[str, str]:
-    """Column -> kind of the events that count, out of those of all events.
-
-    Raises:
-        DataError: a column is missing, the positives' holds lists, or the log has sessions of its
-            own.
-    """
-    needed = {}
-    if config.positives:
-        needed[config.positives.column] = "positives.column"
-    if config.sessions:
-        needed["timestamp"] = "sessions.gap_minutes"
-        if "session_id" in columns:
-            raise DataError(
-                "sessions.gap_minutes: the table events has sessions of its own, in the column "
-                "'session_id'; required: none. Leave sessions out, or rename the column under "
-                "data.columns"
-            )
-    if config.filters.min_session_events and not config.sessions:
-        needed["session_id"] = "filters.min_session_events"
-    for name, by in needed.items():
-        if name not in columns:
-            raise DataError(
-                f"the table events lacks the column {name!r}, required by {by}"
-                f"{nearest(name, columns)}"
-            )
-    if config.positives and columns[config.positives.column] not in (BYTES, INT, FLOAT):
-        raise DataError(
-            f"positives.column: {config.positives.column!r} holds "
-            f"{columns[config.positives.column]}; required: one value an event"
-        )
-    return {**columns, **({"session_id": BYTES} if config.sessions else {})}
-
-
 def _select(
     shard: tuple[int, Iterable[Kept]], columns: Mapping[str, str], config: BuildConfig, folder: str
 ):
@@ -233,11 +200,7 @@ def positives(table: pa.Table, config: Positives) -> tuple[pa.Table, dict[str, i
     """
     column = table.column(config.column)
     if config.from_value is not None:
-        if kind_of(column.type) == BYTES:
-            raise DataError(
-                f"positives.from: {config.column!r} holds text; required: numbers. Say so with "
-                f"data.columns.types.{config.column}, or name positives.values"
-            )
+        checks.check_is_number(config.column, kind_of(column.type))
         numbers = column.cast(pa.float64()).to_numpy()
         there, high = ~np.isnan(numbers), numbers >= config.from_value
         weight, target = np.where(high, 1.0, 0.0), high
@@ -302,12 +265,7 @@ def _types(counts: list[dict[str, Any]], config: Positives) -> dict[str, Any]:
         for value, count in one["types"].items():
             sums[value] = sums.get(value, 0) + count
     values = config.values or {}
-    for value in values:
-        if value not in sums:
-            known = sorted(sums, key=lambda one: -sums[one])[:_SHOWN]
-            raise DataError(
-                f"positives.values: events.{config.column} has no {value!r}{nearest(value, known)}"
-            )
+    checks.check_values(config, sorted(sums, key=lambda one: -sums[one]))
     if config.from_value is not None and f"from {config.from_value:g} on" not in sums:
         raise DataError(
             f"positives.from: no event has {config.column!r} from {config.from_value:g} on; "

@@ -4,7 +4,8 @@ A file is cut into blocks (byte ranges at record ends, or row groups) by one seq
 keeps only their positions; each block is then read on its own. Memory stays within a block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BufferedReader
 
@@ -17,9 +18,11 @@ from components.read.parsing import Rejects
 from components.read.quotes import Records
 from components.read.sources import BYTE_ORDER_MARK, LISTS, FileField, Source, open_file, skip
 from components.tables.parquet import is_any_list, open_parquet, read_rows
+from components.tables.places import is_remote
 
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 250_000
+_FILES_AT_ONCE = 4  # a block of each in memory
 
 Columns = tuple[dict[str, pa.Array], np.ndarray, np.ndarray]
 
@@ -48,13 +51,25 @@ class Block:
 def blocks(source: Source, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Cuts the files of a source into blocks, in the order of their rows."""
     number = row = 0
-    for file in source.files:
-        cut = (
-            _row_groups(file) if source.format == "parquet" else _ranges(source, file, block_bytes)
-        )
+    for file, cut in zip(source.files, _cuts(source, block_bytes)):
         for start, length, line, rows in cut:
             yield Block(number, file, start, length, row, line)
             number, row = number + 1, row + rows
+
+
+def _cuts(source: Source, block_bytes: int) -> Iterator[Iterable[tuple[int, int, int, int]]]:
+    """Of each file where its blocks are; several files of a store are looked through at once."""
+
+    def cut(file: str) -> Iterable[tuple[int, int, int, int]]:
+        if source.format == "parquet":
+            return _row_groups(file)
+        return _ranges(source, file, block_bytes)
+
+    if not any(map(is_remote, source.files)):
+        yield from map(cut, source.files)
+        return
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        yield from pool.map(lambda file: list(cut(file)), source.files)
 
 
 def _row_groups(file: str) -> Iterator[tuple[int, int, int, int]]:
@@ -143,15 +158,41 @@ def read_block(source: Source, block: Block, rejects: Rejects) -> Columns:
 
 def sample(source: Source, file: str, rows: int, size: int) -> dict[str, pa.Array] | None:
     """The columns of the first rows of a file, of at most so many bytes; None where it has none."""
-    block = next(blocks(replace(source, files=(file,)), size), None)
+    found = first_rows(replace(source, files=(file,)), rows, size, Rejects())
+    return found and found[1][0]
+
+
+def first_rows(
+    source: Source, rows: int, size: int, rejects: Rejects
+) -> tuple[Block, Columns, bool] | None:
+    """Reads the first rows of a source, as `read_block` does.
+
+    Args:
+        source: where they are.
+        rows: how many at most.
+        size: bytes of text at most.
+        rejects: takes the rows that have no columns.
+
+    Returns:
+        Their block, the columns, and whether they are all rows that there are; None for none.
+    """
+    cut = blocks(source, size)
+    block = next(cut, None)
     if block is None:
         return None
     if source.format == "parquet":
         wanted = [field.header for field in source.fields]
-        table = pa.Table.from_batches([next(read_rows(file, block.start, wanted, rows))])
-        return {field.name: _flat(table.column(field.header)) for field in source.fields}
-    columns, _, _ = read_block(source, block, Rejects())
-    return {name: column.slice(0, rows) for name, column in columns.items()}
+        table = pa.Table.from_batches([next(read_rows(block.file, block.start, wanted, rows))])
+        columns = {field.name: _flat(table.column(field.header)) for field in source.fields}
+        kept = np.arange(table.num_rows)
+        lines = block.line + kept
+        whole = open_parquet(block.file).metadata.num_rows == table.num_rows
+    else:
+        columns, kept, lines = read_block(source, block, rejects)
+        whole = len(kept) <= rows
+        columns = {name: column.slice(0, rows) for name, column in columns.items()}
+        kept = kept[:rows]
+    return block, (columns, kept, lines), whole and next(cut, None) is None
 
 
 def _flags(values: list[pa.Array], field: FileField) -> pa.Array:

@@ -3,32 +3,13 @@
 Each block is read, typed and checked by whichever worker gets it.
 """
 
-from dataclasses import dataclass
-
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
 
-from components.read import parsing, raw, times
-from components.read.parsing import Rejects
-from components.read.raw import BLOCK_BYTES, Block, blocks
-from components.read.sources import BLOCK_OF_ROWS, FileField, Source
-from components.tables.columns import BYTES, INT, arrow_type, is_list
-from components.tables.names import PART, REQUIRED, ROW
-from components.tables.parquet import is_any_list, is_text
+from components.read.raw import BLOCK_BYTES, blocks
+from components.read.sources import Source
+from components.read.typed import Parsed, parse
 
-_ENCODING = "data.columns.encoding names another encoding"
-
-
-@dataclass
-class Parsed:
-    """What became of a block: its good rows, and its bad ones by reason."""
-
-    block: Block
-    table: pa.Table
-    read: int
-    rejects: dict[str, tuple[int, int, str]]
-    unreadable: dict[str, int]
+__all__ = ["BLOCK_BYTES", "Parsed", "ReadSource", "blocks", "parse"]
 
 
 class ReadSource(beam.PTransform):
@@ -56,107 +37,3 @@ class ReadSource(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Parse" >> beam.Map(lambda block: parse(source, block))
         )
-
-
-def parse(source: Source, block: Block) -> Parsed:
-    """Reads, types and checks one block."""
-    rejects = Rejects()
-    columns, kept, lines = raw.read_block(source, block, rejects)
-    read = len(kept) + sum(count for count, _, _ in rejects.reasons.values())
-    rows = block.row + kept
-    lines = lines[kept]
-
-    arrays: dict[str, pa.Array] = {}
-    unreadable: dict[str, int] = {}
-    good = np.ones(len(kept), bool)
-
-    def refuse(reason: str, bad: np.ndarray, column: pa.Array) -> None:
-        nonlocal good
-        bad = bad & good
-        where = np.flatnonzero(bad)
-        if len(where):
-            rejects.add(reason, lines[where], [_shown(column, int(where[0]))])
-            good &= ~bad
-
-    for field in source.fields:
-        column = columns[field.name]
-        if source.format == "parquet":
-            column = _typed(column, field, source)
-        if isinstance(column, pa.LargeBinaryArray):
-            refuse(f"{field.name} is not UTF-8 ({_ENCODING})", parsing.not_utf8(column), column)
-        if field.name in REQUIRED[source.table]:
-            for reason, bad in parsing.id_problems(column, field.name):
-                refuse(reason, bad, column)
-            arrays[field.name] = column
-        elif source.table == "events" and field.name == "timestamp":
-            seconds, bad, beyond = times.to_seconds(column, source.timestamp_unit)
-            refuse(times.UNREADABLE, bad, column)
-            refuse(times.BEYOND, beyond, column)
-            arrays[field.name] = pa.array(seconds)
-        elif source.table == "events" and field.name in ("rating", "label"):
-            # An event without a rating is an event; a run that learns ratings counts it.
-            numbers, bad, missing = parsing.to_judgements(column, source.decimal)
-            refuse(f"{field.name} is not a number", bad, column)
-            arrays[field.name] = pa.array(numbers.astype(np.float32), mask=missing | bad)
-        elif isinstance(column, pa.LargeBinaryArray):
-            if field.year:
-                column, arrays[field.year] = parsing.split_year(column)
-            value, bad = parsing.to_feature(
-                column, field.kind, field.separator, source.decimal, field.time
-            )
-            arrays[field.name] = value
-            if bad.any():
-                unreadable[field.name] = int(bad.sum())
-        else:
-            arrays[field.name] = column
-    if source.anonymous:
-        blocks_, place = np.unique(rows // BLOCK_OF_ROWS, return_inverse=True)
-        names_ = np.array(
-            [b"rows %d-%d" % (n * BLOCK_OF_ROWS, (n + 1) * BLOCK_OF_ROWS - 1) for n in blocks_],
-            object,
-        )
-        arrays["user_id"] = pa.array(names_[place] if len(rows) else [], pa.large_binary())
-        arrays["item_id"] = pa.array(np.full(len(rows), b"any", object), pa.large_binary())
-    if source.parts:
-        part = (source.part_of(block.file) or "").encode()
-        arrays[PART] = pa.array(np.full(len(kept), part, object), pa.large_binary())
-    if source.table == "events":
-        arrays[ROW] = pa.array(rows)
-    names = list(source.columns())
-    table = pa.table(
-        [arrays[name].cast(arrow_type(kind)) for name, kind in source.columns().items()],
-        names=names,
-    )
-    if not good.all():
-        table = table.filter(pa.array(good))
-    return Parsed(block, table, read, rejects.reasons, unreadable)
-
-
-def _shown(column: pa.Array, row: int) -> str:
-    try:
-        value = column[row].as_py()
-    except (ValueError, OverflowError):  # a date that Python has none of
-        value = column.slice(row, 1).view(pa.int64())[0].as_py()
-    return parsing.show(value if isinstance(value, bytes) else str(value).encode())
-
-
-def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
-    """A column of Parquet as its kind, or as text (large_binary) where that is to be parsed."""
-    type_ = array.type
-    numeric = not is_text(type_) and not pa.types.is_null(type_)
-    if source.table == "events" and field.name in ("timestamp", "rating", "label"):
-        return array if numeric else raw.as_text(array)
-    if is_list(field.kind) and is_any_list(type_):
-        return parsing.as_list(raw.texts_of(array), field.kind)
-    if field.kind == BYTES or is_list(field.kind) or not numeric:
-        return raw.as_text(array)
-    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
-        seconds, bad, beyond = times.to_seconds(array)
-        return pa.array(seconds, mask=bad | beyond).cast(arrow_type(field.kind))
-    if pa.types.is_integer(type_) and field.kind == INT:
-        return array.cast(pa.int64(), safe=False)
-    numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
-    bad = ~(np.abs(numbers) < 2.0**63)
-    if field.kind == INT:
-        return pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64), mask=bad)
-    return pa.array(numbers.astype(np.float32), mask=bad)

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from components.tables.columns import BYTES, INT
 from components.tables.names import PART, REQUIRED, ROW
+from components.tables.places import Place, Remote, open_binary, place
 from models.names.errors import DataError
 
 BLOCK_OF_ROWS = 1000
@@ -29,7 +29,7 @@ _MARKS = {
 
 
 @contextmanager
-def open_file(path: str | Path, encoding: str | None = None) -> Iterator[io.BufferedReader]:
+def open_file(path: str | Place, encoding: str | None = None) -> Iterator[io.BufferedReader]:
     """Opens a file to read its bytes: decompressed, in UTF-8, with lines that end in line feeds.
 
     Compression goes by the name (`COMPRESSIONS`). UTF-16 and UTF-32 are told by the first bytes,
@@ -50,11 +50,11 @@ def open_file(path: str | Path, encoding: str | None = None) -> Iterator[io.Buff
             yield stream
 
 
-def is_read_as_it_is(path: str | Path, encoding: str | None = None) -> bool:
+def is_read_as_it_is(path: str | Place, encoding: str | None = None) -> bool:
     """Whether the bytes that `open_file` gives are those of the file."""
-    if Path(path).suffix in COMPRESSIONS:
+    if place(path).suffix in COMPRESSIONS:
         return False
-    with open(path, "rb") as stream:
+    with open_binary(path) as stream:
         told, returns = _form(stream.read(_SAMPLE))
     return not returns and not told and (encoding is None or _is_utf8(encoding))
 
@@ -72,20 +72,26 @@ def skip(stream: BinaryIO, size: int) -> None:
 
 
 @contextmanager
-def _unpacked(path: str | Path) -> Iterator[io.BufferedReader]:
-    kind = COMPRESSIONS.get(Path(path).suffix)
+def _unpacked(path: str | Place) -> Iterator[io.BufferedReader]:
+    found = place(path)
+    kind = COMPRESSIONS.get(found.suffix)
     if kind is None:
-        with open(path, "rb", buffering=_SAMPLE) as stream:
-            yield cast(io.BufferedReader, stream)
+        with open_binary(found, _SAMPLE) as stream:
+            yield stream
         return
     try:
         if kind == "gzip":
-            with gzip.open(path) as unpacked:
+            with open_binary(found) as packed, gzip.open(packed) as unpacked:
                 yield cast(io.BufferedReader, unpacked)
         else:
             import pyarrow as pa
 
-            with pa.input_stream(str(path), compression=kind) as unpacked:
+            packed = (
+                found.unpacked(kind)
+                if isinstance(found, Remote)
+                else pa.input_stream(str(found), compression=kind)
+            )
+            with packed as unpacked:
                 yield io.BufferedReader(_Raw(unpacked), _SAMPLE)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged or cut off: {error}. Fetch it again") from error
@@ -113,7 +119,7 @@ class _Raw(io.RawIOBase):
 class _Recoded(io.RawIOBase):
     """A text of another encoding as UTF-8, and with line feeds for carriage returns."""
 
-    def __init__(self, stream: BinaryIO, encoding: str | None, returns: bool, path: str | Path):
+    def __init__(self, stream: BinaryIO, encoding: str | None, returns: bool, path: str | Place):
         self._stream, self._returns, self._path = stream, returns, path
         self._encoding = encoding or "utf-8"
         self._decoder = codecs.getincrementaldecoder(self._encoding)() if encoding else None

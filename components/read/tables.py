@@ -8,12 +8,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.read.readers import Parsed, ReadSource
+from components.read.readers import ReadSource
 from components.read.sources import LISTS, Source
+from components.read.typed import Parsed, check_rejected, no_events
 from components.tables import records
 from components.tables.artifacts import ALL, split_folder
 from components.tables.columns import empty_table
 from components.tables.names import TABLES
+from components.tables.places import Remote, open_binary, place
 from models.names.errors import DataError
 
 _WHOLE_FILES = 256 << 20
@@ -25,12 +27,12 @@ def fingerprint(folder: str) -> str:
     So a cached read is never a stale one.
 
     Up to 256 MB the contents are hashed whole; beyond that names, sizes, times of change and the
-    ends of each file.
+    ends of each file; on an object store names, sizes and times of change.
 
     Raises:
         DataError: the folder does not exist.
     """
-    path = Path(folder)
+    path = place(folder)
     if not path.is_dir():
         raise DataError(
             f"the data folder {folder} does not exist; required: a folder with the source's files"
@@ -38,12 +40,14 @@ def fingerprint(folder: str) -> str:
     files = sorted(
         file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")
     )
+    if isinstance(path, Remote):
+        return _fingerprint_of_names(files, path)
     whole = sum(file.stat().st_size for file in files) <= _WHOLE_FILES
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()
         digest.update(f"{file.relative_to(path)}\0{status.st_size}\0".encode())
-        with open(file, "rb") as stream:
+        with open_binary(file) as stream:
             if whole:
                 for block in iter(lambda: stream.read(1 << 20), b""):
                     digest.update(block)
@@ -51,6 +55,16 @@ def fingerprint(folder: str) -> str:
                 digest.update(f"{status.st_mtime_ns}\0".encode() + stream.read(1 << 16))
                 stream.seek(max(0, status.st_size - (1 << 16)))
                 digest.update(stream.read())
+    return digest.hexdigest()[:32]
+
+
+def _fingerprint_of_names(files: list[Remote], folder: Remote) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(
+            f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
+        )
     return digest.hexdigest()[:32]
 
 
@@ -96,12 +110,9 @@ def write_tables(
             posixpath.join(uris[source.table], records.REPORT)
         )
     for report in reports.values():
-        _check_rejected(report, max_rejected_share)
+        check_rejected(report, max_rejected_share)
     if not reports["events"]["kept"]:
-        files = next(source.files for source in sources if source.table == "events")
-        raise DataError(
-            f"{', '.join(files)}: the table events has no rows; required: at least one event"
-        )
+        raise no_events(next(source for source in sources if source.table == "events"))
     return reports
 
 
@@ -142,21 +153,6 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
     if source.format not in LISTS:  # a row is a line, so that its number tells the line
         report["header_lines"] = 1 if source.header and source.format != "parquet" else 0
     records.write_json(posixpath.join(uri, records.REPORT), report)
-
-
-def _check_rejected(report: Mapping[str, Any], max_rejected_share: float) -> None:
-    rejected = report["read"] - report["kept"]
-    if rejected and rejected > max_rejected_share * report["read"]:
-        reasons = "; ".join(
-            f"{reason} ({first['count']}, first: {first['file']}, line {first['line']}: "
-            f"{first['received']})"
-            for reason, first in report["rejected"].items()
-        )
-        raise DataError(
-            f"the table {report['table']}: {rejected} of {report['read']} rows had to be rejected, "
-            f"{rejected / report['read']:.1%}; at most {max_rejected_share:.1%} is allowed "
-            f"(data.max_rejected_share). Reasons: {reasons}"
-        )
 
 
 def summary(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,15 +1,15 @@
 """Parquet files as tables: columns that can be held, rows a bounded batch at a time."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.tables.places import Place, Remote, place
 from models.names.errors import DataError
 
 
-def parquet_fields(files: list[Path]) -> tuple[list[str], dict[str, str]]:
+def parquet_fields(files: list[Place]) -> tuple[list[str], dict[str, str]]:
     """The columns that all files have and a table can hold, and the others with the reason.
 
     Raises:
@@ -40,6 +40,10 @@ def open_parquet(path: str) -> pq.ParquetFile:
         DataError: it is missing, empty, cut off or no Parquet file.
     """
     try:
+        found = place(path)
+        # Of a store, the columns that are wanted are fetched at once and not one after the other.
+        if isinstance(found, Remote):
+            return pq.ParquetFile(found.arrow_file(), pre_buffer=True)
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(

@@ -33,7 +33,7 @@ def schema_folder(name_or_path: str) -> str:
                 "users.pbtxt in a folder of yours, or one of: "
                 f"{', '.join(sorted(p.name for p in _FOLDER.iterdir() if p.is_dir()))}"
             )
-    return str(folder)
+    return str(folder.absolute())
 
 
 def read_schemas(folder: str) -> dict[str, schema_pb2.Schema]:

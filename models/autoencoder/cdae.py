@@ -18,7 +18,8 @@ What was hidden from the input is a target too. Nothing is hidden where the mode
 start uniform within 4 sqrt(6 / (items + K)), biases at 0.
 
 Deviations: a batch of users is a step, where the released code steps user by user; AdaGrad is that
-code's but for its 1 beside the root of the accumulator, which is here under it (`epsilon`); the
+code's, on the sum over the batch, but for its 1 beside the root of the accumulator, which is here
+under it (as `epsilon` over the square of the batch, since the gradient is of the mean); the
 logistic loss is of the sigmoid's argument, and the square loss of the score without a sigmoid; the
 epoch is chosen on validation, where the paper makes 50 passes. Users without a node, whom train has
 not seen, get the mean node of those it has.
@@ -39,6 +40,7 @@ from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
 from models.training.optimizers import Adagrad
 
+_FEW_ITEMS = 20_000  # so many are computed all
 _MAPPINGS = {"identity": tf.identity, "sigmoid": tf.sigmoid, "tanh": tf.tanh}
 
 
@@ -76,6 +78,8 @@ class CDAE(DotProductModel[HyperParameters]):
         self.users = id_embedding(data.users, width, start, "users")
         self.item_outputs = id_embedding(data.items, width, start, "item_outputs")
         self.item_bias = id_embedding(data.items, 1, "zeros", "item_bias")
+        for table in (self.item_inputs, self.users, self.item_outputs, self.item_bias):
+            table.build(None)
         self.bias = self.add_weight("bias", [width], initializer="zeros")
         self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
         self._user_rows = tf.range(FIRST_TOKEN, data.users.embedding_rows, dtype=tf.int64)
@@ -98,13 +102,23 @@ class CDAE(DotProductModel[HyperParameters]):
         return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
 
     def learn(self, loop):
+        own = self.hyper_parameters
         with loop.strategy.scope():
-            optimizer = Adagrad(self.hyper_parameters.learning_rate, epsilon=1.0)
+            # g / B / sqrt(sum of (g / B)^2 + 1 / B^2) = g / sqrt(sum of g^2 + 1)
+            optimizer = Adagrad(own.learning_rate, epsilon=own.batch_size**-2.0)
         loop.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        own, node = self.hyper_parameters, self.users(inputs["user"])
+        few = self.item_inputs.input_dim <= _FEW_ITEMS
+        loss, penalty = (self._dense if few else self._sparse)(inputs, node)
+        penalty += tf.reduce_sum(node**2, axis=1) + tf.reduce_sum(self.bias**2)
+        return tf.reduce_mean(loss + own.l2 / 2 * penalty)
+
+    def _sparse(self, inputs, node):
+        """[B] losses and [B] sums of what is penalised, by the rows that are read."""
         weights = inputs["weights"][..., tf.newaxis]
-        read, node = self.item_inputs(inputs["items"]), self.users(inputs["user"])
+        read = self.item_inputs(inputs["items"])
         code = self.encode(tf.reduce_sum(weights * read, axis=1), node)
         targets = tf.concat([inputs["items"], inputs["negatives"]], axis=1)
         vectors, bias = self.item_outputs(targets), self.item_bias(targets)[..., 0]
@@ -114,14 +128,33 @@ class CDAE(DotProductModel[HyperParameters]):
         )
         there = tf.cast(targets > 0, tf.float32)
         loss = there * self.item_loss(tf.cast(wanted, tf.float32), scores)
-        penalty = (
-            tf.reduce_sum(node**2, axis=1)
-            + tf.reduce_sum(self.bias**2)
-            + tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2, axis=[1, 2])
-            + tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2), axis=1)
+        penalty = tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2, axis=[1, 2])
+        penalty += tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2), axis=1)
+        return tf.reduce_sum(loss, axis=1), penalty
+
+    def _dense(self, inputs, node):
+        """The same by whole tables: of few items, products are faster than reading rows."""
+        rows = self.item_inputs.input_dim
+
+        def spread(items, weights=None):
+            """[B, L] items -> [B, rows], how often each is there, or its weights."""
+            return tf.math.bincount(items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1)
+
+        real = tf.cast(tf.range(rows) > 0, tf.float32)  # padding is no item
+        wanted = real * spread(inputs["items"])
+        weights = spread(inputs["items"], inputs["weights"])
+        counts = wanted + real * spread(inputs["negatives"])
+        read, vectors = (
+            tf.convert_to_tensor(table.embeddings)
+            for table in (self.item_inputs, self.item_outputs)
         )
-        own = self.hyper_parameters
-        return tf.reduce_mean(tf.reduce_sum(loss, axis=1) + own.l2 / 2 * penalty)
+        bias = tf.convert_to_tensor(self.item_bias.embeddings)[:, 0]
+        code = self.encode(tf.matmul(weights, read), node)
+        scores = tf.matmul(code, vectors, transpose_b=True) + bias
+        loss = counts * self.item_loss(wanted, scores)
+        penalty = tf.linalg.matvec(tf.cast(weights > 0, tf.float32), tf.reduce_sum(read**2, axis=1))
+        penalty += tf.linalg.matvec(counts, tf.reduce_sum(vectors**2, axis=1) + bias**2)
+        return tf.reduce_sum(loss, axis=1), penalty
 
     def item_loss(self, wanted: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
         """[B, S] losses of scores where 1 or 0 is wanted."""

@@ -41,6 +41,11 @@ class HyperParameters(Ranking):
     l2: float = pydantic.Field(250.0, gt=0)
     max_items: int | None = pydantic.Field(None, ge=1)
 
+    def most_items(self) -> int:
+        # At most 16 bytes an entry at a time: the inverse in float64 beside the model's matrix and
+        # a copy of it in float32; at the export the last two, what is frozen and what is written.
+        return self.max_items or math.isqrt(int(_SHARE * memory.total_bytes()) // 16)
+
 
 class EASE(ItemBased[HyperParameters]):
     """The item-item matrix that best rebuilds every user's row.
@@ -49,7 +54,7 @@ class EASE(ItemBased[HyperParameters]):
     """
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
-        most = self.most_items(hyper_parameters)
+        most = hyper_parameters.most_items()
         if len(data.items) > most:
             raise ConfigError(
                 f"ease needs a matrix of items x items; required: at most {most:,} items "
@@ -57,12 +62,6 @@ class EASE(ItemBased[HyperParameters]):
                 "features.min_count"
             )
         super().__init__(hyper_parameters, data)
-
-    @classmethod
-    def most_items(cls, hyper_parameters: HyperParameters) -> int:
-        # At most 16 bytes an entry at a time: the inverse in float64 beside the model's matrix and
-        # a copy of it in float32; at the export the last two, what is frozen and what is written.
-        return hyper_parameters.max_items or math.isqrt(int(_SHARE * memory.total_bytes()) // 16)
 
     def learn(self, loop: Loop) -> None:
         started = time.monotonic()

@@ -6,13 +6,9 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract.loop import Loop
-from models.inputs import dropout, sampling, tensorflow_private
+from models.inputs import dropout, sampling
 from models.inputs.data import TrainingData
 from models.names import hyper_parameters as settings
-
-# TensorFlow 2.21's own rule, which 2.16 lacks: AutoGraph leaves the legacy Keras as it is.
-# Converting it costs every process seconds.
-tensorflow_private.leave_unconverted("tf_keras")
 
 H = TypeVar("H", bound=settings.HyperParameters)
 
@@ -60,15 +56,6 @@ class Recommender(tfrs.Model, Generic[H]):
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """The mean loss alone: a model within a model has one of the same name."""
         return [self._mean_loss]
-
-    @classmethod
-    def most_items(cls, hyper_parameters: Any) -> int | None:
-        """Returns how many items the model can be trained on here; None for any number.
-
-        A model that holds a matrix of items x items overrides it. The pipeline asks before the run,
-        and ExampleBuilder refuses a larger catalogue as soon as it has counted the items.
-        """
-        return None
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         """Returns endless train batches from `first_epoch` on.

@@ -77,11 +77,7 @@ class ScoreModel(Recommender[H]):
     @classmethod
     def check_label(cls, label: Label, list_loss: str | None = None) -> None:
         """Raises ConfigError where the label and the model, or its loss, do not fit together."""
-        if list_loss and not label.group:
-            raise ConfigError(
-                f"label.group: required by the hyper-parameter list_loss: {list_loss}, such as a "
-                "column of search or page ids; received none"
-            )
+        label.check_lists(list_loss)
         if label.weight and not cls.weighs_rows:
             raise ConfigError(
                 f"label.weight: {cls.__name__} cannot weigh its train rows; received "

@@ -29,6 +29,7 @@ wide part by the weight of its quantile bucket.
 """
 
 import itertools
+from collections.abc import Iterator
 
 import pydantic
 import tensorflow as tf
@@ -66,6 +67,9 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting, Lists):
     embedding_dim: int = pydantic.Field(32, ge=1)
     hidden: tuple[int, ...] = (1024, 512, 256)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from (("crosses", name) for name in itertools.chain(*(self.crosses or ())))
 
 
 class WideDeep(ScoreModel[HyperParameters]):

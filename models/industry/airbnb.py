@@ -24,7 +24,7 @@ has coordinates; where no market is named any listing may be near. A user's type
 table of users, not as it was when a booking was made. Ten passes, no validation, for the types.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,13 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     market: str | None = None
     user_type: tuple[str, ...] | None = None
     listing_type: tuple[str, ...] | None = None
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
+        if self.market is not None:
+            yield "market", self.market
+        yield from (("user_type", name) for name in self.user_type or ())
+        yield from (("listing_type", name) for name in self.listing_type or ())
 
 
 class Airbnb(ItemToItemModel[HyperParameters]):
@@ -146,7 +153,8 @@ class Airbnb(ItemToItemModel[HyperParameters]):
             loop.fit(model, stage, optimizer, own.epochs, validate=validate)
 
         fit(self, stage, validate)
-        types = Types(own, loop.data, self._user_type, self._listing_type)
+        rows = self.types.input_dim
+        types = Types(own, loop.data, self._user_type, self._listing_type, rows)
         if types.booked:
             fit(types, "types", False)
             self.types.embeddings.assign(types.learnt())
@@ -204,18 +212,20 @@ class Airbnb(ItemToItemModel[HyperParameters]):
 class Types(Recommender[HyperParameters]):
     """The second stage: types of users and of listings, learnt from bookings and rejections."""
 
-    def __init__(self, hyper_parameters, data, user_type, listing_type):
+    def __init__(self, hyper_parameters, data, user_type, listing_type, rows):
         super().__init__(hyper_parameters, data)
         events, own = data.events, hyper_parameters
         pair = np.stack([user_type.numpy()[events.user], listing_type.numpy()[events.item]], axis=1)
-        booked = _are(events.event_type, data.event_types, own.booking_types)
-        rejected = _are(events.event_type, data.event_types, own.rejection_types)
+        # Padding is of no type, and so is who and what no feature describes: nothing to learn.
+        typed = (pair != [int(user_type[0]), int(listing_type[0])]).all(axis=1)
+        booked = typed & _are(events.event_type, data.event_types, own.booking_types)
+        rejected = typed & _are(events.event_type, data.event_types, own.rejection_types)
         # The log is sorted by user and time, which is the order that is wanted here.
         self._tokens, self._owner = pair[booked].reshape(-1), np.repeat(events.user[booked], 2)
         both = np.concatenate([pair[rejected], pair[rejected][:, ::-1]])
         self._rejected = both[np.argsort(both[:, 0], kind="stable")]
         self.booked = len(self._tokens) > 2
-        self._rows = int(listing_type.numpy().max()) + 1
+        self._rows = rows
         width = own.embedding_dim
         self.vectors = tf.keras.layers.Embedding(self._rows, width, around_zero(width))
         self.contexts = tf.keras.layers.Embedding(self._rows, width, around_zero(width))

@@ -28,6 +28,7 @@ last click, and those without a booking count if anything in them is worth more 
 `list_loss: null` learns each row by itself, as runs without lists must.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -70,6 +71,9 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Lists, Forgetting):
     skip_types: tuple[str, ...] = ("skip", "skipped")
     wish_types: tuple[str, ...] = ("wishlist", "wish")
     inquiry_types: tuple[str, ...] = ("contact", "inquiry")
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from ((f"listings.{key}", name) for key, name in self.listings.named_columns())
 
 
 class AirbnbRanker(ScoreModel[HyperParameters]):

@@ -3,7 +3,7 @@
 Step one of `models.industry.yahoo_news`, where paper and equations stand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,11 @@ class ArticleSettings(HyperParameters):
     article_epochs: int = pydantic.Field(20, ge=1)
     article_batch_size: int = pydantic.Field(100, ge=1)
     article_learning_rate: float = pydantic.Field(3e-3, gt=0)
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
+        if self.category:
+            yield "category", self.category
 
 
 class Words:

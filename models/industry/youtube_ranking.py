@@ -22,6 +22,7 @@ Answers are at most the longest watch time of train. The last bias starts at the
 """
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,9 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     powers: bool = True
     negatives: Literal["unwatched", "every"] = "unwatched"
     longest: float | None = pydantic.Field(None, gt=0)
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from (("shared", name) for group in self.shared for name in group)
 
 
 class YouTubeRanking(ScoreModel[HyperParameters]):

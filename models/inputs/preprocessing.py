@@ -12,7 +12,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from models.inputs import tensorflow_private
 from models.names.features import EVENT_TYPE, NOT_FEATURES, REVIEW
+
+# What branches on a tensor says so (`tf.where`, `tf.cond`, `tf.scan`), so nothing here needs
+# AutoGraph, whose conversion costs every process that traces seconds. Of the legacy Keras it is
+# TensorFlow 2.21's own rule, which 2.16 lacks.
+for package in ("models", "tensorflow_recommenders", "tensorflow_transform", "tf_keras"):
+    tensorflow_private.leave_unconverted(package)
 
 UNKNOWN = 1
 FIRST_TOKEN = 2

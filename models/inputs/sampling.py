@@ -179,23 +179,28 @@ class UniformNegatives:
             [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
             who has every item has no negatives: 0 throughout.
         """
-        if isinstance(count, int):
-            counts, width = tf.fill(tf.shape(user), count), count
-        else:
-            counts = tf.cast(count, tf.int32)
-            width = tf.reduce_max(tf.concat([counts, [0]], axis=0))
         first = tf.cast(user, tf.int64) * self._item_count
         start = tf.searchsorted(self._owned, first, out_type=tf.int64)
         end = tf.searchsorted(self._owned, first + self._item_count, out_type=tf.int64)
-        free = (self._item_count - (end - start))[:, tf.newaxis]
-        shape = tf.stack([tf.shape(user)[0], width])
+        free = self._item_count - (end - start)
+        if isinstance(count, int):
+            places = (each[:, tf.newaxis] for each in (first, start, free))
+            return self._drawn(*places, tf.stack([tf.size(user), count]), seed)
+        # As many draws as are wanted: a padded row would cost as much as the longest.
+        counts = tf.where(free > 0, tf.cast(count, tf.int32), 0)
+        row = tf.repeat(tf.range(tf.size(user)), counts)
+        places = (tf.gather(each, row) for each in (first, start, free))
+        drawn = self._drawn(*places, tf.shape(row), seed)
+        return tf.RaggedTensor.from_row_lengths(drawn, counts).to_tensor()
+
+    def _drawn(self, first, start, free, shape, seed):
+        """Draws of a shape for users whose keys begin at `first`, and their own at `start`."""
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
         number = tf.cast(uniform * tf.cast(free, tf.float64), tf.int64)
-        key = tf.reshape(first[:, tf.newaxis] + number, [-1])
+        key = tf.reshape(first + number, [-1])
         through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
-        own = tf.reshape(through, shape) - start[:, tf.newaxis]
-        wanted = tf.sequence_mask(counts, width) & (free > 0)
-        return tf.where(wanted, FIRST_TOKEN + number + own, 0)
+        own = tf.reshape(through, shape) - start
+        return tf.where(free > 0, FIRST_TOKEN + number + own, 0)
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -4,9 +4,12 @@ A model's own `HyperParameters` inherits the groups that it honours and no other
 and sets the defaults.
 """
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pydantic
+
+from models.names.errors import ConfigError, nearest
 
 
 class HyperParameters(pydantic.BaseModel):
@@ -27,6 +30,22 @@ class HyperParameters(pydantic.BaseModel):
         """
         return getattr(self, name, _OFF[name])
 
+    def most_items(self) -> int | None:
+        """Returns how many items the model can be trained on here; None for any number.
+
+        A model that holds a matrix of items x items overrides it. The pipeline asks before the run,
+        and ExampleBuilder refuses a larger catalogue as soon as it has counted the items.
+        """
+        return None
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        """Yields each setting that names a column of the built rows, with the column.
+
+        A model that has such settings overrides it, so that a name that the data lack is refused
+        before anything heavy is imported.
+        """
+        yield from ()
+
 
 class Ranking(HyperParameters):
     """For every `retrieve` model.
@@ -41,7 +60,12 @@ class Ranking(HyperParameters):
     REFUSAL: ClassVar[str] = "it scores single rows and ranks no catalogue"
 
     filter_seen: bool = True
-    segment: str | None = pydantic.Field(None, examples=["country"])
+    segment: str | None = pydantic.Field(None, examples=["user_country"])
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
+        if self.segment:
+            yield "segment", self.segment
 
 
 class Epochs(HyperParameters):
@@ -214,6 +238,38 @@ _OFF: dict[str, Any] = {
     "unknown_rate": 0.0,
     "list_loss": None,
 }
+
+
+_Own = TypeVar("_Own", bound=HyperParameters)
+
+
+def resolve(model: str, declared: type[_Own], overrides: Mapping[str, Any]) -> _Own:
+    """Returns the hyper-parameters of a model.
+
+    Args:
+        model: its name.
+        declared: its class `HyperParameters`.
+        overrides: name -> value of what is not to stay as the model's defaults have it.
+
+    Raises:
+        ConfigError: a common setting that the model has no use for, an unknown name (the message
+            has the nearest), or a value that is refused.
+    """
+    for name in overrides:
+        if name not in declared.model_fields and name in COMMON:
+            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
+        if name not in declared.model_fields:
+            raise ConfigError(
+                f"{model} has no hyper-parameter {name!r}{nearest(name, declared.model_fields)}"
+            )
+    try:
+        return declared(**overrides)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
+        ) from None
 
 
 def _at_least_one(value: int) -> int:

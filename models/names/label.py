@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from models.names.errors import ConfigError
 from models.names.settings import Settings
 
 LABEL = "label"
@@ -59,6 +60,18 @@ class Label(Settings):
                 f"{self.threshold:g}"
             )
         return self
+
+    def check_lists(self, list_loss: str | None) -> None:
+        """Raises ConfigError where a loss of lists has no lists.
+
+        Args:
+            list_loss: the hyper-parameter.
+        """
+        if list_loss and not self.group:
+            raise ConfigError(
+                f"label.group: required by the hyper-parameter list_loss: {list_loss}, such as a "
+                "column of search or page ids; received none"
+            )
 
     def learnt_by(self, learns: str) -> "Label":
         """The same label for a model whose paper predicts clicks, or ratings.

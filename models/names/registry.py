@@ -10,6 +10,19 @@ from typing import Any
 
 from models.names.errors import ConfigError, nearest
 
+NEEDS = {
+    "ids": "ids of users and items, which the log does not have",
+    "item_text": "a column of the table items that data.schema says is text "
+    "(natural_language_domain)",
+    "item_text_or_review": "a column of the table items that data.schema says is text "
+    "(natural_language_domain), or a column 'review' of the table events",
+    "review": "a column 'review' of the table events",
+    "ratings": "a label of numbers: label.column without label.threshold, such as rating",
+    "equal_rows": "rows that weigh the same: no label.weight",
+    "two_domains": "split.name: cross_domain, of events with a column 'domain'",
+}
+"""What a model may need, in the words of what is required."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,6 +41,8 @@ class Entry:
             label otherwise.
         reads: what a request may hold besides ids and, of a `score` model, features, as the
             model's class says it: of `event_types`, `dwell`, `timestamps`, and `context`.
+        needs: what it cannot be trained without, of `NEEDS`; a run that lacks it is refused before
+            anything heavy is imported.
         defaults: what the other parts of a run are unless the run says otherwise, as its file
             would say it; such as `{"split": {"drop_repeats": False}}` where a paper's sessions
             return to what they had.
@@ -43,6 +58,7 @@ class Entry:
     baseline: bool = False
     learns: str = ""
     reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -123,6 +139,7 @@ _ENTRIES = (
         paper="Sedhain et al., WWW 2015",
         module="models.autoencoder.autorec",
         learns="rating",
+        needs=("ids", "ratings", "equal_rows"),
     ),
     Entry(
         name="mult_dae",
@@ -255,6 +272,7 @@ _ENTRIES = (
         paper="Koren et al., Computer 2009",
         module="models.baseline.biased_mf",
         learns="rating",
+        needs=("ids",),
     ),
     Entry(
         name="lr",
@@ -315,6 +333,7 @@ _ENTRIES = (
         paper="Zheng et al., WSDM 2017",
         module="models.cnn.deepconn",
         learns="rating",
+        needs=("review",),
     ),
     Entry(
         name="convmf",
@@ -325,6 +344,7 @@ _ENTRIES = (
         paper="Kim et al., RecSys 2016",
         module="models.cnn.convmf",
         learns="rating",
+        needs=("ids", "item_text_or_review", "ratings", "equal_rows"),
     ),
     Entry(
         name="sr_gnn",
@@ -373,6 +393,7 @@ _ENTRIES = (
         family="industry",
         paper="Okura et al., KDD 2017",
         module="models.industry.yahoo_news",
+        needs=("item_text",),
     ),
     Entry(
         name="airbnb_ranker",
@@ -396,6 +417,7 @@ _ENTRIES = (
         paper="Zhang et al., SDM 2017",
         module="models.embedding.cune_mf",
         learns="rating",
+        needs=("ids", "ratings"),
     ),
     Entry(
         name="cune_bpr",
@@ -414,6 +436,7 @@ _ENTRIES = (
         family="embedding",
         paper="Man et al., IJCAI 2017",
         module="models.embedding.emcdr",
+        needs=("two_domains",),
         defaults={"split": {"name": "cross_domain"}},
     ),
 )

@@ -13,13 +13,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import pydantic
 import tensorflow as tf
 
 from models.contract import tasks
+from models.names import hyper_parameters as settings
 from models.names import registry
-from models.names.errors import ConfigError, nearest
-from models.names.hyper_parameters import COMMON, HyperParameters
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import HyperParameters
 from models.names.label import Label
 from models.training import warm_start, warm_up
 from models.training.cluster import Cluster, require_equal
@@ -35,9 +35,10 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose
             folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
-            `serving_model_dir`, `model_run_dir`, `base_model` and `custom_config`: `model`,
-            `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `checkpoint_dir`,
-            `cluster` and `fingerprint`.
+            `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
+            folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
+            `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
+            `checkpoint_dir`, `cluster` and `fingerprint`.
         start_seconds: how long the workers have to come together, where there are several.
 
     Raises:
@@ -80,9 +81,9 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
     warmed = None
-    if fn_args.base_model:
+    if base_model := _base_model(fn_args):
         loop.build(model)
-        warmed = warm_start.load_weights(model, fn_args.base_model)
+        warmed = warm_start.load_weights(model, base_model)
         loop.warm_started = warmed["complete"]
         say(
             f"warm start: {warmed['rows']} embedding rows aligned by token, {warmed['copied']} "
@@ -158,11 +159,18 @@ class Folders:
             scratch = tempfile.mkdtemp(prefix=f"{name}-")
             serving, logs = os.path.join(scratch, "serving"), os.path.join(scratch, "logs")
             checkpoints, passing = checkpoints and f"{checkpoints}-{name}", (scratch,)
-        base = warm_start.fingerprint(fn_args.base_model) if fn_args.base_model else None
+        base_model = _base_model(fn_args)
+        base = warm_start.fingerprint(base_model) if base_model else None
         if checkpoints:
             passing += (checkpoints,)
             checkpoints = os.path.join(checkpoints, base) if base else checkpoints
         return cls(serving, logs, checkpoints, base, passing)
+
+
+def _base_model(fn_args: Any) -> str | None:
+    """Folder of the model that a warm start begins with; None of a cold one."""
+    folder = fn_args.base_model if fn_args.custom_config.get("warm_start", True) else None
+    return folder if folder and tf.io.gfile.exists(folder) else None
 
 
 def resolve(
@@ -179,22 +187,8 @@ def resolve(
         ConfigError: a common setting that the model has no use for, an unknown name (the message
             has the nearest), or a value that is refused.
     """
-    kind = kind or registry.load(model).Model.HyperParameters
-    for name in overrides:
-        if name not in kind.model_fields and name in COMMON:
-            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
-        if name not in kind.model_fields:
-            raise ConfigError(
-                f"{model} has no hyper-parameter {name!r}{nearest(name, kind.model_fields)}"
-            )
-    try:
-        return kind(**overrides)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{model}: hyper-parameter {place}: {first['msg']}; received {first['input']!r}"
-        ) from None
+    declared = kind or registry.load(model).Model.HyperParameters
+    return settings.resolve(model, declared, overrides)
 
 
 def set_precision(hyper_parameters: HyperParameters) -> None:

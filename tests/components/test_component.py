@@ -1,11 +1,14 @@
 """Components out of declarations: what TFX asks of a specification and of a constructor."""
 
+import inspect
 import json
 
 import pytest
+from apache_beam.transforms import core
 from tfx.dsl.components.base import base_beam_executor, base_executor
 from tfx.types import Channel, standard_artifacts
 
+from components.beam_signatures import remembering
 from components.component import BeamComponent, Component
 
 
@@ -66,3 +69,31 @@ def test_what_does_not_fit_the_declaration_is_refused(given, error, message):
 def test_an_executor_of_beam_gets_the_pipelines_arguments():
     made = Spread().with_beam_pipeline_args(["--direct_num_workers=1"])
     assert made.executor_spec.beam_pipeline_args == ["--direct_num_workers=1"]
+
+
+def test_beam_asks_for_a_signature_once():
+    """A function, its method of each object and a class are asked for apart; objects share."""
+    asked = []
+
+    def signature(of):
+        asked.append(of)
+        return inspect.signature(of)
+
+    class Step:
+        def process(self, element, side=3):
+            return element, side
+
+    remembered = remembering(signature)
+    one, other = Step(), Step()
+    for _ in range(2):
+        assert [*remembered(one.process).parameters] == ["element", "side"]
+        assert [*remembered(other.process).parameters] == ["element", "side"]
+        assert [*remembered(Step.process).parameters] == ["self", "element", "side"]
+    assert asked == [one.process, Step.process]
+    # What is no function of Python's is asked for each time.
+    assert [remembered(Step), remembered(Step)] == [inspect.signature(Step)] * 2
+    assert asked[2:] == [Step, Step]
+
+
+def test_components_have_beam_remember():
+    assert inspect.getmodule(core.get_signature).__name__ == "components.beam_signatures"

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from components import standalone
-from components.build import selection
+from components.build import checks, selection
 from components.build.config import BuildConfig, Filters, Positives, Sessions, SplitConfig
 from components.build.selection import Hashes, core, merge_hashes
 from components.build.splits import TARGET, gather_facts, make_log
@@ -321,7 +321,7 @@ def test_a_log_with_sessions_keeps_them():
         {"task": "retrieve", "kind": "event", "sessions": {"gap_minutes": 1}}
     )
     with pytest.raises(DataError, match="sessions of its own, in the column 'session_id'"):
-        selection.selected_columns(columns, wanted)
+        checks.selected_columns(columns, wanted)
 
 
 def test_a_run_says_which_events_count(tmp_path):

@@ -3,6 +3,8 @@
 A model's own test subclasses `RetrieveContract` and names itself.
 """
 
+import functools
+from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +19,28 @@ from models.names.hyper_parameters import Epochs
 from models.training import warm_start
 from models.training.loop import TrainingLoop
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
+
+
+def kind_of(model_name: str) -> Hashable:
+    """What models must have in common for one of them to stand for all in a `one_of_a_kind` test.
+
+    That is the task, the kind of train rows, the base class of `models.contract` and what a `score`
+    model predicts; the reference is of no kind but its own.
+    """
+    entry, bases = registry.get(model_name), registry.load(model_name).Model.__mro__
+    base = next(base for base in bases if base.__module__.startswith("models.contract."))
+    return entry.task, entry.kind, base.__name__, entry.learns, entry.baseline
+
+
+def first_of_each(kinds: Mapping[str, Hashable]) -> frozenset[str]:
+    """The first name of each kind."""
+    return frozenset({kind: name for name, kind in reversed(kinds.items())}.values())
+
+
+@functools.cache
+def stand_for_their_kind() -> frozenset[str]:
+    """The models that keep the `one_of_a_kind` tests in `make test`; see `kind_of`."""
+    return first_of_each({name: kind_of(name) for name in registry.MODELS})
 
 
 def strings(rows):
@@ -87,6 +111,7 @@ class RetrieveContract:
         return SimpleNamespace(
             data=data,
             model=model,
+            measured=Evaluation(data, data.queries("test")).of(model)(),
             retriever=retriever,
             loaded=loaded,
             signatures=loaded.signatures,
@@ -103,7 +128,7 @@ class RetrieveContract:
         return {name: value.numpy() for name, value in answer.items()}
 
     def test_learns_what_is_learnable(self, trained):
-        values = Evaluation(trained.data, trained.data.queries("test")).of(trained.model)()
+        values = trained.measured
         if registry.get(self.name).baseline:
             assert values["lift_ndcg_10"] == 0.0
         else:
@@ -111,6 +136,7 @@ class RetrieveContract:
             assert values["hr_10"] > 0.8 and values["lift_ndcg_10"] > 0.15, values
         assert values["tie_gap_10"] < 0.01
 
+    @pytest.mark.one_of_a_kind
     def test_does_not_beat_popularity_on_noise(self, toy_data):
         data = self.toy(toy_data, 1.0).load(self.name)
         model = train(self.name, data, self.hyper_parameters)
@@ -124,7 +150,7 @@ class RetrieveContract:
 
     def test_exported_model_measures_the_same(self, trained):
         queries = trained.data.queries("test")
-        inside = Evaluation(trained.data, queries).of(trained.model)()
+        inside = trained.measured
         outside = trained.signatures["evaluate"](examples=tf.constant(queries, tf.string))
         for name, value in inside.items():
             np.testing.assert_allclose(np.mean(outside[name]), value, atol=1e-5, err_msg=name)

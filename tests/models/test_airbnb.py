@@ -141,7 +141,8 @@ def test_types_learn_from_bookings_and_answer_who_has_not_clicked():
         embedding_dim=8, user_type=["user_from"], listing_type=["item_kind"], batch_size=32
     )
     model = Airbnb(own_settings, data)
-    types = Types(own_settings, data, model._user_type, model._listing_type)
+    rows = model.types.input_dim
+    types = Types(own_settings, data, model._user_type, model._listing_type, rows)
     assert types.booked
     types.compile(optimizer=tf.keras.optimizers.legacy.Adam(0.05))
     types.fit(types.batches(data, 1, 0).dataset, steps_per_epoch=150, verbose=0)
@@ -175,15 +176,39 @@ def test_types_are_in_sequences_of_one_user_whoever_booked_first():
         embedding_dim=2, user_type=["user_from"], listing_type=["item_kind"], batch_size=32
     )
     model = Airbnb(own, data)
-    batch = next(
-        iter(Types(own, data, model._user_type, model._listing_type).batches(data, 0, 0).dataset)
-    )
+    types = Types(own, data, model._user_type, model._listing_type, model.types.input_dim)
+    batch = next(iter(types.batches(data, 0, 0).dataset))
     user, listing = (table.numpy() for table in (model._user_type, model._listing_type))
     # Kind x (items 2, 4) is what user 2 booked, kind y (3, 6) what user 3 did.
     kinds = {int(user[2]): {int(listing[2])}, int(user[3]): {int(listing[3])}}
     for centre, positive in zip(batch["centre"].numpy(), batch["positive"].numpy(), strict=True):
         if int(centre) in kinds:
             assert set(positive.tolist()) - {0} == kinds[int(centre)]
+
+
+def test_bookings_that_no_feature_describes_teach_no_type():
+    """They had one type, which no table had a row for; the listings alone are learnt."""
+    log = EventLog(
+        user=np.repeat([2, 3], 4),
+        item=np.array([2, 4, 3, 6, 5, 2, 4, 3]),
+        timestamp=np.arange(8),
+        rating=np.full(8, np.nan, np.float32),
+        row=np.arange(8),
+        session=np.repeat([0, 1], 4),
+        label=np.full(8, np.nan, np.float32),
+        event_type=np.tile([3, 3, 3, 2], 2),
+    )
+    plain = {"items": entities(8, 5), "users": entities(3, 3)}
+    data = SimpleNamespace(**plain, events=log, event_types=[b"booking", b"view"])
+    model = Airbnb(HyperParameters(embedding_dim=2, batch_size=8), data)
+    stages = []
+    loop = SimpleNamespace(
+        data=data,
+        strategy=tf.distribute.get_strategy(),
+        fit=lambda _, stage, *given, **more: stages.append(stage),
+    )
+    model.learn(loop)
+    assert stages == ["model"] and not model.types.embeddings.numpy().any()
 
 
 def test_nothing_to_learn_from_is_said():

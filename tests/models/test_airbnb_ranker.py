@@ -15,7 +15,8 @@ from models.names.errors import ConfigError
 from models.names.label import GROUP, Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
-from tests.models.score_contract import ScoreContract
+from tests.models.score_contract import ScoreContract, raw_columns
+from tests.models.served import PROTOCOLS, served
 
 
 class TestAirbnbRanker(ScoreContract):
@@ -170,6 +171,29 @@ def test_a_ranking_is_asked_with_what_the_guest_did(searches):
     plain = searches.signatures["rank"](user_id=rows["user_id"][:1], item_id=item_id)
     np.testing.assert_allclose(rank(**untold), plain["score"][0], atol=1e-5)
     assert np.abs(rank(**untold) - by_row).max() > 1e-3
+
+
+def test_a_search_with_context_is_answered_over_both_protocols(searches):
+    """Its rows, each with the search's context and what the guest did; and its listings by id."""
+    rows = searches.test[-10:]
+    raw = raw_columns(searches.data, rows.numpy())
+    expected = searches.signatures["score"](**raw)["score"].numpy()
+    ids = {name: raw[name].numpy().astype(str).tolist() for name in ("user_id", "item_id")}
+    told = {
+        name: raw[name].numpy()[:1].astype(str).tolist() for name in searches.data.history_names
+    }
+    asked = {"user_id": ids["user_id"][:1], "item_id": [ids["item_id"]], **told}
+    asked |= {"recall_score": [[0.0] * 10], "recall_source": [[""] * 10]}
+    with served(searches.folder / "1", "airbnb_ranker") as server:
+        for protocol in PROTOCOLS:
+            with server.client(protocol) as client:
+                found = client.predict(
+                    {name: value.numpy() for name, value in raw.items()}, "score"
+                )
+                ranked = client.predict(asked, "rank_told")
+            np.testing.assert_allclose(found["score"], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(ranked["score"], [expected], rtol=1e-4, atol=1e-5)
+        server.run_examples("score", "rank_told")
 
 
 class Recall(tf.Module):

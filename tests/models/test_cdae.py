@@ -1,9 +1,12 @@
 """CDAE: the contract, its loss by hand in all four variants, its negatives and the user's node."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.autoencoder import cdae
 from models.contract.query import Query
 from models.names import registry
 from tests.models.contract import RetrieveContract
@@ -76,6 +79,24 @@ def test_loss_by_hand(data, variant):
     np.testing.assert_allclose(model.compute_loss(batch), total / len(batch["user"]), rtol=1e-4)
 
 
+def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data, monkeypatch):
+    model = make(data, l2=0.3)
+    batch = one_batch(model, data)
+    model.compute_loss(batch)  # builds
+    model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
+    found = []
+    for few in (0, 1_000):
+        monkeypatch.setattr(cdae, "_FEW_ITEMS", few)
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        # An index that is read twice has two rows in a sparse gradient: dense, their sum.
+        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+    for sparse, dense in zip(*found, strict=True):
+        assert np.abs(sparse).max() > 0
+        np.testing.assert_allclose(dense, sparse, rtol=1e-4, atol=1e-6)
+
+
 def test_five_negatives_a_positive_none_of_them_the_users_own(data):
     model = make(data)
     batch = one_batch(model, data)
@@ -100,3 +121,17 @@ def test_corruption_hides_from_the_input_and_never_from_the_targets(data):
     assert not np.any(tf.convert_to_tensor(gradients[0])) and np.any(
         tf.convert_to_tensor(gradients[1])
     )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_batch_steps_by_the_sum_over_its_users(data, batch_size):
+    """As the authors' AdaGrad does: the gradient of the mean would be next to nothing."""
+    used = []
+    loop = SimpleNamespace(
+        strategy=tf.distribute.get_strategy(), fit=lambda _, optimizer: used.append(optimizer)
+    )
+    make(data, batch_size=batch_size, learning_rate=0.1).learn(loop)
+    # A gradient of 3 in the sum: .1 x 3 / sqrt(3^2 + 1) = .09487
+    weight = tf.Variable([1.0])
+    used[0].apply_gradients([(tf.constant([3.0 / batch_size]), weight)])
+    np.testing.assert_allclose(weight, [1 - 0.09487], atol=1e-5)

@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from models.names import registry
-from tests.models.contract import RetrieveContract
+from tests.models.contract import RetrieveContract, first_of_each, kind_of, stand_for_their_kind
 from tests.models.score_contract import ScoreContract
 
 CONTRACTS = {"retrieve": RetrieveContract, "score": ScoreContract}
@@ -54,3 +54,26 @@ def test_the_registry_says_what_a_request_may_hold(name):
     model = registry.load(name).Model
     context = ("context",) if getattr(model, "reads_context", False) else ()
     assert registry.get(name).reads == (*model.reads_history, *context)
+
+
+def test_one_model_stands_for_every_kind():
+    assert first_of_each({"a": 1, "b": 2, "c": 1, "d": 3}) == {"a", "b", "d"}
+    kinds = [kind_of(name) for name in stand_for_their_kind()]
+    assert len(kinds) == len(set(kinds))
+    assert set(kinds) == {kind_of(name) for name in registry.MODELS}
+
+
+def test_what_make_test_leaves_out_ci_runs(pytestconfig):
+    assert "make test-all" in (pytestconfig.rootpath / ".ci" / "run").read_text()
+    marked = {
+        test
+        for contract in CONTRACTS.values()
+        for test in contract_tests(contract)
+        if getattr(getattr(contract, test), "pytestmark", [])
+        and any(mark.name == "one_of_a_kind" for mark in getattr(contract, test).pytestmark)
+    }
+    # Anything else of the contract holds for every model in `make test` too.
+    assert marked == {
+        "test_does_not_beat_popularity_on_noise",
+        "test_does_not_beat_the_mean_on_noise",
+    }

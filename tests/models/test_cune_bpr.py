@@ -134,6 +134,7 @@ def test_draws_are_of_their_sets(data):
     assert 0.4 < seen[2:61, 2:].sum() / social.sum() < 0.8
 
 
+@pytest.mark.thorough
 def test_a_training_that_is_killed_twice_comes_to_the_same_bits(data, tmp_path, monkeypatch):
     """In the embedding of the users, then in the ranking."""
     parameters = registry.load("cune_bpr").HyperParameters(

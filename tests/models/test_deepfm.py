@@ -1,6 +1,7 @@
 """DeepFM: the contract, one table for both components, and their sum."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from models.contract import tasks
@@ -41,6 +42,7 @@ class TestDeepFM(ScoreContract):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.thorough
 def test_mixed_precision_learns_as_well(toy_data):
     toy = toy_data("event", 0.0, CLICK)
     try:

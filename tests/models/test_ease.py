@@ -65,8 +65,8 @@ def test_the_inverse_is_taken_in_place_and_equals_the_plain_one():
 def test_the_limit_follows_from_memory(monkeypatch):
     """16 bytes an entry: 0.8 x 20 million bytes hold 1,000 x 1,000 of them."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 20_000_000)
-    assert EASE.most_items(EASE.HyperParameters()) == 1000
-    assert EASE.most_items(EASE.HyperParameters(max_items=7)) == 7
+    assert EASE.HyperParameters().most_items() == 1000
+    assert EASE.HyperParameters(max_items=7).most_items() == 7
 
 
 def test_a_catalogue_beyond_the_limit_is_refused(toy_data):

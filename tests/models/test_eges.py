@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import graph
+from benchmarks import experiment, graph, movielens
 from components.build.walks import Transitions
+from models.names import registry
 from tests.models.contract import RetrieveContract
 from tests.models.graph_data import (
     TOY,
@@ -112,3 +113,16 @@ def test_the_auc_and_the_parts_of_a_graph_by_hand():
     assert left | gone == pairs and not left & gone and len(gone) == 20
     for one, other in graph.unconnected(transitions, len(gone), seed=1).tolist():
         assert one != other and not {(one, other), (other, one)} & pairs
+
+
+def test_the_row_of_movielens_is_built_as_a_run_is(monkeypatch, tmp_path):
+    """With the walks and the items' features; popularity asks for neither."""
+    asked = []
+    monkeypatch.setattr(experiment, "prepare", lambda *given, **more: asked.append((given, more)))
+    for name in ("eges", "popularity"):
+        movielens.prepare(movielens.ROWS[name], tmp_path, tmp_path)
+    (given, more), (others, nothing) = asked
+    assert given[2] == "walk" and given[1] != others[1]
+    assert more["walks"] == registry.get("eges").defaults["walks"] and more["walks"]["directed"]
+    assert more["carries"] == {"item_features": True}
+    assert set(nothing.values()) == {None}

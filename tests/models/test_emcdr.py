@@ -15,6 +15,7 @@ from models.names.errors import DataError
 from models.training.loop import TrainingLoop
 from tests.models import toy
 from tests.models.contract import RetrieveContract
+from tests.models.served import PROTOCOLS, served
 
 SPLIT = {"name": "cross_domain", "test_fraction": 0.2, "valid_fraction": 0.1, "seed": 1}
 TOY = {
@@ -63,6 +64,22 @@ class TestEMCDR(RetrieveContract):
         for row, number in ((1, int(held_out.split()[1])), (2, 2)):
             block = {f"item {15 * (number % 4) + n} é世".encode() for n in range(15)}
             assert set(answer["item_id"][row]) <= block
+
+    def test_a_user_of_the_other_domain_is_answered_over_both_protocols(self, trained):
+        """Whom the source alone knows: by the embedded server as by the exported model."""
+        expected = self.ask(trained, ["source user 2"], k=4)
+        items = [item.decode() for item in expected["item_id"][0]]
+        with served(trained.folder, "emcdr") as server:
+            for protocol in PROTOCOLS:
+                with server.client(protocol) as client:
+                    found = client.recommend("source user 2", k=4)
+                    nobody = client.recommend("nobody", k=4)
+                assert (found.strategy, nobody.strategy) == ("fold-in", "fallback")
+                assert [item for item, _ in found.items] == items
+                scores = [score for _, score in found.items]
+                np.testing.assert_allclose(scores, expected["score"][0], rtol=1e-4)
+                assert [item for item, _ in nobody.items] != items
+            server.run_examples("recommend")
 
     def test_nothing_of_the_held_out_in_the_target_is_read(self, trained):
         data, model = trained.data, trained.model

@@ -86,6 +86,11 @@ BY_HAND = {
 }
 
 
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return toy_data("sequence", 0.0).load("gru4rec")
+
+
 @pytest.mark.parametrize("name", BY_HAND)
 def test_losses_of_2016_and_2018_by_hand(name):
     scores = np.log(np.array([[1, 3, 1 / 3]], np.float32))
@@ -111,8 +116,8 @@ def test_golden_softmax_over_negatives_and_penalty():
     )
 
 
-def test_golden_bpr_max_of_activated_scores(toy_data):
-    model = make(toy_data, loss="bpr_max", score_activation="elu", elu_alpha=0.5, bpreg=1.0)
+def test_golden_bpr_max_of_activated_scores(data):
+    model = make(data, loss="bpr_max", score_activation="elu", elu_alpha=0.5, bpreg=1.0)
     activated = model._activate(tf.constant(SCORES), None, None)
     np.testing.assert_allclose(
         losses.row_losses("bpr_max", activated, OWN, ALL, 1.0), [0.298743, 0.676517], atol=1e-5
@@ -220,8 +225,7 @@ def test_samples_follow_support_to_the_power_of_alpha():
         np.testing.assert_allclose(np.bincount(drawn - 2, minlength=4) / 40_000, shares, atol=0.01)
 
 
-def make(toy_data, **hyper_parameters):
-    data = toy_data("sequence", 0.0).load("gru4rec")
+def make(data, **hyper_parameters):
     tf.keras.utils.set_random_seed(1)
     return gru4rec.GRU4Rec(gru4rec.HyperParameters(**{**TOY, **hyper_parameters}), data)
 
@@ -247,10 +251,9 @@ def test_reset_gate_acts_before_the_recurrent_product():
 
 
 @pytest.mark.parametrize("units", [(8,), (8, 6)])
-def test_the_carried_state_is_that_of_the_session_so_far_and_nothing_else(toy_data, units):
+def test_the_carried_state_is_that_of_the_session_so_far_and_nothing_else(data, units):
     # With weights that stand still, every slot must hold what reading its session from zero gives.
-    model = make(toy_data, units=units, batch_size=7, n_sample=0)
-    data = toy_data("sequence", 0.0).load("gru4rec")
+    model = make(data, units=units, batch_size=7, n_sample=0)
     batches = model.batches(data, 0, 0)
     step = tf.function(lambda batch: model.compute_loss(batch, training=True))
     open_ = [[] for _ in range(7)]
@@ -283,11 +286,9 @@ def test_the_carried_state_is_that_of_the_session_so_far_and_nothing_else(toy_da
         {"dropout_embedding": 0.3, "dropout_hidden": 0.3},
     ],
 )
-def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
-    model = make(toy_data, **{"units": (8,), **changes})
-    batch = next(
-        iter(model.batches(toy_data("sequence", 0.0).load("gru4rec"), 0, 0).dataset.skip(1))
-    )
+def test_every_variant_has_a_gradient_for_every_variable(data, changes):
+    model = make(data, **{"units": (8,), **changes})
+    batch = next(iter(model.batches(data, 0, 0).dataset.skip(1)))
     with Step(0, tf.constant(0, tf.int64)), tf.GradientTape() as tape:
         model.compute_loss(batch, training=True)
         loss = model.compute_loss(batch, training=True)
@@ -303,8 +304,8 @@ def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
     assert (model.inputs is model.items) == ("embedding" not in changes)
 
 
-def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability(toy_data):
-    model = make(toy_data, logq=1.0, sample_alpha=0.5)
+def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability(data):
+    model = make(data, logq=1.0, sample_alpha=0.5)
     model._log_support = tf.constant([0.0, 0.0, 1.0, 2.0, 4.0])
     corrected = model._activate(
         tf.zeros([1, 2]), tf.constant([3], tf.int64), tf.constant([4], tf.int64)
@@ -312,8 +313,7 @@ def test_logq_corrects_targets_by_their_support_and_samples_by_their_probability
     np.testing.assert_allclose(corrected, [[-2.0, -0.5 * 4.0]])
 
 
-def test_sequences_are_sessions_where_the_rows_are(toy_data):
-    data = toy_data("sequence", 0.0).load("gru4rec")
+def test_sequences_are_sessions_where_the_rows_are(data):
     items, starts = data.events.sequences()
     assert len(starts) - 1 == len(data.events.starts) - 1 == 120
     first = {tuple(items[start:end]) for start, end in pairwise(starts)}

@@ -161,6 +161,7 @@ def test_a_sweep_is_the_items_best_answer(data):
         )
 
 
+@pytest.mark.thorough
 def test_training_twice_with_a_seed_gives_the_same_model(data):
     first, second = (train("ials", data, {**TOY, "epochs": 2}) for _ in range(2))
     np.testing.assert_array_equal(first.item_factors.embeddings, second.item_factors.embeddings)

@@ -346,6 +346,7 @@ def test_walks_teach_the_blocks(walked):
     assert values["hr_10"] > 0.8 and values["lift_ndcg_10"] > 0.15, values
 
 
+@pytest.mark.thorough
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(baskets, tmp_path):
     """The learning rate, too, goes on where it was."""
     data, module = baskets.load("item2vec"), registry.load("item2vec")

@@ -58,6 +58,7 @@ def test_kernels_are_penalised_once_a_batch_and_biases_never(data):
     )
 
 
+@pytest.mark.thorough
 def test_training_twice_with_a_seed_gives_the_same_model(data):
     first, second = (train("mult_dae", data, {**TOY, "epochs": 2}) for _ in range(2))
     for left, right in zip(first.get_weights(), second.get_weights(), strict=True):

@@ -179,6 +179,7 @@ def test_warm_start_aligns_the_items_on_both_sides(data, tmp_path):
         np.testing.assert_array_equal(after[2:], before[:1:-1])
 
 
+@pytest.mark.thorough
 def test_strong_generalisation(tmp_path):
     """Users held out whole.
 

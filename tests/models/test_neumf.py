@@ -89,6 +89,7 @@ def test_pre_training_hands_over_tables_and_a_fused_output(data):
     np.testing.assert_array_equal(fused.gmf_item.embeddings, models["gmf"].gmf_item.embeddings)
 
 
+@pytest.mark.thorough
 def test_training_twice_with_a_seed_gives_the_same_model(data):
     first, second = (
         train("neumf", data, {**TOY, "epochs": 2, "pretrain": False}) for _ in range(2)

@@ -1,7 +1,5 @@
 """RIB: the contract, and what its paper says of it, by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,9 +9,8 @@ from models.industry import rib
 from models.industry.prefixes import Prefixes, first_events
 from models.inputs.event_log import EventLog
 from models.inputs.preprocessing import FIRST_TOKEN
-from serving.client.client import Client
-from serving.server import Server
 from tests.models.contract import RetrieveContract
+from tests.models.served import PROTOCOLS, served
 
 TOY = {
     "epochs": 5,
@@ -79,12 +76,9 @@ class TestRIB(RetrieveContract):
             user_id=tf.constant(["nobody"]), **asked, **more
         )
         items = [item.decode() for item in answer["item_id"].numpy()[0]]
-        base_path = str(Path(trained.folder).parent)
-        server = Server(model_name="rib", model_base_path=base_path, port=0, rest_api_port=0)
-        server.start()
-        try:
-            for protocol, port in (("rest", server.rest_port), ("grpc", server.grpc_port)):
-                with Client(f"127.0.0.1:{port}", "rib", protocol) as client:
+        with served(trained.folder, "rib") as server:
+            for protocol in PROTOCOLS:
+                with server.client(protocol) as client:
                     found = client.recommend("nobody", session, ["item 4 é世"], k=5, **told)
                     plain = client.recommend("nobody", session, k=5)
                     columns = {name: [column] for name, column in told.items()}
@@ -96,8 +90,7 @@ class TestRIB(RetrieveContract):
                 np.testing.assert_allclose(why["weight"], weight, atol=1e-5)
                 # Ids alone are a request; the seconds, at least, made a difference.
                 assert [score for _, score in plain.items] != scores
-        finally:
-            server.stop()
+            server.run_examples("attend", "recommend_events")
 
 
 @pytest.fixture(scope="module")

@@ -229,6 +229,7 @@ def test_weights_start_uniform_within_one_over_the_root_of_the_width_and_differ(
     assert len(set(starts)) == len(starts)
 
 
+@pytest.mark.thorough
 def test_the_learning_rate_falls_and_a_killed_training_comes_to_the_same_bits(data, tmp_path):
     settings = {"decay_epochs": 2, "units": 8, "batch_size": 200}
 

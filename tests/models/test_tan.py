@@ -29,6 +29,11 @@ class TestTan(RetrieveContract):
     hyper_parameters = TOY
 
 
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return toy_data("sequence", 0.0).load("tan")
+
+
 def test_windows_take_every_event_but_the_first_as_a_target_once_an_epoch():
     starts = np.array([0, 1, 3, 26, 30])
     items = np.arange(100, 130)
@@ -113,8 +118,7 @@ def test_one_pass_is_every_prefix_as_an_example_of_its_own():
         assert np.abs(left).max() > 0, variable.name
 
 
-def test_without_augmentation_a_session_is_one_example_with_its_last_event_as_target(toy_data):
-    data = toy_data("sequence", 0.0).load("tan")
+def test_without_augmentation_a_session_is_one_example_with_its_last_event_as_target(data):
     model = tan.Tan(tan.HyperParameters(**TOY, augmentation=False), data)
     items, starts = data.events.sequences()
     batches = model.batches(data, 0, 0)
@@ -174,25 +178,24 @@ class Recorder(TrainingLoop):
         self.history.append({"model": model, "stage": stage, "rows": rows, "rate": rate})
 
 
-def learnt(toy_data, warm=False, **hyper_parameters):
+def learnt(data, warm=False, **hyper_parameters):
     """The model after its procedure, and what the loop was asked."""
-    data = toy_data("sequence", 0.0).load("tan")
     model = tan.Tan(tan.HyperParameters(**{**TOY, **hyper_parameters}), data)
     loop = Recorder(model.hyper_parameters, data, warm_started=warm)
     model.learn(loop)
     return model, loop.history
 
 
-def test_tuning_reads_the_newest_sessions_alone_at_a_rate_of_its_own(toy_data):
+def test_tuning_reads_the_newest_sessions_alone_at_a_rate_of_its_own(data):
     # 120 sessions of 7 train events, so of 6 targets: 720; a quarter of the sessions has 180.
-    _, asked = learnt(toy_data, recent_share=0.25, tuning_rate=5e-4)
+    _, asked = learnt(data, recent_share=0.25, tuning_rate=5e-4)
     assert [(each["stage"], each["rows"]) for each in asked] == [("model", 720), ("recent", 180)]
     assert asked[0]["rate"] is None and asked[1]["rate"] == pytest.approx(5e-4)
     assert asked[0]["model"] is asked[1]["model"]
     # What a warm start has brought is not trained on all again.
-    _, asked = learnt(toy_data, warm=True, recent_share=0.25)
+    _, asked = learnt(data, warm=True, recent_share=0.25)
     assert [each["stage"] for each in asked] == ["recent"]
-    _, asked = learnt(toy_data)
+    _, asked = learnt(data)
     assert [each["stage"] for each in asked] == ["model"]
 
 
@@ -246,7 +249,7 @@ def test_the_teacher_has_read_the_clicks_after_the_target_newest_first_and_no_ot
     assert not np.allclose(labels[0], labels[1], atol=1e-3)
 
 
-def test_the_teacher_reads_backward_and_is_no_part_of_the_student(toy_data, monkeypatch):
+def test_the_teacher_reads_backward_and_is_no_part_of_the_student(data, monkeypatch):
     seen, fit = [], Recorder.fit
 
     def watched(loop, model, stage="model", **options):
@@ -255,7 +258,7 @@ def test_the_teacher_reads_backward_and_is_no_part_of_the_student(toy_data, monk
         fit(loop, model, stage, **options)
 
     monkeypatch.setattr(Recorder, "fit", watched)
-    model, _ = learnt(toy_data, privileged=True)
+    model, _ = learnt(data, privileged=True)
     assert seen == [("teacher", True, False), ("model", False, True)]
     assert model._soft_labels is None
 
@@ -276,8 +279,8 @@ def test_the_cosine_loss_and_the_answer_by_hand():
     )
 
 
-def test_embeddings_are_those_of_a_softmax_network_and_stay_as_they_are(toy_data):
-    model, asked = learnt(toy_data, output="embedding", dropout_hidden=0.1)
+def test_embeddings_are_those_of_a_softmax_network_and_stay_as_they_are(data):
+    model, asked = learnt(data, output="embedding", dropout_hidden=0.1)
     assert [each["stage"] for each in asked] == ["softmax", "model"]
     softmax = asked[0]["model"]
     assert softmax.hyper_parameters.output == "softmax" and asked[1]["model"] is model
@@ -289,8 +292,7 @@ def test_embeddings_are_those_of_a_softmax_network_and_stay_as_they_are(toy_data
     assert len(names) == 6 and not any("embeddings" in name for name in names), names
 
 
-def test_a_warm_start_begins_with_the_embeddings_that_it_has(toy_data):
-    data = toy_data("sequence", 0.0).load("tan")
+def test_a_warm_start_begins_with_the_embeddings_that_it_has(data):
     model = tan.Tan(tan.HyperParameters(**TOY, output="embedding"), data)
     loop = Recorder(model.hyper_parameters, data, warm_started=True)
     loop.build(model)
@@ -308,8 +310,7 @@ def test_a_warm_start_begins_with_the_embeddings_that_it_has(toy_data):
         {"output": "embedding"},
     ],
 )
-def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
-    data = toy_data("sequence", 0.0).load("tan")
+def test_every_variant_has_a_gradient_for_every_variable(data, changes):
     model = tan.Tan(tan.HyperParameters(**{**TOY, **changes}), data)
     batch = next(iter(model.batches(data, 0, 0).dataset))
     with Step(0, tf.constant(0, tf.int64)), tf.GradientTape() as tape:
@@ -321,12 +322,12 @@ def test_every_variant_has_a_gradient_for_every_variable(toy_data, changes):
         assert float(tf.reduce_max(tf.abs(tf.convert_to_tensor(gradient)))) > 0, variable.name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changes", [{"output": "embedding"}, {"privileged": True, "recent_share": 0.5, "epochs": 8}]
 )
-def test_the_procedures_learn_what_is_learnable(toy_data, changes):
+def test_the_procedures_learn_what_is_learnable(data, changes):
     """M4, and M3 with M2, through the loop that trains; the bounds are the contract's."""
-    data = toy_data("sequence", 0.0).load("tan")
     model = train("tan", data, {**TOY, **changes})
     values = Evaluation(data, data.queries("test")).of(model)()
     assert values["hr_10"] > 0.8 and values["lift_ndcg_10"] > 0.15, values

@@ -284,6 +284,7 @@ def test_a_killed_training_comes_to_the_same_bits(curve, tmp_path):
     assert [state["curve"] for state in states] == [averaged(curve, 0.3)[-1]]
 
 
+@pytest.mark.thorough
 def test_two_logical_devices_train_with_a_mirrored_strategy(toy_data, tmp_path):
     """GRU4Rec, whose replicas carry states of their own and draw dropout of their own."""
     data = toy_data("sequence", 0.0)

@@ -15,6 +15,7 @@ from models.inputs.schema import Field
 from models.names.errors import ConfigError, DataError
 from tests.models import toy
 from tests.models.contract import RetrieveContract, strings
+from tests.models.served import PROTOCOLS, served
 
 TOY = {
     "epochs": 8,
@@ -90,6 +91,36 @@ class TestYahooNews(RetrieveContract):
         nothing = tf.zeros([1, TOY["article_dim"]])
         same = trained.signatures["update_state"](state=state, embedding=nothing)
         np.testing.assert_array_equal(same["state"], state)
+
+    def test_an_article_of_today_is_answered_over_both_protocols(self, trained):
+        """Its words are encoded, read, and what is near is retrieved: as if it were in the table.
+
+        FRESH is, with the same words; `retrieve` leaves nothing out, so what was read is on top.
+        """
+        words, nothing = ["red paper unheard of"], [[0.0] * TOY["units"]]
+        expected = trained.signatures["embed"](
+            user_id=tf.constant(["nobody"]), history=strings([[FRESH]])
+        )["embedding"]
+        best = trained.signatures["retrieve"](embedding=expected, k=tf.constant(5))
+        items = [item.decode() for item in best["item_id"].numpy()[0]]
+        with served(trained.folder, "yahoo_news") as server:
+            for protocol in PROTOCOLS:
+                with server.client(protocol) as client:
+                    article = client.predict({"item_title": words}, "encode_article")
+                    reader = client.predict(
+                        {"state": nothing, "embedding": article["embedding"]}, "update_state"
+                    )
+                    found = client.predict({"embedding": reader["embedding"], "k": 5}, "retrieve")
+                    asked = client.recommend("nobody", [FRESH], k=5)
+                assert article["known"] == [True]
+                np.testing.assert_allclose(reader["embedding"], expected, atol=1e-5)
+                assert found["item_id"] == [items]
+                np.testing.assert_allclose(found["score"], best["score"], rtol=1e-4)
+                assert asked.strategy == "fold-in"
+                assert [item for item, _ in asked.items][:4] == [
+                    item for item in items if item != FRESH
+                ][:4]
+            server.run_examples("encode_article", "update_state", "retrieve")
 
     def test_the_bias_of_places_is_not_served(self, trained):
         model = trained.model

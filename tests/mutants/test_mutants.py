@@ -97,7 +97,7 @@ def copied(folder: Path) -> Path:
 def run_tests(folder: Path, tests: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [*command, "-p", "no:xdist", *tests.split(" ", 2)],
+        [*command, "-p", "no:xdist", "-m", "not slow", *tests.split(" ", 2)],
         capture_output=True,
         text=True,
         cwd=folder,

@@ -95,6 +95,7 @@ def execute(toy_run, runs, tmp_path_factory):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.thorough
 def test_take_a_run_apart(execute, runs):
     code = execute("take_a_run_apart")
     assert runs[0].run_id in texts(code[0])
@@ -109,6 +110,7 @@ def test_take_a_run_apart(execute, runs):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.thorough
 def test_explore_a_log(execute):
     said = "\n".join(map(texts, execute("explore_a_log")))
     assert "rows rejected: empty item_id; events.csv, line 2976" in said
@@ -119,6 +121,7 @@ def test_explore_a_log(execute):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.thorough
 def test_change_a_model(execute):
     code = execute("change_a_model")
     said = "\n".join(map(texts, code))
@@ -130,6 +133,7 @@ def test_change_a_model(execute):
 
 
 @pytest.mark.end_to_end
+@pytest.mark.thorough
 def test_compare_runs(execute, runs):
     said = "\n".join(map(texts, execute("compare_runs")))
     assert "['two_tower', 'bpr_mf']" in said
@@ -147,7 +151,7 @@ def test_the_check_before_a_run_is_the_runs(runs, tmp_path):
     place = Path("Split-all", "FeatureStats.pb")
     for table in ("events", "items", "users"):
         own = tmp_path / "statistics" / table / place
-        of_run = runs[0].steps[f"StatisticsGen_{table}"].outputs["statistics"]
+        of_run = runs[0].steps[f"StatisticsGen-{table}"].outputs["statistics"]
         of_run = Path(of_run) / place
         assert measured(own) == measured(of_run)
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from components.tables.schemas import schema_folder
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.label import Label
-from pipeline import config, lineage, local
+from pipeline import config, lineage, local, preflight
 
 
 def write(tmp_path, text):
@@ -282,7 +283,7 @@ def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
     items.write_text(items.read_text() + "# one more line\n")
     after = parameters()
     assert {node for node in before if before[node] != after[node]} == {
-        "Schema_items",
+        "Schema-items",
         "TableCheck",
         "ExampleBuilder",
         "LastBlessed",  # the identity of what is trained
@@ -298,9 +299,9 @@ def test_the_layout_is_decided_once(tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "detect", lambda *given: count.append(given) or own(*given))
     run = config.load(None, {"model": "lr", "data.source": str(tmp_path)})
     assert run.data.reader == "csv" and len(count) == 1
-    assert local.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
+    assert preflight.find_data(run, print)[1:] == ("generic", "csv") and len(count) == 1
     run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
-    assert local.find_data(run, print)[2] == "csv" and len(count) == 2
+    assert preflight.find_data(run, print)[2] == "csv" and len(count) == 2
 
 
 def test_a_run_says_what_each_column_is_taken_for(tmp_path):
@@ -308,7 +309,7 @@ def test_a_run_says_what_each_column_is_taken_for(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,title,price,zip\ni,A,3,00501\nj,B,4,9\n")
     run = config.load(None, {"model": "popularity", "data.source": str(tmp_path)})
     said = []
-    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    preflight.check(run, said.append)
     assert said == [
         "  events (events.csv): rating: number, size: number (10 buckets)",
         # The schema calls the price a number, though these are whole.
@@ -316,8 +317,9 @@ def test_a_run_says_what_each_column_is_taken_for(tmp_path):
         "the first 2 rows)",
     ]
     typed = {"model": "popularity", "data.source": str(tmp_path)}
+    typed["check.allowed_anomalies"] = "items.price"  # which the schema calls a number
     run = config.load(None, {**typed, "data.columns.types.price": "category"})
-    local.say_how_it_is_read(run, tmp_path, "generic", "csv", said.append)
+    preflight.check(run, said.append)
     assert "price: category (2 values in the first 2 rows)" in said[-1]
 
 
@@ -364,3 +366,51 @@ def test_runs_on_lists_or_with_weights_have_names_of_their_own():
     ]
     assert named[0].endswith("-event_type-search")
     assert named[1].endswith("-event_type-search-importance")
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        (None, {}),
+        ("processes", {"beam.runner": "processes"}),
+        (
+            "{runner: prism, options: {job_endpoint: 'localhost:1'}}",
+            {"beam.runner": "prism", "beam.options": {"job_endpoint": "localhost:1"}},
+        ),
+    ],
+)
+def test_an_engine_is_said_by_its_name_or_as_the_file_does(said, expected):
+    assert config.parse_beam(said) == expected
+
+
+def test_a_flag_changes_of_the_engine_what_it_says(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "beam: {runner: portable, options: {job_endpoint: 'jobs:1', environment_config: 'p:2'}}"
+    )
+    flags = config.parse_beam("prism") | config.parse_settings(
+        ("beam.options.environment_config=p:3",)
+    )
+    engine = config.load(str(tmp_path / "run.yaml"), flags).beam
+    assert engine.runner == "prism"
+    assert engine.options == {"job_endpoint": "jobs:1", "environment_config": "p:3"}
+    with pytest.raises(ConfigError, match="--beam requires a runner's name.*received '3'"):
+        config.parse_beam("3")
+    with pytest.raises(ConfigError, match="unknown key 'beam.option'; did you mean 'options'"):
+        config.load(None, config.parse_beam("{option: {}}"))
+
+
+def test_models_are_pushed_to_a_place_of_their_own(tmp_path):
+    def pushes(**said):
+        run = {"model": "ease", "name": "shop", "output": str(tmp_path), **said}
+        return config.load(None, run).serving_dir
+
+    assert pushes() == f"{tmp_path}/serving/shop"
+    assert pushes(push="s3://shop/models/") == "s3://shop/models/shop"
+    assert pushes(push="models") == str(Path("models/shop").absolute())
+
+
+def test_a_run_is_not_kept_in_a_bucket():
+    with pytest.raises(ConfigError, match="output: required: a folder of this.*received s3"):
+        local.run(config.load(None, {"output": "s3://shop/runs"}), lambda line: None)
+    with pytest.raises(ConfigError, match="required: a path, or a URI.*received http://shop/data"):
+        local.find_data(config.load(None, {"data.source": "http://shop/data"}), lambda line: None)

@@ -30,7 +30,7 @@ def recsys_here(*arguments):
 
 
 def versions(run):
-    return sorted(path.name for path in (run.output / "serving").glob("*/*"))
+    return sorted(path.name for path in (run.output / "serving").glob("*/[0-9]*"))
 
 
 def test_ctrl_c_ends_a_run_with_one_line(toy_run):
@@ -74,9 +74,7 @@ def test_an_unchanged_run_comes_from_the_cache(toy_run):
     again = recsys_here(*toy_run.arguments)
     assert again.exit_code == 0, again.output
     record = lineage.load_run(toy_run.output)
-    assert record.cached and {
-        step.state for node, step in record.steps.items() if node != "LastBlessed"
-    } == {"cached"}
+    assert record.cached and {step.state for step in record.steps.values()} == {"cached"}
     assert "served from the cache" in again.stdout and versions(toy_run) == before
 
 

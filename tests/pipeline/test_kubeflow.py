@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from models.names.errors import ConfigError
 from pipeline import kubeflow
+from pipeline.cluster import ClusterConfig
 from pipeline.config import DataConfig, RunConfig
-from tests.pipeline.kubeflow_steps import IMAGE_ROOT, Steps, run_here
+from tests.pipeline.kubeflow_steps import COMMAND, IMAGE_ROOT, Steps, read, run_here, run_process
 
 # Of the model, the folder and its path, and the split.
 NAME = "two-tower-events-[0-9a-f]{8}-leave-one-out"
@@ -28,7 +28,10 @@ CLASSES = {
     "TableReader": "components.read.table_reader.TableReaderExecutor",
     "TableCheck": "components.check.table_check.TableCheckExecutor",
     "ExampleBuilder": "components.build.example_builder.ExampleBuilderExecutor",
+    "LastBlessed": "components.gate.last_blessed.LastBlessedExecutor",
+    "Evaluator": "components.gate.evaluator.EvaluatorExecutor",
     "Canary": "components.canary.canary.CanaryExecutor",
+    "Pusher": "components.gate.pusher.PusherExecutor",
 }
 
 pytestmark = [pytest.mark.timeout(1200)]
@@ -42,14 +45,15 @@ def needs_kfp():
 
 def config(source="/mnt/data/events", output="gs://bucket/runs", **values):
     data = DataConfig(source=str(source), schema="movielens")
-    return RunConfig(data=data, output=str(output), hyper_parameters={"epochs": 2}, **values)
+    values = {"hyper_parameters": {"epochs": 2}, **values}
+    return RunConfig(data=data, output=str(output), **values)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> Path:
-    """The default model's run, compiled to a JSON file."""
+    """The default model's run, compiled."""
     needs_kfp()
-    target = tmp_path_factory.mktemp("compiled") / "pipeline.json"
+    target = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     line = kubeflow.compile_pipeline(config(), str(target), IMAGE)
     assert str(target) in line and IMAGE in line and "not run on a cluster" in line
     return target
@@ -57,7 +61,7 @@ def compiled(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def steps(compiled) -> Steps:
-    return Steps(json.loads(compiled.read_text("utf-8")), Path("/unused"))
+    return Steps(read(compiled), Path("/unused"))
 
 
 def local_pipeline(config: RunConfig):
@@ -77,8 +81,11 @@ def local_pipeline(config: RunConfig):
 
 
 def local_dependencies() -> dict[str, set[str]]:
-    """Component -> the components before it, in the pipeline that runs on this machine."""
-    components = local_pipeline(config()).components
+    """Component -> the components before it, in the pipeline that runs on this machine.
+
+    On a cluster a submission says whether to start warm, so that the Trainer waits for the model.
+    """
+    components = local_pipeline(config(warm_start=True)).components
     return {node.id: {before.id for before in node.upstream_nodes} for node in components}
 
 
@@ -97,11 +104,11 @@ def test_a_warm_training_is_another_one_than_a_cold_one():
 def test_several_processes_train_here_or_in_pods_of_their_own():
     """What they are does not tell the training apart: the same fingerprint."""
     from pipeline import dag
-    from pipeline.workers import WorkersConfig
+    from pipeline.cluster import ClusterConfig
 
     def trainer(pod=None, **cluster):
         nodes = dag.create_pipeline(
-            config(cluster=WorkersConfig(**cluster)),
+            config(cluster=ClusterConfig(**cluster)),
             source="",
             fingerprint="",
             schemas="movielens",
@@ -118,17 +125,12 @@ def test_several_processes_train_here_or_in_pods_of_their_own():
     run_fn, here = trainer(workers=2)
     assert run_fn == "models.training.launcher.run_fn" and here["cluster"]["workers"] == 2
     run_fn, away = trainer({"container": {"image": IMAGE}}, workers=2, shared_folder="/mnt/x")
-    assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["documents"])
+    assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["pod"])
     assert alone["fingerprint"] == here["fingerprint"] == away["fingerprint"]
 
 
 def test_dependencies_are_those_of_the_local_pipeline(steps):
-    # Kubeflow finds the last blessed model in two tasks, the blessing and then its model; they
-    # count as one.
-    found: dict[str, set[str]] = {}
-    for name, task in steps.tasks.items():
-        one, *before = (part.split("-")[0] for part in (name, *task.dependent_tasks))
-        found.setdefault(one, set()).update(set(before) - {one})
+    found = {name: set(task.dependent_tasks) for name, task in steps.tasks.items()}
     assert found == local_dependencies()
 
 
@@ -146,19 +148,9 @@ def test_every_input_comes_from_an_output_of_its_type(steps):
 
 
 def test_executors_name_our_classes_and_the_image(steps):
-    executors = {name: steps.executor(name) for name in steps.tasks}
-    containers = {
-        name: executor.container
-        for name, executor in executors.items()
-        if executor.HasField("container")
-    }
-    # All but the two tasks of the resolver.
-    assert set(steps.tasks) - set(containers) == {
-        "LastBlessed-model-blessing-resolver",
-        "LastBlessed-model-resolver",
-    }
+    containers = {name: steps.container(name) for name in steps.tasks}
     for container in containers.values():
-        assert container.image == IMAGE and list(container.command[:2]) == ["python", "-m"]
+        assert container.image == IMAGE and list(container.command) == COMMAND
         assert list(container.args[:1]) == ["--executor_class_path"] and "{{$}}" in container.args
     assert {name: containers[name].args[1] for name in CLASSES} == CLASSES
     assert "--direct_running_mode=in_memory" in containers["Transform"].args
@@ -172,50 +164,225 @@ def test_places_are_those_of_the_cluster(steps, compiled):
     _, _, name = steps.spec.default_pipeline_root.rpartition("/")
     assert re.fullmatch(NAME, name)
     assert steps.spec.default_pipeline_root == f"gs://bucket/runs/{name}"
-    assert constant("TableReader", "source") == "/mnt/data/events"
-    assert constant("Schema_items", "schema_file") == "schema/movielens/items.pbtxt"
+    assert constant("Schema-items", "schema_file") == "schema/movielens/items.pbtxt"
     assert (
         constant("ExampleBuilder", "schema_folder")
         == constant("TableCheck", "schema_folder")
         == "schema/movielens"
     )
-    assert f"gs://bucket/runs/serving/{name}" in constant("Pusher", "push_destination")
+    pushed = f"gs://bucket/runs/serving/{name}"
+    assert constant("Pusher", "destination") == constant("LastBlessed", "destination") == pushed
+    # On a cluster an unchanged run is of new data: its own last model is compared with as well.
+    assert "other_than" not in steps.tasks["LastBlessed"].inputs.parameters
     assert constant("Trainer", "run_fn") == "models.training.trainer.run_fn"
     training = json.loads(constant("Trainer", "custom_config"))
     assert training["hyper_parameters"]["epochs"] == 2 and "checkpoint_dir" not in training
-    # What the reader finds may have changed since the file was compiled.
+    # What they find may have changed since the file was compiled.
     uncached = {name for name, task in steps.tasks.items() if not task.caching_options.enable_cache}
-    assert {name for name in uncached if "resolver" not in name} == {"TableReader"}
+    assert uncached == {"TableReader", "LastBlessed"}
 
 
-def test_yaml_holds_the_same_and_compiling_twice_gives_the_same(compiled, tmp_path):
-    again = tmp_path / "pipeline.yaml"
-    kubeflow.compile_pipeline(config(), str(again), IMAGE)
-    assert yaml.safe_load(again.read_text("utf-8")) == json.loads(compiled.read_text("utf-8"))
+def test_json_holds_the_specification_alone_and_compiling_twice_gives_the_same(compiled, tmp_path):
+    again = tmp_path / "pipeline.json"
+    asked = config(cluster=ClusterConfig(pull_policy="Always"))
+    kubeflow.compile_pipeline(asked, str(again), IMAGE)
+    assert json.loads(again.read_text("utf-8")) == read(compiled)[0]
 
 
-def test_the_first_steps_run_by_their_command_lines(toy_source, tmp_path, monkeypatch):
+def test_a_volume_is_for_the_pushes_and_not_the_root_of_artifacts(tmp_path):
+    needs_kfp()
+    target = tmp_path / "pipeline.yaml"
+    kubeflow.compile_pipeline(config(output="/mnt/models"), str(target))
+    spec, _ = read(target)
+    assert "defaultPipelineRoot" not in spec
+    pushed = spec["root"]["dag"]["tasks"]["Pusher"]["inputs"]["parameters"]["destination"]
+    assert re.fullmatch(f"/mnt/models/serving/{NAME}", pushed["runtimeValue"]["constant"])
+
+
+def test_parameters_of_a_run_reach_the_steps_that_take_them(steps, tmp_path):
+    opened = steps.spec.root.input_definitions.parameters
+    assert {name: one.default_value.WhichOneof("kind") for name, one in opened.items()} == {
+        "data": "string_value",
+        "seed": "number_value",
+        "hyper_parameters": "struct_value",
+        "warm_start": "bool_value",
+    }
+    assert opened["data"].default_value.string_value == "/mnt/data/events"
+    # A model that is fitted in closed form has no use for a warm start.
+    target = tmp_path / "pipeline.yaml"
+    asked = config(model="ease", hyper_parameters={})
+    kubeflow.compile_pipeline(asked, str(target))
+    spec, _ = read(target)
+    assert set(spec["root"]["inputDefinitions"]["parameters"]) == set(opened) - {"warm_start"}
+    trainer = spec["root"]["dag"]["tasks"]["Trainer"]
+    assert "LastBlessed" not in trainer["dependentTasks"]
+
+
+def test_what_is_asked_of_a_cluster_stands_in_the_two_documents(tmp_path):
+    needs_kfp()
+    cluster = ClusterConfig.parse(
+        {
+            "image": "registry.example/own:2",
+            "volumes": {"/mnt/data": "shop-data", "/mnt/models": "shop-models"},
+            "memory": {"all": "2Gi", "Trainer": "16G"},
+            "cpu": {"Trainer": 8},
+            "gpus": {"Trainer": 1},
+            "retries": 2,
+            "environment": {"AWS_ENDPOINT_URL": "http://minio:9000"},
+            "secrets": {"AWS_ACCESS_KEY_ID": "store/accesskey", "AWS_SECRET": "store/secretkey"},
+            "secret_files": {"/mnt/keys": "gcs-key"},
+            "pull_policy": "Always",
+            "pull_secrets": "registry",
+            "node_labels": {"pool": "recsys"},
+        }
+    )
+    target = tmp_path / "pipeline.yaml"
+    kubeflow.compile_pipeline(config(output="/mnt/models/runs", cluster=cluster), str(target))
+    steps = Steps(read(target), Path("/unused"))
+    trainer, reader = steps.container("Trainer"), steps.container("TableReader")
+    assert trainer.image == reader.image == "registry.example/own:2"
+    assert (trainer.resources.memory_limit, trainer.resources.cpu_limit) == (16.0, 8.0)
+    assert reader.resources.memory_limit == pytest.approx(2 * 1024**3 / 1e9)  # in GB
+    assert trainer.resources.accelerator.type == "nvidia.com/gpu"
+    assert trainer.resources.accelerator.count == 1 and not reader.resources.accelerator.count
+    assert [(one.name, one.value) for one in reader.env] == [
+        ("AWS_ENDPOINT_URL", "http://minio:9000")
+    ]
+    assert {task.retry_policy.max_retry_count for task in steps.tasks.values()} == {2}
+    _, platforms = read(target)
+    executors = platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert len(executors) == len(steps.tasks)
+
+    def constant(name):
+        return {"runtimeValue": {"constant": name}}
+
+    store = {"secretName": "store", "secretNameParameter": constant("store")}
+    asked = {
+        "imagePullPolicy": "Always",
+        "pvcMount": [
+            {"mountPath": path, "constant": claim, "pvcNameParameter": constant(claim)}
+            for path, claim in (("/mnt/data", "shop-data"), ("/mnt/models", "shop-models"))
+        ],
+        "secretAsEnv": [
+            {
+                **store,
+                "keyToEnv": [
+                    {"secretKey": "accesskey", "envVar": "AWS_ACCESS_KEY_ID"},
+                    {"secretKey": "secretkey", "envVar": "AWS_SECRET"},
+                ],
+            }
+        ],
+        "secretAsVolume": [
+            {
+                "mountPath": "/mnt/keys",
+                "secretName": "gcs-key",
+                "secretNameParameter": constant("gcs-key"),
+            }
+        ],
+        "imagePullSecret": [
+            {"secretName": "registry", "secretNameParameter": constant("registry")}
+        ],
+        "nodeSelector": {"labels": {"pool": "recsys"}},
+    }
+    assert executors["TableReader_executor"] == asked
+    tolerated = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert executors["Trainer_executor"] == {**asked, "tolerations": tolerated}
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"memory": {"Trainer": "lots"}}, "cluster.memory.* must be a number of bytes such as"),
+        ({"volumes": {"data": "claim"}}, "cluster.volumes.* must be an absolute path such as"),
+        ({"secrets": {"TOKEN": "store"}}, "cluster.secrets.* must be SECRET/KEY"),
+        ({"gpu": {"Trainer": 1}}, "cluster.gpu.*gpus"),
+    ],
+)
+def test_what_no_cluster_can_give_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.parse({"cluster": values})
+
+
+def test_a_step_that_is_not_there_and_a_folder_on_no_volume_are_refused(tmp_path):
+    cluster = ClusterConfig(volumes={"/mnt/models": "models"})
+    target = str(tmp_path / "pipeline.yaml")
+    with pytest.raises(ConfigError, match="data.source: required: a folder on one of .*/mnt/mod"):
+        kubeflow.compile_pipeline(config(cluster=cluster), target)
+    with pytest.raises(ConfigError, match="^output: required: a folder on one of cluster.volumes"):
+        asked = config(source="/mnt/models/x", output="/mnt/modelsx", cluster=cluster)
+        kubeflow.compile_pipeline(asked, target)
+    with pytest.raises(ConfigError, match="cluster.gpus: .* no step 'Trainr'; did you mean 'Train"):
+        ClusterConfig(gpus={"Trainr": 1}).require_known_steps(["Trainer", "Pusher"])
+
+
+# A whole run is of a model that costs little, on the toy log, with the gate open.
+CHEAP = {
+    "model": "bpr_mf",
+    "hyper_parameters": {"epochs": 1},
+    "gate": {"min_lift": -1.0, "max_regression": 1.0, "z": 0.0},
+}
+
+
+TRAINED = ("LastBlessed", "Trainer", "Evaluator", "Canary", "Pusher")
+
+
+@pytest.mark.end_to_end
+def test_the_whole_of_it_runs_as_kubeflow_pipelines_would(toy_source, tmp_path, monkeypatch):
+    """Read to push; then one that starts warm, is compared with the first and is not blessed."""
     needs_kfp()
     monkeypatch.chdir(IMAGE_ROOT)
-    target, root = tmp_path / "pipeline.json", tmp_path / "artifacts"
-    kubeflow.compile_pipeline(config(toy_source, root), str(target))
-    steps = Steps(json.loads(target.read_text("utf-8")), root, run_here)
+    models = tmp_path / "volume"
+
+    def documents(**values):
+        target = tmp_path / "pipeline.yaml"
+        kubeflow.compile_pipeline(config(toy_source, models, **{**CHEAP, **values}), str(target))
+        return read(target)
+
+    first = Steps(documents(), tmp_path, run_here)
+    found = {task: first.run(task) for task in first.order()}
     # The toy log: 60 users with 9 events each, for a ring of 10 items is never gone round
-    # (`write_toy_source`).
-    read = steps.run("TableReader")
-    assert read["events"].metadata["kept"] == 540 and read["events"].metadata["rejected"] == 0
-    measured = steps.run("StatisticsGen_events")["statistics"]
-    assert (
-        measured.metadata["split_names"] == '["all"]'
-        and (Path(measured.uri) / "Split-all" / "FeatureStats.pb").is_file()
-    )
-    assert (Path(steps.run("Schema_events")["schema"].uri) / "schema.pbtxt").is_file()
-    steps.run("ExampleValidator_events")
-    # Our own artifact type is imported by its name in the file, in the step that reads it.
-    assert steps.run("TableCheck")["report"].metadata["duplicates"] == 0
-    # Leave-one-out: a user's last event is for test, the one before for validation: 540 - 2 * 60
-    # are left.
-    assert steps.run("ExampleBuilder")["examples"].metadata["train_rows"] == 420
+    # (`write_toy_source`); leave-one-out takes two of each.
+    read_rows = found["TableReader"]["events"]
+    assert (read_rows["kept"], read_rows["rejected"]) == (540, 0)
+    assert found["TableCheck"]["report"]["duplicates"] == 0
+    assert found["ExampleBuilder"]["examples"]["train_rows"] == 540 - 2 * 60
+    assert found["LastBlessed"]["model"].keys() == {"tfx_version"}  # there is none
+    blessing = found["Evaluator"]["blessing"]
+    assert blessing["blessed"] == 1 and "baseline_model" not in blessing
+    # A path in the metadata is what the consumer would look for in the store.
+    assert blessing["current_model"].startswith("minio://mlpipeline/")
+    assert found["Pusher"]["pushed_model"]["pushed"] == 1
+    (serving,) = (models / "serving").iterdir()
+    (version,) = serving.glob("[0-9]*")
+
+    # The Trainer and what follows it, submitted with other settings, against a floor that nothing
+    # reaches: the model is compared, not tried and not pushed.
+    set_now = {"seed": 7, "hyper_parameters": {"epochs": 2}, "warm_start": True}
+    second = Steps(documents(gate={"min_lift": 5.0}), tmp_path, run_here, set_now, after=first)
+    found = {task: second.run(task) for task in TRAINED}
+    assert found["LastBlessed"]["model"]["version"] == int(version.name)
+    log = json.loads((second.folder("Trainer", "model_run") / "training.json").read_text("utf-8"))
+    assert (log["seed"], log["hyper_parameters"]["epochs"]) == (7, 2)
+    assert log["warm_start"]["complete"] and log["warm_start"]["rows"] > 0
+    blessing = found["Evaluator"]["blessing"]
+    assert blessing["blessed"] == 0 and blessing["baseline_model"].startswith("minio://")
+    evaluation = second.folder("Evaluator", "evaluation") / "eval_config.json"
+    specs = json.loads(evaluation.read_text("utf-8"))["evalConfig"]["modelSpecs"]
+    assert sorted(one.get("isBaseline", False) for one in specs) == [False, True]
+    assert found["Canary"]["blessing"]["reason"] == "the gate did not bless the model"
+    assert found["Pusher"]["pushed_model"]["pushed"] == 0
+    assert list(serving.glob("[0-9]*")) == [version]
+
+
+def test_a_steps_process_ends_at_once_with_its_work_done(tmp_path):
+    """As `python -m`, whose end is `os._exit`; the curated schema is the cheapest step."""
+    needs_kfp()
+    target = tmp_path / "pipeline.yaml"
+    kubeflow.compile_pipeline(config(), str(target))
+    steps = Steps(read(target), tmp_path, run_process)
+    (schema,) = steps.run("Schema-events").values()
+    assert schema["tfx_version"]
+    assert (steps.folder("Schema-events", "schema") / "schema.pbtxt").is_file()
 
 
 @pytest.fixture(scope="session")
@@ -266,7 +433,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 loaded = components.load_component_from_file(sys.argv[1])
 # Once more without leniency: a field that today's specification does not know is an error.
-spec = yaml.safe_load(open(sys.argv[1], encoding="utf-8"))
+spec = next(yaml.safe_load_all(open(sys.argv[1], encoding="utf-8")))
 json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
 json_format.ParseDict(spec["deploymentSpec"], pipeline_spec_pb2.PipelineDeploymentConfig())
 print(kfp.__version__, loaded.name, len(loaded.pipeline_spec.root.dag.tasks))
@@ -288,7 +455,7 @@ def test_an_environment_without_kfp_is_told_what_to_install(tmp_path, monkeypatc
     with pytest.raises(
         ConfigError, match="recsys compile needs Kubeflow's package .*pip install 'kfp"
     ):
-        kubeflow.compile_pipeline(config(), str(tmp_path / "pipeline.json"))
+        kubeflow.compile_pipeline(config(), str(tmp_path / "pipeline.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -301,6 +468,7 @@ def test_an_environment_without_kfp_is_told_what_to_install(tmp_path, monkeypatc
         ),
         ({"source": "gs://bucket/events"}, "p.json", "data.source: required for a cluster"),
         ({"output": "runs"}, "p.json", "output: required for a cluster: a URI .* received 'runs'"),
+        ({"output": "minio://b/runs"}, "p.yaml", "output: required for a cluster: a URI"),
         ({"name": "???"}, "p.json", "name: required for a cluster: letters"),
         ({}, "p.txt", "--to requires a name that ends in .json, .yaml or .yml; received"),
     ],
@@ -327,8 +495,15 @@ def test_names_become_legal():
     assert kubeflow.legal_name("a" * 140 + "b") != kubeflow.legal_name("a" * 140 + "c")
 
 
-def test_the_image_holds_what_the_steps_import():
-    lines = (IMAGE_ROOT / "pipeline" / "Dockerfile").read_text("utf-8").splitlines()
+@pytest.mark.parametrize(
+    "file, lane, python",
+    [("Dockerfile", "portable", "3.10"), ("Dockerfile.current", "current", "3.12")],
+)
+def test_the_image_of_a_lane_holds_what_the_steps_import(file, lane, python):
+    text = (IMAGE_ROOT / "pipeline" / file).read_text("utf-8")
+    lines = text.splitlines()
     for folder in ("components", "models", "pipeline", "schema", "serving"):
         assert f"COPY {folder} {folder}" in lines
-    assert "COPY requirements/portable.txt /tmp/portable.txt" in lines
+    assert f"--requirements requirements/{lane}.in --constraints requirements/{lane}.txt" in text
+    assert text.count(f"FROM python:{python}-slim") == 2
+    assert lines[-1] == "USER 10001:10001"

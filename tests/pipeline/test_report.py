@@ -458,6 +458,29 @@ def test_a_run_that_failed_early_says_what_it_has_not(tmp_path):
     assert "Interrupted after Trainer" in Run(tmp_path / "killed").train(EPOCHS).page().text[""]
 
 
+@pytest.mark.parametrize(
+    "part, told",
+    [
+        ({"sessions": {"gap_minutes": 30, "sessions": 4}}, "Cut into 4 sessions, by gaps of 30"),
+        ({"positives": {"column": "kind", "types": [], "others": 0, "collapsed": 3}}, "3 repeats"),
+        (
+            {"filters": {"rounds": 2, "dropped": {"items": {"groups": 1, "events": 5}}}},
+            "counted 2 times until all that is left has enough: 1 items with 5 events",
+        ),
+    ],
+    ids=["sessions", "positives", "filters"],
+)
+def test_each_part_of_the_selection_may_stand_alone(tmp_path, part, told):
+    """A run with positives and without sessions ended in a traceback, its model pushed."""
+    run = Run(tmp_path).read(EVENTS).build(QUERIES)
+    path = tmp_path / "ExampleBuilder/examples/1/report.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "selection": {"events": 9, **part}})
+    )
+    text = run.page().text["data"]
+    assert "Of 9 events read." in text and told in text
+
+
 def test_rows_that_were_read_rejected_and_dropped(tmp_path):
     first = {"count": 2, "file": "/data/toy.events", "line": 7, "received": "<b>five</b>"}
     page = (
@@ -496,7 +519,7 @@ def test_a_long_log_is_described_by_its_statistics(tmp_path, monkeypatch):
                 low_rank=rank, high_rank=rank, sample_count=count
             )
             feature.string_stats.top_values.add(value=f"<i>{rank}</i>", frequency=count)
-    (folder,) = run.step("StatisticsGen_events", ("statistics",)).values()
+    (folder,) = run.step("StatisticsGen-events", ("statistics",)).values()
     (folder / "Split-all").mkdir()
     (folder / "Split-all" / "FeatureStats.pb").write_bytes(found.SerializeToString())
     monkeypatch.setattr(report_data, "_ROWS", 3)

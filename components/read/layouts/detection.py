@@ -18,6 +18,7 @@ from components.read.layouts.parts import TYPES, check_said, listed
 from components.read.sources import Source, is_read_as_it_is
 from components.read.times import DAY, UNITS
 from components.tables.names import PART, REQUIRED, ROW, TABLES
+from components.tables.places import Place, open_binary, place
 from models.names.errors import ConfigError, DataError, nearest
 
 
@@ -113,8 +114,8 @@ def _without(source: Source, ignored: Collection[str]) -> Source:
     return replace(source, fields=tuple(kept))
 
 
-def _folder(folder: str) -> Path:
-    path = Path(folder)
+def _folder(folder: str) -> Place:
+    path = place(folder)
     if not path.is_dir():
         raise DataError(
             f"the data folder {folder} does not exist; required: a folder with the source's files"
@@ -180,9 +181,9 @@ def checked(source: Source) -> Source:
         note = f"{Path(source.files[0]).name}: {gone} is left out: the reader has its own"
         source = replace(source, fields=fields, notes=(*source.notes, note))
     for file in source.files:
-        if not Path(file).is_file():
+        if not place(file).is_file():
             raise DataError(f"{file} is missing; required: the file of the table {source.table}")
-        if Path(file).stat().st_size == 0:
+        if place(file).stat().st_size == 0:
             raise DataError(f"{file} is empty; required: rows of the table {source.table}")
     for name in REQUIRED[source.table]:
         if name not in names and not source.anonymous:
@@ -194,16 +195,16 @@ def checked(source: Source) -> Source:
             )
     if source.format in ("text", "csv"):
         for file in source.files:
-            _check_end(Path(file), source)
+            _check_end(place(file), source)
     return source
 
 
-def _check_end(path: Path, source: Source) -> None:
+def _check_end(path: Place, source: Source) -> None:
     """A last line that has neither all its fields nor an end is the mark of a broken download."""
     if not is_read_as_it_is(path, source.encoding):  # a checksum says when it is cut off
         return
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         file.seek(max(0, size - (1 << 16)))
         tail = file.read()
     if tail.endswith((b"\n", b"\x1a")) or b"\n" not in tail and size > 1 << 16:
@@ -214,7 +215,7 @@ def _check_end(path: Path, source: Source) -> None:
         if b'"' in tail:
             return
     if received < source.width:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             line = 1 + sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
         raise DataError(
             f"{path}, line {line}: the file ends in the middle of a line; required: "

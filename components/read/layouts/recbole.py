@@ -34,10 +34,9 @@ def atomic(path: Path, options: Mapping[str, Any]) -> list[Source]:
             f"{path}: required: one file that ends in .inter; received: "
             f"{', '.join(file.name for file in found) or 'none'}"
         )
-    stem = found[0].with_suffix("")
     sources = []
     for table, suffix in zip(TABLES, (".inter", ".item", ".user")):
-        file = stem.with_name(stem.name + suffix)
+        file = found[0].parent / (found[0].stem + suffix)
         if table != "events" and not file.is_file():
             sources.append(Source(table))
             continue

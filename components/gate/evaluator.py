@@ -1,0 +1,38 @@
+"""`Evaluator`: TFX's own, for which a baseline without a model is none."""
+
+from typing import Any
+
+from tfx import types
+from tfx.components import Evaluator as TfxEvaluator
+from tfx.components.evaluator import executor
+from tfx.dsl.components.base import executor_spec
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.gate import ledger
+
+_BASELINE = "baseline_model"
+
+
+class EvaluatorExecutor(executor.Executor):
+    """Leaves the baseline out where `LastBlessed` has found none: every output is one artifact."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Evaluates the model."""
+        given = dict(input_dict)
+        if given.get(_BASELINE):
+            baseline = artifact_utils.get_single_instance(given[_BASELINE])
+            if not ledger.holds_model(path_utils.serving_model_dir(baseline.uri)):
+                del given[_BASELINE]
+        super().Do(given, output_dict, exec_properties)
+
+
+class Evaluator(TfxEvaluator):
+    """Measures a model, and the last blessed one where there is one; see TFX's Evaluator."""
+
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(EvaluatorExecutor)

@@ -168,49 +168,50 @@ class ClusterConfig(WorkersConfig):
             ]
         return found
 
-    def pod(self, step: str) -> dict[str, Any]:
-        """What each process of a training by several is given, see `workers.documents`."""
-        found = self.resources(step)
-        limits = {
-            "memory": self.memory.get(step, self.memory.get(ALL)),
-            "cpu": found.get("cpuLimit"),
-        }
-        limits[self.gpu_type] = self.gpus.get(step)
-        env = [{"name": name, "value": value} for name, value in self.environment.items()]
-        for variable, place in self.secrets.items():
+    def pod(self, step: str, image: str) -> dict[str, Any]:
+        """What each process of a training by several is given, see `pipeline.workers.documents`.
+
+        The same as the step itself gets, by Kubernetes' own names.
+        """
+        limits: dict[str, str] = {}
+        if memory := self.memory.get(step, self.memory.get(ALL)):
+            limits["memory"] = memory.replace(" ", "")
+        if cpu := self.cpu.get(step, self.cpu.get(ALL)):
+            limits["cpu"] = f"{cpu:g}"
+        if count := self.gpus.get(step):
+            limits[self.gpu_type] = str(count)
+        env: list[dict[str, Any]] = [
+            {"name": name, "value": value} for name, value in self.environment.items()
+        ]
+        for name, place in self.secrets.items():
             secret, key = place.split("/")
             reference = {"secretKeyRef": {"name": secret, "key": key}}
-            env.append({"name": variable, "valueFrom": reference})
-        mounted = {
-            **{
-                path: {"persistentVolumeClaim": {"claimName": name}}
-                for path, name in self.volumes.items()
-            },
-            **{path: {"secret": {"secretName": name}} for path, name in self.secret_files.items()},
+            env.append({"name": name, "valueFrom": reference})
+        mounts, volumes = [], []
+        claims = {
+            path: {"persistentVolumeClaim": {"claimName": c}} for path, c in self.volumes.items()
         }
-        spec: dict[str, Any] = {
-            "volumes": [
-                {"name": f"volume-{number}", **source}
-                for number, source in enumerate(mounted.values())
-            ],
-            "imagePullSecrets": [{"name": name} for name in self.pull_secrets],
-            "nodeSelector": self.node_labels,
-            "tolerations": self.kubernetes(step).get("tolerations", []),
-        }
+        files = {path: {"secret": {"secretName": s}} for path, s in self.secret_files.items()}
+        for number, (path, source) in enumerate({**claims, **files}.items()):
+            mounts.append({"name": f"volume-{number}", "mountPath": path})
+            volumes.append({"name": f"volume-{number}", **source})
+        spec: dict[str, Any] = {"volumes": volumes}
+        if self.pull_secrets:
+            spec["imagePullSecrets"] = [{"name": name} for name in self.pull_secrets]
+        if self.node_labels:
+            spec["nodeSelector"] = self.node_labels
+        if step in self.gpus:
+            spec["tolerations"] = [
+                {"key": self.gpu_type, "operator": "Exists", "effect": "NoSchedule"}
+            ]
         container = {
-            "image": self.image,
+            "image": image,
             "imagePullPolicy": self.pull_policy,
+            "resources": {"limits": limits},
             "env": env,
-            "volumeMounts": [
-                {"name": f"volume-{number}", "mountPath": path}
-                for number, path in enumerate(mounted)
-            ],
-            "resources": {"limits": {name: str(most) for name, most in limits.items() if most}},
+            "volumeMounts": mounts,
         }
-        return {
-            "container": {name: value for name, value in container.items() if value},
-            "spec": {name: value for name, value in spec.items() if value},
-        }
+        return {"container": container, "spec": spec}
 
 
 def _constant(value: str) -> dict[str, Any]:

@@ -209,8 +209,9 @@ def create_pipeline(
         if checkpoint_root:
             own["checkpoint_dir"] = str(Path(checkpoint_root) / fingerprint)
         if processes and training_pod is not None:
-            name = workers.job_name(config.pipeline_name, fingerprint)
-            own["cluster"] = workers.on_kubernetes(config.cluster, processes, name, training_pod)
+            own["cluster"] = workers.on_kubernetes(
+                config.cluster, processes, config.pipeline_name, training_pod
+            )
         elif processes:
             own["cluster"] = processes
         return {**training, **own}

@@ -187,7 +187,7 @@ def _compile(
         hyper_parameters=settings.model_dump(mode="json"),
         pipeline_root=f"{output}/{config.pipeline_name}",
         serving_dir=f"{output}/serving/{config.pipeline_name}",
-        training_pod=config.cluster.pod("Trainer"),
+        training_pod=config.cluster.pod("Trainer", image),
     )
     # Version 2.1 of the specification: the one that today's Kubeflow Pipelines reads.
     runner_config = kubeflow.KubeflowV2DagRunnerConfig(

@@ -8,6 +8,7 @@ end. Every process runs the same command, `python -m models.training.worker ARGU
 Light: no TensorFlow.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -28,7 +29,6 @@ from models.training.launcher import roles, write_arguments
 
 _PORT = 2222
 _API = "trainer.kubeflow.org/v1alpha1"
-_ARGUMENTS = "ARGUMENTS"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _POLL_SECONDS = 10.0
 _LONGEST_NAME = 40  # Kubernetes adds to it for pods
@@ -94,7 +94,7 @@ def on_kubernetes(
     Args:
         config: of the run.
         settings: of `trainer_settings`.
-        name: of `job_name`.
+        name: of the pipeline.
         pod: see `documents`.
 
     Raises:
@@ -106,19 +106,19 @@ def on_kubernetes(
             "cluster.shared_folder: required for several processes on a cluster: the absolute path "
             f"of a folder on a volume that all of them mount; received {folder!r}"
         )
-    return {**settings, "shared_folder": folder, "documents": documents(name, settings, pod)}
+    return {**settings, "shared_folder": folder, "name": name, "pod": pod}
 
 
 def run_fn_of(settings: dict[str, Any]) -> str:
     """The dotted name of the Trainer's `run_fn` for its settings."""
     if not settings:
         return "models.training.trainer.run_fn"
-    here = "documents" not in settings
+    here = "pod" not in settings
     return "models.training.launcher.run_fn" if here else "pipeline.workers.run_fn"
 
 
 def documents(
-    name: str, settings: dict[str, Any], pod: dict[str, Any], file: str = _ARGUMENTS
+    name: str, settings: dict[str, Any], pod: dict[str, Any], file: str
 ) -> list[dict[str, Any]]:
     """The TrainingRuntime and the TrainJob of a training.
 
@@ -254,12 +254,16 @@ def run_fn(fn_args: Any, api: "Kubernetes | None" = None) -> None:
             f"cluster.shared_folder: {shared} is not there; required: a folder on a volume that "
             "this step and all processes of a training mount by the same path"
         )
-    job = fn_args.custom_config["cluster"]["documents"][-1]
-    folder = shared / job["metadata"]["name"]
+    settings = fn_args.custom_config["cluster"]
+    # Of what is trained: a step that is tried again finds its checkpoints.
+    told = json.dumps([fn_args.custom_config, fn_args.base_model], sort_keys=True)
+    name = job_name(settings["name"], hashlib.sha256(told.encode()).hexdigest())
+    folder = shared / name
     staged = _staged(fn_args, folder)
-    _train(write_arguments(staged), fn_args.custom_config["cluster"]["documents"], api)
-    for name in ("serving_model_dir", "model_run_dir"):
-        shutil.copytree(getattr(staged, name), getattr(fn_args, name), dirs_exist_ok=True)
+    file = write_arguments(staged)
+    _train(documents(name, settings, settings["pod"], file), api or Kubernetes.here())
+    for made in ("serving_model_dir", "model_run_dir"):
+        shutil.copytree(getattr(staged, made), getattr(fn_args, made), dirs_exist_ok=True)
     shutil.rmtree(folder)
 
 
@@ -270,7 +274,7 @@ def _staged(fn_args: Any, folder: Path) -> SimpleNamespace:
     """
     places = {"transform_graph_path": "graph", "schema_path": "schema/schema.pbtxt"}
     copied = {name: folder / place for name, place in places.items()}
-    if fn_args.base_model:
+    if fn_args.base_model and Path(fn_args.base_model).exists():
         copied["base_model"] = folder / "base_model"
     for name, place in copied.items():
         source = Path(getattr(fn_args, name))
@@ -296,11 +300,9 @@ def _staged(fn_args: Any, folder: Path) -> SimpleNamespace:
     )
 
 
-def _train(file: str, made: list[dict[str, Any]], api: "Kubernetes | None") -> None:
-    """Asks for what was made by `documents`, and waits for its end."""
-    text = json.dumps(made)
-    runtime, job = json.loads(text.replace(f'"{_ARGUMENTS}"', json.dumps(file)))
-    api = api or Kubernetes.here()
+def _train(made: list[dict[str, Any]], api: "Kubernetes") -> None:
+    """Asks for what `documents` has made, and waits for its end."""
+    runtime, job = made
     name = job["metadata"]["name"]
     for document in (job, runtime):
         api.remove(document)  # what an earlier try has left

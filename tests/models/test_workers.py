@@ -54,6 +54,7 @@ def assert_same_training(log, alone):
     assert log["best_epoch"] == alone["best_epoch"]
 
 
+@pytest.mark.thorough
 def test_two_workers_train_as_one_though_one_is_killed(toy, alone, tmp_path):
     """Each has half of every batch; killed in the fourth epoch, they go on from the third."""
     processes, lines = {}, []
@@ -78,6 +79,7 @@ def test_two_workers_train_as_one_though_one_is_killed(toy, alone, tmp_path):
     assert all(each.poll() is not None for each in processes.values())
 
 
+@pytest.mark.thorough
 def test_tables_in_pieces_on_two_servers_are_trained_as_one(toy, alone, tmp_path):
     pieces = {"cluster": {"smallest_piece": 64}}
     file = launcher.write_arguments(asked(toy, tmp_path, **pieces))

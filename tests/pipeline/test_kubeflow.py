@@ -125,11 +125,11 @@ def test_a_warm_training_is_another_one_than_a_cold_one():
 def test_several_processes_train_here_or_in_pods_of_their_own():
     """What they are does not tell the training apart: the same fingerprint."""
     from pipeline import dag
-    from pipeline.workers import WorkersConfig
+    from pipeline.cluster import ClusterConfig
 
     def trainer(pod=None, **cluster):
         nodes = dag.create_pipeline(
-            config(cluster=WorkersConfig(**cluster)),
+            config(cluster=ClusterConfig(**cluster)),
             source="",
             fingerprint="",
             schemas="movielens",
@@ -146,7 +146,7 @@ def test_several_processes_train_here_or_in_pods_of_their_own():
     run_fn, here = trainer(workers=2)
     assert run_fn == "models.training.launcher.run_fn" and here["cluster"]["workers"] == 2
     run_fn, away = trainer({"container": {"image": IMAGE}}, workers=2, shared_folder="/mnt/x")
-    assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["documents"])
+    assert run_fn == "pipeline.workers.run_fn" and IMAGE in json.dumps(away["cluster"]["pod"])
     assert alone["fingerprint"] == here["fingerprint"] == away["fingerprint"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from models.names.errors import ConfigError, RecsysError
 from pipeline import config, workers
+from pipeline.cluster import ClusterConfig
 
 TWO = {"workers": 2, "parameter_servers": 0, "restarts": 3}
 SHARDED = {"workers": 1, "parameter_servers": 2, "restarts": 0}
@@ -55,7 +56,7 @@ def test_two_workers_find_each_other_by_the_names_that_the_operator_gives_them()
 
 
 def test_a_lost_pod_starts_all_again_and_an_error_does_not():
-    documents = workers.documents("shop-1", TWO, {})
+    documents = workers.documents("shop-1", TWO, {}, "a.json")
     spec = documents[0]["spec"]["template"]["spec"]
     assert spec["failurePolicy"]["maxRestarts"] == 3
     assert spec["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -67,7 +68,7 @@ def test_a_lost_pod_starts_all_again_and_an_error_does_not():
 
 
 def test_parameter_servers_end_with_their_chief():
-    documents = workers.documents("shop-1", SHARDED, {})
+    documents = workers.documents("shop-1", SHARDED, {}, "a.json")
     found = jobs(documents)
     assert {name: job["completions"] for name, job in found.items()} == {
         "chief": 1,
@@ -106,7 +107,7 @@ def test_a_run_says_how_many_processes_train(tmp_path):
     pods = workers.on_kubernetes(
         workers.WorkersConfig(workers=2, shared_folder="/mnt/a"), TWO, "shop-1", {}
     )
-    assert pods["shared_folder"] == "/mnt/a" and pods["documents"][1]["kind"] == "TrainJob"
+    assert (pods["shared_folder"], pods["name"], pods["workers"]) == ("/mnt/a", "shop-1", 2)
     assert workers.run_fn_of(pods) == "pipeline.workers.run_fn"
     with pytest.raises(ConfigError, match="cluster.shared_folder: required .*received None"):
         workers.on_kubernetes(run.cluster, TWO, "shop-1", {})
@@ -166,8 +167,7 @@ def trained(folder, api, namespace="recsys"):
         (step / place).parent.mkdir(parents=True, exist_ok=True)
         (step / place).write_text(place)
     (folder / "shared").mkdir(exist_ok=True)
-    settings = {"shared_folder": str(folder / "shared")}
-    settings["documents"] = workers.documents("shop-1", TWO, {})
+    settings = {"shared_folder": str(folder / "shared"), "name": "shop", "pod": {}}
     fn_args = SimpleNamespace(
         train_files=[str(step / "examples" / "Split-train" / "*")],
         eval_files=[str(step / "examples" / "Split-valid" / "*")],
@@ -187,12 +187,11 @@ def ending(kind, status="True"):
 
 
 def test_the_step_asks_for_the_processes_and_waits(tmp_path, api, monkeypatch):
-    shared = tmp_path / "shared" / "shop-1"
-
     def sleep(_):
         """The pods train; then the job has ended."""
         (runtime,) = (each for each in StandIn.held.values() if each["kind"] == "TrainingRuntime")
         file = jobs([runtime])["node"]["template"]["spec"]["containers"][0]["command"][-1]
+        shared = tmp_path / "shared" / runtime["metadata"]["name"]
         assert file == str(shared / "run" / "worker_arguments.json")
         told = json.loads(open(file).read())
         assert told["train_files"] == [str(shared / "examples" / "Split-train" / "*")]
@@ -209,7 +208,7 @@ def test_the_step_asks_for_the_processes_and_waits(tmp_path, api, monkeypatch):
     monkeypatch.setattr(workers.time, "sleep", sleep)
     step = trained(tmp_path, api)
     assert (step / "model" / "made").exists() and (step / "run" / "made").exists()
-    assert not shared.exists()
+    assert not list((tmp_path / "shared").iterdir())
     assert StandIn.asked == [
         ("POST", "TrainingRuntime", "Bearer token"),
         ("POST", "TrainJob", "Bearer token"),
@@ -219,7 +218,9 @@ def test_the_step_asks_for_the_processes_and_waits(tmp_path, api, monkeypatch):
 
 def test_a_failed_training_and_a_refusal_say_why(tmp_path, api, monkeypatch):
     monkeypatch.setattr(StandIn, "condition", ending("Failed"))
-    with pytest.raises(RecsysError, match="shop-1 failed on Kubernetes: three pods were lost"):
+    with pytest.raises(
+        RecsysError, match="shop-[0-9a-f]{8} failed on Kubernetes: three pods were lost"
+    ):
         trained(tmp_path, api)
     assert not StandIn.held
     with pytest.raises(RecsysError, match="(?s)POST trainjobs .403.*is forbidden.*Required: Kube"):
@@ -232,3 +233,23 @@ def test_outside_of_a_cluster_it_says_what_is_required(monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "_ACCOUNT", tmp_path)
     with pytest.raises(ConfigError, match="required: a pod with a service account"):
         workers.Kubernetes.here()
+
+
+def test_a_process_gets_of_the_cluster_what_its_step_gets():
+    pod = ClusterConfig(
+        volumes={"/mnt/data": "shop-data"},
+        memory={"all": "4Gi", "Trainer": "16Gi"},
+        gpus={"Trainer": 2},
+        secrets={"KEY": "store/key"},
+        environment={"A": "b"},
+    ).pod("Trainer", "image:1")
+    runtime, _ = workers.documents("shop-1", TWO, pod, "a.json")
+    spec = jobs([runtime])["node"]["template"]["spec"]
+    container = spec["containers"][0]
+    assert container["resources"] == {"limits": {"memory": "16Gi", "nvidia.com/gpu": "2"}}
+    assert container["volumeMounts"] == [{"name": "volume-0", "mountPath": "/mnt/data"}]
+    claim = {"persistentVolumeClaim": {"claimName": "shop-data"}}
+    assert spec["volumes"] == [{"name": "volume-0", **claim}]
+    secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "store", "key": "key"}}}
+    assert container["env"][:2] == [{"name": "A", "value": "b"}, secret]
+    assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"

@@ -297,6 +297,7 @@ def _staged(fn_args: Any, folder: Path) -> SimpleNamespace:
         serving_model_dir=str(folder / "model"),
         model_run_dir=str(folder / "run"),
         custom_config=config,
+        hyperparameters=getattr(fn_args, "hyperparameters", None),
     )
 
 

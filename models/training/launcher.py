@@ -31,6 +31,7 @@ _PASSED_ON = (
     "model_run_dir",
     "base_model",
     "custom_config",
+    "hyperparameters",
 )
 _ROOT = Path(__file__).resolve().parents[2]
 _LOG_LINES = 40

@@ -97,7 +97,7 @@ def _create_pipeline(
     output: Path,
     say: Callable[[str], None],
 ) -> Any:
-    say(local.LOADING)
+    local.load_tensorflow(say)
     from components.bundle.bundler import Bundler
     from components.gate import evaluation
     from pipeline import tfx_api as tfx

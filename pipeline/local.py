@@ -20,11 +20,10 @@ from typing import Any
 from components import engines
 from components.tables.places import is_remote, place
 from models.names.errors import ConfigError, RecsysError
-from pipeline import lineage, preflight
+from pipeline import lineage
 from pipeline.config import RunConfig
 
 RUN_FILE = "run.yaml"
-LOADING = "TensorFlow and TFX take a while to load"
 
 
 class NotBlessed(RecsysError):
@@ -47,6 +46,8 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
     """
 
     def create(output: Path):
+        from pipeline import preflight
+
         found = preflight.check(config, say)
         # Beam's workers may have been started in another folder.
         file = config.split.file and str(Path(config.split.file).absolute())
@@ -56,7 +57,7 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
         }
         if config.split.leakage:
             say(config.split.leakage)
-        say(LOADING)
+        load_tensorflow(say)
         from components.read.tables import fingerprint
         from pipeline import dag
 
@@ -101,8 +102,8 @@ def execute(
     Args:
         output: folder of runs; held against other runs meanwhile.
         name: of the pipeline.
-        create: makes the pipeline, given `output`; it says `LOADING` when nothing is left that can
-            be refused without.
+        create: makes the pipeline, given `output`; it says by `load_tensorflow` when nothing is
+            left that can be refused without.
         resolved: YAML of what is run, kept beside its outputs.
         say: takes lines of progress.
         beam: the engine that Beam's part of the work is done on.
@@ -116,8 +117,6 @@ def execute(
         engines.require_usable(beam, str(output), say)
         say(f"{name}: starting")
         started = time.monotonic()
-        with _nothing_on_stderr():
-            import tensorflow  # noqa: F401
         pipeline = create(output)
         from pipeline import tfx_api as tfx
 
@@ -306,6 +305,13 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     absl_logging.use_absl_handler()
     absl_logging.get_absl_handler().setLevel(logging.ERROR)
+
+
+def load_tensorflow(say: Callable[[str], None]) -> None:
+    """Imports what takes long, once nothing is left that can be refused without."""
+    say("TensorFlow and TFX take a while to load")
+    with _nothing_on_stderr():
+        import tensorflow  # noqa: F401
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 from pyarrow import fs
 
 from components.tables.places import Remote, place, upload
+from models.names.errors import ConfigError
 
 FOLDER = ".blessed"
 TRAINING_LOG = "assets.extra/training.json"
@@ -149,6 +150,11 @@ class _Place:
         if isinstance(self.found, Remote):
             self.files, self.root = self.found.system, self.found.key
         else:
+            if not self.found.is_absolute():
+                raise ConfigError(
+                    "required: an absolute path, or a URI such as s3://bucket/models; received "
+                    f"{name!r}"
+                )
             self.files, self.root = fs.LocalFileSystem(), name
 
     def path(self, name: str) -> str:

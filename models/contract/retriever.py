@@ -305,13 +305,14 @@ class Retriever(tf.Module):
             signatures["retrieve"] = self._brute_force()
             if beside:
                 signatures["embed_events"] = signature(self.embed, **who, **beside)
-        if rules:
+        if rules and self._rules is None:  # what is traced knows the one it was traced with
             self._rules = Rulebook(
                 read_item_columns(self._data),
                 self._item_table,
                 self._item_ids.shape[0],
                 self._item_vectors(),
             )
+        if rules:
             taken = rules_signature()
             signatures["recommend_rules"] = signature(
                 self.recommend_rules, **asked, **beside, **taken

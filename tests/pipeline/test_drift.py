@@ -1,6 +1,7 @@
 """`recsys drift`: from a served model's own logs to findings, a page and an exit code."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -28,14 +29,15 @@ def logs(toy_run, tmp_path_factory):
     assert toy_run.finished.returncode == 0, toy_run.finished.stderr
     folder, record = tmp_path_factory.mktemp("logs"), pushed(toy_run)
     histories = {f"u{user}": [] for user in range(60)}
+    # Other tests may have pushed more: alone in a folder, this version is the newest.
+    (folder / "served").mkdir()
+    (folder / "served" / Path(record.pushed_path).name).symlink_to(record.pushed_path)
     for prefix, queries in (
         ("asked", [Query(user) for user in histories] * 4),
         ("strange", [Query(f"x{n}", ["no such item"]) for n in range(240)]),
     ):
         options = ("--request-log-prefix", str(folder / prefix), "--request-log-sampling-rate", "1")
-        with ServerProcess(
-            "recsys", record.pushed_path.rpartition("/")[0], options=options
-        ) as ready:
+        with ServerProcess("recsys", str(folder / "served"), options=options) as ready:
             for protocol, half in (("rest", queries[:120]), ("grpc", queries[120:])):
                 with Client(
                     f"127.0.0.1:{ready[protocol]}", "recsys", protocol, timeout=60

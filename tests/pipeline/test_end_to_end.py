@@ -155,12 +155,13 @@ def test_two_runs_are_compared_by_user(toy_run):
 
 def test_the_pushed_model_is_served_to_both_protocols(toy_run):
     folder = next((toy_run.output / "serving").iterdir())
-    with open(next(folder.iterdir()) / warm_up.FILE, "rb") as file:
+    with open(next(folder.glob("[0-9]*")) / warm_up.FILE, "rb") as file:
         warm = [prediction_log.PredictionLog.FromString(record) for record in read_records(file)]
     asked = [log.predict_log.request for log in warm]
     assert [request.model_spec.signature_name for request in asked[::2]] == [
         "serving_default",
         "recommend",
+        "recommend_rules",
         "embed",
         "retrieve",
     ]

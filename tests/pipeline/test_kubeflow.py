@@ -171,9 +171,9 @@ def test_a_refit_is_a_training_of_its_own_that_starts_as_the_measured_one_did():
 def test_a_refit_is_compiled(tmp_path):
     """Without conditions, which not every backend takes: its steps find out for themselves."""
     needs_kfp()
-    target = tmp_path / "pipeline.json"
+    target = tmp_path / "pipeline.yaml"
     kubeflow.compile_pipeline(config(refit=True), str(target), IMAGE)
-    compiled = Steps(json.loads(target.read_text("utf-8")), Path("/unused"))
+    compiled = Steps(read(target), Path("/unused"))
     for name, (before, executor) in REFIT.items():
         assert set(compiled.tasks[name].dependent_tasks) == before
         assert executor in compiled.executor(name).container.args

@@ -262,7 +262,7 @@ def test_a_run_pushes_where_the_configuration_looks():
 
     (model,) = read_model_config_file(str(CONFIG / "models.config"))
     run = load(None, {"model": "two_tower", "name": model.name})
-    assert run.serving_dir.name == model.name == Path(model.base_path).name
+    assert Path(run.serving_dir).name == model.name == Path(model.base_path).name
     assert f"/v1/models/{model.name} " in compose()["healthcheck"]["test"][-1]
     (service,) = read("kserve.yaml")
     storage = service["spec"]["predictor"]["model"]["storageUri"]

@@ -160,7 +160,11 @@ def is_connected(process: int) -> bool:
         for fields in map(str.split, Path(table).read_text().splitlines()[1:])
         if fields[3] == "01"
     }
-    return any(os.readlink(one) in connections for one in Path(f"/proc/{process}/fd").iterdir())
+    for one in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):  # a file that has been closed meanwhile
+            if os.readlink(one) in connections:
+                return True
+    return False
 
 
 def require_same(found: lineage.RunRecord, expected: lineage.RunRecord) -> None:
@@ -173,7 +177,7 @@ def require_same(found: lineage.RunRecord, expected: lineage.RunRecord) -> None:
             here, there = (run.steps[node].outputs[key] for run in (found, expected))
             assert rows(here) == rows(there), (node, key)
     for table in ("events", "items", "users"):
-        node = f"StatisticsGen_{table}"
+        node = f"StatisticsGen-{table}"
         here, there = (
             statistics(run.steps[node].outputs["statistics"]) for run in (found, expected)
         )

@@ -176,7 +176,7 @@ def test_a_refit_is_compiled(tmp_path):
     compiled = Steps(read(target), Path("/unused"))
     for name, (before, executor) in REFIT.items():
         assert set(compiled.tasks[name].dependent_tasks) == before
-        assert executor in compiled.executor(name).container.args
+        assert executor in compiled.container(name).args
         assert not compiled.tasks[name].trigger_policy.condition
     before = {"Evaluator", "Canary-refit", "Trainer-refit"}
     assert before <= set(compiled.tasks["Pusher"].dependent_tasks)

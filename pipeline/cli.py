@@ -579,12 +579,12 @@ def show_run(run_id: str, output: str) -> None:
 
 @main.command()
 @click.argument("run_id", metavar="RUN", default="latest")
-@click.option("--where", multiple=True, help='A condition, "genre in Drama | War"; repeat.')
+@click.option("--where", multiple=True, help='A condition, "genres in Drama | War"; repeat.')
 @click.option("--boost", multiple=True, help='A change of scores, "year > 1990 => * 1.2"; repeat.')
 @click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
 @click.option("--pin", multiple=True, help='An item for the next place, "" for none; repeat.')
 @click.option("--exclude-recent", type=int, help="Leave out so many of the newest a user had.")
-@click.option("--diversity", help='"genre <= 2", or "mmr 0.7".')
+@click.option("--diversity", help='"genres <= 2", or "mmr 0.7".')
 @click.option("--min-score", type=float, help="The least score.")
 @click.option("-k", "count", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option(
@@ -592,20 +592,19 @@ def show_run(run_id: str, output: str) -> None:
 )
 @_mended
 def evaluate(run_id: str, count: int, output: str, **rules) -> None:
-    """What rules of a request cost on the test queries of RUN, by its pushed model.
+    """What rules of a request cost on the test queries of RUN, by its measured model.
 
     RUN is `latest`, or the beginning of an id or of a pipeline's name. The rules are those that the
     server takes (serving/README.md); the intervals are those of `recsys compare`.
 
     \b
-    Example: recsys evaluate --where "genre in Drama | War" --diversity "genre <= 3"
+    Example: recsys evaluate --where "genres in Drama | War" --diversity "genres <= 3"
     """
-    from pipeline import batch as batches
     from pipeline import compare as comparing
     from pipeline import evaluate as evaluating
-    from pipeline import show
+    from pipeline import lineage, show
 
-    record = batches.pushed(run_id, output)
+    record = lineage.load_run(output, run_id)
     found = evaluating.cost_of(record, rules, count, click.echo)
     show.print_table(
         f"{record.run_id[:19]} {record.pipeline}: with the rules less without",

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from components.gate import comparison
 from components.gate.comparison import Difference
-from models.measures.recommended import coverage
 from models.names.errors import ConfigError, RecsysError
-from pipeline import examples, local
+from pipeline import compare, examples, local, servable
 from pipeline.lineage import RunRecord
 
 _SIGNATURE = "recall_rules"
@@ -23,13 +20,14 @@ _LISTS = ("allow", "where", "boost", "pin")
 def cost_of(
     record: RunRecord, rules: Mapping[str, Any], k: int, say: Callable[[str], None] = print
 ) -> list[Difference]:
-    """Metrics of the test queries under the rules, against those without, by the pushed model.
+    """Metrics of the test queries under the rules, against those without, by the measured model.
 
-    Lists are taken as the server gives them, so of equal scores the catalogue's first wins; a query
-    knows what its split says, never the stored history.
+    One that was fitted again on everything has seen the test rows, so it is not asked. Lists are
+    taken as the server gives them, so of equal scores the catalogue's first wins; a query knows
+    what its split says, never the stored history.
 
     Args:
-        record: a run that pushed.
+        record: a run with a model.
         rules: by the names of `serving.client.Query`: `where`, `boost` and so on.
         k: the length of the lists.
         say: takes a line of progress.
@@ -41,23 +39,22 @@ def cost_of(
 
     Raises:
         ConfigError: the rules are not those of the model's items.
-        RecsysError: the model takes no rules, or the run has no test queries.
+        RecsysError: the run has no model, or one that takes no rules, or no test queries.
     """
-    rows = list(examples.read_rows(Path(record.examples_uri) / "Split-test"))
-    raw = _serialized(Path(record.examples_uri) / "Split-test")
+    raw = list(examples.read_serialized(Path(record.examples_uri) / "Split-test"))
     if not raw:
         raise RecsysError(f"run {record.run_id} of {record.pipeline} has no test queries")
     with local.readable_errors():
         local.quiet()
         import tensorflow as tf
 
-        model = tf.saved_model.load(record.pushed_path)
+        model = servable.model(record)
         if _SIGNATURE not in model.signatures:
             raise RecsysError(
-                f"{record.pushed_path} takes no rules: it has no signature {_SIGNATURE!r}; models "
-                "that recommend have it, in runs of this version of the kit"
+                f"the model of run {record.run_id} takes no rules: it has no signature "
+                f"{_SIGNATURE!r}; models that recommend have it, in runs of this version of the kit"
             )
-        say(f"{record.pushed_path}: {len(raw):,} test queries, with and without the rules ...")
+        say(f"{record.pipeline}: {len(raw):,} test queries, with and without the rules ...")
         answers = []
         for asked in ({}, rules):
             inputs = _inputs(asked)
@@ -72,9 +69,10 @@ def cost_of(
                     raise ConfigError(_said(str(error))) from None
                 found += answer["item_id"].numpy().tolist()
             answers.append(found)
+    rows = [examples.parse(one) for one in raw]
     users = [row["user_id"][0] for row in rows]
     targets = [set(row.get("targets", [])) for row in rows]
-    size = sum(1 for _ in examples.read_rows(Path(record.examples_uri) / "Split-items"))
+    size = sum(1 for _ in examples.read_serialized(Path(record.examples_uri) / "Split-items"))
     return _differences(users, targets, answers, k, size)
 
 
@@ -86,27 +84,11 @@ def _differences(
     size: int,
 ) -> list[Difference]:
     """See `cost_of`; `answers` are the lists without and with the rules, "" where none is left."""
-    order = sorted(set(users))
-    place = np.searchsorted(np.array(order, object), np.array(users, object))
-    counts = np.bincount(place)
-    values = [np.array([_metrics(*pair, k) for pair in zip(found, targets)]) for found in answers]
-    sums = [np.stack([np.bincount(place, column) for column in each.T], axis=1) for each in values]
-    low, high = comparison.interval(sums[1] - sums[0], counts, seed=0)
     names = (f"hr_{k}", f"ndcg_{k}", "items a list")
-    found = [
-        Difference(
-            name,
-            float(values[0][:, column].mean()),
-            float(values[1][:, column].mean()),
-            float((values[1] - values[0])[:, column].mean()),
-            float(low[column]),
-            float(high[column]),
-        )
-        for column, name in enumerate(names)
-    ]
-    shown = [
-        coverage(_counts({item for row in each for item in row if item}, size)) for each in answers
-    ]
+    values = [np.array([_metrics(*pair, k) for pair in zip(found, targets)]) for found in answers]
+    parts = (compare.by_user(users, dict(zip(names, each.T, strict=True))) for each in values)
+    found = compare.between(*parts)
+    shown = [len({item for row in each for item in row if item}) / size for each in answers]
     change = shown[1] - shown[0]
     return [*found, Difference(f"coverage_{k}", *shown, change, change, change)]
 
@@ -117,11 +99,6 @@ def _metrics(answered: list[bytes], targets: set[bytes], k: int) -> tuple[float,
     gain = sum(1 / math.log2(rank + 2) for rank, item in enumerate(items) if item in targets)
     ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(targets))))
     return float(gain > 0), gain / ideal if ideal else 0.0, float(len(items))
-
-
-def _counts(shown: set[bytes], size: int) -> npt.NDArray[np.int64]:
-    """As many ones as items that were shown, in a catalogue of `size`."""
-    return np.concatenate([np.ones(len(shown)), np.zeros(size - len(shown))]).astype(np.int64)
 
 
 def _inputs(rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,13 +115,6 @@ def _inputs(rules: Mapping[str, Any]) -> dict[str, Any]:
         **{name: tf.constant([list(rules.get(name) or ())], tf.string) for name in _LISTS},
         **one,
     }
-
-
-def _serialized(folder: Path) -> list[bytes]:
-    from components.tables import records
-
-    paths = sorted(folder.glob("*.gz"))
-    return [record for path in paths for record in records.read_records(str(path))]
 
 
 def _said(error: str) -> str:

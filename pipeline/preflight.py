@@ -58,9 +58,9 @@ def check(config: RunConfig, say: Callable[[str], None]) -> Found:
     settings = resolve(
         config.model, declared.hyper_parameters(config.model), config.hyper_parameters
     )
-    check_run(config, settings)
+    build = check_run(config, settings)
     source, schemas, reader = find_data(config, say)
-    check_data(config, settings, source, schemas, reader, say)
+    check_data(config, settings, build, source, schemas, reader, say)
     return Found(source, schemas, reader, settings)
 
 
@@ -160,6 +160,7 @@ def say_how_it_is_read(
 def check_data(
     config: RunConfig,
     settings: HyperParameters,
+    build: BuildConfig,
     source: Place,
     schemas: str,
     reader: str,
@@ -170,6 +171,7 @@ def check_data(
     Args:
         config: the run.
         settings: the model's hyper-parameters.
+        build: of `check_run`.
         source: the data folder.
         schemas: name or folder of the table schemas.
         reader: name of the layout.
@@ -185,7 +187,7 @@ def check_data(
 
     tables = say_how_it_is_read(config, source, schemas, reader, say)
     curated = read_schemas(schema_folder(schemas))
-    build = check_run(config, settings).model_copy(
+    build = build.model_copy(
         update={
             "context": config.features.context,
             "min_count": config.features.min_count,

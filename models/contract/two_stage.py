@@ -93,9 +93,7 @@ class TwoStage(tf.Module):
             k=count,
             **{name: beside[name] for name in recall},
         )
-        told = {name: beside[name] for name in self._told(self._rank, _RANK)} if beside else {}
-        if told and self._reads_history():
-            told["history"] = history
+        told = self._told_to_rank(history, beside)
         return self._answer(self._stages(user_id, found, told), found, k)
 
     def recommend_rules(
@@ -123,9 +121,7 @@ class TwoStage(tf.Module):
         )
         changes = found["factor"], found["added"]
         found = {**found, "score": unboosted(found["score"], *changes)}
-        told = {name: beside[name] for name in self._told(self._rank, _RANK)}
-        if told and self._reads_history():
-            told["history"] = history
+        told = self._told_to_rank(history, beside)
         scores = boosted(self._ordered(self._stages(user_id, found, told), self.weight), *changes)
         # The recall has put the pins where they belong, and left out those that nobody may have.
         size = tf.shape(scores)[1]
@@ -342,6 +338,13 @@ class TwoStage(tf.Module):
         """[B] what recalled a request's candidates."""
         popular = tf.where(found["strategy"] == "fallback", "popularity", found["strategy"])
         return tf.where(_personal(found), self._source, popular)
+
+    def _told_to_rank(
+        self, history: tf.Tensor, beside: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """What the ranker is told of a request: nothing of one of ids alone."""
+        told = {name: beside[name] for name in self._told(self._rank, _RANK)} if beside else {}
+        return {**told, "history": history} if told and self._reads_history() else told
 
     def _reads_history(self) -> bool:
         """Whether the ranker reads what the user had."""

@@ -72,11 +72,11 @@ class Query:
         context: what is known of the moment, such as the device, by the names that the run gave.
         allow: nothing but these items is returned. This and the next are rules, and hold together:
             `serving/README.md` says how they are written.
-        where: conditions on the items' columns, such as "genre in Drama | War", which all hold.
+        where: conditions on the items' columns, such as "genres in Drama | War", which all hold.
         boost: what changes scores, such as "year > 1990 => * 1.2".
         pin: items at positions, "" where the ranking decides.
         exclude_recent: how many of the newest items of the history are not returned.
-        diversity: "genre <= 2", at most so many items a value, or "mmr 0.7".
+        diversity: "genres <= 2", at most so many items a value, or "mmr 0.7".
         min_score: the least score, after boosts.
     """
 

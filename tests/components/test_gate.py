@@ -20,6 +20,7 @@ from components.gate.row_metrics import Sums
 from components.in_process import in_process_pipeline
 from models.contract import tasks
 from models.names import metrics, registry
+from models.names.index import IndexConfig
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
@@ -234,6 +235,31 @@ def test_what_is_within_the_noise_is_no_lift_and_no_fall():
         "log_loss of activity:0: 0.1424 worse than the last blessed model's (± 0.0010); required: "
         "at most 0.0050 worse; short by 0.1374"
     )
+    share = evaluation.Threshold(
+        "index_recall_100", "overall", evaluation.EXACT, 0.93, 0.01, 0.95, 0.0
+    )
+    assert not share.met and str(share) == (
+        "index_recall_100: 0.9300 of the exact ranking's (± 0.0100); required: at least 0.9500; "
+        "short by 0.0200"
+    )
+
+
+def test_an_index_is_held_to_its_floor(toy_data, tmp_path):
+    """One that misses a part of the exact ranking is not blessed, whatever its metrics."""
+    data = toy_data("event", 0.0)
+    loaded, module = data.load("bpr_mf"), registry.load("bpr_mf")
+    model = module.Model(module.HyperParameters(filter_seen=False), loaded)
+    index = IndexConfig(kind="ivf", lists=6, probes=1)
+    task = tasks.of("bpr_mf", asked=["index_recall_5"], index=index)
+    task.exporter(model, loaded).export(str(tmp_path / "model"), rules=False)
+    verdict = evaluate(
+        data, task.metrics, str(tmp_path / "model"), None, tmp_path / "verdict", min_lift=-1.0
+    )
+    (failure,) = verdict.failures
+    assert failure.metric == "index_recall_5" and failure.against == evaluation.EXACT
+    assert failure.bound == 0.95 and failure.requirement == "at least 0.9500"
+    assert failure.value == verdict.metrics[evaluation.OVERALL]["index_recall_5"]
+    assert 0 < failure.value < 0.95 and not verdict.blessed
 
 
 def test_noise_does_not_pass_the_floor():

@@ -433,22 +433,28 @@ def demo(user: str | None, **options) -> None:
     show_default=True,
     help="Processes that share the ports, each with the model: one a core for many clients.",
 )
+@click.option(
+    "--state",
+    metavar="FILE|URL",
+    help="Keep what users do in a file or a Redis (redis://), and answer by it: POST /v1/events.",
+)
 @_mended
 def serve(
-    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes
+    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes, state
 ) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC.
 
-    New versions are picked up while it runs.
+    New versions are picked up while it runs. With --state, so is what users do: see recsys ingest.
 
     \b
     Example: recsys serve --model-dir runs/serving/two_tower-movielens-100k-leave_one_out
+             recsys serve --state runs/state.db
     """
     from pipeline import demo as demonstration
 
     folder = model_dir or demonstration.last_pushed(output)
     demonstration.serve(
-        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes
+        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes, state
     )
 
 

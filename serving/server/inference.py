@@ -24,6 +24,7 @@ from serving.server.examples_api import (
     regression_signature,
     serialized_examples,
 )
+from serving.server.live import LiveState
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
 from serving.server.request_log import Predicted, RequestLog
@@ -58,6 +59,7 @@ class Inference:
         metrics: the counters.
         under_way: how many requests are being answered now.
         draining: whether requests are refused since the server stops.
+        live: the state that requests are filled with; None where the server keeps none.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Inference:
         self.metrics = metrics
         self.under_way = 0
         self.draining = False
+        self.live: LiveState | None = None
         self._limits = limits
         self._request_log = request_log
         self._threads = threads
@@ -203,9 +206,15 @@ class Inference:
         Raises:
             ServingError: as TensorFlow Serving words it, or what the model raised.
         """
-        asked, sent = signature, inputs
+        asked = signature
         signature = signature or DEFAULT_SIGNATURE
         definition = _definition_of(servable, signature)
+        if self.live is not None:
+            filled, inputs = await self.live.fill(servable.signatures, signature, inputs)
+            if filled != signature:
+                # What is logged is what the model was asked.
+                asked, signature, definition = filled, filled, servable.signatures[filled]
+        sent = inputs
         inputs = {**_check_names(servable, signature, inputs), **inputs}
         wanted = _checked_outputs(definition, output_filter)
         # All are run, whatever is wanted: see `Servable.run`.

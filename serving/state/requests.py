@@ -9,8 +9,10 @@ from serving.state.store import Live
 
 Rows = list[list[Any]]
 _NOTHING = (b"", "")
+# The inputs of a request of ids alone.
+IDS = {"user_id", "history", "exclude", "k"}
 # What may stand beside the items of a history, and of an event, by what stands for nothing.
-_BESIDE: dict[str, Any] = {"event_types": b"", "dwell": 0.0, "timestamps": 0}
+BESIDE: dict[str, Any] = {"event_types": b"", "dwell": 0.0, "timestamps": 0}
 
 
 def is_filled(taken: Mapping[str, object]) -> bool:
@@ -42,7 +44,7 @@ def fill(taken: Mapping[str, Union[Rows, Sequence[Any]]], live: Live) -> dict[st
         for events, own in zip(live.histories, told, strict=True)
     ]
     if any(new):
-        for name in ("history", *_BESIDE):
+        for name in ("history", *BESIDE):
             if name in taken:
                 rows = [
                     list(row) if events is None else [_of(event, name) for event in events]
@@ -51,7 +53,7 @@ def fill(taken: Mapping[str, Union[Rows, Sequence[Any]]], live: Live) -> dict[st
                 filled[name] = rows
         width = _power_of_two(max(len(row) for rows in filled.values() for row in rows))
         for name, rows in filled.items():
-            nothing = b"" if name == "history" else _BESIDE[name]
+            nothing = b"" if name == "history" else BESIDE[name]
             filled[name] = [row + [nothing] * (width - len(row)) for row in rows]
     if live.left and "exclude" in taken:
         rows = [

@@ -459,6 +459,56 @@ def serve(
 
 
 @main.command()
+@click.argument("source", metavar="FOLDER|FILE|-")
+@click.option(
+    "--address",
+    default="127.0.0.1:8501",
+    show_default=True,
+    help="HOST:PORT of a server that keeps a state.",
+)
+@click.option("--grpc", "use_grpc", is_flag=True, help="The address is of its gRPC port.")
+@click.option(
+    "--state",
+    metavar="FILE|URL",
+    help="Write to this state instead, as recsys serve --state names it; no server need run.",
+)
+@click.option(
+    "--events-per-user",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="With --state: how many events of a user it keeps, the newest.",
+)
+@click.option(
+    "--ttl-days",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    help="With --state: how old an event may be, by its timestamp; 0: any age.",
+)
+@click.option("--reader", help="The folder's layout (see recsys datasets --layouts).")
+@_mended
+def ingest(source, address, use_grpc, state, events_per_user, ttl_days, reader) -> None:
+    """Write events and changes of the catalogue to a server's live state; answers change at once.
+
+    FOLDER is data as a run reads it: its events, and its items with their columns as features.
+    FILE, or - for standard input, is of JSON lines: {"user_id": "42", "item_id": "50",
+    "event_type": "buy", "dwell": 3.5, "timestamp": 1767225600} (the first two are required),
+    {"item_id": "51", "features": {"genres": ["Drama"]}} of an item that enters, {"item_id": "52",
+    "left": true} of one that leaves. Lines that are wrong are named and left out, and the exit
+    status is then 1. What was written already may be written again: it counts once.
+
+    \b
+    Example: recsys ingest yesterday.jsonl
+             tail -f events.jsonl | recsys ingest -
+             recsys ingest data/shop --state runs/state.db --ttl-days 0
+    """
+    from pipeline import ingest as ingesting
+
+    ingesting.run(source, reader, address, use_grpc, state, events_per_user, ttl_days)
+
+
+@main.command()
 @click.option("--user", required=True, help="User id.")
 @click.option(
     "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from serving.client.client import Client
 from serving.client.messages import Query
 from serving.state import Event, Item, open_state
@@ -169,6 +172,19 @@ def test_features_come_through_both_protocols(server):
         for kind in ("rest", "grpc"):
             found = state.items()[f"new-{kind}".encode()].features
             assert found == {"genres": ["Drama", "War"], "year": 1999.0, "title": "\u00e9"}
+
+
+@pytest.mark.parametrize("kind", ["rest", "grpc"])
+def test_recsys_ingest_tells_a_server(server, kind):
+    user, flags = f"u-ingest-{kind}", {"rest": [], "grpc": ["--grpc"]}[kind]
+    address = f"127.0.0.1:{server.rest if kind == 'rest' else server.grpc}"
+    lines = [{"user_id": user, "item_id": "i0"}, {"item_id": "i2", "features": {"a": [1.5, 2.5]}}]
+    text = "\n".join(map(json.dumps, lines))
+    done = CliRunner().invoke(main, ["ingest", "-", *flags, "--address", address], input=text)
+    assert done.exit_code == 0, done.output
+    assert f"2 written to {address}, 0 older than it keeps, 0 rejected" in done.output
+    with make(kind, server) as client:
+        assert items(client.recommend(user, k=2)) == ["i1", "i2"]
 
 
 def test_what_was_asked_of_the_state_is_counted(server):

@@ -6,18 +6,19 @@ Modeling for Large Corpus Item Recommendations, RecSys 2019. The loss is tfrs.ta
     u       = normalise(f(user id, features, history))
     v       = normalise(g(item id, title words, genres, year))
     s(u, v) = u.v / temperature
-    loss    = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
+    loss    = - r_i log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
               over the items j of the batch
 
 p_i, the probability that item i is in a batch, is its share of the train events, counted in
 Transform.
 
 Deviations: p is exact rather than the streaming estimate of the paper (the train split is at hand);
-the reward weight r_i is 1; the history of a train row holds the items before it, so the row never
-sees its own item or later ones; items of the batch that equal the positive are removed from the
-negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the unknown rows and
-lets the towers answer from features and history alone. The history is pooled with one learned
-weight a position, counted back from now, through the item encoder that both towers share.
+the reward r_i is what the event weighs (positives.values of the run; 1 where it says none); the
+history of a train row holds the items before it, so the row never sees its own item or later ones;
+items of the batch that equal the positive are removed from the negatives (accidental hits); ids are
+forgotten at `unknown_rate`, which trains the unknown rows and lets the towers answer from features
+and history alone. The history is pooled with one learned weight a position, counted back from now,
+through the item encoder that both towers share.
 
 What a step costs is the batch against itself and the histories, so an item that occurs in a batch
 several times is encoded once: it stands in the sum over j once, with how often it occurs as its
@@ -30,6 +31,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -116,12 +118,7 @@ class TwoTower(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events = data.events
         length = self.hyper_parameters.history_length
-        columns = {
-            "user": events.user,
-            "item": events.item,
-            "row": np.arange(len(events)),
-            "position": events.position,
-        }
+        columns = {**events.columns("user", "item", "position"), "row": np.arange(len(events))}
         items = tf.constant(events.item)
         batches = sampling.shuffled_batches(
             columns, self.hyper_parameters.batch_size, seed, first_epoch
@@ -156,15 +153,14 @@ class TwoTower(DotProductModel[HyperParameters]):
         )
         forget = tf.gather(inputs["forget_item"], first)
         vectors = self._item_tower(self._items(item, forget), training=training)
-        loss = tf.reduce_mean(
-            corrected_softmax(
-                tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
-                tf.cast(vectors, tf.float32),
-                place,
-                tf.cast(count, tf.float32),
-                tf.gather(self._probability, item),
-            )
+        rows = corrected_softmax(
+            tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
+            tf.cast(vectors, tf.float32),
+            place,
+            tf.cast(count, tf.float32),
+            tf.gather(self._probability, item),
         )
+        loss = tf.reduce_mean(weighed(inputs, rows))
         if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
             return loss
         return loss + self.hyper_parameters.l2 * tf.add_n(

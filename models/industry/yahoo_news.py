@@ -200,7 +200,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
-        `encode_article`: the texts of articles by their names, [B] strings, "" where missing ->
+        `encode_article`, which other models call `embed_items` and is there under both names: the texts of articles by their names, [B] strings, "" where missing ->
         `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, where there is
         no word that train has.
 
@@ -222,11 +222,13 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             return {"state": state, "embedding": self.user(state)}
 
         own, names = self.hyper_parameters, [field.name for field in self._words.fields]
+        encode = signature(
+            encode_article,
+            **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
+        )
         return {
-            "encode_article": signature(
-                encode_article,
-                **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
-            ),
+            "encode_article": encode,
+            "embed_items": encode,
             "update_state": signature(
                 update_state,
                 state=tf.TensorSpec([None, own.units], tf.float32, name="state"),

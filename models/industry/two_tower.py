@@ -33,8 +33,8 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
-from models.contract.requests import signature
 from models.contract.recommender import weighed
+from models.contract.requests import signature
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData

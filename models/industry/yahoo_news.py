@@ -200,9 +200,9 @@ class YahooNews(ItemVectorModel[HyperParameters]):
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
-        `encode_article`, which other models call `embed_items` and is there under both names: the texts of articles by their names, [B] strings, "" where missing ->
-        `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, where there is
-        no word that train has.
+        `encode_article`, there as `embed_items` too, as other models call it: the texts of articles
+        by their names, [B] strings, "" where missing -> `embedding` [B, D] float32, and `known` [B]
+        bool: false, and the embedding 0, where there is no word that train has.
 
         `update_state`: `state` [B, units] float32, 0 throughout of a user who has read nothing, and
         `embedding` [B, D] of the article that was read -> the next `state`, and the user's

@@ -53,6 +53,7 @@ class AsyncClient:
         tls: bool = False,
         tls_ca_file: str = "",
         state: str | Store = "",
+        state_since: int = 0,
     ):
         """Creates a client; see `serving.client.Client` for the arguments."""
         self.model = model
@@ -65,7 +66,7 @@ class AsyncClient:
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
         kind: type[_AsyncRest | _AsyncGrpc] = _AsyncRest if protocol == "rest" else _AsyncGrpc
         self._transport = kind(address, api_key, tls, tls_ca_file)
-        self._lookup = Lookup(state)
+        self._lookup = Lookup(state, state_since)
 
     async def recommend(
         self,

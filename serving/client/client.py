@@ -58,6 +58,7 @@ class Client:
         tls: bool = False,
         tls_ca_file: str = "",
         state: str | Store = "",
+        state_since: int = 0,
     ):
         """Creates a client; nothing is sent yet.
 
@@ -76,6 +77,9 @@ class Client:
                 `recommend_many` fill their requests as the embedded server with `--state` does, for
                 a TensorFlow Serving, which cannot: an address for `serving.state.open_state`, or
                 one that is open, which then stays open.
+            state_since: events up to then, in seconds since 1970, are left out: `history_until` of
+                the model's training log, since its stored histories hold them. The embedded server
+                reads it there.
         """
         self.model = model
         self.timeout = timeout
@@ -90,7 +94,7 @@ class Client:
             self._transport = _Grpc(address, api_key, tls, tls_ca_file)
         else:
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
-        self._lookup = Lookup(state)
+        self._lookup = Lookup(state, state_since)
 
     def recommend(
         self,

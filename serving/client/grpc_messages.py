@@ -141,7 +141,12 @@ def _encoded(value: Any) -> Any:
 
 def written(response: Any) -> Written:
     """The WriteResponse."""
-    return Written(response.written, response.expired)
+    return Written(
+        response.written,
+        response.expired,
+        tuple(response.answered_now),
+        tuple(response.answered_after_export),
+    )
 
 
 def version_states(response: Any) -> list[VersionStatus]:

@@ -338,7 +338,9 @@ def rows_body(rows: Sequence[Mapping[str, object]]) -> bytes:
 
 def written(body: bytes) -> Written:
     """The answer of the same."""
-    return Written(**parse(body))
+    told = parse(body)
+    models = (tuple(told.get(f"answered_{when}", ())) for when in ("now", "after_export"))
+    return Written(told["written"], told["expired"], *models)
 
 
 def predict_outputs(body: bytes) -> Outputs:

@@ -22,6 +22,7 @@ from serving.wire.errors import Code, ServingError, from_exception, invalid
 from serving.wire.tensors import to_array, to_proto
 
 _LARGE = 1 << 16  # values
+_MANY = 1 << 10  # events
 _WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -137,8 +138,15 @@ class LiveStateService:
     async def WriteEvents(self, request):  # noqa: N802
         """Writes events; answered when they are durable."""
         with self._inference.admitted():
-            rows = [{field.name: value for field, value in e.ListFields()} for e in request.events]
-            return _response(await self._inference.live.write_events(read_events(rows)))
+
+            def read():
+                return read_events(
+                    [{field.name: value for field, value in e.ListFields()} for e in request.events]
+                )
+
+            large = len(request.events) > _MANY
+            events = await asyncio.to_thread(read) if large else read()
+            return _response(await self._inference.live.write_events(events))
 
     @_answers
     async def WriteItems(self, request):  # noqa: N802
@@ -152,7 +160,7 @@ class LiveStateService:
                 }
                 for item in request.items
             ]
-            return _response(await self._inference.live.write_items(read_items(rows)))
+            return _response(await self._inference.write_items(read_items(rows)))
 
 
 def _values(feature):
@@ -162,7 +170,12 @@ def _values(feature):
 
 
 def _response(written: Written):
-    return protos.WriteResponse(written=written.written, expired=written.expired)
+    return protos.WriteResponse(
+        written=written.written,
+        expired=written.expired,
+        answered_now=written.answered_now,
+        answered_after_export=written.answered_after_export,
+    )
 
 
 async def _decoded(tensors, large: bool) -> dict:

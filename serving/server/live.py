@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from serving.server.metrics import Metrics
-from serving.state import Event, Item, Store
+from serving.server.newcomers import Newcomers, Outputs, Run
+from serving.server.servable import Servable
+from serving.server.training_log import Notes, read_notes
+from serving.state import Event, Item, Live, Store
 from serving.state.reader import Reader
 from serving.state.requests import BESIDE, IDS, fill, is_filled
 from serving.state.store import Written
@@ -35,6 +39,9 @@ class LiveState:
         self._count = metrics.state_count
         self._check_size = check_size
         self._readers = ThreadPoolExecutor(_READERS, "state-read")
+        self._newcomers = Newcomers()
+        self._notes: weakref.WeakKeyDictionary[Servable, Notes] = weakref.WeakKeyDictionary()
+        self._entered: tuple[int, dict[bytes, Item]] = (0, {})
 
     def close(self) -> None:
         """Writes what waits, and closes the store."""
@@ -62,16 +69,40 @@ class LiveState:
         self._count.add(operation, "OK")
         return written
 
+    async def add_newcomers(
+        self, servable: Servable, inputs: dict[str, np.ndarray], outputs: Outputs, run: Run
+    ) -> Outputs:
+        """An answer with the items that entered among them; see `serving.server.newcomers`."""
+        seen = self._notes_of(servable).filters_seen
+        return await self._newcomers.add(servable, inputs, outputs, self._entered, seen, run)
+
+    def _notes_of(self, servable: Servable) -> Notes:
+        if servable not in self._notes:
+            self._notes[servable] = read_notes(servable.path)
+        return self._notes[servable]
+
+    def _look_up(self, users: list[bytes]) -> Live:
+        live, read = self._reader.look_up(users)
+        if read and live.changes != self._entered[0]:
+            try:
+                self._entered = live.changes, self._store.items()
+            except ServingError:
+                read = False
+        self._count.add("look_up", "OK" if read else "UNAVAILABLE")
+        return live
+
     async def fill(
-        self, signatures: Mapping, signature: str, inputs: dict[str, np.ndarray]
+        self, servable: Servable, signature: str, inputs: dict[str, np.ndarray]
     ) -> tuple[str, dict[str, np.ndarray]]:
         """A request with what is known of its users, see `serving.state.requests.fill`.
 
         A request of ids alone is asked as one of events where the model has that: it is the same
         but for what stands beside the items, which the state knows and the client did not tell.
+        Events that the model's stored histories hold already (`history_until` of its training log)
+        are left out.
 
         Args:
-            signatures: of the model, SignatureDef by name.
+            servable: a version of a model.
             signature: the one that is asked.
             inputs: arrays by input name, as they came.
 
@@ -84,8 +115,8 @@ class LiveState:
         if not _is_of_users(inputs):
             return signature, inputs
         loop, users = asyncio.get_running_loop(), inputs["user_id"].tolist()
-        live, read = await loop.run_in_executor(self._readers, self._reader.look_up, users)
-        self._count.add("look_up", "OK" if read else "UNAVAILABLE")
+        live = await loop.run_in_executor(self._readers, self._look_up, users)
+        live, signatures = live.after(self._notes_of(servable).history_until), servable.signatures
         asked, whole = signature, inputs
         if any(live.histories) and set(inputs) == IDS and _EVENTS in signatures:
             asked, whole = _EVENTS, {**_nothing_beside(signatures[_EVENTS], inputs), **inputs}

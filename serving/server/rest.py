@@ -182,13 +182,15 @@ class RestHandler:
             raise invalid(f"Cannot read the body: {error}") from None
 
     async def _write(self, kind: str, body: bytes) -> bytes:
-        live = self._inference.live
         document = await self._parse(body, parse_value)
+        read = read_events if kind == "events" else read_items
+        rows = await asyncio.to_thread(read, document) if len(body) > _LARGE else read(document)
         if kind == "events":
-            written = await live.write_events(read_events(document))
+            written = await self._inference.live.write_events(rows)
         else:
-            written = await live.write_items(read_items(document))
-        return json.dumps(asdict(written)).encode()
+            written = await self._inference.write_items(rows)
+        told = {name: value for name, value in asdict(written).items() if value != ()}
+        return json.dumps(told).encode()
 
     async def _parse(self, body: bytes, parse: Callable[[bytes], Any] = parse_object) -> Any:
         # Before anything is made of it: what two bytes of JSON say is an object of 56.

@@ -58,7 +58,7 @@ class RedisStore(Store):
             user: [_event(user, member) for member in members[-self.events_per_user :]]
             for user, members in zip(asked, rows, strict=True)
         }
-        return Live([found[user] for user in users], self._catalogue[1])
+        return Live([found[user] for user in users], self._catalogue[1], int(changes or 0))
 
     def items(self) -> dict[bytes, Item]:
         try:

@@ -99,7 +99,7 @@ class SqliteStore(Store):
                 ][::-1]
                 for user in set(users)
             }
-            return Live([found[user] for user in users], self._left)
+            return Live([found[user] for user in users], self._left, changes)
 
     def items(self) -> dict[bytes, Item]:
         with self._reads() as reader:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 from serving.state.events import Event, Item
@@ -27,10 +27,19 @@ class Live:
     Attributes:
         histories: the events of each user, oldest first.
         left: items that left the catalogue.
+        changes: a number that is another after every change of the catalogue.
     """
 
     histories: list[list[Event]]
     left: tuple[bytes, ...] = ()
+    changes: int = 0
+
+    def after(self, seconds: int) -> "Live":
+        """The same, of events that were later than a time in seconds since 1970."""
+        if not seconds:
+            return self
+        later = [[each for each in row if each.timestamp > seconds] for row in self.histories]
+        return replace(self, histories=later)
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,14 @@ class Written:
     Attributes:
         written: events or items that are durable now.
         expired: events that are older than a store keeps any, and were left out.
+        answered_now: the models of the server that answer items that entered by their features.
+        answered_after_export: the others, which know an item once it stands in their tables.
     """
 
     written: int
     expired: int = 0
+    answered_now: tuple[str, ...] = ()
+    answered_after_export: tuple[str, ...] = ()
 
 
 class Store:

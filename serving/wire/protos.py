@@ -157,7 +157,12 @@ _, EventsRequest, _, _, ItemsRequest, WriteResponse = _define(
         (3, "left", _Field.TYPE_BOOL),
     ],
     ItemsRequest=[(1, "items", "Item", True)],
-    WriteResponse=[(1, "written", _Field.TYPE_INT64), (2, "expired", _Field.TYPE_INT64)],
+    WriteResponse=[
+        (1, "written", _Field.TYPE_INT64),
+        (2, "expired", _Field.TYPE_INT64),
+        (3, "answered_now", _Field.TYPE_STRING, True),
+        (4, "answered_after_export", _Field.TYPE_STRING, True),
+    ],
 )
 _LIVE_STATE = "recsys.LiveState"
 _LIVE_STATE_METHODS = {"WriteEvents": EventsRequest, "WriteItems": ItemsRequest}

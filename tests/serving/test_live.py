@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import threading
@@ -282,6 +283,29 @@ def test_a_client_does_the_same_before_a_server_that_cannot(server, target, kind
         assert client.recommend(user, k=3) == by_server[0]
     with make(kind, target, model) as client:
         assert items(client.recommend(user, k=3)) == ["i0", "i1", "i2"]
+
+
+def test_what_the_model_knows_already_is_not_told_again(laboratory, start, target, tmp_path):
+    """After an export with the events of the state: its training log says how far they go."""
+    folder = tmp_path / "recommender"
+    shutil.copytree(laboratory.models / "recommender" / "1", folder / "1")
+    (folder / "1" / "assets.extra").mkdir(exist_ok=True)
+    log = folder / "1" / "assets.extra" / "training.json"
+    log.write_text(json.dumps({"history_until": NOW - 10}))
+    state = tmp_path / "state.db"
+    server = start(model_name="recommender", model_base_path=folder, state=state)
+    with make("rest", server) as client:
+        client.write_events(
+            [
+                {"user_id": "u", "item_id": "i0", "timestamp": NOW - 10},
+                {"user_id": "u", "item_id": "i1", "timestamp": NOW - 9},
+            ]
+        )
+        assert items(client.recommend("u", k=2)) == ["i0", "i2"]
+    # Before a server that cannot read it, the client is told.
+    for kind in ("grpc", "rest-async"):
+        with make(kind, target, state=str(state), state_since=NOW - 10) as client:
+            assert items(client.recommend("u", k=2)) == ["i0", "i2"]
 
 
 def test_a_client_whose_state_cannot_be_read_asks_without(target, tmp_path):

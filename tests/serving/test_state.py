@@ -90,11 +90,11 @@ def test_an_event_keeps_all_that_is_told_and_counts_once_however_often_it_is_sen
 
 
 def test_what_is_too_old_is_neither_kept_nor_read(address):
-    with open_state(address, ttl_seconds=100) as state:
-        told = state.write([event("u", "old", 101), event("u", "young", 50)])
+    with open_state(address, ttl_seconds=10_000) as state:
+        told = state.write([event("u", "old", 20_000), event("u", "young", 5_000)])
         assert (told.written, told.expired) == (1, 1)
         assert items_of(state.look_up([b"u"])) == ["young"]
-    with open_state(address, ttl_seconds=20) as state:
+    with open_state(address, ttl_seconds=1_000) as state:
         assert items_of(state.look_up([b"u"])) == []
     with open_state(address, ttl_seconds=0) as state:
         assert state.write([event("w", "ancient", NOW - 1)]).written == 1

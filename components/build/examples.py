@@ -323,6 +323,7 @@ def _build(
         records.write_table(table, artifacts.split_folder(folder, name), number)
     return {
         "number": number,
+        "newest": int(rows.times(log).max(initial=0)),
         "rows": {name: table.num_rows for name, table in made.items()},
         "users": {
             name: len(np.unique(table.column("user_id").to_numpy())) for name, table in made.items()

@@ -26,12 +26,15 @@ weight, and its id is forgotten, and its units are dropped, for all of its rows 
 together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
+from typing import Any
+
 import numpy as np
 import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
 from models.contract.recommender import weighed
+from models.contract.requests import signature
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -109,7 +112,7 @@ class TwoTower(DotProductModel[HyperParameters]):
             shape=[hyper_parameters.history_length],
             initializer=tf.keras.initializers.Constant(0.0),
         )
-        self._item_count = len(data.items)
+        self._item_count, self._data = len(data.items), data
         probability = data.item_counts / max(1, data.item_counts.sum())
         self._probability = tf.constant(
             np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
@@ -178,6 +181,42 @@ class TwoTower(DotProductModel[HyperParameters]):
         return self._item_tower(
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
+
+    def signatures(self, retriever: Any) -> dict[str, Any]:
+        """`embed_items`: raw features of items that need not be in any table -> what to search by.
+
+        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
+        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is as those
+        that the signature `retrieve` searches; `known` [B] bool is false where train has seen none
+        of the values, and where it never forgot an id (`unknown_rate` 0), so that no vector of an
+        unknown one has learnt anything.
+        """
+        fields = self._data.item_fields
+        if not fields:
+            return {}
+        # Named, so that its tables are exported too.
+        self._transform_layer = self._data.transform_layer
+
+        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
+            encoded, known = self._items.encode_new(self._data.item_index(raw))
+            return {
+                "embedding": tf.cast(self._item_tower(encoded), tf.float32),
+                "known": known & (self.hyper_parameters.unknown_rate > 0),
+            }
+
+        return {
+            "embed_items": signature(
+                embed_items,
+                **{
+                    field.name: tf.TensorSpec(
+                        [None, None] if field.listed else [None],
+                        tf.string if field.dtype == tf.string else tf.float32,
+                        name=field.name,
+                    )
+                    for field in fields
+                },
+            )
+        }
 
     def _embed_query(self, user, history, forget=None, training=False):
         """`history` is [B, up to history_length] item indices, newest first, padded with 0."""

@@ -200,9 +200,9 @@ class YahooNews(ItemVectorModel[HyperParameters]):
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
-        `encode_article`: the texts of articles by their names, [B] strings, "" where missing ->
-        `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, where there is
-        no word that train has.
+        `encode_article`, there as `embed_items` too, as other models call it: the texts of articles
+        by their names, [B] strings, "" where missing -> `embedding` [B, D] float32, and `known` [B]
+        bool: false, and the embedding 0, where there is no word that train has.
 
         `update_state`: `state` [B, units] float32, 0 throughout of a user who has read nothing, and
         `embedding` [B, D] of the article that was read -> the next `state`, and the user's
@@ -222,11 +222,13 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             return {"state": state, "embedding": self.user(state)}
 
         own, names = self.hyper_parameters, [field.name for field in self._words.fields]
+        encode = signature(
+            encode_article,
+            **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
+        )
         return {
-            "encode_article": signature(
-                encode_article,
-                **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
-            ),
+            "encode_article": encode,
+            "embed_items": encode,
             "update_state": signature(
                 update_state,
                 state=tf.TensorSpec([None, own.units], tf.float32, name="state"),

@@ -314,14 +314,16 @@ def toy_data(tmp_path_factory):
 
     root = shared_by_workers(tmp_path_factory)
 
-    def same_rows(kind: str, randomness: float, label) -> "toy.ToyData | None":
+    def same_rows(kind: str, randomness: float, label, described: bool) -> "toy.ToyData | None":
         """Clicks are of the rows that ratings are of.
 
-        Noise is the same for all kinds without features.
+        Profiles, sequences and walks are the same events, in rows of other lengths.
         """
         if label and label.is_click:
             return get(kind, randomness, Label(column=label.column))
-        return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
+        if kind in ("sequence", "walk") and not label:
+            return get("profile", randomness, described=described)
+        return None
 
     def get(
         kind: str, randomness: float, label=None, described: bool = False, walks: dict | None = None
@@ -341,7 +343,7 @@ def toy_data(tmp_path_factory):
                     randomness,
                     kind,
                     label=label,
-                    same_rows=None if described else same_rows(kind, randomness, label),
+                    same_rows=same_rows(kind, randomness, label, described),
                     carries={"item_features": True} if described else None,
                     walks=walks,
                 )

@@ -54,7 +54,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Freezes the libraries that the tests have imported; see `collected`."""
+    """Freezes the libraries that the tests have imported; see `collected`.
+
+    And takes pytest's options from the command line, of which TFX's components parse what they
+    know: their `-v` is a number.
+    """
+    del sys.argv[1:]
     gc.freeze()
 
 

@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -79,6 +80,9 @@ def recsys(*arguments: object, output: Path) -> Ended:
             main([*map(str, arguments), "--output", str(output)], standalone_mode=False)
         except SystemExit as ended:
             code = int(ended.code or 0)
+        except Exception:  # what a user would see; the other inputs are still to come
+            code = 1
+            said.write(traceback.format_exc())
     return Ended(code == 0, said.getvalue(), output)
 
 
@@ -338,6 +342,7 @@ def faults_of_run(case: Case, ended: Ended, folder: Path) -> Iterator[str]:
     """The same of the whole run."""
     if not ended.well:
         yield f"the run failed: {_last_line(ended)}"
+        yield from _unsaid((), ended)
         return
     yield from _unsaid(case.tells, ended)
     if not list(ended.output.glob("serving/*/*/saved_model.pb")):

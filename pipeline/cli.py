@@ -791,7 +791,9 @@ def compile_run(config: str, target: str, image: str | None) -> None:
     help="Where Kubeflow Pipelines answers, such as http://localhost:8888 "
     "(default: KF_PIPELINES_ENDPOINT).",
 )
-@click.option("--data", help="Folder of the data, on a volume that the steps mount.")
+@click.option(
+    "--data", help="Folder of the data: s3:// or gs://, or on a volume that the steps mount."
+)
 @click.option("--seed", type=int, help="Of initial weights, batches and negatives.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter.")
 @click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model.")

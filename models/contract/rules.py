@@ -389,6 +389,18 @@ def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     )
 
 
+def mask_found(scores: tf.Tensor, position: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
+    """The same for scores [B, C] of the items at some positions [B, C] alone."""
+    size = tf.reduce_max(tf.concat([items.flat_values, [0]], axis=0)) + 1
+    row = tf.range(tf.shape(scores, tf.int64)[0])[:, tf.newaxis]
+    index = tf.cast(position, tf.int64) + FIRST_TOKEN
+    out = tf.sort(tf.concat([items.value_rowids() * size + items.flat_values, [-1]], axis=0))
+    found = row * size + index
+    place = tf.searchsorted(out, tf.reshape(found, [-1]), side="right") - 1
+    same = tf.reshape(tf.gather(out, place), tf.shape(found)) == found
+    return tf.where(same & (index < size), float("-inf"), scores)
+
+
 def _unwanted(asked: Asked, exclude_recent: tf.Tensor) -> tf.RaggedTensor:
     """Ragged [B, None]: what the user has had, what is excluded, and the newest of the history."""
 

@@ -204,7 +204,12 @@ class Scorer(tf.Module):
     """A model with all that it needs to answer raw requests.
 
     That is the transforms, and the train mean to stand beside.
+
+    Attributes:
+        notes: what the training log says of what is exported.
     """
+
+    notes: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, model: ScoreModel[Any], data: ScoreData):
         super().__init__()

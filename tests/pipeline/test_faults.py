@@ -47,7 +47,7 @@ def test_a_whole_run_must_push_and_say_and_do_what_it_should(tmp_path):
 
     case = Case("x", "trained", tells=("AUC",), then=fails)
     failed = Ended(False, "Traceback\nwhy", tmp_path)
-    assert list(faults_of_run(case, failed, tmp_path)) == ["the run failed: why"]
+    assert list(faults_of_run(case, failed, tmp_path)) == ["the run failed: why", "a traceback"]
     unsaid = Ended(True, "log loss", tmp_path)
     assert list(faults_of_run(case, unsaid, tmp_path)) == [
         "does not say 'AUC'",

@@ -484,6 +484,37 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 
 @main.command()
+@click.option("--item", required=True, help="Item id.")
+@click.option(
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
+)
+@click.option("--where", multiple=True, help='A condition, "genres in Drama | War"; repeat.')
+@click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
+@click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
+@click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
+@click.option(
+    "--name", default="recsys", show_default=True, help="Name under which the model is served."
+)
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    help="Where to look for item titles.",
+)
+@_mended
+def similar(item, count, where, allow, use_grpc, address, name, output) -> None:
+    """Ask a running server for items like an item.
+
+    \b
+    Example: recsys similar --item 50 -k 10 --where "not genres = War"
+    """
+    from pipeline import demo as demonstration
+
+    demonstration.similar(item, count, where, allow, use_grpc, address, name, output)
+
+
+@main.command()
 @click.option(
     "--to",
     "folder",

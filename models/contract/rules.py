@@ -120,6 +120,9 @@ class Rulebook(tf.Module):
         table: id -> index; position p of the catalogue is index p + 2.
         size: how many items there are.
         vectors: [N, D] of the items, for `mmr`; None where the model has none.
+
+    Attributes:
+        vectors: the same, of unit length or 0.
     """
 
     def __init__(
@@ -164,9 +167,28 @@ class Rulebook(tf.Module):
         self._splits = tf.Variable(
             tf.stack(splits) if splits else tf.zeros([1, size + 1], tf.int64), trainable=False
         )
-        self._vectors = None
+        self.vectors = None
         if vectors is not None:
-            self._vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
+            self.vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
+        # Two signatures ask it, and it is traced once.
+        self._hold = tf.function(
+            self._conditions, input_signature=[tf.TensorSpec([None], tf.string)]
+        ).__call__
+
+    def qualifies(self, where: tf.RaggedTensor, allow: tf.RaggedTensor) -> tf.Tensor:
+        """[B, N] bool: what `where` and `allow` take, ragged [B, None] strings.
+
+        Raises:
+            InvalidArgumentError: as `judge`.
+        """
+        rows = tf.cast(where.nrows(), tf.int32)
+
+        def some() -> tf.Tensor:
+            holds = self._hold(where.flat_values)
+            return _all(holds, where.value_rowids(), rows) & self._allowed(allow, rows)
+
+        asked = tf.size(where.flat_values) + tf.size(allow.flat_values)
+        return tf.cond(asked > 0, some, lambda: tf.ones([rows, self._size], tf.bool))
 
     def judge(self, rules: Rules) -> Judged:
         """Evaluates `allow`, `where` and `boost`.
@@ -303,7 +325,7 @@ class Rulebook(tf.Module):
                 diversity,
                 "diversity: required: 'COLUMN <= COUNT' or 'mmr WEIGHT', 0 to 1; received",
             )
-            if self._vectors is None:
+            if self.vectors is None:
                 _require(~by_vector, diversity, "the model has no vectors of items, so it has no")
             name = tf.strings.regex_replace(diversity, _DIVERSITY, r"\1")
             name = tf.where(by_column, name, "")
@@ -359,8 +381,8 @@ class Rulebook(tf.Module):
             full = tf.where((often >= limit) & (own > 0), own, -1)
             closed = tf.reduce_any(codes[:, :, tf.newaxis] == full, axis=[1, 2])
             left &= ~closed & (tf.range(self._size) != best)
-            if self._vectors is not None:
-                vectors = tf.convert_to_tensor(self._vectors)
+            if self.vectors is not None:
+                vectors = tf.convert_to_tensor(self.vectors)
                 near = tf.linalg.matvec(vectors, vectors[best])
                 near = tf.cond(weight < 1, lambda: near, lambda: likeness)
                 likeness = tf.where(place == 0, near, tf.maximum(likeness, near))
@@ -378,7 +400,7 @@ class Rulebook(tf.Module):
         )
         return (named > 0) | (allow.row_lengths() == 0)[:, tf.newaxis]
 
-    def _hold(self, conditions: tf.Tensor) -> tf.Tensor:
+    def _conditions(self, conditions: tf.Tensor) -> tf.Tensor:
         """[V, N] bool: of which items each of [V] conditions holds."""
         terms = tf.strings.split(conditions, " or ")
         text = terms.flat_values

@@ -37,6 +37,7 @@ from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN
 from models.inputs.sampling import Batches
+from models.inputs.schema import Field, raw_signature
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
@@ -175,30 +176,21 @@ class SideInformation(GraphEmbedding[G]):
         """
         if not self.side:
             return {}
-        fields = {field.name: field for field in self._data.item_fields}
 
         def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
-            values = {name: _known(column) for name, column in self._data.item_index(raw).items()}
-            new = tf.fill(tf.shape(next(iter(raw.values())))[:1], tf.constant(UNKNOWN, tf.int64))
-            vectors = self.aggregate(new, values)
-            return {
-                "embedding": tf.math.l2_normalize(vectors, axis=1),
-                "known": tf.reduce_any(vectors != 0, axis=1),
-            }
+            vectors, known = self.embed_features(raw)
+            return {"embedding": vectors, "known": known}
 
-        return {
-            "embed_items": signature(
-                embed_items,
-                **{
-                    name: tf.TensorSpec(
-                        [None, None] if field.listed else [None],
-                        tf.string if field.dtype == tf.string else tf.float32,
-                        name=name,
-                    )
-                    for name, field in fields.items()
-                },
-            )
-        }
+        return {"embed_items": signature(embed_items, **raw_signature(self.item_fields()))}
+
+    def item_fields(self) -> tuple[Field, ...]:
+        return self._data.item_fields if self.side else ()
+
+    def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        values = {name: _known(column) for name, column in self._data.item_index(raw).items()}
+        new = tf.fill(tf.shape(next(iter(raw.values())))[:1], tf.constant(UNKNOWN, tf.int64))
+        vectors = self.aggregate(new, values)
+        return tf.math.l2_normalize(vectors, axis=1), tf.reduce_any(vectors != 0, axis=1)
 
 
 def _known(values: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:

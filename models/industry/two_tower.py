@@ -34,7 +34,8 @@ from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
-from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
+from models.inputs.schema import Field
 from models.inputs.token_layers import EntityEncoder
 from models.names.hyper_parameters import (
     Epochs,
@@ -98,6 +99,7 @@ class TwoTower(DotProductModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width, feature_width = hyper_parameters.embedding_dim, hyper_parameters.feature_dim
+        self._data = data
         self._users = EntityEncoder(data.users, width, feature_width, name="users")
         self._items = EntityEncoder(data.items, width, feature_width, name="items")
         self._user_tower = Tower(hyper_parameters, name="user_tower")
@@ -182,6 +184,17 @@ class TwoTower(DotProductModel[HyperParameters]):
         return self._item_tower(
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
+
+    def item_fields(self) -> tuple[Field, ...]:
+        return self._data.item_fields
+
+    def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        features = self._data.item_index(raw)
+        told = [values > UNKNOWN for values in features.values()]
+        told = [tf.reduce_any(one, axis=1) if one.shape.rank > 1 else one for one in told]
+        nobody = tf.fill(tf.shape(told[0]), tf.constant(UNKNOWN, tf.int64))
+        vectors = self._item_tower(self._items(nobody, features=features))
+        return tf.cast(vectors, tf.float32), tf.reduce_any(tf.stack(told), axis=0)
 
     def _embed_query(self, user, history, forget=None, training=False):
         """`history` is [B, up to history_length] item indices, newest first, padded with 0."""

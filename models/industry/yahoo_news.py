@@ -49,6 +49,7 @@ from models.industry.recurrent import read_through
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.schema import Field
 from models.inputs.token_layers import TokenEmbedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
 
@@ -195,6 +196,13 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         kept = without_duplicates(tf.matmul(vectors, vectors, transpose_b=True) > limit)
         return tf.where(kept, score, float("-inf"))
 
+    def item_fields(self) -> tuple[Field, ...]:
+        return tuple(self._words.fields)
+
+    def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        words = self._words.read(self._data.item_index(raw))
+        return self.encoder(words), words.row_lengths() > 0
+
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
@@ -209,8 +217,8 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         """
 
         def encode_article(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            words = self._words.read(self._data.item_index(texts))
-            return {"embedding": self.encoder(words), "known": words.row_lengths() > 0}
+            vectors, known = self.embed_features(texts)
+            return {"embedding": vectors, "known": known}
 
         def update_state(state: tf.Tensor, embedding: tf.Tensor) -> dict[str, tf.Tensor]:
             nobody = tf.reduce_all(state == 0, axis=1, keepdims=True)

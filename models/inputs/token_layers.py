@@ -107,17 +107,22 @@ class EntityEncoder(tf.keras.layers.Layer):
             for feature in sorted(self._features)
         }
 
-    def call(self, index, forget=None):
+    def call(self, index, forget=None, features=None):
         """Encodes `index`.
 
-        Where the boolean `forget` (same shape) is true the id is replaced by the unknown one.
+        Where the boolean `forget` (same shape) is true the id is replaced by the unknown one. The
+        features, name -> [B] or ragged [B, None] indices, are those of [B] `index` in the tables
+        where they are not given.
         """
         identity = index
         if forget is not None:
             identity = tf.where(forget, tf.cast(UNKNOWN, index.dtype), index)
         parts = [self._id(identity)]
         for feature, embedding in self._embeddings.items():
-            values = tf.gather(self._features[feature], index)
+            if features is None:
+                values = tf.gather(self._features[feature], index)
+            else:
+                values = _dense(features[feature])
             if values.shape.rank == index.shape.rank:
                 parts.append(embedding(values))
             else:

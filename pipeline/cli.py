@@ -573,6 +573,48 @@ def batch(
     batches.run(folder, users, count, run_id, output, click.echo, engine)
 
 
+@main.group()
+def export() -> None:
+    """Take parts of a pushed model out of it.
+
+    \b
+    Example: recsys export vectors --to vectors
+    """
+
+
+@export.command("vectors")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(),
+    required=True,
+    help="A new folder for the files; s3:// too.",
+)
+@click.option(
+    "--run",
+    "run_id",
+    default="latest",
+    show_default=True,
+    help="The run whose pushed model is taken apart, as of `recsys show`.",
+)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
+@_mended
+def export_vectors(folder: str, run_id: str, output: str) -> None:
+    """Vectors of users and items, as Parquet and .npy with ids, and the two towers apart.
+
+    They are for a vector database or a feature store: a score is the dot product of the two. What
+    computes a user's vector, and an item's, are SavedModels of their own.
+
+    \b
+    Example: recsys export vectors --run latest --to vectors
+    """
+    from pipeline import vectors
+
+    vectors.run(folder, run_id, output, click.echo)
+
+
 @main.command()
 @click.option(
     "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."

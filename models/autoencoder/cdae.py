@@ -71,6 +71,7 @@ class CDAE(DotProductModel[HyperParameters]):
 
     uses_history = True
     shards = True
+    biased = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -59,6 +59,8 @@ class HyperParameters(UserNetwork, Ranking, Epochs, Gradient, LazyAdam, Xla):
 class CUNEBPR(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
+    biased = True
+
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         normal = tf.keras.initializers.RandomNormal(stddev=0.1)

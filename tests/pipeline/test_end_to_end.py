@@ -189,6 +189,7 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
         "serving_default",
         "recommend",
         "recommend_rules",
+        "similar",
         "embed",
         "retrieve",
     ]
@@ -200,6 +201,8 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
                 first = client.recommend("u0", k=3)
                 assert first.strategy == "model" and len(first.items) == 3
                 excluded = [item for item, _ in first.items]
+                like = client.similar(excluded[0], k=3)
+                assert like.strategy == "vectors" and len(like.items) == 3
             asked = recsys(
                 "recommend",
                 "--user",

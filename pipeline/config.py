@@ -20,7 +20,8 @@ from components.gate.config import GateConfig
 from components.read import datasets
 from models.names import metrics, registry
 from models.names.errors import ConfigError
-from models.names.label import Label
+from models.names.index import IndexConfig
+from models.names.label import WEIGHT, Label
 from models.names.settings import Names, Settings, Share
 from pipeline.cluster import ClusterConfig
 
@@ -86,6 +87,7 @@ class RunConfig(Settings):
         hyper_parameters: overrides of the model's own.
         check: thresholds of the table check.
         gate: thresholds of the blessing.
+        index: how the nearest items are found, by a model whose score is a dot product.
         metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
             `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
@@ -116,6 +118,7 @@ class RunConfig(Settings):
     hyper_parameters: dict[str, Any] = pydantic.Field({}, examples=[{"epochs": 30}])
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
+    index: IndexConfig = IndexConfig()
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     beam: Beam = Beam()
     seed: int = 0
@@ -216,11 +219,28 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
         parts = {name: {**part, **(values.get(name) or {})} for name, part in defaults.items()}
         values = {**values, **parts}
         config = RunConfig.parse(values, path or "")
+    config = _with_recall_of_the_index(config)
     metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     config = _with_defaults_of_sessions(config, values)
     config = _with_defaults_of_the_task(config, values)
-    _require_use_of_weights(config)
-    return config
+    return _with_weights_of_events(config)
+
+
+def _with_recall_of_the_index(config: RunConfig) -> RunConfig:
+    """An index is measured against the exact ranking; the gate asks for it.
+
+    Raises:
+        ConfigError: an index for a model that ranks no catalogue.
+    """
+    if config.index.kind == "exact":
+        return config
+    if registry.get(config.model).task != "retrieve":
+        raise ConfigError(
+            f"index.kind: {config.model} scores single rows and finds no items; required: exact, "
+            f"or none; received {config.index.kind}"
+        )
+    asked = dict.fromkeys((*config.metrics, f"{metrics.INDEX_RECALL}_100"))
+    return config.model_copy(update={"metrics": tuple(asked)})
 
 
 def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> RunConfig:
@@ -242,14 +262,16 @@ def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> Run
     return config
 
 
-def _require_use_of_weights(config: RunConfig) -> None:
-    """Refuses weights, which no model of a catalogue heeds yet, and `label.weight` says of rows."""
-    values = config.positives.values if config.positives else None
-    if values and config.positives and config.positives.weighted:
+def _with_weights_of_events(config: RunConfig) -> RunConfig:
+    """The rows of a `score` run weigh as `positives` says of their events."""
+    if not config.label or not config.positives or not config.positives.weighted:
+        return config
+    if config.label.weight not in (None, WEIGHT):
         raise ConfigError(
-            f"positives.values: {config.model} does not heed how much an event weighs; required: "
-            f"weights of 1, such as values: [{', '.join(values)}]; received: {values}"
+            "label.weight and weights in positives.values both say what a row weighs; required: "
+            f"one of them; received {config.label.weight!r} and {config.positives.values}"
         )
+    return config.model_copy(update={"label": config.label.model_copy(update={"weight": WEIGHT})})
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:

@@ -22,7 +22,9 @@ from components.read.table_reader import TableReader
 from components.refit.refit import Refit
 from components.refit.steps import RefitTrainer, RefitTransform
 from components.tables.schemas import read_columns, read_schemas, schema_folder
+from models.contract.retrieve import DotProductModel
 from models.names import metrics, registry
+from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs
 from pipeline import rows, workers
 from pipeline import tfx_api as tfx
@@ -74,11 +76,16 @@ def create_pipeline(
 
     Raises:
         ConfigError: a place that Beam's workers cannot see, no metric to choose the epoch by, walks
-            for a model that takes none, or targets
-            that the model's own ranking leaves out.
+            for a model that takes none, targets that the model's own ranking leaves out, or an
+            index for a model without vectors.
     """
     entry = registry.get(config.model)
     model_class = registry.load(config.model).Model
+    if config.index.kind != "exact" and not issubclass(model_class, DotProductModel):
+        raise ConfigError(
+            f"index.kind: {config.index.kind} is for models whose score is a dot product; "
+            f"{config.model}'s is none; required: exact"
+        )
     settings = model_class.HyperParameters(**hyper_parameters)
     to_build = check_run(config, settings)
     require_seen(config.beam, {"data.source": source, "output": pipeline_root})
@@ -185,6 +192,7 @@ def create_pipeline(
         "label": label,
         "code_hash": registry.code_hash(),
         **({"metrics": list(config.metrics)} if config.metrics else {}),
+        **({"index": config.index.model_dump()} if config.index.kind != "exact" else {}),
     }
     identity = _hash_text(
         json.dumps(

@@ -310,21 +310,7 @@ def quiet() -> None:
 def load_tensorflow(say: Callable[[str], None]) -> None:
     """Imports what takes long, once nothing is left that can be refused without."""
     say("TensorFlow and TFX take a while to load")
-    with _nothing_on_stderr():
-        import tensorflow  # noqa: F401
-
-
-@contextlib.contextmanager
-def _nothing_on_stderr() -> Iterator[None]:
-    """For the import of TensorFlow 2.21, which notes its build before it can be asked not to."""
-    before = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
+    import tensorflow  # noqa: F401
 
 
 class _Progress(logging.Handler):

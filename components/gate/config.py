@@ -7,7 +7,7 @@ from typing import ClassVar
 import pydantic
 
 from models.names.errors import ConfigError, nearest
-from models.names.settings import Names, Settings
+from models.names.settings import Names, Settings, Share
 
 SLICES = ("activity", "popularity", "temperature")
 """What every evaluation is sliced by: columns of the test rows."""
@@ -30,6 +30,8 @@ class GateConfig(Settings):
         slices: parts of the test split where the model may be neither worse than the reference nor,
             by more than `max_regression`, than the last blessed model, beyond `z` standard errors:
             a slice by name (`activity`: all of its values), or one value (`activity:0`).
+        min_index_recall: the share of the exact best 100 that the index of a run must find on the
+            test queries, where it has one that is not exact.
     """
 
     SECTION: ClassVar[str] = "gate"
@@ -38,6 +40,7 @@ class GateConfig(Settings):
     max_regression: float = pydantic.Field(0.005, ge=0)
     z: float = pydantic.Field(2.0, ge=0)
     slices: Names = pydantic.Field((), examples=[("activity", "popularity:tail")])
+    min_index_recall: Share = 0.95
 
 
 def require_known_slices(slices: Iterable[str]) -> None:

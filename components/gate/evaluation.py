@@ -18,7 +18,9 @@ from models.names.metrics import MetricSet
 
 OVERALL = "overall"
 LAST_BLESSED = "the last blessed model"
+EXACT = "the exact ranking"
 _FLOOR, _SLICE_FLOOR, _CHANGE, _USERS = "floor", "slice_floor", "change", "by_user"
+_INDEX_FLOOR = "index_floor"
 
 
 def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
@@ -49,6 +51,10 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
         margins[measured.lift].append(
             ("FloorMargin", _SLICE_FLOOR, {**floor, "bound": 0.0}, declared)
         )
+
+    for name in measured.of_index:  # a share, which is wanted whatever the noise
+        wanted = {"of": name, "z": 0.0, "bound": gate.min_index_recall}
+        margins[name] = [("FloorMargin", _INDEX_FLOOR, wanted, [overall])]
 
     def with_margins(kind: str, name: str, of_groups: bool) -> list[config_pb2.MetricConfig]:
         """A metric, and what is required of it."""
@@ -82,7 +88,7 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
         config_pb2.MetricsSpec(
             output_names=measured.means[:1],
             metrics=[
-                config_pb2.MetricConfig(class_name="ExampleCount"),
+                _metric("RowCount", "example_count"),
                 _metric("ByUser", _USERS, outputs=list(measured.means)),
             ],
             example_weights=config_pb2.ExampleWeightOptions(unweighted=True),
@@ -129,9 +135,10 @@ class Threshold:
     Attributes:
         metric: the monitored metric.
         slice: `overall`, or `name:value`.
-        against: what it is compared with: the task's reference, or `LAST_BLESSED`.
+        against: what it is compared with: the task's reference, `LAST_BLESSED` or, of an index,
+            `EXACT`.
         value: by how much the model is better, negative where it is worse; None where there is
-            nothing to compare with.
+            nothing to compare with. Of an index, the share that it finds.
         standard_error: of the value, over the rows.
         bound: the least value that is let through.
         z: the standard errors that count as noise.
@@ -155,21 +162,29 @@ class Threshold:
         if self.value is None:
             return f"{self._what}: no test row is in this slice"
         error = "" if self.standard_error is None else f" (± {self.standard_error:.4f})"
+        than = "of" if self._of_index else "than"
         return (
-            f"{self._what}: {_difference(self.value)} than {self.against}'s{error}; required: "
+            f"{self._what}: {self._worded(self.value)} {than} {self.against}'s{error}; required: "
             f"{self.requirement}; short by {self.bound - self.value:.4f}"
         )
 
     @property
     def requirement(self) -> str:
         """The bound in words, and whether it is the noise."""
-        side = "least" if self.bound > 0 else "most"
+        side = "least" if self.bound > 0 or self._of_index else "most"
         noise = self.standard_error is not None and math.isclose(
             abs(self.bound), self.z * self.standard_error
         )
-        return f"at {side} {_difference(self.bound)}" + (
+        return f"at {side} {self._worded(self.bound)}" + (
             f", {self.z:g} standard errors" if noise and self.bound else ""
         )
+
+    @property
+    def _of_index(self) -> bool:
+        return self.against == EXACT
+
+    def _worded(self, value: float) -> str:
+        return f"{value:.4f}" if self._of_index else _difference(value)
 
     @property
     def _what(self) -> str:
@@ -275,12 +290,13 @@ def _means(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     TFMA's differences from the baseline model are left out: `Verdict.baseline` has its values.
     """
     beside = ("example_count", "_diff", ERROR, CHANGE)
+    margins = (_FLOOR, _SLICE_FLOOR, _CHANGE, _INDEX_FLOOR)
     return {
         name: metrics.with_roots(
             {
                 metric: value
                 for metric, value in row.items()
-                if not metric.endswith(beside) and metric not in (_FLOOR, _SLICE_FLOOR, _CHANGE)
+                if not metric.endswith(beside) and metric not in margins
             }
         )
         for name, row in values.items()
@@ -309,6 +325,11 @@ def _thresholds(
                 settings = json.loads(metric.config)
                 output, change = settings["of"], settings["name"] == _CHANGE
                 measured = output + CHANGE if change else output
+                if settings["name"] == _INDEX_FLOOR:
+                    named, against = output, EXACT
+                else:
+                    of_set = metrics.named(output)
+                    named, against = of_set.monitor, LAST_BLESSED if change else of_set.reference
                 for name, row in values.items():
                     if not any(_is_in(name, slicing) for slicing in bounds.slicing_specs):
                         continue
@@ -316,9 +337,9 @@ def _thresholds(
                     error = float("nan") if none else row[measured + ERROR]
                     found.append(
                         Threshold(
-                            metric=metrics.named(output).monitor,
+                            metric=named,
                             slice=name,
-                            against=LAST_BLESSED if change else metrics.named(output).reference,
+                            against=against,
                             value=None if none else row[measured],
                             standard_error=None if math.isnan(error) else error,
                             bound=settings["bound"]
@@ -328,7 +349,13 @@ def _thresholds(
                         )
                     )
     return sorted(
-        found, key=lambda one: (one.slice != OVERALL, one.against == LAST_BLESSED, one.slice)
+        found,
+        key=lambda one: (
+            one.slice != OVERALL,
+            one.against == EXACT,
+            one.against == LAST_BLESSED,
+            one.slice,
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from models.contract.retriever import Retriever
 from models.inputs.data import TrainingData
 from models.measures import recommended
 from models.names import metrics
+from models.names.index import EXACT, IndexConfig
 
 _EVALUATION_CELLS = (
     2_000_000  # scores computed at once in evaluation: bounds memory on any catalogue
@@ -82,12 +83,15 @@ class RetrieveTask:
 
     Args:
         asked: metrics that the run asks for besides, see `metrics.MetricSet.asking`.
+        index: how what is exported finds the nearest items.
+        seed: of the index.
     """
 
     name = "retrieve"
 
-    def __init__(self, asked: Iterable[str] = ()):
+    def __init__(self, asked: Iterable[str] = (), index: IndexConfig = EXACT, seed: int = 0):
         self.metrics = metrics.of(self.name, asked=asked)
+        self._index, self._seed = index, seed
 
     def load(
         self,
@@ -113,7 +117,7 @@ class RetrieveTask:
 
     def exporter(self, model: RetrieveModel[Any], data: TrainingData) -> Retriever:
         """Returns the module whose `export(folder)` writes the SavedModel."""
-        return Retriever(model, data, self.metrics)
+        return Retriever(model, data, self.metrics, self._index, self._seed)
 
     def notes(self, model: RetrieveModel[Any]) -> dict[str, str]:
         """Returns what the training log says of the served model.

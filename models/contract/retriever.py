@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from models.contract.index import InvertedFile, index_of
 from models.contract.query import Query
 from models.contract.requests import K, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
@@ -16,8 +17,8 @@ from models.contract.rules import (
     Asked,
     Rulebook,
     Rules,
+    mask_found,
     mask_items,
-    read_rules,
     rules_signature,
 )
 from models.inputs.columns import drop_unknown
@@ -28,8 +29,10 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 from models.measures import ranking, segments
 from models.names import metrics
+from models.names.index import EXACT, IndexConfig
 
 DEFAULT_K = 10
+_OWN_QUERIES = 512  # of which an index learns how many lists to look into
 
 
 def parse_requests(
@@ -65,6 +68,11 @@ class Retriever(tf.Module):
         model: the model.
         data: what it was trained on.
         measured: what `evaluate` returns.
+        index: how the nearest items are found.
+        seed: of the index.
+
+    Raises:
+        ConfigError: an index for a model whose score is no dot product.
     """
 
     def __init__(
@@ -72,6 +80,8 @@ class Retriever(tf.Module):
         model: RetrieveModel[Any],
         data: TrainingData,
         measured: metrics.MetricSet = metrics.RETRIEVE,
+        index: IndexConfig = EXACT,
+        seed: int = 0,
     ):
         super().__init__()
         self._model = model
@@ -106,6 +116,9 @@ class Retriever(tf.Module):
             self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
         self._data = data
         self._rules: Any = None  # a Rulebook, made when it is exported
+        self.inverted_file: InvertedFile | None = None
+        if index.kind != "exact":
+            self.inverted_file = index_of(model, self._frozen, index, seed, self._own_queries)
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
         self._measure = tf.function(self._measure_queries).__call__
@@ -140,7 +153,8 @@ class Retriever(tf.Module):
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32.
 
-        Where the run asks for metrics of what is recommended, `recommended` is [B, K] int32.
+        They are of the exact ranking, and the recall of an index is what it finds of that. Where
+        the run asks for metrics of what is recommended, `recommended` is [B, K] int32.
         """
         return self._measure(examples)[0]
 
@@ -202,7 +216,7 @@ class Retriever(tf.Module):
         It takes what the model reads beside the ids too, and says why there are `fewer` than k.
         """
         excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
-        rules = read_rules({name: beside.pop(name) for name in rules_signature()})
+        rules = Rules(**{name: beside.pop(name) for name in rules_signature()})
         requested, context = self._told(history, beside)
         user = self._user_table.lookup(user_id)
         stored = self._stored(user)
@@ -225,7 +239,7 @@ class Retriever(tf.Module):
         rows = tf.shape(examples)[0]
         all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
         masked, k = parsed["masked"], tf.fill(tf.shape(examples), count)
-        return self._under_rules(parsed["query"], masked, masked[:, :0], read_rules(all_), k)
+        return self._under_rules(parsed["query"], masked, masked[:, :0], Rules(**all_), k)
 
     def embed(
         self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor
@@ -238,6 +252,15 @@ class Retriever(tf.Module):
         requested, context = self._told(history, beside)
         query = self._query(user, self._history(self._stored(user), requested), context)
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the training log says of what is exported: the index, where there is one."""
+        index = self.inverted_file
+        if index is None:
+            return {}
+        recall = None if math.isnan(index.recall) else round(index.recall, 4)
+        return {"index": {"lists": index.lists, "probes": index.probes, "recall_100": recall}}
 
     def frozen_catalogue(self) -> Any:
         """The model's catalogue as it is exported, for signatures of its own."""
@@ -302,7 +325,7 @@ class Retriever(tf.Module):
             signatures["recommend_events"] = signature(self.recommend, **asked, **beside)
         if isinstance(self._model, DotProductModel):
             signatures["embed"] = signature(self.embed, **who)
-            signatures["retrieve"] = self._brute_force()
+            signatures["retrieve"] = self._retrieve()
             if beside:
                 signatures["embed_events"] = signature(self.embed, **who, **beside)
         if rules and self._rules is None:  # what is traced knows the one it was traced with
@@ -334,17 +357,22 @@ class Retriever(tf.Module):
         shape = [self._item_ids.shape[0], vectors.shape[1]]
         return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 
-    def _brute_force(self) -> Any:
-        """Unfiltered nearest items of a query vector.
+    def _retrieve(self) -> Any:
+        """The `retrieve` signature: unfiltered nearest items of a query vector.
 
-        TFRS' exact index: plain ops that a stock server loads.
+        By the index of the run or TFRS' exact one: plain ops that a stock server loads.
         """
-        self.index = tfrs.layers.factorized_top_k.BruteForce()
         vectors, positions = self._model.index(self.frozen_catalogue())
-        self.index.index(vectors, positions)
+        if self.inverted_file is None:
+            self.index = tfrs.layers.factorized_top_k.BruteForce()
+            self.index.index(vectors, positions)
 
         def retrieve(embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-            score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
+            if self.inverted_file is not None:
+                count = tf.repeat(k, tf.shape(embedding)[0])
+                score, position = self.inverted_file.nearest(embedding, count)
+            else:
+                score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
             return {"item_id": tf.gather(self._item_ids, position), "score": score}
 
         return tf.function(retrieve).get_concrete_function(
@@ -361,6 +389,8 @@ class Retriever(tf.Module):
         """
         queries = self.parse_queries(examples)
         values, scores, answered = self._ranked(queries, self._frozen)
+        for name in self._measured.of_index:
+            values[name] = self._index_recall(queries, scores, metrics.split(name)[1])
         return (
             {
                 name: values[name][:, tf.newaxis] if values[name].shape.rank == 1 else values[name]
@@ -387,7 +417,7 @@ class Retriever(tf.Module):
             queries["targets"],
             queries["target_count"],
             queries["candidates"],
-            self._measured.asked,
+            tuple(name for name in self._measured.asked if name not in self._measured.of_index),
             self._measured.longest_list,
             None if self._information is None else tf.convert_to_tensor(self._information),
         )
@@ -407,11 +437,78 @@ class Retriever(tf.Module):
             user = self._user_table.lookup(user_id)
         stored = self._stored(user)
         query = self._query(user, self._history(stored, requested), context)
-        scores, _, answered = self._scores(query, self._frozen)
         seen = [stored.items, requested.items] if self._filter_seen else []
-        scores = mask_items(scores, tf.concat([*seen, excluded], axis=1))
-        scores = self._reranked(query, scores, answered)
-        return self._top(scores, user, answered, k)
+        out = tf.concat([*seen, excluded], axis=1)
+        scores, position, answered = self._first(query, out, k)
+        scores = self._reranked(query, scores, answered, position)
+        return self._top(scores, user, answered, k, position)
+
+    def _first(
+        self, query: Query, out: tf.RaggedTensor, k: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
+        """Masked scores among which the first k [B] items are, and who was answered [B].
+
+        Without an index the scores are [B, N], and their positions None. With one they are those of
+        as many items as stay k when all that may be `out` is taken away, [B, C], at their positions
+        [B, C] int32.
+        """
+        if self.inverted_file is None:
+            scores, _, answered = self._scores(query, self._frozen)
+            return mask_items(scores, out), None, answered
+        answered = self._model.answers(query)
+        count = tf.maximum(k, self._model.reranks) + tf.cast(out.row_lengths(), tf.int32)
+        count = tf.minimum(count, self._item_ids.shape[0])
+        embedding = tf.cast(self._model.query_embedding(query), tf.float32)
+        score, position = self.inverted_file.nearest(embedding, count)
+        width = tf.maximum(tf.reduce_max(tf.concat([count, [1]], axis=0)), tf.shape(score)[1])
+        rest = [[0, 0], [0, width - tf.shape(score)[1]]]  # items without a vector
+        score = tf.pad(score, rest, constant_values=float("-inf"))
+        position = tf.pad(position, rest)
+
+        def popular() -> tuple[tf.Tensor, tf.Tensor]:
+            best = tf.math.top_k(self._popularity_of(query.user), width)
+            by_model = answered[:, tf.newaxis]
+            return tf.where(by_model, score, best[0]), tf.where(by_model, position, best[1])
+
+        score, position = tf.cond(tf.reduce_all(answered), lambda: (score, position), popular)
+        return mask_found(score, position, out), position, answered
+
+    def _index_recall(self, queries: dict[str, Any], scores: tf.Tensor, k: int) -> tf.Tensor:
+        """[B]: which share of the best k of the exact, masked ranking [B, N] is found."""
+        if self.inverted_file is None:
+            return tf.ones(tf.shape(scores)[:1])
+        wanted = tf.fill(tf.shape(scores)[:1], k)
+        found, position, answered = self._first(queries["query"], queries["masked"], wanted)
+        found = self._reranked(queries["query"], found, answered, position)
+        best = tf.math.top_k(found, tf.minimum(k, tf.shape(found)[1]))
+        position = tf.gather(position, best.indices, batch_dims=1)
+        exact = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1])).values
+        least = tf.reduce_min(tf.where(tf.math.is_inf(exact), float("inf"), exact), axis=1)
+        # By their exact scores, so that of equal items either is right.
+        of_found = tf.gather(scores, position, batch_dims=1)
+        right = (of_found >= least[:, tf.newaxis]) & (best.values > float("-inf"))
+        hits, size = (
+            tf.reduce_sum(tf.cast(of, tf.float32), axis=1) for of in (right, ~tf.math.is_inf(exact))
+        )
+        return tf.where(size > 0, tf.math.divide_no_nan(hits, size), 1.0)
+
+    def _own_queries(self) -> tf.Tensor:
+        """[Q, D] vectors of the run's own queries that the model answers.
+
+        They are those of validation or, where a model is fitted on everything, of users.
+        """
+        raw = self._data.queries("valid")
+        draw = np.random.default_rng(0)
+        if len(raw):
+            chosen = raw[draw.permutation(len(raw))[:_OWN_QUERIES]]
+            query = self.parse_queries(tf.constant(chosen, tf.string))["query"]
+        else:
+            ids = self._users.ids[draw.permutation(len(self._users))[:_OWN_QUERIES]]
+            user = self._user_table.lookup(tf.constant(ids, tf.string))
+            requested, context = self._told(tf.zeros([len(ids), 0], tf.string), {})
+            query = self._query(user, self._history(self._stored(user), requested), context)
+        vectors = tf.cast(self._model.query_embedding(query), tf.float32)
+        return tf.boolean_mask(vectors, self._model.answers(query))
 
     def _answer_under_rules(
         self,
@@ -445,12 +542,19 @@ class Retriever(tf.Module):
         )
 
     def _top(
-        self, scores: tf.Tensor, user: tf.Tensor, answered: tf.Tensor, k: tf.Tensor
+        self,
+        scores: tf.Tensor,
+        user: tf.Tensor,
+        answered: tf.Tensor,
+        k: tf.Tensor,
+        positions: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The first k [B] items of masked [B, N] scores, and where they come from."""
+        """The first k [B] items of masked scores, as of `_first`, and where they come from."""
         top, position = tf.math.top_k(
             scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
         )
+        if positions is not None:
+            position = tf.gather(positions, position, batch_dims=1)
         wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
         return {
             "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
@@ -466,15 +570,31 @@ class Retriever(tf.Module):
         answered = self._model.answers(query)
         scores = tf.cast(self._model.score_items(query, catalogue), tf.float32)
         popularity = tf.tile(self._popularity[:1], [tf.shape(query.user)[0], 1])
-        fallback = tf.gather(self._popularity, tf.gather(self._segment_of, query.user))
+        fallback = self._popularity_of(query.user)
         return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
 
-    def _reranked(self, query: Query, scores: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
-        """Masked [B, N] scores in the order of `RetrieveModel.rerank`, where a model answered."""
+    def _popularity_of(self, user: tf.Tensor) -> tf.Tensor:
+        """[B, N] scores of popularity in the segments of the users."""
+        return tf.gather(self._popularity, tf.gather(self._segment_of, user))
+
+    def _reranked(
+        self,
+        query: Query,
+        scores: tf.Tensor,
+        answered: tf.Tensor,
+        positions: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Masked scores in the order of `RetrieveModel.rerank`, where a model answered.
+
+        They are [B, N], or those of some `positions`, as of `_first`.
+        """
         if not self._model.reranks:
             return scores
-        first, position = tf.math.top_k(scores, tf.minimum(self._model.reranks, scores.shape[1]))
-        renewed = self._model.rerank(query, position, first)
+        first, position = tf.math.top_k(
+            scores, tf.minimum(self._model.reranks, tf.shape(scores)[1])
+        )
+        there = position if positions is None else tf.gather(positions, position, batch_dims=1)
+        renewed = self._model.rerank(query, there, first)
         renewed = tf.where(tf.math.is_inf(first), first, renewed)
         # top_k is stable, so equal new scores keep the old order.
         order = tf.math.top_k(renewed, tf.shape(first)[1])

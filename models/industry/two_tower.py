@@ -6,18 +6,19 @@ Modeling for Large Corpus Item Recommendations, RecSys 2019. The loss is tfrs.ta
     u       = normalise(f(user id, features, history))
     v       = normalise(g(item id, title words, genres, year))
     s(u, v) = u.v / temperature
-    loss    = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
+    loss    = - r_i log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
               over the items j of the batch
 
 p_i, the probability that item i is in a batch, is its share of the train events, counted in
 Transform.
 
 Deviations: p is exact rather than the streaming estimate of the paper (the train split is at hand);
-the reward weight r_i is 1; the history of a train row holds the items before it, so the row never
-sees its own item or later ones; items of the batch that equal the positive are removed from the
-negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the unknown rows and
-lets the towers answer from features and history alone. The history is pooled with one learned
-weight a position, counted back from now, through the item encoder that both towers share.
+the reward r_i is what the event weighs (positives.values of the run; 1 where it says none); the
+history of a train row holds the items before it, so the row never sees its own item or later ones;
+items of the batch that equal the positive are removed from the negatives (accidental hits); ids are
+forgotten at `unknown_rate`, which trains the unknown rows and lets the towers answer from features
+and history alone. The history is pooled with one learned weight a position, counted back from now,
+through the item encoder that both towers share.
 
 What a step costs is the batch against itself and the histories, so an item that occurs in a batch
 several times is encoded once: it stands in the sum over j once, with how often it occurs as its
@@ -25,11 +26,15 @@ weight, and its id is forgotten, and its units are dropped, for all of its rows 
 together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
+from typing import Any
+
 import numpy as np
 import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
+from models.contract.requests import signature
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -107,7 +112,7 @@ class TwoTower(DotProductModel[HyperParameters]):
             shape=[hyper_parameters.history_length],
             initializer=tf.keras.initializers.Constant(0.0),
         )
-        self._item_count = len(data.items)
+        self._item_count, self._data = len(data.items), data
         probability = data.item_counts / max(1, data.item_counts.sum())
         self._probability = tf.constant(
             np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
@@ -116,12 +121,7 @@ class TwoTower(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events = data.events
         length = self.hyper_parameters.history_length
-        columns = {
-            "user": events.user,
-            "item": events.item,
-            "row": np.arange(len(events)),
-            "position": events.position,
-        }
+        columns = {**events.columns("user", "item", "position"), "row": np.arange(len(events))}
         items = tf.constant(events.item)
         batches = sampling.shuffled_batches(
             columns, self.hyper_parameters.batch_size, seed, first_epoch
@@ -156,15 +156,14 @@ class TwoTower(DotProductModel[HyperParameters]):
         )
         forget = tf.gather(inputs["forget_item"], first)
         vectors = self._item_tower(self._items(item, forget), training=training)
-        loss = tf.reduce_mean(
-            corrected_softmax(
-                tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
-                tf.cast(vectors, tf.float32),
-                place,
-                tf.cast(count, tf.float32),
-                tf.gather(self._probability, item),
-            )
+        rows = corrected_softmax(
+            tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
+            tf.cast(vectors, tf.float32),
+            place,
+            tf.cast(count, tf.float32),
+            tf.gather(self._probability, item),
         )
+        loss = tf.reduce_mean(weighed(inputs, rows))
         if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
             return loss
         return loss + self.hyper_parameters.l2 * tf.add_n(
@@ -182,6 +181,42 @@ class TwoTower(DotProductModel[HyperParameters]):
         return self._item_tower(
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
+
+    def signatures(self, retriever: Any) -> dict[str, Any]:
+        """`embed_items`: raw features of items that need not be in any table -> what to search by.
+
+        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
+        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is as those
+        that the signature `retrieve` searches; `known` [B] bool is false where train has seen none
+        of the values, and where it never forgot an id (`unknown_rate` 0), so that no vector of an
+        unknown one has learnt anything.
+        """
+        fields = self._data.item_fields
+        if not fields:
+            return {}
+        # Named, so that its tables are exported too.
+        self._transform_layer = self._data.transform_layer
+
+        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
+            encoded, known = self._items.encode_new(self._data.item_index(raw))
+            return {
+                "embedding": tf.cast(self._item_tower(encoded), tf.float32),
+                "known": known & (self.hyper_parameters.unknown_rate > 0),
+            }
+
+        return {
+            "embed_items": signature(
+                embed_items,
+                **{
+                    field.name: tf.TensorSpec(
+                        [None, None] if field.listed else [None],
+                        tf.string if field.dtype == tf.string else tf.float32,
+                        name=field.name,
+                    )
+                    for field in fields
+                },
+            )
+        }
 
     def _embed_query(self, user, history, forget=None, training=False):
         """`history` is [B, up to history_length] item indices, newest first, padded with 0."""

@@ -53,6 +53,10 @@ AT_CUTOFF = {
 AUC = "auc"
 """A run may ask for it: the AUC of a query, `models.measures.ranking.query_auc`."""
 
+INDEX_RECALL = "index_recall"
+"""Of a query: which share of the exact best so many the index found, `index_recall_100`; 1 where \
+there is none."""
+
 _OF_A_LIST = {"novelty": "Novelty"}
 _OF_ALL_LISTS = {"coverage": "Coverage", "gini": "Gini"}
 
@@ -87,7 +91,7 @@ class MetricSet:
     Attributes:
         rows: what one evaluated row is called.
         means: outputs of `evaluate`, one value a row, that are averaged.
-        pooled: metric -> class of TFMA's or of `components.gate.row_metrics`, for those that no
+        pooled: metric -> class of `components.gate.row_metrics`, for those that no
             average of rows gives; computed of the output `prediction`.
         label: the numeric column that every evaluated row has; what the pooled metrics hold the
             prediction against.
@@ -125,6 +129,11 @@ class MetricSet:
         return max((cutoff for kind, cutoff in parts if kind in kinds), default=0)
 
     @property
+    def of_index(self) -> tuple[str, ...]:
+        """What was asked for of the index; training, which has none, does not measure it."""
+        return tuple(name for name in self.asked if split(name)[0] == INDEX_RECALL)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What `evaluate` returns of a `retrieve` model."""
         return (*self.means, *((RECOMMENDED, CATALOGUE) if self.longest_list else ()))
@@ -133,7 +142,8 @@ class MetricSet:
         """The same with metrics that a run asks for.
 
         They are those of `AT_CUTOFF`, `AUC`, and of what is recommended `novelty_10`,
-        `coverage_10` and `gini_10`, each with any cut-off; `recall@50` is `recall_50`.
+        `coverage_10` and `gini_10`, each with any cut-off; `recall@50` is `recall_50`. Runs with an
+        index ask for `index_recall_100` by themselves.
 
         Raises:
             ConfigError: no such metric, or the set is not of rankings.
@@ -147,7 +157,7 @@ class MetricSet:
         per_query, of_lists, shown = [], [], dict(self.shown)
         for name in names:
             kind, cutoff = split(name)
-            titles = {**AT_CUTOFF, **_OF_A_LIST, **_OF_ALL_LISTS}
+            titles = {**AT_CUTOFF, **_OF_A_LIST, **_OF_ALL_LISTS, INDEX_RECALL: "index recall"}
             if name != AUC and (kind not in titles or cutoff < 1):
                 known = [AUC, *(f"{one}_{cutoff or 10}" for one in titles)]
                 raise ConfigError(
@@ -159,7 +169,8 @@ class MetricSet:
                 of_lists.append(name)
             elif name not in self.means:
                 per_query.append(name)
-        chosen_by = [name for name in per_query if split(name)[0] not in _OF_A_LIST]
+        beside = (*_OF_A_LIST, INDEX_RECALL)
+        chosen_by = [name for name in per_query if split(name)[0] not in beside]
         return replace(
             self,
             means=(*self.means, *per_query),
@@ -229,7 +240,7 @@ TWO_STAGE = MetricSet(
 CLICK = MetricSet(
     rows="impressions",
     means=("log_loss", "constant_log_loss", "lift_log_loss"),
-    pooled={"auc": "AUC", "gauc": "GroupAUC", "calibration": "Calibration"},
+    pooled={"auc": "PooledAUC", "gauc": "GroupAUC", "calibration": "PooledCalibration"},
     label=LABEL,
     monitor="log_loss",
     choosing=("log_loss", "auc", "gauc"),

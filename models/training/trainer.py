@@ -20,6 +20,7 @@ from models.names import hyper_parameters as settings
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import HyperParameters
+from models.names.index import IndexConfig
 from models.names.label import Label
 from models.training import warm_start, warm_up
 from models.training.cluster import Cluster, require_equal
@@ -37,10 +38,11 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
             folder is named `Split-<name>`), `transform_graph_path`, `schema_path`,
             `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
             folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
-            `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `warm_start`,
-            `checkpoint_dir`, `cluster` and `fingerprint`. And `hyperparameters`, which is None but
-            where a measured model is fitted again on everything (see `components.refit.refit`):
-            `stage_epochs`, which is how long, and what the log says of the measured one.
+            `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `index`,
+            `warm_start`, `checkpoint_dir`, `cluster` and `fingerprint`. And `hyperparameters`,
+            which is None but where a measured model is fitted again on everything (see
+            `components.refit.refit`): `stage_epochs`, which is how long, and what the log says of
+            the measured one.
         start_seconds: how long the workers have to come together, where there are several.
 
     Raises:
@@ -66,8 +68,13 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     splits = {
         _split_name(pattern): pattern for pattern in [*fn_args.train_files, *fn_args.eval_files]
     }
-    asked = config.get("metrics", ())
-    task = tasks.of(config["model"], Label.parse(config.get("label")), asked)
+    task = tasks.of(
+        config["model"],
+        Label.parse(config.get("label")),
+        config.get("metrics", ()),
+        IndexConfig.parse(config.get("index")),
+        seed,
+    )
     data = task.load(module.Model, fn_args.transform_graph_path, fn_args.schema_path, splits)
     _require_equal(strategy, config, hyper_parameters, data)
     loop = TrainingLoop(
@@ -98,17 +105,25 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
             f"{data.unknown_item_events:,} train events are of items below features.min_count and "
             "were left out"
         )
-    task.exporter(model, data).export(folders.serving)
+    exporter = task.exporter(model, data)
+    exporter.export(folders.serving)
+    if index := exporter.notes.get("index"):
+        say(
+            f"index: {index['lists']:,} lists, of which a query looks into {index['probes']:,}; "
+            f"recall@100 of the run's own queries {index['recall_100']}"
+        )
     warm_up.save_requests(folders.serving)
     warm_start.save_weights(model, folders.serving)
     log = {
         "model": config["model"],
         "task": task.name,
         **task.notes(model),
+        **exporter.notes,
         "label": config.get("label"),
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
         "unknown_item_events": data.unknown_item_events,
+        "history_until": _history_until(splits),
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(sharded.strategy if sharded else strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
@@ -130,6 +145,20 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     # Only now: a kill before the export is done must find something to resume from.
     for folder in folders.passing:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _history_until(splits: dict[str, str]) -> int:
+    """The time of the newest event that the stored histories hold, in seconds since 1970.
+
+    A server that keeps what users do since adds nothing that was before. It is 0 where the log has
+    no times, and where the examples do not say.
+    """
+    examples = os.path.dirname(os.path.dirname(splits.get("users", "")))
+    report = os.path.join(examples, "report.json")
+    if not tf.io.gfile.exists(report):
+        return 0
+    with tf.io.gfile.GFile(report) as file:
+        return int(json.load(file).get("newest_event", 0))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components.gate import comparison, evaluation
+from components.gate import batches, comparison, evaluation
 from components.gate.config import GateConfig, required
 from components.gate.row_metrics import Sums
 from components.in_process import in_process_pipeline
 from models.contract import tasks
 from models.names import metrics, registry
+from models.names.index import IndexConfig
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
@@ -61,6 +62,9 @@ def evaluate(
             | tfma.ExtractEvaluateAndWriteResults(
                 eval_shared_model=shared if baseline else shared[0],
                 eval_config=config,
+                extractors=batches.custom_extractors(
+                    eval_shared_model=shared if baseline else shared[0], eval_config=config
+                ),
                 output_path=str(output),
             )
         )
@@ -210,16 +214,14 @@ def test_what_is_within_the_noise_is_no_lift_and_no_fall():
     The mean is .1; the deviation is sqrt((3 * .1^2 + .3^2) / 3) = .2, the standard error .1. So two
     standard errors are .2: more than the lift, and more than the fall.
     """
-    sums = Sums(names=("lift", "loss"))
-    for lift in (0.0, 0.0, 0.0, 0.4):
-        sums.add([lift, 1.0], [0.0, 1.0 + lift])
-    assert sums.flush().moments("lift") == pytest.approx((0.1, 0.1))
+    lifts = np.array([0.0, 0.0, 0.0, 0.4])
+    ours, theirs = np.stack([lifts, np.ones(4)], 1), np.stack([np.zeros(4), 1.0 + lifts], 1)
+    sums = Sums(names=("lift", "loss")).add(ours, theirs)
+    assert sums.moments("lift") == pytest.approx((0.1, 0.1))
     # What is paired is the difference: a loss of 1 against 1 and 1.4.
     assert sums.moments("loss") == pytest.approx((1.0, 0.0))
     assert sums.moments("loss", paired=True) == pytest.approx((-0.1, 0.1))
-    halves = [Sums(names=("lift", "loss")) for _ in range(2)]
-    for number, lift in enumerate((0.0, 0.0, 0.0, 0.4)):
-        halves[number % 2].add([lift, 1.0], [0.0, 1.0 + lift])
+    halves = [Sums(names=("lift", "loss")).add(ours[n::2], theirs[n::2]) for n in range(2)]
     assert halves[0].merged(halves[1]).moments("lift") == pytest.approx((0.1, 0.1))
     assert required(0.01, 2, 0.1) == required(0.01, 2, sums.moments("lift")[1]) == 0.2
 
@@ -235,6 +237,31 @@ def test_what_is_within_the_noise_is_no_lift_and_no_fall():
         "log_loss of activity:0: 0.1424 worse than the last blessed model's (± 0.0010); required: "
         "at most 0.0050 worse; short by 0.1374"
     )
+    share = evaluation.Threshold(
+        "index_recall_100", "overall", evaluation.EXACT, 0.93, 0.01, 0.95, 0.0
+    )
+    assert not share.met and str(share) == (
+        "index_recall_100: 0.9300 of the exact ranking's (± 0.0100); required: at least 0.9500; "
+        "short by 0.0200"
+    )
+
+
+def test_an_index_is_held_to_its_floor(toy_data, tmp_path):
+    """One that misses a part of the exact ranking is not blessed, whatever its metrics."""
+    data = toy_data("event", 0.0)
+    loaded, module = data.load("bpr_mf"), registry.load("bpr_mf")
+    model = module.Model(module.HyperParameters(filter_seen=False), loaded)
+    index = IndexConfig(kind="ivf", lists=6, probes=1)
+    task = tasks.of("bpr_mf", asked=["index_recall_5"], index=index)
+    task.exporter(model, loaded).export(str(tmp_path / "model"), rules=False)
+    verdict = evaluate(
+        data, task.metrics, str(tmp_path / "model"), None, tmp_path / "verdict", min_lift=-1.0
+    )
+    (failure,) = verdict.failures
+    assert failure.metric == "index_recall_5" and failure.against == evaluation.EXACT
+    assert failure.bound == 0.95 and failure.requirement == "at least 0.9500"
+    assert failure.value == verdict.metrics[evaluation.OVERALL]["index_recall_5"]
+    assert 0 < failure.value < 0.95 and not verdict.blessed
 
 
 def test_noise_does_not_pass_the_floor():
@@ -244,10 +271,8 @@ def test_noise_does_not_pass_the_floor():
     """
     random, passed, before = np.random.default_rng(5), 0, 0
     for _ in range(400):
-        sums = Sums(names=("lift",))
-        for lift in random.normal(0, 0.1, size=200):
-            sums.add([lift], None)
-        mean, error = sums.flush().moments("lift")
+        lifts = random.normal(0, 0.1, size=(200, 1))
+        mean, error = Sums(names=("lift",)).add(lifts).moments("lift")
         passed += mean >= required(0.0001, 2.0, error)
         before += mean >= required(0.0001, 0.0, error)
     assert before > 160 and passed <= 20

@@ -269,6 +269,22 @@ def test_a_warm_start_of_a_closed_form_is_refused_before_anything_runs():
     assert create_pipeline({**overrides, "model": "bpr_mf"}, epochs=3).components
 
 
+def test_an_index_is_measured_and_is_for_models_with_vectors(tmp_path):
+    run = config.load(None, {"index.kind": "ivf", "index.probes": 8, "metrics": ["auc"]})
+    assert run.metrics == ("auc", "index_recall_100")
+    assert config.load(write(tmp_path, run.to_yaml())) == run
+    assert config.load().metrics == () and config.load().index.kind == "exact"
+    with pytest.raises(ConfigError, match="index.kind: lr scores single rows .* received ivf"):
+        config.load(None, {"model": "lr", "index.kind": "ivf"})
+    with pytest.raises(ConfigError, match="index.kind: ivf is for .* ease's is none"):
+        create_pipeline({"model": "ease", "index.kind": "ivf"}, l2=250.0)
+    nodes = create_pipeline({"index.kind": "ivf"}, epochs=3).components
+    trainer = next(node for node in nodes if node.id == "Trainer")
+    told = json.loads(trainer.exec_properties["custom_config"])
+    assert told["index"] == {"kind": "ivf", "lists": None, "probes": None, "recall": 0.98}
+    assert told["metrics"] == ["index_recall_100"]
+
+
 def test_an_edit_of_the_users_own_schema_is_noticed_by_what_reads_it(tmp_path):
     """The folder's path was all that the cache knew; the old schema went on to be enforced."""
     folder = shutil.copytree(schema_folder("generic"), tmp_path / "schema")

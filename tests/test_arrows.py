@@ -21,6 +21,7 @@ LINES = (
         "components.read",
         "components.check",
         "components.build",
+        "components.transform",
         "components.gate",
         "components.canary",
         "components.refit",

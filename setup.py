@@ -81,6 +81,8 @@ _EXTRAS = {
         *lanes("kfp-pipeline-spec", None, ">=2.14,<2.17"),
     ],
     "ann": lanes("scann", ">=1.3.2,<1.4", ">=1.4"),
+    # Live state that several machines share; a file needs nothing.
+    "redis": ["redis>=5"],
     # pandas draws the curves of the notebook with matplotlib.
     "notebooks": ["ipykernel", "matplotlib>=3.8", "nbclient", "nbformat"],
     "test": [

@@ -29,12 +29,14 @@ _DAY_S = 86_400
 _ANSWERS_WITHIN_S = 5
 _PROBED_WITHIN_S = 180
 
-# The workers are processes that a pool starts. An image's name, whatever it is, keeps TFX from
-# sending its own package, which workers would install with pip at the start of every job.
+# An image's name, whatever it is, keeps TFX from packing up its own package (49 MB and seconds of
+# work that stay in the temporary folder, once a component), which workers would install with pip.
+_INSTALLED = {"sdk_container_image": "none"}
+# The workers are processes that a pool starts.
 _POOL = {
     "environment_type": "EXTERNAL",
     "environment_config": "localhost:50000",
-    "sdk_container_image": "none",
+    **_INSTALLED,
     # Of each call, and of the stream that tells how a job fares: the usual minute ends longer jobs.
     "job_server_timeout": _DAY_S,
 }
@@ -44,12 +46,14 @@ _USUAL: dict[str, dict[str, Any]] = {
         "runner": _IN_PROCESS,
         "direct_running_mode": "in_memory",
         "direct_num_workers": 1,
+        **_INSTALLED,
     },
     # 0: as many as there are cores.
     "processes": {
         "runner": _IN_PROCESS,
         "direct_running_mode": "multi_processing",
         "direct_num_workers": 0,
+        **_INSTALLED,
     },
     "portable": {"runner": _WATCHED, "job_endpoint": "localhost:8099", **_POOL},
     "prism": {"runner": _WATCHED, "job_endpoint": "localhost:8073", **_POOL},

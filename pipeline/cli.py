@@ -433,23 +433,79 @@ def demo(user: str | None, **options) -> None:
     show_default=True,
     help="Processes that share the ports, each with the model: one a core for many clients.",
 )
+@click.option(
+    "--state",
+    metavar="FILE|URL",
+    help="Keep what users do in a file or a Redis (redis://), and answer by it: POST /v1/events.",
+)
 @_mended
 def serve(
-    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes
+    model_dir, output, name, host, rest_port, grpc_port, log_requests, log_share, processes, state
 ) -> None:
     """Serve a pushed model over TensorFlow Serving's REST and gRPC.
 
-    New versions are picked up while it runs.
+    New versions are picked up while it runs. With --state, so is what users do: see recsys ingest.
 
     \b
     Example: recsys serve --model-dir runs/serving/two_tower-movielens-100k-leave_one_out
+             recsys serve --state runs/state.db
     """
     from pipeline import demo as demonstration
 
     folder = model_dir or demonstration.last_pushed(output)
     demonstration.serve(
-        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes
+        folder, name, host, rest_port, grpc_port, log_requests, log_share, processes, state
     )
+
+
+@main.command()
+@click.argument("source", metavar="FOLDER|FILE|-")
+@click.option(
+    "--address",
+    default="127.0.0.1:8501",
+    show_default=True,
+    help="HOST:PORT of a server that keeps a state.",
+)
+@click.option("--grpc", "use_grpc", is_flag=True, help="The address is of its gRPC port.")
+@click.option(
+    "--state",
+    metavar="FILE|URL",
+    help="Write to this state instead, as recsys serve --state names it; no server need run.",
+)
+@click.option(
+    "--events-per-user",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="With --state: how many events of a user it keeps, the newest.",
+)
+@click.option(
+    "--ttl-days",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    help="With --state: how old an event may be, by its timestamp; 0: any age.",
+)
+@click.option("--reader", help="The folder's layout (see recsys datasets --layouts).")
+@_mended
+def ingest(source, address, use_grpc, state, events_per_user, ttl_days, reader) -> None:
+    """Write events and changes of the catalogue to a server's live state; answers change at once.
+
+    FOLDER is data as a run reads it: its events, and its items with their columns as features.
+    FILE, or - for standard input, is of JSON lines: {"user_id": "42", "item_id": "50",
+    "event_type": "buy", "dwell": 3.5, "timestamp": 1767225600} (the first two are required),
+    {"item_id": "51", "features": {"genres": ["Drama"]}} of an item that enters, {"item_id": "52",
+    "left": true} of one that leaves. Lines that are wrong are named and left out, and the exit
+    status is then 1. What was written already may be written again: it counts once.
+
+    \b
+    Example: recsys ingest yesterday.jsonl
+             tail -f events.jsonl | recsys ingest -
+             recsys ingest data/shop --state runs/state.db --ttl-days 0
+    """
+    from pipeline import ingest as ingesting
+
+    ingesting.run(source, reader, address, use_grpc, state, events_per_user, ttl_days)
 
 
 @main.command()
@@ -808,7 +864,9 @@ def compile_run(config: str, target: str, image: str | None) -> None:
     help="Where Kubeflow Pipelines answers, such as http://localhost:8888 "
     "(default: KF_PIPELINES_ENDPOINT).",
 )
-@click.option("--data", help="Folder of the data, on a volume that the steps mount.")
+@click.option(
+    "--data", help="Folder of the data: s3:// or gs://, or on a volume that the steps mount."
+)
 @click.option("--seed", type=int, help="Of initial weights, batches and negatives.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter.")
 @click.option("--warm-start/--cold-start", default=None, help="Start from the last blessed model.")

@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
+from components.read.datasets import DATASETS
+from components.tables.places import is_remote, place
 from models.names.errors import ConfigError, nearest
 from models.names.settings import Names
 from pipeline.workers import WorkersConfig
@@ -47,8 +49,8 @@ class ClusterConfig(WorkersConfig):
 
     Attributes:
         image: the container image that holds this project.
-        volumes: where each step mounts which PersistentVolumeClaim; the data and, where they are
-            pushed to a volume, the versions lie on one.
+        volumes: where each step mounts which PersistentVolumeClaim; data and versions lie on one,
+            where they lie in no bucket.
         memory: how much a step gets at most, by the step's name, such as Trainer; `all` is what the
             others get.
         cpu: how many processors, likewise.
@@ -87,23 +89,44 @@ class ClusterConfig(WorkersConfig):
     pull_secrets: Names = pydantic.Field((), examples=[("registry",)])
     node_labels: dict[str, str] = pydantic.Field({}, examples=[{"pool": "recsys"}])
 
-    def require_mounted(self, path: str, key: str) -> None:
-        """Refuses a path that lies on none of the volumes; with none declared nothing is known.
+    def reached(self, folder: str, key: str) -> str:
+        """A folder as every step reaches it.
 
         Args:
-            path: absolute.
+            folder: a URI that `components.tables.places` knows, or an absolute path, which must lie
+                on one of the volumes; where none is declared nothing is known of them.
             key: of the run, for the message.
 
+        Returns:
+            It, without a slash at the end.
+
         Raises:
-            ConfigError: it does.
+            ConfigError: no step reaches it.
         """
-        if self.volumes and not any(
-            PurePosixPath(path).is_relative_to(mount) for mount in self.volumes
-        ):
+        if is_remote(folder):
+            try:
+                return str(place(folder))
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from None
+        path = PurePosixPath(folder)
+        if not path.is_absolute():
+            raise ConfigError(
+                f"{key}: required for a cluster: a URI such as s3://bucket/shop, or the absolute "
+                f"path of a folder on a volume that every step mounts, such as /mnt/shop; received "
+                f"{folder!r}"
+                + (
+                    ". A data set by name is fetched to this machine only: copy the folder that "
+                    "`recsys data get` prints to the bucket or the volume"
+                    if folder in DATASETS
+                    else ""
+                )
+            )
+        if self.volumes and not any(path.is_relative_to(mount) for mount in self.volumes):
             raise ConfigError(
                 f"{key}: required: a folder on one of cluster.volumes "
-                f"({', '.join(sorted(self.volumes))}); received {path!r}"
+                f"({', '.join(sorted(self.volumes))}); received {folder!r}"
             )
+        return str(path)
 
     def require_known_steps(self, steps: list[str]) -> None:
         """Refuses a step that the pipeline does not have.
@@ -143,8 +166,8 @@ class ClusterConfig(WorkersConfig):
             ]
         if self.secrets:
             keys: dict[str, list[dict[str, str]]] = {}
-            for variable, place in self.secrets.items():
-                secret, key = place.split("/")
+            for variable, key_of_secret in self.secrets.items():
+                secret, key = key_of_secret.split("/")
                 keys.setdefault(secret, []).append({"secretKey": key, "envVar": variable})
             found["secretAsEnv"] = [
                 {"secretName": name, "secretNameParameter": _constant(name), "keyToEnv": mapped}
@@ -183,8 +206,8 @@ class ClusterConfig(WorkersConfig):
         env: list[dict[str, Any]] = [
             {"name": name, "value": value} for name, value in self.environment.items()
         ]
-        for name, place in self.secrets.items():
-            secret, key = place.split("/")
+        for name, key_of_secret in self.secrets.items():
+            secret, key = key_of_secret.split("/")
             reference = {"secretKeyRef": {"name": secret, "key": key}}
             env.append({"name": name, "valueFrom": reference})
         mounts, volumes = [], []

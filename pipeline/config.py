@@ -21,7 +21,7 @@ from components.read import datasets
 from models.names import metrics, registry
 from models.names.errors import ConfigError
 from models.names.index import IndexConfig
-from models.names.label import Label
+from models.names.label import WEIGHT, Label
 from models.names.settings import Names, Settings, Share
 from pipeline.cluster import ClusterConfig
 
@@ -223,8 +223,7 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
     metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     config = _with_defaults_of_sessions(config, values)
     config = _with_defaults_of_the_task(config, values)
-    _require_use_of_weights(config)
-    return config
+    return _with_weights_of_events(config)
 
 
 def _with_recall_of_the_index(config: RunConfig) -> RunConfig:
@@ -263,14 +262,16 @@ def _with_defaults_of_sessions(config: RunConfig, values: dict[str, Any]) -> Run
     return config
 
 
-def _require_use_of_weights(config: RunConfig) -> None:
-    """Refuses weights, which no model of a catalogue heeds yet, and `label.weight` says of rows."""
-    values = config.positives.values if config.positives else None
-    if values and config.positives and config.positives.weighted:
+def _with_weights_of_events(config: RunConfig) -> RunConfig:
+    """The rows of a `score` run weigh as `positives` says of their events."""
+    if not config.label or not config.positives or not config.positives.weighted:
+        return config
+    if config.label.weight not in (None, WEIGHT):
         raise ConfigError(
-            f"positives.values: {config.model} does not heed how much an event weighs; required: "
-            f"weights of 1, such as values: [{', '.join(values)}]; received: {values}"
+            "label.weight and weights in positives.values both say what a row weighs; required: "
+            f"one of them; received {config.label.weight!r} and {config.positives.values}"
         )
+    return config.model_copy(update={"label": config.label.model_copy(update={"weight": WEIGHT})})
 
 
 def _with_defaults_of_the_task(config: RunConfig, values: dict[str, Any]) -> RunConfig:

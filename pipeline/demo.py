@@ -54,6 +54,7 @@ def serve(
     log_prefix: str | None = None,
     log_share: float = 0.1,
     processes: int = 1,
+    state: str | None = None,
 ) -> None:
     """Serves a folder of versions until Ctrl-C or SIGTERM.
 
@@ -78,6 +79,8 @@ def serve(
         "port": grpc_port,
         "processes": processes,
     }
+    if state:
+        options["state"] = state
     if log_prefix:
         options |= {"request-log-prefix": log_prefix, "request-log-sampling-rate": log_share}
     sys.exit(main([f"--{option}={value}" for option, value in options.items()]))

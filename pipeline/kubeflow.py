@@ -8,11 +8,12 @@ Nothing is run here. The file is for open-source Kubeflow Pipelines 2.x and for 
 A cluster sees neither this machine's files nor its caches, so the run file must name places that
 every step can reach:
 
-    data.source   the absolute path of a folder on a volume that the steps mount (readers read
-                  files, not object stores);
+    data.source   a URI under s3://, gs:// or hdfs://, or the absolute path of a folder on a volume
+                  that the steps mount;
     output        a bucket (s3://bucket/runs, gs://bucket/runs): the root of artifacts, and models
                   are pushed to OUTPUT/serving; or the absolute path of a volume: models are pushed
                   there, and artifacts go where the installation keeps them;
+    push          a URI or the absolute path of a volume where models are pushed instead;
     data.schema   one of the project's by name (the image holds them), or a folder in the image by
                   the same path as here; left out, `generic`: what the data suggest cannot be seen
                   from here;
@@ -35,11 +36,12 @@ import hashlib
 import json
 import re
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from components.tables.places import is_remote
 from models.names import declared
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import HyperParameters, resolve
@@ -58,6 +60,7 @@ _COMMAND = ["python", "-m", "pipeline.kubeflow_entry"]
 _ROOT = Path(__file__).resolve().parent.parent
 _FINGERPRINT = "not taken: read afresh by every run"
 _LONGEST_NAME = 128
+_ROOTS = ("s3://", "gs://")
 _ID = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")  # what Argo takes for the name of a task
 
 
@@ -82,13 +85,15 @@ def compile_pipeline(config: RunConfig, target: str, image: str | None = None) -
             f"--to requires a name that ends in .json, .yaml or .yml; received {target!r}"
         )
     name, image = legal_name(config.pipeline_name), image or config.cluster.image
-    source, output = _source(config), _output(config)
+    source, output = config.cluster.reached(config.data.source, "data.source"), _output(config)
+    pushes = config.cluster.reached(config.push or f"{output}/serving", "push")
     _require_kfp()
     settings = resolve(
         config.model, declared.hyper_parameters(config.model), config.hyper_parameters
     )
     preflight.check_run(config, settings)
-    spec = _compile(config.model_copy(update={"name": name}), settings, source, output, image)
+    named = config.model_copy(update={"name": name})
+    spec = _compile(named, settings, source, output, pushes, image)
     text = (
         json.dumps(spec, indent=1, sort_keys=True) + "\n"
         if target.endswith(".json")
@@ -100,7 +105,7 @@ def compile_pipeline(config: RunConfig, target: str, image: str | None = None) -
         raise ConfigError(f"cannot write {target}: {error.strerror}") from None
     return (
         f"{target}: pipeline {name}, {len(spec['root']['dag']['tasks'])} tasks in image {image}, "
-        f"models pushed to {output}/serving/{name}.\n"
+        f"models pushed to {pushes}/{name}.\n"
         "Compiled, not run on a cluster: "
         + (
             "the specification alone, for Vertex AI"
@@ -127,31 +132,15 @@ def legal_name(name: str) -> str:
     return legal
 
 
-def _source(config: RunConfig) -> str:
-    source = config.data.source
-    if not PurePosixPath(source).is_absolute():
-        raise ConfigError(
-            "data.source: required for a cluster: the absolute path of a folder that every step "
-            "can read, such as "
-            f"/mnt/data/events; received {source!r}. A data set by name is fetched to this machine "
-            "only: copy the folder "
-            "that `recsys data get` prints to the volume"
-        )
-    config.cluster.require_mounted(source, "data.source")
-    return source
-
-
 def _output(config: RunConfig) -> str:
-    output = config.output
-    if output.startswith(("s3://", "gs://")):
-        return output.rstrip("/")
-    if "://" in output or not PurePosixPath(output).is_absolute():
+    output = config.cluster.reached(config.output, "output")
+    if is_remote(output) and not output.startswith(_ROOTS):
         raise ConfigError(
-            "output: required for a cluster: a URI such as gs://bucket/runs or s3://bucket/runs, "
-            f"or the absolute path of a volume that every step mounts; received {output!r}"
+            "output: required for a cluster: what Kubeflow keeps artifacts in, "
+            f"{' or '.join(_ROOTS)}, or the absolute path of a volume; received {output!r}. Models "
+            "alone may be pushed elsewhere: push"
         )
-    config.cluster.require_mounted(output, "output")
-    return output.rstrip("/")
+    return output
 
 
 def _require_kfp() -> None:
@@ -167,7 +156,12 @@ def _require_kfp() -> None:
 
 
 def _compile(
-    config: RunConfig, settings: HyperParameters, source: str, output: str, image: str
+    config: RunConfig,
+    settings: HyperParameters,
+    source: str,
+    output: str,
+    pushes: str,
+    image: str,
 ) -> dict[str, Any]:
     from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner as kubeflow
 
@@ -186,7 +180,7 @@ def _compile(
         schema_dir=str(in_image),
         hyper_parameters=settings.model_dump(mode="json"),
         pipeline_root=f"{output}/{config.pipeline_name}",
-        serving_dir=f"{output}/serving/{config.pipeline_name}",
+        serving_dir=f"{pushes}/{config.pipeline_name}",
         training_pod=config.cluster.pod("Trainer", image),
     )
     # Version 2.1 of the specification: the one that today's Kubeflow Pipelines reads.
@@ -197,7 +191,7 @@ def _compile(
     spec = job["pipelineSpec"]
     # The root of a run is a store; a volume is for the pushes alone.
     spec.pop("defaultPipelineRoot", None)
-    if "://" in output:
+    if is_remote(output):
         spec["defaultPipelineRoot"] = pipeline.pipeline_info.pipeline_root
     tasks = spec["root"]["dag"]["tasks"]
     _require_legal_ids(tasks)

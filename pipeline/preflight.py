@@ -92,6 +92,11 @@ def check_run(config: RunConfig, settings: HyperParameters) -> BuildConfig:
         raise ConfigError(
             f"{config.model} has no use for 'warm_start': it is fitted in closed form, in one pass"
         )
+    if "equal_rows" in entry.needs and config.positives and config.positives.weighted:
+        raise ConfigError(
+            f"{config.model} needs {registry.NEEDS['equal_rows']}; received: "
+            f"positives.values: {config.positives.values}"
+        )
     if entry.task == "retrieve":  # the rows of a `score` run have any column
         require_known_slices(config.gate.slices)
         if config.features.context and "context" not in entry.reads:

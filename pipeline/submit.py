@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from models.names.errors import ConfigError, RecsysError, nearest
+from pipeline.cluster import ClusterConfig
 
 ENDPOINT, TOKEN = "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH"
 """The variables that Kubeflow's own client reads too: the address, and the file of the token."""
@@ -99,6 +100,8 @@ def _parameters(spec: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
                 f"{name} is not set when a run is submitted, but compiled; may be set: "
                 f"{', '.join(sorted(opened))}{nearest(name, opened)}"
             )
+    if "data" in settings:
+        settings = {**settings, "data": ClusterConfig().reached(settings["data"], "data")}
     if given := settings.get("hyper_parameters"):
         inputs = spec["root"]["dag"]["tasks"]["Trainer"]["inputs"]["parameters"]
         config = json.loads(inputs["custom_config"]["runtimeValue"]["constant"])

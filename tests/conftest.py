@@ -3,12 +3,16 @@
 import contextlib
 import fcntl
 import gc
+import importlib.util
 import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +131,63 @@ def toy_source(tmp_path_factory) -> Path:
     See `write_toy_source`. It is read only.
     """
     return write_toy_source(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """The URI of a bucket of a local S3 (moto), which the environment says how to find."""
+    from apache_beam.io.aws.clients.s3 import boto3_client
+
+    from components.tables import places
+
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("needs moto: make venv")
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    patch = pytest.MonkeyPatch()
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{endpoint}/shop", method="PUT"))
+                break
+            except OSError:
+                time.sleep(0.1)
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        places._file_system.cache_clear()
+        # moto brings the boto3 that Beam's own S3 wants, and who uses this project has it not.
+        patch.setattr(boto3_client.Client, "__init__", _refuse_beam)
+        yield "s3://shop"
+    finally:
+        patch.undo()
+        places._file_system.cache_clear()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _refuse_beam(*_):
+    raise AssertionError("Beam's own S3 is asked, which nobody has")
+
+
+def put(folder: Path, uri: str) -> str:
+    """Copies a folder to a bucket, and says where it is."""
+    from components.tables.places import place, upload
+
+    upload(folder, place(uri), last="none")
+    return uri
 
 
 def recsys_command(*arguments) -> list[str]:
@@ -248,14 +309,16 @@ def toy_data(tmp_path_factory):
 
     root = shared_by_workers(tmp_path_factory)
 
-    def same_rows(kind: str, randomness: float, label) -> "toy.ToyData | None":
+    def same_rows(kind: str, randomness: float, label, described: bool) -> "toy.ToyData | None":
         """Clicks are of the rows that ratings are of.
 
-        Noise is the same for all kinds without features.
+        Profiles, sequences and walks are the same events, in rows of other lengths.
         """
         if label and label.is_click:
             return get(kind, randomness, Label(column=label.column))
-        return get("profile", randomness) if randomness and kind in ("sequence", "walk") else None
+        if kind in ("sequence", "walk") and not label:
+            return get("profile", randomness, described=described)
+        return None
 
     def get(
         kind: str, randomness: float, label=None, described: bool = False, walks: dict | None = None
@@ -275,7 +338,7 @@ def toy_data(tmp_path_factory):
                     randomness,
                     kind,
                     label=label,
-                    same_rows=None if described else same_rows(kind, randomness, label),
+                    same_rows=same_rows(kind, randomness, label, described),
                     carries={"item_features": True} if described else None,
                     walks=walks,
                 )

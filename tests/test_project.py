@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("components", "models", "pipeline", "schema", "serving")
 # An environment installs these by hand or not at all: the locks leave them out.
-BY_HAND = {"gpu", "ann"}
+BY_HAND = {"gpu", "ann", "redis"}
 
 
 def declared(lines, python: str) -> set[str]:

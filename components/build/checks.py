@@ -14,6 +14,7 @@ from components.build.splits import Facts
 from components.tables.columns import BYTES, FLOAT, INT, is_list
 from models.names.errors import DataError, nearest
 from models.names.features import NOT_FEATURES, REQUEST_INPUTS, document_columns
+from models.names.label import WEIGHT
 
 _SHOWN = 50
 
@@ -22,8 +23,8 @@ def selected_columns(columns: Mapping[str, str], config: BuildConfig) -> dict[st
     """Column -> kind of the events that count, out of those of all events.
 
     Raises:
-        DataError: a column is missing, the positives' holds lists, or the log has sessions of its
-            own.
+        DataError: a column is missing, the positives' holds lists, or the log has sessions or
+            weights of its own.
     """
     needed = {}
     if config.positives:
@@ -51,7 +52,15 @@ def selected_columns(columns: Mapping[str, str], config: BuildConfig) -> dict[st
             f"positives.column: {config.positives.column!r} holds "
             f"{columns[config.positives.column]}; required: one value an event"
         )
-    return {**columns, **({"session_id": BYTES} if config.sessions else {})}
+    made = {"session_id": BYTES} if config.sessions else {}
+    if config.positives and config.positives.weighted:
+        if WEIGHT in columns:
+            raise DataError(
+                f"positives.values: the table events has a column {WEIGHT!r} of its own, which is "
+                "what the weights are called; required: none. Rename it under data.columns"
+            )
+        made[WEIGHT] = FLOAT
+    return {**columns, **made}
 
 
 def check_is_number(column: str, kind: str) -> None:

@@ -189,8 +189,10 @@ class Positives(Settings):
 
     Attributes:
         column: of the events, such as `event_type` or `rating`.
-        values: its values that count, each with the weight that the event has in training; a list
-            of values for weights of 1.
+        values: its values that count, each with what an event weighs: in popularity, in training
+            and, of a `score` model, in evaluation too; a list of values for weights of 1. They
+            decide neither which events count nor which are asked for. Some models cannot weigh, and
+            refuse other weights than 1.
         from_value: in place of values, called `from`: numbers from it on count.
         targets: which of the values validation and test ask for; left out, all. Events of the
             others are history.
@@ -407,6 +409,12 @@ class BuildConfig(Settings):
     def selects(self) -> bool:
         """Whether the events are changed, or some of them left out, before they are split."""
         return bool(self.positives or self.sessions or self.filters.support)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the rows say what they weigh, in the column `example_weight`."""
+        by_label = self.label is not None and self.label.weight is not None
+        return by_label or (self.positives is not None and self.positives.weighted)
 
     @property
     def timed(self) -> bool:

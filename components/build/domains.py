@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from components.build.config import SplitConfig
 from components.tables.hashing import hash_ids, mix
 from models.names.errors import DataError
+from models.names.label import WEIGHT
 
 DOMAIN = "domain"
-_SOURCE_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "label", "row")
+_SOURCE_COLUMNS = ("user_id", "item_id", "timestamp", "rating", "label", "row", WEIGHT)
 _NOBODY = np.array([], object)
 
 

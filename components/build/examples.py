@@ -49,6 +49,7 @@ from components.tables.columns import columns_of, concatenated
 from components.tables.hashing import shard_of
 from components.tables.shards import ROWS_A_SHARD, Kept, ReadBatches, Shard, gather, keep
 from models.names.features import REVIEW
+from models.names.label import WEIGHT
 
 
 def build(
@@ -264,6 +265,9 @@ def _build(
 ) -> dict[str, Any]:
     number, parted = shard[0], shard[1].read()
     log, split = parted.log, config.split
+    if not config.weighs and WEIGHT in log.table.column_names:
+        # The log's own column of that name, which the run does not ask for.
+        log = replace(log, table=log.table.drop([WEIGHT]))
     dropped: dict[str, dict[str, int]] = {name: {} for name, _ in _PARTS}
     source = None
     if split.has_source:
@@ -319,6 +323,7 @@ def _build(
         records.write_table(table, artifacts.split_folder(folder, name), number)
     return {
         "number": number,
+        "newest": int(rows.times(log).max(initial=0)),
         "rows": {name: table.num_rows for name, table in made.items()},
         "users": {
             name: len(np.unique(table.column("user_id").to_numpy())) for name, table in made.items()

@@ -28,7 +28,8 @@ def write_report(
     """Adds up what the shards tell, and writes it to `<examples>/report.json`.
 
     Args:
-        built: of each shard of users: number, rows, users, events, columns and dropped.
+        built: of each shard of users: number, newest, rows, users, events, columns and
+            dropped.
         items: of each shard of items: number, rows, columns, in_train and dropped.
         walked: of the walks, where there are any: counts and dropped.
         config: what was built.
@@ -68,6 +69,8 @@ def write_report(
         "walks": config.walks.model_dump(mode="json"),
         "context": list(config.context),
         "shards": len(built),
+        # Seconds since 1970, 0 where nobody says: the histories of `users` end there.
+        "newest_event": max(one["newest"] for one in built),
         "selection": dict(selected),
     }
     if second:

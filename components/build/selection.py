@@ -24,6 +24,7 @@ from components.tables.columns import BYTES, kind_of
 from components.tables.hashing import hash_ids
 from components.tables.shards import Kept, ReadBatches, Shard, gather, keep
 from models.names.errors import DataError
+from models.names.label import WEIGHT
 
 _SHOWN = 50
 _NO_VALUE = "no value"
@@ -193,6 +194,8 @@ def with_sessions(table: pa.Table, config: Sessions) -> tuple[pa.Table, int]:
 def positives(table: pa.Table, config: Positives) -> tuple[pa.Table, dict[str, int], int]:
     """The events that count, and which of them may be asked for, as the column `TARGET`.
 
+    Where they weigh differently, what each weighs is the column WEIGHT.
+
     Args:
         table: all events of some users.
         config: what counts.
@@ -227,6 +230,8 @@ def positives(table: pa.Table, config: Positives) -> tuple[pa.Table, dict[str, i
         chosen = _one_a_pair(table, chosen, target, weight)
     collapsed = int(kept.sum()) - len(chosen)
     table = table.take(pa.array(chosen)).append_column(TARGET, pa.array(target[chosen]))
+    if config.weighted:
+        table = table.append_column(WEIGHT, pa.array(weight[chosen].astype(np.float32)))
     return table, {value: count for value, count in counts.items() if count}, collapsed
 
 

@@ -63,11 +63,12 @@ class BundlerExecutor(base_executor.BaseExecutor):
         )
         module.export(folder)
         warm_up.save_requests(folder)
-        recall_log = os.path.join(folders["recall"], LOG)
+        recall_log = records.read_json(os.path.join(folders["recall"], LOG))
         log = {
             **config,
             # What the recall makes of a request's history, the bundle makes of it.
-            "history": records.read_json(recall_log).get("history"),
+            "history": recall_log.get("history"),
+            "history_until": recall_log.get("history_until", 0),
             "weight": round(float(module.weight.numpy()), 6),
             "weights": chosen,
             "seconds": round(time.monotonic() - started, 3),

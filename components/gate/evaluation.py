@@ -88,7 +88,7 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
         config_pb2.MetricsSpec(
             output_names=measured.means[:1],
             metrics=[
-                config_pb2.MetricConfig(class_name="ExampleCount"),
+                _metric("RowCount", "example_count"),
                 _metric("ByUser", _USERS, outputs=list(measured.means)),
             ],
             example_weights=config_pb2.ExampleWeightOptions(unweighted=True),

@@ -1,4 +1,4 @@
-"""`Evaluator`: TFX's own, for which a baseline without a model is none."""
+"""`Evaluator`: TFX's own, which takes rows by batches, and a baseline without a model for none."""
 
 from typing import Any
 
@@ -6,16 +6,19 @@ from tfx import types
 from tfx.components import Evaluator as TfxEvaluator
 from tfx.components.evaluator import executor
 from tfx.dsl.components.base import executor_spec
-from tfx.types import artifact_utils
+from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils
 
-from components.gate import ledger
+from components.gate import batches, ledger
 
 _BASELINE = "baseline_model"
 
 
 class EvaluatorExecutor(executor.Executor):
-    """Leaves the baseline out where `LastBlessed` has found none: every output is one artifact."""
+    """Leaves the baseline out where `LastBlessed` has found none: every output is one artifact.
+
+    The extractors are those of `components.gate.batches`.
+    """
 
     def Do(
         self,
@@ -29,7 +32,8 @@ class EvaluatorExecutor(executor.Executor):
             baseline = artifact_utils.get_single_instance(given[_BASELINE])
             if not ledger.holds_model(path_utils.serving_model_dir(baseline.uri)):
                 del given[_BASELINE]
-        super().Do(given, output_dict, exec_properties)
+        module = {standard_component_specs.MODULE_PATH_KEY: batches.__name__}
+        super().Do(given, output_dict, {**exec_properties, **module})
 
 
 class Evaluator(TfxEvaluator):

@@ -1,10 +1,11 @@
-"""Metrics for TFMA: means of outputs, what the gate asks of them, values by user, GAUC, lists.
+"""Metrics for TFMA: means of outputs, what the gate asks of them, values by user, AUC, lists.
 
-TFMA calls Python for every row, slice and metric: its own mean of an output looks labels, weights
-and model names up each time, so that a dozen of them take most of an evaluation. Here the outputs
-of a row are added up once for all of its metrics.
+An element that they are handed is a batch of rows of one slice (see `components.gate.batches`):
+every value of it is an array with one row each, and is added up by NumPy. Outputs are added up once
+for all of their metrics.
 """
 
+import functools
 import hashlib
 import io
 from array import array
@@ -25,7 +26,8 @@ from models.names.metrics import CATALOGUE, GROUP_METRICS, RECOMMENDED, split
 USER = "user_id"
 ERROR = "_standard_error"
 CHANGE = "_change"
-_BUFFER = 512  # rows that are added up at once
+_BUCKETS = 10_000  # of predictions in [0, 1], as TFMA has them for its AUC
+_EPSILON = 1e-7
 
 
 class RowMean(tfma.metrics.Metric):
@@ -207,10 +209,7 @@ def standard_error(weight: np.ndarray, values: np.ndarray) -> tuple[float, float
         weight: [N].
         values: [N].
     """
-    sums = Sums(names=("it",))
-    for one, value in zip(weight.tolist(), values.tolist(), strict=True):
-        sums.add([value], None, one)
-    return sums.flush().moments("it")
+    return Sums(names=("it",)).add(values[:, np.newaxis], weight=weight).moments("it")
 
 
 @dataclass
@@ -222,51 +221,47 @@ class Sums:
         weights: [2] what they weigh together, and the sum of the squares of that.
         names: of the outputs, in the order of the columns.
         totals: [6, outputs]: of values, then of differences: w x, w^2 x, w^2 x^2.
-        buffer: weights and values of rows that are not in the sums yet.
-        baseline: the values of the baseline model; empty without one.
     """
 
     rows: int = 0
     names: tuple[str, ...] = ()
     weights: np.ndarray = field(default_factory=lambda: np.zeros(2))
     totals: np.ndarray = field(default_factory=lambda: np.zeros((6, 0)))
-    buffer: list[list[float]] = field(default_factory=list)
-    baseline: list[list[float]] = field(default_factory=list)
 
-    def add(self, values: list[float], baseline: list[float] | None, weight: float = 1.0) -> None:
-        """Adds one row."""
-        self.buffer.append([weight, *values])
-        if baseline is not None:
-            self.baseline.append(baseline)
-        if len(self.buffer) >= _BUFFER:
-            self.flush()
+    def add(
+        self,
+        values: np.ndarray,
+        baseline: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+    ) -> "Sums":
+        """Adds rows, and returns the sums.
 
-    def flush(self) -> "Sums":
-        """Takes the buffered rows into the sums."""
-        if self.buffer:
-            weight, values = np.split(np.array(self.buffer), [1], axis=1)
-            differences = values - np.array(self.baseline) if self.baseline else 0.0 * values
-            sums = [
-                part.sum(axis=0)
-                for of in (values, differences)
-                for part in (weight * of, weight**2 * of, (weight * of) ** 2)
-            ]
-            self.totals = (self.totals if self.rows else 0.0) + np.array(sums)
-            self.weights = self.weights + np.array([weight.sum(), (weight**2).sum()])
-            self.rows += len(values)
-            self.buffer, self.baseline = [], []
+        Args:
+            values: [N, outputs] float64, in the order of `names`.
+            baseline: the same of the baseline model; None without one.
+            weight: [N] float64 what the rows count for; None: all of them 1.
+        """
+        weight = np.ones((len(values), 1)) if weight is None else weight[:, np.newaxis]
+        differences = 0.0 * values if baseline is None else values - baseline
+        sums = [
+            part.sum(axis=0)
+            for of in (values, differences)
+            for part in (weight * of, weight**2 * of, (weight * of) ** 2)
+        ]
+        self.totals = (self.totals if self.rows else 0.0) + np.array(sums)
+        self.weights = self.weights + np.array([weight.sum(), (weight**2).sum()])
+        self.rows += len(values)
         return self
 
     def merged(self, other: "Sums") -> "Sums":
         """Both together."""
-        first, second = self.flush(), other.flush()
-        if not first.rows or not second.rows:
-            return first if first.rows else second
+        if not self.rows or not other.rows:
+            return self if self.rows else other
         return Sums(
-            first.rows + second.rows,
-            first.names,
-            first.weights + second.weights,
-            first.totals + second.totals,
+            self.rows + other.rows,
+            self.names,
+            self.weights + other.weights,
+            self.totals + other.totals,
         )
 
     def moments(self, name: str, paired: bool = False) -> tuple[float, float]:
@@ -298,14 +293,16 @@ class _RowSums(beam.CombineFn):
         if not accumulator.names:
             accumulator.names = tuple(name for name in outputs if name != RECOMMENDED)
         names, before = accumulator.names, None
+        values = np.stack([_column(outputs[name]) for name in names], axis=1)
         if self._model == tfma.CANDIDATE_KEY:
             # A baseline of an older run may lack an output that is new.
             baseline = element.get_predictions(tfma.BASELINE_KEY)
-            before = [_number(baseline[name]) if name in baseline else np.nan for name in names]
-        accumulator.add(
-            [_number(outputs[name]) for name in names], before, _weight(element, self._key)
-        )
-        return accumulator
+            nothing = np.full(len(values), np.nan)
+            before = np.stack(
+                [_column(baseline[name]) if name in baseline else nothing for name in names],
+                axis=1,
+            )
+        return accumulator.add(values, before, _weight(element, self._key))
 
     def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
         merged = self.create_accumulator()
@@ -314,19 +311,40 @@ class _RowSums(beam.CombineFn):
         return merged
 
     def extract_output(self, accumulator: Sums) -> metric_types.MetricsDict:
-        return {self._key: accumulator.flush()}
+        return {self._key: accumulator}
 
 
-def _weight(element: metric_types.StandardMetricInputs, key: metric_types.MetricKey) -> float:
-    """What a row counts for: 1 where the run names no weights."""
+def _weight(
+    element: metric_types.StandardMetricInputs, key: metric_types.MetricKey
+) -> np.ndarray | None:
+    """[N] what the rows count for; None: all of them 1, where the run names no weights."""
     if not key.example_weighted:
-        return 1.0
-    return _number(element.get_example_weights(key.model_name, key.output_name))
+        return None
+    return _column(element.get_example_weights(key.model_name, key.output_name))
 
 
-def _number(value: np.ndarray) -> float:
-    """The number of a row: an output has one a row."""
-    return float(np.asarray(value).item())
+def _column(value: np.ndarray) -> np.ndarray:
+    """[N] float64: an output, a label or a weight has one number a row, in any shape."""
+    return np.asarray(value, np.float64).ravel()
+
+
+class RowCount(tfma.metrics.Metric):
+    """How many rows there are, as TFMA's metric of this name counts them one by one.
+
+    Args:
+        name: of the metric.
+    """
+
+    def __init__(self, name: str = "example_count"):
+        super().__init__(metric_util.merge_per_key_computations(_example_count), name=name)
+
+
+def _example_count(
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
+) -> metric_types.MetricComputations:
+    sums = _sums(model_name, example_weighted)
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
+    return [_row_sums(sums), _derived([key], lambda found: {key: float(found[sums].rows)})]
 
 
 class ByUser(tfma.metrics.Metric):
@@ -367,9 +385,10 @@ class _ByUser(beam.CombineFn):
         return [], array("f")
 
     def add_input(self, rows, element: metric_types.StandardMetricInputs):
-        values = element.get_predictions(self._key.model_name)
-        rows[0].append(bytes(np.ravel(element.features[USER])[0]))
-        rows[1].extend(_number(values[name]) for name in self._outputs)
+        outputs = element.get_predictions(self._key.model_name)
+        values = np.stack([_column(outputs[name]) for name in self._outputs], axis=1)
+        rows[0].extend(np.ravel(element.features[USER]).tolist())
+        _extend(rows[1], values)
         return rows
 
     def merge_accumulators(self, accumulators: Iterable):
@@ -385,6 +404,10 @@ class _ByUser(beam.CombineFn):
         file = io.BytesIO()
         comparison.write(users, dict(zip(self._outputs, columns, strict=True)), file)
         return {self._key: file.getvalue()}
+
+
+def _extend(column: array, values: np.ndarray) -> None:
+    column.frombytes(np.ascontiguousarray(values, column.typecode).tobytes())
 
 
 class OfLists(tfma.metrics.Metric):
@@ -428,10 +451,9 @@ class _Recommended(beam.CombineFn):
         if RECOMMENDED not in outputs:
             return counts
         if not len(counts):
-            counts = np.zeros(int(_number(outputs[CATALOGUE])), np.int64)
-        listed = np.ravel(outputs[RECOMMENDED])[: self._k]
-        counts[listed[listed >= 0]] += 1  # an item stands once in a list
-        return counts
+            counts = np.zeros(int(_column(outputs[CATALOGUE])[0]), np.int64)
+        listed = outputs[RECOMMENDED][:, : self._k]
+        return counts + np.bincount(listed[listed >= 0], minlength=len(counts))
 
     def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
         merged = self.create_accumulator()
@@ -443,6 +465,134 @@ class _Recommended(beam.CombineFn):
 
     def extract_output(self, counts: np.ndarray) -> metric_types.MetricsDict:
         return {self._key: counts}
+
+
+class PooledAUC(tfma.metrics.Metric):
+    """TFMA's AUC to the digit: between 10,000 thresholds in [0, 1], interpolated.
+
+    Predictions fall into as many buckets, whose labels and weights are added up; what is between
+    the thresholds of a bucket counts as of its middle. 0 where there is one class alone.
+
+    Args:
+        name: of the metric.
+    """
+
+    def __init__(self, name: str = "auc"):
+        super().__init__(metric_util.merge_per_key_computations(_auc), name=name)
+
+
+def _auc(
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
+) -> metric_types.MetricComputations:
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
+    return [metric_types.MetricComputation([key], [], _Buckets(key))]
+
+
+class _Pooled(beam.CombineFn):
+    """Adds up float64 sums of labels, predictions and weights.
+
+    Args:
+        key: of the metric, which names the output.
+    """
+
+    SHAPE: tuple[int, ...]
+
+    def __init__(self, key: metric_types.MetricKey):
+        self._key = key
+
+    def create_accumulator(self) -> np.ndarray:
+        return np.zeros(self.SHAPE)
+
+    def add_input(self, sums: np.ndarray, element: metric_types.StandardMetricInputs) -> np.ndarray:
+        names = self._key.model_name, self._key.output_name
+        label, prediction = (
+            _column(of) for of in (element.get_labels(*names), element.get_predictions(*names))
+        )
+        weight = _weight(element, self._key)
+        return self.add(sums, label, prediction, np.ones(len(label)) if weight is None else weight)
+
+    def add(
+        self, sums: np.ndarray, label: np.ndarray, prediction: np.ndarray, weight: np.ndarray
+    ) -> np.ndarray:
+        """The sums with [N] rows more."""
+        raise NotImplementedError
+
+    def result(self, sums: np.ndarray) -> float:
+        """The metric."""
+        raise NotImplementedError
+
+    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
+        return sum(accumulators, start=self.create_accumulator())
+
+    def extract_output(self, sums: np.ndarray) -> metric_types.MetricsDict:
+        return {self._key: self.result(sums)}
+
+
+class _Buckets(_Pooled):
+    """[2, buckets]: weights of positives, and of all rows."""
+
+    SHAPE = (2, _BUCKETS + 2)  # one bucket is below 0, one from 1 on
+
+    def add(self, sums, label, prediction, weight):
+        if np.isnan(prediction).any():
+            return np.full(self.SHAPE, np.nan)
+        bucket = np.clip(prediction * _BUCKETS + 1, 0, _BUCKETS + 1).astype(np.int64)
+        np.add.at(sums[0], bucket, weight * label)
+        np.add.at(sums[1], bucket, weight)
+        return sums
+
+    def result(self, sums: np.ndarray) -> float:
+        return auc_of_buckets(*sums)
+
+
+def auc_of_buckets(positive: np.ndarray, every: np.ndarray) -> float:
+    """The interpolated AUC of [buckets] weights: of positives, and of all rows; NaN of NaN."""
+    if np.isnan(every).any():
+        return float("nan")
+    thresholds = np.append(np.arange(1, _BUCKETS - 1) / (_BUCKETS - 1), 1 + _EPSILON) + _EPSILON
+    start = np.r_[-np.inf, np.arange(_BUCKETS) / _BUCKETS, np.inf]
+    place = np.searchsorted(thresholds, start, side="right")
+    rates = []
+    for weights in (every - positive, positive):
+        between = np.bincount(place, weights, minlength=_BUCKETS)
+        above = np.cumsum(between[::-1])[::-1].copy()
+        below = np.append(0.0, np.cumsum(between)[:-1])
+        above[-1], below[-1] = 0.0, above[0]
+        rates.append(
+            np.divide(above, above + below, out=np.full(_BUCKETS, np.nan), where=above + below != 0)
+        )
+    false, true = rates
+    return float(np.nansum((false[:-1] - false[1:]) * (true[:-1] + true[1:]) / 2))
+
+
+class PooledCalibration(tfma.metrics.Metric):
+    """TFMA's: the sum of predictions over the sum of labels, both weighted; NaN without positives.
+
+    Args:
+        name: of the metric.
+    """
+
+    def __init__(self, name: str = "calibration"):
+        super().__init__(metric_util.merge_per_key_computations(_calibration), name=name)
+
+
+def _calibration(
+    name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
+) -> metric_types.MetricComputations:
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
+    return [metric_types.MetricComputation([key], [], _Ratio(key))]
+
+
+class _Ratio(_Pooled):
+    """[2]: of predictions, and of labels."""
+
+    SHAPE = (2,)
+
+    def add(self, sums, label, prediction, weight):
+        return sums + np.array([(weight * prediction).sum(), (weight * label).sum()])
+
+    def result(self, sums: np.ndarray) -> float:
+        return float("nan") if np.isclose(sums[1], 0.0) else float(sums[0] / sums[1])
 
 
 class GroupAUC(tfma.metrics.Metric):
@@ -488,13 +638,13 @@ class _UserRows(beam.CombineFn):
 
     def add_input(self, rows, element: metric_types.StandardMetricInputs):
         names = self._key.model_name, self._key.output_name
-        ids = b"\0".join(np.ravel(element.features[key])[0] for key in self.KEYS)
-        owner = hashlib.blake2b(ids, digest_size=8).digest()
-        rows[0].append(int.from_bytes(owner, "little"))
-        rows[1].append(float(np.ravel(element.get_predictions(*names))[0]))
-        label = float(np.ravel(element.get_labels(*names))[0])
-        rows[2].append(label if self.LABEL == "f" else label > 0.5)
-        rows[3].append(_weight(element, self._key))
+        label = _column(element.get_labels(*names))
+        weight = _weight(element, self._key)
+        ids = zip(*(np.ravel(element.features[key]).tolist() for key in self.KEYS))
+        rows[0].extend(_hashed(*one) for one in ids)
+        _extend(rows[1], _column(element.get_predictions(*names)))
+        _extend(rows[2], label if self.LABEL == "f" else label > 0.5)
+        _extend(rows[3], np.ones(len(label)) if weight is None else weight)
         return rows
 
     def merge_accumulators(self, accumulators: Iterable):
@@ -506,6 +656,12 @@ class _UserRows(beam.CombineFn):
 
     def extract_output(self, rows) -> metric_types.MetricsDict:
         return {self._key: group_auc(*(np.frombuffer(column, column.typecode) for column in rows))}
+
+
+@functools.lru_cache(1 << 16)
+def _hashed(*ids: bytes) -> int:
+    """64 bits of the ids together; rows of a user stand together, and every slice asks again."""
+    return int.from_bytes(hashlib.blake2b(b"\0".join(ids), digest_size=8).digest(), "little")
 
 
 def group_auc(
@@ -575,11 +731,12 @@ class _GroupRows(_UserRows):
         return *super().create_accumulator(), array("f")
 
     def add_input(self, rows, element: metric_types.StandardMetricInputs):
+        before = len(rows[0])
         super().add_input(rows, element)
-        baseline = float("nan")
+        baseline = np.full(len(rows[0]) - before, np.nan)
         if self._key.model_name == tfma.CANDIDATE_KEY:
-            baseline = _number(element.get_predictions(tfma.BASELINE_KEY, self._key.output_name))
-        rows[4].append(baseline)
+            baseline = _column(element.get_predictions(tfma.BASELINE_KEY, self._key.output_name))
+        _extend(rows[4], baseline)
         return rows
 
     def extract_output(self, rows) -> metric_types.MetricsDict:

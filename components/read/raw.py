@@ -1,7 +1,9 @@
 """Blocks of files: where they are, and their columns as the file has them. Light: no Beam, no TFX.
 
 A file is cut into blocks (byte ranges at record ends, or row groups) by one sequential scan that
-keeps only their positions; each block is then read on its own. Memory stays within a block.
+keeps only their positions; each block is then read on its own. Memory stays within a block. Of a
+file that cannot be read from its middle (compressed, or of another encoding) the blocks carry their
+bytes: else each would unpack all that lies before it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,14 +18,25 @@ import pyarrow.compute as pc
 from components.read import json_lines, parsing, quotes
 from components.read.parsing import Rejects
 from components.read.quotes import Records
-from components.read.sources import BYTE_ORDER_MARK, LISTS, FileField, Source, open_file, skip
+from components.read.sources import (
+    BYTE_ORDER_MARK,
+    COMPRESSIONS,
+    LISTS,
+    FileField,
+    Source,
+    is_read_as_it_is,
+    open_file,
+    skip,
+)
 from components.tables.parquet import is_any_list, open_parquet, read_rows
-from components.tables.places import is_remote
+from components.tables.places import is_remote, place
 
 BLOCK_BYTES = 16 << 20
 _BLOCK_ROWS = 250_000
 _FILES_AT_ONCE = 4  # a block of each in memory
 
+# Start, length, first line, rows, and bytes of a block: see `Block`.
+_Cut = tuple[int, int, int, int, bytes | None]
 Columns = tuple[dict[str, pa.Array], np.ndarray, np.ndarray]
 
 
@@ -38,6 +51,7 @@ class Block:
         length: bytes; -1 for Parquet.
         row: number of its first row in the whole source.
         line: 1-based line (Parquet: row) of the file on which it begins.
+        data: its bytes, where the file cannot be read from `start` on; None to read them there.
     """
 
     number: int
@@ -46,21 +60,22 @@ class Block:
     length: int
     row: int
     line: int
+    data: bytes | None = None
 
 
 def blocks(source: Source, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
     """Cuts the files of a source into blocks, in the order of their rows."""
     number = row = 0
     for file, cut in zip(source.files, _cuts(source, block_bytes)):
-        for start, length, line, rows in cut:
-            yield Block(number, file, start, length, row, line)
+        for start, length, line, rows, data in cut:
+            yield Block(number, file, start, length, row, line, data)
             number, row = number + 1, row + rows
 
 
-def _cuts(source: Source, block_bytes: int) -> Iterator[Iterable[tuple[int, int, int, int]]]:
+def _cuts(source: Source, block_bytes: int) -> Iterator[Iterable[_Cut]]:
     """Of each file where its blocks are; several files of a store are looked through at once."""
 
-    def cut(file: str) -> Iterable[tuple[int, int, int, int]]:
+    def cut(file: str) -> Iterable[_Cut]:
         if source.format == "parquet":
             return _row_groups(file)
         return _ranges(source, file, block_bytes)
@@ -69,20 +84,26 @@ def _cuts(source: Source, block_bytes: int) -> Iterator[Iterable[tuple[int, int,
         yield from map(cut, source.files)
         return
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        yield from pool.map(lambda file: list(cut(file)), source.files)
+        # What is compressed carries its bytes, so one file of those is looked through at a time.
+        yield from pool.map(
+            lambda file: cut(file) if place(file).suffix in COMPRESSIONS else list(cut(file)),
+            source.files,
+        )
 
 
-def _row_groups(file: str) -> Iterator[tuple[int, int, int, int]]:
+def _row_groups(file: str) -> Iterator[_Cut]:
     metadata = open_parquet(file).metadata
     line = 1
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        yield group, -1, line, rows
+        yield group, -1, line, rows, None
         line += rows
 
 
-def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, int, int, int]]:
+def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[_Cut]:
     with open_file(file, source.encoding) as stream:
+        # The first block is as quickly read again.
+        first, by_position = True, True
         start = len(stream.readline()) if source.header else _mark(stream)
         line = 2 if source.header else 1
         held = b""
@@ -99,12 +120,10 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[tuple[int, 
             length = int(records.bounds[number])
             if length:
                 whole = data[:length]
-                yield (
-                    start,
-                    length,
-                    line,
-                    (len(whole.split()) if source.format in LISTS else number),
-                )
+                rows = len(whole.split()) if source.format in LISTS else number
+                yield start, length, line, rows, None if by_position else whole
+                if first:
+                    first, by_position = False, is_read_as_it_is(file, source.encoding)
                 line += whole.count(b"\n")
                 start += length
             held = data[length:]
@@ -130,9 +149,11 @@ def read_block(source: Source, block: Block, rejects: Rejects) -> Columns:
     """
     if source.format == "parquet":
         return _read_parquet(source, block)
-    with open_file(block.file, source.encoding) as stream:
-        skip(stream, block.start)
-        data = stream.read(block.length)
+    data = block.data
+    if data is None:
+        with open_file(block.file, source.encoding) as stream:
+            skip(stream, block.start)
+            data = stream.read(block.length)
     records = _cut(source, data, True)
     lines = block.line + records.lines
     if source.format in LISTS:

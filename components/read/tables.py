@@ -95,7 +95,7 @@ def write_tables(
             folder = split_folder(uri, ALL)
             report = beam.pvalue.AsList(
                 pipeline
-                | f"Read[{source.table}]" >> ReadSource(source)
+                | f"Read[{source.table}]" >> ReadSource(source, folder=uri)
                 | f"Write[{source.table}]" >> beam.Map(_write, folder)
             )
             _ = (

@@ -161,10 +161,15 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
 
 
+def read_bytes(path: str) -> bytes:
+    """Reads a file whole."""
+    with FileSystems.open(path, compression_type="uncompressed") as file:
+        return file.read()
+
+
 def read_text(path: str) -> str:
     """Reads a small text file."""
-    with FileSystems.open(path, compression_type="uncompressed") as file:
-        return file.read().decode("utf-8")
+    return read_bytes(path).decode("utf-8")
 
 
 def read_json(path: str) -> Any:

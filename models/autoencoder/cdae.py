@@ -11,9 +11,11 @@ WSDM 2016.
               + l2 / 2 (|v_u|^2 + |b|^2 + sum over the items read of |w_i|^2
                         + sum over O and S of |w'_i|^2 + b'_i^2)
 
-mean over the users of a batch. The paper's variants are M1: `mapping` identity and `loss` square;
-M2: identity, logistic; M3: sigmoid, square; M4: sigmoid, logistic. S is drawn with replacement,
-uniformly from the train items that the user has not; corruption and S are drawn anew every epoch.
+mean over the users of a batch; an item of O weighs 1, or as the heaviest of the user's events with
+it over the mean, where the run weighs events (positives.values). The paper's variants are M1:
+`mapping` identity and `loss` square; M2: identity, logistic; M3: sigmoid, square; M4: sigmoid,
+logistic. S is drawn with replacement, uniformly from the train items that the user has not;
+corruption and S are drawn anew every epoch.
 What was hidden from the input is a target too. Nothing is hidden where the model answers. Weights
 start uniform within 4 sqrt(6 / (items + K)), biases at 0.
 
@@ -31,6 +33,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -129,6 +132,8 @@ class CDAE(DotProductModel[HyperParameters]):
         )
         there = tf.cast(targets > 0, tf.float32)
         loss = there * self.item_loss(tf.cast(wanted, tf.float32), scores)
+        had = weighed(inputs, loss[:, : tf.shape(inputs["items"])[1]])
+        loss = tf.concat([had, loss[:, tf.shape(had)[1] :]], axis=1)
         penalty = tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2, axis=[1, 2])
         penalty += tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2), axis=1)
         return tf.reduce_sum(loss, axis=1), penalty
@@ -144,7 +149,8 @@ class CDAE(DotProductModel[HyperParameters]):
         real = tf.cast(tf.range(rows) > 0, tf.float32)  # padding is no item
         wanted = real * spread(inputs["items"])
         weights = spread(inputs["items"], inputs["weights"])
-        counts = wanted + real * spread(inputs["negatives"])
+        negatives = real * spread(inputs["negatives"])
+        counts = wanted + negatives
         read, vectors = (
             tf.convert_to_tensor(table.embeddings)
             for table in (self.item_inputs, self.item_outputs)
@@ -152,7 +158,10 @@ class CDAE(DotProductModel[HyperParameters]):
         bias = tf.convert_to_tensor(self.item_bias.embeddings)[:, 0]
         code = self.encode(tf.matmul(weights, read), node)
         scores = tf.matmul(code, vectors, transpose_b=True) + bias
-        loss = counts * self.item_loss(wanted, scores)
+        weighty = real * spread(
+            inputs["items"], weighed(inputs, tf.cast(inputs["items"] > 0, tf.float32))
+        )
+        loss = (weighty + negatives) * self.item_loss(wanted, scores)
         penalty = tf.linalg.matvec(tf.cast(weights > 0, tf.float32), tf.reduce_sum(read**2, axis=1))
         penalty += tf.linalg.matvec(counts, tf.reduce_sum(vectors**2, axis=1) + bias**2)
         return tf.reduce_sum(loss, axis=1), penalty

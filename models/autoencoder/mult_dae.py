@@ -5,8 +5,11 @@ Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborati
 
     x~     = dropout(x / |x|)                      x in {0, 1}^N: the items that the user has
     logits = W' tanh(W x~ + b) + b'                N - 200 - N
-    loss   = - mean over users of sum_i x_i log softmax(logits)_i
+    loss   = - mean over users of sum_i w_i x_i log softmax(logits)_i
              + (l2 / batch_size) (|W|^2 + |W'|^2)
+
+w_i is 1, or the weight of the user's heaviest event with i over its mean, where the run weighs
+events (positives.values); what is read has no weights, as a query has none.
 
 The target is the whole profile, not the corrupted one, and not normalised; biases are not
 penalised. Ranking sees the normalised history without dropout. Kernels start from Glorot's
@@ -25,6 +28,7 @@ from models.autoencoder.multinomial import (
     negative_log_likelihood,
 )
 from models.inputs.data import TrainingData
+from models.names.label import WEIGHT
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -51,7 +55,10 @@ class MultDAE(MultinomialAutoEncoder[HyperParameters]):
         kernels = (self.from_items.kernel.embeddings, self.to_items.kernel.embeddings)
         penalty = tf.add_n([tf.reduce_sum(kernel**2) for kernel in kernels])
         strength = self.hyper_parameters.l2 / self.hyper_parameters.batch_size
-        return negative_log_likelihood(logits, inputs["items"]) + strength * penalty
+        return (
+            negative_log_likelihood(logits, inputs["items"], inputs.get(WEIGHT))
+            + strength * penalty
+        )
 
 
 Model = MultDAE

@@ -8,8 +8,11 @@ Cite: Liang, Krishnan, Hoffman, Jebara: Variational Autoencoders for Collaborati
     z              = mu + e exp(log s^2 / 2), e ~ N(0, I)  in training; z = mu in ranking
     logits         = W_2 tanh(W_1 z + c_1) + c_2           200 - 600 - N
     loss           = mean over users of
-                     [ - sum_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) | N(0, I)) ]
+                     [ - sum_i w_i x_i log softmax(logits)_i + beta KL(N(mu, s^2) | N(0, I)) ]
     beta           = min(anneal_cap, t / T)                t: updates so far
+
+w_i is 1, or the weight of the user's heaviest event with i over its mean, where the run weighs
+events (positives.values); what is read has no weights, as a query has none.
 
 The KL is summed over the dimensions, and the likelihood over the items: the balance that beta
 stands for. The target is the whole profile, not the corrupted one, and not normalised. Kernels
@@ -32,6 +35,7 @@ from models.autoencoder.multinomial import (
     negative_log_likelihood,
 )
 from models.inputs.data import TrainingData
+from models.names.label import WEIGHT
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -97,7 +101,7 @@ class MultVAE(MultinomialAutoEncoder[HyperParameters]):
         mean, log_variance = self.posterior_of(self.corrupted(inputs))
         logits = self.decode(mean + inputs["noise"] * tf.exp(0.5 * log_variance))
         divergence = tf.reduce_mean(inputs["beta"] * kl_divergence(mean, log_variance))
-        return negative_log_likelihood(logits, inputs["items"]) + divergence
+        return negative_log_likelihood(logits, inputs["items"], inputs.get(WEIGHT)) + divergence
 
 
 def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:

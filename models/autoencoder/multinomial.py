@@ -91,14 +91,17 @@ def bias_initializer() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.TruncatedNormal(stddev=0.001)
 
 
-def negative_log_likelihood(logits: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Multinomial: -sum over a user's items of log softmax(logits), mean over the users.
+def negative_log_likelihood(
+    logits: tf.Tensor, items: tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Multinomial: -sum over a user's items of x log softmax(logits), mean over the users.
 
     Args:
         logits: [B, N].
         items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
+        weights: [B, L] float32 x of the items; None: 1.
     """
-    profile = multi_hot(items, tf.shape(logits)[1] + FIRST_TOKEN)[:, FIRST_TOKEN:]
+    profile = multi_hot(items, tf.shape(logits)[1] + FIRST_TOKEN, weights)[:, FIRST_TOKEN:]
     return -tf.reduce_mean(
         tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1)
     )

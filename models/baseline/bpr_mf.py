@@ -20,6 +20,7 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -71,7 +72,7 @@ class BPRMF(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, rate = data.events, self.hyper_parameters.unknown_rate
         negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
-        columns = {"user": events.user, "item": events.item}
+        columns = events.columns("user", "item")
 
         def with_negative(batch):
             seeds = tf.random.experimental.stateless_split(batch["step_seed"], 3)
@@ -100,7 +101,7 @@ class BPRMF(DotProductModel[HyperParameters]):
             + hyper_parameters.l2_negative * squares[:, 1]
             + hyper_parameters.l2_bias * tf.reduce_sum(bias**2, axis=-1)
         )
-        return tf.reduce_mean(loss + penalty)
+        return tf.reduce_mean(weighed(inputs, loss + penalty))
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The user's factors and a one, which the item's bias meets."""

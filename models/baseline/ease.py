@@ -2,9 +2,10 @@
 
 Cite: Steck: Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019.
 
-    P     = (X'X + lambda I)^-1         X: users x items, 1 where the user has the item
+    P     = (X'X + lambda I)^-1         X: users x items, where the user has the item the weight of
+                                           the heaviest event with it (1 unless the run says one)
     B     = I - P diag(1 / diag P)
-    score = x_u B
+    score = x_u B                       x_u: 1 where the query has the item
 
 Deviations: none in the formula. The matrix is positive definite, so it is inverted by Cholesky's
 factors, in place, and in float64: in float32 the error grows with the largest eigenvalue of X'X

@@ -6,13 +6,15 @@ Recommendation Benchmarks, RecSys 2022.
 
     loss = sum over all users u and items i of c_ui (p_ui - x_u . y_i)^2
            + sum of l2_u |x_u|^2 + sum of l2_i |y_i|^2
-        r_ui: how often the user had the item;  p_ui = 1 where r_ui > 0, else 0
+        r_ui: what the user's events with the item weigh together, as the run's positives.values
+              has it: how often the user had it, where all weigh 1;  p_ui = 1 where r_ui > 0, else 0
         c_ui = 1 + alpha r_ui;  l2_u = l2 (sum over i of c_ui)^exponent, l2_i likewise
     x_u  = (Y'Y + sum over the user's items of alpha r_ui y_i y_i' + l2_u I)^-1
            sum over the user's items of c_ui y_i
 
 y_i likewise, users and items in turn, for all rows at once. Exponent 0 is the plain penalty of
-2008. The items' vectors are all that is kept: a user's is solved from its history, known or not.
+2008. The items' vectors are all that is kept: a user's is solved from its history, known or not, of
+which nothing says what an event weighs: each weighs 1.
 
 Deviations: an early stop on validation, where the paper does ten sweeps. With exponent 1, l2 is the
 lambda of 2022 and alpha its 1 / alpha_0; there the positives' right side is alpha r_ui y_i, here,
@@ -71,7 +73,7 @@ class IALS(DotProductModel[HyperParameters]):
         # for nothing.
         user = FIRST_TOKEN + np.repeat(np.arange(len(events.starts) - 1), np.diff(events.starts))
         counts = scipy.sparse.csr_matrix(
-            (np.ones(len(events)), (user, events.item)),
+            (events.weights.astype(np.float64), (user, events.item)),
             (user[-1] + 1, data.items.embedding_rows),
         )
         self._by_user, self._by_item = Lists(counts, width), Lists(counts.T.tocsr(), width)
@@ -150,7 +152,7 @@ class Lists:
     """Who had what and how often, in blocks of rows that are about equally long.
 
     Args:
-        counts: [R, C] of rows by others, users by items or the reverse.
+        counts: [R, C] of rows by others, users by items or the reverse; events weigh as they do.
         width: of the vectors that are solved for.
 
     Attributes:

@@ -7,7 +7,8 @@ WWW 2001; shrinkage, weighting and settings as in Ferrari Dacrema, Boglio, Cremo
     s_ij  = x_i . x_j / (|x_i| |x_j| + shrink),   s_ii = 0
             the `neighbours` largest of a column are kept
     score = x_u S
-    x_ui  = 0 where the user has not the item, else
+    x_ui  = 0 where the user has not the item, else the weight of the user's heaviest event with it
+            (positives.values of the run; 1 where it says none), times
         none    1
         tf_idf  idf_u                    idf_u = ln(items / (1 + the user's items))
         bm25    idf_u (k1 + 1) / (1 + k1 (1 - b + b n_i / mean n))      n_i: users of the item
@@ -16,8 +17,8 @@ To weigh, items are documents, and the users who have them are their words: one 
 little. A cosine leaves nothing of an item's own factor; shrinkage and the score do.
 
 Deviations: implicit data only: how often a user had an item is not asked. idf_u of who asks is left
-out, since it is the same for all items. What is kept of S is stored as lists, so that a catalogue
-of any size fits.
+out, since it is the same for all items; a query's items weigh 1. What is kept of S is stored as
+lists, so that a catalogue of any size fits.
 """
 
 import time
@@ -128,16 +129,16 @@ def factors_of(
     """The factors of the users [P] and of the items [N] of which each x_ui is the product.
 
     Args:
-        pairs: [P, N], 1 where the user has the item.
+        pairs: [P, N], not 0 where the user has the item.
         weighting: `none`, `bm25` or `tf_idf`.
         k1: of BM25.
         b: of BM25.
     """
     of_users, of_items = (np.ones(size) for size in pairs.shape)
     if weighting != "none":
-        of_users = np.log(pairs.shape[1] / (1.0 + np.asarray(pairs.sum(axis=1))[:, 0]))
+        of_users = np.log(pairs.shape[1] / (1.0 + pairs.getnnz(axis=1)))
     if weighting == "bm25":
-        users = np.asarray(pairs.sum(axis=0))[0]
+        users = pairs.getnnz(axis=0)
         of_items = (k1 + 1.0) / (1.0 + k1 * (1.0 - b + b * users / users.mean()))
     return of_users, of_items
 

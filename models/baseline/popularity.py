@@ -7,9 +7,10 @@ Tikk: Session-based Recommendations with Recurrent Neural Networks, ICLR 2016.
 
     score(i)   = share of the catalogue's items that are not more popular than i
                  + with session_first: how often i stands in the session
-    popularity = sum over the item's train events of 2^(-age / half_life_days), if any is given;
-                 only of events whose age is at most window_days, if any is given
+    popularity = sum over the item's train events of weight 2^(-age / half_life_days), if any is
+                 given; only of events whose age is at most window_days, if any is given
         age: days from the event to the last train event
+        weight: of the event, as the run's positives.values has it; 1 where it says none
 
 Deviations: the score is the rank's share, not the count, so that no two items tie; equal counts
 keep the catalogue's order. A session is whatever history a query has.
@@ -34,7 +35,7 @@ _DAY = 86_400.0
 
 
 class HyperParameters(Ranking):
-    """Popularity's own: by default all train events count alike, whoever asks.
+    """Popularity's own: by default train events of any age count alike, whoever asks.
 
     Attributes:
         window_days: older events do not count; left out, all do.
@@ -61,7 +62,7 @@ class Popularity(RetrieveModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         window, half_life = hyper_parameters.window_days, hyper_parameters.half_life_days
-        counts = data.item_counts
+        counts = data.item_weights
         if window or half_life:
             counts = recent_counts(data.events, len(data.items), window, half_life)
         self._scores = tf.constant(popularity_scores(counts))
@@ -85,7 +86,7 @@ class Popularity(RetrieveModel[HyperParameters]):
 def recent_counts(
     events: EventLog, item_count: int, window_days: float | None, half_life_days: float | None
 ) -> np.ndarray:
-    """[N] float64: the items' train events, by their age.
+    """[N] float64: the items' train events, by their weight and age.
 
     Args:
         events: the train events.
@@ -103,7 +104,9 @@ def recent_counts(
             "received none"
         )
     age = (last - events.timestamp) / _DAY
-    weight = np.ones(len(age)) if half_life_days is None else 0.5 ** (age / half_life_days)
+    weight = (
+        events.weights if half_life_days is None else events.weights * 0.5 ** (age / half_life_days)
+    )
     if window_days is not None:
         weight = np.where(age <= window_days, weight, 0.0)
     known = events.item >= FIRST_TOKEN

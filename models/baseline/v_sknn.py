@@ -5,17 +5,20 @@ User-Adapted Interaction 28, 2018; what the paper leaves open as in the authors'
 
     s: the current session, oldest event first; t: a train session; both as sets of items
     w_i      = place of i's last event in s / length of s                (weighting: linear)
-    sim(s,t) = sum of w_i over the items of both / number of items of s
+    x_ti     = the weight of the heaviest event of i in t, as the run's positives.values has it; 1
+               where it says none
+    sim(s,t) = sum of w_i x_ti over the items of both / number of items of s
     near(s)  = the `neighbours` with the largest sim among the `sample` most recent train sessions
                that have any item of s
-    score(j) = sum over the t of near(s) that have j of sim(s,t) decay(s,t) (1 + idf_weight idf_j)
+    score(j) = sum over the t of near(s) that have j of
+               x_tj sim(s,t) decay(s,t) (1 + idf_weight idf_j)
         decay: 1, or with decay: reciprocal 1 / (how far from the end of s its last event is whose
                item t has; the last is 1)
         idf_j = ln(train sessions / those that have j)
 
 Deviations: scores are not divided by their largest, which leaves the order. Of two sessions the
 more recent is the one that began later; it wins where similarities are equal. The authors' code
-counts events, not sessions, under idf. Items without a vote score 0.
+counts events, not sessions, under idf. Items without a vote score 0. The weights x are ours.
 """
 
 from typing import Any, Literal
@@ -29,6 +32,7 @@ from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.retrieve import RetrieveModel
 from models.inputs.data import TrainingData
+from models.inputs.event_log import heaviest
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
 
@@ -61,15 +65,19 @@ class VSKNN(RetrieveModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         self._count = len(data.items)
-        sessions = session_matrix(*data.events.sequences(), self._count)
+        sessions = session_matrix(
+            *data.events.sequences(), self._count, data.events.sequence_weight
+        )
         by_item = most_recent(sessions, hyper_parameters.sample)
         having = np.maximum(sessions.getnnz(axis=0), 1)
         arrays = {
             # The sessions of item j are places splits[j] up to splits[j + 1], the items of a
             # session likewise.
             "sessions": by_item.indices.astype(np.int64),
+            "session_weights": by_item.data,
             "session_splits": by_item.indptr.astype(np.int64),
             "items": sessions.indices.astype(np.int64),
+            "item_weights": sessions.data,
             "item_splits": sessions.indptr.astype(np.int64),
             "rarity": np.log(sessions.shape[0] / having).astype(np.float32),
         }
@@ -99,7 +107,10 @@ class VSKNN(RetrieveModel[HyperParameters]):
         shared = _lists(index["session_splits"], items)
         sessions, which = tf.unique(tf.gather(index["sessions"], shared.flat_values))
         similarity = tf.math.unsorted_segment_sum(
-            tf.gather(place**power, shared.value_rowids()), which, tf.size(sessions)
+            tf.gather(place**power, shared.value_rowids())
+            * tf.gather(index["session_weights"], shared.flat_values),
+            which,
+            tf.size(sessions),
         ) / tf.cast(tf.maximum(tf.size(items), 1), tf.float32)
         steps = tf.math.unsorted_segment_min(
             tf.gather(back, shared.value_rowids()), which, tf.size(sessions)
@@ -115,6 +126,7 @@ class VSKNN(RetrieveModel[HyperParameters]):
         voted = _lists(index["item_splits"], tf.gather(sessions, near))
         items = tf.gather(index["items"], voted.flat_values)
         votes = tf.gather(vote, voted.value_rowids())
+        votes *= tf.gather(index["item_weights"], voted.flat_values)
         scores = tf.math.unsorted_segment_sum(votes, items, self._count)
         return scores * (1.0 + parameters.idf_weight * index["rarity"])
 
@@ -126,20 +138,20 @@ class VSKNN(RetrieveModel[HyperParameters]):
         return variable
 
 
-def session_matrix(items: np.ndarray, starts: np.ndarray, count: int) -> scipy.sparse.csr_matrix:
-    """Which items a session has: [S, count], 1 where it has any event of the item.
+def session_matrix(
+    items: np.ndarray, starts: np.ndarray, count: int, weight: np.ndarray | None = None
+) -> scipy.sparse.csr_matrix:
+    """Which items a session has: [S, count], the weight of its heaviest event of the item.
 
     Args:
         items: [E] int64 item indices, session after session.
         starts: [S + 1] where each begins, and the end.
         count: items of the catalogue.
+        weight: [E] float32 of the events; None: all are 1.
     """
     session = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    matrix = scipy.sparse.csr_matrix(
-        (np.ones(len(items), np.float32), (session, items - FIRST_TOKEN)), (len(starts) - 1, count)
-    )
-    matrix.sum_duplicates()
-    return matrix
+    weight = np.ones(len(items), np.float32) if weight is None else weight
+    return heaviest(session, items - FIRST_TOKEN, weight, (len(starts) - 1, count))
 
 
 def most_recent(sessions: scipy.sparse.csr_matrix, most: int) -> scipy.sparse.csr_matrix:

@@ -9,6 +9,7 @@ from models.contract.loop import Loop
 from models.inputs import dropout, sampling
 from models.inputs.data import TrainingData
 from models.names import hyper_parameters as settings
+from models.names.label import WEIGHT
 
 H = TypeVar("H", bound=settings.HyperParameters)
 
@@ -30,6 +31,9 @@ class Recommender(tfrs.Model, Generic[H]):
             model's settings with it.
         hyper_parameters: the settings of this model.
         sums_loss: `compute_loss` is a sum over the rows that it is given, not their mean.
+        weighs_rows: the model learns of a row as much as it weighs, where the run says so
+            (`positives.values`, `label.weight`): by `weighed`, or in closed form. The registry says
+            it too: a model that does not needs `equal_rows`.
         shards: the tables may lie in pieces on parameter servers: the model learns by `loop.fit`
             alone, of batches that are made anywhere (`batches` asks no table of texts), and reads
             tables by looking rows up.
@@ -37,6 +41,7 @@ class Recommender(tfrs.Model, Generic[H]):
 
     HyperParameters: ClassVar[type[settings.HyperParameters]] = settings.HyperParameters
     sums_loss: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = True
     shards: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,3 +110,16 @@ class Recommender(tfrs.Model, Generic[H]):
         count = tf.cast(tf.shape(rows)[0], tf.float32)
         context = tf.distribute.get_replica_context()
         return count / context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+
+
+def weighed(inputs: dict[str, tf.Tensor], losses: tf.Tensor) -> tf.Tensor:
+    """What the rows of a batch lose, each by what it weighs.
+
+    Every loss of a model that weighs rows goes through here. Weights have a mean of 1 over train,
+    so that they change no step size: only their proportions matter.
+
+    Args:
+        inputs: the batch; WEIGHT is in it where the run says that rows weigh differently.
+        losses: as many as there are weights, [B], or [B, L] of rows that are sequences or profiles.
+    """
+    return inputs[WEIGHT] * losses if WEIGHT in inputs else losses

@@ -19,7 +19,6 @@ from models.contract.rules import (
     Rules,
     mask_found,
     mask_items,
-    read_rules,
     rules_signature,
 )
 from models.contract.similar import SimilarItems
@@ -219,7 +218,7 @@ class Retriever(tf.Module):
         It takes what the model reads beside the ids too, and says why there are `fewer` than k.
         """
         excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
-        rules = read_rules({name: beside.pop(name) for name in rules_signature()})
+        rules = Rules(**{name: beside.pop(name) for name in rules_signature()})
         requested, context = self._told(history, beside)
         user = self._user_table.lookup(user_id)
         stored = self._stored(user)
@@ -242,7 +241,7 @@ class Retriever(tf.Module):
         rows = tf.shape(examples)[0]
         all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
         masked, k = parsed["masked"], tf.fill(tf.shape(examples), count)
-        return self._under_rules(parsed["query"], masked, masked[:, :0], read_rules(all_), k)
+        return self._under_rules(parsed["query"], masked, masked[:, :0], Rules(**all_), k)
 
     def embed(
         self, user_id: tf.Tensor, history: tf.Tensor, **beside: tf.Tensor

@@ -22,39 +22,33 @@ All are optional and hold together:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from models.contract.conditions import Conditions, require, to_numbers
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
 
-_OPERATORS = ("<", "<=", "=", ">=", ">")
-# Which signs of (value - number), of -1, 0 and 1, an operator takes.
-_TAKES = ([1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1])
-_CONDITION = r"^\s*(not\s+)?(.+?)\s*(<=|>=|=|<|>|\sin\s)\s*(.*\S)\s*$"
 _BOOST = r"^(.+) => *([*+-]) *(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*$"
 _DIVERSITY = r"^\s*(.+?)\s*<=\s*(\d+)\s*$"
 _MMR = r"^\s*mmr\s+(0?\.\d+|0|1|1\.0*|0\.0*)\s*$"
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_PROTECTED = ((r"\\\\", "\x01"), (r"\\\|", "\x02"), (r"\\or", "\x03"))
-_SEPARATOR = "\x1f"  # between a column and a value; no text has it
 
 
 class Rules(NamedTuple):
     """What [B] requests ask of their answers.
 
     Attributes:
-        allow, where, boost, pin: ragged [B, None] strings.
+        allow, where, boost, pin: [B, R] strings, "" for none.
         exclude_recent: [B] int32, 0 for none.
         diversity: [B] strings, "" for none.
         min_score: [B] float32, NaN for none.
     """
 
-    allow: tf.RaggedTensor
-    where: tf.RaggedTensor
-    boost: tf.RaggedTensor
-    pin: tf.RaggedTensor
+    allow: tf.Tensor
+    where: tf.Tensor
+    boost: tf.Tensor
+    pin: tf.Tensor
     exclude_recent: tf.Tensor
     diversity: tf.Tensor
     min_score: tf.Tensor
@@ -68,19 +62,6 @@ def rules_signature() -> dict[str, tf.TensorSpec]:
         **{name: tf.TensorSpec([None, None], tf.string, name=name) for name in lists},
         **{name: tf.TensorSpec([None], kind, name=name) for name, kind in one.items()},
     }
-
-
-def read_rules(inputs: dict[str, tf.Tensor]) -> Rules:
-    """The rules of padded inputs; only pins keep their gaps."""
-    lists = {
-        name: tf.ragged.boolean_mask(inputs[name], inputs[name] != "")
-        for name in ("allow", "where", "boost")
-    }
-    return Rules(
-        **lists,
-        pin=tf.RaggedTensor.from_tensor(inputs["pin"]),
-        **{name: inputs[name] for name in ("exclude_recent", "diversity", "min_score")},
-    )
 
 
 class Asked(NamedTuple):
@@ -135,60 +116,29 @@ class Rulebook(tf.Module):
         super().__init__()
         self._size = size
         self._table = table
-        self._numbers = tf.Variable(
-            tf.stack(list(columns.numbers.values()))
-            if columns.numbers
-            else tf.zeros([1, size], tf.float64),
-            trainable=False,
-        )
-        self._texts, self._number_names = list(columns.values), list(columns.numbers)
-        self._names = sorted([*self._texts, *self._number_names])
-        self._text_column = _places(self._texts)
-        self._number_column = _places(self._number_names)
-        # All values of all columns have codes of one space from 1 on; 0 is a value of no item.
-        keys = [
-            tf.strings.join([name, column.flat_values], _SEPARATOR)
-            for name, column in columns.values.items()
-        ]
-        every = tf.concat(keys, axis=0) if keys else tf.constant([], tf.string)
-        tokens, code = tf.unique(every, out_idx=tf.int32)
-        self._codes = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(
-                tf.concat([tokens, [""]], axis=0), tf.range(1, tf.size(tokens) + 2)
-            ),
-            0,
-        )
-        self._code_count = int(tf.size(tokens)) + 2
-        self._item_codes = tf.Variable(tf.concat([code + 1, [0]], axis=0), trainable=False)
-        splits, start = [], 0
-        for column in columns.values.values():
-            splits.append(column.row_splits + start)
-            start += int(tf.size(column.flat_values))
-        self._splits = tf.Variable(
-            tf.stack(splits) if splits else tf.zeros([1, size + 1], tf.int64), trainable=False
-        )
+        self._conditions = Conditions(columns, size)
         self.vectors = None
         if vectors is not None:
             self.vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
         # Two signatures ask it, and it is traced once.
         self._hold = tf.function(
-            self._conditions, input_signature=[tf.TensorSpec([None], tf.string)]
+            self._conditions.hold, input_signature=[tf.TensorSpec([None], tf.string)]
         ).__call__
 
-    def qualifies(self, where: tf.RaggedTensor, allow: tf.RaggedTensor) -> tf.Tensor:
-        """[B, N] bool: what `where` and `allow` take, ragged [B, None] strings.
+    def qualifies(self, where: tf.Tensor, allow: tf.Tensor) -> tf.Tensor:
+        """[B, N] bool: what `where` and `allow` take, [B, R] strings padded with "".
 
         Raises:
             InvalidArgumentError: as `judge`.
         """
-        rows = tf.cast(where.nrows(), tf.int32)
+        rows = tf.shape(where)[0]
 
         def some() -> tf.Tensor:
-            holds = self._hold(where.flat_values)
-            return _all(holds, where.value_rowids(), rows) & self._allowed(allow, rows)
+            conditions, row = _said(where)
+            return _all(self._hold(conditions), row, rows) & self._allowed(allow, rows)
 
-        asked = tf.size(where.flat_values) + tf.size(allow.flat_values)
-        return tf.cond(asked > 0, some, lambda: tf.ones([rows, self._size], tf.bool))
+        asked = tf.reduce_any(where != "") | tf.reduce_any(allow != "")
+        return tf.cond(asked, some, lambda: tf.fill([rows, self._size], True))
 
     def judge(self, rules: Rules) -> Judged:
         """Evaluates `allow`, `where` and `boost`.
@@ -198,8 +148,18 @@ class Rulebook(tf.Module):
                 is no number; by name.
         """
         rows = tf.shape(rules.diversity)[0]
-        boosts = rules.boost.flat_values
-        _require(
+
+        def nothing_asked() -> Judged:
+            shape = [rows, self._size]
+            return Judged(tf.fill(shape, True), tf.ones(shape), tf.zeros(shape))
+
+        asked = tf.concat([rules.allow, rules.where, rules.boost], axis=1)
+        return tf.cond(tf.reduce_any(asked != ""), lambda: self._judged(rules, rows), nothing_asked)
+
+    def _judged(self, rules: Rules, rows: tf.Tensor) -> Judged:
+        wheres, row_of_where = _said(rules.where)
+        boosts, row_of_boost = _said(rules.boost)
+        require(
             tf.strings.regex_full_match(boosts, _BOOST),
             boosts,
             "boost: required: 'CONDITION => * FACTOR' or 'CONDITION => + NUMBER'; received",
@@ -207,22 +167,22 @@ class Rulebook(tf.Module):
         conditions, sign, number = (
             tf.strings.regex_replace(boosts, _BOOST, rf"\{group}") for group in (1, 2, 3)
         )
-        wheres = rules.where.flat_values
         holds = self._hold(tf.concat([wheres, conditions], axis=0))
         of_where, of_boost = tf.split(holds, [tf.size(wheres), tf.size(boosts)])
-        qualifies = _all(of_where, rules.where.value_rowids(), rows)
+        qualifies = _all(of_where, row_of_where, rows)
         qualifies &= self._allowed(rules.allow, rows)
-        amount = _numbers(number, tf.float32)
+        amount = to_numbers(number, tf.float32)
         is_factor = sign == "*"
-        _require(~is_factor | (amount > 0), boosts, "boost: required: a factor above 0; received")
-        factor = tf.where(of_boost & is_factor[:, tf.newaxis], amount[:, tf.newaxis], 1.0)
-        amount = tf.where(sign == "-", -amount, amount)
-        added = tf.where(of_boost & ~is_factor[:, tf.newaxis], amount[:, tf.newaxis], 0.0)
-        row = rules.boost.value_rowids()
+        require(~is_factor | (amount > 0), boosts, "boost: required: a factor above 0; received")
+        ones = tf.ones(tf.shape(of_boost))
+        scales = of_boost & is_factor[:, tf.newaxis]
+        factor = tf.where(scales, amount[:, tf.newaxis] * ones, ones)
+        amount = tf.where(is_factor, 0.0, tf.where(sign == "-", -amount, amount))
+        added = tf.cast(of_boost, tf.float32) * amount[:, tf.newaxis]
         return Judged(
             qualifies,
-            tf.math.unsorted_segment_prod(factor, row, rows),
-            tf.math.unsorted_segment_sum(added, row, rows),
+            tf.math.unsorted_segment_prod(factor, row_of_boost, rows),
+            tf.math.unsorted_segment_sum(added, row_of_boost, rows),
         )
 
     def answer(
@@ -243,56 +203,67 @@ class Rulebook(tf.Module):
         """
         judged = self.judge(rules)
         raised = boosted(asked.scores, judged.factor, judged.added)
-        newest = asked.history.row_lengths() - tf.cast(rules.exclude_recent, tf.int64)
-        place = tf.range(tf.reduce_max(tf.concat([asked.history.row_lengths(), [0]], 0)))
-        recent = tf.RaggedTensor.from_tensor(
-            place >= newest[:, tf.newaxis], lengths=asked.history.row_lengths()
+        never = tf.fill(tf.shape(raised), float("-inf"))  # where() is slow where it broadcasts
+        free = mask_items(
+            tf.where(judged.qualifies, raised, never),
+            _unwanted(asked, rules.exclude_recent),
         )
-        recent = tf.ragged.boolean_mask(asked.history, recent)
-        out = tf.concat([asked.seen, asked.excluded, recent], axis=1)
-        free = mask_items(tf.where(judged.qualifies, raised, float("-inf")), out)
         free = rerank(free)
         low = free < rules.min_score[:, tf.newaxis]  # false of a bound that is NaN
-        scores = tf.where(low, float("-inf"), free)
-        pins = self.pinned(rules.pin, asked.excluded)
-        index = tf.RaggedTensor.from_tensor(pins) + FIRST_TOKEN
-        scores = mask_items(
-            scores, tf.cast(tf.ragged.boolean_mask(index, index >= FIRST_TOKEN), tf.int64)
+        scores = tf.where(low, never, free)
+        has_pins = tf.reduce_any(rules.pin != "")
+        pins = tf.cond(
+            has_pins,
+            lambda: self.pinned(rules.pin, asked.excluded),
+            lambda: tf.fill([tf.shape(k)[0], 0], -1),
         )
         most = tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), self._size)
-        position = with_pins(self.first(scores, rules.diversity, most), pins, k)
-        # A pin has no place in the ranking; it has a score.
-        scores = tf.where(scores > float("-inf"), scores, raised)
-        score, factor, added = (
-            tf.gather(values, tf.maximum(position, 0), batch_dims=1)
-            for values in (scores, judged.factor, judged.added)
+        ranked = self.first(
+            tf.cond(has_pins, lambda: _without_pins(scores, pins), lambda: scores),
+            rules.diversity,
+            most,
         )
+        position = tf.cond(
+            has_pins,
+            lambda: with_pins(ranked, pins, k),
+            lambda: tf.where(tf.range(most) < k[:, tf.newaxis], ranked, -1),
+        )
+        score, before, factor, added = (
+            tf.gather(values, tf.maximum(position, 0), batch_dims=1)
+            for values in (scores, raised, judged.factor, judged.added)
+        )
+        # A pin has no place in the ranking; it has a score.
+        score = tf.where(score > float("-inf"), score, before)
         count = tf.reduce_sum(tf.cast(position >= 0, tf.int32), axis=1)
-        parts = {
-            " answered: allow and where take ": count,
-            f" of {self._size} items; of these the user has had, or are excluded, ": _count(
-                judged.qualifies
-            ),
-            ", are below min_score ": _count(judged.qualifies) - _count(free > float("-inf")),
-            "": _count(low & (free > float("-inf"))),
-        }
-        said = [part for text, number in parts.items() for part in (_text(number), text)]
+
+        def reasons() -> tf.Tensor:
+            parts = {
+                " answered: allow and where take ": count,
+                f" of {self._size} items; of these the user has had, or are excluded, ": _count(
+                    judged.qualifies
+                ),
+                ", are below min_score ": _count(judged.qualifies) - _count(free > float("-inf")),
+                "": _count(low & (free > float("-inf"))),
+            }
+            said = [part for text, number in parts.items() for part in (_text(number), text)]
+            return tf.where(count < k, tf.strings.join(said), "")
+
         return {
             "position": position,
             "score": tf.where(position >= 0, score, 0.0),
             "factor": tf.where(position >= 0, factor, 1.0),
             "added": tf.where(position >= 0, added, 0.0),
-            "fewer": tf.where(count < k, tf.strings.join(said), ""),
+            "fewer": tf.cond(tf.reduce_any(count < k), reasons, lambda: tf.fill(tf.shape(k), "")),
         }
 
-    def pinned(self, pin: tf.RaggedTensor, excluded: tf.RaggedTensor) -> tf.Tensor:
+    def pinned(self, pin: tf.Tensor, excluded: tf.RaggedTensor) -> tf.Tensor:
         """[B, P] int32 catalogue positions of pins; -1 where the ranking has the place.
 
         Args:
-            pin: ids.
+            pin: [B, P] ids, "" where there is none.
             excluded: ragged [B, None] int64 item indices that are not answered.
         """
-        index = self._table.lookup(pin).to_tensor(0)
+        index = self._table.lookup(pin)
         out = excluded.to_tensor(-1)
         taken = tf.reduce_any(index[:, :, tf.newaxis] == out[:, tf.newaxis, :], axis=2)
         place = tf.range(tf.shape(index)[1])
@@ -320,23 +291,23 @@ class Rulebook(tf.Module):
         def greedy() -> tf.Tensor:
             by_column = tf.strings.regex_full_match(diversity, _DIVERSITY)
             by_vector = tf.strings.regex_full_match(diversity, _MMR)
-            _require(
+            require(
                 by_column | by_vector | (diversity == ""),
                 diversity,
                 "diversity: required: 'COLUMN <= COUNT' or 'mmr WEIGHT', 0 to 1; received",
             )
             if self.vectors is None:
-                _require(~by_vector, diversity, "the model has no vectors of items, so it has no")
+                require(~by_vector, diversity, "the model has no vectors of items, so it has no")
             name = tf.strings.regex_replace(diversity, _DIVERSITY, r"\1")
             name = tf.where(by_column, name, "")
-            column = self._column(name, self._text_column, by_column, "a column of categories")
+            column = self._conditions.categories(name, by_column)
             limit = tf.strings.regex_replace(diversity, _DIVERSITY, r"\2")
-            limit = tf.cast(_numbers(tf.where(by_column, limit, "0"), tf.float32), tf.int32)
+            limit = tf.cast(to_numbers(tf.where(by_column, limit, "0"), tf.float32), tf.int32)
             weight = tf.strings.regex_replace(diversity, _MMR, r"\1")
-            weight = _numbers(tf.where(by_vector, weight, "1"), tf.float32)
+            weight = to_numbers(tf.where(by_vector, weight, "1"), tf.float32)
 
             def of_row(row: Sequence[tf.Tensor]) -> tf.Tensor:
-                codes = tf.where(row[2] > 0, self._of_column(row[1]).to_tensor(), 0)
+                codes = tf.where(row[2] > 0, self._conditions.codes_of(row[1]).to_tensor(), 0)
                 return self._greedy(row[0], codes, row[2], row[3], k)
 
             return tf.map_fn(
@@ -360,7 +331,8 @@ class Rulebook(tf.Module):
             k: how many.
         """
         there = scores > float("-inf")
-        least = tf.reduce_min(tf.where(there, scores, float("inf")))
+        never = tf.fill(tf.shape(scores), float("-inf"))  # where() is slow where it broadcasts
+        least = tf.reduce_min(tf.where(there, scores, -never))
         span = tf.reduce_max(scores) - least
         share = tf.math.divide_no_nan(scores - least, span)
         value = tf.where(weight < 1, tf.where(there, weight * share, scores), scores)
@@ -368,7 +340,7 @@ class Rulebook(tf.Module):
         def step(
             place: tf.Tensor, left: tf.Tensor, likeness: tf.Tensor, chosen: tf.Tensor
         ) -> tuple[tf.Tensor, ...]:
-            now = tf.where(left, value - (1 - weight) * likeness, float("-inf"))
+            now = tf.where(left, value - (1 - weight) * likeness, never)
             best = tf.argmax(now, output_type=tf.int32)
             found = now[best] > float("-inf")
             chosen = tf.tensor_scatter_nd_update(chosen, [[place]], [tf.where(found, best, -1)])
@@ -385,139 +357,20 @@ class Rulebook(tf.Module):
                 vectors = tf.convert_to_tensor(self.vectors)
                 near = tf.linalg.matvec(vectors, vectors[best])
                 near = tf.cond(weight < 1, lambda: near, lambda: likeness)
-                likeness = tf.where(place == 0, near, tf.maximum(likeness, near))
+                # Nothing stands above the first, and a cosine may be below 0.
+                likeness = tf.cond(place > 0, lambda: tf.maximum(likeness, near), lambda: near)
             return place + 1, left, likeness, chosen
 
         state = (0, there, tf.zeros_like(scores), tf.fill([k], -1))
         return tf.while_loop(lambda place, *_: place < k, step, state)[3]
 
-    def _allowed(self, allow: tf.RaggedTensor, rows: tf.Tensor) -> tf.Tensor:
-        index = self._table.lookup(allow)
-        known = tf.ragged.boolean_mask(index, index >= FIRST_TOKEN)
-        where = tf.stack([known.value_rowids(), known.flat_values - FIRST_TOKEN], axis=1)
-        named = tf.scatter_nd(
-            where, tf.ones(tf.shape(where)[:1], tf.int32), tf.cast([rows, self._size], tf.int64)
-        )
-        return (named > 0) | (allow.row_lengths() == 0)[:, tf.newaxis]
-
-    def _conditions(self, conditions: tf.Tensor) -> tf.Tensor:
-        """[V, N] bool: of which items each of [V] conditions holds."""
-        terms = tf.strings.split(conditions, " or ")
-        text = terms.flat_values
-        _require(
-            tf.strings.regex_full_match(text, _CONDITION),
-            text,
-            "where: required: COLUMN OPERATOR VALUE, with one of = in < <= > >=; received",
-        )
-        negated, name, operator, value = (
-            tf.strings.regex_replace(text, _CONDITION, rf"\{group}") for group in (1, 2, 3, 4)
-        )
-        operator = tf.strings.strip(operator)
-        numeric = self._number_column.lookup(name) >= 0
-        compares = (operator != "=") & (operator != "in")
-        text_column = self._column(
-            name, self._text_column, ~numeric & ~compares, "a column of the items"
-        )
-        number_column = self._column(
-            name, self._number_column, numeric | compares, "a column of numbers"
-        )
-        # What a backslash protects is taken out of the way while bars part the values of `in`.
-        for sign, place in _PROTECTED:
-            value = tf.strings.regex_replace(value, sign, place)
-        whole = tf.strings.regex_replace(value, r"\|", "\x02")
-        value = tf.where(operator == "in", value, whole)
-        values = tf.strings.split(value, "|")
-        flat = tf.strings.strip(values.flat_values)
-        for (_, place), plain in zip(_PROTECTED, ("\\\\", "|", "or"), strict=True):
-            flat = tf.strings.regex_replace(flat, place, plain)
-        of_values = values.value_rowids()
-        is_number = tf.gather(numeric | compares, of_values)
-        _require(
-            ~is_number | tf.strings.regex_full_match(flat, _NUMBER),
-            flat,
-            "where: required: a number to compare a column of numbers with; received",
-        )
-        number = _numbers(flat, tf.float64)
-        own = tf.gather(tf.constant([*self._texts, ""]), tf.maximum(text_column, 0))
-        code = self._codes.lookup(tf.strings.join([tf.gather(own, of_values), flat], _SEPARATOR))
-        takes = tf.reduce_sum(
-            tf.cast(operator[:, tf.newaxis] == _OPERATORS, tf.int32) * tf.range(len(_OPERATORS)), 1
-        )
-        # Of `in` a number takes what it takes of `=`.
-        takes = tf.where(operator == "in", _OPERATORS.index("="), takes)
-
-        def of_term(term: Sequence[Any]) -> tf.Tensor:
-            column, number_column, numeric, takes, code, number, negated = term
-
-            def by_value() -> tf.Tensor:
-                wanted = tf.scatter_nd(code[:, tf.newaxis], tf.ones_like(code), [self._code_count])
-                # 0 is the code of a value that no item has.
-                wanted *= tf.cast(tf.range(self._code_count) > 0, tf.int32)
-                codes = self._of_column(tf.maximum(column, 0))
-                hit = tf.gather(wanted, codes.flat_values)
-                row = tf.cast(codes.value_rowids(), tf.int32)
-                return tf.math.unsorted_segment_max(hit, row, self._size) > 0
-
-            def by_number() -> tf.Tensor:
-                values = self._numbers[tf.maximum(number_column, 0)][:, tf.newaxis]
-                sign = tf.sign(tf.where(tf.math.is_nan(values), number, values) - number)
-                taken = tf.gather(
-                    tf.gather(tf.constant(_TAKES), takes), tf.cast(sign, tf.int32) + 1
-                )
-                return tf.reduce_any((taken > 0) & ~tf.math.is_nan(values), axis=1)
-
-            return tf.cond(numeric, by_number, by_value) ^ negated
-
-        holds = tf.map_fn(
-            of_term,
-            (
-                text_column,
-                number_column,
-                numeric,
-                takes,
-                values.with_values(code),
-                values.with_values(number),
-                negated != "",
-            ),
-            fn_output_signature=tf.TensorSpec([self._size], tf.bool),
-        )
-        return _any(holds, terms.value_rowids(), tf.size(conditions))
-
-    def _of_column(self, column: tf.Tensor) -> tf.RaggedTensor:
-        """Ragged [N, None] int32 codes of the items in a column of categories."""
-        splits = self._splits[column]
-        codes = self._item_codes[splits[0] : splits[-1]]
-        return tf.RaggedTensor.from_row_splits(codes, splits - splits[0], validate=False)
-
-    def _column(
-        self, name: tf.Tensor, table: tf.lookup.StaticHashTable, asked: tf.Tensor, what: str
-    ) -> tf.Tensor:
-        """[T] int32 places of columns, -1 where they are not `asked` for.
-
-        Raises:
-            InvalidArgumentError: one that is asked for is not there; the nearest is named.
-        """
-        column = tf.where(asked, table.lookup(name), -1)
-        lost = tf.boolean_mask(name, asked & (column < 0))
-
-        def refuse() -> tf.Tensor:
-            said = [f"required: {what}; received", lost[0], *self._nearest(lost[0])]
-            tf.debugging.Assert(False, said)
-            return True
-
-        tf.cond(tf.size(lost) > 0, refuse, lambda: True)
-        return column
-
-    def _nearest(self, name: tf.Tensor) -> list[Any]:
-        if not self._names:
-            return ["; the items have no columns"]
-        letters = tf.strings.unicode_split(tf.fill([len(self._names)], name), "UTF-8")
-        others = tf.strings.unicode_split(tf.constant(self._names), "UTF-8")
-        distance = tf.edit_distance(letters.to_sparse(), others.to_sparse(), normalize=False)
-        kinds = ["categories"] * len(self._texts) + ["numbers"] * len(self._number_names)
-        kind = dict(zip([*self._texts, *self._number_names], kinds, strict=True))
-        said = tf.constant([f"{name} ({kind[name]})" for name in self._names])
-        return ["; the nearest is", said[tf.argmin(distance)]]
+    def _allowed(self, allow: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """[B, N] bool: which items the ids of `allow` name; all where there are none."""
+        ids, row = _said(allow)
+        place = tf.stack([row, self._table.lookup(ids)], axis=1)
+        shape = tf.cast([rows, self._size + FIRST_TOKEN], tf.int64)
+        named = tf.scatter_nd(place, tf.ones_like(row, tf.int32), shape)[:, FIRST_TOKEN:] > 0
+        return named | ~tf.reduce_any(allow != "", axis=1, keepdims=True)
 
 
 def with_pins(ranked: tf.Tensor, pins: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
@@ -570,36 +423,40 @@ def mask_found(scores: tf.Tensor, position: tf.Tensor, items: tf.RaggedTensor) -
     return tf.where(same & (index < size), float("-inf"), scores)
 
 
+def _unwanted(asked: Asked, exclude_recent: tf.Tensor) -> tf.RaggedTensor:
+    """Ragged [B, None]: what the user has had, what is excluded, and the newest of the history."""
+
+    def with_recent() -> tf.RaggedTensor:
+        lengths = asked.history.row_lengths()
+        row = asked.history.value_rowids()
+        from_end = tf.gather(asked.history.row_splits, row + 1) - tf.range(tf.size(row, tf.int64))
+        count = tf.gather(tf.cast(exclude_recent, tf.int64), row)
+        recent = tf.RaggedTensor.from_row_lengths(from_end <= count, lengths, validate=False)
+        return tf.concat([out, tf.ragged.boolean_mask(asked.history, recent)], axis=1)
+
+    out = tf.concat([asked.seen, asked.excluded], axis=1)
+    return tf.cond(tf.reduce_any(exclude_recent > 0), with_recent, lambda: out)
+
+
+def _without_pins(scores: tf.Tensor, pins: tf.Tensor) -> tf.Tensor:
+    index = tf.RaggedTensor.from_tensor(pins) + FIRST_TOKEN
+    return mask_items(
+        scores, tf.cast(tf.ragged.boolean_mask(index, index >= FIRST_TOKEN), tf.int64)
+    )
+
+
+def _said(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Those [V] of padded [B, R] texts that are not "", and the row [V] int64 of each."""
+    place = tf.where(texts != "")
+    return tf.gather_nd(texts, place), place[:, 0]
+
+
 def _count(holds: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(holds, tf.int32), axis=1)
 
 
 def _text(number: tf.Tensor) -> tf.Tensor:
     return tf.strings.as_string(number)
-
-
-def _places(names: Sequence[str]) -> tf.lookup.StaticHashTable:
-    """Name of a column, as in the items' table or as built examples have it, -> its place."""
-    keys = [*names, *(f"item_{name}" for name in names), ""]
-    values = [*range(len(names))] * 2 + [-1]
-    return tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(tf.constant(keys), tf.constant(values, tf.int32)), -1
-    )
-
-
-def _require(holds: tf.Tensor, received: tf.Tensor, message: str) -> None:
-    """Fails in the graph with the first that does not hold."""
-    tf.debugging.Assert(tf.reduce_all(holds), [message, tf.boolean_mask(received, ~holds)[:1]])
-
-
-def _numbers(texts: tf.Tensor, kind: tf.DType) -> tf.Tensor:
-    """Texts as numbers; 0 for what is none, which is refused elsewhere, maybe later."""
-    good = tf.strings.regex_full_match(texts, _NUMBER)
-    return tf.strings.to_number(tf.where(good, texts, "0"), kind)
-
-
-def _any(holds: tf.Tensor, group: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    return tf.math.unsorted_segment_max(tf.cast(holds, tf.int8), group, count) > 0
 
 
 def _all(holds: tf.Tensor, group: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from models.contract.recommender import H, Recommender
+from models.contract.recommender import H, Recommender, weighed
 from models.contract.requests import signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
@@ -42,8 +42,6 @@ class ScoreModel(Recommender[H]):
     Attributes:
         reads_quantiles: the model reads numbers as such beside their buckets: the inputs then have
             `data.quantiles`, field -> the name of its quantile, a float32 in [0, 1).
-        weighs_rows: the model can weigh its train rows as a run says (`label.weight`): it learns
-            by `example_losses`.
         reads_history: what the model reads beside the items of the user's history, of
             `models.names.features.HISTORY_COLUMNS`: indices, such as `event_types`. Its runs carry
             the last `HISTORY_LENGTH` events before each row, and requests may tell theirs; the
@@ -55,7 +53,6 @@ class ScoreModel(Recommender[H]):
     """
 
     reads_quantiles: ClassVar[bool] = False
-    weighs_rows: ClassVar[bool] = True
     reads_history: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -194,7 +191,7 @@ class ScoreModel(Recommender[H]):
             loss = lists.LOSSES[self.list_loss](inputs[LABEL], score, inputs[GROUP])
         else:
             loss = self.row_loss(inputs[LABEL], score)
-        return inputs[WEIGHT] * loss if WEIGHT in inputs else loss
+        return weighed(inputs, loss)
 
     def row_loss(self, label: tf.Tensor, score: tf.Tensor) -> tf.Tensor:
         """[B] log loss of clicks or squared error of ratings."""

@@ -101,8 +101,7 @@ class SimilarItems(tf.Module):
 
     def _under(self, scores: tf.Tensor, allow: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
         """The scores, -inf where rules do not hold."""
-        lists = (tf.ragged.boolean_mask(each, each != "") for each in (where, allow))
-        return tf.where(self._rules.qualifies(*lists), scores, float("-inf"))
+        return tf.where(self._rules.qualifies(where, allow), scores, float("-inf"))
 
     def first(self, scores: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The first k [B] items of scores [B, N], -inf where an item may not be answered."""

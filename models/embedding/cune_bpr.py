@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.embedding.user_network import UserNetwork, find_friends
 from models.inputs import sampling
@@ -102,7 +103,7 @@ class CUNEBPR(DotProductModel[HyperParameters]):
             }
 
         return sampling.shuffled_batches(
-            {"user": user, "item": events.item},
+            {**events.columns("item"), "user": user},
             self.hyper_parameters.batch_size,
             seed,
             first_epoch,
@@ -126,7 +127,7 @@ class CUNEBPR(DotProductModel[HyperParameters]):
         squares = tf.reduce_sum(user**2, axis=1) + tf.reduce_sum(
             there * tf.reduce_sum(items**2, axis=2), axis=1
         )
-        return tf.reduce_mean(above_friends + above_rest + own.l2 * squares)
+        return tf.reduce_mean(weighed(inputs, above_friends + above_rest + own.l2 * squares))
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The user's factors and a one, which the item's bias meets."""

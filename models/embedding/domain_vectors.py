@@ -6,7 +6,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
-from models.contract.recommender import Recommender
+from models.contract.recommender import Recommender, weighed
 from models.inputs import sampling
 from models.inputs.data import Entities, TrainingData
 from models.inputs.event_log import EventLog
@@ -77,7 +77,7 @@ class DomainVectors(Recommender[VectorSettings]):
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         own, events = self.hyper_parameters, self._events
-        columns = {"user": events.user, "item": events.item}
+        columns = events.columns("user", "item")
         if own.objective == "ratings":
             columns["rating"] = rated(events)
             batches = sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch)
@@ -117,7 +117,7 @@ class DomainVectors(Recommender[VectorSettings]):
         squares = tf.reduce_sum(user**2, axis=1) + tf.reduce_sum(
             there * tf.reduce_sum(items**2, axis=2), axis=1
         )
-        return tf.reduce_mean(loss + self.hyper_parameters.l2 * squares)
+        return tf.reduce_mean(weighed(inputs, loss + self.hyper_parameters.l2 * squares))
 
     def bias(self, item: tf.Tensor) -> tf.Tensor:
         """The biases of item indices of any shape; 0 where items have none."""
@@ -163,7 +163,8 @@ def graded_pairs(events: EventLog) -> tuple[dict[str, np.ndarray], Any]:
             "different ones; received none. Say pairs: unobserved"
         )
     items = tf.constant(item)
-    columns = {"user": user, "item": item, "start": start, "end": end}
+    columns = {name: column[order] for name, column in events.columns("user", "item").items()}
+    columns |= {"start": start, "end": end}
 
     def draw(batch):
         uniform = tf.random.stateless_uniform(

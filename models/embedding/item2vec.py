@@ -75,6 +75,7 @@ class Item2vec(ItemToItemModel[HyperParameters]):
     """A vector u and a context vector v an item; only u is looked at when it answers."""
 
     sums_loss = True
+    weighs_rows = False
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from models.inputs import sampling
 from models.names.errors import DataError
+from models.names.label import WEIGHT
 
 
 def prefix_batches(
@@ -16,6 +17,7 @@ def prefix_batches(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
+    weight: np.ndarray | None = None,
 ) -> sampling.Batches:
     """Endless shuffled batches in which every prefix of a sequence is a row.
 
@@ -26,10 +28,12 @@ def prefix_batches(
         batch_size: rows a batch.
         seed: of the order.
         first_epoch: the epoch to start with.
+        weight: [E] float32 of the events; None: all alike.
 
     Returns:
         Batches of `item` ([B, L] int64, oldest first, padded with 0 on the right to the longest
-        prefix of the batch) and `target` ([B] int64, the item after it).
+        prefix of the batch) and `target` ([B] int64, the item after it); with weights WEIGHT, [B]
+        float32 of the targets.
 
     Raises:
         DataError: no sequence has two events.
@@ -42,6 +46,7 @@ def prefix_batches(
             "the second of which is learnt from the first"
         )
     columns = {"from": np.maximum(begin[place], place - length), "target": place}
+    columns |= {} if weight is None else {WEIGHT: weight[place]}
     values = tf.constant(items)
 
     def prefixes(batch):

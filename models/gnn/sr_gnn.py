@@ -31,6 +31,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.gnn import sessions
 from models.inputs import sampling, softmax
@@ -135,6 +136,7 @@ class SRGNN(DotProductModel[HyperParameters]):
             hyper_parameters.batch_size,
             seed,
             first_epoch,
+            data.events.sequence_weight,
         )
 
     def learn(self, loop: Loop) -> None:
@@ -155,7 +157,9 @@ class SRGNN(DotProductModel[HyperParameters]):
         states, table = softmax.rows_and_table(
             tf.convert_to_tensor(self.items.embeddings), graphs.item
         )
-        return softmax.cross_entropy(self._read(graphs, states), table, inputs["target"])
+        vectors, target = self._read(graphs, states), inputs["target"]
+        weight = weighed(inputs, tf.ones_like(target, tf.float32))
+        return softmax.cross_entropy(vectors, table, target, weight)
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         latest = query.history[:, -self.hyper_parameters.history_length :].to_tensor()

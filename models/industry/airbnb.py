@@ -89,6 +89,7 @@ class Airbnb(ItemToItemModel[HyperParameters]):
     """One space of listings for those who click, one of types for those who do not."""
 
     cold_items = True
+    weighs_rows = False
     reads_history = ("event_types",)
     reads_item_features = True
 

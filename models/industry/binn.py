@@ -28,8 +28,9 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.industry.item_vectors import VectorModel, VectorSettings
-from models.industry.prefixes import Prefixes, first_events
+from models.industry.prefixes import Prefixes, targets
 from models.industry.recurrent import read_through
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -87,8 +88,6 @@ class BINN(VectorModel[HyperParameters]):
         columns = {"item": log.item, "type": log.event_type}
         recent = Prefixes(log, columns, own.recent_length)
         preferred = Prefixes(log, columns, own.preference_length, prefers)
-        position = first_events(log)
-        targets = {"position": position, "target": log.sequences()[0][position]}
 
         def with_prefixes(batch):
             parts = {"recent": recent, "preference": preferred}
@@ -99,7 +98,7 @@ class BINN(VectorModel[HyperParameters]):
             }
             return {"target": batch["target"], **read}
 
-        return sampling.shuffled_batches(targets, own.batch_size, seed, first_epoch).map(
+        return sampling.shuffled_batches(targets(log), own.batch_size, seed, first_epoch).map(
             with_prefixes
         )
 
@@ -111,7 +110,8 @@ class BINN(VectorModel[HyperParameters]):
         )
         error = tf.reduce_mean((predicted - self.unit(inputs["target"])) ** 2, axis=1)
         counted = tf.cast(self.has_vector(inputs["target"]), tf.float32)
-        return tf.reduce_sum(counted * error) / tf.maximum(tf.reduce_sum(counted), 1.0)
+        rows = weighed(inputs, counted * error)
+        return tf.reduce_sum(rows) / tf.maximum(tf.reduce_sum(counted), 1.0)
 
     def predict_vector(
         self,

@@ -69,6 +69,8 @@ class GraphHyperParameters(LastItems, Epochs, Gradient, LazyAdam):
 class GraphEmbedding(ItemToItemModel[G]):
     """The base: W^0 and Z, a vector and a context vector an item."""
 
+    weighs_rows = False
+
     def __init__(self, hyper_parameters: G, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim

@@ -6,6 +6,19 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.event_log import EventLog
+from models.names.label import WEIGHT
+
+
+def targets(log: EventLog) -> dict[str, np.ndarray]:
+    """The targets as columns of batches.
+
+    Returns:
+        `position` and `target`, [T] int64: as `first_events` has it, and the item; and, where
+        events weigh differently, WEIGHT, [T] float32.
+    """
+    position, weight = first_events(log), log.sequence_weight
+    columns = {"position": position, "target": log.sequences()[0][position]}
+    return columns if weight is None else {**columns, WEIGHT: weight[position]}
 
 
 def first_events(log: EventLog) -> np.ndarray:

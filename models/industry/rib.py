@@ -32,9 +32,10 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.requests import signature
 from models.industry.item_vectors import VectorModel, VectorSettings
-from models.industry.prefixes import Prefixes, first_events
+from models.industry.prefixes import Prefixes, targets
 from models.industry.recurrent import read_through
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -107,9 +108,7 @@ class RIB(VectorModel[HyperParameters]):
         log, own = data.events, self.hyper_parameters
         columns = {"item": log.item, "event_type": log.event_type, "dwell": log.dwell}
         prefixes = Prefixes(log, columns, own.history_length)
-        position = first_events(log)
-        targets = {"position": position, "target": log.sequences()[0][position]}
-        return sampling.shuffled_batches(targets, own.batch_size, seed, first_epoch).map(
+        return sampling.shuffled_batches(targets(log), own.batch_size, seed, first_epoch).map(
             lambda batch: {"target": batch["target"], **prefixes.read(batch["position"])}
         )
 
@@ -132,7 +131,8 @@ class RIB(VectorModel[HyperParameters]):
         wanted = self.unit(inputs["target"])
         cosine = tf.reduce_sum(tf.math.l2_normalize(predicted, axis=1) * wanted, axis=1)
         counted = tf.cast(self.has_vector(inputs["target"]), tf.float32)
-        return tf.reduce_sum(counted * (1.0 - cosine)) / tf.maximum(tf.reduce_sum(counted), 1.0)
+        rows = weighed(inputs, counted * (1.0 - cosine))
+        return tf.reduce_sum(rows) / tf.maximum(tf.reduce_sum(counted), 1.0)
 
     def read(
         self, items: tf.Tensor, event_types: tf.Tensor, dwell: tf.Tensor

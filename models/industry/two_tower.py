@@ -6,18 +6,19 @@ Modeling for Large Corpus Item Recommendations, RecSys 2019. The loss is tfrs.ta
     u       = normalise(f(user id, features, history))
     v       = normalise(g(item id, title words, genres, year))
     s(u, v) = u.v / temperature
-    loss    = - log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
+    loss    = - r_i log  exp(s(u, v_i) - log p_i) / sum_j exp(s(u, v_j) - log p_j)
               over the items j of the batch
 
 p_i, the probability that item i is in a batch, is its share of the train events, counted in
 Transform.
 
 Deviations: p is exact rather than the streaming estimate of the paper (the train split is at hand);
-the reward weight r_i is 1; the history of a train row holds the items before it, so the row never
-sees its own item or later ones; items of the batch that equal the positive are removed from the
-negatives (accidental hits); ids are forgotten at `unknown_rate`, which trains the unknown rows and
-lets the towers answer from features and history alone. The history is pooled with one learned
-weight a position, counted back from now, through the item encoder that both towers share.
+the reward r_i is what the event weighs (positives.values of the run; 1 where it says none); the
+history of a train row holds the items before it, so the row never sees its own item or later ones;
+items of the batch that equal the positive are removed from the negatives (accidental hits); ids are
+forgotten at `unknown_rate`, which trains the unknown rows and lets the towers answer from features
+and history alone. The history is pooled with one learned weight a position, counted back from now,
+through the item encoder that both towers share.
 
 What a step costs is the batch against itself and the histories, so an item that occurs in a batch
 several times is encoded once: it stands in the sum over j once, with how often it occurs as its
@@ -25,17 +26,21 @@ weight, and its id is forgotten, and its units are dropped, for all of its rows 
 together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
+from typing import Any
+
 import numpy as np
 import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
+from models.contract.requests import signature
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
-from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
-from models.inputs.schema import Field
+from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.schema import Field, raw_signature
 from models.inputs.token_layers import EntityEncoder
 from models.names.hyper_parameters import (
     Epochs,
@@ -99,7 +104,6 @@ class TwoTower(DotProductModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width, feature_width = hyper_parameters.embedding_dim, hyper_parameters.feature_dim
-        self._data = data
         self._users = EntityEncoder(data.users, width, feature_width, name="users")
         self._items = EntityEncoder(data.items, width, feature_width, name="items")
         self._user_tower = Tower(hyper_parameters, name="user_tower")
@@ -109,7 +113,7 @@ class TwoTower(DotProductModel[HyperParameters]):
             shape=[hyper_parameters.history_length],
             initializer=tf.keras.initializers.Constant(0.0),
         )
-        self._item_count = len(data.items)
+        self._item_count, self._data = len(data.items), data
         probability = data.item_counts / max(1, data.item_counts.sum())
         self._probability = tf.constant(
             np.concatenate([[1.0] * FIRST_TOKEN, np.maximum(probability, 1e-12)]), tf.float32
@@ -118,12 +122,7 @@ class TwoTower(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events = data.events
         length = self.hyper_parameters.history_length
-        columns = {
-            "user": events.user,
-            "item": events.item,
-            "row": np.arange(len(events)),
-            "position": events.position,
-        }
+        columns = {**events.columns("user", "item", "position"), "row": np.arange(len(events))}
         items = tf.constant(events.item)
         batches = sampling.shuffled_batches(
             columns, self.hyper_parameters.batch_size, seed, first_epoch
@@ -158,15 +157,14 @@ class TwoTower(DotProductModel[HyperParameters]):
         )
         forget = tf.gather(inputs["forget_item"], first)
         vectors = self._item_tower(self._items(item, forget), training=training)
-        loss = tf.reduce_mean(
-            corrected_softmax(
-                tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
-                tf.cast(vectors, tf.float32),
-                place,
-                tf.cast(count, tf.float32),
-                tf.gather(self._probability, item),
-            )
+        rows = corrected_softmax(
+            tf.cast(query, tf.float32) / self.hyper_parameters.temperature,
+            tf.cast(vectors, tf.float32),
+            place,
+            tf.cast(count, tf.float32),
+            tf.gather(self._probability, item),
         )
+        loss = tf.reduce_mean(weighed(inputs, rows))
         if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
             return loss
         return loss + self.hyper_parameters.l2 * tf.add_n(
@@ -185,16 +183,34 @@ class TwoTower(DotProductModel[HyperParameters]):
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
 
+    def signatures(self, retriever: Any) -> dict[str, Any]:
+        """`embed_items`: raw features of items that need not be in any table -> what to search by.
+
+        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
+        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is as those
+        that the signature `retrieve` searches; `known` [B] bool is false where train has seen none
+        of the values, and where it never forgot an id (`unknown_rate` 0), so that no vector of an
+        unknown one has learnt anything.
+        """
+        fields = self.item_fields()
+        if not fields:
+            return {}
+        # Named, so that its tables are exported too.
+        self._transform_layer = self._data.transform_layer
+
+        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
+            vectors, known = self.embed_features(raw)
+            return {"embedding": vectors, "known": known}
+
+        return {"embed_items": signature(embed_items, **raw_signature(fields))}
+
     def item_fields(self) -> tuple[Field, ...]:
         return self._data.item_fields
 
     def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        features = self._data.item_index(raw)
-        told = [values > UNKNOWN for values in features.values()]
-        told = [tf.reduce_any(one, axis=1) if one.shape.rank > 1 else one for one in told]
-        nobody = tf.fill(tf.shape(told[0]), tf.constant(UNKNOWN, tf.int64))
-        vectors = self._item_tower(self._items(nobody, features=features))
-        return tf.cast(vectors, tf.float32), tf.reduce_any(tf.stack(told), axis=0)
+        encoded, known = self._items.encode_new(self._data.item_index(raw))
+        vectors = tf.cast(self._item_tower(encoded), tf.float32)
+        return vectors, known & (self.hyper_parameters.unknown_rate > 0)
 
     def _embed_query(self, user, history, forget=None, training=False):
         """`history` is [B, up to history_length] item indices, newest first, padded with 0."""

@@ -42,6 +42,7 @@ import tensorflow as tf
 from models.contract.item_to_item import ItemVectorModel
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.requests import signature
 from models.industry.articles import ArticleEncoder, Articles, ArticleSettings, Words
 from models.industry.displays import Displays, moments
@@ -52,6 +53,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 from models.inputs.token_layers import TokenEmbedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.label import WEIGHT
 
 
 class HyperParameters(Ranking, Epochs, Gradient, ArticleSettings):
@@ -116,7 +118,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             "item": log.item[clicks],
             "begin": np.maximum(start - own.history_length, start - log.position[start])[clicks],
             "end": start[clicks],
-            "weight": weight[clicks],
+            WEIGHT: (weight * log.example_weight)[clicks],
         }
         if told:
             columns |= {"place": displays.place, "display": np.arange(len(clicks))}
@@ -160,7 +162,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         there = tf.cast(others >= FIRST_TOKEN, tf.float32)
         rows = tf.reduce_sum(there * tf.nn.softplus(-margin), axis=1)
         rows = tf.math.divide_no_nan(rows, tf.reduce_sum(there, axis=1))
-        return tf.reduce_mean(inputs["weight"] * rows)
+        return tf.reduce_mean(weighed(inputs, rows))
 
     def bias_of(self, place: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
         """B of places from 1 on, which broadcast; 0 where one is 0: nobody knows it."""
@@ -206,9 +208,9 @@ class YahooNews(ItemVectorModel[HyperParameters]):
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
-        `encode_article`: the texts of articles by their names, [B] strings, "" where missing ->
-        `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, where there is
-        no word that train has.
+        `encode_article`, there as `embed_items` too, as other models call it: the texts of articles
+        by their names, [B] strings, "" where missing -> `embedding` [B, D] float32, and `known` [B]
+        bool: false, and the embedding 0, where there is no word that train has.
 
         `update_state`: `state` [B, units] float32, 0 throughout of a user who has read nothing, and
         `embedding` [B, D] of the article that was read -> the next `state`, and the user's
@@ -228,11 +230,13 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             return {"state": state, "embedding": self.user(state)}
 
         own, names = self.hyper_parameters, [field.name for field in self._words.fields]
+        encode = signature(
+            encode_article,
+            **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
+        )
         return {
-            "encode_article": signature(
-                encode_article,
-                **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
-            ),
+            "encode_article": encode,
+            "embed_items": encode,
             "update_state": signature(
                 update_state,
                 state=tf.TensorSpec([None, own.units], tf.float32, name="state"),

@@ -37,12 +37,14 @@ import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import Mlp, TokenEmbedding, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
+from models.names.label import WEIGHT
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
@@ -129,12 +131,10 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, settings = data.events, self.hyper_parameters
         columns = {
-            "user": events.user,
-            "item": events.item,
+            **events.columns("user", "item", "position"),
             "row": np.arange(len(events)),
-            "position": events.position,
             "age": example_age(events.timestamp),
-            "weight": equal_weights(events.starts, settings.examples_a_user),
+            WEIGHT: equal_weights(events.starts, settings.examples_a_user) * events.example_weight,
             **{f"context/{field.name}": events.context[field.name] for field in self._context},
         }
         items = tf.constant(events.item)
@@ -174,7 +174,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             tf.gather(self._log_share, own),
             tf.gather(self._log_share, drawn),
         )
-        return tf.reduce_mean(inputs["weight"] * rows)
+        return tf.reduce_mean(weighed(inputs, rows))
 
     def answers(self, query: Query) -> tf.Tensor:
         described = self._described(query.user, query.context or {}).values()

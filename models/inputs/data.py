@@ -36,6 +36,7 @@ from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import CONTEXT, EVENT_TYPE, HISTORY_COLUMNS, SHOWN
+from models.names.label import WEIGHT
 
 
 @dataclass
@@ -106,6 +107,7 @@ class TrainingData:
     Attributes:
         unknown_item_events: train events that `events` leaves out, since their item is not in the
             catalogue: it has fewer than `features.min_count` of them, and no model can retrieve it.
+        item_counts: [N] int64 train events of each item, in catalogue order.
         event_types: [N] bytes; type n has index n + 2 in `EventLog.event_type` and in histories.
         context: the fields of the context that the model reads and the run names.
         histories: reads the histories of requests and queries.
@@ -160,6 +162,7 @@ class TrainingData:
         `score` model learns its label.
         """
         kinds = {"timestamp": tf.int64, "row": tf.int64, "rating": tf.float32, "label": tf.float32}
+        kinds |= {WEIGHT: tf.float32} if WEIGHT in self._raw_spec else {}
         spec = {
             "user_id": tf.io.FixedLenFeature([], tf.string),
             "item_id": STRINGS,
@@ -238,7 +241,20 @@ class TrainingData:
         order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
         sorted_ = {name: take_rows(columns.pop(name), order) for name in list(columns)}
-        return EventLog(context={name: sorted_.pop(name) for name in told}, **sorted_)
+        told_of = {name: sorted_.pop(name) for name in told}
+        return EventLog(context=told_of, weight=sorted_.pop(WEIGHT, None), **sorted_)
+
+    @functools.cached_property
+    def item_weights(self) -> np.ndarray:
+        """[N] what the train events of each item weigh together, in catalogue order.
+
+        The counts, where all events weigh alike: popularity.
+        """
+        if WEIGHT not in self._raw_spec:
+            return self.item_counts
+        events, known = self.events, self.events.item >= FIRST_TOKEN
+        place = events.item[known] - FIRST_TOKEN
+        return np.bincount(place, events.weights[known], len(self.items))
 
     def context_index(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
         """Transforms the context of requests or events, in-graph.

@@ -8,6 +8,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.label import WEIGHT
 
 
 @dataclass
@@ -32,6 +33,7 @@ class EventLog:
         shown: ragged [E, None] int64 item indices: what was on display when the event happened, in
             order of position; an item that the catalogue lacks is 1. None where the train rows are
             not of the kind `event` or the log does not say it.
+        weight: [E] float32 greater than 0, what an event counts for; None where all count alike.
     """
 
     user: np.ndarray
@@ -45,6 +47,7 @@ class EventLog:
     dwell: np.ndarray | None = None
     context: dict[str, np.ndarray | tf.RaggedTensor] | None = None
     shown: tf.RaggedTensor | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -59,10 +62,30 @@ class EventLog:
         """[E] int64: how many events of the same user come before."""
         return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
 
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """[E] float32: `weight`, 1 where all events count alike."""
+        return np.ones(len(self), np.float32) if self.weight is None else self.weight
+
+    @functools.cached_property
+    def example_weight(self) -> np.ndarray:
+        """[E] float32: the weights over their mean, as `models.contract.recommender` wants them."""
+        return (self.weights / self.weights.mean(dtype=np.float64)).astype(np.float32)
+
+    def columns(self, *names: str) -> dict[str, np.ndarray]:
+        """Columns of the events by name and, where they weigh differently, WEIGHT: for batches."""
+        found = {name: getattr(self, name) for name in names}
+        return found if self.weight is None else {**found, WEIGHT: self.example_weight}
+
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
         """The items as sequences: [E] int64, and where each begins; see `in_sequences`."""
         order, starts = self.in_sequences
         return self.item[order], starts
+
+    @property
+    def sequence_weight(self) -> np.ndarray | None:
+        """[E] float32 `example_weight` of the items of `sequences`; None where all weigh alike."""
+        return None if self.weight is None else self.example_weight[self.in_sequences[0]]
 
     @functools.cached_property
     def in_sequences(self) -> tuple[np.ndarray, np.ndarray]:
@@ -88,10 +111,11 @@ class EventLog:
         return together[np.repeat(firsts[order], lengths[order]) + within], starts
 
     def matrix(self, item_count: int, latest: int | None = None) -> scipy.sparse.csr_matrix:
-        """[P, item_count] float32: 1 where a user has the item, by catalogue position.
+        """[P, item_count] float32: the weight of a user's event with the item, 1 as a rule.
 
-        The rows are in the order of `starts`; there are no unknown items. Of each user so many of
-        the `latest` events count, all where that is None.
+        Of several events with one item the heaviest counts. By catalogue position; the rows are in
+        the order of `starts`; there are no unknown items. Of each user so many of the `latest`
+        events count, all where that is None.
         """
         known = self.item >= FIRST_TOKEN
         if latest is not None:
@@ -100,9 +124,26 @@ class EventLog:
             )
         rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
         shape = (len(self.starts) - 1, item_count)
-        pairs = scipy.sparse.csr_matrix(
-            (np.ones(len(rows), np.float32), (rows, self.item[known] - FIRST_TOKEN)), shape
-        )
-        pairs.sum_duplicates()
-        pairs.data[:] = 1.0
-        return pairs
+        return heaviest(rows, self.item[known] - FIRST_TOKEN, self.weights[known], shape)
+
+
+def heaviest(
+    row: np.ndarray, column: np.ndarray, weight: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_matrix:
+    """A matrix of the largest weight of every cell.
+
+    Args:
+        row: [E] int64.
+        column: [E] int64.
+        weight: [E] float32, greater than 0.
+        shape: of the matrix.
+
+    Returns:
+        float32, its columns ascending within a row.
+    """
+    order = np.lexsort((-weight, column, row))
+    row, column = row[order], column[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
+    cells = weight[order][first], (row[first], column[first])
+    return scipy.sparse.csr_matrix(cells, shape)

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.inputs import tensorflow_private
+from models.inputs import tensorflow_private, vocabularies
+from models.inputs.vocabularies import Vocabulary
 from models.names.features import EVENT_TYPE, NOT_FEATURES, REVIEW
 
 # What branches on a tensor says so (`tf.where`, `tf.cond`, `tf.scan`), so nothing here needs
@@ -48,36 +49,37 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
         `log_category`); labels and times pass through unchanged. With `quantiles`, for a number x
         also `x_quantile`: float32, the share of train's values below it, in [0, 1).
     """
-    outputs = {}
+    outputs, asked = {}, {}
     min_count = int(custom_config.get("min_count", 1))
     for name in ("user_id", "item_id"):
         if name in inputs:
-            outputs[name] = _index(_sparse(inputs[name]), name, min_count, None)
+            asked[name] = Vocabulary(_sparse(inputs[name]), min_count)
     if "item_id" in inputs:
         # Only read back, never applied: the counts behind popularity and the sampling
         # probabilities.
-        tft.vocabulary(
-            _sparse(inputs["item_id"]), vocab_filename=ITEM_FREQUENCY, store_frequency=True
-        )
+        asked[ITEM_FREQUENCY] = Vocabulary(_sparse(inputs["item_id"]), with_counts=True)
     for name in sorted(set(inputs) - NOT_FEATURES):
         column = _sparse(inputs[name])
         if name in custom_config.get("log", ()):
-            outputs[name] = _index(log_category(column), name, min_count, _CATEGORIES)
+            asked[name] = Vocabulary(log_category(column), min_count, _CATEGORIES)
         elif column.dtype != tf.string:
             outputs[name] = _bucket(column)
             if custom_config.get("quantiles"):
                 outputs[quantile_column(name)] = _quantile(column)
         elif name in custom_config["text"]:
-            outputs[name] = _index(words(column), name, 1, _WORDS)
+            asked[name] = Vocabulary(words(column), 1, _WORDS)
         else:
-            outputs[name] = _index(column, name, min_count, _CATEGORIES)
+            asked[name] = Vocabulary(column, min_count, _CATEGORIES)
     if REVIEW in inputs:
         # No feature of its row: the words of documents (`models.inputs.documents`) are looked up
         # in its vocabulary.
-        outputs[REVIEW] = _index(words(_sparse(inputs[REVIEW])), REVIEW, 1, _WORDS)
+        asked[REVIEW] = Vocabulary(words(_sparse(inputs[REVIEW])), 1, _WORDS)
     if EVENT_TYPE in inputs:
         # No feature: of an event that is to be predicted nobody knows the type. Histories have it.
-        outputs[EVENT_TYPE] = _index(_sparse(inputs[EVENT_TYPE]), EVENT_TYPE, 1, _CATEGORIES)
+        asked[EVENT_TYPE] = Vocabulary(_sparse(inputs[EVENT_TYPE]), 1, _CATEGORIES)
+    for name, path in vocabularies.fit(asked).items():
+        if name != ITEM_FREQUENCY:
+            outputs[name] = _index(asked[name].column, path)
     for name in _PASSED_ON:
         if name in inputs:
             outputs[name] = _sparse(inputs[name])
@@ -104,13 +106,7 @@ def log_category(column: tf.SparseTensor) -> tf.SparseTensor:
     return tf.SparseTensor(column.indices, tf.cast(category, tf.int64), column.dense_shape)
 
 
-def _index(column: tf.SparseTensor, name: str, min_count: int, top: int | None) -> tf.SparseTensor:
-    vocabulary = tft.vocabulary(
-        column,
-        vocab_filename=name,
-        top_k=top,
-        frequency_threshold=min_count if min_count > 1 else None,
-    )
+def _index(column: tf.SparseTensor, vocabulary: tf.Tensor) -> tf.SparseTensor:
     index = tft.apply_vocabulary(column, vocabulary, default_value=UNKNOWN - FIRST_TOKEN)
     return tf.SparseTensor(index.indices, index.values + FIRST_TOKEN, index.dense_shape)
 

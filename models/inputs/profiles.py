@@ -6,6 +6,7 @@ import tensorflow as tf
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.label import WEIGHT
 
 
 def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = None) -> tf.Tensor:
@@ -60,12 +61,18 @@ def shuffled_profiles(
 
     Returns:
         Batches with `user` ([B] int64 index of the user whose profile it is), `items` ([B, L]
-        int64 item indices, each once, ascending, padded with 0) and `step_seed` ([2] int64).
+        int64 item indices, each once, ascending, padded with 0) and `step_seed` ([2] int64); where
+        events weigh differently, WEIGHT too ([B, L] float32, of the items).
     """
     pairs = data.events.matrix(len(data.items))
     indices = tf.constant(pairs.indices.astype(np.int64) + FIRST_TOKEN)
     rows = tf.RaggedTensor.from_row_splits(indices, pairs.indptr.astype(np.int64))
     columns = {"user": data.events.user[data.events.starts[:-1]], "items": rows}
+    dense = ["items"]
+    if data.events.weight is not None:
+        weight = (pairs.data / pairs.data.mean(dtype=np.float64)).astype(np.float32)
+        columns[WEIGHT] = rows.with_flat_values(tf.constant(weight))
+        dense.append(WEIGHT)
     batches = sampling.shuffled_batches(columns, batch_size, seed, first_epoch)
     # Dense from here on: neither XLA nor a mirrored strategy takes ragged batches.
-    return batches.map(lambda batch: {**batch, "items": batch["items"].to_tensor()})
+    return batches.map(lambda batch: {**batch, **{name: batch[name].to_tensor() for name in dense}})

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
-from models.names.label import GROUP
+from models.names.label import GROUP, WEIGHT
 
 
 class Batches(NamedTuple):
@@ -27,10 +27,17 @@ class Batches(NamedTuple):
     rows: int
 
     def map(self, function: Callable) -> "Batches":
-        """Applies `function` to every batch, in parallel and in order."""
-        return self._replace(
-            dataset=self.dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
-        )
+        """Applies `function` to every batch, in parallel and in order.
+
+        What the rows weigh stays, unless the function says it anew.
+        """
+
+        def mapped(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            weight = batch.get(WEIGHT)
+            found = function(batch)
+            return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
+
+        return self._replace(dataset=self.dataset.map(mapped, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def shuffled_batches(

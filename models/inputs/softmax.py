@@ -24,8 +24,8 @@ def rows_and_table(table: tf.Tensor, rows: tf.Tensor):
 
 
 @tf.custom_gradient
-def cross_entropy(vectors: tf.Tensor, table: tf.Tensor, target: tf.Tensor):
-    """The mean cross-entropy of a softmax over the items.
+def cross_entropy(vectors: tf.Tensor, table: tf.Tensor, target: tf.Tensor, weight: tf.Tensor):
+    """The mean cross-entropy of a softmax over the items, each row's times its weight.
 
     It is `tf.nn.sparse_softmax_cross_entropy_with_logits`, in a quarter of the time but for the
     products with the table: 6 ms instead of 23 for 100 rows of 43,000 scores, with the gradient.
@@ -34,6 +34,7 @@ def cross_entropy(vectors: tf.Tensor, table: tf.Tensor, target: tf.Tensor):
         vectors: [B, D] float32.
         table: [V, D] float32; the rows 0 and 1 are no items.
         target: [B] int64 row of `table`.
+        weight: [B] float32.
 
     Returns:
         A scalar.
@@ -53,14 +54,14 @@ def cross_entropy(vectors: tf.Tensor, table: tf.Tensor, target: tf.Tensor):
     probability = tf.nn.softmax(scores)
     # The most probable item's probability cannot underflow, the target's can.
     total = tf.reduce_max(scores, axis=1) - tf.math.log(tf.reduce_max(probability, axis=1))
-    loss = tf.reduce_mean(total - tf.gather(scores, target, batch_dims=1))
+    loss = tf.reduce_mean(weight * (total - tf.gather(scores, target, batch_dims=1)))
 
     def gradient(upstream):
-        share = upstream / tf.cast(tf.size(target), vectors.dtype)
+        share = (upstream / tf.cast(tf.size(target), vectors.dtype)) * weight[:, tf.newaxis]
         wanted = tf.gather(table, target)
         of_vectors = share * (tf.matmul(probability, table) - wanted)
         of_table = tf.matmul(probability, share * vectors, transpose_a=True)
         of_table = tf.tensor_scatter_nd_sub(of_table, target[:, tf.newaxis], share * vectors)
-        return of_vectors, of_table, None
+        return of_vectors, of_table, None, None
 
     return loss, gradient

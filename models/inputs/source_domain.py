@@ -12,8 +12,15 @@ from models.inputs.event_log import EventLog
 from models.inputs.history import STRINGS
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import DataError
+from models.names.label import WEIGHT
 
-_VALUES = {"timestamp": tf.int64, "rating": tf.float32, "label": tf.float32, "row": tf.int64}
+_VALUES = {
+    "timestamp": tf.int64,
+    "rating": tf.float32,
+    "label": tf.float32,
+    "row": tf.int64,
+    WEIGHT: tf.float32,
+}
 
 
 @dataclass
@@ -86,11 +93,13 @@ def read_source(data: TrainingData, reader: str) -> SourceDomain:
     users, user = _by_frequency(rows["user"])
     items, item = _by_frequency(rows["item"])
     order = np.lexsort((rows["row"], rows["timestamp"], user))
+    weight = rows[WEIGHT]
     events = EventLog(
         user=user[order],
         item=item[order],
         session=np.zeros(len(order), np.int64),
-        **{name: rows[name][order] for name in _VALUES},
+        weight=None if np.isnan(weight).all() else weight[order],
+        **{name: rows[name][order] for name in _VALUES if name != WEIGHT},
     )
     return SourceDomain(rows["shared"][0].decode(), users, items, events)
 

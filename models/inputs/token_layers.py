@@ -1,11 +1,14 @@
 """Layers that know which entities their rows stand for."""
 
+from types import MappingProxyType
+
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.columns import drop_unknown
 from models.inputs.data import Entities
 from models.inputs.dropout import Dropout
-from models.inputs.preprocessing import UNKNOWN
+from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 
 
 class TokenEmbedding(tf.keras.layers.Embedding):
@@ -92,6 +95,12 @@ class EntityEncoder(tf.keras.layers.Layer):
     ):
         super().__init__(name=name)
         self._features = {name: _dense(table) for name, table in entities.features.items()}
+        trained = slice(FIRST_TOKEN, entities.embedding_rows)
+        self._missing_in_train = {
+            name: bool(np.any(table[trained] == 0))
+            for name, table in self._features.items()
+            if table.shape.rank == 1
+        }
         normal = tf.keras.initializers.RandomNormal(stddev=dimension**-0.5)
         self._id = id_embedding(entities, dimension, normal, name="id")
         self._embeddings = {
@@ -107,27 +116,55 @@ class EntityEncoder(tf.keras.layers.Layer):
             for feature in sorted(self._features)
         }
 
-    def call(self, index, forget=None, features=None):
+    def call(self, index, forget=None):
         """Encodes `index`.
 
-        Where the boolean `forget` (same shape) is true the id is replaced by the unknown one. The
-        features, name -> [B] or ragged [B, None] indices, are those of [B] `index` in the tables
-        where they are not given.
+        Where the boolean `forget` (same shape) is true the id is replaced by the unknown one.
         """
         identity = index
         if forget is not None:
             identity = tf.where(forget, tf.cast(UNKNOWN, index.dtype), index)
+        values = {name: tf.gather(table, index) for name, table in self._features.items()}
+        return self._encode(identity, values)
+
+    def encode_new(self, values):
+        """Encodes entities that are in no table, by what train knows of their features alone.
+
+        The id is the unknown one. A value that train has not seen is left out, and so is that
+        there is none where train misses none: those rows were never trained.
+
+        Args:
+            values: of every feature [B] int64 indices, or ragged [B, None].
+
+        Returns:
+            [B, width], and [B] bool: whether any value is known.
+        """
+        values, known, untrained = dict(values), [], {}
+        for name, table in self._features.items():
+            index = values[name]
+            if isinstance(index, tf.RaggedTensor):
+                index = drop_unknown(index).to_tensor()
+            values[name] = tf.where(index >= FIRST_TOKEN, index, 0)
+            there = index >= FIRST_TOKEN
+            known.append(there if table.shape.rank == 1 else tf.reduce_any(there, axis=1))
+            if table.shape.rank == 1 and not self._missing_in_train[name]:
+                untrained[name] = ~there
+        known = tf.reduce_any(tf.stack(known), axis=0)
+        nobody = tf.fill(tf.shape(known), tf.constant(UNKNOWN, tf.int64))
+        return self._encode(nobody, values, untrained), known
+
+    def _encode(self, identity, values, untrained=MappingProxyType({})):
         parts = [self._id(identity)]
         for feature, embedding in self._embeddings.items():
-            if features is None:
-                values = tf.gather(self._features[feature], index)
+            values_of, table = values[feature], self._features[feature]
+            if table.shape.rank == 1:
+                part = embedding(values_of)
+                if feature in untrained:
+                    part = tf.where(untrained[feature][..., tf.newaxis], tf.zeros_like(part), part)
+                parts.append(part)
             else:
-                values = _dense(features[feature])
-            if values.shape.rank == index.shape.rank:
-                parts.append(embedding(values))
-            else:
-                present = tf.cast(values > 0, self.compute_dtype)[..., tf.newaxis]
-                total = tf.reduce_sum(embedding(values) * present, axis=-2)
+                present = tf.cast(values_of > 0, self.compute_dtype)[..., tf.newaxis]
+                total = tf.reduce_sum(embedding(values_of) * present, axis=-2)
                 parts.append(total / tf.maximum(tf.reduce_sum(present, axis=-2), 1.0))
         return tf.concat(parts, axis=-1)
 

@@ -16,7 +16,7 @@ _CELLS = 10_000_000  # segments times items; more than that is not worth the mem
 def popularity_scores(item_counts: np.ndarray) -> np.ndarray:
     """[N] float32 in (0, 1], unique: the share of items that are not more popular.
 
-    Equal counts are in catalogue order.
+    Counts are of events, each by what it weighs. Equal ones are in catalogue order.
     """
     count = len(item_counts)
     scores = np.empty(count, np.float32)
@@ -41,7 +41,7 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
     Raises:
         ConfigError: the data has no such feature.
     """
-    overall = popularity_scores(data.item_counts)
+    overall = popularity_scores(data.item_weights)
     nobody = np.zeros(data.users.index_count, np.int32), overall[np.newaxis]
     names = [
         each.name
@@ -67,7 +67,8 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
     row[present] = 1 + np.arange(len(present))
     segment_of = row[values]
     cells = segment_of[events.user[seen]].astype(np.int64) * items + events.item[seen] - FIRST_TOKEN
-    counts = np.bincount(cells, minlength=(len(present) + 1) * items).reshape(-1, items)
+    size = (len(present) + 1) * items
+    counts = np.bincount(cells, events.weights[seen], size).reshape(-1, items)
     # Catalogue order is popularity overall only among the items that train knows; say it, not
     # assume it.
     by_popularity = np.argsort(-overall, kind="stable")

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
@@ -102,7 +103,7 @@ class NeuMF(RetrieveModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, hyper_parameters = data.events, self.hyper_parameters
         negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
-        columns = {"user": events.user, "item": events.item}
+        columns = events.columns("user", "item")
 
         def with_negatives(batch):
             seeds = tf.random.experimental.stateless_split(batch["step_seed"], 3)
@@ -132,7 +133,8 @@ class NeuMF(RetrieveModel[HyperParameters]):
             )
         logits = tf.cast(self.prediction(tf.concat(parts, axis=-1))[..., 0], tf.float32)
         labels = tf.one_hot(tf.zeros_like(user), tf.shape(items)[1])
-        loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits))
+        lost = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+        loss = tf.reduce_mean(weighed(inputs, tf.reduce_mean(lost, axis=1)))
         if self.hyper_parameters.l2:
             # Only the rows that the batch names, averaged over its labels: a penalty of whole
             # tables would shrink all rows at every step.

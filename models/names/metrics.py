@@ -91,7 +91,7 @@ class MetricSet:
     Attributes:
         rows: what one evaluated row is called.
         means: outputs of `evaluate`, one value a row, that are averaged.
-        pooled: metric -> class of TFMA's or of `components.gate.row_metrics`, for those that no
+        pooled: metric -> class of `components.gate.row_metrics`, for those that no
             average of rows gives; computed of the output `prediction`.
         label: the numeric column that every evaluated row has; what the pooled metrics hold the
             prediction against.
@@ -240,7 +240,7 @@ TWO_STAGE = MetricSet(
 CLICK = MetricSet(
     rows="impressions",
     means=("log_loss", "constant_log_loss", "lift_log_loss"),
-    pooled={"auc": "AUC", "gauc": "GroupAUC", "calibration": "Calibration"},
+    pooled={"auc": "PooledAUC", "gauc": "GroupAUC", "calibration": "PooledCalibration"},
     label=LABEL,
     monitor="log_loss",
     choosing=("log_loss", "auc", "gauc"),

@@ -18,7 +18,7 @@ NEEDS = {
     "(natural_language_domain), or a column 'review' of the table events",
     "review": "a column 'review' of the table events",
     "ratings": "a label of numbers: label.column without label.threshold, such as rating",
-    "equal_rows": "rows that weigh the same: no label.weight",
+    "equal_rows": "rows that weigh the same: no label.weight, and weights of 1 in positives.values",
     "two_domains": "split.name: cross_domain, of events with a column 'domain'",
 }
 """What a model may need, in the words of what is required."""
@@ -205,6 +205,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.bge",
+        needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
     Entry(
@@ -215,6 +216,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.ges",
+        needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
     Entry(
@@ -225,6 +227,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.eges",
+        needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
     Entry(
@@ -244,6 +247,7 @@ _ENTRIES = (
         family="embedding",
         paper="Barkan & Koenigstein, MLSP 2016",
         module="models.embedding.item2vec",
+        needs=("equal_rows",),
     ),
     Entry(
         name="gru4rec",
@@ -384,6 +388,7 @@ _ENTRIES = (
         paper="Grbovic & Cheng, KDD 2018",
         module="models.industry.airbnb",
         reads=("event_types",),
+        needs=("equal_rows",),
     ),
     Entry(
         name="yahoo_news",

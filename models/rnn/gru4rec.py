@@ -32,6 +32,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
@@ -162,7 +163,13 @@ class GRU4Rec(DotProductModel[HyperParameters]):
             else None
         )
         return sessions.parallel_batches(
-            items, starts, hyper_parameters.batch_size, samples, seed, first_epoch
+            items,
+            starts,
+            hyper_parameters.batch_size,
+            samples,
+            seed,
+            first_epoch,
+            data.events.sequence_weight,
         )
 
     def learn(self, loop: Loop) -> None:
@@ -194,7 +201,7 @@ class GRU4Rec(DotProductModel[HyperParameters]):
             self.hyper_parameters.loss, scores, own, counted, self.hyper_parameters.bpreg
         )
         # Of all slots, also those that the end of an epoch leaves empty.
-        return tf.reduce_mean(tf.where(valid, rows, 0.0))
+        return tf.reduce_mean(weighed(inputs, tf.where(valid, rows, 0.0)))
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         history = query.history[:, -self.hyper_parameters.history_length :]

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs import sampling
+from models.names.label import WEIGHT
 
 IDLE = -1
 
@@ -52,6 +53,7 @@ def parallel_batches(
     samples: sampling.PopularitySamples | None,
     seed: int,
     first_epoch: int = 0,
+    weight: np.ndarray | None = None,
 ) -> sampling.Batches:
     """Endless session-parallel batches.
 
@@ -64,17 +66,19 @@ def parallel_batches(
         samples: draws the additional negatives of a step; None for none.
         seed: of the draws.
         first_epoch: the epoch to start with.
+        weight: [E] float32 of the events; None: all alike.
 
     Returns:
         Batches of `item` and `target` ([slots] int64), `fresh` ([slots] bool: the slot begins a
-        sequence), `valid` ([slots]
-        bool: the slot reads anything) and, with `samples`, `sampled`.
+        sequence), `valid` ([slots] bool: the slot reads anything) and, with `samples`, `sampled`;
+        with weights WEIGHT, [slots] float32 of the targets.
     """
     schedule = tf.constant(session_parallel(starts, slots))
     steps, rows = schedule.shape[0], int((np.maximum(np.diff(starts), 1) - 1).sum())
     first = np.zeros(len(items) + 1, bool)
     first[starts] = True
     first, items = tf.constant(first), tf.constant(np.append(items, 0))
+    weights = _of_targets(weight)
 
     def batch(number):
         event = schedule[number % steps]
@@ -85,6 +89,7 @@ def parallel_batches(
             "target": read[1],
             "fresh": tf.gather(first, place),
             "valid": valid,
+            **({} if weights is None else {WEIGHT: tf.gather(weights, place + 1)}),
         }
         return {**found, "sampled": samples.draw(tf.stack([seed, number]))} if samples else found
 
@@ -99,6 +104,7 @@ def window_batches(
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
+    weight: np.ndarray | None = None,
 ) -> sampling.Batches:
     """Endless shuffled batches of windows of `length` events.
 
@@ -108,7 +114,8 @@ def window_batches(
 
     Returns:
         Batches of `item`, `target` ([B, length] int64) and `valid` ([B, length] bool: the place
-        holds an event and its target).
+        holds an event and its target); with the weights of events, WEIGHT, [B, length] float32 of
+        the targets.
     """
     sizes = np.diff(starts) - 1
     # A sequence that is cut anywhere touches one window more than its length has.
@@ -122,7 +129,7 @@ def window_batches(
         "moves": counts[owner] > 1,
     }
     batches = sampling.shuffled_batches(columns, batch_size, seed, first_epoch)
-    items = tf.constant(np.append(items, 0))
+    items, weights = tf.constant(np.append(items, 0)), _of_targets(weight)
 
     def window(batch):
         epoch = batch["step_seed"][1] // batches.steps
@@ -137,9 +144,15 @@ def window_batches(
             "item": tf.where(valid, tf.gather(items, place), 0),
             "target": tf.gather(items, place + 1),
             "valid": valid,
+            **({} if weights is None else {WEIGHT: tf.gather(weights, place + 1)}),
         }
 
     return batches.map(window)._replace(rows=int(sizes.clip(0).sum()))
+
+
+def _of_targets(weight: np.ndarray | None) -> tf.Tensor | None:
+    """The weights with one more, for a place past the last event that nothing counts of."""
+    return None if weight is None else tf.constant(np.append(weight, 0), tf.float32)
 
 
 def newest(starts: np.ndarray, share: float) -> np.ndarray:
@@ -155,12 +168,12 @@ def newest(starts: np.ndarray, share: float) -> np.ndarray:
     return starts[-int(np.ceil(share * (len(starts) - 1))) - 1 :]
 
 
-def last_events(items: np.ndarray, starts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts every sequence to its last `count` events: items and starts, as they came."""
+def last_events(starts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts every sequence to its last `count` events: which these are, and the new starts."""
     sizes = np.minimum(np.diff(starts), count)
     ends = np.cumsum(sizes)
     within = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-    return items[np.repeat(starts[1:] - sizes, sizes) + within], np.r_[0, ends]
+    return np.repeat(starts[1:] - sizes, sizes) + within, np.r_[0, ends]
 
 
 def only_last_target(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -170,10 +183,15 @@ def only_last_target(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def backward(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Windows that are read from their end: the target of an event is the one before it."""
+    """Windows that are read from their end: the target of an event is the one before it.
+
+    A step weighs what the later of its two events does, whichever way it is taken.
+    """
     valid = batch["valid"]
+    weight = {WEIGHT: batch[WEIGHT][:, ::-1]} if WEIGHT in batch else {}
     return {
         "item": tf.where(valid, batch["target"], 0)[:, ::-1],
         "target": batch["item"][:, ::-1],
         "valid": valid[:, ::-1],
+        **weight,
     }

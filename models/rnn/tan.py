@@ -34,6 +34,7 @@ import tensorflow as tf
 
 from models.contract.loop import Loop
 from models.contract.query import Query
+from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
@@ -133,12 +134,13 @@ class Tan(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
         hyper_parameters = self.hyper_parameters
         length = hyper_parameters.history_length
-        items, starts = data.events.sequences()
+        (items, starts), weight = data.events.sequences(), data.events.sequence_weight
         starts = sessions.newest(starts, self._share)
         if not hyper_parameters.augmentation:
-            items, starts = sessions.last_events(items, starts, length + 1)
+            kept, starts = sessions.last_events(starts, length + 1)
+            items, weight = items[kept], None if weight is None else weight[kept]
         batches = sessions.window_batches(
-            items, starts, length, hyper_parameters.batch_size, seed, first_epoch
+            items, starts, length, hyper_parameters.batch_size, seed, first_epoch, weight
         )
         if not hyper_parameters.augmentation:
             targets = int((np.diff(starts) > 1).sum())
@@ -168,7 +170,8 @@ class Tan(DotProductModel[HyperParameters]):
         valid = inputs["valid"]
         hidden = self._read(inputs["item"], training)[valid]
         hidden = self._hidden_dropout(hidden, training=training)
-        target = inputs["target"][valid]
+        of_targets = {name: column[valid] for name, column in inputs.items()}
+        target = of_targets["target"]
         if self.hyper_parameters.output == "embedding":
             wanted = tf.cast(self.inputs(target), tf.float32)
             rows = 1.0 - tf.reduce_sum(self._direction(hidden) * unit(wanted), axis=1)
@@ -182,7 +185,7 @@ class Tan(DotProductModel[HyperParameters]):
                 taught = tf.nn.softmax_cross_entropy_with_logits(soft, scores)
                 rows += share * (taught - rows)
         # Over the sequences, not the targets: a replica's share of a batch is counted in rows.
-        return tf.reduce_sum(rows) / tf.cast(tf.shape(valid)[0], tf.float32)
+        return tf.reduce_sum(weighed(of_targets, rows)) / tf.cast(tf.shape(valid)[0], tf.float32)
 
     def soft_labels(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """What a backward network says of the targets from the clicks after them.

@@ -123,6 +123,7 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
         "unknown_item_events": data.unknown_item_events,
+        "history_until": _history_until(splits),
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(sharded.strategy if sharded else strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
@@ -144,6 +145,20 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     # Only now: a kill before the export is done must find something to resume from.
     for folder in folders.passing:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _history_until(splits: dict[str, str]) -> int:
+    """The time of the newest event that the stored histories hold, in seconds since 1970.
+
+    A server that keeps what users do since adds nothing that was before. It is 0 where the log has
+    no times, and where the examples do not say.
+    """
+    examples = os.path.dirname(os.path.dirname(splits.get("users", "")))
+    report = os.path.join(examples, "report.json")
+    if not tf.io.gfile.exists(report):
+        return 0
+    with tf.io.gfile.GFile(report) as file:
+        return int(json.load(file).get("newest_event", 0))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Mapping, Sequence, TypeVar
 
 from serving.client import messages
+from serving.client.lookup import Lookup
 from serving.client.messages import (
     Answer,
     Attempts,
@@ -19,6 +20,7 @@ from serving.client.messages import (
     Recommendations,
     VersionStatus,
 )
+from serving.state.store import Live, Store, Written
 from serving.wire.errors import Code, ServingError
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class AsyncClient:
         api_key: str = "",
         tls: bool = False,
         tls_ca_file: str = "",
+        state: str | Store = "",
+        state_since: int = 0,
     ):
         """Creates a client; see `serving.client.Client` for the arguments."""
         self.model = model
@@ -62,6 +66,7 @@ class AsyncClient:
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
         kind: type[_AsyncRest | _AsyncGrpc] = _AsyncRest if protocol == "rest" else _AsyncGrpc
         self._transport = kind(address, api_key, tls, tls_ca_file)
+        self._lookup = Lookup(state, state_since)
 
     async def recommend(
         self,
@@ -78,18 +83,18 @@ class AsyncClient:
         """Recommends to several users in one request."""
         if not queries:
             return []
-        signature = messages.asked_signature(queries)
-        if signature == "recommend":
-            return await self._recommend(messages.recommend_inputs(queries, k), signature)
+        live = await self._lookup.live_off_the_loop(queries)
+        if messages.asked_signature(queries) == "recommend" and not any(live.histories):
+            return await self._recommend_more(queries, k, live, None)
         # What the model reads was asked once. A newer version may read something else, and refuse.
         if self._described is not None:
             try:
-                return await self._recommend_more(queries, k, self._described)
+                return await self._recommend_more(queries, k, live, self._described)
             except ServingError as error:
                 if error.code != Code.INVALID_ARGUMENT:
                     raise
         self._described = await self.metadata()
-        return await self._recommend_more(queries, k, self._described)
+        return await self._recommend_more(queries, k, live, self._described)
 
     async def similar(
         self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
@@ -108,7 +113,8 @@ class AsyncClient:
         if not item_ids:
             return []
         inputs = messages.similar_inputs(item_ids, k, allow, where)
-        return await self._recommend(inputs, messages.SIMILAR)
+        outputs, version = await self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
 
     async def predict(
         self,
@@ -118,6 +124,14 @@ class AsyncClient:
     ) -> Outputs:
         """Runs any signature; see `Client.predict`."""
         return (await self._predict(inputs, signature_name, tuple(output_filter)))[0]
+
+    async def write_events(self, events: Sequence[Mapping[str, object]]) -> Written:
+        """Tells an embedded server what users did; see `Client.write_events`."""
+        return await self._repeat(lambda left: self._transport.write("events", events, left))
+
+    async def write_items(self, items: Sequence[Mapping[str, object]]) -> Written:
+        """Tells it what entered the catalogue and what left; see `Client.write_items`."""
+        return await self._repeat(lambda left: self._transport.write("items", items, left))
 
     async def metadata(self) -> Document:
         """The model's signatures, as the REST interface writes them."""
@@ -134,6 +148,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections."""
         await self._transport.close()
+        await asyncio.to_thread(self._lookup.close)
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -142,13 +157,9 @@ class AsyncClient:
         await self.close()
 
     async def _recommend_more(
-        self, queries: Sequence[Query], k: int, metadata: Document
+        self, queries: Sequence[Query], k: int, live: Live, metadata: Document | None
     ) -> list[Recommendations]:
-        beside = messages.inputs_beside(metadata, queries)
-        inputs = messages.recommend_inputs(queries, k, beside)
-        return await self._recommend(inputs, messages.asked_signature(queries))
-
-    async def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
+        inputs, signature = messages.recommend_request(queries, k, live, metadata)
         outputs, version = await self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 
@@ -215,6 +226,12 @@ class _AsyncRest:
             found = document["metadata"]["signature_def"]["signature_def"][signature]
             self._outputs[signature] = list(found["outputs"])
         return self._outputs[signature][0]
+
+    async def write(
+        self, kind: str, rows: Sequence[Mapping[str, object]], timeout: float
+    ) -> Written:
+        body = messages.rows_body(rows)
+        return messages.written(await self._send("POST", f"/v1/{kind}", body, timeout))
 
     async def metadata(
         self, model: str, version: int | None, label: str | None, timeout: float
@@ -288,7 +305,11 @@ class _AsyncGrpc:
                 self._channel = self._grpc.aio.insecure_channel(self._address, options=limits)
             self._stubs = {
                 stub: stub(self._channel)
-                for stub in (self._protos.PredictionServiceStub, self._protos.ModelServiceStub)
+                for stub in (
+                    self._protos.PredictionServiceStub,
+                    self._protos.ModelServiceStub,
+                    self._protos.LiveStateStub,
+                )
             }
         return self._stubs[kind]
 
@@ -308,6 +329,14 @@ class _AsyncGrpc:
         method = self._stub(self._protos.PredictionServiceStub).Predict
         response = await self._call(method, request, timeout)
         return self._messages.predict_outputs(response), response.model_spec.version.value
+
+    async def write(
+        self, kind: str, rows: Sequence[Mapping[str, object]], timeout: float
+    ) -> Written:
+        stub = self._stub(self._protos.LiveStateStub)
+        method = stub.WriteEvents if kind == "events" else stub.WriteItems
+        request = self._messages.write_request(kind, rows)
+        return self._messages.written(await self._call(method, request, timeout))
 
     async def metadata(
         self, model: str, version: int | None, label: str | None, timeout: float

@@ -13,9 +13,10 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Sequence, TypeVar
+from typing import Any, Callable, Mapping, Sequence, TypeVar
 
 from serving.client import messages
+from serving.client.lookup import Lookup
 from serving.client.messages import (
     Answer,
     Attempts,
@@ -27,6 +28,7 @@ from serving.client.messages import (
     Recommendations,
     VersionStatus,
 )
+from serving.state.store import Live, Store, Written
 from serving.wire.errors import Code, ServingError
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ class Client:
         api_key: str = "",
         tls: bool = False,
         tls_ca_file: str = "",
+        state: str | Store = "",
+        state_since: int = 0,
     ):
         """Creates a client; nothing is sent yet.
 
@@ -69,6 +73,13 @@ class Client:
             api_key: sent with every request.
             tls: encrypt the connection.
             tls_ca_file: PEM certificates to trust, in place of the system's; switches TLS on.
+            state: what is known of users and the catalogue now, with which `recommend` and
+                `recommend_many` fill their requests as the embedded server with `--state` does, for
+                a TensorFlow Serving, which cannot: an address for `serving.state.open_state`, or
+                one that is open, which then stays open.
+            state_since: events up to then, in seconds since 1970, are left out: `history_until` of
+                the model's training log, since its stored histories hold them. The embedded server
+                reads it there.
         """
         self.model = model
         self.timeout = timeout
@@ -83,6 +94,7 @@ class Client:
             self._transport = _Grpc(address, api_key, tls, tls_ca_file)
         else:
             raise ValueError(f'protocol must be "rest" or "grpc", got {protocol!r}')
+        self._lookup = Lookup(state, state_since)
 
     def recommend(
         self,
@@ -113,18 +125,18 @@ class Client:
         """Recommends to several users in one request; see `recommend`."""
         if not queries:
             return []
-        signature = messages.asked_signature(queries)
-        if signature == "recommend":
-            return self._recommend(messages.recommend_inputs(queries, k), signature)
+        live = self._lookup.live(queries)
+        if messages.asked_signature(queries) == "recommend" and not any(live.histories):
+            return self._recommend_more(queries, k, live, None)
         # What the model reads was asked once. A newer version may read something else, and refuse.
         if self._described is not None:
             try:
-                return self._recommend_more(queries, k, self._described)
+                return self._recommend_more(queries, k, live, self._described)
             except ServingError as error:
                 if error.code != Code.INVALID_ARGUMENT:
                     raise
         self._described = self.metadata()
-        return self._recommend_more(queries, k, self._described)
+        return self._recommend_more(queries, k, live, self._described)
 
     def similar(
         self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
@@ -152,7 +164,9 @@ class Client:
         """Finds items like each of several in one request; see `similar`."""
         if not item_ids:
             return []
-        return self._recommend(messages.similar_inputs(item_ids, k, allow, where), messages.SIMILAR)
+        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        outputs, version = self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
 
     def predict(
         self,
@@ -176,6 +190,33 @@ class Client:
         """
         return self._predict(inputs, signature_name, tuple(output_filter))[0]
 
+    def write_events(self, events: Sequence[Mapping[str, object]]) -> Written:
+        """Tells an embedded server with `--state` what users did.
+
+        Args:
+            events: as `POST /v1/events` takes them: `user_id`, `item_id` and, where they are
+                known, `event_type`, `dwell` in seconds, `timestamp` in seconds since 1970.
+
+        Returns:
+            How many are durable now, and how many were too old to be kept.
+
+        Raises:
+            ServingError: with the server's code and message; then none was written, or it is not
+                known whether they were. The same event may be sent again: it counts once.
+        """
+        return self._repeat(lambda left: self._transport.write("events", events, left))
+
+    def write_items(self, items: Sequence[Mapping[str, object]]) -> Written:
+        """Tells it what entered the catalogue and what left.
+
+        Args:
+            items: as `POST /v1/items` takes them: `item_id`, and `features` or `"left": True`.
+
+        Raises:
+            ServingError: as `write_events`.
+        """
+        return self._repeat(lambda left: self._transport.write("items", items, left))
+
     def metadata(self) -> Document:
         """The model's signatures, as the REST interface writes them."""
         return self._repeat(
@@ -189,6 +230,7 @@ class Client:
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()
+        self._lookup.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -197,13 +239,9 @@ class Client:
         self.close()
 
     def _recommend_more(
-        self, queries: Sequence[Query], k: int, metadata: Document
+        self, queries: Sequence[Query], k: int, live: Live, metadata: Document | None
     ) -> list[Recommendations]:
-        beside = messages.inputs_beside(metadata, queries)
-        inputs = messages.recommend_inputs(queries, k, beside)
-        return self._recommend(inputs, messages.asked_signature(queries))
-
-    def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
+        inputs, signature = messages.recommend_request(queries, k, live, metadata)
         outputs, version = self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 
@@ -274,6 +312,10 @@ class _Rest:
             found = document["metadata"]["signature_def"]["signature_def"][signature]
             self._outputs[signature] = list(found["outputs"])
         return self._outputs[signature][0]
+
+    def write(self, kind: str, rows: Sequence[Mapping[str, object]], timeout: float) -> Written:
+        body = messages.rows_body(rows)
+        return messages.written(self._send("POST", f"/v1/{kind}", body, timeout))
 
     def metadata(
         self, model: str, version: int | None, label: str | None, timeout: float
@@ -355,6 +397,7 @@ class _Grpc:
         self._metadata = (("x-api-key", api_key),) if api_key else ()
         self._prediction = protos.PredictionServiceStub(self._channel)
         self._model = protos.ModelServiceStub(self._channel)
+        self._live: Any = protos.LiveStateStub(self._channel)
         self._status_request = protos.status.GetModelStatusRequest
 
     def predict(
@@ -372,6 +415,11 @@ class _Grpc:
         )
         response = self._call(self._prediction.Predict, request, timeout)
         return self._messages.predict_outputs(response), response.model_spec.version.value
+
+    def write(self, kind: str, rows: Sequence[Mapping[str, object]], timeout: float) -> Written:
+        method = self._live.WriteEvents if kind == "events" else self._live.WriteItems
+        request = self._messages.write_request(kind, rows)
+        return self._messages.written(self._call(method, request, timeout))
 
     def metadata(
         self, model: str, version: int | None, label: str | None, timeout: float

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping, Sequence
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
 from serving.client.messages import Document, Inputs, LongIntegers, Outputs, VersionStatus
+from serving.state.store import Written
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError
 from serving.wire.proto_json import message_to_dict
 from serving.wire.tensors import to_array, to_bytes, to_proto
+
+_IDS = ("user_id", "item_id")
 
 
 def predict_request(
@@ -102,6 +105,48 @@ def predict_outputs(response: Any) -> Outputs:
             array = decoded.reshape(array.shape)
         outputs[name] = array.tolist()
     return outputs
+
+
+def write_request(kind: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """An EventsRequest or an ItemsRequest of what REST takes as JSON.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a row has a field that the message has not, or of a wrong
+            type.
+    """
+    request = protos.EventsRequest() if kind == "events" else protos.ItemsRequest()
+    for position, row in enumerate(rows):
+        try:
+            message = getattr(request, kind).add()
+            for name, value in row.items():
+                if name == "features":
+                    for column, values in (value or {}).items():
+                        _fill_feature(message.features.add(name=column), values)
+                elif value is not None:
+                    setattr(message, name, _encoded(value) if name in _IDS else value)
+        except (AttributeError, TypeError, ValueError) as error:
+            text = f"{kind[:-1]} {position}: {error}"
+            raise ServingError(Code.INVALID_ARGUMENT, text) from None
+    return request
+
+
+def _fill_feature(feature: Any, value: Any) -> None:
+    for each in value if isinstance(value, (list, tuple)) else [] if value is None else [value]:
+        (feature.texts if isinstance(each, str) else feature.numbers).append(each)
+
+
+def _encoded(value: Any) -> Any:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def written(response: Any) -> Written:
+    """The WriteResponse."""
+    return Written(
+        response.written,
+        response.expired,
+        tuple(response.answered_now),
+        tuple(response.answered_after_export),
+    )
 
 
 def version_states(response: Any) -> list[VersionStatus]:

@@ -8,10 +8,12 @@ import math
 import random
 import time
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence, Union
 from urllib.parse import quote
 
+from serving.state.requests import IDS as IDS  # what a request of ids alone takes
+from serving.state.store import Live, Written
 from serving.wire.errors import Code, ServingError, code_of_http
 
 Id = Union[str, bytes]
@@ -25,8 +27,6 @@ EVENTS, RULES, SIMILAR = "recommend_events", "recommend_rules", "similar"
 NOTHING: Mapping[str, Document] = types.MappingProxyType({})
 # What stands beside the items of a history.
 _BESIDE = ("event_types", "dwell", "timestamps")
-# The inputs of a request of ids alone.
-IDS = {"user_id", "history", "exclude", "k"}
 # The rules of a request: lists, and what stands for none of the others.
 _RULE_LISTS = ("allow", "where", "boost", "pin")
 _NO_RULE: Mapping[str, Any] = types.MappingProxyType(
@@ -127,6 +127,47 @@ def _has_rules(query: Query) -> bool:
     )
 
 
+def user_ids(queries: Sequence[Query]) -> list[bytes]:
+    """The users of the queries, as a state knows them."""
+    return [_bytes(query.user_id) for query in queries]
+
+
+def with_live(queries: Sequence[Query], live: Live, metadata: Document | None) -> list[Query]:
+    """The queries with what is known of their users, as `serving.state.requests.fill` has it.
+
+    A query without a history of its own gets the user's events, oldest first, with what the model
+    reads beside the items; one that has any is left as it is. Items that left are excluded.
+
+    Args:
+        queries: one a user.
+        live: of their users.
+        metadata: of the model, which say what it reads; None leaves the ids alone.
+    """
+    read: set[str] = set()
+    if metadata is not None:
+        signatures = metadata["metadata"]["signature_def"]["signature_def"]
+        read = set(signatures.get(EVENTS, signatures.get(RULES, {"inputs": ()}))["inputs"])
+    filled = []
+    for query, events in zip(queries, live.histories, strict=True):
+        more: dict[str, Any] = {}
+        if events and not any(query.history):
+            more["history"] = [event.item_id for event in events]
+            told = {
+                "event_types": [event.event_type for event in events],
+                "dwell": [event.dwell for event in events],
+                "timestamps": [event.timestamp for event in events],
+            }
+            more |= {name: values for name, values in told.items() if name in read}
+        if live.left:
+            more["exclude"] = [*query.exclude, *live.left]
+        filled.append(replace(query, **more))
+    return filled
+
+
+def _bytes(value: Id) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
 def inputs_beside(metadata: Document, queries: Sequence[Query]) -> Document:
     """The inputs of `asked_signature` besides the ids: name -> what the metadata say of it.
 
@@ -215,6 +256,27 @@ def similar_inputs(
     }
 
 
+def recommend_request(
+    queries: Sequence[Query], k: int, live: Live, metadata: Document | None
+) -> tuple[dict[str, list[Any]], str]:
+    """The inputs of the queries with what is known of their users, and the signature that they ask.
+
+    Args:
+        queries: one a row.
+        k: the number of items wanted for each.
+        live: of their users.
+        metadata: of the model; None where the queries are of ids alone, and so is what is known.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: a query tells what the model does not read.
+    """
+    queries = with_live(queries, live, metadata)
+    signature = asked_signature(queries)
+    if metadata is None or signature == "recommend":
+        return recommend_inputs(queries, k), signature
+    return recommend_inputs(queries, k, inputs_beside(metadata, queries)), signature
+
+
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:
     longest = max(map(len, rows), default=1)
     width = 1 << max(longest - 1, 0).bit_length()
@@ -280,6 +342,18 @@ def _plain(value: object) -> object:
 
 def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def rows_body(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """The body of events or items to write; ids may be `bytes`."""
+    return json.dumps([{name: _plain(row[name]) for name in row} for row in rows]).encode()
+
+
+def written(body: bytes) -> Written:
+    """The answer of the same."""
+    told = parse(body)
+    models = (tuple(told.get(f"answered_{when}", ())) for when in ("now", "after_export"))
+    return Written(told["written"], told["expired"], *models)
 
 
 def predict_outputs(body: bytes) -> Outputs:

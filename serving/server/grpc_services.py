@@ -15,11 +15,14 @@ from serving.server.manager import Manager
 from serving.server.model_config import from_proto
 from serving.server.rest import key_matches
 from serving.server.servable import DEFAULT_SIGNATURE
+from serving.state import read_events, read_items
+from serving.state.store import Written
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
 from serving.wire.tensors import to_array, to_proto
 
 _LARGE = 1 << 16  # values
+_MANY = 1 << 10  # events
 _WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -123,6 +126,56 @@ class PredictionService:
             response.model_spec.version.value = servable.version
             response.metadata["signature_def"].Pack(signatures)
             return response
+
+
+class LiveStateService:
+    """recsys.LiveState, our own: `POST /v1/events` and `/v1/items` over gRPC."""
+
+    def __init__(self, inference: Inference):
+        self._inference = inference
+
+    @_answers
+    async def WriteEvents(self, request):  # noqa: N802
+        """Writes events; answered when they are durable."""
+        with self._inference.admitted():
+
+            def read():
+                return read_events(
+                    [{field.name: value for field, value in e.ListFields()} for e in request.events]
+                )
+
+            large = len(request.events) > _MANY
+            events = await asyncio.to_thread(read) if large else read()
+            return _response(await self._inference.live.write_events(events))
+
+    @_answers
+    async def WriteItems(self, request):  # noqa: N802
+        """Writes changes of the catalogue; answered when they are durable."""
+        with self._inference.admitted():
+            rows = [
+                {
+                    "item_id": item.item_id,
+                    "features": {each.name: _values(each) for each in item.features},
+                    "left": item.left,
+                }
+                for item in request.items
+            ]
+            return _response(await self._inference.write_items(read_items(rows)))
+
+
+def _values(feature):
+    """One value alone, several as a list; of a feature that tells nothing, None."""
+    values = [*feature.texts, *feature.numbers]
+    return values if len(values) > 1 else next(iter(values), None)
+
+
+def _response(written: Written):
+    return protos.WriteResponse(
+        written=written.written,
+        expired=written.expired,
+        answered_now=written.answered_now,
+        answered_after_export=written.answered_after_export,
+    )
 
 
 async def _decoded(tensors, large: bool) -> dict:

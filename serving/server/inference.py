@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,10 +24,14 @@ from serving.server.examples_api import (
     regression_signature,
     serialized_examples,
 )
+from serving.server.live import LiveState
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
+from serving.server.newcomers import are_answered
 from serving.server.request_log import Predicted, RequestLog
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.state import Item
+from serving.state.store import Written
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, invalid
 from serving.wire.tensors import element_count
@@ -58,6 +62,7 @@ class Inference:
         metrics: the counters.
         under_way: how many requests are being answered now.
         draining: whether requests are refused since the server stops.
+        live: the state that requests are filled with; None where the server keeps none.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Inference:
         self.metrics = metrics
         self.under_way = 0
         self.draining = False
+        self.live: LiveState | None = None
         self._limits = limits
         self._request_log = request_log
         self._threads = threads
@@ -203,9 +209,15 @@ class Inference:
         Raises:
             ServingError: as TensorFlow Serving words it, or what the model raised.
         """
-        asked, sent = signature, inputs
+        asked = signature
         signature = signature or DEFAULT_SIGNATURE
         definition = _definition_of(servable, signature)
+        if self.live is not None:
+            filled, inputs = await self.live.fill(servable, signature, inputs)
+            if filled != signature:
+                # What is logged is what the model was asked.
+                asked, signature, definition = filled, filled, servable.signatures[filled]
+        sent = inputs
         inputs = {**_check_names(servable, signature, inputs), **inputs}
         wanted = _checked_outputs(definition, output_filter)
         # All are run, whatever is wanted: see `Servable.run`.
@@ -213,6 +225,8 @@ class Inference:
         tensors = servable.tensors(signature, outputs)
         values = await self._run(servable, signature, inputs, tensors, "Predict")
         found = dict(zip(outputs, values, strict=True))
+        if self.live is not None:
+            found = await self.live.add_newcomers(servable, inputs, found, self._run_whole)
         results = {name: found[name] for name in wanted}
         if config := self._sampled(servable):
             fill = Predicted(
@@ -222,6 +236,32 @@ class Inference:
                 config, servable.name, servable.version, signature, fill.size, fill
             )
         return results
+
+    async def _run_whole(
+        self, servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """All outputs of a signature by name."""
+        outputs = sorted(servable.signatures[signature].outputs)
+        tensors = servable.tensors(signature, outputs)
+        values = await self._run(servable, signature, inputs, tensors, "Predict")
+        return dict(zip(outputs, values, strict=True))
+
+    async def write_items(self, items: Sequence[Item]) -> Written:
+        """Writes changes of the catalogue; says which models answer what entered.
+
+        Raises:
+            ServingError: see `LiveState.write_events`.
+        """
+        written = await self.live.write_items(items)
+        if not any(item.features and not item.left for item in items):
+            return written
+        now, later = [], []
+        for name in sorted({name for name, _ in self.manager.available()}):
+            with contextlib.suppress(ServingError):  # it has gone meanwhile
+                with self.servable(protos.model.ModelSpec(name=name)) as servable:
+                    if "recommend" in servable.signatures:
+                        (now if are_answered(servable.signatures) else later).append(name)
+        return replace(written, answered_now=tuple(now), answered_after_export=tuple(later))
 
     def _sampled(self, servable: Servable):
         """The log's configuration where this request is to be logged, else None."""

@@ -174,6 +174,8 @@ class Metrics:
         self.request_log_count = Counter(
             "/tensorflow/serving/request_log_count", ("model_name", "status_code")
         )
+        # Our own: what was asked of the live state.
+        self.state_count = Counter("/recsys/serving/state_count", ("operation", "status"))
         self.load_attempts = Counter(
             "/tensorflow/cc/saved_model/load_attempt_count", ("model_path", "status")
         )

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass, field, fields
 
+from serving.state.store import EVENTS_PER_USER, TTL_SECONDS
 from serving.wire.errors import StartError
 
 # Flags of TensorFlow Serving about what this server has not got, or does by itself. One that would
@@ -77,6 +78,13 @@ class ServerOptions:
     request_log_sampling_rate: float = _option(0.1, "share of requests logged, 0 to 1")
     request_log_max_file_bytes: int = _option(64 << 20, "size at which a log file is closed")
     request_log_max_file_seconds: float = _option(3600, "age at which a log file is closed")
+    state: str = _option(
+        "", "live state of users and catalogue: a file, or the redis:// URL of a Redis"
+    )
+    state_events_per_user: int = _option(EVENTS_PER_USER, "events of a user that it keeps")
+    state_ttl_days: float = _option(
+        TTL_SECONDS / 86400, "how old an event may be, by its timestamp; 0: any age"
+    )
     enable_grpc_healthcheck_service: bool = _option(True, "answer grpc.health.v1")
     enable_serialization_as_tensor_content: bool = _option(False, "reply tensors as bytes in gRPC")
     rest_api_timeout_in_ms: int = _option(30_000, "longest a request may wait and run; 0: no limit")
@@ -129,6 +137,10 @@ class ServerOptions:
         ):
             if getattr(self, name) < 0:
                 raise StartError(f"--{name} must not be negative, got {getattr(self, name)}")
+        if self.state_events_per_user < 1 or not self.state_ttl_days >= 0:
+            raise StartError(
+                "--state-events-per-user must be at least 1 and --state-ttl-days 0 or more"
+            )
         if self.processes < 1:
             raise StartError(f"--processes must be at least 1, got {self.processes}")
         if self.request_log_prefix and self.model_config_file:

@@ -6,7 +6,9 @@ import asyncio
 import hmac
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import ClientError, web
@@ -20,10 +22,11 @@ from serving.server.json.print import (
     predict_response,
     regress_response,
 )
-from serving.server.json.text import parse_object
+from serving.server.json.text import parse_object, parse_value
 from serving.server.manager import ModelVersionStatus
 from serving.server.metrics import OPEN_METRICS
 from serving.server.servable import DEFAULT_SIGNATURE
+from serving.state import read_events, read_items
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError, from_exception, http_status, invalid
 from serving.wire.proto_json import message_to_dict
@@ -36,6 +39,7 @@ _STATUS = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:/versions/(\d+)|/labels/([^/:]+))?(?:/(metadata))?",
     re.IGNORECASE | re.ASCII,
 )
+_STATE = re.compile(r"/v1/(events|items)", re.IGNORECASE | re.ASCII)
 _HANDLED = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 # Parsing holds the interpreter; above this size it happens on a thread, so others get their turn.
 _LARGE = 128 * 1024
@@ -138,6 +142,12 @@ class RestHandler:
                     api = method.capitalize()
                     with self._inference.counted(spec.name, api, "REST"):
                         return await getattr(self, "_" + method.lower())(spec, body)
+            match = _STATE.fullmatch(path)
+            if match and self._inference.live is None:
+                raise invalid(f"{path}: the server keeps no state; it does with --state")
+            if match:
+                with self._inference.admitted():
+                    return await self._write(match[1].lower(), await self._read(request))
         elif request.method == "GET":
             match = _STATUS.fullmatch(path)
             if match:
@@ -171,12 +181,23 @@ class RestHandler:
         except (ClientError, web.RequestPayloadError, ConnectionError, OSError) as error:
             raise invalid(f"Cannot read the body: {error}") from None
 
-    async def _parse(self, body: bytes) -> dict:
+    async def _write(self, kind: str, body: bytes) -> bytes:
+        document = await self._parse(body, parse_value)
+        read = read_events if kind == "events" else read_items
+        rows = await asyncio.to_thread(read, document) if len(body) > _LARGE else read(document)
+        if kind == "events":
+            written = await self._inference.live.write_events(rows)
+        else:
+            written = await self._inference.write_items(rows)
+        told = {name: value for name, value in asdict(written).items() if value != ()}
+        return json.dumps(told).encode()
+
+    async def _parse(self, body: bytes, parse: Callable[[bytes], Any] = parse_object) -> Any:
         # Before anything is made of it: what two bytes of JSON say is an object of 56.
         self._inference.check_size(body.count(b",") + body.count(b"[") + body.count(b"{"))
         if len(body) <= _LARGE:
-            return parse_object(body)
-        return await asyncio.to_thread(parse_object, body)
+            return parse(body)
+        return await asyncio.to_thread(parse, body)
 
     async def _predict(self, spec, body: bytes) -> bytes:
         document = await self._parse(body)

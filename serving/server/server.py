@@ -99,10 +99,12 @@ class Server:
             self._request_log,
         )
         rest_options = self._rest_options()
+        self._inference.live = self._open_state()
         try:
             self.manager.configure(configs)
         except ServingError as error:
             self.manager.stop()
+            self._close_state()
             raise StartError(error.message) from error
         if self._shared_folder:
             self._shared = Shared(
@@ -131,6 +133,7 @@ class Server:
             self._call(self._drain())
             # No handler is left, so the log is complete.
             self._request_log.close()
+            self._close_state()
             if self._shared is not None:
                 self._shared.close()
 
@@ -197,6 +200,22 @@ class Server:
         return BatchingParameters(
             num_batch_threads=cores, separate_shapes=options.batch_separate_shapes
         )
+
+    def _open_state(self):
+        from serving.server.live import LiveState
+        from serving.state import open_state
+
+        options = self.options
+        if not options.state:
+            return None
+        store = open_state(
+            options.state, options.state_events_per_user, options.state_ttl_days * 86400
+        )
+        return LiveState(store, self.metrics, self._inference.check_size)
+
+    def _close_state(self) -> None:
+        if self._inference.live is not None:
+            self._inference.live.close()
 
     def _rest_options(self):
         from serving.server.metrics import page_path
@@ -324,6 +343,8 @@ class Server:
         )
         tell = self._shared.tell if self._shared is not None else None
         protos.add_model_service(grpc_services.ModelService(self._inference, tell), self._grpc)
+        if self._inference.live is not None:
+            protos.add_live_state(grpc_services.LiveStateService(self._inference), self._grpc)
         if options.enable_grpc_healthcheck_service:
             self._health = grpc_services.Health(self.manager)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

@@ -6,7 +6,8 @@ half a gigabyte. Where TensorFlow is not loaded yet, an empty package with Tenso
 in for it during the imports; afterwards it is taken away, so that a later `import tensorflow`
 works as usual and shares the message classes.
 
-Two messages that TensorFlow Serving reads from text files are in no package; they are built here.
+Two messages that TensorFlow Serving reads from text files are in no package; they are built here,
+and so are those of the one service that is our own, `recsys.LiveState`.
 """
 
 from __future__ import annotations
@@ -79,17 +80,18 @@ add_prediction_service = _modules[
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
-def _define(**messages: list[tuple[Any, ...]]) -> list[type[Any]]:
-    """Classes of messages of the package `tensorflow.serving`.
+def _define(in_package: str, **messages: list[tuple[Any, ...]]) -> list[type[Any]]:
+    """Classes of messages of a package.
 
     Args:
+        in_package: such as `tensorflow.serving`.
         **messages: by name, its fields as (number, name, type): a scalar type's number, or the name
             of a message before it or of a wrapper of google.protobuf; and `True` where it repeats.
     """
     wrappers = descriptor_pb2.FileDescriptorProto()
     wrappers_pb2.DESCRIPTOR.CopyToProto(wrappers)
     file = descriptor_pb2.FileDescriptorProto(
-        name="/".join(messages), package="tensorflow.serving", syntax="proto3"
+        name="/".join(messages), package=in_package, syntax="proto3"
     )
     file.dependency.append(wrappers.name)
     for message, fields in messages.items():
@@ -100,13 +102,13 @@ def _define(**messages: list[tuple[Any, ...]]) -> list[type[Any]]:
             if isinstance(kind, int):
                 field.type = cast(Any, kind)
             else:
-                package = "tensorflow.serving" if kind in messages else "google.protobuf"
+                package = in_package if kind in messages else "google.protobuf"
                 field.type, field.type_name = _Field.TYPE_MESSAGE, f".{package}.{kind}"
     # A pool of its own: a package that comes to carry these messages may define them as well.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(wrappers)
     pool.Add(file)
-    found = [pool.FindMessageTypeByName(f"tensorflow.serving.{message}") for message in messages]
+    found = [pool.FindMessageTypeByName(f"{in_package}.{message}") for message in messages]
     if hasattr(message_factory, "GetMessageClass"):
         return [message_factory.GetMessageClass(descriptor) for descriptor in found]
     factory: Any = message_factory.MessageFactory(pool)  # protobuf 3
@@ -114,10 +116,12 @@ def _define(**messages: list[tuple[Any, ...]]) -> list[type[Any]]:
 
 
 _, MonitoringConfig = _define(
+    "tensorflow.serving",
     PrometheusConfig=[(1, "enable", _Field.TYPE_BOOL), (2, "path", _Field.TYPE_STRING)],
     MonitoringConfig=[(1, "prometheus_config", "PrometheusConfig")],
 )
 (BatchingParameters,) = _define(
+    "tensorflow.serving",
     BatchingParameters=[
         (1, "max_batch_size", "Int64Value"),
         (2, "batch_timeout_micros", "Int64Value"),
@@ -130,3 +134,68 @@ _, MonitoringConfig = _define(
         (9, "max_execution_batch_size", "Int64Value"),
     ],
 )
+
+# Ids are any bytes, which on the wire is what strings are.
+_, EventsRequest, _, _, ItemsRequest, WriteResponse = _define(
+    "recsys",
+    Event=[
+        (1, "user_id", _Field.TYPE_BYTES),
+        (2, "item_id", _Field.TYPE_BYTES),
+        (3, "event_type", _Field.TYPE_STRING),
+        (4, "dwell", _Field.TYPE_DOUBLE),
+        (5, "timestamp", _Field.TYPE_INT64),
+    ],
+    EventsRequest=[(1, "events", "Event", True)],
+    Feature=[
+        (1, "name", _Field.TYPE_STRING),
+        (2, "texts", _Field.TYPE_STRING, True),
+        (3, "numbers", _Field.TYPE_DOUBLE, True),
+    ],
+    Item=[
+        (1, "item_id", _Field.TYPE_BYTES),
+        (2, "features", "Feature", True),
+        (3, "left", _Field.TYPE_BOOL),
+    ],
+    ItemsRequest=[(1, "items", "Item", True)],
+    WriteResponse=[
+        (1, "written", _Field.TYPE_INT64),
+        (2, "expired", _Field.TYPE_INT64),
+        (3, "answered_now", _Field.TYPE_STRING, True),
+        (4, "answered_after_export", _Field.TYPE_STRING, True),
+    ],
+)
+_LIVE_STATE = "recsys.LiveState"
+_LIVE_STATE_METHODS = {"WriteEvents": EventsRequest, "WriteItems": ItemsRequest}
+
+
+class LiveStateStub:
+    """The methods of the service `recsys.LiveState`, for a client.
+
+    Args:
+        channel: of grpc or grpc.aio.
+    """
+
+    def __init__(self, channel: Any):
+        for name, request in _LIVE_STATE_METHODS.items():
+            method = channel.unary_unary(
+                f"/{_LIVE_STATE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=WriteResponse.FromString,
+            )
+            setattr(self, name, method)
+
+
+def add_live_state(servicer: Any, server: Any) -> None:
+    """Adds the service `recsys.LiveState` to a server of grpc or grpc.aio."""
+    import grpc
+
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, name),
+            request_deserializer=request.FromString,
+            response_serializer=WriteResponse.SerializeToString,
+        )
+        for name, request in _LIVE_STATE_METHODS.items()
+    }
+    generic = grpc.method_handlers_generic_handler(_LIVE_STATE, handlers)
+    server.add_generic_rpc_handlers((generic,))

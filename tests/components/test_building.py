@@ -94,6 +94,8 @@ def test_toy_end_to_end(toy_tables, toy_source, tmp_path):
         40,
         60,
     ]
+    times = [line.rsplit("\t")[-1] for line in (toy_source / "toy.inter").read_text().splitlines()]
+    assert report["newest_event"] == max(map(int, times[1:]))
     train = rows_of(tmp_path, "train").to_pylist()
     awkward = next(row for row in train if row["item_id"] == "🎬 item".encode())
     assert (awkward["item_title"], awkward["item_year"], awkward["item_genres"]) == (

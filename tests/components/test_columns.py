@@ -4,11 +4,13 @@ import bz2
 import decimal
 import gzip
 
+import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 
-from components.read import kinds, raw
+from components.read import kinds, raw, readers
 from components.read.layouts import detection, parts
 from models.names.errors import DataError
 from tests.components.test_readers import fails, read, write
@@ -192,6 +194,30 @@ def test_large_compressed_files_are_read_block_by_block(tmp_path):
     found = events(tmp_path, block_bytes=10_000)
     assert [row["row"] for row in found] == list(range(5000))
     assert [row["user_id"] for row in found] == [b"u%d" % n for n in range(5000)]
+
+
+@pytest.mark.parametrize("name", ["events.csv.zst", "events.csv.gz", "events.csv"])
+def test_a_block_does_not_unpack_what_lies_before_it(tmp_path, monkeypatch, name):
+    """By the seventh block a file that is compressed, or of UTF-16, was unpacked seven times."""
+    lines = "".join(f"u{n},i{n},{n + 1}\n" for n in range(5000))
+    text = ("user_id,item_id,timestamp\n" + lines).encode()
+    if name == "events.csv":
+        (tmp_path / name).write_text(text.decode(), "utf-16")
+    else:
+        kind = {".gz": "gzip", ".zst": "zstd"}[(tmp_path / name).suffix]
+        with pa.output_stream(str(tmp_path / name), compression=kind) as stream:
+            stream.write(text)
+    source = next(one for one in detection.plan(str(tmp_path)) if one.table == "events")
+    passed = []
+    monkeypatch.setattr(raw, "skip", lambda stream, size: passed.append(size) or stream.read(size))
+    with beam.Pipeline() as pipeline:
+        read = pipeline | readers.ReadSource(source, 10_000, str(tmp_path / "there"))
+        rows = read | beam.FlatMap(lambda one: one.table.column("row").to_pylist())
+        assert_that(rows, equal_to(list(range(5000))))
+    kept = len(list((tmp_path / "there").rglob("block-*.zst")))
+    assert kept == len(list(raw.blocks(source, 10_000))) - 1 > 5
+    # The first block alone is read where it lies.
+    assert passed == [len("user_id,item_id,timestamp\n")]
 
 
 def test_a_folder_of_parquet_as_spark_writes_it(tmp_path):

@@ -4,11 +4,12 @@ import inspect
 import json
 
 import pytest
-from apache_beam.transforms import core
+from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
+from apache_beam.transforms import core, userstate
 from tfx.dsl.components.base import base_beam_executor, base_executor
 from tfx.types import Channel, standard_artifacts
 
-from components.beam_signatures import remembering
+from components.beam_signatures import remembering, remembering_by_object
 from components.component import BeamComponent, Component
 
 
@@ -95,5 +96,44 @@ def test_beam_asks_for_a_signature_once():
     assert asked[2:] == [Step, Step]
 
 
+def test_beam_asks_an_object_once():
+    """Equal objects are asked apart, and what comes where a dead object lay is asked anew."""
+
+    class Step:
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    asked = []
+
+    def ask(step, *more):
+        asked.append(more)
+        return [step is one, *more]
+
+    remembered = remembering_by_object(ask)
+    one, other = Step(), Step()
+    first = remembered(one, "state")
+    assert first == [True, "state"] and remembered(one, "state") is first
+    assert remembered(other, "state") == [False, "state"]
+    assert remembered(one, "timers") == [True, "timers"]
+    assert asked == [("state",), ("state",), ("timers",)]
+    for _ in range(3):  # an object each, and likely in one place
+        remembered(Step(), "state")
+    assert len(asked) == 6
+    # Nothing refers weakly to a tuple.
+    assert remembered((), "state") == remembered((), "state") and len(asked) == 8
+
+
+def test_views_of_options_share_what_is_set():
+    options = PipelineOptions(["--runner=DirectRunner"])
+    view = options.view_as(TypeOptions)
+    assert view.pipeline_type_check and options.view_as(TypeOptions) is view
+    view.pipeline_type_check = False
+    assert not options.view_as(TypeOptions).pipeline_type_check
+    assert PipelineOptions().view_as(TypeOptions).pipeline_type_check
+
+
 def test_components_have_beam_remember():
-    assert inspect.getmodule(core.get_signature).__name__ == "components.beam_signatures"
+    for remembered in (core.get_signature, userstate.get_dofn_specs, PipelineOptions.view_as):
+        assert inspect.getmodule(remembered).__name__ == "components.beam_signatures"

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -26,8 +27,19 @@ def test_nothing_said_is_this_process_by_name():
         "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
         "--direct_running_mode=in_memory",
         "--direct_num_workers=1",
+        "--sdk_container_image=none",
         "--pickle_library=cloudpickle",
     ]
+
+
+@pytest.mark.parametrize("runner", ["in_process", "processes"])
+def test_tfx_packs_up_nothing_for_workers_of_this_machine(runner, tmp_path, monkeypatch):
+    """TFX asks this function of each component: it writes 49 MB unless an option forbids."""
+    dependencies = pytest.importorskip("tfx.utils.dependency_utils")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told = arguments(Beam(runner=runner))
+    assert dependencies.make_beam_dependency_flags(told) == told
+    assert not list(tmp_path.iterdir())
 
 
 def test_processes_are_one_a_core():

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tfx_bsl.public import tfxio
 
-from components.gate import comparison, evaluation
+from components.gate import batches, comparison, evaluation
 from components.gate.config import GateConfig, required
 from components.gate.row_metrics import Sums
 from components.in_process import in_process_pipeline
@@ -62,6 +62,9 @@ def evaluate(
             | tfma.ExtractEvaluateAndWriteResults(
                 eval_shared_model=shared if baseline else shared[0],
                 eval_config=config,
+                extractors=batches.custom_extractors(
+                    eval_shared_model=shared if baseline else shared[0], eval_config=config
+                ),
                 output_path=str(output),
             )
         )
@@ -210,16 +213,14 @@ def test_what_is_within_the_noise_is_no_lift_and_no_fall():
     The mean is .1; the deviation is sqrt((3 * .1^2 + .3^2) / 3) = .2, the standard error .1. So two
     standard errors are .2: more than the lift, and more than the fall.
     """
-    sums = Sums(names=("lift", "loss"))
-    for lift in (0.0, 0.0, 0.0, 0.4):
-        sums.add([lift, 1.0], [0.0, 1.0 + lift])
-    assert sums.flush().moments("lift") == pytest.approx((0.1, 0.1))
+    lifts = np.array([0.0, 0.0, 0.0, 0.4])
+    ours, theirs = np.stack([lifts, np.ones(4)], 1), np.stack([np.zeros(4), 1.0 + lifts], 1)
+    sums = Sums(names=("lift", "loss")).add(ours, theirs)
+    assert sums.moments("lift") == pytest.approx((0.1, 0.1))
     # What is paired is the difference: a loss of 1 against 1 and 1.4.
     assert sums.moments("loss") == pytest.approx((1.0, 0.0))
     assert sums.moments("loss", paired=True) == pytest.approx((-0.1, 0.1))
-    halves = [Sums(names=("lift", "loss")) for _ in range(2)]
-    for number, lift in enumerate((0.0, 0.0, 0.0, 0.4)):
-        halves[number % 2].add([lift, 1.0], [0.0, 1.0 + lift])
+    halves = [Sums(names=("lift", "loss")).add(ours[n::2], theirs[n::2]) for n in range(2)]
     assert halves[0].merged(halves[1]).moments("lift") == pytest.approx((0.1, 0.1))
     assert required(0.01, 2, 0.1) == required(0.01, 2, sums.moments("lift")[1]) == 0.2
 
@@ -269,10 +270,8 @@ def test_noise_does_not_pass_the_floor():
     """
     random, passed, before = np.random.default_rng(5), 0, 0
     for _ in range(400):
-        sums = Sums(names=("lift",))
-        for lift in random.normal(0, 0.1, size=200):
-            sums.add([lift], None)
-        mean, error = sums.flush().moments("lift")
+        lifts = random.normal(0, 0.1, size=(200, 1))
+        mean, error = Sums(names=("lift",)).add(lifts).moments("lift")
         passed += mean >= required(0.0001, 2.0, error)
         before += mean >= required(0.0001, 0.0, error)
     assert before > 160 and passed <= 20

@@ -1,23 +1,13 @@
 """What is read from and written to buckets, against a local S3 in a process of its own (moto)."""
 
 import gzip
-import importlib.util
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.aws.clients.s3 import boto3_client
 
 from components.read import raw, readers
 from components.read.layouts import detection
@@ -25,57 +15,7 @@ from components.read.tables import fingerprint
 from components.tables import places
 from components.tables.places import Remote, place, upload
 from models.names.errors import ConfigError, DataError
-from tests.conftest import write_toy_source
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """The URI of a bucket, and what the environment has to say for it to be found."""
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("needs moto: make venv")
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    patch = pytest.MonkeyPatch()
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{endpoint}/shop", method="PUT"))
-                break
-            except OSError:
-                time.sleep(0.1)
-        for name, value in {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        places._file_system.cache_clear()
-        # moto brings the boto3 that Beam's own S3 wants, and who uses this project has it not.
-        patch.setattr(boto3_client.Client, "__init__", _refuse)
-        yield "s3://shop"
-    finally:
-        patch.undo()
-        places._file_system.cache_clear()
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _refuse(*_):
-    raise AssertionError("Beam's own S3 is asked, which nobody has")
-
-
-def put(folder: Path, uri: str) -> str:
-    upload(folder, place(uri), last="none")
-    return uri
+from tests.conftest import put, write_toy_source
 
 
 def write_parts(folder: Path) -> Path:

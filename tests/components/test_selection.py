@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
 from components import standalone
 from components.build import checks, selection
@@ -12,6 +13,7 @@ from components.build.splits import TARGET, gather_facts, make_log
 from components.tables import artifacts
 from components.tables.hashing import hash_ids
 from models.names.errors import ConfigError, DataError
+from models.names.label import WEIGHT
 from pipeline import config
 from tests.components.test_splits import parts, table
 
@@ -55,6 +57,15 @@ def test_the_values_that_count_are_kept_and_all_are_counted():
         ("bx", True),
         ("by", False),
     ]
+
+
+def test_an_event_weighs_as_its_value_says():
+    settings = {"column": "event_type", "values": {"purchase": 1, "cart": 0.5}}
+    found, _, _ = selection.positives(typed(), Positives.parse(settings))
+    # a's y was put into the cart; a's x and z and b's x were bought.
+    assert found.column(WEIGHT).to_pylist() == [0.5, 1.0, 1.0, 1.0]
+    alike, _, _ = selection.positives(typed(), Positives.parse({**settings, "values": "cart"}))
+    assert WEIGHT not in alike.column_names
 
 
 def test_repeats_collapse_into_a_target_then_the_heaviest_then_the_first():
@@ -369,8 +380,47 @@ def test_a_run_on_sessions_takes_repeats_unless_it_says_otherwise():
     assert run("split.name=last_days", model="lr") == (True, None)
 
 
-def test_weights_that_no_model_would_heed_are_refused():
+def test_the_rows_of_a_score_run_weigh_as_their_events_do():
     settings = {"positives.column": "event_type", "positives.values": {"buy": 1, "cart": 0.5}}
-    with pytest.raises(ConfigError, match="two_tower does not heed how much.*values: .buy, cart."):
-        config.load(None, settings)
-    assert config.load(None, {**settings, "positives.values": {"buy": 1, "cart": 1}}).positives
+    assert config.load(None, settings).label is None
+    of_rows = {"model": "lr", "label.column": "click", **settings}
+    run = config.load(None, of_rows)
+    assert run.label.weight == WEIGHT
+    again = config.load(None, yaml.safe_load(run.to_yaml()))
+    assert again.label == run.label
+    with pytest.raises(ConfigError, match="label.weight and weights in pos.*one of them; .*'imp'"):
+        config.load(None, {**of_rows, "label.weight": "imp"})
+    alike = config.load(None, {**of_rows, "positives.values": {"buy": 1, "cart": 1}})
+    assert alike.label.weight is None
+
+
+def test_an_event_carries_its_weight_to_the_train_rows(shop, tmp_path):
+    values = {"purchase": 1, "view": 0.25}
+    by_type = {b"purchase": 1.0, b"view": 0.25}
+    chosen_by = {"positives": {"column": "event_type", "values": values}}
+    split = {"name": "leave_one_out", "valid_fraction": 0, "drop_repeats": False}
+    report, rows = build(shop, tmp_path, split, chosen_by)
+    assert report["columns"]["train"][WEIGHT] == "float"
+    assert all(row[WEIGHT] == by_type[row["event_type"]] for row in rows["train"])
+    # A target is a target, whatever it weighs: queries have no weights.
+    assert WEIGHT not in report["columns"]["test"] and WEIGHT not in report["columns"]["users"]
+    used = [
+        (one["value"], one["events"], one["weight"])
+        for one in report["selection"]["positives"]["types"]
+    ]
+    assert used == [("view", 225, 0.25), ("purchase", 45, 1.0)]
+    report, rows = build(shop, tmp_path / "lists", split, chosen_by, kind="sequence")
+    for row in rows["train"]:
+        assert row[WEIGHT] == [by_type[one] for one in row["event_type"]]
+    # Nobody asks for weights: a column of that name is the log's own, and no weight.
+    own = tmp_path / "own"
+    own.mkdir()
+    lines = ["user_id,item_id,timestamp,example_weight,event_type"]
+    lines += [f"u{row % 3},i{row},{row},7,{'ab'[row % 2]}" for row in range(12)]
+    (own / "events.csv").write_text("\n".join(lines) + "\n")
+    standalone.read_tables(str(own), output=str(own / "tables"))
+    report, _ = build(own / "tables", tmp_path / "own-built", split, None)
+    assert WEIGHT not in report["columns"]["train"]
+    asked = {"positives": {"column": "event_type", "values": {"a": 2, "b": 1}}}
+    with pytest.raises(DataError, match="positives.values: .* column 'example_weight' of its own"):
+        build(own / "tables", tmp_path / "clash", split, asked)

@@ -3,6 +3,8 @@
 A model's own test subclasses `RetrieveContract` and names itself.
 """
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Hashable, Mapping
 from types import SimpleNamespace
@@ -15,7 +17,8 @@ from models.contract.query import Query
 from models.contract.retrieve_task import Evaluation
 from models.contract.retriever import Retriever
 from models.names import registry
-from models.names.hyper_parameters import Epochs
+from models.names.hyper_parameters import Epochs, Gradient
+from models.names.label import WEIGHT
 from models.training import warm_start
 from models.training.loop import TrainingLoop
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
@@ -65,6 +68,15 @@ def train(model_name, data, hyper_parameters, seed=3):
         )
     )
     return model
+
+
+def with_weights(data, weight):
+    """The same data where the train events weigh so much: [E] float32."""
+    heavy = copy.copy(data)
+    heavy._raw_spec = {**data._raw_spec, WEIGHT: None}
+    heavy.events = dataclasses.replace(data.events, weight=weight)
+    vars(heavy).pop("item_weights", None)
+    return heavy
 
 
 def assert_takes_every_weight(trained, folder):
@@ -126,6 +138,35 @@ class RetrieveContract:
             user_id=tf.constant(users), history=strings(histories), exclude=strings(exclude), k=ks
         )
         return {name: value.numpy() for name, value in answer.items()}
+
+    def learner(self, trained, data):
+        """What learns of the events: the model, unless a part of it does."""
+        return trained.model
+
+    def test_what_events_weigh_has_an_effect(self, trained):
+        """On the loss of a batch; on the scores of a model that takes no gradient steps."""
+        model, settings = trained.model, trained.model.hyper_parameters
+        if not model.weighs_rows:
+            pytest.skip(f"{self.name} refuses weights")
+        weight = 1 + np.arange(len(trained.data.events)) % 5
+        data = with_weights(trained.data, weight.astype(np.float32))
+        if isinstance(settings, Gradient):
+            learner = self.learner(trained, data)
+            batch = next(iter(learner.batches(data, 0, 0).dataset))
+            alike = {**batch, WEIGHT: tf.ones_like(batch[WEIGHT])}
+            unsaid = {name: column for name, column in batch.items() if name != WEIGHT}
+            weighed, equal, plain = (
+                float(learner.compute_loss(each)) for each in (batch, alike, unsaid)
+            )
+            np.testing.assert_allclose(equal, plain, rtol=1e-5)
+            assert abs(weighed - plain) > 1e-4 * abs(plain)
+            return
+        again = type(model)(settings, data)
+        again.learn(TrainingLoop(settings, data, seed=3))
+        history = tf.ragged.constant([[2, 3], [4, 9]], dtype=tf.int64)
+        query = Query(tf.constant([2, 3], tf.int64), tf.constant([True, True]), history)
+        before, after = (each.score_items(query, each.catalogue()) for each in (model, again))
+        assert np.abs(after - before).max() > 1e-4
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured

@@ -52,10 +52,10 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: str | Path, name: str) -> Iterator[Served]:
-    """Serves the exported version `folder` as the model `name`."""
+def served(folder: str | Path, name: str, **options) -> Iterator[Served]:
+    """Serves the exported version `folder` as the model `name`, with options of `ServerOptions`."""
     base_path = str(Path(folder).parent)
-    server = Server(model_name=name, model_base_path=base_path, port=0, rest_api_port=0)
+    server = Server(model_name=name, model_base_path=base_path, port=0, rest_api_port=0, **options)
     server.start()
     try:
         ports = {"rest": server.rest_port, "grpc": server.grpc_port}

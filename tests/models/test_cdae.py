@@ -9,6 +9,7 @@ import tensorflow as tf
 from models.autoencoder import cdae
 from models.contract.query import Query
 from models.names import registry
+from models.names.label import WEIGHT
 from tests.models.contract import RetrieveContract
 
 TOY = {"epochs": 40, "patience": 10, "batch_size": 8, "hidden": 16, "corruption": 0.2}
@@ -49,10 +50,15 @@ def one_batch(model, data):
     return next(model.batches(data, 0, 0).dataset.as_numpy_iterator())
 
 
+def with_weights(batch):
+    """An item of a profile weighs by its index."""
+    return {**batch, WEIGHT: (batch["items"] % 4 / 2).astype(np.float32)}
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=["M1", "M2", "M3", "M4"])
 def test_loss_by_hand(data, variant):
     model = make(data, l2=0.3, **variant)
-    batch = one_batch(model, data)
+    batch = with_weights(one_batch(model, data))
     model.compute_loss(batch)  # builds
     model.bias.assign(np.linspace(-0.5, 0.5, 16))
     inputs, outputs = model.item_inputs.embeddings.numpy(), model.item_outputs.embeddings.numpy()
@@ -66,10 +72,11 @@ def test_loss_by_hand(data, variant):
         code = code if variant["mapping"] == "identity" else 1 / (1 + np.exp(-code))
         penalty = (nodes[user] ** 2).sum() + (bias**2).sum()
         penalty += (inputs[items[weights > 0]] ** 2).sum()
-        for item, wanted in [*((i, 1) for i in items), *((i, 0) for i in negatives)]:
+        listed = [(i, 1, i % 4 / 2) for i in items] + [(i, 0, 1) for i in negatives]
+        for item, wanted, weight in listed:
             if item:
                 score = outputs[item] @ code + 0.1
-                total += (
+                total += weight * (
                     (wanted - score) ** 2
                     if variant["loss"] == "square"
                     else np.log1p(np.exp(-score if wanted else score))
@@ -81,7 +88,7 @@ def test_loss_by_hand(data, variant):
 
 def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data, monkeypatch):
     model = make(data, l2=0.3)
-    batch = one_batch(model, data)
+    batch = with_weights(one_batch(model, data))
     model.compute_loss(batch)  # builds
     model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
     found = []

@@ -47,9 +47,7 @@ def test_no_settings_import_tensorflow():
 def test_what_a_model_needs_is_of_the_list(name):
     entry = registry.get(name)
     assert {*entry.needs} <= {*registry.NEEDS}
-    if entry.task == "score":
-        weighs = registry.load(name).Model.weighs_rows
-        assert weighs == ("equal_rows" not in entry.needs)
+    assert registry.load(name).Model.weighs_rows == ("equal_rows" not in entry.needs)
 
 
 def test_settings_that_name_columns_say_so():

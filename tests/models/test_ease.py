@@ -33,6 +33,13 @@ def test_two_items_by_hand():
     )
 
 
+def test_two_items_and_a_heavy_event_by_hand():
+    # X = [[2, 1], [1, 0]]: X'X = [[5, 2], [2, 1]]; with lambda 1: [[6, 2], [2, 2]], P = 1/8 [[2,
+    # -2], [-2, 6]]: B_01 = (2/8) / (6/8) = 1/3, B_10 = (2/8) / (2/8) = 1.
+    together = count_together(scipy.sparse.csr_matrix([[2.0, 1.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(solve(together, 1.0), [[0, 1 / 3], [1, 0]])
+
+
 def test_columns_are_ridge_regressions_on_the_other_items():
     """B_.j minimises |X_j - X b|^2 + lambda |b|^2 under b_j = 0.
 

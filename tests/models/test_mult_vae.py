@@ -77,6 +77,10 @@ def test_likelihood_by_hand():
     logits = tf.math.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])
     loss = negative_log_likelihood(logits, tf.constant([[2, 4], [3, 0]], tf.int64))
     np.testing.assert_allclose(loss, (np.log(8) + np.log(8 / 5) + np.log(4)) / 2, rtol=1e-6)
+    # Item 0 of the first user weighs 2, item 2 a half; padding nothing, whatever is said of it.
+    weights = tf.constant([[2.0, 0.5], [1.0, 9.0]])
+    loss = negative_log_likelihood(logits, tf.constant([[2, 4], [3, 0]], tf.int64), weights)
+    np.testing.assert_allclose(loss, (2 * np.log(8) + np.log(8 / 5) / 2 + np.log(4)) / 2, rtol=1e-6)
 
 
 def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):

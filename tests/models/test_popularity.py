@@ -17,7 +17,9 @@ from tests.models.contract import RetrieveContract, strings, train
 
 # Items 2, 3, 3 and 4; 1, 2, 2 and 0 days before the last event.
 EVENTS = SimpleNamespace(
-    item=np.array([2, 3, 3, 4]), timestamp=1_000_000 - 86_400 * np.array([1, 2, 2, 0])
+    item=np.array([2, 3, 3, 4]),
+    timestamp=1_000_000 - 86_400 * np.array([1, 2, 2, 0]),
+    weights=np.ones(4),
 )
 
 
@@ -40,6 +42,13 @@ def test_an_event_weighs_half_after_a_half_life():
     # Ages of one, two, two and no half-lives: 1/2, 1/4 + 1/4, 1.
     np.testing.assert_allclose(recent_counts(EVENTS, 4, None, 1.0), [0.5, 0.5, 1, 0])
     np.testing.assert_allclose(recent_counts(EVENTS, 4, 1.5, 1.0), [0.5, 0, 1, 0])
+
+
+def test_what_an_event_weighs_counts_beside_its_age():
+    # Weights 1, 2, 1 and 3; ages of one, two, two and no half-lives: 1/2, 2/4 + 1/4, 3.
+    heavy = SimpleNamespace(**{**vars(EVENTS), "weights": np.array([1.0, 2.0, 1.0, 3.0])})
+    np.testing.assert_allclose(recent_counts(heavy, 4, None, 1.0), [0.5, 0.75, 3, 0])
+    np.testing.assert_allclose(recent_counts(heavy, 4, 1.0, None), [1, 0, 3, 0])
 
 
 def test_recency_wants_times():

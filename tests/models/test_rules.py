@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from models.contract.requests import signature
-from models.contract.rules import Asked, Rulebook, read_rules, rules_signature
+from models.contract.rules import Asked, Rulebook, Rules, rules_signature
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
 
@@ -59,9 +59,7 @@ class Asking:
             lists = (
                 tf.RaggedTensor.from_tensor(each, padding=0) for each in (history, seen, excluded)
             )
-            return self.book.answer(
-                Asked(scores, *lists), read_rules(rules), lambda scores: scores, k
-            )
+            return self.book.answer(Asked(scores, *lists), Rules(**rules), lambda scores: scores, k)
 
         lists = {
             name: tf.TensorSpec([None, None], tf.int64, name=name)

@@ -27,8 +27,8 @@ def data(values, events):
             features={"user_country": np.array([0, 0, *values])}, index_count=2 + len(values)
         ),
         items=range(4),
-        item_counts=np.bincount(item[item >= 2] - 2, minlength=4),
-        events=SimpleNamespace(user=user, item=item),
+        item_weights=np.bincount(item[item >= 2] - 2, minlength=4),
+        events=SimpleNamespace(user=user, item=item, weights=np.ones(len(item))),
     )
 
 
@@ -50,6 +50,14 @@ def test_each_segment_counts_its_own_events():
         3,
     ]  # equal counts in the order of popularity overall
     assert all(len(set(row)) == 4 and row.max() == 1.0 and row.min() > 0 for row in scores)
+
+
+def test_a_segment_counts_by_what_events_weigh():
+    # Country 2 has items 2, 3 and 3; its event of item 2 weighs as much as three.
+    heavy = data([2, 2], [(2, 2), (2, 3), (3, 3)])
+    assert segments.popularity(heavy, None)[1][1].argmax() == 1
+    heavy.events.weights = np.array([3.0, 1.0, 1.0])
+    assert segments.popularity(heavy, None)[1][1].argmax() == 0
 
 
 def test_segments_can_be_switched_off_or_named():

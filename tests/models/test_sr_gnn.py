@@ -170,10 +170,11 @@ def test_the_loss_is_the_cross_entropy_of_tensorflow_and_so_are_its_gradients():
         # Every row of `table` has a gradient of the softmax; 2, 5 and 0 have one of the look-up
         # besides, 2 twice.
         looked_up, whole = softmax.rows_and_table(table, rows)
-        ours = 3.0 * softmax.cross_entropy(vectors * looked_up, whole, target)
+        weight = tf.constant([2.0, 1.0, 0.5, 1.0])
+        ours = 3.0 * softmax.cross_entropy(vectors * looked_up, whole, target, weight)
         scores = tf.matmul(vectors * tf.gather(table, rows), table[2:], transpose_b=True)
         theirs = 3.0 * tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(target - 2, scores)
+            weight * tf.nn.sparse_softmax_cross_entropy_with_logits(target - 2, scores)
         )
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     for source in (vectors, table):
@@ -185,7 +186,7 @@ def test_the_loss_of_a_target_whose_probability_underflows():
     # Scores 0 and 200: the loss is 200, though exp(-200) is 0 in float32.
     table = tf.constant([[0.0], [0.0], [0.0], [200.0]])
     np.testing.assert_allclose(
-        softmax.cross_entropy(tf.ones([1, 1]), table, tf.constant([2], tf.int64)), 200
+        softmax.cross_entropy(tf.ones([1, 1]), table, tf.constant([2], tf.int64), tf.ones(1)), 200
     )
 
 

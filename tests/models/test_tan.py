@@ -138,8 +138,8 @@ def test_without_augmentation_a_session_is_one_example_with_its_last_event_as_ta
 
 
 def test_last_events_by_hand():
-    items, starts = sessions.last_events(np.arange(10, 17), np.array([0, 4, 5, 7]), 2)
-    assert items.tolist() == [12, 13, 14, 15, 16] and starts.tolist() == [0, 2, 3, 5]
+    kept, starts = sessions.last_events(np.array([0, 4, 5, 7]), 2)
+    assert kept.tolist() == [2, 3, 4, 5, 6] and starts.tolist() == [0, 2, 3, 5]
 
 
 def test_click_dropout_leaves_out_whole_clicks_and_no_target(monkeypatch):

@@ -56,6 +56,8 @@ def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
     trainer.run_fn(arguments(toy, tmp_path, checkpoint_dir=str(tmp_path / "checkpoints")))
     log = json.loads((tmp_path / "run" / "training.json").read_text())
     assert log["model"] == "neumf" and len(log["epochs"]) == 3 and log["parameters"] > 1000
+    # The ninth event of user 6, held out for the test: `toy.write_log`'s newest.
+    assert log["history_until"] == 1_000_000 + 100 * 8 + 6
     assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
     assert {"recommend", "evaluate", "serving_default"} <= set(
         tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures

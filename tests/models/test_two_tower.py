@@ -29,6 +29,33 @@ class TestTwoTower(RetrieveContract):
     name = "two_tower"
     hyper_parameters = TOY
 
+    def test_an_item_is_embedded_by_its_features_alone(self, trained):
+        """As one of the table whose id is forgotten; what train has not seen changes nothing."""
+        model, index = trained.model, tf.constant([2, 30], tf.int64)
+        forgotten = model._items(index, tf.constant([True, True]))
+        expected = model._item_tower(forgotten).numpy()
+        number = [int(trained.data.items.ids[place - 2].split()[1]) for place in (2, 30)]
+        # What `toy.write_log` says of the items with these numbers.
+        told = {
+            "item_title": [f"The {'red blue green grey'.split()[n // 15]} one" for n in number],
+            "item_year": [float(1980 + n % 20) for n in number],
+            "item_genres": [["Drama", "Comedy"]] * 2,
+        }
+        call = trained.signatures["embed_items"]
+        specs = call.structured_input_signature[1]
+
+        def ask(told):
+            answer = call(**{n: tf.constant(told[n], specs[n].dtype) for n in specs})
+            return answer["embedding"].numpy(), answer["known"].numpy().tolist()
+
+        vectors, known = ask(told)
+        assert known == [True, True]
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+        more = {**told, "item_genres": [["Drama", "Comedy", "unheard of"]] * 2}
+        np.testing.assert_allclose(ask(more)[0], expected, atol=1e-6)
+        nothing = {"item_title": ["quite unheard of", ""], "item_genres": [["unheard of"], [""]]}
+        assert ask({**told, **nothing, "item_year": [np.nan] * 2})[1] == [False, False]
+
 
 def test_features_alone_give_the_vector_of_an_item_whose_id_is_unknown(toy_data):
     """What `similar_features` searches by; the items' table says the same of the item."""

@@ -19,10 +19,12 @@ class TestVSKNN(RetrieveContract):
     hyper_parameters = {"neighbours": 20}
 
 
-def scores(sessions, history, count=5, **parameters):
+def scores(sessions, history, count=5, weight=None, **parameters):
     """[count] scores of a model that knows these sessions and nothing else."""
     starts = np.r_[0, np.cumsum([len(session) for session in sessions])]
-    log = SimpleNamespace(sequences=lambda: (np.concatenate(sessions), starts))
+    log = SimpleNamespace(
+        sequences=lambda: (np.concatenate(sessions), starts), sequence_weight=weight
+    )
     data = SimpleNamespace(items=range(count), events=log)
     model = VSKNN(VSKNN.HyperParameters(**parameters), data)
     query = Query(None, None, tf.ragged.constant([history], dtype=tf.int64))
@@ -39,6 +41,15 @@ def test_scores_by_hand():
     )
     np.testing.assert_allclose(
         scores(SESSIONS, [2, 3], weighting="same"), [1.5, 1.5, 0.5, 0.5, 0.0]
+    )
+
+
+def test_what_events_weigh_by_hand():
+    # As above, but the events of {3, 4} weigh 1/2 and 2: its similarity is 1 x 1/2 / 2 = .25, and
+    # it gives item 3 .25 x 1/2 and item 4 .25 x 2. Of item 2 in the first the heavier counts.
+    weight = np.array([1.0, 1.0, 0.5, 0.5, 2.0, 1.0, 1.0, 1.0], np.float32)
+    np.testing.assert_allclose(
+        scores(SESSIONS, [2, 3], weight=weight), [1.0, 0.875, 0.5, 0.25, 0.0]
     )
 
 

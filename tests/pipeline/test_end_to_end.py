@@ -5,6 +5,7 @@ It is interrupted, killed, finished, cached; and a worse model is not blessed.
 
 import json
 import re
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from components.gate import ledger
+from components.tables.places import place
 from models.training import warm_up
 from pipeline import cli, lineage
 from serving.client.client import Client
@@ -143,6 +146,30 @@ def test_a_worse_model_is_not_blessed_and_nothing_is_pushed(toy_run):
     assert record.verdict["baseline"]["overall"]["ndcg_10"] == pytest.approx(
         blessed.verdict["metrics"]["overall"]["ndcg_10"], abs=1e-6
     )
+
+
+@pytest.mark.thorough
+def test_a_run_pushes_to_a_bucket_and_the_next_is_compared_with_what_lies_there(
+    toy_run, bucket, tmp_path
+):
+    """The first finds no model in the bucket, though the folder of runs has one."""
+    pushes, output = f"{bucket}/models", shutil.copytree(toy_run.copy, tmp_path / "runs")
+    arguments = [*toy_run.arguments, "--output", output, "--set", f"push={pushes}"]
+    first = recsys_here(*arguments)
+    assert first.exit_code == 0, first.output
+    record = lineage.load_run(output)
+    assert record.steps["Trainer"].state == "cached" and "baseline" not in record.verdict
+    (serving,) = place(pushes).iterdir()
+    (entry,) = ledger.entries(str(serving))
+    assert record.pushed_path == str(serving / str(entry.version))
+    assert (serving / str(entry.version) / "saved_model.pb").is_file()
+    worse = recsys_here(*arguments, "--set", "epochs=1", "--set", "learning_rate=1e-9")
+    assert worse.exit_code == 1 and "worse than the last blessed model's" in worse.stderr
+    # What was measured of the first is what the second is told of the model in the bucket.
+    assert lineage.load_run(output).verdict["baseline"]["overall"]["ndcg_10"] == (
+        pytest.approx(record.verdict["metrics"]["overall"]["ndcg_10"], abs=1e-6)
+    )
+    assert list(ledger.entries(str(serving))) == [entry]
 
 
 def test_two_runs_are_compared_by_user(toy_run):

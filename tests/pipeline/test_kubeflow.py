@@ -14,11 +14,21 @@ from pathlib import Path
 
 import pytest
 
+from components.tables.places import place
 from models.names.errors import ConfigError
-from pipeline import kubeflow
+from pipeline import kubeflow, kubeflow_entry
 from pipeline.cluster import ClusterConfig
 from pipeline.config import DataConfig, RunConfig
-from tests.pipeline.kubeflow_steps import COMMAND, IMAGE_ROOT, Steps, read, run_here, run_process
+from tests.conftest import put
+from tests.pipeline.kubeflow_steps import (
+    COMMAND,
+    IMAGE_ROOT,
+    Steps,
+    read,
+    require_accepted,
+    run_here,
+    run_process,
+)
 
 # Of the model, the folder and its path, and the split.
 NAME = "two-tower-events-[0-9a-f]{8}-leave-one-out"
@@ -254,6 +264,30 @@ def test_a_volume_is_for_the_pushes_and_not_the_root_of_artifacts(tmp_path):
     assert re.fullmatch(f"/mnt/models/serving/{NAME}", pushed["runtimeValue"]["constant"])
 
 
+def test_data_and_pushes_lie_in_buckets_of_their_own(tmp_path):
+    """Neither is on a volume, of which there is one all the same."""
+    needs_kfp()
+    target = tmp_path / "pipeline.yaml"
+    values = {"push": "s3://shop/models/", "cluster": ClusterConfig(volumes={"/mnt/runs": "runs"})}
+    asked = config(source="gs://shop/events/", output="/mnt/runs", **values)
+    assert "pushed to s3://shop/models/two-tower-" in kubeflow.compile_pipeline(asked, str(target))
+    documents = read(target)
+    require_accepted(documents)
+    root = documents[0]["root"]
+    assert root["inputDefinitions"]["parameters"]["data"]["defaultValue"] == "gs://shop/events"
+    for task, key in (("Pusher", "destination"), ("LastBlessed", "destination")):
+        given = root["dag"]["tasks"][task]["inputs"]["parameters"][key]["runtimeValue"]["constant"]
+        assert re.fullmatch(f"s3://shop/models/{NAME}", given)
+    # The launcher's folder for a bucket is for artifacts: a parameter stays the URI that it is.
+    given = Steps(documents, tmp_path, parameters={"data": "s3://shop/today"})
+    invocation = given.executor_input("TableReader")
+    invocation["outputs"]["outputFile"] = "/tmp/output.json"
+    taken = kubeflow_entry.taken_in(invocation, {}, kubeflow_entry.mounts(invocation))
+    assert taken["inputs"]["parameterValues"]["source"] == "s3://shop/today"
+    (events,) = taken["outputs"]["artifacts"]["events"]["artifacts"]
+    assert events["uri"].startswith("/minio/")
+
+
 def test_parameters_of_a_run_reach_the_steps_that_take_them(steps, tmp_path):
     opened = steps.spec.root.input_definitions.parameters
     assert {name: one.default_value.WhichOneof("kind") for name, one in opened.items()} == {
@@ -382,15 +416,21 @@ TRAINED = ("LastBlessed", "Trainer", "Evaluator", "Canary", "Pusher")
 
 
 @pytest.mark.end_to_end
-def test_the_whole_of_it_runs_as_kubeflow_pipelines_would(toy_source, tmp_path, monkeypatch):
-    """Read to push; then one that starts warm, is compared with the first and is not blessed."""
+def test_the_whole_of_it_runs_as_kubeflow_pipelines_would(
+    toy_source, bucket, tmp_path, monkeypatch
+):
+    """Read to push; then one that starts warm, is compared with the first and is not blessed.
+
+    The data and the pushed models lie in a bucket, which no step has as a folder.
+    """
     needs_kfp()
     monkeypatch.chdir(IMAGE_ROOT)
-    models = tmp_path / "volume"
+    source, models = put(toy_source, f"{bucket}/toy"), f"{bucket}/models"
 
     def documents(**values):
         target = tmp_path / "pipeline.yaml"
-        kubeflow.compile_pipeline(config(toy_source, models, **{**CHEAP, **values}), str(target))
+        asked = config(source, "/mnt/runs", push=models, **{**CHEAP, **values})
+        kubeflow.compile_pipeline(asked, str(target))
         return read(target)
 
     first = Steps(documents(), tmp_path, run_here)
@@ -407,7 +447,7 @@ def test_the_whole_of_it_runs_as_kubeflow_pipelines_would(toy_source, tmp_path, 
     # A path in the metadata is what the consumer would look for in the store.
     assert blessing["current_model"].startswith("minio://mlpipeline/")
     assert found["Pusher"]["pushed_model"]["pushed"] == 1
-    (serving,) = (models / "serving").iterdir()
+    (serving,) = place(models).iterdir()
     (version,) = serving.glob("[0-9]*")
 
     # The Trainer and what follows it, submitted with other settings, against a floor that nothing
@@ -521,9 +561,29 @@ def test_an_environment_without_kfp_is_told_what_to_install(tmp_path, monkeypatc
             "p.json",
             "data.source: required for a cluster: .* received 'movielens-100k'",
         ),
-        ({"source": "gs://bucket/events"}, "p.json", "data.source: required for a cluster"),
+        (
+            {"source": "events"},
+            "p.json",
+            "data.source: required for a cluster: a URI such as s3://",
+        ),
+        (
+            {"source": "minio://b/x"},
+            "p.json",
+            "data.source: required: .*s3://.*received minio://b/x",
+        ),
+        (
+            {"output": "hdfs://host/runs"},
+            "p.yaml",
+            "output: .*artifacts in, s3:// or gs://, or the",
+        ),
+        ({"push": "models"}, "p.yaml", "push: required for a cluster: a URI .* received 'models'"),
+        ({"push": "ftp://host/x"}, "p.yaml", "push: required: .*received ftp://host/x"),
         ({"output": "runs"}, "p.json", "output: required for a cluster: a URI .* received 'runs'"),
-        ({"output": "minio://b/runs"}, "p.yaml", "output: required for a cluster: a URI"),
+        (
+            {"output": "minio://b/runs"},
+            "p.yaml",
+            "output: required: a path, or a URI such as s3://",
+        ),
         ({"name": "???"}, "p.json", "name: required for a cluster: letters"),
         ({}, "p.txt", "--to requires a name that ends in .json, .yaml or .yml; received"),
     ],

@@ -114,6 +114,11 @@ def test_nothing_heavy_is_imported_for_a_bundle_that_cannot_be(tmp_path):
         ("popularity", {"filters__min_session_events": 2}, "required by filters.min_session"),
         ("popularity", {"positives__column": "kind", "positives__values": ["x"]}, "'kind'"),
         ("popularity", {"positives__column": "click", "positives__values": ["2"]}, "no '2'"),
+        (
+            "item2vec",
+            {"positives__column": "click", "positives__values": {"1": 1, "0": 0.5}},
+            "item2vec needs rows that weigh the same: .*; received: positives.values: .*0.5",
+        ),
         ("popularity", {"gate__slices": ["activty"]}, "did you mean 'activity'"),
         ("two_tower", {"features__context": ["click"]}, "two_tower reads no context"),
         ("youtube_candidates", {"features__context": ["device"]}, "required by features.context"),

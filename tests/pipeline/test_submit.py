@@ -193,7 +193,7 @@ def test_another_file_is_another_version_and_the_same_is_uploaded_once(server, f
 
 def test_the_command_sets_parameters_and_the_experiment(server, file):
     arguments = ["submit", str(file), "--endpoint", server.address, "--experiment", "nightly"]
-    arguments += ["--data", "/mnt/data/today", "--seed", "3", "--warm-start", "--set", "epochs=2"]
+    arguments += ["--data", "s3://shop/today/", "--seed", "3", "--warm-start", "--set", "epochs=2"]
     for _ in range(2):
         done = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
         assert done.exit_code == 0, done.output
@@ -201,7 +201,7 @@ def test_the_command_sets_parameters_and_the_experiment(server, file):
     run = server.state["runs"][1]
     assert run["experiment_id"] == "e-1" and len(server.state["experiments"]) == 1
     assert run["runtime_config"]["parameters"] == {
-        "data": "/mnt/data/today",
+        "data": "s3://shop/today",
         "seed": 3,
         "warm_start": True,
         "hyper_parameters": {"epochs": 2},
@@ -216,6 +216,10 @@ def test_the_command_sets_parameters_and_the_experiment(server, file):
         (
             {"hyper_parameters": {"epoch": 2}},
             "bpr_mf has no hyper-parameter 'epoch'; did you mean 'epochs'",
+        ),
+        (
+            {"data": "movielens-100k"},
+            "data: required for a cluster: a URI .*'movielens-100k'. A data set by name is fetched",
         ),
     ],
 )

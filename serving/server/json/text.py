@@ -34,10 +34,7 @@ _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def parse_object(body: bytes) -> dict:
-    """Parses the body of a request, which must be a JSON object.
-
-    Bytes after the first complete value are ignored. Bytes that are not UTF-8 are kept, as
-    surrogate escapes, and come out again as the bytes they were.
+    """Parses the body of a request, which must be a JSON object; see `parse_value`.
 
     Args:
         body: the request's body.
@@ -48,14 +45,25 @@ def parse_object(body: bytes) -> dict:
     Raises:
         ServingError: INVALID_ARGUMENT, worded as RapidJSON and TensorFlow Serving word it.
     """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    document = _parse_fast(body)
-    if document is None:
-        document = _parse_slow(body)
+    document = parse_value(body)
     if not isinstance(document, dict):
         raise format_error(document, "Is not object")
     return document
+
+
+def parse_value(body: bytes) -> object:
+    """Parses the body of a request, any JSON value.
+
+    Bytes after the first complete value are ignored. Bytes that are not UTF-8 are kept, as
+    surrogate escapes, and come out again as the bytes they were.
+
+    Raises:
+        ServingError: as `parse_object`.
+    """
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    document = _parse_fast(body)
+    return _parse_slow(body) if document is None else document
 
 
 def _parse_fast(body: bytes) -> object:

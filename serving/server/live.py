@@ -1,0 +1,162 @@
+"""The live state of a server: writes what clients tell, and fills requests with what is known."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from serving.server.metrics import Metrics
+from serving.server.newcomers import Newcomers, Outputs, Run
+from serving.server.servable import Servable
+from serving.server.training_log import Notes, read_notes
+from serving.state import Event, Item, Live, Store
+from serving.state.reader import Reader
+from serving.state.requests import BESIDE, IDS, fill, is_filled
+from serving.state.store import Written
+from serving.wire.errors import ServingError
+from serving.wire.tensors import DTYPES, STRING
+
+_READERS = 4
+_EVENTS = "recommend_events"
+
+
+class LiveState:
+    """A store, as the requests of a server use it.
+
+    Args:
+        store: what is known; closed by `close`.
+        metrics: the counters.
+        check_size: raises where a request has too many values.
+    """
+
+    def __init__(self, store: Store, metrics: Metrics, check_size: Callable[[int], None]):
+        self._store, self._reader = store, Reader(store)
+        self._count = metrics.state_count
+        self._check_size = check_size
+        self._readers = ThreadPoolExecutor(_READERS, "state-read")
+        self._newcomers = Newcomers()
+        self._notes: weakref.WeakKeyDictionary[Servable, Notes] = weakref.WeakKeyDictionary()
+        self._entered: tuple[int, dict[bytes, Item]] = (0, {})
+
+    def close(self) -> None:
+        """Writes what waits, and closes the store."""
+        self._readers.shutdown()
+        self._store.close()
+
+    async def write_events(self, events: Sequence[Event]) -> Written:
+        """Writes events; returns when they are durable.
+
+        Raises:
+            ServingError: UNAVAILABLE: they could not be written, or too many wait.
+        """
+        return await self._write("write_events", events=events)
+
+    async def write_items(self, items: Sequence[Item]) -> Written:
+        """Writes changes of the catalogue; see `write_events`."""
+        return await self._write("write_items", items=items)
+
+    async def _write(self, operation: str, **rows) -> Written:
+        try:
+            written = await asyncio.wrap_future(self._store.submit(**rows))
+        except ServingError as error:
+            self._count.add(operation, error.code.name)
+            raise
+        self._count.add(operation, "OK")
+        return written
+
+    async def add_newcomers(
+        self, servable: Servable, inputs: dict[str, np.ndarray], outputs: Outputs, run: Run
+    ) -> Outputs:
+        """An answer with the items that entered among them; see `serving.server.newcomers`."""
+        seen = self._notes_of(servable).filters_seen
+        return await self._newcomers.add(servable, inputs, outputs, self._entered, seen, run)
+
+    def _notes_of(self, servable: Servable) -> Notes:
+        if servable not in self._notes:
+            self._notes[servable] = read_notes(servable.path)
+        return self._notes[servable]
+
+    def _look_up(self, users: list[bytes]) -> Live:
+        live, read = self._reader.look_up(users)
+        if read and live.changes != self._entered[0]:
+            try:
+                self._entered = live.changes, self._store.items()
+            except ServingError:
+                read = False
+        self._count.add("look_up", "OK" if read else "UNAVAILABLE")
+        return live
+
+    async def fill(
+        self, servable: Servable, signature: str, inputs: dict[str, np.ndarray]
+    ) -> tuple[str, dict[str, np.ndarray]]:
+        """A request with what is known of its users, see `serving.state.requests.fill`.
+
+        A request of ids alone is asked as one of events where the model has that: it is the same
+        but for what stands beside the items, which the state knows and the client did not tell.
+        Events that the model's stored histories hold already (`history_until` of its training log)
+        are left out.
+
+        Args:
+            servable: a version of a model.
+            signature: the one that is asked.
+            inputs: arrays by input name, as they came.
+
+        Returns:
+            The signature to ask and its inputs.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT: there are more values in it now than may be.
+        """
+        if not _is_of_users(inputs):
+            return signature, inputs
+        loop, users = asyncio.get_running_loop(), inputs["user_id"].tolist()
+        live = await loop.run_in_executor(self._readers, self._look_up, users)
+        live, signatures = live.after(self._notes_of(servable).history_until), servable.signatures
+        asked, whole = signature, inputs
+        if any(live.histories) and set(inputs) == IDS and _EVENTS in signatures:
+            asked, whole = _EVENTS, {**_nothing_beside(signatures[_EVENTS], inputs), **inputs}
+        taken = {
+            name: whole[name].tolist() for name in ("history", "exclude", *BESIDE) if name in whole
+        }
+        filled = fill(taken, live)
+        if not filled:
+            return signature, inputs
+        new = {name: np.array(rows, whole[name].dtype) for name, rows in filled.items()}
+        whole = {**whole, **new}
+        self._check_size(sum(array.size for array in whole.values()))
+        return asked, whole
+
+
+def _is_of_users(inputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether a request is of users and their histories.
+
+    One whose shapes are wrong is none: the model says what is wrong.
+    """
+    if not is_filled(inputs):
+        return False
+    user, history = inputs["user_id"], inputs["history"]
+    lists = [inputs[name] for name in ("history", "exclude") if name in inputs]
+    beside = [inputs[name] for name in BESIDE if name in inputs]
+    return (
+        user.ndim == 1
+        and len(user) > 0
+        and all(array.dtype == object for array in (user, *lists))
+        and all(array.ndim == 2 and len(array) == len(user) for array in lists)
+        and all(array.shape == history.shape for array in beside)
+    )
+
+
+def _nothing_beside(definition, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a signature takes and the request does not tell, as missing values."""
+    history, found = inputs["history"], {}
+    for name, tensor in definition.inputs.items():
+        if name not in inputs:
+            nothing = b"" if tensor.dtype == STRING else 0 if name in BESIDE else math.nan
+            shape = history.shape if name in BESIDE else history.shape[:1]
+            found[name] = np.full(shape, nothing, DTYPES[tensor.dtype][0])
+    return found

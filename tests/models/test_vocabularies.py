@@ -1,0 +1,63 @@
+"""Vocabularies: the files by hand, and their paths as Transform takes them."""
+
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.testing.util import assert_that
+
+from models.inputs.vocabularies import Fit, _Rule, count
+
+BATCHES = [
+    (np.array([b"b", b"a", b"", b"c\n", b"a"], object), np.array([7, 7, 10])),
+    (np.array([b"b", b"d\r", b"c"], object), np.array([9, 10])),
+]
+
+
+def test_what_a_file_of_lines_cannot_hold_is_not_counted():
+    assert dict(count(BATCHES[0])) == {(0, b"b"): 1, (0, b"a"): 2, (1, 7): 2, (1, 10): 1}
+
+
+def fitted(tmp_path, batches, *rules):
+    """The lines of the vocabulary of each rule."""
+    fit, columns = Fit(rules), []
+    fit.base_temp_dir = str(tmp_path)
+    with beam.Pipeline() as pipeline:
+        paths = pipeline | beam.Create(batches, reshuffle=False) | fit
+        for number, path in enumerate(paths):
+
+            def read(found):
+                (path,) = found  # one element an output
+                assert path.dtype.kind == "U" and path.shape == ()
+
+            assert_that(path, read, label=f"output {number}")
+    for rule in rules:
+        (file,) = Path(tmp_path).glob(f"*/{rule.name}")  # called as the transform graph asks
+        columns.append(file.read_bytes().splitlines())
+    return columns
+
+
+def test_the_most_frequent_first_and_of_equals_the_later(tmp_path):
+    # Texts: a and b twice, c once. Numbers: 7 and 10 twice, 9 once; 10 is later than 7.
+    words, ids, counts, frequent = fitted(
+        tmp_path,
+        [(*one, one[0], one[0]) for one in BATCHES],
+        _Rule("words", bytes, 1, None, False),
+        _Rule("ids", int, 1, 2, False),
+        _Rule("counts", bytes, 1, None, True),
+        _Rule("frequent", bytes, 2, None, False),
+    )
+    assert words == [b"b", b"a", b"c"] and ids == [b"10", b"7"]
+    assert counts == [b"2 b", b"2 a", b"1 c"] and frequent == [b"b", b"a"]
+
+
+def test_a_column_without_values_has_a_word_that_stands_nowhere(tmp_path):
+    none = np.array([b""], object), np.array([], np.int64), np.array([b"a"], object)
+    empty, numbers, rare = fitted(
+        tmp_path,
+        [none],
+        _Rule("empty", bytes, 1, None, False),
+        _Rule("numbers", int, 1, None, False),
+        _Rule("rare", bytes, 2, None, False),
+    )
+    assert len(empty) == len(rare) == 1 and len(empty[0]) == 36 and numbers == [b"-1"]

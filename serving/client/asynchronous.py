@@ -113,7 +113,8 @@ class AsyncClient:
         if not item_ids:
             return []
         inputs = messages.similar_inputs(item_ids, k, allow, where)
-        return await self._recommend(inputs, messages.SIMILAR)
+        outputs, version = await self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
 
     async def predict(
         self,

@@ -164,7 +164,9 @@ class Client:
         """Finds items like each of several in one request; see `similar`."""
         if not item_ids:
             return []
-        return self._recommend(messages.similar_inputs(item_ids, k, allow, where), messages.SIMILAR)
+        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        outputs, version = self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
 
     def predict(
         self,

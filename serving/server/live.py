@@ -16,7 +16,7 @@ from serving.server.servable import Servable
 from serving.server.training_log import Notes, read_notes
 from serving.state import Event, Item, Live, Store
 from serving.state.reader import Reader
-from serving.state.requests import BESIDE, IDS, fill, is_filled
+from serving.state.requests import BESIDE, IDS, fill
 from serving.state.store import Written
 from serving.wire.errors import ServingError
 from serving.wire.tensors import DTYPES, STRING
@@ -112,18 +112,18 @@ class LiveState:
         Raises:
             ServingError: INVALID_ARGUMENT: there are more values in it now than may be.
         """
-        if not _is_of_users(inputs):
+        rows = _filled_rows(inputs)
+        if not rows:
             return signature, inputs
-        loop, users = asyncio.get_running_loop(), inputs["user_id"].tolist()
+        loop = asyncio.get_running_loop()
+        users = inputs["user_id"].tolist() if "history" in rows else []
         live = await loop.run_in_executor(self._readers, self._look_up, users)
         live, signatures = live.after(self._notes_of(servable).history_until), servable.signatures
         asked, whole = signature, inputs
         if any(live.histories) and set(inputs) == IDS and _EVENTS in signatures:
             asked, whole = _EVENTS, {**_nothing_beside(signatures[_EVENTS], inputs), **inputs}
-        taken = {
-            name: whole[name].tolist() for name in ("history", "exclude", *BESIDE) if name in whole
-        }
-        filled = fill(taken, live)
+            rows += [name for name in BESIDE if name in whole and name not in rows]
+        filled = fill({name: whole[name].tolist() for name in rows}, live)
         if not filled:
             return signature, inputs
         new = {name: np.array(rows, whole[name].dtype) for name, rows in filled.items()}
@@ -132,23 +132,26 @@ class LiveState:
         return asked, whole
 
 
-def _is_of_users(inputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether a request is of users and their histories.
+def _filled_rows(inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """The inputs that may be filled: all of a request of users, `exclude` alone of another.
 
-    One whose shapes are wrong is none: the model says what is wrong.
+    None where their shapes are wrong: the model says what is wrong.
     """
-    if not is_filled(inputs):
-        return False
-    user, history = inputs["user_id"], inputs["history"]
-    lists = [inputs[name] for name in ("history", "exclude") if name in inputs]
-    beside = [inputs[name] for name in BESIDE if name in inputs]
-    return (
+    user, history, exclude = (inputs.get(name) for name in ("user_id", "history", "exclude"))
+    if user is None or history is None:
+        is_list = exclude is not None and exclude.ndim == 2 and exclude.dtype == object
+        return ["exclude"] if is_list and len(exclude) else []
+    lists = [array for array in (history, exclude) if array is not None]
+    beside = [name for name in BESIDE if name in inputs]
+    fits = (
         user.ndim == 1
         and len(user) > 0
         and all(array.dtype == object for array in (user, *lists))
         and all(array.ndim == 2 and len(array) == len(user) for array in lists)
-        and all(array.shape == history.shape for array in beside)
+        and all(inputs[name].shape == history.shape for name in beside)
     )
+    named = ["history", *(["exclude"] if exclude is not None else []), *beside]
+    return named if fits else []
 
 
 def _nothing_beside(definition, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -342,6 +342,11 @@ def test_what_nothing_is_known_of_stays_as_it_is():
     assert fill(taken, Live([[event("u", "b")]])) == {"history": [[b"b"]]}
 
 
+def test_what_is_of_no_user_gets_the_items_that_left_alone():
+    live = Live([], (b"gone",))
+    assert fill({"exclude": [["x"], [""]]}, live) == {"exclude": [["x", b"gone"], [b"gone", b""]]}
+
+
 def test_the_state_needs_neither_tensorflow_nor_the_server():
     code = (
         "import sys, json, serving.state.sqlite, serving.state.redis, serving.state.requests\n"

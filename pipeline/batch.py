@@ -40,7 +40,7 @@ def run(
     folder = str(place(folder).absolute())
     local.require_plain(folder, "--to")
     users = users and str(place(users).absolute())
-    record = _pushed(run_id, output)
+    record = pushed(run_id, output)
     with local.readable_errors(), engines.explained(beam):
         local.quiet()
         seen = {"--to": folder, "--users": users or record.examples_uri}
@@ -84,7 +84,7 @@ def columns_of_train(examples_uri: str) -> dict[str, str]:
     return records.read_json(f"{examples_uri}/{records.REPORT}")["columns"]["train"]
 
 
-def _pushed(run_id: str, output: str) -> lineage.RunRecord:
+def pushed(run_id: str, output: str) -> lineage.RunRecord:
     """The run of a name, or the last, whose pushed model is still there.
 
     Raises:

@@ -540,6 +540,37 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 
 
 @main.command()
+@click.option("--item", required=True, help="Item id.")
+@click.option(
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
+)
+@click.option("--where", multiple=True, help='A condition, "genres in Drama | War"; repeat.')
+@click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
+@click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
+@click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
+@click.option(
+    "--name", default="recsys", show_default=True, help="Name under which the model is served."
+)
+@click.option(
+    "--output",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    help="Where to look for item titles.",
+)
+@_mended
+def similar(item, count, where, allow, use_grpc, address, name, output) -> None:
+    """Ask a running server for items like an item.
+
+    \b
+    Example: recsys similar --item 50 -k 10 --where "not genres = War"
+    """
+    from pipeline import demo as demonstration
+
+    demonstration.similar(item, count, where, allow, use_grpc, address, name, output)
+
+
+@main.command()
 @click.option(
     "--to",
     "folder",
@@ -596,6 +627,48 @@ def batch(
 
     engine = run_config.load(config, run_config.parse_beam(beam)).beam
     batches.run(folder, users, count, run_id, output, click.echo, engine)
+
+
+@main.group()
+def export() -> None:
+    """Take parts of a pushed model out of it.
+
+    \b
+    Example: recsys export vectors --to vectors
+    """
+
+
+@export.command("vectors")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(),
+    required=True,
+    help="A new folder for the files; s3:// too.",
+)
+@click.option(
+    "--run",
+    "run_id",
+    default="latest",
+    show_default=True,
+    help="The run whose pushed model is taken apart, as of `recsys show`.",
+)
+@click.option(
+    "--output", type=click.Path(), default="runs", show_default=True, help="Folder of runs."
+)
+@_mended
+def export_vectors(folder: str, run_id: str, output: str) -> None:
+    """Vectors of users and items, as Parquet and .npy with ids, and the two towers apart.
+
+    They are for a vector database or a feature store: a score is the dot product of the two. What
+    computes a user's vector, and an item's, are SavedModels of their own.
+
+    \b
+    Example: recsys export vectors --run latest --to vectors
+    """
+    from pipeline import vectors
+
+    vectors.run(folder, run_id, output, click.echo)
 
 
 @main.command()

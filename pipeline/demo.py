@@ -4,7 +4,7 @@ The embedded server, one question, and the demonstration that ends `make run`.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -103,12 +103,56 @@ def recommend(
     Raises:
         RecsysError: nobody answers, the server refuses, or the model is one that ranks only.
     """
+    _ask(
+        f"user {user}",
+        lambda client: client.recommend(user, history, exclude, count),
+        use_grpc,
+        address,
+        name,
+        output,
+    )
+
+
+def similar(
+    item: str,
+    count: int,
+    where: Sequence[str],
+    allow: Sequence[str],
+    use_grpc: bool,
+    address: str | None,
+    name: str,
+    output: str,
+) -> None:
+    """Asks a running server for items like one and prints the answer, as `recommend` does.
+
+    Raises:
+        RecsysError: nobody answers, the server refuses, or the model is one that ranks only.
+    """
+    _ask(
+        f"items like {item}",
+        lambda client: client.similar(item, count, allow, where),
+        use_grpc,
+        address,
+        name,
+        output,
+    )
+
+
+def _ask(
+    title: str,
+    question: Callable[[Client], Recommendations],
+    use_grpc: bool,
+    address: str | None,
+    name: str,
+    output: str,
+) -> None:
+    """Puts a question to a running server and prints the answer with the titles of its items."""
     protocol = "grpc" if use_grpc else "rest"
     address = address or f"127.0.0.1:{GRPC_PORT if use_grpc else REST_PORT}"
     try:
         with Client(address, name, protocol, timeout=10, retries=1) as client:
             _require_recommendations(client, name)
-            answer = client.recommend(user, history, exclude, count)
+            answer = question(client)
     except ServingError as error:
         advice = _ADVICE.get(error.code, "")
         raise RecsysError(f"asking {address} over {protocol}: {error}{advice}") from None
@@ -120,7 +164,7 @@ def recommend(
         ),
         None,
     )
-    print_answer(f"user {user}, over {protocol}", answer, _titles(record, answer) if record else {})
+    print_answer(f"{title}, over {protocol}", answer, _titles(record, answer) if record else {})
 
 
 def _require_recommendations(client: Client, name: str) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from components.tables import artifacts, records
 from models.names.features import HISTORY_COLUMNS
 from serving.client.client import Client, Query, Recommendations
-from serving.client.messages import Id
+from serving.client.messages import SIMILAR, Id
 from serving.server.process import ServerProcess
 from serving.wire.errors import ServingError, StartError
 
@@ -176,7 +176,31 @@ def _recommend(ready: dict[str, Any], examples_uri: str) -> int:
             raise CanaryFailure(
                 f"user {query.user_id!r}: REST answers {rest.items}, gRPC {grpc.items}"
             )
+    _similar(ready, queries)
     return len(queries)
+
+
+def _similar(ready: dict[str, Any], queries: Sequence[Query]) -> None:
+    """Asks for items like those of the queries, and like one that nobody knows."""
+    items = list(dict.fromkeys(item for query in queries for item in query.exclude))[:_ROWS]
+    items.append(_STRANGER)
+    answers: dict[str, list[Recommendations]] = {}
+    for protocol in _PROTOCOLS:
+        with _asking(ready, protocol, f"items like {len(items)} items") as client:
+            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+            if SIMILAR not in signatures:
+                return
+            answers[protocol] = client.similar_many(items, _K)
+    for item, rest, grpc in zip(items, answers["rest"], answers["grpc"], strict=True):
+        what = f"items like {item!r}"
+        if len(rest.items) > _K or any(not math.isfinite(score) for _, score in rest.items):
+            raise CanaryFailure(
+                f"{what}: required: at most {_K} with finite scores; received {rest.items}"
+            )
+        if _text(item) in {found for found, _ in rest.items}:
+            raise CanaryFailure(f"{what}: it is in its own answer")
+        if [found for found, _ in rest.items] != [found for found, _ in grpc.items]:
+            raise CanaryFailure(f"{what}: REST answers {rest.items}, gRPC {grpc.items}")
 
 
 def _catalogue(ready: dict[str, Any], examples_uri: str) -> set[str]:

@@ -53,6 +53,7 @@ class BPRMF(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
     shards = True
+    biased = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from models.contract.query import Query
 from models.contract.recommender import H, Recommender
+from models.inputs.schema import Field
 
 
 class RetrieveModel(Recommender[H]):
@@ -108,7 +109,14 @@ class RetrieveModel(Recommender[H]):
 
 
 class DotProductModel(RetrieveModel[H]):
-    """A model whose score is the dot product of a query and an item vector: it can be indexed."""
+    """A model whose score is the dot product of a query and an item vector: it can be indexed.
+
+    Attributes:
+        biased: the last number of an item's vector is its bias, which says how popular the item is,
+            not what it is like; that of a query is 1.
+    """
+
+    biased: bool = False
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """Returns [B, D] float32."""
@@ -117,6 +125,24 @@ class DotProductModel(RetrieveModel[H]):
     def item_embeddings(self) -> tf.Tensor:
         """Returns [N, D] float32 in catalogue order."""
         raise NotImplementedError(f"{type(self).__name__} must define item_embeddings()")
+
+    def item_fields(self) -> tuple[Field, ...]:
+        """Returns the features by which `embed_features` tells items that no table knows apart.
+
+        None are those of a model that cannot.
+        """
+        return ()
+
+    def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Embeds items by raw features, as of `TrainingData.item_index`.
+
+        It is the signature `embed_items`.
+
+        Returns:
+            [B, D] float32 vectors as of `item_embeddings`, and [B] bool: false where nothing that
+            was told is known.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define embed_features()")
 
     def catalogue(self) -> tf.Tensor:
         return tf.cast(self.item_embeddings(), tf.float32)

@@ -21,12 +21,13 @@ from models.contract.rules import (
     mask_items,
     rules_signature,
 )
+from models.contract.similar import SimilarItems
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.history import STRINGS, History
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.schema import Field
+from models.inputs.schema import Field, raw_signature
 from models.measures import ranking, segments
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
@@ -103,9 +104,9 @@ class Retriever(tf.Module):
         self._context = data.context
         self._context_index = data.context_index
         # Named, so that its tables are exported too.
-        self._transform_layer = (
-            data.transform_layer if data.context or model.reads_item_features else None
-        )
+        self._item_fields = model.item_fields() if isinstance(model, DotProductModel) else ()
+        features = data.context or model.reads_item_features or self._item_fields
+        self._transform_layer = data.transform_layer if features else None
         self._filter_seen = model.hyper_parameters.filter_seen
         self._frozen = tf.nest.map_structure(
             lambda value: tf.Variable(value, trainable=False), model.catalogue()
@@ -116,6 +117,7 @@ class Retriever(tf.Module):
             self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
         self._data = data
         self._rules: Any = None  # a Rulebook, made when it is exported
+        self._similar: Any = None  # likewise, SimilarItems
         self.inverted_file: InvertedFile | None = None
         if index.kind != "exact":
             self.inverted_file = index_of(model, self._frozen, index, seed, self._own_queries)
@@ -253,6 +255,48 @@ class Retriever(tf.Module):
         query = self._query(user, self._history(self._stored(user), requested), context)
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
 
+    def item_vectors(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `item_vectors` signature of a dot-product model: what `embed` is multiplied with.
+
+        Args:
+            item_id: [B] strings.
+
+        Returns:
+            `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, of an item
+            that nobody knows or that has no vector.
+        """
+        vectors, position = self._model.index(self.frozen_catalogue())
+        row = tf.cast(self.item_index(item_id) - FIRST_TOKEN, position.dtype)
+        place = tf.minimum(tf.searchsorted(position, row), tf.size(position) - 1)
+        known = tf.gather(position, place) == row
+        embedding = tf.gather(tf.cast(vectors, tf.float32), place)
+        return {"embedding": tf.where(known[:, tf.newaxis], embedding, 0.0), "known": known}
+
+    def embed_items(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `embed_items` signature of a model that embeds items by their features.
+
+        Args:
+            **raw: features by their names, of items that need not be in any table: [B] or, of
+                several values, [B, L]; strings, "" where missing, or float32, NaN where missing.
+
+        Returns:
+            `embedding` [B, D] float32, as those that `retrieve` searches; and `known` [B] bool,
+            false where nothing that was told is known.
+        """
+        vectors, known = self._model.embed_features(raw)
+        return {"embedding": vectors, "known": known}
+
+    def similar_features(
+        self, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor, **raw: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `similar_features` signature: `similar` to items of which only features are known.
+
+        See `models.contract.similar`; `raw` are the features by name.
+        """
+        vectors, known = self._model.embed_features(raw)
+        vectors = vectors[:, :-1] if self._model.biased else vectors
+        return self._similar.answer_features(vectors, known, k, allow, where)
+
     @property
     def notes(self) -> dict[str, Any]:
         """What the training log says of what is exported: the index, where there is one."""
@@ -290,7 +334,8 @@ class Retriever(tf.Module):
 
         Args:
             folder: a new one.
-            rules: whether those that take rules are among them; they are half of the work.
+            rules: whether those that take rules, of which `similar` is one, are among them; they
+                are half of the work.
         """
         strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
         examples = tf.TensorSpec([None], tf.string, name="examples")
@@ -326,6 +371,13 @@ class Retriever(tf.Module):
         if isinstance(self._model, DotProductModel):
             signatures["embed"] = signature(self.embed, **who)
             signatures["retrieve"] = self._retrieve()
+            if self._item_fields:
+                signatures["embed_items"] = signature(
+                    self.embed_items, **raw_signature(self._item_fields)
+                )
+            signatures["item_vectors"] = signature(
+                self.item_vectors, item_id=spec(strings, "item_id")
+            )
             if beside:
                 signatures["embed_events"] = signature(self.embed, **who, **beside)
         if rules and self._rules is None:  # what is traced knows the one it was traced with
@@ -337,6 +389,22 @@ class Retriever(tf.Module):
             )
         if rules:
             taken = rules_signature()
+            self._similar = self._similar or SimilarItems(self._data, self._rules)
+            signatures["similar"] = signature(
+                self._similar.answer,
+                item_id=spec(strings, "item_id"),
+                k=K,
+                allow=taken["allow"],
+                where=taken["where"],
+            )
+            if self._item_fields:
+                signatures["similar_features"] = signature(
+                    self.similar_features,
+                    **raw_signature(self._item_fields),
+                    k=K,
+                    allow=taken["allow"],
+                    where=taken["where"],
+                )
             signatures["recommend_rules"] = signature(
                 self.recommend_rules, **asked, **beside, **taken
             )
@@ -350,10 +418,14 @@ class Retriever(tf.Module):
         tf.saved_model.save(self, folder, signatures=signatures)
 
     def _item_vectors(self) -> tf.Tensor | None:
-        """[N, D] in catalogue order, 0 of items that have none; None of other models."""
+        """[N, D] in catalogue order without biases, 0 of items that have none.
+
+        None of other models.
+        """
         if not isinstance(self._model, DotProductModel):
             return None
         vectors, position = self._model.index(self.frozen_catalogue())
+        vectors = vectors[:, :-1] if self._model.biased else vectors
         shape = [self._item_ids.shape[0], vectors.shape[1]]
         return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 

@@ -101,6 +101,9 @@ class Rulebook(tf.Module):
         table: id -> index; position p of the catalogue is index p + 2.
         size: how many items there are.
         vectors: [N, D] of the items, for `mmr`; None where the model has none.
+
+    Attributes:
+        vectors: the same, of unit length or 0.
     """
 
     def __init__(
@@ -114,9 +117,30 @@ class Rulebook(tf.Module):
         self._size = size
         self._table = table
         self._conditions = Conditions(columns, size)
-        self._vectors = None
+        self.vectors = None
         if vectors is not None:
-            self._vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
+            self.vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
+        # Two signatures ask it, and it is traced once.
+        self._hold = tf.function(
+            self._conditions.hold, input_signature=[tf.TensorSpec([None], tf.string)]
+        ).__call__
+
+    def qualifies(self, where: tf.Tensor, allow: tf.Tensor) -> tf.Tensor:
+        """[B, N] bool: what `where` and `allow` take, [B, R] strings, "" for none.
+
+        Raises:
+            InvalidArgumentError: as `judge`.
+        """
+        rows = tf.shape(where)[0]
+
+        def some() -> tf.Tensor:
+            wheres, row = _said(where)
+            return _all(self._hold(wheres), row, rows) & self._allowed(allow, rows)
+
+        asked = tf.concat([where, allow], axis=1)
+        return tf.cond(
+            tf.reduce_any(asked != ""), some, lambda: tf.ones([rows, self._size], tf.bool)
+        )
 
     def judge(self, rules: Rules) -> Judged:
         """Evaluates `allow`, `where` and `boost`.
@@ -145,7 +169,7 @@ class Rulebook(tf.Module):
         conditions, sign, number = (
             tf.strings.regex_replace(boosts, _BOOST, rf"\{group}") for group in (1, 2, 3)
         )
-        holds = self._conditions.hold(tf.concat([wheres, conditions], axis=0))
+        holds = self._hold(tf.concat([wheres, conditions], axis=0))
         of_where, of_boost = tf.split(holds, [tf.size(wheres), tf.size(boosts)])
         qualifies = _all(of_where, row_of_where, rows)
         qualifies &= self._allowed(rules.allow, rows)
@@ -274,7 +298,7 @@ class Rulebook(tf.Module):
                 diversity,
                 "diversity: required: 'COLUMN <= COUNT' or 'mmr WEIGHT', 0 to 1; received",
             )
-            if self._vectors is None:
+            if self.vectors is None:
                 require(~by_vector, diversity, "the model has no vectors of items, so it has no")
             name = tf.strings.regex_replace(diversity, _DIVERSITY, r"\1")
             name = tf.where(by_column, name, "")
@@ -331,8 +355,8 @@ class Rulebook(tf.Module):
             full = tf.where((often >= limit) & (own > 0), own, -1)
             closed = tf.reduce_any(codes[:, :, tf.newaxis] == full, axis=[1, 2])
             left &= ~closed & (tf.range(self._size) != best)
-            if self._vectors is not None:
-                vectors = tf.convert_to_tensor(self._vectors)
+            if self.vectors is not None:
+                vectors = tf.convert_to_tensor(self.vectors)
                 near = tf.linalg.matvec(vectors, vectors[best])
                 near = tf.cond(weight < 1, lambda: near, lambda: likeness)
                 # Nothing stands above the first, and a cosine may be below 0.

@@ -33,6 +33,7 @@ WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
 _HASHES = 2**62
 _EVENTS, _RANK, _RULES = "recommend_events", "rank_told", "recommend_rules"
+_SIMILAR = "similar"
 
 
 class TwoStage(tf.Module):
@@ -247,6 +248,8 @@ class TwoStage(tf.Module):
             signatures[_RULES] = signature(
                 self.recommend_rules, **asked, **beside, **rules_signature()
             )
+        if _SIMILAR in self._recall.signatures:
+            signatures[_SIMILAR] = self._recall.signatures[_SIMILAR]
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
         tf.saved_model.save(self, folder, signatures=signatures)

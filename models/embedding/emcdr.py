@@ -80,6 +80,7 @@ class EMCDR(DotProductModel[HyperParameters]):
     """Two domains and the map between them."""
 
     cold_items = True
+    biased = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -26,17 +26,17 @@ where the paper takes the dot product, is as in Item2vec. What its data preparat
 below a second, spam users, ids used again) is the data's to drop.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pydantic
 import tensorflow as tf
 
 from models.contract.item_to_item import ItemToItemModel, LastItems
-from models.contract.requests import signature
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN
 from models.inputs.sampling import Batches
+from models.inputs.schema import Field
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
@@ -167,40 +167,14 @@ class SideInformation(GraphEmbedding[G]):
         weights = self.weights_of(index, values)
         return tf.reduce_sum(weights[:, :, tf.newaxis] * tf.stack(vectors, axis=1), axis=1)
 
-    def signatures(self, retriever: Any) -> dict[str, Any]:
-        """`embed_items`: raw features of items that need not be in any table -> what to search by.
+    def item_fields(self) -> tuple[Field, ...]:
+        return self._data.item_fields if self.side else ()
 
-        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
-        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is of unit
-        length, as those that the signature `retrieve` searches; `known` [B] bool is false, and the
-        embedding 0, where train has seen none of the values.
-        """
-        if not self.side:
-            return {}
-        fields = {field.name: field for field in self._data.item_fields}
-
-        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
-            values = {name: _known(column) for name, column in self._data.item_index(raw).items()}
-            new = tf.fill(tf.shape(next(iter(raw.values())))[:1], tf.constant(UNKNOWN, tf.int64))
-            vectors = self.aggregate(new, values)
-            return {
-                "embedding": tf.math.l2_normalize(vectors, axis=1),
-                "known": tf.reduce_any(vectors != 0, axis=1),
-            }
-
-        return {
-            "embed_items": signature(
-                embed_items,
-                **{
-                    name: tf.TensorSpec(
-                        [None, None] if field.listed else [None],
-                        tf.string if field.dtype == tf.string else tf.float32,
-                        name=name,
-                    )
-                    for name, field in fields.items()
-                },
-            )
-        }
+    def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        values = {name: _known(column) for name, column in self._data.item_index(raw).items()}
+        new = tf.fill(tf.shape(next(iter(raw.values())))[:1], tf.constant(UNKNOWN, tf.int64))
+        vectors = self.aggregate(new, values)
+        return tf.math.l2_normalize(vectors, axis=1), tf.reduce_any(vectors != 0, axis=1)
 
 
 def _known(values: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:

@@ -110,13 +110,18 @@ class EventLog:
         within = np.arange(len(self)) - np.repeat(starts[:-1], lengths[order])
         return together[np.repeat(firsts[order], lengths[order]) + within], starts
 
-    def matrix(self, item_count: int) -> scipy.sparse.csr_matrix:
+    def matrix(self, item_count: int, latest: int | None = None) -> scipy.sparse.csr_matrix:
         """[P, item_count] float32: the weight of a user's event with the item, 1 as a rule.
 
         Of several events with one item the heaviest counts. By catalogue position; the rows are in
-        the order of `starts`; there are no unknown items.
+        the order of `starts`; there are no unknown items. Of each user so many of the `latest`
+        events count, all where that is None.
         """
         known = self.item >= FIRST_TOKEN
+        if latest is not None:
+            known &= (
+                np.repeat(self.starts[1:], np.diff(self.starts)) - np.arange(len(self)) <= latest
+            )
         rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
         shape = (len(self.starts) - 1, item_count)
         return heaviest(rows, self.item[known] - FIRST_TOKEN, self.weights[known], shape)

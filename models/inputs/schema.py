@@ -1,5 +1,6 @@
 """The schema of the built examples, read from any file system, and fields as models see them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -49,6 +50,21 @@ class Field:
     def single(self) -> bool:
         """Whether a row holds at most one value."""
         return self.kind in (ID, CATEGORICAL, NUMERIC)
+
+
+def raw_signature(fields: Iterable[Field]) -> dict[str, tf.TensorSpec]:
+    """The inputs of a signature that takes raw features: [B] or, of several values, [B, L].
+
+    They are strings, "" where missing, or float32 numbers, NaN where missing.
+    """
+    return {
+        field.name: tf.TensorSpec(
+            [None, None] if field.listed else [None],
+            tf.string if field.dtype == tf.string else tf.float32,
+            name=field.name,
+        )
+        for field in fields
+    }
 
 
 def present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:

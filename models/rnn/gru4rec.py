@@ -96,6 +96,7 @@ class GRU4Rec(DotProductModel[HyperParameters]):
     uses_user_id = False
     uses_history = True
     session_based = True
+    biased = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

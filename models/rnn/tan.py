@@ -107,6 +107,7 @@ class Tan(DotProductModel[HyperParameters]):
         self, hyper_parameters: HyperParameters, data: TrainingData, backward: bool = False
     ):
         super().__init__(hyper_parameters, data)
+        self.biased = hyper_parameters.output != "embedding"
         units, rows = hyper_parameters.units, data.items.embedding_rows
         constrained = hyper_parameters.embedding == "constrained"
         width = units[-1] if constrained else hyper_parameters.embedding_dim

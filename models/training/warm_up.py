@@ -18,6 +18,8 @@ SIGNATURES = (
     "recommend",
     "recommend_events",
     "recommend_rules",
+    "similar",
+    "similar_features",
     "embed",
     "embed_events",
     "retrieve",

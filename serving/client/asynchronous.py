@@ -96,6 +96,26 @@ class AsyncClient:
         self._described = await self.metadata()
         return await self._recommend_more(queries, k, live, self._described)
 
+    async def similar(
+        self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
+    ) -> Recommendations:
+        """Finds items like one item; see `Client.similar`."""
+        return (await self.similar_many([item_id], k, allow, where))[0]
+
+    async def similar_many(
+        self,
+        item_ids: Sequence[Id],
+        k: int = 10,
+        allow: Sequence[Id] = (),
+        where: Sequence[str] = (),
+    ) -> list[Recommendations]:
+        """Finds items like each of several in one request."""
+        if not item_ids:
+            return []
+        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        outputs, version = await self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
+
     async def predict(
         self,
         inputs: Inputs,

@@ -138,6 +138,36 @@ class Client:
         self._described = self.metadata()
         return self._recommend_more(queries, k, live, self._described)
 
+    def similar(
+        self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
+    ) -> Recommendations:
+        """Finds items like one item.
+
+        Args:
+            item_id: the item; one that nobody knows is answered with none.
+            k: how many items, at least 1.
+            allow: nothing but these items is returned.
+            where: conditions on the items' columns, as of `Query`.
+
+        Raises:
+            ServingError: with the server's code and message.
+        """
+        return self.similar_many([item_id], k, allow, where)[0]
+
+    def similar_many(
+        self,
+        item_ids: Sequence[Id],
+        k: int = 10,
+        allow: Sequence[Id] = (),
+        where: Sequence[str] = (),
+    ) -> list[Recommendations]:
+        """Finds items like each of several in one request; see `similar`."""
+        if not item_ids:
+            return []
+        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        outputs, version = self._predict(inputs, messages.SIMILAR, ())
+        return messages.recommendations(outputs, version)
+
     def predict(
         self,
         inputs: Inputs,

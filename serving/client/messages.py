@@ -23,7 +23,7 @@ Document = dict[str, Any]
 # The outputs of a model, and its version where the protocol tells it.
 Answer = tuple[Outputs, Union[int, None]]
 NAMELESS = ""
-EVENTS, RULES = "recommend_events", "recommend_rules"
+EVENTS, RULES, SIMILAR = "recommend_events", "recommend_rules", "similar"
 NOTHING: Mapping[str, Document] = types.MappingProxyType({})
 # What stands beside the items of a history.
 _BESIDE = ("event_types", "dwell", "timestamps")
@@ -37,12 +37,13 @@ RULE_NAMES = {*_RULE_LISTS, *_NO_RULE}
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer for one user.
+    """The answer for one user, or for one item of which similar ones are wanted.
 
     Attributes:
         items: pairs of item id and score, best first.
         strategy: where they come from: "model"; "fold-in", the model for a user whom its train has
-            not seen; "segment" or "fallback".
+            not seen; "segment" or "fallback". Of similar items "vectors", "co-occurrence", or
+            "unknown", with no items.
         model_version: the version that answered; REST does not tell it.
         sources: of a two-stage model, what recalled each item; else empty.
         fewer: of a request with rules that is answered with fewer than k items, why.
@@ -262,6 +263,18 @@ def recommend_request(
     if metadata is None or signature == "recommend":
         return recommend_inputs(queries, k), signature
     return recommend_inputs(queries, k, inputs_beside(metadata, queries)), signature
+
+
+def similar_inputs(
+    item_ids: Sequence[Id], k: int, allow: Sequence[Id] = (), where: Sequence[str] = ()
+) -> dict[str, list[Any]]:
+    """The inputs of the signature `similar`; the rules are the same for all items."""
+    return {
+        "item_id": list(item_ids),
+        "k": [k] * len(item_ids),
+        "allow": _padded([list(allow)] * len(item_ids)),
+        "where": _padded([list(where)] * len(item_ids)),
+    }
 
 
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:

@@ -79,6 +79,9 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
         values = messages.recommend_inputs([query], 10, beside)
         told = "".join(f", {key}={value!r}" for key, value in more.items())
         call = f'client.recommend("1", history=["2", "3"], exclude=["4"], k=10{told})'
+    elif name == messages.SIMILAR:
+        values = messages.similar_inputs(["1"], 10)
+        call = 'client.similar("1", k=10)'
     else:
         values = {key: _value(tensor) for key, tensor in sorted(inputs.items())}
         call = f"client.predict({values!r}, signature_name={name!r})"

@@ -5,7 +5,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from models.contract.rules import Rulebook
+from models.contract.similar import SimilarItems
 from models.industry import two_tower
+from models.inputs.item_columns import ItemColumns
 from models.names import registry
 from models.names.errors import ConfigError
 from models.training import trainer
@@ -52,6 +55,34 @@ class TestTwoTower(RetrieveContract):
         np.testing.assert_allclose(ask(more)[0], expected, atol=1e-6)
         nothing = {"item_title": ["quite unheard of", ""], "item_genres": [["unheard of"], [""]]}
         assert ask({**told, **nothing, "item_year": [np.nan] * 2})[1] == [False, False]
+
+
+def test_features_alone_give_the_vector_of_an_item_whose_id_is_unknown(toy_data):
+    """What `similar_features` searches by; the items' table says the same of the item."""
+    data = toy_data("event", 0.0).load("two_tower")
+    module = registry.load("two_tower")
+    model = module.Model(module.HyperParameters(**TOY), data)
+    fields = {field.name for field in model.item_fields()}
+    assert fields == {"item_title", "item_year", "item_genres"}
+    index = data.item_table.lookup(tf.constant(["item 3 é世"]))
+    expected = model._item_tower(model._items(index, forget=tf.constant([True])))
+    # As `tests.models.toy.write_log` describes the item; the second says nothing at all.
+    raw = {
+        "item_title": tf.constant(["The red one", ""]),
+        "item_year": tf.constant([1983.0, np.nan]),
+        "item_genres": tf.constant([["Drama", "Comedy"], ["", ""]]),
+    }
+    vectors, known = model.embed_features(raw)
+    np.testing.assert_allclose(vectors[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert known.numpy().tolist() == [True, False]
+    rules = Rulebook(ItemColumns({}, {}), data.item_table, 60, model.item_embeddings())
+    none = tf.constant([[""], [""]])
+    k = tf.constant([60, 60])
+    answer = SimilarItems(data, rules).answer_features(vectors, known, k, none, none)
+    assert answer["strategy"].numpy().tolist() == [b"features", b"unknown"]
+    assert answer["item_id"][1].numpy().tolist() == [b""] * 60
+    near = np.sort(model.item_embeddings().numpy() @ vectors[0].numpy())[::-1]
+    np.testing.assert_allclose(answer["score"][0], near, atol=1e-5)
 
 
 def test_history_of_a_train_row_holds_only_earlier_items(toy_data):

@@ -11,27 +11,18 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from components.gate import ledger
 from components.tables.places import place
 from models.training import warm_up
-from pipeline import cli, lineage
+from pipeline import lineage
 from serving.client.client import Client
 from serving.server.process import ServerProcess
 from serving.wire.protos import prediction_log
 from serving.wire.records import read_records
-from tests.conftest import recsys
+from tests.conftest import recsys, recsys_here
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
-
-
-def recsys_here(*arguments):
-    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already.
-
-    What would be a traceback is raised.
-    """
-    return CliRunner().invoke(cli.main, list(map(str, arguments)), catch_exceptions=False)
 
 
 def versions(run):
@@ -189,6 +180,7 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
         "serving_default",
         "recommend",
         "recommend_rules",
+        "similar",
         "embed",
         "retrieve",
     ]
@@ -200,6 +192,8 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
                 first = client.recommend("u0", k=3)
                 assert first.strategy == "model" and len(first.items) == 3
                 excluded = [item for item, _ in first.items]
+                like = client.similar(excluded[0], k=3)
+                assert like.strategy == "vectors" and len(like.items) == 3
             asked = recsys(
                 "recommend",
                 "--user",

@@ -17,11 +17,12 @@ from serving.server.training_log import Notes, read_notes
 from serving.state import Event, Item, Live, Store
 from serving.state.reader import Reader
 from serving.state.requests import BESIDE, IDS, fill
-from serving.state.store import Written
-from serving.wire.errors import ServingError
+from serving.state.store import MOST_WAITING, Written
+from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import DTYPES, STRING
 
 _READERS = 4
+_FEW = 16  # users whom the event loop looks up itself, where they are near
 _EVENTS = "recommend_events"
 
 
@@ -39,6 +40,9 @@ class LiveState:
         self._count = metrics.state_count
         self._check_size = check_size
         self._readers = ThreadPoolExecutor(_READERS, "state-read")
+        self._pending: list[tuple[Sequence[Event], Sequence[Item], asyncio.Future[None]]] = []
+        self._waiting = 0
+        self._writer: asyncio.Task[None] | None = None
         self._newcomers = Newcomers()
         self._notes: weakref.WeakKeyDictionary[Servable, Notes] = weakref.WeakKeyDictionary()
         self._entered: tuple[int, dict[bytes, Item]] = (0, {})
@@ -60,14 +64,47 @@ class LiveState:
         """Writes changes of the catalogue; see `write_events`."""
         return await self._write("write_items", items=items)
 
-    async def _write(self, operation: str, **rows) -> Written:
+    async def _write(
+        self, operation: str, events: Sequence[Event] = (), items: Sequence[Item] = ()
+    ) -> Written:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        oldest = self._store.oldest()
+        expired = sum(event.timestamp < oldest for event in events)
         try:
-            written = await asyncio.wrap_future(self._store.submit(**rows))
+            if self._waiting and len(events) + len(items) + self._waiting > MOST_WAITING:
+                raise ServingError(
+                    Code.UNAVAILABLE, f"{self._waiting} events wait to be written already"
+                )
+            self._waiting += len(events) + len(items)
+            self._pending.append((events, items, done))
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.create_task(self._write_pending())
+            await done
         except ServingError as error:
             self._count.add(operation, error.code.name)
             raise
         self._count.add(operation, "OK")
-        return written
+        return Written(len(events) - expired + len(items), expired)
+
+    async def _write_pending(self) -> None:
+        """Hands over all that waits at once: waking the event loop for each would cost more."""
+        while self._pending:
+            pending, self._pending = self._pending, []
+            events = [event for some, _, _ in pending for event in some]
+            items = [item for _, some, _ in pending for item in some]
+            error: ServingError | None = None
+            try:
+                await asyncio.wrap_future(self._store.submit(events, items))
+            except Exception as raised:  # nobody who waits may be forgotten
+                error = from_exception(raised)
+            self._waiting -= len(events) + len(items)
+            for _, _, done in pending:
+                if done.done():  # whoever asked has gone
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
 
     async def add_newcomers(
         self, servable: Servable, inputs: dict[str, np.ndarray], outputs: Outputs, run: Run
@@ -115,9 +152,12 @@ class LiveState:
         rows = _filled_rows(inputs)
         if not rows:
             return signature, inputs
-        loop = asyncio.get_running_loop()
         users = inputs["user_id"].tolist() if "history" in rows else []
-        live = await loop.run_in_executor(self._readers, self._look_up, users)
+        if self._store.is_near and len(users) <= _FEW:
+            live = self._look_up(users)
+        else:
+            loop = asyncio.get_running_loop()
+            live = await loop.run_in_executor(self._readers, self._look_up, users)
         live, signatures = live.after(self._notes_of(servable).history_until), servable.signatures
         asked, whole = signature, inputs
         if any(live.histories) and set(inputs) == IDS and _EVENTS in signatures:

@@ -61,6 +61,8 @@ def live(toy_data, tmp_path_factory):
     ids = [item.decode() for index, item in enumerate(data.items.ids, 2) if index not in had]
     events = [ids[40], ids[3], ids[17]]
     later = with_events(toy, place / "data", USERS, events).load("two_tower")
+    # What is exported holds the transform graph of its own data; both are the same one.
+    model._data = later
     Retriever(model, later).export(str(place / "later"), rules=False)
     with served(place / "two_tower" / "1", "two_tower", state=str(place / "state.db")) as server:
         yield SimpleNamespace(

@@ -164,7 +164,7 @@ def transform(
 ) -> str:
     """Fits the preprocessing on the train rows and writes the transform graph to `output`.
 
-    The preprocessing is `models.inputs.preprocessing.preprocessing_fn`.
+    The preprocessing is `components.transform.preprocessing.preprocessing_fn`.
 
     Args:
         examples_dir: the Examples artifact (`<output of build_examples>/examples`).
@@ -183,7 +183,7 @@ def transform(
     from tensorflow_metadata.proto.v0 import schema_pb2
     from tfx_bsl.public import tfxio
 
-    from models.inputs.preprocessing import preprocessing_fn
+    from components.transform.preprocessing import preprocessing_fn
 
     schema = text_format.Parse(Path(schema_path).read_text("utf-8"), schema_pb2.Schema())
     source = tfxio.TFExampleRecord(

@@ -167,7 +167,7 @@ def create_pipeline(
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
     # serving.
     transforming = {
-        "preprocessing_fn": "models.inputs.preprocessing.preprocessing_fn",
+        "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
         "splits_config": tfx.SplitsConfig(analyze=["train"], transform=[]),
         "materialize": False,
         # The tables have been measured and held to their schemas already; measuring the train rows
@@ -178,7 +178,11 @@ def create_pipeline(
         "disable_analyzer_cache": True,
         "custom_config": {
             **rows.transformed(config, tables, model_class),
-            "code_hash": _hash_files("models/inputs/preprocessing.py", "models/names/features.py"),
+            "code_hash": _hash_files(
+                "components/transform",
+                "models/inputs/preprocessing.py",
+                "models/names/features.py",
+            ),
         },
     }
     transform = tfx.Transform(

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,46 +311,50 @@ def quiet() -> None:
 def load_tensorflow(say: Callable[[str], None]) -> None:
     """Imports what takes long, once nothing is left that can be refused without."""
     say("TensorFlow and TFX take a while to load")
-    with _nothing_on_stderr():
-        import tensorflow  # noqa: F401
-
-
-@contextlib.contextmanager
-def _nothing_on_stderr() -> Iterator[None]:
-    """For the import of TensorFlow 2.21, which notes its build before it can be asked not to."""
-    before = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
+    import tensorflow  # noqa: F401
 
 
 class _Progress(logging.Handler):
-    """Turns the runner's own messages into one line a component."""
+    """Turns the runner's own messages into one line a component, and one before where it is long.
+
+    Args:
+        say: takes lines of progress.
+        patience_s: seconds after which a component that is still at work is named.
+    """
 
     _RUNNING = re.compile(r"Component (\S+) is running")
     _FINISHED = re.compile(r"Component (\S+) is finished")
 
-    def __init__(self, say: Callable[[str], None]):
+    def __init__(self, say: Callable[[str], None], patience_s: float = 2.0):
         super().__init__(logging.INFO)
-        self._say, self._cached, self._started = say, False, 0.0
+        self._say, self._patience_s = say, patience_s
+        self._cached, self._started = False, 0.0
+        self._waiting = threading.Timer(0, say)
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage() if len(record.msg) < 100 else ""
         if started := self._RUNNING.match(message):
             self._started, self._cached = time.monotonic(), False
+            line = f"  {started.group(1)} ..."
             if started.group(1) in ("Trainer", "Trainer-refit"):
-                self._say(f"  {started.group(1)} ...")
+                self._say(line)  # before the lines of its epochs
+            else:
+                self._waiting = threading.Timer(self._patience_s, self._say, [line])
+                self._waiting.daemon = True
+                self._waiting.start()
         elif message.startswith("A cached execution"):
             self._cached = True
         elif finished := self._FINISHED.match(message):
+            self._waiting.cancel()
             seconds = time.monotonic() - self._started
             self._say(
                 f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}"
             )
+
+    def close(self) -> None:
+        """Names nothing any more: a component that failed is not finished."""
+        self._waiting.cancel()
+        super().close()
 
 
 @contextlib.contextmanager
@@ -364,4 +369,5 @@ def _progress(say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        handler.close()
         absl_logging.set_verbosity(absl_logging.ERROR)

@@ -9,3 +9,7 @@ import os
 # developers.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from serving.wire import import_notes  # noqa: E402
+
+import_notes.mute()

@@ -54,7 +54,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Freezes the libraries that the tests have imported; see `collected`."""
+    """Freezes the libraries that the tests have imported; see `collected`.
+
+    And takes pytest's options from the command line, of which TFX's components parse what they
+    know: their `-v` is a number.
+    """
+    del sys.argv[1:]
     gc.freeze()
 
 
@@ -208,6 +213,19 @@ def recsys(*arguments, cwd=ROOT, timeout=600, **environment) -> subprocess.Compl
     )
 
 
+def recsys_here(*arguments):
+    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already.
+
+    What would be a traceback is raised.
+    """
+    # Nothing of the pipeline is imported for tests that need none of it.
+    from click.testing import CliRunner
+
+    from pipeline import cli
+
+    return CliRunner().invoke(cli.main, list(map(str, arguments)), catch_exceptions=False)
+
+
 def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
     """Runs `recsys` and sends it the signal `number` once it has printed `line`.
 
@@ -285,7 +303,9 @@ def _toy_run(root: Path) -> ToyRun:
         arguments += ["--set", setting]
     interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
-    finished = recsys(*arguments)
+    # A run that ends in a process of its own: tests/notebooks/test_notebooks.py.
+    ended = recsys_here(*arguments)
+    finished = subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, ended.stderr)
     return ToyRun(
         output,
         arguments,

@@ -21,6 +21,7 @@ LINES = (
         "components.read",
         "components.check",
         "components.build",
+        "components.transform",
         "components.gate",
         "components.canary",
         "components.refit",
@@ -146,29 +147,24 @@ def test_a_library_stays_out_of_a_room(room, library):
 
 
 @pytest.mark.parametrize(
-    "module, library",
+    "module, libraries",
     [
-        ("models.names.registry", "tensorflow"),
-        ("models.training.trainer", "apache_beam"),
-        ("models.training.trainer", "tfx"),
-        ("serving.client", "tensorflow"),
-        ("serving.client", "serving.server"),
-        ("pipeline.cli", "tensorflow"),
+        ("models.names.registry", ["tensorflow"]),
+        ("models.training.trainer", ["apache_beam", "tfx"]),
+        ("serving.client", ["tensorflow", "serving.server"]),
+        ("pipeline.cli", ["tensorflow"]),
         # A run is refused before anything heavy is imported.
-        ("pipeline.config", "tensorflow"),
-        ("pipeline.config", "tfx"),
-        ("pipeline.config", "apache_beam"),
-        ("pipeline.config", "pyarrow"),
-        ("pipeline.preflight", "tensorflow"),
-        ("pipeline.preflight", "tfx"),
-        ("pipeline.preflight", "apache_beam"),
-        ("components.read.typed", "apache_beam"),
-        ("components.build.checks", "apache_beam"),
+        ("pipeline.config", ["tensorflow", "tfx", "apache_beam", "pyarrow"]),
+        ("pipeline.preflight", ["tensorflow", "tfx", "apache_beam"]),
+        ("components.read.typed", ["apache_beam"]),
+        ("components.build.checks", ["apache_beam"]),
     ],
 )
-def test_importing_a_module_does_not_load_a_library(module, library):
-    code = f"import sys, {module}; sys.exit({library!r} in sys.modules)"
-    assert not subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT).returncode
+def test_importing_a_module_does_not_load_a_library(module, libraries):
+    code = f"import sys, {module}; print([one for one in {libraries!r} if one in sys.modules])"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 def test_what_decides_the_components_outputs_is_in_their_cache_key():

@@ -74,13 +74,15 @@ class AutoRec(ScoreModel[HyperParameters]):
             data.events, by_item, rows.embedding_rows, columns.embedding_rows
         )
         self._rated = np.flatnonzero(np.diff(self._ratings.indptr))
-        weights, biases = (
-            tf.keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001)
-        )
+
+        def start() -> list[tf.keras.initializers.Initializer]:
+            """Of weights and biases; one for both layers would begin them alike."""
+            return [tf.keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001)]
+
         self.encoder = FromEntities(
-            columns, hyper_parameters.hidden, "sigmoid", weights, biases, name="encoder"
+            columns, hyper_parameters.hidden, "sigmoid", *start(), name="encoder"
         )
-        self.decoder = ToEntities(columns, hyper_parameters.hidden, weights, biases, name="decoder")
+        self.decoder = ToEntities(columns, hyper_parameters.hidden, *start(), name="decoder")
         counts = np.maximum(np.diff(self._ratings.indptr), 1)
         self._means = tf.constant(np.asarray(self._ratings.sum(axis=1))[:, 0] / counts, tf.float32)
         self._is_rated = tf.constant(np.diff(self._ratings.indptr) > 0)

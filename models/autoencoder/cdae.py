@@ -77,10 +77,15 @@ class CDAE(DotProductModel[HyperParameters]):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.hidden
         limit = 4 * (6 / (data.items.train_count + width)) ** 0.5
-        start = tf.keras.initializers.RandomUniform(-limit, limit)
-        self.item_inputs = id_embedding(data.items, width, start, "item_inputs")
-        self.users = id_embedding(data.users, width, start, "users")
-        self.item_outputs = id_embedding(data.items, width, start, "item_outputs")
+        # Each its own initializer: one would begin all three alike.
+        self.item_inputs, self.users, self.item_outputs = (
+            id_embedding(entities, width, tf.keras.initializers.RandomUniform(-limit, limit), name)
+            for entities, name in (
+                (data.items, "item_inputs"),
+                (data.users, "users"),
+                (data.items, "item_outputs"),
+            )
+        )
         self.item_bias = id_embedding(data.items, 1, "zeros", "item_bias")
         for table in (self.item_inputs, self.users, self.item_outputs, self.item_bias):
             table.build(None)

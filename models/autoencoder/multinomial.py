@@ -45,9 +45,17 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
     def __init__(self, hyper_parameters: M, data: TrainingData, outer_width: int):
         super().__init__(hyper_parameters, data)
         self._index_count = data.items.index_count
-        start = ("glorot_uniform", bias_initializer())
-        self.from_items = FromEntities(data.items, outer_width, "tanh", *start, name="from_items")
-        self.to_items = ToEntities(data.items, outer_width, *start, name="to_items")
+        self.from_items = FromEntities(
+            data.items,
+            outer_width,
+            "tanh",
+            "glorot_uniform",
+            bias_initializer(),
+            name="from_items",
+        )
+        self.to_items = ToEntities(
+            data.items, outer_width, "glorot_uniform", bias_initializer(), name="to_items"
+        )
 
     def encode(self, inputs: tf.Tensor) -> tf.Tensor:
         """[B, N + 2] normalised profiles -> the code that ranking uses, without noise."""

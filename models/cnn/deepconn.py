@@ -171,13 +171,16 @@ class FactorizationMachine(tf.keras.layers.Layer):
 
     def __init__(self, inputs: int, hyper_parameters: HyperParameters, bias: float):
         super().__init__(name="machine")
-        uniform = tf.keras.initializers.RandomUniform(-0.1, 0.1)
+
+        def uniform() -> tf.keras.initializers.Initializer:  # one would begin both alike
+            return tf.keras.initializers.RandomUniform(-0.1, 0.1)
+
         self.bias = self.add_weight(
             name="bias", shape=[], initializer=tf.keras.initializers.Constant(bias)
         )
-        self.linear = self.add_weight(name="linear", shape=[inputs], initializer=uniform)
+        self.linear = self.add_weight(name="linear", shape=[inputs], initializer=uniform())
         self.factors = self.add_weight(
-            name="factors", shape=[inputs, hyper_parameters.factors], initializer=uniform
+            name="factors", shape=[inputs, hyper_parameters.factors], initializer=uniform()
         )
         self._dropout = Dropout(hyper_parameters.dropout)
 

@@ -136,8 +136,11 @@ class DotProductModel(RetrieveModel[H]):
     def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeds items by raw features, as of `TrainingData.item_index`.
 
+        It is the signature `embed_items`.
+
         Returns:
-            [B, D] float32 vectors, and [B] bool: false where nothing that was told is known.
+            [B, D] float32 vectors as of `item_embeddings`, and [B] bool: false where nothing that
+            was told is known.
         """
         raise NotImplementedError(f"{type(self).__name__} must define embed_features()")
 

@@ -272,6 +272,20 @@ class Retriever(tf.Module):
         embedding = tf.gather(tf.cast(vectors, tf.float32), place)
         return {"embedding": tf.where(known[:, tf.newaxis], embedding, 0.0), "known": known}
 
+    def embed_items(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `embed_items` signature of a model that embeds items by their features.
+
+        Args:
+            **raw: features by their names, of items that need not be in any table: [B] or, of
+                several values, [B, L]; strings, "" where missing, or float32, NaN where missing.
+
+        Returns:
+            `embedding` [B, D] float32, as those that `retrieve` searches; and `known` [B] bool,
+            false where nothing that was told is known.
+        """
+        vectors, known = self._model.embed_features(raw)
+        return {"embedding": vectors, "known": known}
+
     def similar_features(
         self, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor, **raw: tf.Tensor
     ) -> dict[str, tf.Tensor]:
@@ -357,6 +371,10 @@ class Retriever(tf.Module):
         if isinstance(self._model, DotProductModel):
             signatures["embed"] = signature(self.embed, **who)
             signatures["retrieve"] = self._retrieve()
+            if self._item_fields:
+                signatures["embed_items"] = signature(
+                    self.embed_items, **raw_signature(self._item_fields)
+                )
             signatures["item_vectors"] = signature(
                 self.item_vectors, item_id=spec(strings, "item_id")
             )

@@ -126,7 +126,7 @@ class Rulebook(tf.Module):
         ).__call__
 
     def qualifies(self, where: tf.Tensor, allow: tf.Tensor) -> tf.Tensor:
-        """[B, N] bool: what `where` and `allow` take, [B, R] strings padded with "".
+        """[B, N] bool: what `where` and `allow` take, [B, R] strings, "" for none.
 
         Raises:
             InvalidArgumentError: as `judge`.
@@ -134,11 +134,13 @@ class Rulebook(tf.Module):
         rows = tf.shape(where)[0]
 
         def some() -> tf.Tensor:
-            conditions, row = _said(where)
-            return _all(self._hold(conditions), row, rows) & self._allowed(allow, rows)
+            wheres, row = _said(where)
+            return _all(self._hold(wheres), row, rows) & self._allowed(allow, rows)
 
-        asked = tf.reduce_any(where != "") | tf.reduce_any(allow != "")
-        return tf.cond(asked, some, lambda: tf.fill([rows, self._size], True))
+        asked = tf.concat([where, allow], axis=1)
+        return tf.cond(
+            tf.reduce_any(asked != ""), some, lambda: tf.ones([rows, self._size], tf.bool)
+        )
 
     def judge(self, rules: Rules) -> Judged:
         """Evaluates `allow`, `where` and `boost`.

@@ -101,7 +101,8 @@ class SimilarItems(tf.Module):
 
     def _under(self, scores: tf.Tensor, allow: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
         """The scores, -inf where rules do not hold."""
-        return tf.where(self._rules.qualifies(where, allow), scores, float("-inf"))
+        never = tf.fill(tf.shape(scores), float("-inf"))  # where() is slow where it broadcasts
+        return tf.where(self._rules.qualifies(where, allow), scores, never)
 
     def first(self, scores: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The first k [B] items of scores [B, N], -inf where an item may not be answered."""

@@ -63,10 +63,16 @@ class CUNEBPR(DotProductModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
-        normal = tf.keras.initializers.RandomNormal(stddev=0.1)
-        factors = hyper_parameters.factors
-        self.user_factors = id_embedding(data.users, factors, normal, "user_factors")
-        self.item_factors = id_embedding(data.items, factors, normal, "item_factors")
+        # Each its own initializer: one would begin both tables alike.
+        self.user_factors, self.item_factors = (
+            id_embedding(
+                entities,
+                hyper_parameters.factors,
+                tf.keras.initializers.RandomNormal(stddev=0.1),
+                name,
+            )
+            for entities, name in ((data.users, "user_factors"), (data.items, "item_factors"))
+        )
         self.item_bias = id_embedding(data.items, 1, "zeros", name="item_bias")
         self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)
         self._friends = np.zeros((data.users.embedding_rows, 0), np.int64)

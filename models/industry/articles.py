@@ -129,7 +129,9 @@ class ArticleEncoder(tf.keras.layers.Layer):
         self._rows, width = len(tokens) + FIRST_TOKEN, settings.article_dim
         self._kept = 1.0 - settings.corruption
         limit = (6.0 / (self._rows + width)) ** 0.5
-        uniform = tf.keras.initializers.RandomUniform(-limit, limit)
+
+        def uniform() -> tf.keras.initializers.Initializer:  # one would begin both tables alike
+            return tf.keras.initializers.RandomUniform(-limit, limit)
 
         def table(dimension: int, initializer: Any, name: str) -> TokenEmbedding:
             layer = TokenEmbedding(
@@ -138,8 +140,8 @@ class ArticleEncoder(tf.keras.layers.Layer):
             layer.build(None)
             return layer
 
-        self.words = table(width, uniform, "words")  # W
-        self.decoded = table(width, uniform, "decoded")  # W'
+        self.words = table(width, uniform(), "words")  # W
+        self.decoded = table(width, uniform(), "decoded")  # W'
         self.decoded_bias = table(1, "zeros", "decoded_bias")  # b'
         self.bias = self.add_weight("bias", [width], initializer="zeros")  # b
 

@@ -26,18 +26,17 @@ where the paper takes the dot product, is as in Item2vec. What its data preparat
 below a second, spam users, ids used again) is the data's to drop.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pydantic
 import tensorflow as tf
 
 from models.contract.item_to_item import ItemToItemModel, LastItems
-from models.contract.requests import signature
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import UNKNOWN
 from models.inputs.sampling import Batches
-from models.inputs.schema import Field, raw_signature
+from models.inputs.schema import Field
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
@@ -167,23 +166,6 @@ class SideInformation(GraphEmbedding[G]):
         vectors += [mean_embedding(table, values[name]) for name, table in self.side.items()]
         weights = self.weights_of(index, values)
         return tf.reduce_sum(weights[:, :, tf.newaxis] * tf.stack(vectors, axis=1), axis=1)
-
-    def signatures(self, retriever: Any) -> dict[str, Any]:
-        """`embed_items`: raw features of items that need not be in any table -> what to search by.
-
-        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
-        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is of unit
-        length, as those that the signature `retrieve` searches; `known` [B] bool is false, and the
-        embedding 0, where train has seen none of the values.
-        """
-        if not self.side:
-            return {}
-
-        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
-            vectors, known = self.embed_features(raw)
-            return {"embedding": vectors, "known": known}
-
-        return {"embed_items": signature(embed_items, **raw_signature(self.item_fields()))}
 
     def item_fields(self) -> tuple[Field, ...]:
         return self._data.item_fields if self.side else ()

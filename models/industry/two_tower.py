@@ -26,21 +26,18 @@ weight, and its id is forgotten, and its units are dropped, for all of its rows 
 together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
-from typing import Any
-
 import numpy as np
 import pydantic
 import tensorflow as tf
 
 from models.contract.query import Query
 from models.contract.recommender import weighed
-from models.contract.requests import signature
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.schema import Field, raw_signature
+from models.inputs.schema import Field
 from models.inputs.token_layers import EntityEncoder
 from models.names.hyper_parameters import (
     Epochs,
@@ -104,6 +101,7 @@ class TwoTower(DotProductModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width, feature_width = hyper_parameters.embedding_dim, hyper_parameters.feature_dim
+        self._data = data
         self._users = EntityEncoder(data.users, width, feature_width, name="users")
         self._items = EntityEncoder(data.items, width, feature_width, name="items")
         self._user_tower = Tower(hyper_parameters, name="user_tower")
@@ -183,34 +181,14 @@ class TwoTower(DotProductModel[HyperParameters]):
             self._items(tf.range(FIRST_TOKEN, FIRST_TOKEN + self._item_count, dtype=tf.int64))
         )
 
-    def signatures(self, retriever: Any) -> dict[str, Any]:
-        """`embed_items`: raw features of items that need not be in any table -> what to search by.
-
-        Inputs are the features by their names, [B] or, of several values, [B, L]: strings, ""
-        where missing, or float32 numbers, NaN where missing. `embedding` [B, D] float32 is as those
-        that the signature `retrieve` searches; `known` [B] bool is false where train has seen none
-        of the values, and where it never forgot an id (`unknown_rate` 0), so that no vector of an
-        unknown one has learnt anything.
-        """
-        fields = self.item_fields()
-        if not fields:
-            return {}
-        # Named, so that its tables are exported too.
-        self._transform_layer = self._data.transform_layer
-
-        def embed_items(**raw: tf.Tensor) -> dict[str, tf.Tensor]:
-            vectors, known = self.embed_features(raw)
-            return {"embedding": vectors, "known": known}
-
-        return {"embed_items": signature(embed_items, **raw_signature(fields))}
-
     def item_fields(self) -> tuple[Field, ...]:
         return self._data.item_fields
 
     def embed_features(self, raw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         encoded, known = self._items.encode_new(self._data.item_index(raw))
-        vectors = tf.cast(self._item_tower(encoded), tf.float32)
-        return vectors, known & (self.hyper_parameters.unknown_rate > 0)
+        # Where no id was ever forgotten, the unknown one's vector has learnt nothing.
+        known &= self.hyper_parameters.unknown_rate > 0
+        return tf.cast(self._item_tower(encoded), tf.float32), known
 
     def _embed_query(self, user, history, forget=None, training=False):
         """`history` is [B, up to history_length] item indices, newest first, padded with 0."""

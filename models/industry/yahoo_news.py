@@ -50,7 +50,7 @@ from models.industry.recurrent import read_through
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.schema import Field
+from models.inputs.schema import Field, raw_signature
 from models.inputs.token_layers import TokenEmbedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
 from models.names.label import WEIGHT
@@ -208,8 +208,8 @@ class YahooNews(ItemVectorModel[HyperParameters]):
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`encode_article` and `update_state`, by which new articles are served without training.
 
-        `encode_article`, there as `embed_items` too, as other models call it: the texts of articles
-        by their names, [B] strings, "" where missing -> `embedding` [B, D] float32, and `known` [B]
+        `encode_article`, which is `embed_items` under the paper's name: the texts of articles by
+        their names, [B] strings, "" where missing -> `embedding` [B, D] float32, and `known` [B]
         bool: false, and the embedding 0, where there is no word that train has.
 
         `update_state`: `state` [B, units] float32, 0 throughout of a user who has read nothing, and
@@ -218,10 +218,6 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         leaves the state as it is.
         """
 
-        def encode_article(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
-            vectors, known = self.embed_features(texts)
-            return {"embedding": vectors, "known": known}
-
         def update_state(state: tf.Tensor, embedding: tf.Tensor) -> dict[str, tf.Tensor]:
             nobody = tf.reduce_all(state == 0, axis=1, keepdims=True)
             state = tf.where(nobody, self.first_state, state)
@@ -229,14 +225,9 @@ class YahooNews(ItemVectorModel[HyperParameters]):
             state = tf.where(tf.reduce_any(embedding != 0, axis=1, keepdims=True), after, state)
             return {"state": state, "embedding": self.user(state)}
 
-        own, names = self.hyper_parameters, [field.name for field in self._words.fields]
-        encode = signature(
-            encode_article,
-            **{name: tf.TensorSpec([None], tf.string, name=name) for name in names},
-        )
+        own = self.hyper_parameters
         return {
-            "encode_article": encode,
-            "embed_items": encode,
+            "encode_article": signature(retriever.embed_items, **raw_signature(self.item_fields())),
             "update_state": signature(
                 update_state,
                 state=tf.TensorSpec([None, own.units], tf.float32, name="state"),

@@ -6,14 +6,14 @@ Index layout of every transformed id and category: 0 = padding or missing, 1 = u
 vocabulary, most frequent first.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.inputs import tensorflow_private, vocabularies
-from models.inputs.vocabularies import Vocabulary
+from models.inputs import tensorflow_private
 from models.names.features import EVENT_TYPE, NOT_FEATURES, REVIEW
 
 # What branches on a tensor says so (`tf.where`, `tf.cond`, `tf.scan`), so nothing here needs
@@ -33,7 +33,27 @@ _CATEGORIES = 100_000
 _PASSED_ON = ("rating", "label", "timestamp", "row", "dwell")
 
 
-def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> dict[str, Any]:
+class Vocabulary(NamedTuple):
+    """What is asked of a vocabulary.
+
+    Attributes:
+        column: string or int64, of any shape.
+        min_count: a value that is there less often is left out.
+        top: values at most, the most frequent; None for all.
+        with_counts: each line begins with how often the value is there.
+    """
+
+    column: tf.SparseTensor
+    min_count: int = 1
+    top: int | None = None
+    with_counts: bool = False
+
+
+def preprocessing_fn(
+    inputs: dict[str, Any],
+    custom_config: dict[str, Any],
+    fit: Callable[[Mapping[str, Vocabulary]], Mapping[str, tf.Tensor]],
+) -> dict[str, Any]:
     """Transforms raw columns to indices and numbers.
 
     Args:
@@ -42,6 +62,8 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
             here; `features.text_columns` reads them off it), and optionally `log`, the names of
             heavy-tailed counts (`features.log_columns`), `min_count`, below which an id or a
             category counts as unknown, and `quantiles`: whether numbers are wanted as such.
+        fit: fits vocabularies: name -> what is asked for, to name -> the path of its file, which
+            the transform graph knows by the name.
 
     Returns:
         Sparse int64 columns under the same names: ids and categories as indices, text as word
@@ -77,7 +99,7 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, Any]) -> d
     if EVENT_TYPE in inputs:
         # No feature: of an event that is to be predicted nobody knows the type. Histories have it.
         asked[EVENT_TYPE] = Vocabulary(_sparse(inputs[EVENT_TYPE]), 1, _CATEGORIES)
-    for name, path in vocabularies.fit(asked).items():
+    for name, path in fit(asked).items():
         if name != ITEM_FREQUENCY:
             outputs[name] = _index(asked[name].column, path)
     for name in _PASSED_ON:

@@ -86,13 +86,16 @@ class NeuMF(RetrieveModel[HyperParameters]):
         if self._has_mlp:
             self.mlp_user = id_embedding(data.users, 2 * factors, name="mlp_user")
             self.mlp_item = id_embedding(data.items, 2 * factors, name="mlp_item")
-            # Glorot's limit of the undivided [4f, 2f] matrix.
-            glorot = tf.keras.initializers.RandomUniform(-(factors**-0.5), factors**-0.5)
+
+            def glorot() -> tf.keras.initializers.Initializer:
+                """Of the limit of the undivided [4f, 2f] matrix; each half its own."""
+                return tf.keras.initializers.RandomUniform(-(factors**-0.5), factors**-0.5)
+
             self.first_user = tf.keras.layers.Dense(
-                2 * factors, kernel_initializer=glorot, name="first_user"
+                2 * factors, kernel_initializer=glorot(), name="first_user"
             )
             self.first_item = tf.keras.layers.Dense(
-                2 * factors, use_bias=False, kernel_initializer=glorot, name="first_item"
+                2 * factors, use_bias=False, kernel_initializer=glorot(), name="first_item"
             )
             self.second = tf.keras.layers.Dense(factors, activation="relu", name="second")
             self._dropout = Dropout(hyper_parameters.dropout)

@@ -20,9 +20,10 @@ class GRU(tf.keras.layers.Layer):
 
     def __init__(self, units: int, name: str):
         super().__init__(name=name)
-        limit = uniform(units, units)
-        self.candidate = self.add_weight("candidate", [units, units], initializer=limit)
-        self.gates = self.add_weight("gates", [units, 2 * units], initializer=limit)
+        self.candidate = self.add_weight(
+            "candidate", [units, units], initializer=uniform(units, units)
+        )
+        self.gates = self.add_weight("gates", [units, 2 * units], initializer=uniform(units, units))
         self.bias = self.add_weight("bias", [3 * units], initializer="zeros")
 
     def call(self, inputs):

@@ -160,6 +160,9 @@ class AsyncClient:
         self, queries: Sequence[Query], k: int, live: Live, metadata: Document | None
     ) -> list[Recommendations]:
         inputs, signature = messages.recommend_request(queries, k, live, metadata)
+        return await self._recommend(inputs, signature)
+
+    async def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
         outputs, version = await self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 

@@ -242,6 +242,9 @@ class Client:
         self, queries: Sequence[Query], k: int, live: Live, metadata: Document | None
     ) -> list[Recommendations]:
         inputs, signature = messages.recommend_request(queries, k, live, metadata)
+        return self._recommend(inputs, signature)
+
+    def _recommend(self, inputs: Inputs, signature: str) -> list[Recommendations]:
         outputs, version = self._predict(inputs, signature, ())
         return messages.recommendations(outputs, version)
 

@@ -244,18 +244,6 @@ def recommend_inputs(
     return inputs
 
 
-def similar_inputs(
-    item_ids: Sequence[Id], k: int, allow: Sequence[Id] = (), where: Sequence[str] = ()
-) -> dict[str, list[Any]]:
-    """The inputs of the signature `similar`; the rules are the same for all items."""
-    return {
-        "item_id": list(item_ids),
-        "k": [k] * len(item_ids),
-        "allow": _padded([list(allow)] * len(item_ids)),
-        "where": _padded([list(where)] * len(item_ids)),
-    }
-
-
 def recommend_request(
     queries: Sequence[Query], k: int, live: Live, metadata: Document | None
 ) -> tuple[dict[str, list[Any]], str]:
@@ -275,6 +263,18 @@ def recommend_request(
     if metadata is None or signature == "recommend":
         return recommend_inputs(queries, k), signature
     return recommend_inputs(queries, k, inputs_beside(metadata, queries)), signature
+
+
+def similar_inputs(
+    item_ids: Sequence[Id], k: int, allow: Sequence[Id] = (), where: Sequence[str] = ()
+) -> dict[str, list[Any]]:
+    """The inputs of the signature `similar`; the rules are the same for all items."""
+    return {
+        "item_id": list(item_ids),
+        "k": [k] * len(item_ids),
+        "allow": _padded([list(allow)] * len(item_ids)),
+        "where": _padded([list(where)] * len(item_ids)),
+    }
 
 
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:

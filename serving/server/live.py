@@ -16,12 +16,13 @@ from serving.server.servable import Servable
 from serving.server.training_log import Notes, read_notes
 from serving.state import Event, Item, Live, Store
 from serving.state.reader import Reader
-from serving.state.requests import BESIDE, IDS, fill, is_filled
-from serving.state.store import Written
-from serving.wire.errors import ServingError
+from serving.state.requests import BESIDE, IDS, fill
+from serving.state.store import MOST_WAITING, Written
+from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import DTYPES, STRING
 
 _READERS = 4
+_FEW = 16  # users whom the event loop looks up itself, where they are near
 _EVENTS = "recommend_events"
 
 
@@ -39,6 +40,9 @@ class LiveState:
         self._count = metrics.state_count
         self._check_size = check_size
         self._readers = ThreadPoolExecutor(_READERS, "state-read")
+        self._pending: list[tuple[Sequence[Event], Sequence[Item], asyncio.Future[None]]] = []
+        self._waiting = 0
+        self._writer: asyncio.Task[None] | None = None
         self._newcomers = Newcomers()
         self._notes: weakref.WeakKeyDictionary[Servable, Notes] = weakref.WeakKeyDictionary()
         self._entered: tuple[int, dict[bytes, Item]] = (0, {})
@@ -60,14 +64,47 @@ class LiveState:
         """Writes changes of the catalogue; see `write_events`."""
         return await self._write("write_items", items=items)
 
-    async def _write(self, operation: str, **rows) -> Written:
+    async def _write(
+        self, operation: str, events: Sequence[Event] = (), items: Sequence[Item] = ()
+    ) -> Written:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        oldest = self._store.oldest()
+        expired = sum(event.timestamp < oldest for event in events)
         try:
-            written = await asyncio.wrap_future(self._store.submit(**rows))
+            if self._waiting and len(events) + len(items) + self._waiting > MOST_WAITING:
+                raise ServingError(
+                    Code.UNAVAILABLE, f"{self._waiting} events wait to be written already"
+                )
+            self._waiting += len(events) + len(items)
+            self._pending.append((events, items, done))
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.create_task(self._write_pending())
+            await done
         except ServingError as error:
             self._count.add(operation, error.code.name)
             raise
         self._count.add(operation, "OK")
-        return written
+        return Written(len(events) - expired + len(items), expired)
+
+    async def _write_pending(self) -> None:
+        """Hands over all that waits at once: waking the event loop for each would cost more."""
+        while self._pending:
+            pending, self._pending = self._pending, []
+            events = [event for some, _, _ in pending for event in some]
+            items = [item for _, some, _ in pending for item in some]
+            error: ServingError | None = None
+            try:
+                await asyncio.wrap_future(self._store.submit(events, items))
+            except Exception as raised:  # nobody who waits may be forgotten
+                error = from_exception(raised)
+            self._waiting -= len(events) + len(items)
+            for _, _, done in pending:
+                if done.done():  # whoever asked has gone
+                    continue
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
 
     async def add_newcomers(
         self, servable: Servable, inputs: dict[str, np.ndarray], outputs: Outputs, run: Run
@@ -112,18 +149,21 @@ class LiveState:
         Raises:
             ServingError: INVALID_ARGUMENT: there are more values in it now than may be.
         """
-        if not _is_of_users(inputs):
+        rows = _filled_rows(inputs)
+        if not rows:
             return signature, inputs
-        loop, users = asyncio.get_running_loop(), inputs["user_id"].tolist()
-        live = await loop.run_in_executor(self._readers, self._look_up, users)
+        users = inputs["user_id"].tolist() if "history" in rows else []
+        if self._store.is_near and len(users) <= _FEW:
+            live = self._look_up(users)
+        else:
+            loop = asyncio.get_running_loop()
+            live = await loop.run_in_executor(self._readers, self._look_up, users)
         live, signatures = live.after(self._notes_of(servable).history_until), servable.signatures
         asked, whole = signature, inputs
         if any(live.histories) and set(inputs) == IDS and _EVENTS in signatures:
             asked, whole = _EVENTS, {**_nothing_beside(signatures[_EVENTS], inputs), **inputs}
-        taken = {
-            name: whole[name].tolist() for name in ("history", "exclude", *BESIDE) if name in whole
-        }
-        filled = fill(taken, live)
+            rows += [name for name in BESIDE if name in whole and name not in rows]
+        filled = fill({name: whole[name].tolist() for name in rows}, live)
         if not filled:
             return signature, inputs
         new = {name: np.array(rows, whole[name].dtype) for name, rows in filled.items()}
@@ -132,23 +172,26 @@ class LiveState:
         return asked, whole
 
 
-def _is_of_users(inputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether a request is of users and their histories.
+def _filled_rows(inputs: Mapping[str, np.ndarray]) -> list[str]:
+    """The inputs that may be filled: all of a request of users, `exclude` alone of another.
 
-    One whose shapes are wrong is none: the model says what is wrong.
+    None where their shapes are wrong: the model says what is wrong.
     """
-    if not is_filled(inputs):
-        return False
-    user, history = inputs["user_id"], inputs["history"]
-    lists = [inputs[name] for name in ("history", "exclude") if name in inputs]
-    beside = [inputs[name] for name in BESIDE if name in inputs]
-    return (
+    user, history, exclude = (inputs.get(name) for name in ("user_id", "history", "exclude"))
+    if user is None or history is None:
+        is_list = exclude is not None and exclude.ndim == 2 and exclude.dtype == object
+        return ["exclude"] if is_list and len(exclude) else []
+    lists = [array for array in (history, exclude) if array is not None]
+    beside = [name for name in BESIDE if name in inputs]
+    fits = (
         user.ndim == 1
         and len(user) > 0
         and all(array.dtype == object for array in (user, *lists))
         and all(array.ndim == 2 and len(array) == len(user) for array in lists)
-        and all(array.shape == history.shape for array in beside)
+        and all(inputs[name].shape == history.shape for name in beside)
     )
+    named = ["history", *(["exclude"] if exclude is not None else []), *beside]
+    return named if fits else []
 
 
 def _nothing_beside(definition, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -164,6 +164,10 @@ def _event_type(where: str, value: object) -> str:
         return ""
     if not isinstance(value, str) or len(value) > _LONGEST_ID:
         raise _wrong(where, "event_type", f"a string of at most {_LONGEST_ID}", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _wrong(where, "event_type", "UTF-8", value) from None
     return value
 
 

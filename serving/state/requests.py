@@ -15,11 +15,6 @@ IDS = {"user_id", "history", "exclude", "k"}
 BESIDE: dict[str, Any] = {"event_types": b"", "dwell": 0.0, "timestamps": 0}
 
 
-def is_filled(taken: Mapping[str, object]) -> bool:
-    """Whether a request of these inputs is of users and their histories, and so can be filled."""
-    return "user_id" in taken and "history" in taken
-
-
 def fill(taken: Mapping[str, Union[Rows, Sequence[Any]]], live: Live) -> dict[str, Rows]:
     """The inputs of a request that change by what is known of its users.
 
@@ -29,7 +24,8 @@ def fill(taken: Mapping[str, Union[Rows, Sequence[Any]]], live: Live) -> dict[st
 
     Args:
         taken: the request's inputs by name: `history` and, where the signature takes them,
-            `exclude`, `event_types`, `dwell` and `timestamps`, each rows padded with "" or 0.
+            `exclude`, `event_types`, `dwell` and `timestamps`, each rows padded with "" or 0. What
+            is of no user, such as similar items, has no `history`.
         live: of the request's users, row by row.
 
     Returns:
@@ -37,11 +33,9 @@ def fill(taken: Mapping[str, Union[Rows, Sequence[Any]]], live: Live) -> dict[st
         change.
     """
     filled: dict[str, Rows] = {}
-    history = taken["history"]
-    told = [any(item not in _NOTHING for item in row) for row in history]
     new = [
-        events if events and not own else None
-        for events, own in zip(live.histories, told, strict=True)
+        events if events and all(item in _NOTHING for item in row) else None
+        for events, row in zip(live.histories, taken.get("history", ()), strict=True)
     ]
     if any(new):
         for name in ("history", *BESIDE):

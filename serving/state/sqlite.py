@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
 import time
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, TypeVar
 
 from serving.state.events import Event, Item
 from serving.state.store import Live, Store
 from serving.wire.errors import Code, ServingError, StartError
 
+T = TypeVar("T")
 _VERSION = 1
 _WAIT_SECONDS = 10.0  # for another process that writes
 _PURGE_SECONDS = 60.0
@@ -36,19 +38,27 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE TABLE IF NOT EXISTS catalogue (changes INTEGER NOT NULL);
 INSERT INTO catalogue SELECT 0 WHERE NOT EXISTS (SELECT * FROM catalogue);
 """
+# Each step of a statement hands Python's lock to other threads, and on a busy machine waits for it:
+# so many rows are one statement, and a history is one row.
+_ROWS_A_STATEMENT = 1000
 _WRITE = """
 INSERT OR IGNORE INTO events (user_id, item_id, event_type, dwell, timestamp)
-VALUES (?, ?, ?, ?, ?)
+VALUES {}
 """
 _DROP_BEYOND = """
 DELETE FROM events WHERE number IN (
-    SELECT number FROM events WHERE user_id = ?
-    ORDER BY timestamp DESC, number DESC LIMIT -1 OFFSET ?
+    SELECT number FROM (
+        SELECT number, row_number() OVER (
+            PARTITION BY user_id ORDER BY timestamp DESC, number DESC
+        ) AS place FROM events WHERE user_id IN ({})
+    ) WHERE place > ?
 )
 """
 _READ = """
-SELECT item_id, event_type, dwell, timestamp FROM events WHERE user_id = ? AND timestamp >= ?
-ORDER BY timestamp DESC, number DESC LIMIT ?
+SELECT json_group_array(json_array(timestamp, number, hex(item_id), event_type, dwell)) FROM (
+    SELECT * FROM events WHERE user_id = ? AND timestamp >= ?
+    ORDER BY timestamp DESC, number DESC LIMIT ?
+)
 """
 _CHANGE = """
 INSERT INTO items (item_id, "left", features) VALUES (?, ?, ?)
@@ -60,8 +70,11 @@ ON CONFLICT (item_id) DO UPDATE SET "left" = excluded."left",
 class SqliteStore(Store):
     """A store in a file; see `Store`.
 
-    A commit is on the disk, by fsync, before it is acknowledged. Readers wait for no writer.
+    A commit is on the disk, by fsync, before it is acknowledged. Readers wait for no writer; a
+    look-up is a few reads of memory, so an event loop may wait for it.
     """
+
+    is_near = True
 
     def __init__(self, path: str, events_per_user: int, ttl_seconds: float):
         """Opens the file, or makes it; see `open_state`."""
@@ -92,13 +105,13 @@ class SqliteStore(Store):
             if changes != self._changes:
                 rows = reader.execute('SELECT item_id FROM items WHERE "left" ORDER BY item_id')
                 self._left, self._changes = tuple(row[0] for row in rows), changes
-            found = {
-                user: [
-                    Event(user, *row)
-                    for row in reader.execute(_READ, (user, oldest, self.events_per_user))
-                ][::-1]
-                for user in set(users)
-            }
+            found = {}
+            for user in set(users):
+                rows = reader.execute(_READ, (user, oldest, self.events_per_user)).fetchone()
+                found[user] = [
+                    Event(user, bytes.fromhex(item), event_type, dwell, timestamp)
+                    for timestamp, _, item, event_type, dwell in sorted(json.loads(rows[0]))
+                ]
             return Live([found[user] for user in users], self._left, changes)
 
     def items(self) -> dict[bytes, Item]:
@@ -122,12 +135,13 @@ class SqliteStore(Store):
         writer = self._writer
         try:
             writer.execute("BEGIN IMMEDIATE")
-            writer.executemany(
-                _WRITE,
-                [(e.user_id, e.item_id, e.event_type, e.dwell, e.timestamp) for e in events],
-            )
-            users = {event.user_id for event in events}
-            writer.executemany(_DROP_BEYOND, [(user, self.events_per_user) for user in users])
+            for some in _pieces(events):
+                values = [(e.user_id, e.item_id, e.event_type, e.dwell, e.timestamp) for e in some]
+                places = ", ".join(["(?, ?, ?, ?, ?)"] * len(some))
+                writer.execute(_WRITE.format(places), [*itertools.chain(*values)])
+            for users in _pieces(list({event.user_id for event in events})):
+                places = ", ".join("?" * len(users))
+                writer.execute(_DROP_BEYOND.format(places), [*users, self.events_per_user])
             if items:
                 writer.executemany(
                     _CHANGE,
@@ -150,6 +164,11 @@ class SqliteStore(Store):
         with self._reading:
             self._reader.close()
         self._writer.close()
+
+
+def _pieces(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        yield rows[start : start + _ROWS_A_STATEMENT]
 
 
 def _connect(path: str) -> sqlite3.Connection:

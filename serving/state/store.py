@@ -16,7 +16,7 @@ from serving.wire.errors import Code, ServingError, StartError
 EVENTS_PER_USER = 100
 TTL_SECONDS = 30 * 86400.0
 # Beyond this much that waits to be written, clients are told to come again.
-_MOST_WAITING = 100_000
+MOST_WAITING = 100_000
 _MOST_A_COMMIT = 10_000
 
 
@@ -69,7 +69,10 @@ class Store:
     Attributes:
         events_per_user: how many events of a user are kept, the newest.
         ttl_seconds: how old an event may be, by its own timestamp; 0: any age.
+        is_near: a look-up takes less than to hand it to another thread.
     """
+
+    is_near = False
 
     def __init__(self, events_per_user: int = EVENTS_PER_USER, ttl_seconds: float = TTL_SECONDS):
         if events_per_user < 1:
@@ -98,7 +101,7 @@ class Store:
         with self._lock:
             if self._closed:
                 raise ServingError(Code.UNAVAILABLE, "the state is closed")
-            if self._waiting_rows and self._waiting_rows + write.rows > _MOST_WAITING:
+            if self._waiting_rows and self._waiting_rows + write.rows > MOST_WAITING:
                 raise ServingError(
                     Code.UNAVAILABLE, f"{self._waiting_rows} events wait to be written already"
                 )

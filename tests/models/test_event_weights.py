@@ -9,6 +9,7 @@ import tensorflow as tf
 from models.baseline import item_knn
 from models.baseline.bpr_mf import BPRMF
 from models.baseline.ials import IALS
+from models.embedding.domain_vectors import graded_pairs
 from models.gnn.sessions import prefix_batches
 from models.industry.prefixes import targets
 from models.inputs.data import Entities, TrainingData
@@ -16,9 +17,10 @@ from models.inputs.event_log import EventLog
 from models.inputs.profiles import shuffled_profiles
 from models.inputs.sampling import shuffled_batches
 from models.inputs.schema import read_schema
+from models.inputs.source_domain import read_source
 from models.names.label import WEIGHT
 from models.rnn import sessions
-from tests.models.toy import ToyData
+from tests.models.toy import ToyData, example
 
 # Two users of four and two events; an item weighs half of its index.
 USER, ITEM = np.array([2, 2, 2, 2, 3, 3]), np.array([2, 3, 2, 4, 2, 5])
@@ -186,3 +188,21 @@ def test_a_profile_says_what_its_items_weigh():
     assert batch["items"][first].tolist() == [2, 3, 4]
     np.testing.assert_allclose(batch[WEIGHT][first], np.array([3, 2, 1]) / 1.6, rtol=1e-6)
     np.testing.assert_allclose(batch[WEIGHT][1 - first], np.array([1, 1, 0]) / 1.6, rtol=1e-6)
+
+
+def test_pairs_of_graded_items_weigh_as_the_better_one():
+    events = log([2, 2, 2], [2, 3, 4], [1, 2, 3])
+    events.rating = np.array([5.0, 1.0, 3.0])
+    columns, _ = graded_pairs(events)
+    told = dict(zip(columns["item"].tolist(), columns[WEIGHT].tolist(), strict=True))
+    assert told == {2: 0.5, 4: 1.5}  # 1 and 3 over 2; nothing is rated lower than item 3
+
+
+@pytest.mark.parametrize("weights, expected", [([1.0, 0.5], [1.0, 0.5]), ([], None)])
+def test_events_of_the_other_domain_weigh_too(tmp_path, weights, expected):
+    row = {"user_id": ["u"], "item_id": ["x", "y"], "row": [0, 1], "shared": ["users"]}
+    with tf.io.TFRecordWriter(str(tmp_path / "rows.gz"), "GZIP") as file:
+        file.write(example(**row, **({WEIGHT: weights} if weights else {})))
+    data = SimpleNamespace(files=lambda split: str(tmp_path / "*"))
+    found = read_source(data, "emcdr").events.weight
+    assert (found if found is None else found.tolist()) == expected

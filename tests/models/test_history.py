@@ -263,7 +263,7 @@ def test_a_request_tells_what_stands_beside_its_history(served, tmp_path):
         "device": tf.constant(["desk", "fridge"]),
         "hour": tf.constant([9.0, float("nan")]),
     }
-    retriever.export(str(tmp_path / "1"))
+    retriever.export(str(tmp_path / "1"), rules=False)
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
     _, signature = signatures["recommend_events"].structured_input_signature
     assert set(signature) == {*asked, *beside}
@@ -351,7 +351,7 @@ def test_the_first_items_are_ordered_anew_in_evaluation_as_in_serving(served, bu
     for order, target in zip(np.argsort(-reranked, kind="stable"), parsed["targets"], strict=True):
         ranks.append(order.tolist().index(int(target[0])) + 1)
     assert values["mrr_10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))
-    retriever.export(str(tmp_path / "1"))
+    retriever.export(str(tmp_path / "1"), rules=False)
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
     assert signatures["count_items"]()["items"] == len(data.items)
 
@@ -403,7 +403,7 @@ def test_the_second_stage_is_told_the_moment_and_what_the_first_one_thought(
     )
     data = load(tmp_path, ByTheMoment, ScoreTask(label))
     ScoreTask(label).exporter(ByTheMoment(Epochs(), data), data).export(str(tmp_path / "rank"))
-    served.retriever.export(str(tmp_path / "recall"))
+    served.retriever.export(str(tmp_path / "recall"), rules=False)
     bundle = TwoStage(str(tmp_path / "recall"), str(tmp_path / "rank"), "told", candidates=4)
     bundle.export(str(tmp_path / "both"))
     signatures = tf.saved_model.load(str(tmp_path / "both")).signatures

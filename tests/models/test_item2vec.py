@@ -97,7 +97,7 @@ class TestItem2vec(RetrieveContract):
         )
         alone = recommend([missing])
         assert alone["strategy"][0] == b"fallback" and missing not in alone["item_id"].numpy()[0]
-        found = retriever._brute_force()(tf.ones([1, 16]), tf.constant(60))["item_id"].numpy()[0]
+        found = retriever._retrieve()(tf.ones([1, 16]), tf.constant(60))["item_id"].numpy()[0]
         assert len(found) == 59 and missing not in found
 
     def test_every_item_that_shares_a_set_has_been_trained(self, trained):

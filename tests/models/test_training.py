@@ -52,6 +52,16 @@ def toy(toy_data):
     return toy_data("event", 0.0)
 
 
+@pytest.fixture
+def unexported(monkeypatch):
+    """Of a trained model `run_fn` writes the log and the weights alone.
+
+    To export takes longer than to train; what an export holds is the next test's matter.
+    """
+    monkeypatch.setattr("models.contract.retriever.Retriever.export", lambda *_: None)
+    monkeypatch.setattr(trainer.warm_up, "save_requests", lambda _: 0)
+
+
 def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
     trainer.run_fn(arguments(toy, tmp_path, checkpoint_dir=str(tmp_path / "checkpoints")))
     log = json.loads((tmp_path / "run" / "training.json").read_text())
@@ -66,7 +76,7 @@ def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_interrupted_training_is_resumed(toy, tmp_path, monkeypatch):
+def test_interrupted_training_is_resumed(toy, tmp_path, monkeypatch, unexported):
     """Of kill -9 the end-to-end test tells."""
 
     def interrupt(line):
@@ -381,8 +391,9 @@ def test_two_logical_devices_step_as_one(toy_data):
     ]
     program = textwrap.dedent(
         f"""
-        import models
+        import gc, models
         import tensorflow as tf
+        gc.disable()  # as tests/conftest.py does
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], \
 [tf.config.LogicalDeviceConfiguration()] * 2)
         from tests.models import test_training
@@ -486,7 +497,7 @@ def test_saved_weights_rebuild_the_model(toy, tmp_path):
             np.testing.assert_array_equal(before, after, err_msg=before.name)
 
 
-def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
+def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path, unexported):
     first = arguments(toy, tmp_path / "first")
     trainer.run_fn(first)
     second = arguments(toy, tmp_path / "second", hyper_parameters={**SMALL, "epochs": 1})
@@ -498,7 +509,7 @@ def test_run_fn_warm_starts_from_a_base_model(toy, tmp_path):
     assert log["epochs"][0]["loss"] < cold["epochs"][0]["loss"]
 
 
-def test_run_fn_fits_again_for_the_epochs_that_were_chosen(toy, tmp_path):
+def test_run_fn_fits_again_for_the_epochs_that_were_chosen(toy, tmp_path, unexported):
     """Two of three, without validation; the log names the model that was measured."""
     again = arguments(toy, tmp_path)
     nobody = pa.table({"user_id": pa.array([], pa.large_binary())})
@@ -512,7 +523,7 @@ def test_run_fn_fits_again_for_the_epochs_that_were_chosen(toy, tmp_path):
     assert log["refit"] == again.hyperparameters and log["hyper_parameters"]["epochs"] == 3
 
 
-def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path):
+def test_a_run_may_choose_its_epoch_by_another_metric(toy, tmp_path, unexported):
     trainer.run_fn(
         arguments(
             toy,

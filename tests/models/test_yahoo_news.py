@@ -13,6 +13,7 @@ from models.inputs.data import Entities
 from models.inputs.event_log import EventLog
 from models.inputs.schema import Field
 from models.names.errors import ConfigError, DataError
+from models.names.label import WEIGHT
 from tests.models import toy
 from tests.models.contract import RetrieveContract, strings
 from tests.models.served import PROTOCOLS, served
@@ -331,7 +332,7 @@ def test_a_batch_has_what_was_read_before_and_what_was_not_clicked():
     rows = {int(item): number for number, item in enumerate(batch["item"])}
     assert set(rows) == {B, COLD}
     of_b = {name: column[rows[B]].numpy().tolist() for name, column in batch.items()}
-    expected = {"item": B, "history": [A], "weight": 0.5, "place": 2}
+    expected = {"item": B, "history": [A], WEIGHT: 0.5, "place": 2}
     assert of_b == {**expected, "others": [STRANGE, EMPTY], "places": [1, 3]}
     # Without displays every event is a target, and the others are drawn from what train has.
     log = log_of(tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int64), [0] * 4))
@@ -362,7 +363,7 @@ def test_the_loss_of_clicks_by_hand():
         "others": tf.constant([[STRANGE, EMPTY], [STRANGE, 0]], tf.int64),
         "place": tf.constant([2, 0], tf.int64),
         "places": tf.constant([[1, 3], [1, 0]], tf.int64),
-        "weight": tf.constant([0.5, 1.0]),
+        WEIGHT: tf.constant([0.5, 1.0]),
     }
     loss = np.log1p(np.exp([1.5, 1.0, 1.0]))
     expected = (0.5 * (loss[0] + loss[1]) / 2 + loss[2]) / 2

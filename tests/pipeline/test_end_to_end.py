@@ -11,27 +11,18 @@ import socket
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from components.gate import ledger
 from components.tables.places import place
 from models.training import warm_up
-from pipeline import cli, lineage
+from pipeline import lineage
 from serving.client.client import Client
 from serving.server.process import ServerProcess
 from serving.wire.protos import prediction_log
 from serving.wire.records import read_records
-from tests.conftest import recsys
+from tests.conftest import recsys, recsys_here
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
-
-
-def recsys_here(*arguments):
-    """Runs `recsys` in this process, which has TensorFlow and TFX loaded already.
-
-    What would be a traceback is raised.
-    """
-    return CliRunner().invoke(cli.main, list(map(str, arguments)), catch_exceptions=False)
 
 
 def versions(run):
@@ -158,7 +149,7 @@ def test_a_run_pushes_to_a_bucket_and_the_next_is_compared_with_what_lies_there(
     first = recsys_here(*arguments)
     assert first.exit_code == 0, first.output
     record = lineage.load_run(output)
-    assert record.steps["Trainer"].state == "cached" and "baseline" not in record.verdict
+    assert record.blessed and "baseline" not in record.verdict
     (serving,) = place(pushes).iterdir()
     (entry,) = ledger.entries(str(serving))
     assert record.pushed_path == str(serving / str(entry.version))

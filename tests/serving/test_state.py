@@ -160,7 +160,7 @@ def test_a_commit_that_fails_is_told_to_those_who_wait_and_the_next_is_made(tmp_
 
 
 def test_more_than_may_wait_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.state.store._MOST_WAITING", 3)
+    monkeypatch.setattr("serving.state.store.MOST_WAITING", 3)
     state, release = open_state(str(tmp_path / "state.db")), threading.Event()
     commit = state._commit
     monkeypatch.setattr(state, "_commit", lambda *rows: (release.wait(20), commit(*rows)))
@@ -266,6 +266,7 @@ def test_events_are_read_one_or_many():
         ({"user_id": "u" * 2000, "item_id": "i"}, "event 1: user_id: required: at most 1024 bytes"),
         ({"user_id": "u", "item": "i"}, "event 1: 'item': an event has no such field; the nearest"),
         ({"event_type": 5}, "event 1: event_type: required: a string"),
+        ({"event_type": "\udcff"}, "event 1: event_type: required: UTF-8"),
         ({"dwell": -1}, "event 1: dwell: required: seconds, 0 or more; received -1"),
         ({"dwell": float("nan")}, "event 1: dwell: required: seconds, 0 or more; received nan"),
         ({"dwell": True}, "event 1: dwell: required: seconds, 0 or more; received True"),
@@ -340,6 +341,11 @@ def test_what_nothing_is_known_of_stays_as_it_is():
     assert fill(taken, Live([[]])) == {}
     assert fill({"user_id": ["u"], "history": [["a"]]}, Live([[event("u", "b")]], (b"c",))) == {}
     assert fill(taken, Live([[event("u", "b")]])) == {"history": [[b"b"]]}
+
+
+def test_what_is_of_no_user_gets_the_items_that_left_alone():
+    live = Live([], (b"gone",))
+    assert fill({"exclude": [["x"], [""]]}, live) == {"exclude": [["x", b"gone"], [b"gone", b""]]}
 
 
 def test_the_state_needs_neither_tensorflow_nor_the_server():

@@ -6,7 +6,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.testing.util import assert_that
 
-from models.inputs.vocabularies import Fit, _Rule, count
+from components.transform.vocabularies import Fit, _Rule, count
 
 BATCHES = [
     (np.array([b"b", b"a", b"", b"c\n", b"a"], object), np.array([7, 7, 10])),

@@ -22,23 +22,9 @@ import tensorflow_transform.beam.experimental as tft_beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from models.inputs.preprocessing import Vocabulary
+
 _NO_VALUE: dict[type, bytes | int] = {bytes: b"49d0cd50-04bb-48c0-bc6f-5b575dce351a", int: -1}
-
-
-class Vocabulary(NamedTuple):
-    """What is asked of one.
-
-    Attributes:
-        column: string or int64, of any shape.
-        min_count: a value that is there less often is left out.
-        top: values at most, the most frequent; None for all.
-        with_counts: each line begins with how often the value is there.
-    """
-
-    column: tf.SparseTensor
-    min_count: int = 1
-    top: int | None = None
-    with_counts: bool = False
 
 
 def fit(asked: Mapping[str, Vocabulary]) -> dict[str, tf.Tensor]:
@@ -88,7 +74,7 @@ class Fit(tft_beam.PTransformAnalyzer):
         super().__init__()
         self._rules = rules
 
-    def expand(self, batches: beam.PCollection) -> tuple[beam.PCollection, ...]:
+    def expand(self, batches):
         rules, folder = self._rules, self.base_temp_dir
         written = (
             batches

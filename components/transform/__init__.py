@@ -1,0 +1,1 @@
+"""What Transform fits on train, as the models' preprocessing asks for it."""

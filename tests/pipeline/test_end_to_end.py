@@ -181,6 +181,7 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
         "recommend",
         "recommend_rules",
         "similar",
+        "similar_features",
         "embed",
         "retrieve",
     ]

@@ -24,6 +24,18 @@ import pandas as pd
 from benchmarks import experiment
 from models.names import registry
 
+# Numbers of few values, which a run would otherwise take for categories.
+ADULT_TYPES = dict.fromkeys(
+    (
+        "age",
+        "fnlwgt",
+        "educational_num",
+        "hours_per_week",
+        "capital_gain",
+        "capital_loss",
+    ),
+    "int",
+)
 METRICS = ("auc", "log_loss", "gauc", "calibration")
 PEERS = {
     "lr": (".7764", ".5617"),
@@ -143,8 +155,9 @@ def main() -> None:
             "movielens",
             {"column": "rating", "threshold": 4.0},
         )
+    types = ADULT_TYPES if arguments.adult else None
     prepared = experiment.prepare(
-        source, folder, "event", split, schema, label, arguments.min_count
+        source, folder, "event", split, schema, label, arguments.min_count, types=types
     )
     overrides = experiment.overrides(arguments.set)
     rows = []

@@ -35,6 +35,7 @@ def prepare(
     walks: dict[str, Any] | None = None,
     carries: dict[str, Any] | None = None,
     quantiles: bool = False,
+    types: dict[str, str] | None = None,
 ) -> Prepared:
     """Reads, splits and transforms `source` into `folder`.
 
@@ -51,6 +52,7 @@ def prepare(
         walks: the kind `walk`: see `components.build.config.WalkConfig`.
         carries: what a model reads besides: its `carries()`.
         quantiles: whether Transform makes them: a model's `reads_quantiles`.
+        types: of columns, as `data.columns.types` of a run; others are told by their values.
     """
     facts = {"source": str(source), "kind": kind, "split": split, "schema": schema}
     if label:
@@ -61,6 +63,8 @@ def prepare(
         facts["carries"] = carries
     if quantiles:
         facts["quantiles"] = True
+    if types:
+        facts["types"] = types
     settings = json.dumps(facts, sort_keys=True)
     task = "score" if label else "retrieve"
     done = folder / "done.json"
@@ -68,7 +72,9 @@ def prepare(
         shutil.rmtree(
             folder / "graph", ignore_errors=True
         )  # of other settings, or half-written: Transform does not write over it
-        standalone.read_tables(str(source), output=str(folder / "tables"))
+        standalone.read_tables(
+            str(source), columns={"types": types} if types else None, output=str(folder / "tables")
+        )
         standalone.build_examples(
             str(folder / "tables"),
             str(folder),

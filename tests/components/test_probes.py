@@ -80,6 +80,10 @@ class Shop:
     def __init__(self, catalogue, had, silent=()):
         self.catalogue, self.had, self.silent = catalogue, had, silent
 
+    def metadata(self):
+        """Of a model that recommends and no more."""
+        return {"metadata": {"signature_def": {"signature_def": {"recommend": {}}}}}
+
     def recommend_many(self, queries, k):
         return [self.recommend(query, k) for query in queries]
 

@@ -93,8 +93,8 @@ def test_no_session_in_common_gives_no_score():
 
 def test_an_items_last_sessions_are_kept():
     matrix = session_matrix(np.array([2, 3, 2, 2, 3, 2]), np.array([0, 2, 4, 5, 6]), 2)
-    # Item 2 is in the sessions 0, 1 (twice) and 3, item 3 in 0 and 2.
-    assert matrix.toarray().tolist() == [[1, 1], [2, 0], [0, 1], [1, 0]]
+    # Item 2 is in the sessions 0, 1 (twice: once counts) and 3, item 3 in 0 and 2.
+    assert matrix.toarray().tolist() == [[1, 1], [1, 0], [0, 1], [1, 0]]
     kept = most_recent(matrix, 2)
     assert kept.indices.tolist() == [1, 3, 0, 2] and kept.indptr.tolist() == [0, 2, 4]
 

@@ -6,14 +6,16 @@ import pytest
 import tensorflow as tf
 
 from models.names.errors import ConfigError, RecsysError
-from pipeline import batch, vectors
+from pipeline import batch, lineage, vectors
 
 
 def test_vectors_and_towers_are_those_of_the_pushed_model(toy_run, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "_AT_ONCE", 7)  # so that there are several batches
     said = []
-    counts = vectors.run(str(tmp_path / "to"), "latest", str(toy_run.copy), said.append)
-    model = tf.saved_model.load(batch.pushed("latest", str(toy_run.copy)).pushed_path)
+    # Other tests may have pushed since, into the same folder of runs.
+    run = next(one for one in lineage.load_runs(toy_run.copy) if one.pushed_path).run_id
+    counts = vectors.run(str(tmp_path / "to"), run, str(toy_run.copy), said.append)
+    model = tf.saved_model.load(batch.pushed(run, str(toy_run.copy)).pushed_path)
     found = {}
     for entity in ("item", "user"):
         table = pq.read_table(tmp_path / "to" / f"{entity}s.parquet")

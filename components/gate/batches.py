@@ -24,7 +24,7 @@ _KEPT = (tfma.LABELS_KEY, tfma.PREDICTIONS_KEY, tfma.EXAMPLE_WEIGHTS_KEY)
 
 
 def custom_extractors(
-    eval_shared_model: Any, eval_config: tfma.EvalConfig, tensor_adapter_config: Any = None
+    eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any = None
 ) -> list[tfma.extractors.Extractor]:
     """The extractors of an evaluation; TFX's Evaluator asks for them by this name.
 
@@ -52,7 +52,7 @@ def _extractor(stage: str, transform: beam.PTransform) -> tfma.extractors.Extrac
     return tfma.extractors.Extractor(stage_name=stage, ptransform=typed)
 
 
-def _columns(config: tfma.EvalConfig) -> set[str]:
+def _columns(config: config_pb2.EvalConfig) -> set[str]:
     """Every column that is read of a row beside the model, which has the whole row."""
     names = {USER, GROUP, tfma.ARROW_INPUT_COLUMN}
     for model in config.model_specs:
@@ -78,7 +78,7 @@ class _Predict(beam.DoFn):
     text of all rows, and takes all the same: four times the seconds of the answer.
     """
 
-    def __init__(self, config: tfma.EvalConfig, shared_models: Any):
+    def __init__(self, config: config_pb2.EvalConfig, shared_models: Any):
         super().__init__()
         models = shared_models if isinstance(shared_models, list) else [shared_models]
         paths = {model.model_name: model.model_path for model in models}

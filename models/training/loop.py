@@ -371,7 +371,8 @@ class _Keeper(tf.keras.callbacks.Callback):
         # The state names the checkpoint.
         _write(self._folder / "state.json", state)
         kept = {each[key] for each in self._states() for key in ("epoch", "best_epoch")}
-        for old in self._folder.glob("epoch-*"):
+        # Another process may be writing its own: epoch-4_temp is none yet.
+        for old in self._folder.glob("epoch-*.*"):
             if int(old.name.split("-")[1].split(".")[0]) not in kept:
                 old.unlink()
 

@@ -30,7 +30,9 @@ class RedisStore(Store):
         try:
             import redis
         except ImportError:
-            raise StartError(f"the state {url} needs the package redis: install it") from None
+            raise StartError(
+                f"the state {_shown(url)} needs the package redis: install it"
+            ) from None
         self._errors = redis.RedisError
         try:
             self._redis: Any = redis.Redis.from_url(url, socket_timeout=5.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -216,7 +217,13 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     "address, said",
     [
         ("http://h/state", "redis://, rediss:// or unix://; got http://h/state"),
-        ("redis://:secret@127.0.0.1:1/0", "cannot keep the state in redis://127.0.0.1:1/0"),
+        pytest.param(
+            "redis://:secret@127.0.0.1:1/0",
+            "cannot keep the state in redis://127.0.0.1:1/0",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("redis") is None, reason="needs the package redis"
+            ),
+        ),
         ("/nowhere/at/all", "cannot keep the state in /nowhere/at/all"),
     ],
 )
@@ -224,6 +231,12 @@ def test_what_is_no_state_is_said_so(address, said):
     with pytest.raises(StartError) as caught:
         open_state(address)
     assert said in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_without_the_package_its_name_is_said_and_no_password(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(StartError, match="state redis://127.0.0.1:1/0 needs the package redis"):
+        open_state("redis://:secret@127.0.0.1:1/0")
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):

@@ -508,6 +508,32 @@ def ingest(source, address, use_grpc, state, events_per_user, ttl_days, reader) 
     ingesting.run(source, reader, address, use_grpc, state, events_per_user, ttl_days)
 
 
+def _asking_options(command: Callable) -> Callable:
+    """The options of commands that ask a running server."""
+    options = [
+        click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC."),
+        click.option(
+            "--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port)."
+        ),
+        click.option(
+            "--name",
+            default="recsys",
+            show_default=True,
+            help="Name under which the model is served.",
+        ),
+        click.option(
+            "--output",
+            type=click.Path(),
+            default="runs",
+            show_default=True,
+            help="Where to look for item titles.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--user", required=True, help="User id.")
 @click.option(
@@ -515,18 +541,7 @@ def ingest(source, address, use_grpc, state, events_per_user, ttl_days, reader) 
 )
 @click.option("--history", multiple=True, help="An item the user had, oldest first; repeat.")
 @click.option("--exclude", multiple=True, help="An item not to recommend; repeat.")
-@click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
-@click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
-@click.option(
-    "--name", default="recsys", show_default=True, help="Name under which the model is served."
-)
-@click.option(
-    "--output",
-    type=click.Path(),
-    default="runs",
-    show_default=True,
-    help="Where to look for item titles.",
-)
+@_asking_options
 @_mended
 def recommend(user, count, history, exclude, use_grpc, address, name, output) -> None:
     """Ask a running server for a user's recommendations.
@@ -546,18 +561,7 @@ def recommend(user, count, history, exclude, use_grpc, address, name, output) ->
 )
 @click.option("--where", multiple=True, help='A condition, "genres in Drama | War"; repeat.')
 @click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
-@click.option("--grpc", "use_grpc", is_flag=True, help="Ask over gRPC.")
-@click.option("--address", help="HOST:PORT (default 127.0.0.1 and TensorFlow Serving's port).")
-@click.option(
-    "--name", default="recsys", show_default=True, help="Name under which the model is served."
-)
-@click.option(
-    "--output",
-    type=click.Path(),
-    default="runs",
-    show_default=True,
-    help="Where to look for item titles.",
-)
+@_asking_options
 @_mended
 def similar(item, count, where, allow, use_grpc, address, name, output) -> None:
     """Ask a running server for items like an item.

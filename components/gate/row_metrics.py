@@ -615,9 +615,7 @@ class GroupAUC(tfma.metrics.Metric):
 def _group_auc(
     name: str, model_name: str = "", output_name: str = "", example_weighted: bool = False
 ) -> metric_types.MetricComputations:
-    key = metric_types.MetricKey(
-        name, model_name=model_name, output_name=output_name, example_weighted=example_weighted
-    )
+    (key,) = _keys((name,), model_name, output_name, example_weighted)
     user = metric_types.FeaturePreprocessor(feature_keys=[USER])
     return [
         metric_types.MetricComputation(keys=[key], preprocessors=[user], combiner=_UserRows(key))

@@ -102,8 +102,7 @@ def _row_groups(file: str) -> Iterator[_Cut]:
 
 def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[_Cut]:
     with open_file(file, source.encoding) as stream:
-        # The first block is as quickly read again.
-        first, by_position = True, True
+        by_position = None  # asked after the first block, which is as quickly read again
         start = len(stream.readline()) if source.header else _mark(stream)
         line = 2 if source.header else 1
         held = b""
@@ -121,9 +120,9 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[_Cut]:
             if length:
                 whole = data[:length]
                 rows = len(whole.split()) if source.format in LISTS else number
-                yield start, length, line, rows, None if by_position else whole
-                if first:
-                    first, by_position = False, is_read_as_it_is(file, source.encoding)
+                yield start, length, line, rows, whole if by_position is False else None
+                if by_position is None:
+                    by_position = is_read_as_it_is(file, source.encoding)
                 line += whole.count(b"\n")
                 start += length
             held = data[length:]

@@ -25,7 +25,7 @@ from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.token_layers import id_embedding
+from models.inputs.token_layers import factor_tables, id_embedding
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Ranking, Xla
 
 
@@ -57,14 +57,8 @@ class BPRMF(DotProductModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
-        self.user_factors, self.item_factors = (
-            id_embedding(
-                entities,
-                hyper_parameters.factors,
-                tf.keras.initializers.RandomNormal(stddev=0.1),
-                name,
-            )
-            for entities, name in ((data.users, "user_factors"), (data.items, "item_factors"))
+        self.user_factors, self.item_factors = factor_tables(
+            data.users, data.items, hyper_parameters.factors, ("user_factors", "item_factors")
         )
         self.item_bias = id_embedding(data.items, 1, "zeros", name="item_bias")
         self._item_rows = tf.range(FIRST_TOKEN, data.items.embedding_rows, dtype=tf.int64)

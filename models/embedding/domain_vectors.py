@@ -10,7 +10,7 @@ from models.contract.recommender import Recommender, weighed
 from models.inputs import sampling
 from models.inputs.data import Entities, TrainingData
 from models.inputs.event_log import EventLog
-from models.inputs.token_layers import id_embedding
+from models.inputs.token_layers import factor_tables, id_embedding
 from models.names.errors import DataError
 from models.names.hyper_parameters import HyperParameters
 
@@ -57,15 +57,8 @@ class DomainVectors(Recommender[VectorSettings]):
         events: EventLog,
     ):
         super().__init__(hyper_parameters, data)
-        # Each its own initializer: one would begin both tables alike.
-        self.users, self.items = (
-            id_embedding(
-                entities,
-                hyper_parameters.factors,
-                tf.keras.initializers.RandomNormal(stddev=0.1),
-                name,
-            )
-            for entities, name in ((users, "users"), (items, "items"))
+        self.users, self.items = factor_tables(
+            users, items, hyper_parameters.factors, ("users", "items")
         )
         tables = [self.users, self.items]
         if hyper_parameters.item_biases:

@@ -60,6 +60,26 @@ def id_embedding(
     )
 
 
+def factor_tables(
+    users: Entities, items: Entities, dimension: int, names: tuple[str, str]
+) -> tuple[IdEmbedding, IdEmbedding]:
+    """Factors of users and of items, from normals of deviation 0.1.
+
+    Each table has an initializer of its own: one would begin both alike.
+
+    Args:
+        users: whose rows the first has.
+        items: whose rows the second has.
+        dimension: width of both.
+        names: of the layers.
+    """
+    user, item = (
+        id_embedding(entities, dimension, tf.keras.initializers.RandomNormal(stddev=0.1), name)
+        for entities, name in zip((users, items), names, strict=True)
+    )
+    return user, item
+
+
 def around_zero(width: int) -> tf.keras.initializers.Initializer:
     """The first vectors of word2vec: uniform in [-1/2, 1/2) / width."""
     return tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)

@@ -113,8 +113,7 @@ class AsyncClient:
         if not item_ids:
             return []
         inputs = messages.similar_inputs(item_ids, k, allow, where)
-        outputs, version = await self._predict(inputs, messages.SIMILAR, ())
-        return messages.recommendations(outputs, version)
+        return await self._recommend(inputs, messages.SIMILAR)
 
     async def predict(
         self,

@@ -165,8 +165,7 @@ class Client:
         if not item_ids:
             return []
         inputs = messages.similar_inputs(item_ids, k, allow, where)
-        outputs, version = self._predict(inputs, messages.SIMILAR, ())
-        return messages.recommendations(outputs, version)
+        return self._recommend(inputs, messages.SIMILAR)
 
     def predict(
         self,

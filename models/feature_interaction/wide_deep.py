@@ -38,10 +38,10 @@ from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
-from models.inputs.score_data import ID, Inputs, ScoreData
+from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
-from models.names.features import CATEGORICAL, NUMERIC, TEXT
+from models.names.features import CATEGORICAL, ID, NUMERIC, TEXT
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, MixedPrecision, Xla
 from models.names.sizes import ADDED, Parameters, Sizes, perceptron
 from models.training.optimizers import Divided, Ftrl

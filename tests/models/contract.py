@@ -279,6 +279,37 @@ class RetrieveContract:
         expected = self.ask(trained, ["user 0", "user 1"], exclude=[[], ["item 1 é世"]], k=10)
         np.testing.assert_array_equal(answer["item_id"], expected["item_id"])
 
+    def test_says_what_carried_an_answer(self, trained):
+        """Items of who asks, the heaviest first; parts of a sum add up to the score."""
+        data, model = trained.data, trained.model
+        users, histories = ["user 0", "nobody", ""], [[], ["item 3 é世", "item 4 é世"], []]
+        answer = self.ask(trained, users, histories)
+        why = trained.retriever.explain(
+            user_id=tf.constant(users),
+            history=strings(histories),
+            item_id=tf.constant(answer["item_id"]),
+            reasons=tf.constant([9, 1, 3]),
+        )
+        reason, weight, basis = (why[name].numpy() for name in ("reason", "weight", "basis"))
+        assert np.isfinite(weight).all() and ((weight > 0) == (reason != b"")).all()
+        assert (np.diff(weight, axis=2) <= 0).all()
+        assert ((reason[1] != b"").sum(axis=1) <= 1).all()
+        user = int(data.user_table.lookup(tf.constant("user 0")))
+        stored = set(data.items.ids[data.user_history[user].numpy() - 2])
+        asked = {item.encode() for item in histories[1]}
+        assert {*reason[0].ravel()} <= stored | {b""} and {*reason[1].ravel()} <= asked | {b""}
+        assert not reason[2].any()
+        for row, strategy in enumerate(answer["strategy"]):
+            assert set(basis[row]) == {
+                model.explains.encode() if strategy in (b"model", b"fold-in") else b"popularity"
+            }
+        carries = model.explains not in ("none", "popularity")
+        assert (reason[0] != b"").any() == carries
+        if model.explains == "sum":  # of nine items or two, all of which are told
+            np.testing.assert_allclose(
+                weight[0].sum(axis=1), answer["score"][0], rtol=1e-4, atol=1e-5
+            )
+
     def test_strategy_of_a_known_user_is_the_model(self, trained):
         assert self.ask(trained, ["user 0"])["strategy"].tolist() == [b"model"]
 

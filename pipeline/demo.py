@@ -12,7 +12,7 @@ from rich.text import Text
 
 from components.tables.places import fetched, is_remote
 from models.names.errors import ConfigError, RecsysError
-from pipeline import examples, lineage, show
+from pipeline import because, examples, lineage, show
 from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord
 from serving.client.client import Client, Recommendations
@@ -91,12 +91,13 @@ def recommend(
     count: int,
     history: Sequence[str],
     exclude: Sequence[str],
+    explain: bool,
     use_grpc: bool,
     address: str | None,
     name: str,
     output: str,
 ) -> None:
-    """Asks a running server and prints the answer.
+    """Asks a running server and prints the answer, with what carried it where that is asked.
 
     Titles are shown where a run under `output` knows them.
 
@@ -105,7 +106,7 @@ def recommend(
     """
     _ask(
         f"user {user}",
-        lambda client: client.recommend(user, history, exclude, count),
+        lambda client: client.recommend(user, history, exclude, count, explain=explain),
         use_grpc,
         address,
         name,
@@ -210,13 +211,13 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
             answers = {}
             for protocol in ("rest", "grpc"):
                 with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:
-                    answers[protocol] = client.recommend(user, k=_SHOWN)
+                    answers[protocol] = client.recommend(user, k=_SHOWN, explain=True)
     except (StartError, ServingError) as error:
         raise RecsysError(f"the pushed model does not answer: {error}") from None
     if [item for item, _ in answers["rest"].items] != [item for item, _ in answers["grpc"].items]:
         raise RecsysError(f"REST and gRPC disagree for user {user}: {answers}")
     last = history[-_SHOWN:]
-    known = examples.titles(_items(record), {*last, *(item for item, _ in answers["rest"].items)})
+    known = examples.titles(_items(record), {*last, *_named(answers["rest"])})
     rows = [(item, known.get(item, "")) for item in reversed(last)] or [("none", "")]
     show.print_table(
         f"What user {user} had last, newest first ({len(history)} items in all)",
@@ -238,13 +239,22 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
 
 
 def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
-    """Prints one user's recommendations, best first, and where they come from."""
+    """Prints one user's recommendations, best first, where they come from, and why."""
     rows = [
         (place, item, known.get(item, ""), f"{score:.4f}")
         for place, (item, score) in enumerate(answer.items, 1)
     ]
-    show.print_table(title, ("rank", "item", "title", "score"), rows)
+    headings = ("rank", "item", "title", "score")
+    if answer.reasons:
+        rows = [
+            (*row, because.line(reasons, known))
+            for row, reasons in zip(rows, answer.reasons, strict=True)
+        ]
+        headings = (*headings, "why")
+    show.print_table(title, headings, rows)
     show.console().print(Text(f"strategy: {answer.strategy}"))
+    if answer.reasons:
+        show.console().print(Text(f"weights: {because.meaning(answer.reasons)}"))
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:
@@ -263,4 +273,10 @@ def _items(record: RunRecord) -> str | None:
 
 
 def _titles(record: RunRecord, answer: Recommendations) -> dict[str, str]:
-    return examples.titles(_items(record), {item for item, _ in answer.items})
+    return examples.titles(_items(record), _named(answer))
+
+
+def _named(answer: Recommendations) -> set[str]:
+    """The items of an answer, and those that carried them."""
+    reasons = {item for each in answer.reasons for item, _ in each.parts}
+    return {item for item, _ in answer.items} | reasons

@@ -6,10 +6,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import examples, servable
-from pipeline.lineage import RunRecord
+import numpy as np
 
-USERS, ITEMS = 10, 10
+from pipeline import because, examples, servable
+from pipeline.lineage import RunRecord
+from serving.client import messages
+
+USERS, ITEMS, REASONS = 10, 10, 3
 _HISTORY, _TARGETS = 8, 4
 _DRAWN_FROM = 2_000  # queries at the head of the split, which is in no particular order of users
 _SLICES = ("activity", "popularity", "temperature")
@@ -85,32 +88,49 @@ def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any
 def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, Any]]:
     import tensorflow as tf
 
-    count, nothing = len(queries), tf.zeros([len(queries), 0], tf.string)
+    count = len(queries)
     # As a server would be asked: with the id alone; the model knows the user's whole log.
-    found = signatures["recommend"](
-        user_id=tf.constant([query["user_id"][0] for query in queries]),
-        history=nothing,
-        exclude=nothing,
-        k=tf.fill([count], ITEMS),
-    )
-    found = {name: value.numpy() for name, value in found.items()}
+    name = messages.EXPLAINED if messages.EXPLAINED in signatures else "recommend"
+    _, taken = signatures[name].structured_input_signature
+    asked = {
+        "user_id": tf.constant([query["user_id"][0] for query in queries]),
+        "k": tf.fill([count], ITEMS),
+        "reasons": tf.fill([count], REASONS),
+    }
+    found = signatures[name](**{key: asked.get(key, _nothing(taken[key], count)) for key in taken})
+    outputs = {key: _lists(value.numpy()) for key, value in found.items()}
+    found = messages.recommendations({"strategy": [""] * count, **outputs}, None)
     measured: dict[str, Any] = {}
     if "evaluate" in signatures:
         outputs = signatures["evaluate"](tf.constant([_serialize(query) for query in queries]))
         measured = {name: value.numpy().reshape(count, -1)[:, 0] for name, value in outputs.items()}
     answers = []
     for number in range(count):
-        items = zip(found["item_id"][number], found["score"][number], strict=True)
         answers.append(
             {
-                "items": [
-                    (item, f"{float(score):#.3g}".rstrip(".")) for item, score in items if item
-                ],
-                "strategy": examples.text(found["strategy"][number]) if "strategy" in found else "",
+                "answer": found[number],
                 "measured": {name: float(values[number]) for name, values in measured.items()},
             }
         )
     return answers
+
+
+def _nothing(spec: Any, rows: int) -> Any:
+    """What a request says of an input where it says nothing."""
+    import tensorflow as tf
+
+    nothing = {tf.string: "", tf.float32: float("nan")}.get(spec.dtype, 0)
+    shape = [rows] if spec.shape.rank == 1 else [rows, 0]
+    return tf.fill(shape, tf.constant(nothing, spec.dtype))
+
+
+def _lists(values: Any) -> list:
+    """An output as nested lists, ids and titles as text."""
+    if values.dtype == object:
+        values = np.array([examples.text(value) for value in values.ravel()], object).reshape(
+            values.shape
+        )
+    return values.tolist()
 
 
 def _serialize(row: dict[str, list]) -> bytes:
@@ -144,11 +164,13 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
         "more_targets": max(0, len(targets) - _TARGETS),
         "found": found,
         "hit": hit,
-        "strategy": answer["strategy"],
+        "strategy": answer["answer"].strategy,
         "items": [
-            {"id": examples.text(item), "score": score, "target": examples.text(item) in targets}
-            for item, score in answer["items"]
+            {"id": item, "score": f"{score:#.3g}".rstrip("."), "target": item in targets}
+            for item, score in answer["answer"].items
         ],
+        "reasons": answer["answer"].reasons,
+        "weights": because.meaning(answer["answer"].reasons),
     }
 
 
@@ -177,8 +199,12 @@ def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
         item for user in users for part in ("history", "targets", "items") for item in user[part]
     ]
     reader = record.data_run.steps.get("TableReader")
+    reasons = {part for user in users for why in user["reasons"] for part, _ in why.parts}
     known = examples.titles(
-        reader.outputs.get("items") if reader else None, {item["id"] for item in shown}
+        reader.outputs.get("items") if reader else None, {item["id"] for item in shown} | reasons
     )
     for item in shown:
         item["title"] = known.get(item["id"], "")
+    for user in users:
+        for item, why in zip(user["items"], user["reasons"], strict=False):
+            item["because"] = because.line(why, known)

@@ -114,6 +114,7 @@ def with_pins(
 def explained(
     model: Any,
     query: Query,
+    answered: tf.Tensor,
     position: tf.Tensor,
     catalogue: Any,
     ids: tf.Tensor,
@@ -125,6 +126,7 @@ def explained(
     Args:
         model: a `RetrieveModel`.
         query: who asks.
+        answered: [B] bool: by the model.
         position: [B, K] int32 of the catalogue, -1 for none.
         catalogue: as of `RetrieveModel.catalogue`.
         ids: [N] strings of the catalogue.
@@ -137,7 +139,6 @@ def explained(
         `largest` and of the module; all of them empty where there is no item.
     """
     there, place = position >= 0, tf.maximum(position, 0)
-    answered = model.answers(query)
     history = newest_items(query.history)
     if model.explains in ("none", POPULARITY):
         shape = tf.concat([tf.shape(position), tf.shape(history)[1:]], axis=0)

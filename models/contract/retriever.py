@@ -259,7 +259,7 @@ class Retriever(tf.Module):
             beside: as of `recommend_events`.
 
         Returns:
-            As `models.contract.explain.explained`.
+            As `models.contract.explain.explained`; and `strategy` [B].
         """
         query, _ = self._asked(user_id, history, beside)
         return self._reasons(query, item_id, reasons)
@@ -667,9 +667,11 @@ class Retriever(tf.Module):
         rows = tf.repeat(segment[:, tf.newaxis], tf.shape(position)[1], axis=1)
         places = tf.stack([rows, tf.maximum(position, 0)], axis=2)
         fallback = tf.gather(self._segments, segment), tf.gather_nd(self._popularity, places)
-        return explain.explained(
-            self._model, query, position, self._frozen, self._item_ids, fallback, count
+        answered = self._model.answers(query)
+        why = explain.explained(
+            self._model, query, answered, position, self._frozen, self._item_ids, fallback, count
         )
+        return {**why, "strategy": self._strategy(query.user, answered)}
 
     def _strategy(self, user: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
         """[B] strings: who answered."""

@@ -231,7 +231,7 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
     )
     click.echo(
         f"next: recsys serve --output {config.output}   then, in another terminal:   recsys "
-        f"recommend --user {user} -k {_SHOWN}"
+        f"recommend --user {user} -k {_SHOWN} --explain"
     )
     click.echo(
         f"      recsys show latest --output {config.output}   recsys models   recsys run --help"

@@ -11,6 +11,7 @@ Of a history the newest `MOST` different items are looked at, however often each
 those whose weight is above 0 have carried anything. Who has no history has no reasons.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -73,6 +74,33 @@ def without_each(query: Query, row: tf.Tensor, items: tf.Tensor) -> Query:
         dwell=events(query.dwell),
         timestamps=events(query.timestamps),
         context=context,
+    )
+
+
+def differences(
+    query: Query, items: tf.Tensor, scores: Callable[[Query, tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
+    """What scores lose where items are left out of the histories.
+
+    Row by row, so that no more is held at once than of `MOST` queries.
+
+    Args:
+        query: B rows.
+        items: [B, L] int64, padded with 0.
+        scores: of a query of V rows, made of a row of the other, and the number of that: [V, K].
+
+    Returns:
+        [B, K, L] float32.
+    """
+
+    def of_row(row: tf.Tensor) -> tf.Tensor:
+        found = tf.cast(scores(without_each(query, row, items[row]), row), tf.float32)
+        return tf.transpose(found[:1] - found[1:])
+
+    return tf.map_fn(
+        of_row,
+        tf.range(tf.shape(items)[0]),
+        fn_output_signature=tf.TensorSpec([None, None], tf.float32),
     )
 
 

@@ -73,6 +73,12 @@ class ItemVectorModel(DotProductModel[H]):
         vectors, penalty = catalogue
         return super().score_items(query, vectors) + penalty
 
+    def vectors_at(self, position: tf.Tensor, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, penalty = catalogue[:2]
+        place = tf.maximum(position, 0)
+        known = (position >= 0) & (tf.gather(penalty, place) == 0)
+        return tf.where(known[..., tf.newaxis], tf.gather(vectors, place), 0.0), known
+
     def answers(self, query: Query) -> tf.Tensor:
         return self.with_vector(query.history).row_lengths() > 0
 

@@ -121,23 +121,10 @@ class RetrieveModel(Recommender[H]):
             [B, K, L] float32.
         """
 
-        # Row by row, so that no more is held at once than of `explain.MOST` queries.
-        def of_row(row: tf.Tensor) -> tf.Tensor:
-            variants = explain.without_each(query, row, items[row])
-            places = tf.repeat(position[row][tf.newaxis], tf.shape(variants.user)[0], axis=0)
-            scores = self.scores_at(variants, places, catalogue)
-            return tf.transpose(scores[:1] - scores[1:])
+        def scores(query: Query, row: tf.Tensor) -> tf.Tensor:
+            return tf.gather(self.score_items(query, catalogue), position[row], axis=1)
 
-        return tf.map_fn(
-            of_row,
-            tf.range(tf.shape(position)[0]),
-            fn_output_signature=tf.TensorSpec([None, None], tf.float32),
-        )
-
-    def scores_at(self, query: Query, position: tf.Tensor, catalogue: Any) -> tf.Tensor:
-        """Returns [B, K] float32 scores of the items at catalogue positions [B, K]."""
-        scores = tf.cast(self.score_items(query, catalogue), tf.float32)
-        return tf.gather(scores, position, batch_dims=1)
+        return explain.differences(query, items, scores)
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """Returns signatures of the model's own, by name, to be exported beside the common ones.
@@ -220,10 +207,6 @@ class DotProductModel(RetrieveModel[H]):
             tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True
         )
 
-    def scores_at(self, query: Query, position: tf.Tensor, catalogue: Any) -> tf.Tensor:
-        vectors, _ = self.vectors_at(position, catalogue)
-        return tf.linalg.matvec(vectors, tf.cast(self.query_embedding(query), tf.float32))
-
     def contributions(
         self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
     ) -> tf.Tensor:
@@ -232,11 +215,15 @@ class DotProductModel(RetrieveModel[H]):
         Where the user's vector is of no history (`explains` is `similarity`): the cosines of the
         items' vectors, without biases.
         """
-        if self.explains != "similarity":
-            return super().contributions(query, items, position, catalogue)
-        length = -1 if self.biased else None
-        near = [
-            tf.math.l2_normalize(self.vectors_at(at, catalogue)[0][..., :length], axis=2)
-            for at in (position, items - FIRST_TOKEN)
-        ]
-        return tf.matmul(*near, transpose_b=True)
+        vectors, _ = self.vectors_at(position, catalogue)
+        if self.explains == "similarity":
+            others, _ = self.vectors_at(items - FIRST_TOKEN, catalogue)
+            near = (each[..., :-1] if self.biased else each for each in (vectors, others))
+            unit = (tf.math.l2_normalize(each, axis=2) for each in near)
+            return tf.matmul(*unit, transpose_b=True)
+
+        def scores(query: Query, row: tf.Tensor) -> tf.Tensor:
+            embedding = tf.cast(self.query_embedding(query), tf.float32)
+            return tf.matmul(embedding, vectors[row], transpose_b=True)
+
+        return explain.differences(query, items, scores)

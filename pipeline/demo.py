@@ -244,14 +244,14 @@ def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> 
         (place, item, known.get(item, ""), f"{score:.4f}")
         for place, (item, score) in enumerate(answer.items, 1)
     ]
-    headings = ("rank", "item", "title", "score")
-    if answer.reasons:
-        rows = [
-            (*row, because.line(reasons, known))
-            for row, reasons in zip(rows, answer.reasons, strict=True)
-        ]
-        headings = (*headings, "why")
-    show.print_table(title, headings, rows)
+    # What recalled each item stands beside what carried it: of a bundle both are told.
+    beside = {
+        "recalled by": answer.sources,
+        "why": [because.line(reasons, known) for reasons in answer.reasons],
+    }
+    told = {heading: column for heading, column in beside.items() if column}
+    rows = [(*row, *more) for row, *more in zip(rows, *told.values(), strict=True)]
+    show.print_table(title, ("rank", "item", "title", "score", *told), rows)
     show.console().print(Text(f"strategy: {answer.strategy}"))
     if answer.reasons:
         show.console().print(Text(f"weights: {because.meaning(answer.reasons)}"))

@@ -7,8 +7,9 @@ How a model tells is one of `models.names.registry.EXPLANATIONS`: its `explains`
 - `popularity`, that it is popular: there is no reason;
 - `pin`, that a rule of the request has put the item there: likewise.
 
-Of a history the newest `MOST` different items are looked at, however often each stands in it. Only
-those whose weight is above 0 have carried anything. Who has no history has no reasons.
+Of a history the newest `NEWEST` different items are looked at, however often each stands in it; of
+a `difference`, which asks the model again for each, `LEFT_OUT`. Only those whose weight is above 0
+have carried anything. Who has no history has no reasons.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ import tensorflow as tf
 from models.contract.query import Query
 from models.inputs.preprocessing import FIRST_TOKEN
 
-MOST = 50
+NEWEST, LEFT_OUT = 1000, 50
+_REASONS = 50  # of an item, whatever a request says
 POPULARITY, SEGMENT, PIN = "popularity", "segment", "pin"
 
 
@@ -28,13 +30,13 @@ def reasons_signature() -> dict[str, tf.TensorSpec]:
     return {"reasons": tf.TensorSpec([None], tf.int32, name="reasons")}
 
 
-def newest_items(history: tf.RaggedTensor) -> tf.Tensor:
+def newest_items(history: tf.RaggedTensor, most: int = NEWEST) -> tf.Tensor:
     """Ragged [B, None] int64 items, oldest first -> [B, L], each once, newest first, padded with 0.
 
-    L is `MOST` at most.
+    L is `most` at most.
     """
     return tf.map_fn(
-        lambda row: tf.unique(row[::-1]).y[:MOST],
+        lambda row: tf.unique(row[::-1]).y[:most],
         history,
         fn_output_signature=tf.RaggedTensorSpec([None], tf.int64, ragged_rank=0),
     ).to_tensor()
@@ -48,9 +50,7 @@ def times_in(history: tf.RaggedTensor, items: tf.Tensor) -> tf.Tensor:
 def sum_of(values: tf.Tensor, history: tf.RaggedTensor, items: tf.Tensor) -> tf.Tensor:
     """[B, L]: the sums of what stands beside events [B, H] over the events of each item [B, L]."""
     same = history.to_tensor()[:, tf.newaxis] == items[:, :, tf.newaxis]
-    return tf.reduce_sum(
-        tf.where(same, values[:, tf.newaxis], tf.zeros_like(values[:, :1, tf.newaxis])), axis=2
-    )
+    return tf.reduce_sum(tf.cast(same, values.dtype) * values[:, tf.newaxis], axis=2)
 
 
 def without_each(query: Query, row: tf.Tensor, items: tf.Tensor) -> Query:
@@ -82,7 +82,7 @@ def differences(
 ) -> tf.Tensor:
     """What scores lose where items are left out of the histories.
 
-    Row by row, so that no more is held at once than of `MOST` queries.
+    Row by row, so that no more is held at once than of `LEFT_OUT` queries and one.
 
     Args:
         query: B rows.
@@ -114,9 +114,9 @@ def largest(weights: tf.Tensor, names: tf.Tensor, count: tf.Tensor) -> tuple[tf.
 
     Returns:
         [B, K, R] strings, "" where there are fewer, and [B, K, R] float32, 0 there; R is the
-        largest count, `MOST` at most.
+        largest count, 50 at most.
     """
-    most = tf.clip_by_value(tf.reduce_max(tf.concat([count, [0]], axis=0)), 0, MOST)
+    most = tf.clip_by_value(tf.reduce_max(tf.concat([count, [0]], axis=0)), 0, _REASONS)
     short = tf.maximum(most - tf.shape(names)[1], 0)
     names = tf.pad(names, [[0, 0], [0, short]], constant_values="")
     best = tf.math.top_k(tf.pad(weights, [[0, 0], [0, 0], [0, short]]), most)
@@ -167,7 +167,8 @@ def explained(
         `largest` and of the module; all of them empty where there is no item.
     """
     there, place = position >= 0, tf.maximum(position, 0)
-    history = newest_items(query.history)
+    most = LEFT_OUT if model.explains == "difference" else NEWEST
+    history = newest_items(query.history, most)
     if model.explains in ("none", POPULARITY):
         shape = tf.concat([tf.shape(position), tf.shape(history)[1:]], axis=0)
         weights = tf.zeros(shape)

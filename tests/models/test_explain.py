@@ -25,10 +25,9 @@ def query(*histories: list[int], **beside) -> Query:
     return Query(user=user, known=user > 0, **ragged)
 
 
-def test_of_a_history_the_newest_items_count_each_once(monkeypatch):
-    monkeypatch.setattr(explain, "MOST", 3)
+def test_of_a_history_the_newest_items_count_each_once():
     asked = query([5, 6, 5, 7, 8], [9], [])
-    found = explain.newest_items(asked.history)
+    found = explain.newest_items(asked.history, 3)
     assert found.numpy().tolist() == [[8, 7, 5], [9, 0, 0], [0, 0, 0]]
     assert explain.times_in(asked.history, found).numpy().tolist() == [
         [1, 1, 2],

@@ -1,6 +1,6 @@
 """Why an item is answered, in words: a line an item, and what the numbers in it are."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from models.names.registry import EXPLANATIONS
 from serving.client.messages import Reasons
@@ -23,16 +23,19 @@ def line(reasons: Reasons, titles: Mapping[str, str]) -> str:
     else:
         parts = reasons.parts[:_SHOWN]
         said = ", ".join(f"{titles.get(item, item)} ({_weight(part)})" for item, part in parts)
-    fields = [f"{name} {part:+.2g}" for name, part in reasons.fields[:_SHOWN]]
-    return "; ".join(filter(None, (said or "no one item", ", ".join(fields))))
+    return "; ".join(filter(None, (said or "no one item", moved(reasons.fields))))
 
 
-def meaning(answered: Iterable[Reasons]) -> str:
-    """What the numbers in the lines of one answer are."""
-    bases = dict.fromkeys(each.basis for each in answered)
-    said = [EXPLANATIONS[basis] for basis in bases if basis in EXPLANATIONS]
+def moved(fields: Sequence[tuple[str, float]]) -> str:
+    """The fields that moved a score most, and how far."""
+    return ", ".join(f"{name} {_weight(part, '+')}" for name, part in fields[:_SHOWN])
+
+
+def meaning(bases: Iterable[str]) -> str:
+    """What the numbers in the lines of one answer are, by their bases."""
+    said = [EXPLANATIONS[basis] for basis in dict.fromkeys(bases) if basis in EXPLANATIONS]
     return "; ".join(said) or "none"
 
 
-def _weight(weight: float) -> str:
-    return f"{weight:#.2g}".rstrip(".")
+def _weight(weight: float, sign: str = "-") -> str:
+    return f"{weight:{sign}#.2g}".rstrip(".")

@@ -3,21 +3,25 @@
 The embedded server, one question, and the demonstration that ends `make run`.
 """
 
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.text import Text
 
 from components.tables.places import fetched, is_remote
 from models.names.errors import ConfigError, RecsysError
-from pipeline import because, examples, lineage, show
+from pipeline import because, examples, lineage, scored, show
 from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord
 from serving.client.client import Client, Recommendations
 from serving.server.process import ServerProcess
 from serving.wire.errors import Code, ServingError, StartError
+
+T = TypeVar("T")
 
 REST_PORT, GRPC_PORT = 8501, 8500
 _NAME = "recsys"
@@ -192,16 +196,59 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
     Args:
         record: a run that pushed.
         config: what was run.
-        user: whose recommendations; None for the first user of the test queries.
+        user: whose recommendations, or scores; None for the first user of the test queries, or the
+            first test rows.
 
     Raises:
         RecsysError: the server does not start, or the two protocols disagree.
     """
     uri = record.steps["ExampleBuilder"].outputs["examples"]
-    history = _history(uri, user)
-    if user is None:
-        user = examples.text(next(examples.read_rows(Path(uri) / "Split-test"))["user_id"][0])
-        history = _history(uri, user)
+    if record.data_run.building.get("task") == "score":
+        _show_scores(record, uri, user)
+    else:
+        _show_recommendations(record, uri, user, config)
+    click.echo(
+        f"      recsys show latest --output {config.output}   recsys models   recsys run --help"
+    )
+
+
+def _show_scores(record: RunRecord, uri: str, user: str | None) -> None:
+    """What a model that scores says of test rows, of one user or of any, and why."""
+    rows: Iterable[dict[str, list]] = examples.read_rows(Path(uri) / "Split-test")
+    if user is not None:
+        rows = (row for row in rows if [examples.text(one) for one in row["user_id"]] == [user])
+    shown = list(itertools.islice(rows, _SHOWN))
+    if not shown:
+        raise RecsysError(f"user {user} has no test row to score")
+
+    def question(client: Client) -> tuple[list[dict[str, str]], str]:
+        signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+        return scored.ask(
+            shown,
+            signatures[scored.SIGNATURE]["inputs"],
+            lambda inputs: client.predict(inputs, scored.SIGNATURE),
+            _items(record),
+        )
+
+    answers = _ask_both(record, question)
+    answer, meaning = answers["rest"]
+    pairs = zip(answer, answers["grpc"][0], strict=True)
+    if any(abs(float(rest["score"]) - float(grpc["score"])) > 1e-3 for rest, grpc in pairs):
+        raise RecsysError(f"REST and gRPC disagree: {answers}")
+    show.print_table(
+        "What the server says of test rows, the same over REST and gRPC",
+        scored.HEADINGS,
+        [list(row.values()) for row in answer],
+    )
+    show.console().print(Text(f"weights, in log-odds of clicks or in ratings: {meaning}"))
+
+
+def _ask_both(record: RunRecord, question: Callable[[Client], T]) -> dict[str, T]:
+    """Serves the pushed model and puts a question to it over both protocols.
+
+    Raises:
+        RecsysError: the server does not start or refuses.
+    """
     click.echo(f"\nserving {record.pushed_path} ...")
     try:
         with (
@@ -211,9 +258,20 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
             answers = {}
             for protocol in ("rest", "grpc"):
                 with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:
-                    answers[protocol] = client.recommend(user, k=_SHOWN, explain=True)
+                    answers[protocol] = question(client)
     except (StartError, ServingError) as error:
         raise RecsysError(f"the pushed model does not answer: {error}") from None
+    return answers
+
+
+def _show_recommendations(record: RunRecord, uri: str, user: str | None, config: RunConfig) -> None:
+    """What a model recommends to a user, beside what the user had, and why."""
+    history = _history(uri, user)
+    if user is None:
+        user = examples.text(next(examples.read_rows(Path(uri) / "Split-test"))["user_id"][0])
+        history = _history(uri, user)
+    asked = user
+    answers = _ask_both(record, lambda client: client.recommend(asked, k=_SHOWN, explain=True))
     if [item for item, _ in answers["rest"].items] != [item for item, _ in answers["grpc"].items]:
         raise RecsysError(f"REST and gRPC disagree for user {user}: {answers}")
     last = history[-_SHOWN:]
@@ -233,9 +291,6 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
         f"next: recsys serve --output {config.output}   then, in another terminal:   recsys "
         f"recommend --user {user} -k {_SHOWN} --explain"
     )
-    click.echo(
-        f"      recsys show latest --output {config.output}   recsys models   recsys run --help"
-    )
 
 
 def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
@@ -254,7 +309,9 @@ def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> 
     show.print_table(title, ("rank", "item", "title", "score", *told), rows)
     show.console().print(Text(f"strategy: {answer.strategy}"))
     if answer.reasons:
-        show.console().print(Text(f"weights: {because.meaning(answer.reasons)}"))
+        show.console().print(
+            Text(f"weights: {because.meaning(each.basis for each in answer.reasons)}")
+        )
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:

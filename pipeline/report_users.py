@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import because, examples, servable
+from pipeline import because, examples, scored, servable
 from pipeline.lineage import RunRecord
 from serving.client import messages
 
@@ -21,7 +21,8 @@ _SLICES = ("activity", "popularity", "temperature")
 def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
     """Returns `users`, a dict each, or `reason`, why there are none.
 
-    `drawn_from` is how many test queries they were drawn from.
+    `drawn_from` is how many test queries they were drawn from. Of a model that scores there are
+    `rows` instead, test rows with what carried their scores.
 
     Args:
         record: the run.
@@ -36,10 +37,7 @@ def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
     if not record.examples_uri or not test.is_dir():
         return _none("The test queries are gone.")
     if record.data_run.building.get("task", "retrieve") != "retrieve":
-        return _none(
-            "This model scores single pairs of user and item; it does not recommend from the "
-            "catalogue."
-        )
+        return _scores(record, str(model), test)
     if wanted:
         rows = list(_first_queries(test, wanted))
         queries = rows
@@ -54,7 +52,49 @@ def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
         return _none(reason)
     users = [_user(query, answer) for query, answer in zip(queries, answers, strict=True)]
     _add_titles(record, users)
-    return {"users": users, "reason": "", "drawn_from": len(rows)}
+    return {**_none(""), "users": users, "drawn_from": len(rows)}
+
+
+def _scores(record: RunRecord, model: str, test: Path) -> dict[str, Any]:
+    """Of a model that scores `rows`, see `scored.ask`, and what their `weights` are."""
+    import tensorflow as tf
+
+    none = _none(
+        "This model scores single pairs of user and item; it does not recommend from the catalogue."
+    )
+    rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
+    chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
+    if not chosen:
+        return none
+    try:
+        loaded = servable.load(model)
+        if scored.SIGNATURE not in loaded.signatures:
+            return none
+        signature = loaded.signatures[scored.SIGNATURE]
+        _, taken = signature.structured_input_signature
+
+        def predict(inputs: dict[str, Any]) -> dict[str, list]:
+            told = {name: tf.constant(inputs[name], taken[name].dtype) for name in taken}
+            return {name: _lists(value.numpy()) for name, value in signature(**told).items()}
+
+        reader = record.data_run.steps.get("TableReader")
+        told, weights = scored.ask(
+            [rows[number] for number in sorted(chosen)],
+            {name: _tensor(spec) for name, spec in taken.items()},
+            predict,
+            reader.outputs.get("items") if reader else None,
+        )
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        return _none(f"The model cannot be asked: {error}")
+    return {**none, "rows": told, "weights": weights, "drawn_from": len(rows)}
+
+
+def _tensor(spec: Any) -> dict[str, Any]:
+    """An input as a server's metadata describe it."""
+    import tensorflow as tf
+
+    dtype = "DT_STRING" if spec.dtype == tf.string else "DT_FLOAT"
+    return {"dtype": dtype, "tensor_shape": {"dim": [{}] * spec.shape.rank}}
 
 
 def _first_queries(test: Path, wanted: Collection[str]) -> Iterator[dict[str, list]]:
@@ -68,7 +108,7 @@ def _first_queries(test: Path, wanted: Collection[str]) -> Iterator[dict[str, li
 
 
 def _none(reason: str) -> dict[str, Any]:
-    return {"users": [], "reason": reason, "drawn_from": 0}
+    return {"users": [], "rows": [], "reason": reason, "drawn_from": 0}
 
 
 def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any]], str]:
@@ -170,7 +210,7 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
             for item, score in answer["answer"].items
         ],
         "reasons": answer["answer"].reasons,
-        "weights": because.meaning(answer["answer"].reasons),
+        "weights": because.meaning(why.basis for why in answer["answer"].reasons),
     }
 
 
@@ -206,5 +246,6 @@ def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
     for item in shown:
         item["title"] = known.get(item["id"], "")
     for user in users:
-        for item, why in zip(user["items"], user["reasons"], strict=False):
-            item["because"] = because.line(why, known)
+        lines = [because.line(why, known) for why in user["reasons"]]
+        for item, line in itertools.zip_longest(user["items"], lines, fillvalue=""):
+            item["because"] = line

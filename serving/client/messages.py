@@ -313,6 +313,32 @@ def similar_inputs(
     }
 
 
+def feature_inputs(
+    rows: Sequence[Mapping[str, Any]], inputs: Mapping[str, Document]
+) -> dict[str, list[Any]]:
+    """The inputs of a signature of raw features; what a row does not have is missing.
+
+    Args:
+        rows: a feature -> its value, or a list of them.
+        inputs: of the signature, name -> what the metadata say of it.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, tensor in inputs.items():
+        values = [row.get(name) for row in rows]
+        if tensor["dtype"] != "DT_STRING":
+            found[name] = [
+                math.nan if value is None or isinstance(value, str) else float(value)
+                for value in values
+            ]
+        elif len(tensor["tensor_shape"]["dim"]) == 1:
+            found[name] = ["" if value is None else value for value in values]
+        else:
+            lists = [value if isinstance(value, list) else [] for value in values]
+            width = max(1, *map(len, lists))
+            found[name] = [each + [""] * (width - len(each)) for each in lists]
+    return found
+
+
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:
     longest = max(map(len, rows), default=1)
     width = 1 << max(longest - 1, 0).bit_length()

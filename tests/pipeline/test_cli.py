@@ -54,7 +54,7 @@ def test_why_an_item_is_answered_is_one_line():
         ),
         Reasons("difference"): "no one item",
         Reasons("sum", (("1", 1.0),), (("genre", -0.5), ("age", 0.25))): (
-            "One (1.0); genre -0.5, age +0.25"
+            "One (1.0); genre -0.50, age +0.25"
         ),
         Reasons("segment", (("user_gender = F", 1.0),)): "popular where user_gender = F",
         Reasons("popularity"): "popular",
@@ -63,8 +63,8 @@ def test_why_an_item_is_answered_is_one_line():
     }
     for reasons, line in said.items():
         assert because.line(reasons, titles) == line
-    assert because.meaning([Reasons("pin"), Reasons("pin")]) == "none"
-    assert because.meaning([Reasons("attention"), Reasons("pin")]).startswith("how much of the")
+    assert because.meaning(["pin", "pin"]) == "none"
+    assert because.meaning(["attention", "pin"]).startswith("how much of the")
 
 
 def test_datasets_are_listed():

@@ -298,7 +298,7 @@ class Scorer(tf.Module):
         """
         inputs, known = self._rows_of(user_id, item_id, *self._told(told))
         why, there = self._reasons(inputs), item_id != ""
-        shape = tf.concat([tf.shape(item_id), [-1]], axis=0)
+        shape = tf.concat([tf.shape(item_id), tf.shape(why["weight"])[1:]], axis=0)
         reason, weight = (tf.reshape(why[name], shape) for name in ("reason", "weight"))
         return {
             "reason": tf.where(there[..., tf.newaxis], reason, ""),

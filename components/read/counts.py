@@ -6,8 +6,9 @@ et al., RANDOM 2002): of at most `KEPT` values exactly, of more with a standard 
 Beside each hash stands how often its value is there, so that values that are there often enough are
 told likewise.
 
-Of text beyond `MOST_BYTES` the first part is read; the rest is taken to be as the second half of it
-was: rows by bytes, and values by how they grew (Heaps' law, values = c rows^b). That is a guess.
+Of text beyond `MOST_BYTES`, and of Parquet beyond `MOST_ROWS`, the first part is read; the rest is
+taken to be as the second half of that was: rows by bytes, and values by how they grew (Heaps' law,
+values = c rows^b). That is a guess.
 
 Light: no Beam, no TFX.
 """
@@ -28,7 +29,7 @@ from components.tables.places import place
 
 KEPT = 1 << 16
 ERROR = (KEPT - 2) ** -0.5
-MOST_BYTES = 2 << 30
+MOST_BYTES, MOST_ROWS = 2 << 30, 50_000_000
 _FIRST_BYTES = 1 << 20
 
 Chosen = Callable[[pa.Table], pa.Table]
@@ -111,6 +112,7 @@ def count(
     wanted: Mapping[str, int],
     chosen: Chosen = lambda table: table,
     most_bytes: int = MOST_BYTES,
+    most_rows: int = MOST_ROWS,
     block_bytes: int = raw.BLOCK_BYTES,
 ) -> Counted:
     """Counts rows and different values.
@@ -120,26 +122,30 @@ def count(
         wanted: column -> how often a value must be there to count.
         chosen: takes rows, and gives those that count; left out, all do.
         most_bytes: of text that is read.
+        most_rows: of Parquet that are read, but for the rest of a row group.
         block_bytes: of text that is read at a time.
     """
     texts = {field.name for field in source.fields if field.text}
     found = {name: Distinct() for name in wanted}
-    size, done, rows = _size(source), 0, 0
+    is_parquet = source.format == "parquet"
+    size, most = (rows_of(source), most_rows) if is_parquet else (_size(source), most_bytes)
+    done, rows = 0, 0
     half: tuple[int, dict[str, int]] | None = None
-    is_cut = source.format != "parquet" and not _is_compressed(source) and size > most_bytes
+    is_cut = (is_parquet or not _is_compressed(source)) and size > most
 
     def values() -> dict[str, int]:
         return {name: found[name].count(least) for name, least in wanted.items()}
 
     for block in raw.blocks(source, block_bytes):
-        table = chosen(typed.parse(source, block).table)
+        parsed = typed.parse(source, block)
+        table = chosen(parsed.table)
         rows += table.num_rows
         for name, distinct in found.items():
             distinct.add(_texts(table.column(name), name in texts))
-        done += max(0, block.length)
-        if is_cut and half is None and 2 * done >= most_bytes:
+        done += parsed.read if is_parquet else block.length
+        if is_cut and half is None and 2 * done >= most:
             half = rows, values()
-        if is_cut and done >= most_bytes:
+        if is_cut and done >= most:
             break
     if not is_cut or half is None or done >= size:
         return Counted(rows, values())

@@ -88,6 +88,16 @@ def test_the_rest_of_a_log_too_large_to_read_is_taken_to_be_like_its_second_half
     assert found.distinct["item_id"] == 10
 
 
+def test_the_rest_of_a_large_parquet_file_is_taken_to_be_like_its_second_half(tmp_path):
+    rows = 1_000
+    table = {"user_id": [f"u{row}" for row in range(rows)], "item_id": ["a", "b"] * (rows // 2)}
+    pq.write_table(pa.table(table), tmp_path / "events.parquet", row_group_size=100)
+    found = counts.count(plan(tmp_path), {"user_id": 1, "item_id": 1}, most_rows=400)
+    # Four row groups of ten: 400 users of 400 rows, 200 of the first 200, so 1,000 of 1,000.
+    assert (found.read, found.rows) == (0.4, 1_000)
+    assert found.distinct == {"user_id": 1_000, "item_id": 2}
+
+
 def test_words_and_members_of_lists_are_values(tmp_path):
     (tmp_path / "toy.inter").write_text("user_id:token\titem_id:token\na\tx\n")
     (tmp_path / "toy.item").write_text(

@@ -363,8 +363,10 @@ class _Keeper(tf.keras.callbacks.Callback):
         Where nothing chose, they are the last.
         """
         if self._best_weights is None:
-            self._best_weights = self._averaged(self._trained.get_weights)
-        self._trained.set_weights(self._best_weights)
+            for variable, average in zip(self._weights(), self._average, strict=True):
+                variable.assign(average)
+        else:
+            self._trained.set_weights(self._best_weights)
         rows = [row for row in self._loop.history if row["stage"] == self._stage]
         self._loop.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
 
@@ -390,7 +392,10 @@ class _Keeper(tf.keras.callbacks.Callback):
         share = max(self._loop.hyper_parameters.latest_share, 1 / epoch)
         for average, variable in zip(self._average, self._weights(), strict=True):
             value = variable.numpy()
-            moved = value if share == 1 else average.numpy() * (1 - share) + value * share
+            if share == 1:
+                average.assign(value)
+                continue
+            moved = average.numpy() * (1 - share) + value * share
             average.assign(np.where(value == 0, value, moved))
 
     def _averaged(self, function: Callable[[], Any]) -> Any:

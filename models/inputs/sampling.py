@@ -5,13 +5,13 @@ They are a function of (seed, epoch, step) alone.
 Because no state is carried, a run that was killed and resumed at any step sees the batches that it
 would have seen.
 
-How well rows are shuffled: an epoch has each of them exactly once. Up to 4 million rows lie in one
-window, and their order is any order, all alike. More are cut into blocks of 4,096 that lie beside
-each other, such as the events of some eighty users of fifty each; the blocks come in an order of
-which any is alike, 1,024 of them make a window, and the rows of a window come in any order, all
-alike. So a batch has rows of a thousand places of the log that chance has chosen (of a block it has
-a thousandth of its rows on average), what is read at a time lies together, and what is held is the
-window's order, 16 MiB, however long the log is.
+How well rows are shuffled: an epoch has each of them exactly once. Up to 2 million rows lie in one
+window, which may come in any order, each as likely. More are cut into blocks of 2,048 neighbours,
+such as all events of forty users with fifty each. The blocks may come in any order; 1,024 of them
+make a window, and so do its rows. So a batch has rows of a thousand places of the log that chance
+has chosen, a thousandth of it of each on average, but a user's events are all within one window.
+What is read at a time lies together, and what is held is the order of a window, 8 MiB, and of the
+next, however long the log is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,9 +24,9 @@ from models.inputs.columns import ROWS_AT_ONCE, Column, as_tensor
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.names.label import GROUP, WEIGHT
 
-BLOCK = 1 << 12
-"""Rows that are read together; of int32 they are four pages."""
-WINDOW = 1 << 22
+BLOCK = 1 << 11
+"""Rows that are read together; of int32 they are two pages."""
+WINDOW = 1 << 21
 """Rows that are shuffled together, at least as many as a block has."""
 # Seeds of the orders of blocks and windows, far from those that anyone says.
 _FAR = 1 << 32
@@ -99,7 +99,9 @@ def shuffled_batches(
         name: column if isinstance(column, range) else as_tensor(column)
         for name, column in columns.items()
     }
-    count = some.count if some else len(next(iter(columns.values())))
+    any_column = next(iter(columns.values()))
+    rows = len(any_column) if isinstance(any_column, range) else int(any_column.shape[0])
+    count = some.count if some else rows
     steps = max(1, -(-count // batch_size))
 
     def dataset(first: int) -> tf.data.Dataset:

@@ -7,7 +7,6 @@ memory: TMPDIR says on which disk, and the file goes with the process.
 
 import contextlib
 import errno
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +23,7 @@ ROWS_AT_ONCE = 1 << 20
 """Rows that are worked on at a time where a column need not be in memory as a whole."""
 _HELD = 1 << 24
 """Bytes of a column that are held in memory."""
+_PIECE = 1 << 24
 # TensorFlow takes no other memory as its own.
 _ALIGNED = 64
 
@@ -78,7 +78,10 @@ def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.zeros(shape, dtype)
     file = _file()
     with _room_on_disk(size):
-        os.posix_fallocate(file.fileno(), 0, size)
+        # Written and not only made that long: where a mapped page finds no room, the process dies.
+        for begin in range(0, size, _PIECE):
+            file.write(bytes(min(_PIECE, size - begin)))
+        file.flush()
     return np.memmap(file, dtype, "r+", shape=shape)
 
 

@@ -132,12 +132,13 @@ def test_a_large_column_lies_in_a_file_that_tensors_share(small_pieces):
 
 
 def test_a_full_disk_is_named(small_pieces, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(columns.os, "posix_fallocate", full)
+    """The kernel's own full disk stands for it."""
+    monkeypatch.setattr(columns, "_file", lambda: open("/dev/full", "wb", buffering=0))
     with pytest.raises(DataError, match="TMPDIR"):
         columns.room((10,), np.int64)
+    column = columns.Column(np.int64)
+    with pytest.raises(DataError, match="TMPDIR"):
+        column.append(np.arange(10))
 
 
 @pytest.mark.parametrize("drops", [False, True])

@@ -19,7 +19,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import DataError
 
 _BATCH = 8192
-ROWS_AT_ONCE = 1 << 20
+ROWS_AT_ONCE = 1 << 18
 """Rows that are worked on at a time where a column need not be in memory as a whole."""
 _HELD = 1 << 24
 """Bytes of a column that are held in memory."""

@@ -157,7 +157,7 @@ def test_workers_choose_by_the_same_values(monkeypatch):
 
 def test_one_process_agrees_with_itself():
     alone = tf.distribute.get_strategy()
-    assert cluster.agreed_place(alone, [4]) == 4 and cluster.agreed_epoch(alone, []) == 0
+    assert cluster.agreed_place(alone, [4]) == 4 and cluster.agreed_place(alone, []) == 0
     assert cluster.agreed_values(alone, {"auc": 0.7}) == {"auc": 0.7}
 
 

@@ -43,6 +43,7 @@ class BiasedMF(ScoreModel[HyperParameters]):
     """A bias and a vector for every user and item."""
 
     sums_loss = True
+    explains = "sum"
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -62,6 +63,14 @@ class BiasedMF(ScoreModel[HyperParameters]):
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(*self._look_up(inputs))
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """A bias, and half of the product."""
+        user, item = self._look_up(inputs)
+        half = 0.5 * tf.reduce_sum(user[:, 1:] * item[:, 1:], axis=1)
+        return {"user_id": user[:, 0] + half, "item_id": item[:, 0] + half}
 
     @property
     def folds_in(self) -> bool:

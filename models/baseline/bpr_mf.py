@@ -54,6 +54,7 @@ class BPRMF(DotProductModel[HyperParameters]):
 
     shards = True
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -59,6 +59,8 @@ class HyperParameters(Ranking):
 class Popularity(RetrieveModel[HyperParameters]):
     """Scores every item by its train events."""
 
+    explains = "popularity"
+
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         window, half_life = hyper_parameters.window_days, hyper_parameters.half_life_days

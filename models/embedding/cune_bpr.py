@@ -60,6 +60,7 @@ class CUNEBPR(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

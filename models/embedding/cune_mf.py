@@ -64,6 +64,7 @@ class CUNEMF(ScoreModel[HyperParameters]):
     """A vector for every user and item, and a bias where they are wanted."""
 
     sums_loss = True
+    explains = "sum"
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -120,6 +121,18 @@ class CUNEMF(ScoreModel[HyperParameters]):
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(self.users(inputs["user_id"]), self.items(inputs["item_id"]))
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """A bias, where there is one, and half of the product."""
+        user, item = self.users(inputs["user_id"]), self.items(inputs["item_id"])
+        first = int(self.hyper_parameters.biases)
+        half = 0.5 * tf.reduce_sum(user[:, first:] * item[:, first:], axis=1, keepdims=True)
+        of_user, of_item = (
+            tf.reduce_sum(tf.concat([row[:, :first], half], axis=1), axis=1) for row in (user, item)
+        )
+        return {"user_id": of_user, "item_id": of_item}
 
     def prepare(self) -> None:
         """Gives the unknown user and item the mean of the others' rows."""

@@ -81,6 +81,7 @@ class EMCDR(DotProductModel[HyperParameters]):
 
     cold_items = True
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -46,6 +46,7 @@ class FactorizationMachine(ScoreModel[HyperParameters]):
     """A weight and a vector for every value of every field."""
 
     shards = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
@@ -68,6 +69,16 @@ class FactorizationMachine(ScoreModel[HyperParameters]):
         return (
             loss + own.l2_linear * row_penalty(linear, x) + own.l2_factors * row_penalty(factors, x)
         )
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """The w_i x_i of a field, and half of every pair that it is in."""
+        linear, factors, x = self._look_up(inputs)
+        weighted = factors * x
+        others = tf.reduce_sum(weighted, axis=1, keepdims=True) - weighted
+        pairs = 0.5 * tf.reduce_sum(weighted * others, axis=2)
+        return self.rows.sums((linear * x)[..., 0] + pairs, inputs)
 
     def _look_up(self, inputs):
         row, x = self.rows(inputs)

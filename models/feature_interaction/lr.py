@@ -44,6 +44,7 @@ class LogisticRegression(ScoreModel[HyperParameters]):
     """A weight for every value of every field."""
 
     shards = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
@@ -65,6 +66,13 @@ class LogisticRegression(ScoreModel[HyperParameters]):
         return (
             self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)
         )
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """The w_i x_i of a field."""
+        row, x = self.rows(inputs)
+        return self.rows.sums(self.weights_of(row)[..., 0] * x, inputs)
 
 
 Model = LogisticRegression

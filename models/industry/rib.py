@@ -30,6 +30,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.explain import sum_of
 from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.recommender import weighed
@@ -75,6 +76,7 @@ class RIB(VectorModel[HyperParameters]):
     """A GRU over micro-behaviours whose states are weighed and mapped to an item vector."""
 
     session_based = True
+    explains = "attention"
     reads_history = ("event_types", "dwell")
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
@@ -194,6 +196,14 @@ class RIB(VectorModel[HyperParameters]):
         history = query.history[:, -self.hyper_parameters.history_length :]
         kept = tf.map_fn(candidates, history, fn_output_signature=tf.bool)
         return tf.where(kept, scores, float("-inf"))
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """What the attention gives an item's events, whatever the answer is."""
+        read = query.history[:, -self.hyper_parameters.history_length :]
+        weights = sum_of(self._read_query(query)[1], read, items)[:, tf.newaxis]
+        return tf.repeat(weights, tf.shape(position)[1], axis=1)
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """Returns `attend`: what a request's events weigh, which explains the answer.

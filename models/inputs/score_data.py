@@ -297,6 +297,22 @@ class ScoreData(TrainingData):
                 inputs[self.quantiles[field.name]] = known
         return inputs
 
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """What the inputs of a row are without a field: field -> the inputs that say it -> index.
+
+        An id is unknown, the rest is missing. The history, where the model reads one, is among the
+        fields: it is all that the user had.
+        """
+        fields = {
+            field.name: {field.name: UNKNOWN if field.kind == ID else 0} for field in self.fields
+        }
+        for name, quantile in self.quantiles.items():
+            fields[name][quantile] = 0
+        return fields | (
+            {"history": dict.fromkeys(self.history_names, 0)} if self.history_names else {}
+        )
+
     def input_signature(self) -> dict[str, tf.TensorSpec]:
         """What `Inputs` are, of any batch size and number of values."""
         quantiles = {

@@ -72,6 +72,8 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, 
 class NeuMF(RetrieveModel[HyperParameters]):
     """One logit for a user and an item from either half or both."""
 
+    explains = "none"
+
     def __init__(
         self, hyper_parameters: HyperParameters, data: TrainingData, variant: str | None = None
     ):

@@ -49,7 +49,7 @@ OF_EVENT = "of_event"
 """Schema tag of a column that the event says, though its name begins as if its user or item did, \
 such as `user_agent`."""
 
-REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", *HISTORY_COLUMNS))
+REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", "reasons", *HISTORY_COLUMNS))
 """What a request for recommendations may hold besides context."""
 
 

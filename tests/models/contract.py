@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.contract import explain
 from models.contract.query import Query
 from models.contract.retrieve_task import Evaluation
 from models.contract.retriever import Retriever
@@ -278,6 +279,46 @@ class RetrieveContract:
         answer = trained.signatures["recommend_examples"](examples=tf.constant(rows))
         expected = self.ask(trained, ["user 0", "user 1"], exclude=[[], ["item 1 é世"]], k=10)
         np.testing.assert_array_equal(answer["item_id"], expected["item_id"])
+
+    def test_says_what_carried_an_answer(self, trained):
+        """Items of who asks, the heaviest first; parts of a sum add up to the score."""
+        data, model = trained.data, trained.model
+        users, histories = ["user 0", "nobody", ""], [[], ["item 3 é世", "item 4 é世"], []]
+        answer = self.ask(trained, users, histories)
+        why = trained.retriever.explain(
+            user_id=tf.constant(users),
+            history=strings(histories),
+            item_id=tf.constant(answer["item_id"]),
+            reasons=tf.constant([9, 1, 3]),
+        )
+        reason, weight, basis = (why[name].numpy() for name in ("reason", "weight", "basis"))
+        assert np.isfinite(weight).all() and ((weight > 0) == (reason != b"")).all()
+        assert (np.diff(weight, axis=2) <= 0).all()
+        assert ((reason[1] != b"").sum(axis=1) <= 1).all()
+        user = int(data.user_table.lookup(tf.constant("user 0")))
+        history = tf.gather(data.user_history, [user])
+        stored = set(data.items.ids[history[0].numpy() - 2])
+        asked = {item.encode() for item in histories[1]}
+        assert {*reason[0].ravel()} <= stored | {b""} and {*reason[1].ravel()} <= asked | {b""}
+        assert not reason[2].any()
+        for row, strategy in enumerate(answer["strategy"]):
+            assert set(basis[row]) == {
+                model.explains.encode() if strategy in (b"model", b"fold-in") else b"popularity"
+            }
+        carries = model.explains not in ("none", "popularity")
+        assert (reason[0] != b"").any() == carries
+        if not carries:
+            return
+        query = Query(tf.constant([user], tf.int64), tf.constant([True]), history)
+        position = data.item_table.lookup(tf.constant(answer["item_id"][:1])) - 2
+        parts = model.contributions(
+            query, explain.newest_items(history), tf.cast(position, tf.int32), model.catalogue()
+        ).numpy()[0]
+        # A user of the toy has nine items; those that speak against an answer did not carry it.
+        told = -np.sort(-np.maximum(parts, 0), axis=1)
+        np.testing.assert_allclose(weight[0], told, rtol=1e-3, atol=1e-5)
+        if model.explains == "sum":
+            np.testing.assert_allclose(parts.sum(axis=1), answer["score"][0], rtol=1e-4, atol=1e-5)
 
     def test_strategy_of_a_known_user_is_the_model(self, trained):
         assert self.ask(trained, ["user 0"])["strategy"].tolist() == [b"model"]

@@ -39,6 +39,7 @@ _READ_BY_COMPONENTS = (
     "models/names/features.py",
     "models/names/label.py",
     "models/names/settings.py",
+    "models/names/twin.py",
     "serving/wire/records.py",
 )
 

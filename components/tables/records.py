@@ -1,4 +1,7 @@
-"""Tables on disk: gzip TFRecord files of tf.Example, written and read whole batches at a time."""
+"""Tables on disk: gzip TFRecord files of tf.Example, written and read whole batches at a time.
+
+Beside each file lies its columnar twin (`models.names.twin`), which is read where there is one.
+"""
 
 import json
 import os
@@ -10,11 +13,13 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.coders import example_coder
 
 from components.tables.columns import BYTES, FLOAT, INT, arrow_type, empty_table, is_list
+from models.names import twin
 from models.names.errors import DataError
 from serving.wire import records as tfrecord
 
@@ -81,14 +86,16 @@ def _offsets(lengths) -> pa.Array:
 
 
 def write_table(table: pa.Table, folder: str, shard: int) -> int:
-    """Writes one shard whole or not at all; returns the number of rows written.
+    """Writes one shard whole or not at all, and its twin; returns the number of rows written.
 
     Args:
         table: the rows.
         folder: where the shard goes (`.../Split-train`).
         shard: its number; a second attempt at the same shard replaces the first.
     """
-    return write_records(encode(table), folder, shard)
+    count = write_records(encode(table), folder, shard)
+    _write_twin(table, _path(folder, shard))
+    return count
 
 
 def write_records(records, folder: str, shard: int) -> int:
@@ -96,12 +103,62 @@ def write_records(records, folder: str, shard: int) -> int:
 
     The file has a temporary name first.
     """
-    path = posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
-    return _write_atomically(path, lambda file: tfrecord.write_records(records, file, packed=True))
+    return _write_atomically(
+        _path(folder, shard), lambda file: tfrecord.write_records(records, file, packed=True)
+    )
+
+
+def _path(folder: str, shard: int) -> str:
+    return posixpath.join(folder, f"data_tfrecord-{shard:05d}.gz")
+
+
+def _write_twin(table: pa.Table, examples: str) -> None:
+    """Writes the rows of a file once more, as columns, if it is one of a split."""
+    path = twin.path_of(examples)
+    if path is None:
+        return
+    table = table.replace_schema_metadata(twin.metadata(*_end_of(examples)))
+
+    # Of a store PyArrow does not know the files that Beam opens.
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=_ROWS_AT_ONCE, compression="zstd")
+    _write_atomically(path, lambda file: file.write(sink.getvalue()))
+
+
+def _twin_of(examples: str) -> str | None:
+    """The twin of a file of examples, if it has one that is still of it."""
+    path = twin.path_of(examples)
+    if path is None or not exists(path):
+        return None
+    with _open_twin(path) as file:
+        return path if twin.is_of(file.metadata.metadata, *_end_of(examples)) else None
+
+
+def _open_twin(path: str) -> pq.ParquetFile:
+    # What a store holds is fetched whole: a file has about as many rows as a worker has at a time.
+    source = pa.BufferReader(read_bytes(path)) if "://" in path else path
+    return pq.ParquetFile(source)
+
+
+def _end_of(path: str) -> tuple[int, bytes]:
+    """The bytes of a file, and the last ones of them, by which a twin knows it."""
+    (found,) = FileSystems.match([path])
+    size = found.metadata_list[0].size_in_bytes
+    with FileSystems.open(path, compression_type="uncompressed") as file:
+        file.seek(max(0, size - twin.TAIL))
+        return size, file.read(twin.TAIL)
 
 
 def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
-    """Yields the rows of one gzip TFRecord file in batches of bounded size."""
+    """Yields the rows of one gzip TFRecord file in batches of bounded size.
+
+    Raises:
+        DataError: the file, or the twin that is read in its place, is damaged.
+    """
+    path_of_twin = _twin_of(path)
+    if path_of_twin and (found := _read_twin(path_of_twin, columns)) is not None:
+        yield from found
+        return
     batch = []
     for record in read_records(path):
         batch.append(record)
@@ -110,6 +167,39 @@ def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
             batch = []
     if batch:
         yield decode(batch, columns)
+
+
+def _read_twin(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table] | None:
+    """The rows of a twin; None where it holds a column as another kind than is asked for."""
+    types = {field.name: field.type for field in _open_twin(path).schema_arrow}
+    wanted = {name: arrow_type(kind) for name, kind in columns.items()}
+    if any(types.get(name, kind) != kind for name, kind in wanted.items()):
+        return None
+
+    def tables() -> Iterator[pa.Table]:
+        there = [name for name in wanted if name in types]
+        try:
+            for batch in _open_twin(path).iter_batches(_ROWS_AT_ONCE, columns=there):
+                yield pa.table(
+                    {
+                        name: _as_decoded(batch.column(batch.schema.get_field_index(name)))
+                        if name in types
+                        else pa.nulls(batch.num_rows, kind)
+                        for name, kind in wanted.items()
+                    },
+                )
+        except pa.ArrowException as error:
+            raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+
+    return tables()
+
+
+def _as_decoded(column: pa.Array) -> pa.Array:
+    """A column as `decode` gives it: of lists, one that is missing is empty."""
+    if not pa.types.is_large_list(column.type):
+        return column
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return pa.LargeListArray.from_arrays(_offsets(lengths), column.flatten())
 
 
 def guess_columns(path: str) -> dict[str, str]:
@@ -185,9 +275,8 @@ def exists(path: str) -> bool:
 def _write_atomically(path: str, body: Callable[[BinaryIO], T]) -> T:
     folder, name = posixpath.split(path)
     # Never in a split's folder: readers take every file that they find there.
-    parent = (
-        posixpath.dirname(folder) if posixpath.basename(folder).startswith("Split-") else folder
-    )
+    of_split = posixpath.basename(folder).startswith((twin.SPLIT, twin.COLUMNS))
+    parent = posixpath.dirname(folder) if of_split else folder
     _make_folder(folder)
     temporary = staging_path(parent, f"{name}-{uuid.uuid4().hex}")
     with FileSystems.create(temporary, compression_type="uncompressed") as file:

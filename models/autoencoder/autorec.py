@@ -183,7 +183,7 @@ def rating_matrix(
         & (columns >= FIRST_TOKEN)
         & (columns < column_count)
     )
-    rows, columns, labels = rows[known], columns[known], events.label[known]
+    rows, columns, labels = rows[known].astype(np.int64), columns[known], events.label[known]
     # The events of a user are in the order of time, so the first of the reversed pairs is the last.
     _, last = np.unique((rows * column_count + columns)[::-1], return_index=True)
     chosen = len(rows) - 1 - last

@@ -192,7 +192,7 @@ class ScoreModel(Recommender[H]):
             seeds = tf.random.experimental.stateless_split(
                 batch.pop("step_seed"), max(len(names), 1)
             )
-            inputs = {name: _dense(column) for name, column in batch.items()}
+            inputs = {name: _as_input(column) for name, column in batch.items()}
             for number, name in enumerate(names):
                 forgotten = sampling.forget_some(inputs[name], rate, seeds[number])
                 inputs[name] = tf.where(inputs[name] >= FIRST_TOKEN, forgotten, inputs[name])
@@ -565,5 +565,6 @@ class ScoreTask:
         return {}
 
 
-def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-    return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column
+def _as_input(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    dense = column.to_tensor() if isinstance(column, tf.RaggedTensor) else column
+    return tf.cast(dense, tf.int32) if dense.dtype.is_integer else dense

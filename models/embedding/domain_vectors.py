@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from models.contract.recommender import Recommender, weighed
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, take_index
 from models.inputs.data import Entities, TrainingData
 from models.inputs.event_log import EventLog
 from models.inputs.token_layers import factor_tables, id_embedding
@@ -155,7 +156,7 @@ def graded_pairs(events: EventLog) -> tuple[dict[str, np.ndarray], Any]:
             "pairs: graded: required: events with ratings, in both domains, of which a user has "
             "different ones; received none. Say pairs: unobserved"
         )
-    items = tf.constant(item)
+    items = as_tensor(item)
     columns = {name: column[order] for name, column in events.columns("user", "item").items()}
     columns |= {"start": start, "end": end}
 
@@ -165,6 +166,6 @@ def graded_pairs(events: EventLog) -> tuple[dict[str, np.ndarray], Any]:
         )
         count = tf.cast(batch["end"] - batch["start"], tf.float64)
         place = batch["start"] + tf.cast(uniform * count, tf.int64)
-        return tf.gather(items, place)[:, tf.newaxis]
+        return take_index(items, place)[:, tf.newaxis]
 
     return {name: column[has] for name, column in columns.items()}, draw

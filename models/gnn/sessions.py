@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, take_index
 from models.names.errors import DataError
 from models.names.label import WEIGHT
 
@@ -22,7 +23,7 @@ def prefix_batches(
     """Endless shuffled batches in which every prefix of a sequence is a row.
 
     Args:
-        items: [E] int64 item indices, sequence after sequence.
+        items: [E] item indices, sequence after sequence.
         starts: [S + 1] where each sequence begins, and the end.
         length: of a prefix, its latest items.
         batch_size: rows a batch.
@@ -47,16 +48,16 @@ def prefix_batches(
         )
     columns = {"from": np.maximum(begin[place], place - length), "target": place}
     columns |= {} if weight is None else {WEIGHT: weight[place]}
-    values = tf.constant(items)
+    values = as_tensor(items)
 
     def prefixes(batch):
         target = batch["target"][:, tf.newaxis]
         longest = tf.reduce_max(batch["target"] - batch["from"])
         click = batch["from"][:, tf.newaxis] + tf.range(longest)
-        read = tf.gather(values, tf.minimum(click, target))
+        read = take_index(values, tf.minimum(click, target))
         return {
             "item": tf.where(click < target, read, 0),
-            "target": tf.gather(values, batch["target"]),
+            "target": take_index(values, batch["target"]),
         }
 
     return sampling.shuffled_batches(columns, batch_size, seed, first_epoch).map(prefixes)

@@ -38,7 +38,8 @@ class Displays:
         starts = np.cumsum(lengths) - lengths
         place = np.minimum(np.arange(len(item)) - starts[event] + 1, positions)
         size = int(max(item.max(initial=0), log.item.max(initial=0))) + 1
-        clicked = np.isin(log.user[event] * size + item, log.user * size + log.item)
+        user = log.user.astype(np.int64)
+        clicked = np.isin(user[event] * size + item, user * size + log.item)
         own = np.flatnonzero(item == log.item[event])[::-1]
         of_event = np.zeros(len(log), np.int64)
         of_event[event[own]] = place[own]  # the first of several stands

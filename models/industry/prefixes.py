@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from models.inputs import sampling
+from models.inputs.columns import as_tensor
 from models.inputs.event_log import EventLog
 from models.names.label import WEIGHT
 
@@ -58,7 +60,7 @@ class Prefixes:
     ):
         order, starts = log.in_sequences
         read = np.ones(len(log), bool) if chosen is None else chosen[order]
-        self._columns = {name: tf.constant(values[order][read]) for name, values in columns.items()}
+        self._columns = {name: as_tensor(values[order][read]) for name, values in columns.items()}
         # Of the events that are read, how many come before each position.
         before = np.append(0, np.cumsum(read))
         self._end = tf.constant(before)
@@ -75,5 +77,6 @@ class Prefixes:
         begin = tf.maximum(tf.gather(self._start, position), end - self._length)
         place = tf.ragged.range(begin, end)
         return {
-            name: tf.gather(values, place).to_tensor() for name, values in self._columns.items()
+            name: sampling.rows_of(values, place).to_tensor()
+            for name, values in self._columns.items()
         }

@@ -34,6 +34,7 @@ from models.contract.query import Query
 from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, take_index
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
@@ -133,8 +134,8 @@ class TwoTower(DotProductModel[HyperParameters]):
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events = data.events
         length = self.hyper_parameters.history_length
-        columns = {**events.columns("user", "item", "position"), "row": np.arange(len(events))}
-        items = tf.constant(events.item)
+        columns = {**events.columns("user", "item", "position"), "row": range(len(events))}
+        items = as_tensor(events.item)
         batches = sampling.shuffled_batches(
             columns, self.hyper_parameters.batch_size, seed, first_epoch
         )
@@ -143,7 +144,7 @@ class TwoTower(DotProductModel[HyperParameters]):
             back = tf.range(1, length + 1, dtype=tf.int64)
             before = batch["row"][:, tf.newaxis] - back
             inside = back <= batch["position"][:, tf.newaxis]
-            history = tf.where(inside, tf.gather(items, tf.maximum(before, 0)), 0)
+            history = tf.where(inside, take_index(items, tf.maximum(before, 0)), 0)
             seeds = tf.unstack(tf.random.experimental.stateless_split(batch["step_seed"], 2))
             rate = self.hyper_parameters.unknown_rate
             forget_user, forget_item = (

@@ -48,6 +48,7 @@ from models.industry.articles import ArticleEncoder, Articles, ArticleSettings, 
 from models.industry.displays import Displays, moments
 from models.industry.recurrent import read_through
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, take_index
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field, raw_signature
@@ -117,7 +118,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         own, log = self.hyper_parameters, data.events
-        items, (start, weight) = tf.constant(log.item), moments(log)
+        items, (start, weight) = as_tensor(log.item), moments(log)
         displays = Displays(log, own.positions) if log.shown is not None else None
         told = displays is not None and len(displays.clicks) > 0
         clicks = displays.clicks if told else np.arange(len(log))
@@ -133,7 +134,7 @@ class YahooNews(ItemVectorModel[HyperParameters]):
         negatives = sampling.UniformNegatives(log.user, log.item, data.items.train_count)
 
         def drawn(batch):
-            read = tf.gather(items, tf.ragged.range(batch.pop("begin"), batch.pop("end")))
+            read = take_index(items, tf.ragged.range(batch.pop("begin"), batch.pop("end")))
             batch["history"] = read.to_tensor()
             seed, user = batch.pop("step_seed"), batch.pop("user")
             if told:

@@ -40,6 +40,7 @@ from models.contract.query import Query
 from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, take_index
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import Mlp, TokenEmbedding, id_embedding
@@ -143,12 +144,12 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
         events, settings = data.events, self.hyper_parameters
         columns = {
             **events.columns("user", "item", "position"),
-            "row": np.arange(len(events)),
+            "row": range(len(events)),
             "age": example_age(events.timestamp),
             WEIGHT: equal_weights(events.starts, settings.examples_a_user) * events.example_weight,
             **{f"context/{field.name}": events.context[field.name] for field in self._context},
         }
-        items = tf.constant(events.item)
+        items = as_tensor(events.item)
         # A batch is shared out among the replicas, and each wants all of its negatives.
         draws = settings.negatives * tf.distribute.get_strategy().num_replicas_in_sync
         negatives = sampling.PopularitySamples(data.item_counts[: self._item_count], 1.0, draws)
@@ -161,7 +162,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             return {
                 **batch,
                 **told,
-                "watched": tf.where(inside, tf.gather(items, tf.maximum(before, 0)), 0),
+                "watched": tf.where(inside, take_index(items, tf.maximum(before, 0)), 0),
                 "negative": negatives.draw(batch["step_seed"]),
             }
 

@@ -23,7 +23,7 @@ from models.inputs.columns import (
     to_ragged,
 )
 from models.inputs.documents import Documents
-from models.inputs.event_log import EventLog
+from models.inputs.event_log import EventLog, by_user_and_time
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
 from models.inputs.preprocessing import (
     BUCKETS,
@@ -204,8 +204,10 @@ class TrainingData:
                 tf.ragged.boolean_mask(ids, single).flat_values, 2**62
             )
             columns = {
-                "user": tf.repeat(self.user_table.lookup(row["user_id"]), lengths),
-                "item": items.flat_values,
+                "user": tf.repeat(
+                    tf.cast(self.user_table.lookup(row["user_id"]), tf.int32), lengths
+                ),
+                "item": tf.cast(items.flat_values, tf.int32),
                 "session": of_events(
                     tf.repeat(session, tf.boolean_mask(lengths, single)), single, 0
                 ),
@@ -226,19 +228,17 @@ class TrainingData:
             return columns
 
         columns = read_columns(self._splits["train"], spec, index)
+        known = None
         if self._drops_unknown_items:
             known = columns["item"] >= FIRST_TOKEN
-            self.unknown_item_events = int(np.sum(~known))
-            columns = {
-                name: take_rows(column, np.flatnonzero(known)) for name, column in columns.items()
-            }
-        if not len(columns["user"]):
+            self.unknown_item_events = len(known) - int(np.count_nonzero(known))
+        order = by_user_and_time(columns["user"], columns["timestamp"], columns["row"], known)
+        if not len(order):
             raise DataError(
                 "the train split holds no rows; required: at least one event before the split "
                 f"point, of an item of the catalogue; received: {self.unknown_item_events:,} of "
                 "items that features.min_count leaves out"
             )
-        order = np.lexsort((columns["row"], columns["timestamp"], columns["user"]))
         # One column after the other: two copies of a large log need not be there at once.
         sorted_ = {name: take_rows(columns.pop(name), order) for name in list(columns)}
         told_of = {name: sorted_.pop(name) for name in told}

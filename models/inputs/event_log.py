@@ -1,4 +1,8 @@
-"""The train events as arrays."""
+"""The train events as arrays.
+
+What is computed of them is computed a piece at a time and lies where they lie (see
+`models.inputs.columns`), so that their number is not bounded by memory.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -7,6 +11,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from models.inputs.columns import ROWS_AT_ONCE, Column, chunks, room, take_rows
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.label import WEIGHT
 
@@ -16,8 +21,8 @@ class EventLog:
     """The train events, sorted by user and, within a user, by time.
 
     Attributes:
-        user: [E] int64 user index.
-        item: [E] int64 item index.
+        user: [E] int32 user index.
+        item: [E] int32 item index.
         timestamp: [E] int64 seconds, 0 where there is none.
         rating: [E] float32, NaN where there is none.
         row: [E] int64 number in the source; it orders what no time does.
@@ -55,17 +60,22 @@ class EventLog:
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """[P + 1] int64: where the events of each of the P users begin, and the end."""
-        return np.r_[np.flatnonzero(np.r_[True, self.user[1:] != self.user[:-1]]), len(self)]
+        return np.r_[0, _changes(self.user), len(self)] if len(self) else np.zeros(1, np.int64)
 
     @functools.cached_property
     def position(self) -> np.ndarray:
-        """[E] int64: how many events of the same user come before."""
-        return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+        """[E] int32: how many events of the same user come before."""
+        position = Column(np.int32)
+        for begin, end in chunks(self.starts):
+            position.append(np.arange(begin, end) - _first_of_each(self.starts, begin, end))
+        return position.array()
 
     @functools.cached_property
     def weights(self) -> np.ndarray:
         """[E] float32: `weight`, 1 where all events count alike."""
-        return np.ones(len(self), np.float32) if self.weight is None else self.weight
+        if self.weight is None:
+            return np.broadcast_to(np.float32(1), len(self))
+        return self.weight
 
     @functools.cached_property
     def example_weight(self) -> np.ndarray:
@@ -78,9 +88,9 @@ class EventLog:
         return found if self.weight is None else {**found, WEIGHT: self.example_weight}
 
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        """The items as sequences: [E] int64, and where each begins; see `in_sequences`."""
+        """The items as sequences: [E] int32, and where each begins; see `in_sequences`."""
         order, starts = self.in_sequences
-        return self.item[order], starts
+        return take_rows(self.item, order), starts
 
     @property
     def sequence_weight(self) -> np.ndarray | None:
@@ -94,21 +104,31 @@ class EventLog:
         They are a user's sessions where the log has them, else all that a user has.
 
         Returns:
-            Events, [E] int64 positions in this log, sequence after sequence, each oldest first; the
+            Events, [E] int32 positions in this log, sequence after sequence, each oldest first; the
             sequences in the order of their first events. And where each of the S sequences begins,
             and the end: [S + 1] int64.
         """
-        # Stable: within a session the events stay in the order of time.
-        together = np.lexsort((self.session, self.user))
-        user, session = self.user[together], self.session[together]
-        firsts = np.flatnonzero(
-            np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])]
-        )
-        lengths = np.diff(np.r_[firsts, len(self)])
-        order = np.lexsort((self.row[together][firsts], self.timestamp[together][firsts]))
-        starts = np.r_[0, np.cumsum(lengths[order])]
-        within = np.arange(len(self)) - np.repeat(starts[:-1], lengths[order])
-        return together[np.repeat(firsts[order], lengths[order]) + within], starts
+        together, firsts = Column(_index_type(len(self))), []
+        for begin, end in chunks(self.starts):
+            user, session = self.user[begin:end], self.session[begin:end]
+            # Stable: within a session the events stay in the order of time.
+            order = np.lexsort((session, user))
+            user, session = user[order], session[order]
+            new = np.r_[True, (user[1:] != user[:-1]) | (session[1:] != session[:-1])]
+            firsts.append(begin + np.flatnonzero(new))
+            together.append(begin + order)
+        events, first = together.array(), np.concatenate(firsts or [np.empty(0, np.int64)])
+        lengths = np.diff(np.r_[first, len(self)])
+        order = np.lexsort((self.row[events[first]], self.timestamp[events[first]]))
+        first, starts = first[order], np.r_[0, np.cumsum(lengths[order])]
+        ordered = Column(events.dtype)
+        for begin, end in chunks(starts):
+            one, last = np.searchsorted(starts, [begin, end])
+            within = np.arange(begin, end) - _first_of_each(starts, begin, end)
+            ordered.append(
+                events[np.repeat(first[one:last], np.diff(starts[one : last + 1])) + within]
+            )
+        return ordered.array(), starts
 
     def matrix(self, item_count: int, latest: int | None = None) -> scipy.sparse.csr_matrix:
         """[P, item_count] float32: the weight of a user's event with the item, 1 as a rule.
@@ -117,14 +137,87 @@ class EventLog:
         the order of `starts`; there are no unknown items. Of each user so many of the `latest`
         events count, all where that is None.
         """
-        known = self.item >= FIRST_TOKEN
-        if latest is not None:
-            known &= (
-                np.repeat(self.starts[1:], np.diff(self.starts)) - np.arange(len(self)) <= latest
+        weights, shape = self.weights, (len(self.starts) - 1, item_count)
+        columns, values, counts = Column(np.int32), Column(np.float32), []
+        for begin, end in chunks(self.starts):
+            item = self.item[begin:end]
+            first, last = np.searchsorted(self.starts, [begin, end])
+            lengths = np.diff(self.starts[first : last + 1])
+            known = item >= FIRST_TOKEN
+            if latest is not None:
+                after = np.repeat(self.starts[first + 1 : last + 1], lengths)
+                known &= after - np.arange(begin, end) <= latest
+            row = np.repeat(np.arange(last - first), lengths)[known]
+            part = heaviest(
+                row,
+                item[known] - FIRST_TOKEN,
+                weights[begin:end][known],
+                (last - first, item_count),
             )
-        rows = np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))[known]
-        shape = (len(self.starts) - 1, item_count)
-        return heaviest(rows, self.item[known] - FIRST_TOKEN, self.weights[known], shape)
+            columns.append(part.indices)
+            values.append(part.data)
+            counts.append(np.diff(part.indptr))
+        splits = np.r_[0, np.cumsum(np.concatenate(counts or [np.empty(0, np.int64)]))]
+        return scipy.sparse.csr_matrix((values.array(), columns.array(), splits), shape)
+
+
+def by_user_and_time(
+    user: np.ndarray,
+    timestamp: np.ndarray,
+    row: np.ndarray,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """The order of an `EventLog`, of events in any order.
+
+    Args:
+        user: [E] index.
+        timestamp: [E].
+        row: [E], which orders what no time does.
+        known: [E] bool, the events to keep; None keeps all.
+
+    Returns:
+        [K] int32 (int64 of more than 2^31 events) numbers of events.
+    """
+    kept, pieces = 0, range(0, len(user), ROWS_AT_ONCE)
+    counts = np.zeros(int(user.max(initial=0)) + 1, np.int64)
+    for begin in pieces:
+        piece = user[begin : begin + ROWS_AT_ONCE]
+        piece = piece if known is None else piece[known[begin : begin + ROWS_AT_ONCE]]
+        counts += np.bincount(piece, minlength=len(counts))
+    kept = int(counts.sum())
+    order, free = room((kept,), _index_type(len(user))), np.cumsum(counts) - counts
+    for begin in pieces:
+        rows = np.arange(begin, min(begin + ROWS_AT_ONCE, len(user)))
+        rows = rows if known is None else rows[known[rows]]
+        rows = rows[np.argsort(user[rows], kind="stable")]
+        owner, size = np.unique(user[rows], return_counts=True)
+        before = np.repeat(np.cumsum(size) - size, size)
+        order[np.repeat(free[owner], size) + np.arange(len(rows)) - before] = rows
+        free[owner] += size
+    for begin, end in chunks(np.r_[0, np.cumsum(counts[counts > 0])]):
+        rows = order[begin:end]
+        order[begin:end] = rows[np.lexsort((row[rows], timestamp[rows], user[rows]))]
+    return order
+
+
+def _index_type(count: int) -> type:
+    return np.int32 if count <= np.iinfo(np.int32).max else np.int64
+
+
+def _changes(column: np.ndarray) -> np.ndarray:
+    """The places whose value is another than that of the place before."""
+    found = [
+        begin + np.flatnonzero(part[1:] != part[:-1]) + 1
+        for begin in range(0, len(column), ROWS_AT_ONCE)
+        for part in (column[begin : begin + ROWS_AT_ONCE + 1],)
+    ]
+    return np.concatenate(found)
+
+
+def _first_of_each(starts: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Where the group of each row of a piece of `chunks` begins: [end - begin] int64."""
+    first, last = np.searchsorted(starts, [begin, end])
+    return np.repeat(starts[first:last], np.diff(starts[first : last + 1]))
 
 
 def heaviest(

@@ -2,29 +2,57 @@
 
 They are a function of (seed, epoch, step) alone.
 
-Because no state is carried, a run that was killed and resumed at epoch e sees the batches that it
+Because no state is carried, a run that was killed and resumed at any step sees the batches that it
 would have seen.
+
+How well rows are shuffled: an epoch has each of them exactly once. Up to 2 million rows lie in one
+window, which may come in any order, each as likely. More are cut into blocks of 2,048 neighbours,
+such as all events of forty users with fifty each. The blocks may come in any order; 1,024 of them
+make a window, and so do its rows. So a batch has rows of a thousand places of the log that chance
+has chosen, a thousandth of it of each on average, but a user's events are all within one window.
+What is read at a time lies together, and what is held is the order of a window, 8 MiB, and of the
+next, however long the log is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.columns import ROWS_AT_ONCE, Column, as_tensor
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.names.label import GROUP, WEIGHT
 
+BLOCK = 1 << 11
+"""Rows that are read together; of int32 they are two pages."""
+WINDOW = 1 << 21
+"""Rows that are shuffled together, at least as many as a block has."""
+# Seeds of the orders of blocks and windows, far from those that anyone says.
+_FAR = 1 << 32
+
 
 class Batches(NamedTuple):
-    """Endless train batches: the dataset, and the steps and train rows of an epoch.
+    """Endless train batches.
 
-    The rows are positives, not negatives.
+    Attributes:
+        dataset: of the batches.
+        steps: of an epoch.
+        rows: train rows of an epoch: positives, not negatives.
+        make: makes the dataset that begins so many steps later; None: by leaving them out.
     """
 
     dataset: tf.data.Dataset
     steps: int
     rows: int
+    make: Callable[[int], tf.data.Dataset] | None = None
+
+    def after(self, steps: int) -> "Batches":
+        """The batches from so many steps later on, bit for bit."""
+        if not steps:
+            return self
+        rest = self.make(steps) if self.make else self.dataset.skip(steps)
+        return Batches(rest, self.steps, self.rows)
 
     def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
@@ -37,52 +65,109 @@ class Batches(NamedTuple):
             found = function(batch)
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
-        return self._replace(dataset=self.dataset.map(mapped, num_parallel_calls=tf.data.AUTOTUNE))
+        def of(dataset: tf.data.Dataset) -> tf.data.Dataset:
+            return dataset.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
+
+        make = self.make
+        return self._replace(
+            dataset=of(self.dataset), make=(lambda steps: of(make(steps))) if make else None
+        )
 
 
 def shuffled_batches(
-    columns: Mapping[str, np.ndarray | tf.RaggedTensor],
+    columns: Mapping[str, np.ndarray | tf.RaggedTensor | range],
     batch_size: int,
     seed: int,
     first_epoch: int = 0,
     some: "SomeOfEach | None" = None,
 ) -> Batches:
-    """Endless batches, a fresh permutation every epoch.
+    """Endless batches, a fresh permutation every epoch; how fresh, says the module.
 
     Args:
-        columns: name -> [E, ...] array or ragged [E, None] tensor, all of the same length.
+        columns: name -> [E, ...] array or ragged [E, None] tensor, all of the same length; or
+            `range(E)`, the numbers of the rows themselves.
         batch_size: rows a batch; the last of an epoch is smaller and never dropped.
         seed: of the permutations.
         first_epoch: the epoch to start with.
         some: draws the rows of an epoch; left out, an epoch has them all.
 
     Returns:
-        Batches that are dicts of the columns plus `step_seed` ([2] int64, unique to the step).
+        Batches that are dicts of the columns, whole numbers as int64, plus `step_seed` ([2] int64,
+        unique to the step).
     """
     tensors = {
-        name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column
+        name: column if isinstance(column, range) else as_tensor(column)
         for name, column in columns.items()
     }
-    count = some.count if some else int(next(iter(tensors.values())).shape[0])
-    steps = -(-count // batch_size)
+    any_column = next(iter(columns.values()))
+    rows = len(any_column) if isinstance(any_column, range) else int(any_column.shape[0])
+    count = some.count if some else rows
+    steps = max(1, -(-count // batch_size))
 
-    def one_epoch(epoch):
-        epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
-        rows = some.draw(epoch_seed) if some else tf.range(count)
-        order = tf.random.experimental.stateless_shuffle(rows, seed=epoch_seed)
+    def dataset(first: int) -> tf.data.Dataset:
+        """The batches from step `first` on, counted from the first step of epoch 0."""
 
-        def batch(step):
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            gathered = {name: tf.gather(tensor, rows) for name, tensor in tensors.items()}
-            return {
-                **gathered,
-                "step_seed": tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step]),
-            }
+        def one_epoch(epoch):
+            epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
+            before = tf.where(epoch == first // steps, tf.cast(first % steps, tf.int64), 0)
+            drawn = some.draw(epoch_seed) if some else None
 
-        return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+            def batch(step, rows):
+                rows = rows if drawn is None else tf.gather(drawn, rows)
+                return {
+                    **{name: rows_of(tensor, rows) for name, tensor in tensors.items()},
+                    "step_seed": tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step]),
+                }
 
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    return Batches(epochs.flat_map(one_epoch), steps, count)
+            orders = _orders(count, epoch_seed, before * batch_size)
+            numbers = orders.rebatch(batch_size).enumerate(before)
+            return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+        epochs = tf.data.Dataset.range(first // steps, np.iinfo(np.int64).max)
+        return epochs.flat_map(one_epoch)
+
+    begin = first_epoch * steps
+    return Batches(dataset(begin), steps, count, lambda later: dataset(begin + later))
+
+
+def rows_of(column: tf.Tensor | tf.RaggedTensor | range, rows: tf.Tensor) -> tf.Tensor:
+    """The rows of a column that a batch has; whole numbers as int64."""
+    if isinstance(column, range):
+        return tf.cast(rows, tf.int64)
+    found = tf.gather(column, rows)
+    return tf.cast(found, tf.int64) if found.dtype.is_integer else found
+
+
+def _orders(count: int, seed: tf.Tensor, first: tf.Tensor) -> tf.data.Dataset:
+    """The order of an epoch from a place on, a window at a time; see the module.
+
+    Args:
+        count: rows of the epoch.
+        seed: [2] int64 of it.
+        first: rows of its order that are left out at its beginning.
+
+    Returns:
+        [N] int32 numbers of rows (int64 of more than 2^31), as long as the windows are.
+    """
+    kind = tf.int32 if count <= np.iinfo(np.int32).max else tf.int64
+    whole, in_window = count // BLOCK, WINDOW // BLOCK
+    windows = max(1, -(-whole // in_window))
+    blocks = tf.range(whole, dtype=kind)
+    if windows > 1:
+        blocks = tf.random.experimental.stateless_shuffle(blocks, seed + [_FAR, 0])
+    begin = tf.minimum(first // (in_window * BLOCK), windows - 1)
+
+    def window(number):
+        own = blocks[number * in_window : (number + 1) * in_window]
+        rows = tf.reshape(own[:, tf.newaxis] * BLOCK + tf.range(BLOCK, dtype=kind), [-1])
+        # What is less than a block goes with the last window.
+        ends = tf.constant([count, whole * BLOCK], kind)
+        rest = tf.range(ends[tf.cast(number == windows - 1, tf.int32)], ends[0])
+        rows = tf.concat([rows, rest], axis=0)
+        order = tf.random.experimental.stateless_shuffle(rows, seed + [number * _FAR, 0])
+        return order[tf.where(number == begin, first - begin * in_window * BLOCK, 0) :]
+
+    return tf.data.Dataset.range(begin, windows).map(window).prefetch(1)
 
 
 def group_batches(
@@ -112,19 +197,16 @@ def group_batches(
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     lists = tf.RaggedTensor.from_row_splits(order, np.append(starts, len(group)))
     groups = max(1, round(batch_size * len(starts) / len(group)))
-    tensors = {
-        name: tf.convert_to_tensor(column) if isinstance(column, np.ndarray) else column
-        for name, column in columns.items()
-    }
+    tensors = {name: as_tensor(column) for name, column in columns.items()}
 
-    def rows_of(batch):
+    def of_groups(batch):
         rows = batch["rows"]
-        gathered = {name: tf.gather(tensor, rows.flat_values) for name, tensor in tensors.items()}
+        gathered = {name: rows_of(tensor, rows.flat_values) for name, tensor in tensors.items()}
         number = tf.cast(rows.value_rowids(), tf.int32)
         return {**gathered, GROUP: number, "step_seed": batch["step_seed"]}
 
     batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
-    return batches.map(rows_of)._replace(rows=len(group))
+    return batches.map(of_groups)._replace(rows=len(group))
 
 
 class SomeOfEach:
@@ -161,18 +243,25 @@ class UniformNegatives:
     be rejected.
 
     Args:
-        user: [E] int64 user index of every train event.
-        item: [E] int64 item index of every train event.
+        user: [E] user index of every train event.
+        item: [E] item index of every train event.
         item_count: number of train items; their indices are 2 .. item_count + 1.
     """
 
     def __init__(self, user: np.ndarray, item: np.ndarray, item_count: int):
-        known = (item >= FIRST_TOKEN) & (item < FIRST_TOKEN + item_count)
-        owned = np.unique(user[known].astype(np.int64) * item_count + item[known] - FIRST_TOKEN)
-        owner, place = np.divmod(owned, item_count)
-        before = np.arange(len(owned)) - np.searchsorted(owner, owner)
+        if not _ascends(user):
+            order = np.argsort(user, kind="stable")
+            user, item = user[order], item[order]
+        owned = Column(np.int64)
+        for begin, end in _whole_users(user):
+            part = item[begin:end].astype(np.int64)
+            known = (part >= FIRST_TOKEN) & (part < FIRST_TOKEN + item_count)
+            keys = user[begin:end].astype(np.int64) * item_count + part - FIRST_TOKEN
+            own = np.unique(keys[known])
+            owner = own // item_count
+            owned.append(own - np.arange(len(own)) + np.searchsorted(owner, owner))
         self._item_count = item_count
-        self._owned = tf.constant(owner * item_count + place - before)
+        self._owned = as_tensor(owned.array())
 
     def draw(self, user: tf.Tensor, count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws negatives for [B] users.
@@ -208,6 +297,22 @@ class UniformNegatives:
         through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
         own = tf.reshape(through, shape) - start
         return tf.where(free > 0, FIRST_TOKEN + number + own, 0)
+
+
+def _ascends(user: np.ndarray) -> bool:
+    pieces = range(0, len(user), ROWS_AT_ONCE)
+    parts = (user[begin : begin + ROWS_AT_ONCE + 1] for begin in pieces)
+    return all((part[1:] >= part[:-1]).all() for part in parts)
+
+
+def _whole_users(user: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Cuts ascending users into pieces of about `ROWS_AT_ONCE` that part none of them."""
+    begin = 0
+    while begin < len(user):
+        last = user[min(begin + ROWS_AT_ONCE, len(user)) - 1]
+        end = int(np.searchsorted(user, last, side="right"))
+        yield begin, end
+        begin = end
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs import sampling
+from models.inputs.columns import as_tensor, chunks, room, take_index
 from models.names.label import WEIGHT
 
 IDLE = -1
@@ -25,8 +26,8 @@ def session_parallel(starts: np.ndarray, slots: int) -> np.ndarray:
         slots: sequences read at a time.
 
     Returns:
-        [T, slots] int64: step -> the event that every slot reads; its target is the event after it.
-        IDLE where none is left.
+        [T, slots] int32 (int64 of more than 2^31 events): step -> the event that every slot reads;
+        its target is the event after it. IDLE where none is left.
     """
     lengths = np.diff(starts)
     usable = np.flatnonzero(lengths > 1)
@@ -38,11 +39,17 @@ def session_parallel(starts: np.ndarray, slots: int) -> np.ndarray:
     for number, length in enumerate(steps.tolist()):
         begin[number], slot[number] = free[0]
         heapq.heapreplace(free, (free[0][0] + length, free[0][1]))
-    schedule = np.full((int((begin + steps).max(initial=0)), slots), IDLE, np.int64)
-    within = np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)
-    schedule[np.repeat(begin, steps) + within, np.repeat(slot, steps)] = (
-        np.repeat(starts[:-1][usable], steps) + within
-    )
+    kind = np.int32 if starts[-1] <= np.iinfo(np.int32).max else np.int64
+    schedule = room((int((begin + steps).max(initial=0)), slots), kind)
+    schedule[:] = IDLE
+    first, before = starts[:-1][usable], np.r_[0, np.cumsum(steps)]
+    for here, there in chunks(before):
+        these = slice(*np.searchsorted(before, [here, there]))
+        length = steps[these]
+        within = np.arange(here, there) - np.repeat(before[:-1][these], length)
+        schedule[np.repeat(begin[these], length) + within, np.repeat(slot[these], length)] = (
+            np.repeat(first[these], length) + within
+        )
     return schedule
 
 
@@ -60,7 +67,7 @@ def parallel_batches(
     Every epoch reads the sequences in the same order, as time has it.
 
     Args:
-        items: [E] int64 item indices, sequence after sequence.
+        items: [E] item indices, sequence after sequence.
         starts: [S + 1], see `session_parallel`.
         slots: rows of a batch.
         samples: draws the additional negatives of a step; None for none.
@@ -73,28 +80,31 @@ def parallel_batches(
         sequence), `valid` ([slots] bool: the slot reads anything) and, with `samples`, `sampled`;
         with weights WEIGHT, [slots] float32 of the targets.
     """
-    schedule = tf.constant(session_parallel(starts, slots))
+    schedule = as_tensor(session_parallel(starts, slots))
     steps, rows = schedule.shape[0], int((np.maximum(np.diff(starts), 1) - 1).sum())
-    first = np.zeros(len(items) + 1, bool)
-    first[starts] = True
-    first, items = tf.constant(first), tf.constant(np.append(items, 0))
-    weights = _of_targets(weight)
+    begins, items = tf.constant(starts, schedule.dtype), as_tensor(items)
+    weights = None if weight is None else as_tensor(weight)
+    last = max(len(items) - 1, 0)
 
     def batch(number):
-        event = schedule[number % steps]
+        event = tf.gather(schedule, number % steps)
         valid, place = event >= 0, tf.maximum(event, 0)
-        read = tf.where(valid, tf.gather(items, [place, place + 1]), 0)
+        after = tf.minimum(place + 1, last)  # there is none of a slot that reads nothing
+        read = tf.where(valid, take_index(items, [place, after]), 0)
         found = {
             "item": read[0],
             "target": read[1],
-            "fresh": tf.gather(first, place),
+            "fresh": tf.gather(begins, tf.searchsorted(begins, place)) == place,
             "valid": valid,
-            **({} if weights is None else {WEIGHT: tf.gather(weights, place + 1)}),
+            **({} if weights is None else {WEIGHT: tf.gather(weights, after)}),
         }
         return {**found, "sampled": samples.draw(tf.stack([seed, number]))} if samples else found
 
-    numbers = tf.data.Dataset.range(first_epoch * steps, np.iinfo(np.int64).max)
-    return sampling.Batches(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE), steps, rows)
+    def dataset(later: int) -> tf.data.Dataset:
+        numbers = tf.data.Dataset.range(first_epoch * steps + later, np.iinfo(np.int64).max)
+        return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return sampling.Batches(dataset(0), steps, rows, dataset)
 
 
 def window_batches(
@@ -129,7 +139,8 @@ def window_batches(
         "moves": counts[owner] > 1,
     }
     batches = sampling.shuffled_batches(columns, batch_size, seed, first_epoch)
-    items, weights = tf.constant(np.append(items, 0)), _of_targets(weight)
+    items, weights = as_tensor(items), None if weight is None else as_tensor(weight)
+    last = max(len(items) - 1, 0)
 
     def window(batch):
         epoch = batch["step_seed"][1] // batches.steps
@@ -140,19 +151,15 @@ def window_batches(
         place = start[:, tf.newaxis] + tf.range(length, dtype=tf.int64)
         valid = (place >= batch["first"][:, tf.newaxis]) & (place < batch["end"][:, tf.newaxis])
         place = tf.where(valid, place, 0)
+        after = tf.minimum(place + 1, last)
         return {
-            "item": tf.where(valid, tf.gather(items, place), 0),
-            "target": tf.gather(items, place + 1),
+            "item": tf.where(valid, take_index(items, place), 0),
+            "target": take_index(items, after),
             "valid": valid,
-            **({} if weights is None else {WEIGHT: tf.gather(weights, place + 1)}),
+            **({} if weights is None else {WEIGHT: tf.gather(weights, after)}),
         }
 
     return batches.map(window)._replace(rows=int(sizes.clip(0).sum()))
-
-
-def _of_targets(weight: np.ndarray | None) -> tf.Tensor | None:
-    """The weights with one more, for a place past the last event that nothing counts of."""
-    return None if weight is None else tf.constant(np.append(weight, 0), tf.float32)
 
 
 def newest(starts: np.ndarray, share: float) -> np.ndarray:

@@ -170,14 +170,14 @@ def require_equal(strategy: tf.distribute.Strategy, numbers: Mapping[str, int]) 
             )
 
 
-def agreed_epoch(strategy: tf.distribute.Strategy, epochs: Sequence[int]) -> int:
-    """The latest epoch that all workers can go on from; 0: from none.
+def agreed_place(strategy: tf.distribute.Strategy, places: Sequence[int]) -> int:
+    """The latest place in a training that all workers can go on from; 0: from none.
 
     Args:
         strategy: how steps are distributed.
-        epochs: whose state this worker has kept: at most two.
+        places: whose state this worker has kept: at most two; below 2^53.
     """
-    rows = gathered(strategy, [*epochs, 0, 0][:2])
+    rows = gathered(strategy, [*places, 0, 0][:2])
     common = set(rows[0]).intersection(*rows[1:])
     return int(max(common, default=0))
 

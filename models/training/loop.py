@@ -15,6 +15,11 @@ and training ends where c has not been better for `patience` epochs, or with `ep
 of 1 the latest epoch alone decides. Training itself goes on from its own weights, not from the
 averages. Averaged are the trainable weights; one that is exactly zero stays so, as l1 wants it.
 What a model solves for, computes or counts (not trainable) is the latest.
+
+The state is saved after every epoch, and within one every ten minutes: batches are a function of
+(seed, epoch, step), so a training that was killed goes on from the step that was saved, bit for
+bit. (Not with parameter servers, where workers are at steps of their own, and not where a procedure
+does something of its own before each epoch.)
 """
 
 import json
@@ -22,7 +27,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +38,13 @@ from models.names.errors import RecsysError
 from models.training import cluster
 from models.training.optimizers import Adam
 from models.training.servers import ParameterServers, fetch
+
+SECONDS_BETWEEN_SAVES = 600.0
+"""Of training within an epoch; more where saving itself takes long."""
+# Saving takes at most one part in so many of the time.
+_SAVING_SHARE = 20
+# Several workers ask each other after so many steps.
+_STEPS_BETWEEN_QUESTIONS = 100
 
 
 @dataclass
@@ -118,7 +130,7 @@ class TrainingLoop:
         keeper.prepare(stepped)
         keeper.restore()
         if not keeper.finished:
-            keeper.rows = batches.rows
+            keeper.rows, keeper.steps = batches.rows, batches.steps
             options = tf.data.Options()
             options.experimental_distribute.auto_shard_policy = (
                 tf.data.experimental.AutoShardPolicy.DATA
@@ -127,22 +139,26 @@ class TrainingLoop:
             # thread may miss its end, and whoever drops the iterator waits for it, up to a minute.
             options.autotune.enabled = False
             callbacks = [keeper]
+            if keeper.saves_within:
+                callbacks.append(_Within(keeper))
             if self.log_dir:
                 callbacks.append(
                     tf.keras.callbacks.TensorBoard(
                         os.path.join(self.log_dir, stage), write_graph=False
                     )
                 )
-            stepped.fit(
-                self.servers.batches(stepped, self.data, self.seed, keeper.first_epoch)
-                if self.servers
-                else batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
-                initial_epoch=keeper.first_epoch,
-                epochs=epochs,
-                steps_per_epoch=batches.steps,
-                callbacks=callbacks,
-                verbose=0,
-            )
+            for first, end, begin in keeper.parts():
+                rest = batches.after((first - keeper.first_epoch) * batches.steps + begin)
+                stepped.fit(
+                    self.servers.batches(stepped, self.data, self.seed, first)
+                    if self.servers
+                    else rest.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
+                    initial_epoch=first,
+                    epochs=end,
+                    steps_per_epoch=batches.steps - begin,
+                    callbacks=callbacks,
+                    verbose=0,
+                )
         keeper.keep_best()
 
     def build(self, model, batches=None) -> None:
@@ -209,15 +225,21 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._best = -float("inf")
         self._best_epoch = 0
         self._best_weights = None
-        self.rows = 0
+        self.rows = self.steps = 0
         self.finished = False
         self._folder = pathlib.Path(loop.checkpoint_dir, stage) if loop.checkpoint_dir else None
+        self.saves_within = bool(self._folder) and not before_epoch and not loop.servers
         # A kill may come when one worker has saved an epoch and another has not.
-        states = {state["epoch"]: state for state in self._states()}
-        self.first_epoch = cluster.agreed_epoch(loop.strategy, list(states))
-        self._state = states.get(self.first_epoch)
-        if states and self._state is None:
+        states = {_place(state): state for state in self._states()}
+        self._state = states.get(cluster.agreed_place(loop.strategy, list(states)))
+        self.first_epoch, self.first_step = 0, 0
+        if self._state:
+            self.first_epoch, self.first_step = self._state["epoch"], self._state["step"]
+        elif states:
             say(f"{stage}: no epoch is kept by all workers; they start anew")
+        self._left = self.first_step
+        self._pause = SECONDS_BETWEEN_SAVES
+        self._saved = time.monotonic()
 
     def prepare(self, stepped) -> None:
         """Makes room for the averages of a model whose variables exist.
@@ -242,20 +264,44 @@ class _Keeper(tf.keras.callbacks.Callback):
             return
         # The best first: a model's checkpoint holds its optimiser too, and training goes on with
         # the latest state of both.
-        for epoch in (state["best_epoch"], state["epoch"]):
-            if epoch:
-                self._checkpoint().read(str(self._folder / f"epoch-{epoch}")).expect_partial()
-                self._fetch()
-            if epoch == state["best_epoch"] and epoch:
-                self._best_weights = self._averaged(self._trained.get_weights)
+        if state["best_epoch"]:
+            self._read(_name(state["best_epoch"]))
+            self._best_weights = self._averaged(self._trained.get_weights)
+        self._read(_name(state["epoch"], state["step"]))
         self._curve, self._best = state["curve"], state["best"]
         self._best_epoch = state["best_epoch"]
         self.finished = state["finished"]
         self._loop.history.extend(state["history"])
-        say(f"{self._stage}: resumed after epoch {state['epoch']}")
+        within = f", step {state['step']:,}" if state["step"] else ""
+        say(f"{self._stage}: resumed after epoch {state['epoch']}{within}")
+
+    def parts(self) -> Iterator[tuple[int, int, int]]:
+        """Yields what is left to do, as calls of Keras' `fit`, which has equally long epochs.
+
+        That is the rest of an epoch that a kill came in, and whole ones: each the first epoch, the
+        one after the last, and the steps of it that have been taken.
+        """
+        first = self.first_epoch
+        if self.first_step:
+            yield first, first + 1, self.first_step
+            first += 1
+            if self.model.stop_training:
+                return
+        if first < self._epochs:
+            yield first, self._epochs, 0
+
+    def _read(self, name: str) -> None:
+        self._checkpoint().read(str(self._folder / name)).expect_partial()
+        self._fetch()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._started = time.monotonic()
+        self._epoch, self._started = epoch, time.monotonic()
+        # Steps of this epoch that an earlier process has taken, and what they have come to.
+        self._before, self._left = self._left, 0
+        if self._before:
+            self._started -= self._state["seconds"]
+            for variable, value in zip(self._sums(), self._state["sums"], strict=True):
+                variable.assign(value)
         if self._before_epoch:
             self._before_epoch()
 
@@ -293,14 +339,37 @@ class _Keeper(tf.keras.callbacks.Callback):
         say(describe(row) + (" *" if self._best_epoch == epoch else ""))
         self._save(epoch, finished=self.model.stop_training or epoch == self._epochs)
 
+    def after_step(self, number: int) -> None:
+        """Saves the state within an epoch, if it is time.
+
+        Args:
+            number: steps that this process has taken in the epoch.
+        """
+        late, step = time.monotonic() - self._saved - self._pause, self._before + number
+        if step == self.steps:  # the end of the epoch saves more
+            return
+        if isinstance(self._loop.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # All of them at the same step, or none: their clocks differ.
+            if step % _STEPS_BETWEEN_QUESTIONS:
+                return
+            late = float(cluster.gathered(self._loop.strategy, [late]).max())
+        if late >= 0:
+            self._save(self._epoch, finished=False, step=step)
+
+    def _sums(self) -> list[tf.Variable]:
+        """What the mean loss of an epoch is made of."""
+        return [each for metric in self._trained.metrics for each in metric.variables]
+
     def keep_best(self) -> None:
         """Puts the best of the averaged weights in place and notes their epoch.
 
         Where nothing chose, they are the last.
         """
         if self._best_weights is None:
-            self._best_weights = self._averaged(self._trained.get_weights)
-        self._trained.set_weights(self._best_weights)
+            for variable, average in zip(self._weights(), self._average, strict=True):
+                variable.assign(average)
+        else:
+            self._trained.set_weights(self._best_weights)
         rows = [row for row in self._loop.history if row["stage"] == self._stage]
         self._loop.best_epochs[self._stage] = self._best_epoch or rows[-1]["epoch"]
 
@@ -326,7 +395,10 @@ class _Keeper(tf.keras.callbacks.Callback):
         share = max(self._loop.hyper_parameters.latest_share, 1 / epoch)
         for average, variable in zip(self._average, self._weights(), strict=True):
             value = variable.numpy()
-            moved = value if share == 1 else average.numpy() * (1 - share) + value * share
+            if share == 1:
+                average.assign(value)
+                continue
+            moved = average.numpy() * (1 - share) + value * share
             average.assign(np.where(value == 0, value, moved))
 
     def _averaged(self, function: Callable[[], Any]) -> Any:
@@ -355,13 +427,18 @@ class _Keeper(tf.keras.callbacks.Callback):
         files = [self._folder / name for name in names] if self._folder else []
         return [json.loads(file.read_text()) for file in files if file.exists()]
 
-    def _save(self, epoch: int, finished: bool) -> None:
+    def _save(self, epoch: int, finished: bool, step: int = 0) -> None:
+        """Saves the state after so many epochs and, of the next one, so many steps."""
         if self._folder is None:
             return
+        begun = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._checkpoint().write(str(self._folder / f"epoch-{epoch}"))
+        self._checkpoint().write(str(self._folder / _name(epoch, step)))
         state = {
             "epoch": epoch,
+            "step": step,
+            "seconds": begun - self._started if step else 0.0,
+            "sums": [float(each.numpy()) for each in self._sums()] if step else [],
             "curve": self._curve,
             "best": self._best,
             "best_epoch": self._best_epoch,
@@ -373,11 +450,35 @@ class _Keeper(tf.keras.callbacks.Callback):
             _write(self._folder / "state-before.json", before[0])
         # The state names the checkpoint.
         _write(self._folder / "state.json", state)
-        kept = {each[key] for each in self._states() for key in ("epoch", "best_epoch")}
+        kept = {_name(each["epoch"], each["step"]) for each in self._states()}
+        kept |= {_name(each["best_epoch"]) for each in self._states()}
         # Another process may be writing its own: epoch-4_temp is none yet.
         for old in self._folder.glob("epoch-*.*"):
-            if int(old.name.split("-")[1].split(".")[0]) not in kept:
+            if old.name.split(".")[0] not in kept:
                 old.unlink()
+        self._saved = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_SAVES, _SAVING_SHARE * (self._saved - begun))
+
+
+class _Within(tf.keras.callbacks.Callback):
+    """Tells a keeper of steps: apart, since Keras waits for every step that is listened to."""
+
+    def __init__(self, keeper: _Keeper):
+        super().__init__()
+        self._keeper = keeper
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._keeper.after_step(batch + 1)
+
+
+def _name(epoch: int, step: int = 0) -> str:
+    """The name of the checkpoint after so many epochs and steps of the next."""
+    return f"epoch-{epoch}-step-{step}" if step else f"epoch-{epoch}"
+
+
+def _place(state: dict[str, Any]) -> int:
+    """A state's epoch and step as one number, ascending; 0 of none."""
+    return (state["epoch"] << 32) + state["step"]
 
 
 def _write(file: pathlib.Path, state: dict[str, Any]) -> None:

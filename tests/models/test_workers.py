@@ -147,7 +147,7 @@ def test_workers_of_unequal_batches_are_refused(monkeypatch):
 )
 def test_workers_go_on_from_the_latest_epoch_that_all_have(monkeypatch, kept, epoch):
     monkeypatch.setattr(cluster, "gathered", lambda *_: np.array(kept, float))
-    assert cluster.agreed_epoch(None, []) == epoch
+    assert cluster.agreed_place(None, []) == epoch
 
 
 def test_workers_choose_by_the_same_values(monkeypatch):
@@ -157,7 +157,7 @@ def test_workers_choose_by_the_same_values(monkeypatch):
 
 def test_one_process_agrees_with_itself():
     alone = tf.distribute.get_strategy()
-    assert cluster.agreed_epoch(alone, [4]) == 4 and cluster.agreed_epoch(alone, []) == 0
+    assert cluster.agreed_place(alone, [4]) == 4 and cluster.agreed_place(alone, []) == 0
     assert cluster.agreed_values(alone, {"auc": 0.7}) == {"auc": 0.7}
 
 

@@ -40,14 +40,14 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles
 from models.inputs.token_layers import id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.training.optimizers import Adagrad
 
 _FEW_ITEMS = 20_000  # so many are computed all
 _MAPPINGS = {"identity": tf.identity, "sigmoid": tf.sigmoid, "tanh": tf.tanh}
 
 
-class HyperParameters(Ranking, Epochs, Gradient):
+class HyperParameters(Ranking, Epochs, Gradient, Xla):
     """CDAE's own: `hidden` is K, `corruption` q. A batch holds users.
 
     Attributes:

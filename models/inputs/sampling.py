@@ -17,14 +17,20 @@ from models.names.label import GROUP, WEIGHT
 
 
 class Batches(NamedTuple):
-    """Endless train batches: the dataset, and the steps and train rows of an epoch.
+    """Endless train batches.
 
-    The rows are positives, not negatives.
+    Attributes:
+        dataset: of dicts of columns. A length that its graph does not know is that of lists, which
+            are padded with 0 on the right.
+        steps: of an epoch.
+        rows: train rows of an epoch; positives, not negatives.
+        empty_rows: whether a row of zeros adds nothing to the loss.
     """
 
     dataset: tf.data.Dataset
     steps: int
     rows: int
+    empty_rows: bool = False
 
     def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
@@ -38,6 +44,40 @@ class Batches(NamedTuple):
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
         return self._replace(dataset=self.dataset.map(mapped, num_parallel_calls=tf.data.AUTOTUNE))
+
+    def in_few_shapes(self) -> "Batches":
+        """Returns the same batches filled up with zeros, so that few shapes are among them.
+
+        XLA compiles a step anew, which takes seconds, for every shape that it meets. Here lists are
+        as long as the next of four numbers from a power of two to its double; and rows, where empty
+        ones add nothing, as many as the next of eight. A smaller last batch is one shape more.
+        """
+
+        def filled(column: tf.Tensor) -> tf.Tensor:
+            free = [length is None for length in column.shape]
+            free[:1] = [self.empty_rows and free[0]] if free else []
+            if not any(free):
+                return column
+            size = tf.shape(column, tf.int64)
+            wanted = [
+                tf.gather(allowed, tf.searchsorted(allowed, size[axis : axis + 1]))[0]
+                if free[axis]
+                else size[axis]
+                for axis, allowed in enumerate([_ROWS, *[_LENGTHS] * (len(free) - 1)])
+            ]
+            behind = tf.stack(wanted) - size
+            whole = tf.pad(column, tf.stack([tf.zeros_like(behind), behind], axis=1))
+            return tf.ensure_shape(whole, column.shape)
+
+        def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {name: filled(column) for name, column in batch.items()}
+
+        return self._replace(dataset=self.dataset.map(fill, num_parallel_calls=tf.data.AUTOTUNE))
+
+
+_POWERS = 2 ** np.arange(40)[:, np.newaxis]
+_LENGTHS = np.unique(_POWERS * np.arange(4, 8) // 4)
+_ROWS = np.unique(_POWERS * np.arange(8, 16) // 8)
 
 
 def shuffled_batches(

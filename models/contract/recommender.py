@@ -1,5 +1,6 @@
 """What the models of both tasks share: they train by gradient on a loss of their own."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow_recommenders as tfrs
 from models.contract.loop import Loop
 from models.inputs import dropout, sampling
 from models.inputs.data import TrainingData
+from models.inputs.tensorflow_private import several_steps
 from models.names import hyper_parameters as settings
 from models.names.label import WEIGHT
 
@@ -43,6 +45,7 @@ class Recommender(tfrs.Model, Generic[H]):
     sums_loss: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = True
     shards: ClassVar[bool] = False
+    train_function: Callable[..., Any] | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -76,6 +79,14 @@ class Recommender(tfrs.Model, Generic[H]):
     def learn(self, loop: Loop) -> None:
         """Trains the model. Papers with a procedure of their own override this."""
         loop.fit(self)
+
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
+        """Returns what takes the steps of an execution: Keras' own, but traced once."""
+        steps = several_steps(self) if force or self.train_function is None else None
+        if steps is None:
+            return super().make_train_function(force)
+        self.train_function = steps
+        return steps
 
     def train_step(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step; reports the mean loss of the epoch so far.

@@ -18,6 +18,39 @@ def leave_unconverted(package: str) -> None:
     autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, rule)
 
 
+def several_steps(model: tf.keras.Model) -> tf.types.experimental.GenericFunction | None:
+    """Returns Keras' train function where an execution is several steps, which one replica takes.
+
+    Keras' own loop begins without a value, and so AutoGraph traces a step once more to learn of
+    what kind its value is. Ours begins with a loss.
+
+    Args:
+        model: compiled; a step of it returns the loss alone.
+
+    Returns:
+        none where an execution is one step: that Keras traces once.
+    """
+    if model.run_eagerly or model._steps_per_execution.numpy() == 1:
+        return None
+
+    def step(batch):
+        logs = model.train_step(batch)
+        model._train_counter.assign_add(1)
+        return logs["loss"]
+
+    if model.jit_compile:
+        step = tf.function(step, jit_compile=True, reduce_retracing=True)
+
+    @tf.function(reduce_retracing=True)
+    def execution(iterator):
+        loss = tf.constant(0.0)
+        for _ in tf.range(model._steps_per_execution):
+            loss = model.distribute_strategy.run(step, args=(next(iterator),))
+        return {"loss": loss}
+
+    return execution
+
+
 def set_learning_rate(optimizer: tf.keras.optimizers.Optimizer, learning_rate) -> None:
     """Gives an optimiser of ours its learning rate, a number or a schedule, while it is made.
 

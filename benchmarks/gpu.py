@@ -380,23 +380,23 @@ def without_gpu(name: str, data: Path, seeds: Sequence[int], **length: int) -> d
     compiled = {"XLA": "refused", "compiled in, s": "", "loss": ""}
     seconds, difference = 0.0, 0.0
 
-    def measure(stage: str, steps: Steps) -> None:
+    def plain(stage: str, steps: Steps) -> None:
+        if stage == (setting.stage or stage):
+            row["batches alone"] = f"{steps.rows(steps.fresh(), None)[0]:,.0f}"
+            row["rows/s"] = f"{steps.rows(steps.fresh(), steps.step(False))[0]:,.0f}"
+
+    def with_xla(stage: str, steps: Steps) -> None:
         nonlocal seconds, difference
-        if xla:
-            plain, _ = steps.first(jit=False)
-            with_xla, first = steps.first(jit=True)
-            seconds += first
-            difference = max(difference, float(np.max(np.abs(with_xla / plain - 1))))
-            compiled["compiled in, s"] = f"{seconds:.0f}"
-            compiled["loss"] = f"{difference:.0e}"
-        if stage != (setting.stage or stage):
-            return
-        row["batches alone"] = f"{steps.rows(steps.fresh(), None)[0]:,.0f}"
-        row["rows/s"] = f"{steps.rows(steps.fresh(), steps.step(False))[0]:,.0f}"
-        if xla:
+        losses, (same, first) = steps.first(jit=False)[0], steps.first(jit=True)
+        seconds += first
+        difference = max(difference, float(np.max(np.abs(same / losses - 1))))
+        compiled["compiled in, s"], compiled["loss"] = f"{seconds:.0f}", f"{difference:.0e}"
+        if stage == (setting.stage or stage):
             compiled["XLA"] = f"{steps.rows(steps.fresh(True), steps.step(True))[0]:,.0f}"
 
-    stages(name, loaded, measure, **{setting.batch_size: size})
+    stages(name, loaded, plain, **{setting.batch_size: size})
+    if xla:
+        stages(name, loaded, with_xla, **{setting.batch_size: size}, jit_compile=True)
     row |= compiled
     halves = (False, True) if "mixed_precision" in fields else ()
     found = [validated(name, task, loaded, seeds, half, **length) for half in halves]

@@ -149,7 +149,15 @@ class CDAE(DotProductModel[HyperParameters]):
 
         def spread(items, weights=None):
             """[B, L] items -> [B, rows], how often each is there, or its weights."""
-            return tf.math.bincount(items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1)
+            if not self.hyper_parameters.jit_compile:
+                return tf.math.bincount(
+                    items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1
+                )
+            # XLA compiles this in a tenth of the time, and for every width of a batch anew.
+            number = tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis]
+            place = tf.stack([tf.repeat(number, tf.shape(items)[1], axis=1), items], axis=-1)
+            weights = tf.ones_like(items, tf.float32) if weights is None else weights
+            return tf.scatter_nd(place, weights, [tf.shape(items, tf.int64)[0], rows])
 
         real = tf.cast(tf.range(rows) > 0, tf.float32)  # padding is no item
         wanted = real * spread(inputs["items"])

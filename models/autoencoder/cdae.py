@@ -40,7 +40,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles
 from models.inputs.token_layers import id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Adagrad
 
@@ -48,7 +48,7 @@ _FEW_ITEMS = 20_000  # so many are computed all
 _MAPPINGS = {"identity": tf.identity, "sigmoid": tf.sigmoid, "tanh": tf.tanh}
 
 
-class HyperParameters(Ranking, Epochs, Gradient):
+class HyperParameters(Ranking, Epochs, Gradient, Xla):
     """CDAE's own: `hidden` is K, `corruption` q. A batch holds users.
 
     Attributes:
@@ -155,7 +155,15 @@ class CDAE(DotProductModel[HyperParameters]):
 
         def spread(items, weights=None):
             """[B, L] items -> [B, rows], how often each is there, or its weights."""
-            return tf.math.bincount(items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1)
+            if not self.hyper_parameters.jit_compile:
+                return tf.math.bincount(
+                    items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1
+                )
+            # XLA compiles this in a tenth of the time, and for every width of a batch anew.
+            number = tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis]
+            place = tf.stack([tf.repeat(number, tf.shape(items)[1], axis=1), items], axis=-1)
+            weights = tf.ones_like(items, tf.float32) if weights is None else weights
+            return tf.scatter_nd(place, weights, [tf.shape(items, tf.int64)[0], rows])
 
         real = tf.cast(tf.range(rows) > 0, tf.float32)  # padding is no item
         wanted = real * spread(inputs["items"])

@@ -46,14 +46,14 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, TEXT, Feature
-from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
 from models.names.sizes import ADDED, Parameters, Sizes, dense, perceptron
 
 _WIDTHS = (3, 4, 5)  # of the windows
 _ROWS_AT_ONCE = 128
 
 
-class HyperParameters(Epochs, Gradient, MixedPrecision):
+class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     """ConvMF's own.
 
     Attributes:

@@ -24,6 +24,8 @@ the train mean; dropout is on the pairwise vector of the factorization machine, 
 those of the networks initialised as in the NARRE authors' implementation.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import pydantic
 import tensorflow as tf
@@ -53,6 +55,11 @@ class HyperParameters(Epochs, Gradient, MixedPrecision):
         length_quantile: documents are cut to the length that this share of them does not exceed,
         longest: and to this many words at most.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "jit_compile": "a step cuts the pair's own review out of ragged documents, which XLA "
+        "does not compile",
+    }
 
     epochs: int = 40
     batch_size: int = 100

@@ -69,7 +69,8 @@ class Recommender(tfrs.Model, Generic[H]):
         """Returns endless train batches from `first_epoch` on.
 
         They are a function of (seed, epoch, step) alone, so that a training that was killed goes on
-        with the batches it would have seen.
+        with the batches it would have seen. What 0 pads on the right of a list adds nothing to the
+        loss, however much of it there is: for XLA there is more.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must define batches() or override learn()"

@@ -32,7 +32,7 @@ the target's popularity (benchmarks/README.md has both).
 """
 
 import time
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -48,11 +48,11 @@ from models.inputs.event_log import EventLog
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.source_domain import read_source
 from models.names.errors import DataError
-from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking, Xla
 from models.names.sizes import ADDED, Parameters, Sizes, dense, perceptron
 
 
-class HyperParameters(VectorSettings, Ranking, Epochs, Gradient, LazyAdam):
+class HyperParameters(VectorSettings, Ranking, Epochs, Gradient, LazyAdam, Xla):
     """EMCDR's own; `epochs`, `batch_size`, `learning_rate` are those of the domains' vectors.
 
     The vectors answer nobody who is held out, so each domain is trained for all `epochs`;
@@ -67,6 +67,10 @@ class HyperParameters(VectorSettings, Ranking, Epochs, Gradient, LazyAdam):
         active_share: the share of the shared entities, those with the most events in the domain in
             which they have fewer, that the map is fitted on.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "mixed_precision": "its vectors are compared in float32, and the map between them is small",
+    }
 
     epochs: int = 40
     map: Literal["linear", "mlp"] = "mlp"

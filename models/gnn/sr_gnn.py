@@ -26,6 +26,8 @@ so that a run that was killed goes on with the one that was its due; no bias is 
 and W_2's are one).
 """
 
+from typing import ClassVar
+
 import pydantic
 import tensorflow as tf
 
@@ -55,6 +57,13 @@ class HyperParameters(Ranking, Epochs, Gradient):
         decay_epochs: epochs after which it is applied again.
         steps: how often the nodes hear from their neighbours.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "jit_compile": "a step counts the nodes of its graphs (tf.unique_with_counts) and sums "
+        "over their edges by a sparse product, neither of which XLA compiles",
+        "mixed_precision": "its sums over edges and its softmax over all items are written for "
+        "float32",
+    }
 
     epochs: int = 30
     patience: int = 10

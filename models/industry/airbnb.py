@@ -42,12 +42,12 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Xla
 from models.names.sizes import ADDED, Parameters, Sizes
 from models.training.optimizers import Adam
 
 
-class HyperParameters(LastItems, Epochs, Gradient, LazyAdam):
+class HyperParameters(LastItems, Epochs, Gradient, LazyAdam, Xla):
     """Airbnb's own.
 
     Attributes:

@@ -43,11 +43,19 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.features import NUMERIC
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Lists
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    LazyAdam,
+    Lists,
+    MixedPrecision,
+    Xla,
+)
 from models.names.sizes import Parameters, Sizes, perceptron
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, Lists, Forgetting):
+class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Lists, Forgetting):
     """The ranker's own.
 
     Attributes:
@@ -73,6 +81,13 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Lists, Forgetting):
     skip_types: tuple[str, ...] = ("skip", "skipped")
     wish_types: tuple[str, ...] = ("wishlist", "wish")
     inquiry_types: tuple[str, ...] = ("contact", "inquiry")
+
+    @pydantic.field_validator("listings")
+    @classmethod
+    def _compiled_together(cls, value: airbnb.HyperParameters) -> airbnb.HyperParameters:
+        if value.jit_compile:
+            raise ValueError("jit_compile of the ranker compiles both stages; say it there")
+        return value
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
         yield from ((f"listings.{key}", name) for key, name in self.listings.named_columns())
@@ -178,7 +193,7 @@ class AirbnbRanker(ScoreModel[HyperParameters]):
             tf.gather(self._embedded, flat)[:, tf.newaxis], self.embeddings.item_vectors(flat), 0.0
         )
         shape = tf.concat([tf.shape(index), tf.shape(rows)[1:]], axis=0)
-        return tf.stop_gradient(tf.reshape(rows, shape))
+        return tf.stop_gradient(tf.cast(tf.reshape(rows, shape), tf.float32))
 
     def _let_move(self, trainable: bool) -> None:
         """The listings' vectors move in their own stage and in no other."""

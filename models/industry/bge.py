@@ -11,9 +11,10 @@ Deviations: those of `models.industry.graph_embedding`, where the rest of the pa
 import tensorflow as tf
 
 from models.industry.graph_embedding import GraphEmbedding, GraphHyperParameters
+from models.names.hyper_parameters import Xla
 
 
-class HyperParameters(GraphHyperParameters):
+class HyperParameters(GraphHyperParameters, Xla):
     """BGE's own: none."""
 
 

@@ -21,7 +21,7 @@ the count, over its mean in the sequence, multiplies the positive term; unit vec
 linear P; Adam and the dropout of inputs are ours.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -37,11 +37,11 @@ from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import ConfigError
-from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 
-class HyperParameters(Ranking, Epochs, Gradient, VectorSettings):
+class HyperParameters(Ranking, Epochs, Gradient, Xla, VectorSettings):
     """BINN's own.
 
     Attributes:
@@ -54,6 +54,10 @@ class HyperParameters(Ranking, Epochs, Gradient, VectorSettings):
         units: width of each LSTM.
         dropout: share of the inputs dropped in training.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "mixed_precision": "its states are carried, and its vectors compared, in float32",
+    }
 
     batch_size: int = 128
     preference_types: tuple[str, ...] | None = None

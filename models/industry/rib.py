@@ -24,7 +24,7 @@ padding and has no P: P is what makes p and v comparable, the others are left ou
 `retrieve` searches all items.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -42,13 +42,13 @@ from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding, id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 _BLOCK = 512  # items whose neighbours are looked for at once
 
 
-class HyperParameters(Ranking, Epochs, Gradient, VectorSettings):
+class HyperParameters(Ranking, Epochs, Gradient, Xla, VectorSettings):
     """RIB's own; sizes are those of JD's release.
 
     Attributes:
@@ -61,6 +61,10 @@ class HyperParameters(Ranking, Epochs, Gradient, VectorSettings):
         history_length: events of a session that are read, the latest.
         neighbours: how many of an item's nearest are candidates; 0 ranks all items.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "mixed_precision": "its states are carried, and its vectors compared, in float32",
+    }
 
     batch_size: int = 128
     activity_dim: int = pydantic.Field(5, ge=1)

@@ -26,6 +26,8 @@ weight, and its id is forgotten, and its units are dropped, for all of its rows 
 together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import pydantic
 import tensorflow as tf
@@ -53,6 +55,11 @@ from models.names.sizes import Parameters, Sizes, perceptron
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forgetting):
     """Two-tower's own: the last `history_length` items enter the user tower."""
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "jit_compile": "a step counts the distinct items of its batch (tf.unique_with_counts) "
+        "and pools histories by a sparse product, neither of which XLA compiles",
+    }
 
     epochs: int = 40
     batch_size: int = 1024

@@ -33,7 +33,7 @@ duplicates. Whoever has read nothing gets popularity, which here knows neither f
 variety; nothing expires, and expected page views are not in the score.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -53,12 +53,12 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field, raw_signature
 from models.inputs.token_layers import TokenEmbedding
-from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.label import WEIGHT
 from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 
-class HyperParameters(Ranking, Epochs, Gradient, ArticleSettings):
+class HyperParameters(Ranking, Epochs, Gradient, Xla, ArticleSettings):
     """Yahoo's own; sizes, batch and rate are the paper's.
 
     Attributes:
@@ -68,6 +68,10 @@ class HyperParameters(Ranking, Epochs, Gradient, ArticleSettings):
         negatives: random articles a click, where nothing says what was on display.
         duplicate_cosine: an article that is more similar to one above it is left out; None: none.
     """
+
+    REFUSALS: ClassVar[dict[str, str]] = {
+        "mixed_precision": "its states are carried, and its vectors compared, in float32",
+    }
 
     batch_size: int = 20
     learning_rate: float = 5e-3

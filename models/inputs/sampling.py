@@ -36,23 +36,26 @@ class Batches(NamedTuple):
     """Endless train batches.
 
     Attributes:
-        dataset: of the batches.
+        dataset: of dicts of columns. A length that its graph does not know is that of lists, which
+            are padded with 0 on the right.
         steps: of an epoch.
         rows: train rows of an epoch: positives, not negatives.
         make: makes the dataset that begins so many steps later; None: by leaving them out.
+        empty_rows: whether a row of zeros adds nothing to the loss.
     """
 
     dataset: tf.data.Dataset
     steps: int
     rows: int
     make: Callable[[int], tf.data.Dataset] | None = None
+    empty_rows: bool = False
 
     def after(self, steps: int) -> "Batches":
         """The batches from so many steps later on, bit for bit."""
         if not steps:
             return self
         rest = self.make(steps) if self.make else self.dataset.skip(steps)
-        return Batches(rest, self.steps, self.rows)
+        return self._replace(dataset=rest, make=None)
 
     def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
@@ -65,13 +68,50 @@ class Batches(NamedTuple):
             found = function(batch)
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
+        return self._of_each(mapped)
+
+    def _of_each(self, function: Callable) -> "Batches":
         def of(dataset: tf.data.Dataset) -> tf.data.Dataset:
-            return dataset.map(mapped, num_parallel_calls=tf.data.AUTOTUNE)
+            return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
         make = self.make
         return self._replace(
             dataset=of(self.dataset), make=(lambda steps: of(make(steps))) if make else None
         )
+
+    def in_few_shapes(self) -> "Batches":
+        """Returns the same batches filled up with zeros, so that few shapes are among them.
+
+        XLA compiles a step anew, which takes seconds, for every shape that it meets. Here lists are
+        as long as the next of four numbers from a power of two to its double; and rows, where empty
+        ones add nothing, as many as the next of eight. A smaller last batch is one shape more.
+        """
+
+        def filled(column: tf.Tensor) -> tf.Tensor:
+            free = [length is None for length in column.shape]
+            free[:1] = [self.empty_rows and free[0]] if free else []
+            if not any(free):
+                return column
+            size = tf.shape(column, tf.int64)
+            wanted = [
+                tf.gather(allowed, tf.searchsorted(allowed, size[axis : axis + 1]))[0]
+                if free[axis]
+                else size[axis]
+                for axis, allowed in enumerate([_ROWS, *[_LENGTHS] * (len(free) - 1)])
+            ]
+            behind = tf.stack(wanted) - size
+            whole = tf.pad(column, tf.stack([tf.zeros_like(behind), behind], axis=1))
+            return tf.ensure_shape(whole, column.shape)
+
+        def fill(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {name: filled(column) for name, column in batch.items()}
+
+        return self._of_each(fill)
+
+
+_POWERS = 2 ** np.arange(40)[:, np.newaxis]
+_LENGTHS = np.unique(_POWERS * np.arange(4, 8) // 4)
+_ROWS = np.unique(_POWERS * np.arange(8, 16) // 8)
 
 
 def shuffled_batches(

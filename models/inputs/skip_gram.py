@@ -134,7 +134,7 @@ class SkipGram:
             return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
         epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-        return Batches(epochs.flat_map(one_epoch), steps, self.pairs)
+        return Batches(epochs.flat_map(one_epoch), steps, self.pairs, empty_rows=True)
 
     def _kept(self, epoch):
         """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""

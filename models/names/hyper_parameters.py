@@ -18,11 +18,13 @@ class HyperParameters(pydantic.BaseModel):
 
     Attributes:
         REFUSAL: of a group: why a model that does not inherit it has no use for its settings.
+        REFUSALS: of a model: setting that it has not got -> why, where that is another reason.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     REFUSAL: ClassVar[str] = ""
+    REFUSALS: ClassVar[dict[str, str]] = {}
 
     def setting(self, name: str) -> Any:
         """Returns a common setting, or the value that turns it off where the model has not got it.
@@ -30,6 +32,11 @@ class HyperParameters(pydantic.BaseModel):
         For what treats all models alike, the Trainer and the loop; a model reads its own fields.
         """
         return getattr(self, name, _OFF[name])
+
+    @classmethod
+    def refusal(cls, name: str) -> str:
+        """Returns why a model has no use for a common setting that it has not got."""
+        return cls.REFUSALS.get(name, COMMON[name].REFUSAL)
 
     def most_items(self) -> int | None:
         """Returns how many items the model can be trained on here; None for any number.
@@ -172,7 +179,8 @@ class Xla(HyperParameters):
     """For a model whose train step XLA can compile.
 
     Attributes:
-        jit_compile: compile the train step with XLA.
+        jit_compile: compile the train step with XLA, once for each of the few shapes that batches
+            are then filled up to.
     """
 
     REFUSAL: ClassVar[str] = "it has no train step that XLA can compile"
@@ -269,7 +277,7 @@ def resolve(model: str, declared: type[_Own], overrides: Mapping[str, Any]) -> _
     """
     for name in overrides:
         if name not in declared.model_fields and name in COMMON:
-            raise ConfigError(f"{model} has no use for {name!r}: {COMMON[name].REFUSAL}")
+            raise ConfigError(f"{model} has no use for {name!r}: {declared.refusal(name)}")
         if name not in declared.model_fields:
             raise ConfigError(
                 f"{model} has no hyper-parameter {name!r}{nearest(name, declared.model_fields)}"

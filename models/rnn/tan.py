@@ -41,13 +41,13 @@ from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import id_embedding
-from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking
+from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
 from models.names.sizes import Parameters, Sizes, dense
 from models.rnn import gru, sessions
 from models.training.optimizers import Adam
 
 
-class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision):
+class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
     """Tan's own; the defaults are M1.
 
     `units` are the widths of the GRU layers; `embedding` says whether the output table is the

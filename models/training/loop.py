@@ -119,6 +119,8 @@ class TrainingLoop:
             )
         keeper = _Keeper(self, model, stage, epochs, before_epoch, validate)
         batches = model.batches(self.data, self.seed, keeper.first_epoch)
+        if hyper_parameters.setting("jit_compile"):
+            batches = batches.in_few_shapes()
         # There must be variables to restore, and those that the first step would make have it
         # traced a second time.
         self.build(model, batches)

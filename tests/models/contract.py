@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.gpu import Measuring
 from models.contract import explain
 from models.contract.query import Query
 from models.contract.retrieve_task import Evaluation
@@ -24,6 +25,7 @@ from models.names.label import WEIGHT
 from models.names.sizes import Column, Sizes
 from models.training import warm_start
 from models.training.loop import TrainingLoop
+from models.training.trainer import resolve
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 
@@ -153,6 +155,40 @@ def assert_as_large_as_said(model, data):
     assert numbers <= told.learnt + told.held <= 1.2 * numbers, told
     if not isinstance(model.hyper_parameters, Gradient):
         assert told.learnt == 0
+
+
+def assert_empty_places_change_nothing(learner, data):
+    """Batches that are filled up for XLA lose what they lose without."""
+    batches = learner.batches(data, 0, 0)
+    plain, filled = (next(iter(each.dataset)) for each in (batches, batches.in_few_shapes()))
+    losses = [float(learner.compute_loss(batch)) for batch in (plain, filled)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def assert_steps_alike(name, data, hyper_parameters, setting):
+    """Every stage of a training loses the same with `setting` as without, step by step."""
+    own = resolve(name, {**hyper_parameters, setting: True})
+
+    def losses(jit=False, half=False):
+        """Stage -> the losses of its first steps."""
+        found = {}
+
+        def measure(stage, steps):
+            found[stage] = steps.first(jit)[0]
+
+        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if half else "float32")
+        tf.keras.utils.set_random_seed(3)
+        try:
+            registry.load(name).Model(own, data).learn(Measuring(own, data, measure=measure))
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+        return found
+
+    other = losses(jit=setting == "jit_compile", half=setting == "mixed_precision")
+    # bfloat16 keeps 8 bits: two or three digits.
+    rtol = 1e-3 if setting == "jit_compile" else 5e-2
+    for stage, plain in losses().items():
+        np.testing.assert_allclose(other[stage], plain, rtol=rtol, err_msg=stage)
 
 
 class RetrieveContract:
@@ -444,3 +480,13 @@ class RetrieveContract:
         if not isinstance(trained.model.hyper_parameters, Epochs):
             pytest.skip(f"{self.name} is fitted in closed form")
         assert_takes_every_weight(trained, str(tmp_path))
+
+    def test_empty_places_change_nothing(self, trained):
+        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
+            assert_empty_places_change_nothing(trained.model, trained.data)
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])
+    def test_steps_with_and_without_are_alike(self, trained, setting):
+        if setting in type(trained.model.hyper_parameters).model_fields:
+            assert_steps_alike(self.name, trained.data, self.hyper_parameters, setting)

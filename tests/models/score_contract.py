@@ -14,7 +14,12 @@ from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
-from tests.models.contract import assert_as_large_as_said, assert_takes_every_weight
+from tests.models.contract import (
+    assert_as_large_as_said,
+    assert_empty_places_change_nothing,
+    assert_steps_alike,
+    assert_takes_every_weight,
+)
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
@@ -277,3 +282,13 @@ class ScoreContract:
 
     def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
         assert_takes_every_weight(trained, str(tmp_path))
+
+    def test_empty_places_change_nothing(self, trained):
+        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
+            assert_empty_places_change_nothing(trained.model, trained.data)
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])
+    def test_steps_with_and_without_are_alike(self, trained, setting):
+        if setting in type(trained.model.hyper_parameters).model_fields:
+            assert_steps_alike(self.name, trained.data, self.hyper_parameters, setting)

@@ -1,5 +1,7 @@
 """The common settings: which model honours which, and what is said of the others."""
 
+import re
+
 import pytest
 
 from models.names import registry
@@ -25,28 +27,39 @@ HONOURED = {
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "two_tower": {*COMMON} - {"jit_compile", "list_loss"},
     "youtube_candidates": {*COMMON} - {"unknown_rate", "list_loss"},
-    "emcdr": RANKING | TRAINED | {"lazy_adam"},
-    "rib": RANKING | TRAINED,
-    "binn": RANKING | TRAINED,
+    "emcdr": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
+    "rib": RANKING | TRAINED | {"jit_compile"},
+    "binn": RANKING | TRAINED | {"jit_compile"},
+    "cdae": RANKING | TRAINED | {"jit_compile"},
+    "yahoo_news": RANKING | TRAINED | {"jit_compile"},
+    "bge": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
+    "ges": RANKING | TRAINED | {"lazy_adam", "mixed_precision"},
+    "eges": RANKING | TRAINED | {"lazy_adam", "mixed_precision"},
+    "cune_bpr": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
+    "cune_mf": TRAINED | {"jit_compile"},
     "neumf": {*COMMON} - {"list_loss"},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
-    "tan": RANKING | TRAINED | {"mixed_precision"},
+    "tan": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "sr_gnn": RANKING | TRAINED,
     "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
     "lr": TRAINED | {"jit_compile", "unknown_rate", "list_loss"},
     "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate", "list_loss"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
-    "airbnb_ranker": TRAINED | {"lazy_adam", "list_loss", "unknown_rate"},
-    "airbnb": RANKING | TRAINED | {"lazy_adam"},
+    "airbnb_ranker": {*COMMON} - RANKING,
+    "airbnb": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
     "deepfm": TRAINED
     | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "xdeepfm": TRAINED
     | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "deepconn": TRAINED | {"mixed_precision"},
-    "convmf": TRAINED | {"mixed_precision"},
+    "convmf": TRAINED | {"mixed_precision", "jit_compile"},
 }
+
+
+def test_every_model_is_here():
+    assert {*HONOURED} == {*registry.MODELS}
 
 
 @pytest.mark.parametrize("name", HONOURED)
@@ -57,11 +70,12 @@ def test_a_model_has_the_common_settings_that_it_honours(name):
 
 @pytest.mark.parametrize("name", registry.MODELS)
 def test_the_common_settings_that_a_model_has_not_are_refused_by_name(name):
-    fields = registry.load(name).Model.HyperParameters.model_fields
-    for setting in {*COMMON} - {*fields}:
-        with pytest.raises(
-            ConfigError, match=f"{name} has no use for '{setting}': {COMMON[setting].REFUSAL}"
-        ):
+    declared = registry.load(name).Model.HyperParameters
+    own = vars(declared).get("REFUSALS", {})
+    assert {*own} <= {*COMMON} - {*declared.model_fields}, "a reason for what is not refused"
+    for setting in {*COMMON} - {*declared.model_fields}:
+        reason = re.escape(declared.REFUSALS.get(setting, COMMON[setting].REFUSAL))
+        with pytest.raises(ConfigError, match=f"{name} has no use for '{setting}': {reason}$"):
             resolve(name, {setting: 1})
 
 
@@ -71,6 +85,10 @@ def test_a_refusal_says_why():
         match="^ease has no use for 'epochs': it is fitted in closed form, in one pass$",
     ):
         resolve("ease", {"epochs": 3})
+    with pytest.raises(ConfigError, match="sr_gnn has no use for 'jit_compile': .*tf.unique_with_"):
+        resolve("sr_gnn", {"jit_compile": True})
+    with pytest.raises(ConfigError, match="ges has no use for 'jit_compile': .* ragged"):
+        resolve("ges", {"jit_compile": True})
     with pytest.raises(ConfigError, match="bpr_mf has no hyper-parameter 'l2_users'; did you mean"):
         resolve("bpr_mf", {"l2_users": 3})
     with pytest.raises(ConfigError, match="lazy_adam is for the optimizer 'adam'"):

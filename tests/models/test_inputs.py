@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from models.inputs.data import Entities
 from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
-from models.inputs.sampling import UniformNegatives
+from models.inputs.sampling import Batches, UniformNegatives
 from models.inputs.token_layers import EntityEncoder, id_embedding
 
 # Two users that train has seen, indices 2 and 3, and two that only the table knows, 4 and 5.
@@ -109,3 +109,44 @@ def test_corruption_hides_entries_and_needs_no_normalisation():
     # As the input of a network: a column an index.
     row = multi_hot(items[:1], 6, tf.constant([[4.0, 0.0, 4.0, 0.0]])).numpy()
     assert row.tolist() == [[0, 0, 4, 0, 0, 4]]
+
+
+def test_batches_have_few_shapes_when_they_are_filled_up():
+    """9 items become 10; 17 rows stay, or become 18 where empty ones are nothing.
+
+    Lists are of 8, 10, 12, 14 or 16 items and so on, rows are 16, 18, .. 32.
+    """
+
+    def batch(_):
+        rows = tf.RaggedTensor.from_row_lengths(tf.range(1, 26), [9, *[1] * 16]).to_tensor()
+        told = {"items": rows, "there": rows > 0, "fixed": tf.ones([17, 3])}
+        return {**told, "step_seed": tf.constant([1, 2])}
+
+    batches = Batches(tf.data.Dataset.from_tensors({"step": 0}), 1, 17).map(batch)
+    plain, filled = (next(iter(each.dataset)) for each in (batches, batches.in_few_shapes()))
+    assert filled["items"].shape == filled["there"].shape == [17, 10]
+    assert filled["items"][0].numpy().tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert not filled["there"][0, 9:].numpy().any()
+    for name in ("fixed", "step_seed"):
+        np.testing.assert_array_equal(filled[name], plain[name])
+
+    def tiles(batch):
+        ones = tf.ones([batch["count"]], tf.int32)
+        return {"centre": tf.stack([ones, ones], axis=1), "weight": tf.cast(ones, tf.float32)}
+
+    counts = tf.data.Dataset.from_tensor_slices({"count": [17, 15]})
+    batches = Batches(counts, 2, 32, empty_rows=True).map(tiles)
+    first, second = list(batches.in_few_shapes().dataset)
+    assert first["centre"].shape == [18, 2] and first["weight"].numpy().tolist() == [1] * 17 + [0]
+    assert second["weight"].shape == [15]  # 8, 9, .. 16: of so few every number
+    # Shapes that the graph knows stay known to it.
+    assert batches.in_few_shapes().dataset.element_spec["centre"].shape[1] == 2
+
+
+def test_an_empty_list_gets_one_place():
+    """Of two rows without any item, which `to_tensor` makes [2, 0]."""
+    rows = tf.ragged.constant([[], []], tf.int64)
+    batches = Batches(tf.data.Dataset.from_tensors({"items": rows}), 1, 2)
+    batches = batches.map(lambda batch: {"items": batch["items"].to_tensor()})
+    filled = next(iter(batches.in_few_shapes().dataset))
+    assert filled["items"].numpy().tolist() == [[0], [0]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.inputs.sampling import Batches
 from models.training import trainer
 from tests.models.test_neumf import TOY
 from tests.models.test_training import arguments
@@ -16,7 +17,7 @@ OPTIONS = {**TOY, "epochs": 2, "batch_size": 64, "pretrain": False}
 @pytest.fixture(scope="module")
 def trained(toy_data, tmp_path_factory):
     """A function: an option or none -> NeuMF trained with it by `run_fn`, as the Trainer does."""
-    toy, models = toy_data("event", 0.0), {}
+    toy, models, whole = toy_data("event", 0.0), {}, Batches.in_few_shapes
 
     def train(option):
         with pytest.MonkeyPatch.context() as patch:
@@ -26,12 +27,15 @@ def trained(toy_data, tmp_path_factory):
             )
             patch.setattr("models.contract.retriever.Retriever.export", lambda *_: None)
             patch.setattr(trainer.warm_up, "save_requests", lambda _: 0)
+            filled = []
+            patch.setattr(Batches, "in_few_shapes", lambda own: filled.append(own) or whole(own))
             folder = tmp_path_factory.mktemp(str(option))
             settings = {**OPTIONS, "learning_rate": 0.05, **({option: True} if option else {})}
             try:
                 trainer.run_fn(arguments(toy, folder, hyper_parameters=settings))
             finally:
                 tf.keras.mixed_precision.set_global_policy("float32")
+        assert len(filled) == (option == "jit_compile")
         log = json.loads((folder / "run" / "training.json").read_text())
         assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
         return models[option]

@@ -63,19 +63,38 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("run_file", metavar="[RUN.yaml]", required=False, type=click.Path())
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A hyper-parameter, or a dotted key of the run.",
+)
 @click.option(
     "--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute."
 )
 @_mended
-def doctor(deep: bool) -> None:
+def doctor(run_file: str | None, settings: tuple[str, ...], deep: bool) -> None:
     """Check this machine: lane, versions, Keras, GPU, Beam; say what is wrong and the mend.
+
+    With RUN.yaml, or a setting of a run, say instead what that run will want: rows, vocabularies,
+    parameters, bytes of memory and of disk. Exits with 1 when it does not fit; `recsys run` refuses
+    such a run, unless room.refuse is false.
 
     \b
     Example: recsys doctor --deep
+             recsys doctor my_run.yaml
+             recsys doctor --set model=ease --set data.source=/data/shop
     """
-    from pipeline.doctor import run_doctor
+    from pipeline import doctor as doctors
 
-    sys.exit(run_doctor(deep))
+    if not run_file and not settings:
+        sys.exit(doctors.run_doctor(deep))
+    from pipeline import config as run_config
+
+    config = run_config.load(run_file, run_config.parse_settings(settings))
+    sys.exit(doctors.run_estimate(config, click.echo))
 
 
 @main.command("models")

@@ -25,6 +25,7 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Epochs, Gradient, Xla, Forgetting):
@@ -37,6 +38,10 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting):
     factors: int = pydantic.Field(100, ge=1)
     l2: float = pydantic.Field(0.08, ge=0)
     stddev: float = pydantic.Field(0.1, gt=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width = 1 + self.factors
+        return Parameters(sizes.table("user", width) + sizes.table("item", width), slots=0)
 
 
 class BiasedMF(ScoreModel[HyperParameters]):

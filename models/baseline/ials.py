@@ -36,6 +36,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Ranking
+from models.names.sizes import Parameters, Sizes
 
 _CELLS = 1 << 24  # numbers of float64 in the normal equations of one block of rows
 
@@ -58,6 +59,12 @@ class HyperParameters(Ranking, Epochs):
     l2: float = pydantic.Field(30.0, gt=0)
     exponent: float = pydantic.Field(0.0, ge=0, le=1)
     stddev: float = pydantic.Field(0.1, gt=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # The matrix of products is float64.
+        held = sizes.table("item", self.factors) + 2 * self.factors**2
+        # The log by user and by item: an index and a weight of 8 bytes each.
+        return Parameters(held=held, beside=8 * sizes.events)
 
 
 class IALS(DotProductModel[HyperParameters]):

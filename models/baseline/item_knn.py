@@ -36,6 +36,7 @@ from models.inputs.data import TrainingData
 from models.inputs.neighbours import similarities
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Ranking):
@@ -54,6 +55,13 @@ class HyperParameters(Ranking):
     weighting: Literal["none", "bm25", "tf_idf"] = "none"
     k1: float = pydantic.Field(1.2, ge=0)
     b: float = pydantic.Field(0.75, ge=0, le=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        kept = sizes.items * min(self.neighbours, sizes.items)
+        # Of every pair of items that one user has: two places and a number, sorted by a third.
+        a_user = sizes.events // max(1, sizes.users)
+        pairs = min(sizes.items**2, sizes.events * a_user)
+        return Parameters(held=2 * (sizes.items + 1) + 3 * kept, beside=8 * pairs)
 
 
 class ItemKNN(RetrieveModel[HyperParameters]):

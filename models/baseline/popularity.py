@@ -30,6 +30,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.measures.segments import popularity_scores
 from models.names.errors import DataError
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 _DAY = 86_400.0
 
@@ -54,6 +55,9 @@ class HyperParameters(Ranking):
                 "session_first ranks what was seen first and requires filter_seen: false"
             )
         return self
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters()
 
 
 class Popularity(RetrieveModel[HyperParameters]):

@@ -35,6 +35,7 @@ from models.inputs.data import TrainingData
 from models.inputs.event_log import heaviest
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Ranking):
@@ -53,6 +54,12 @@ class HyperParameters(Ranking):
     weighting: Literal["linear", "quadratic", "same"] = "linear"
     decay: Literal["none", "reciprocal"] = "none"
     idf_weight: float = pydantic.Field(0.0, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # Of each item of a session its place, int64, and its weight; and where each list begins.
+        by_session = 3 * sizes.events + 2 * (sizes.sequences + 1)
+        by_item = 3 * min(sizes.events, sizes.items * self.sample) + 2 * (sizes.items + 1)
+        return Parameters(held=by_session + by_item + sizes.items)
 
 
 class VSKNN(RetrieveModel[HyperParameters]):

@@ -14,12 +14,11 @@ from models.contract.recommender import H, Recommender, weighed
 from models.contract.requests import signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
-from models.inputs.schema import ID
 from models.inputs.score_data import Inputs, ScoreData
 from models.measures import lists, pointwise
 from models.names import metrics
 from models.names.errors import ConfigError
-from models.names.features import DOCUMENT, NUMERIC, Feature
+from models.names.features import DOCUMENT, ID, NUMERIC, Feature
 from models.names.hyper_parameters import Gradient
 from models.names.label import GROUP, LABEL, WEIGHT, Label
 

@@ -36,6 +36,7 @@ from models.names.errors import ConfigError
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Gradient, Xla
 from models.names.label import LABEL, WEIGHT
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(UserNetwork, Epochs, Gradient, Xla):
@@ -58,6 +59,11 @@ class HyperParameters(UserNetwork, Epochs, Gradient, Xla):
     social: float = pydantic.Field(0.1, ge=0)
     positive: float = 3.0
     biases: bool = False
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width = self.factors + self.biases
+        learnt = sizes.table("user", width) + sizes.table("item", width)
+        return Parameters(learnt, beside=self.network_parameters(sizes), slots=0)
 
 
 class CUNEMF(ScoreModel[HyperParameters]):

@@ -24,6 +24,7 @@ from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows, row_penalty
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Lists, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
@@ -40,6 +41,9 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
     stddev: float = pydantic.Field(0.01, gt=0)
     l2_linear: float = pydantic.Field(1e-4, ge=0)
     l2_factors: float = pydantic.Field(1e-3, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(sizes.field_rows * (1 + self.factors) + 1)
 
 
 class FactorizationMachine(ScoreModel[HyperParameters]):

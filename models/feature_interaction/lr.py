@@ -23,6 +23,7 @@ from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, Xla
+from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Ftrl
 
 
@@ -38,6 +39,9 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
     beta: float = pydantic.Field(1.0, ge=0)
     l1: float = pydantic.Field(0.0, ge=0)
     l2: float = pydantic.Field(0.0, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(sizes.field_rows + 1)
 
 
 class LogisticRegression(ScoreModel[HyperParameters]):

@@ -40,6 +40,7 @@ from models.inputs.schema import Field
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
+from models.names.sizes import Parameters, Sizes
 
 G = TypeVar("G", bound="GraphHyperParameters")
 
@@ -63,6 +64,15 @@ class GraphHyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     negatives: int = pydantic.Field(5, ge=1)
     window: int = pydantic.Field(5, ge=1)
     block: int = pydantic.Field(10, ge=2)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(2 * sizes.table("item", self.embedding_dim))
+
+    def with_side_information(self, sizes: Sizes, weights: int = 0) -> Parameters:
+        """Returns the same where features have vectors, and each item so many weights of them."""
+        rows = sum(feature.rows for feature in sizes.of("item"))
+        learnt = self.embedding_dim * rows + sizes.table("item", weights)
+        return Parameters(GraphHyperParameters.parameters(self, sizes).learnt + learnt)
 
 
 class GraphEmbedding(ItemToItemModel[G]):

@@ -43,6 +43,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 _BLOCK = 512  # items whose neighbours are looked for at once
 
@@ -70,6 +71,17 @@ class HyperParameters(Ranking, Epochs, Gradient, VectorSettings):
     attention_l2: float = pydantic.Field(0.01, ge=0)
     history_length: int = pydantic.Field(40, ge=1)
     neighbours: int = pydantic.Field(1000, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        learnt = self.vector_parameters(sizes) + sizes.table("item", self.embedding_dim)
+        learnt += (sizes.event_types + ADDED) * self.activity_dim
+        learnt += (self.dwell_bins + 1) * self.dwell_dim
+        inputs = self.embedding_dim + self.activity_dim + self.dwell_dim
+        # Keras' cell has a bias of its own for the state.
+        learnt += dense(inputs, 3 * self.units) + dense(self.units, 3 * self.units)
+        learnt += dense(self.units, self.attention_units) + self.attention_units
+        learnt += dense(self.units, self.embedding_dim)
+        return Parameters(learnt, held=sizes.table("item", 1), slots=1)
 
 
 class RIB(VectorModel[HyperParameters]):

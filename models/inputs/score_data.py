@@ -21,12 +21,13 @@ from models.inputs.columns import first_value, read_columns, to_ragged
 from models.inputs.data import TrainingData
 from models.inputs.history import History
 from models.inputs.preprocessing import UNKNOWN, quantile_column
-from models.inputs.schema import ID, Field, present, read_schema
+from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
     DOCUMENT,
     DOCUMENTS,
+    ID,
     NUMERIC,
     REVIEW,
     Feature,

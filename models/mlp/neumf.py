@@ -44,6 +44,7 @@ from models.names.hyper_parameters import (
     Ranking,
     Xla,
 )
+from models.names.sizes import Parameters, Sizes, dense
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
@@ -67,6 +68,20 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, 
     fine_tuning_rate: float = pydantic.Field(1e-3, gt=0)
     l2: float = pydantic.Field(0.0, ge=0)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        factors, parts = self.factors, []
+        if self.variant != "mlp":
+            parts.append(sizes.table("user", factors) + sizes.table("item", factors))
+        if self.variant != "gmf":
+            tables = sizes.table("user", 2 * factors) + sizes.table("item", 2 * factors)
+            first = dense(2 * factors, 2 * factors) + dense(2 * factors, 2 * factors, bias=False)
+            parts.append(tables + first + dense(2 * factors, factors))
+        # Each half adds a vector of `factors` to what the last layer reads.
+        learnt = sum(parts) + dense(factors * len(parts), 1)
+        # The halves that are learnt first, and their optimisers.
+        halves = 3 * learnt if self.pretrain and len(parts) > 1 else 0
+        return Parameters(learnt, beside=halves)
 
 
 class NeuMF(RetrieveModel[HyperParameters]):

@@ -6,6 +6,9 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
 
+ID = "id"
+"""Kind of the field or the table that an id is looked up in."""
+
 LOG_SCALE = "log_scale"
 """Schema tag of a heavy-tailed count: Transform makes categories of it that are equally wide \
 on a squared logarithmic scale."""

@@ -18,8 +18,10 @@ from models.contract.query import Query
 from models.contract.retrieve_task import Evaluation
 from models.contract.retriever import Retriever
 from models.names import registry
+from models.names.features import DOCUMENT, TEXT
 from models.names.hyper_parameters import Epochs, Gradient
 from models.names.label import WEIGHT
+from models.names.sizes import Column, Sizes
 from models.training import warm_start
 from models.training.loop import TrainingLoop
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
@@ -100,6 +102,59 @@ def assert_takes_every_weight(trained, folder):
         np.testing.assert_array_equal(variable, expected[path], err_msg=path)
 
 
+def sizes_of(model, data):
+    """What `HyperParameters.parameters` is told of the data that a model was made of."""
+    kinds = {feature.name: feature.kind for feature in data.features}
+    fields = getattr(data, "fields", data.context)
+    columns = [
+        Column(field.name, field.entity, field.kind, len(field.tokens))
+        for field in fields
+        if field.kind != DOCUMENT
+    ]
+    if not hasattr(data, "fields"):
+        columns += [
+            Column(name, entity, kinds[name], rows - 2)
+            for entity, entities in (("user", data.users), ("item", data.items))
+            for name, rows in entities.vocabulary_sizes.items()
+        ]
+    texts = [name for name in data.items.features if kinds[name] == TEXT]
+    other = getattr(model, "source", None)
+    return Sizes(
+        users=data.users.train_count,
+        items=data.items.train_count,
+        catalogue=len(data.items),
+        events=len(data.events),
+        sequences=len(data.events.sequences()[1]) - 1,
+        columns=tuple(columns),
+        item_words=len({word for name in texts for word in data.items.tokens[name]}),
+        review_words=max([len(field.tokens) for field in fields if field.kind == DOCUMENT] or [0]),
+        event_types=len(data.event_types),
+        source_users=other.users.input_dim - 2 if other else 0,
+        source_items=other.items.input_dim - 2 if other else 0,
+    )
+
+
+def assert_as_large_as_said(model, data):
+    """The numbers in a model's variables are those that its settings say before it is made."""
+    told = model.hyper_parameters.parameters(sizes_of(model, data))
+    of_metrics = {
+        id(variable)
+        for part in model.submodules
+        if isinstance(part, tf.keras.metrics.Metric)
+        for variable in part.variables
+    }
+    variables = {id(variable): variable for variable in model.variables}
+    numbers = sum(
+        int(tf.size(variable)) * variable.dtype.size // 4
+        for key, variable in variables.items()
+        if key not in of_metrics
+    )
+    # How many words, or combinations of features, there are is told as an upper bound.
+    assert numbers <= told.learnt + told.held <= 1.2 * numbers, told
+    if not isinstance(model.hyper_parameters, Gradient):
+        assert told.learnt == 0
+
+
 class RetrieveContract:
     """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
 
@@ -174,6 +229,9 @@ class RetrieveContract:
         query = Query(tf.constant([2, 3], tf.int64), tf.constant([True, True]), history)
         before, after = (each.score_items(query, each.catalogue()) for each in (model, again))
         assert np.abs(after - before).max() > 1e-4
+
+    def test_is_as_large_as_its_settings_say(self, trained):
+        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured

@@ -14,7 +14,7 @@ from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
-from tests.models.contract import assert_takes_every_weight
+from tests.models.contract import assert_as_large_as_said, assert_takes_every_weight
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
@@ -100,6 +100,9 @@ class ScoreContract:
 
     def score_examples(self, trained, examples):
         return trained.signatures["score_examples"](examples=tf.constant(examples, tf.string))
+
+    def test_is_as_large_as_its_settings_say(self, trained):
+        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured

@@ -124,9 +124,9 @@ def measure(folder: Path, state: str, seconds: float, events: float, requests: f
     return {
         "seconds": seconds,
         "load_average": os.getloadavg()[0],
-        "recommend alone": _summary(alone.milliseconds),
-        "recommend beside events": _summary(asked.milliseconds),
-        "event, acknowledged": _summary(told.milliseconds),
+        "recommend alone": summary(alone.milliseconds),
+        "recommend beside events": summary(asked.milliseconds),
+        "event, acknowledged": summary(told.milliseconds),
         "server_cores": took / seconds,
         "server_cores_alone": (before - begun) / seconds,
         "acknowledged": len(told.answered),
@@ -134,7 +134,8 @@ def measure(folder: Path, state: str, seconds: float, events: float, requests: f
     }
 
 
-def _summary(milliseconds: list[float]) -> dict:
+def summary(milliseconds: list[float]) -> dict[str, float]:
+    """p50, p95 and p99."""
     ordered = sorted(milliseconds)
     return {
         f"p{share}": ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]

@@ -7,9 +7,9 @@
 The data are drawn from a seed. `sessions` are like Yoochoose's: 3.5 clicks each on the mean, over
 30 days, on items of which few have most clicks, one session in twenty with a purchase; item-kNN
 learns of clicks alone, filtered as the papers do, and answers for the last day. `events` are learnt
-by item-kNN too, `wide` rows by LR in one epoch. Each run is a process of its own; its processor
-time (of all threads, and of the server of the Canary) and its peak of resident memory are read
-where a component begins and ends. Prints a Markdown table.
+by item-kNN too, `wide` rows by LR in at most 20 epochs. Each run is a process of its own; its
+processor time (of all threads, and of the server of the Canary) and its peak of resident memory are
+read where a component begins and ends. Prints a Markdown table.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def write_wide(folder: Path, columns: int, seed: int = 0, rows: int = 10_000) ->
     logit = table["number_1"] + (table["word_0"] < "w3")
     table["label"] = (random.rand(rows) < 1 / (1 + np.exp(-logit))).astype(int)
     pd.DataFrame(table).to_csv(folder / "events.csv", index=False)
-    return ["lr", "--set=label.column=label", "--set=epochs=1"]
+    return ["lr", "--set=label.column=label", "--set=epochs=20"]
 
 
 class Meter(logging.Handler):

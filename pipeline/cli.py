@@ -63,41 +63,72 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("run_file", metavar="[RUN.yaml]", required=False, type=click.Path())
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A hyper-parameter, or a dotted key of the run.",
+)
 @click.option(
     "--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute."
 )
 @_mended
-def doctor(deep: bool) -> None:
+def doctor(run_file: str | None, settings: tuple[str, ...], deep: bool) -> None:
     """Check this machine: lane, versions, Keras, GPU, Beam; say what is wrong and the mend.
+
+    With RUN.yaml, or a setting of a run, say instead what that run will want: rows, vocabularies,
+    parameters, bytes of memory and of disk. Exits with 1 when it does not fit; `recsys run` refuses
+    such a run, unless room.refuse is false.
 
     \b
     Example: recsys doctor --deep
+             recsys doctor my_run.yaml
+             recsys doctor --set model=ease --set data.source=/data/shop
     """
-    from pipeline.doctor import run_doctor
+    from pipeline import doctor as doctors
 
-    sys.exit(run_doctor(deep))
+    if not run_file and not settings:
+        sys.exit(doctors.run_doctor(deep))
+    from pipeline import config as run_config
+
+    config = run_config.load(run_file, run_config.parse_settings(settings))
+    sys.exit(doctors.run_estimate(config, click.echo))
 
 
 @main.command("models")
 @_mended
 def list_models() -> None:
-    """List the models: task, example kind, what a request may hold, family, paper.
+    """List the models: task, example kind, what a request may hold, what carries an answer.
+
+    And the family and the paper.
 
     \b
     Example: recsys models
     """
-    from models.names.registry import MODELS
+    from models.names.registry import EXPLANATIONS, MODELS
     from pipeline.show import print_table
 
     def told(entry) -> str:
         return ", ".join(("features" if entry.task == "score" else "ids", *entry.reads))
 
     rows = [
-        (entry.name, entry.title, entry.task, entry.kind, told(entry), entry.family, entry.paper)
+        (
+            entry.name,
+            entry.title,
+            entry.task,
+            entry.kind,
+            told(entry),
+            entry.explains,
+            entry.family,
+            entry.paper,
+        )
         for entry in MODELS.values()
     ]
-    headings = ("name", "model", "task", "examples", "a request holds", "family", "paper")
-    print_table("Models", headings, rows)
+    headings = ("name", "model", "task", "examples", "a request holds", "explains by")
+    print_table("Models", (*headings, "family", "paper"), rows)
+    print_table("What models explain answers by", ("explains by", "weights"), EXPLANATIONS.items())
 
 
 @main.command("datasets")
@@ -541,17 +572,18 @@ def _asking_options(command: Callable) -> Callable:
 )
 @click.option("--history", multiple=True, help="An item the user had, oldest first; repeat.")
 @click.option("--exclude", multiple=True, help="An item not to recommend; repeat.")
+@click.option("--explain", is_flag=True, help="Say what carried each recommendation.")
 @_asking_options
 @_mended
-def recommend(user, count, history, exclude, use_grpc, address, name, output) -> None:
+def recommend(user, count, history, exclude, explain, use_grpc, address, name, output) -> None:
     """Ask a running server for a user's recommendations.
 
     \b
-    Example: recsys recommend --user 42 -k 10 --exclude 50 --exclude 181
+    Example: recsys recommend --user 42 -k 10 --exclude 50 --exclude 181 --explain
     """
     from pipeline import demo as demonstration
 
-    demonstration.recommend(user, count, history, exclude, use_grpc, address, name, output)
+    demonstration.recommend(user, count, history, exclude, explain, use_grpc, address, name, output)
 
 
 @main.command()

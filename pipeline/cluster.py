@@ -27,6 +27,12 @@ def _gigabytes(text: Any) -> Any:
     return text
 
 
+def gigabytes(text: str) -> float:
+    """How many GB (10^9 bytes) a quantity such as 16Gi is."""
+    number, unit = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", text).groups()
+    return float(number) * _UNITS[unit]
+
+
 def _absolute(path: str) -> str:
     if not PurePosixPath(path).is_absolute() or PurePosixPath(path) == PurePosixPath("/"):
         raise ValueError("must be an absolute path such as /mnt/data")
@@ -145,8 +151,7 @@ class ClusterConfig(WorkersConfig):
         """A step's ResourceSpec, as JSON."""
         found: dict[str, Any] = {}
         if memory := self.memory.get(step, self.memory.get(ALL)):
-            number, unit = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", memory).groups()
-            found["memoryLimit"] = float(number) * _UNITS[unit]
+            found["memoryLimit"] = gigabytes(memory)
         if cpu := self.cpu.get(step, self.cpu.get(ALL)):
             found["cpuLimit"] = cpu
         if count := self.gpus.get(step):

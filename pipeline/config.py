@@ -23,7 +23,7 @@ from models.names.errors import ConfigError
 from models.names.index import IndexConfig
 from models.names.label import WEIGHT, Label
 from models.names.settings import Names, Settings, Share
-from pipeline.cluster import ClusterConfig
+from pipeline.cluster import ClusterConfig, Memory
 
 # What lies under the output beside the folders that are called as the pipelines are.
 _FOLDERS_OF_THE_OUTPUT = ("serving", "reports", "checkpoints", "metadata.sqlite")
@@ -70,6 +70,21 @@ class FeatureConfig(Settings):
     point_in_time: tuple[str, ...] = pydantic.Field((), examples=[("user_events_before",)])
 
 
+class RoomConfig(Settings):
+    """What a run may take of this machine; `recsys doctor RUN.yaml` says what it will want.
+
+    Attributes:
+        memory: at most; left out, what the machine or its container has.
+        disk: at most, where the runs lie; left out, what is free there.
+        refuse: whether a run that is estimated to want more is refused before it starts; false:
+            that it does is said, and it runs.
+    """
+
+    memory: Memory | None = pydantic.Field(None, examples=["16Gi"])
+    disk: Memory | None = pydantic.Field(None, examples=["100Gi"])
+    refuse: bool = True
+
+
 class RunConfig(Settings):
     """One run.
 
@@ -102,6 +117,7 @@ class RunConfig(Settings):
             path, or a URI under s3://, gs:// or hdfs://.
         name: of the pipeline: runs of one name share cache, metadata and the last blessed model;
             left out, it is made of the model, the data, the split and what is learnt.
+        room: how much memory and disk it may take of this machine.
         cluster: how many processes train, here or on a cluster; and what `recsys compile` asks of
             a cluster besides.
     """
@@ -127,6 +143,7 @@ class RunConfig(Settings):
     output: str = "runs"
     push: str | None = pydantic.Field(None, examples=["s3://shop/models"])
     name: str | None = pydantic.Field(None, examples=["shop"])
+    room: RoomConfig = RoomConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @pydantic.field_validator("name")

@@ -3,21 +3,25 @@
 The embedded server, one question, and the demonstration that ends `make run`.
 """
 
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from rich.text import Text
 
 from components.tables.places import fetched, is_remote
 from models.names.errors import ConfigError, RecsysError
-from pipeline import examples, lineage, show
+from pipeline import because, examples, lineage, scored, show
 from pipeline.config import RunConfig
 from pipeline.lineage import RunRecord
 from serving.client.client import Client, Recommendations
 from serving.server.process import ServerProcess
 from serving.wire.errors import Code, ServingError, StartError
+
+T = TypeVar("T")
 
 REST_PORT, GRPC_PORT = 8501, 8500
 _NAME = "recsys"
@@ -91,12 +95,13 @@ def recommend(
     count: int,
     history: Sequence[str],
     exclude: Sequence[str],
+    explain: bool,
     use_grpc: bool,
     address: str | None,
     name: str,
     output: str,
 ) -> None:
-    """Asks a running server and prints the answer.
+    """Asks a running server and prints the answer, with what carried it where that is asked.
 
     Titles are shown where a run under `output` knows them.
 
@@ -105,7 +110,7 @@ def recommend(
     """
     _ask(
         f"user {user}",
-        lambda client: client.recommend(user, history, exclude, count),
+        lambda client: client.recommend(user, history, exclude, count, explain=explain),
         use_grpc,
         address,
         name,
@@ -191,16 +196,59 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
     Args:
         record: a run that pushed.
         config: what was run.
-        user: whose recommendations; None for the first user of the test queries.
+        user: whose recommendations, or scores; None for the first user of the test queries, or the
+            first test rows.
 
     Raises:
         RecsysError: the server does not start, or the two protocols disagree.
     """
     uri = record.steps["ExampleBuilder"].outputs["examples"]
-    history = _history(uri, user)
-    if user is None:
-        user = examples.text(next(examples.read_rows(Path(uri) / "Split-test"))["user_id"][0])
-        history = _history(uri, user)
+    if record.data_run.building.get("task") == "score":
+        _show_scores(record, uri, user)
+    else:
+        _show_recommendations(record, uri, user, config)
+    click.echo(
+        f"      recsys show latest --output {config.output}   recsys models   recsys run --help"
+    )
+
+
+def _show_scores(record: RunRecord, uri: str, user: str | None) -> None:
+    """What a model that scores says of test rows, of one user or of any, and why."""
+    rows: Iterable[dict[str, list]] = examples.read_rows(Path(uri) / "Split-test")
+    if user is not None:
+        rows = (row for row in rows if [examples.text(one) for one in row["user_id"]] == [user])
+    shown = list(itertools.islice(rows, _SHOWN))
+    if not shown:
+        raise RecsysError(f"user {user} has no test row to score")
+
+    def question(client: Client) -> tuple[list[dict[str, str]], str]:
+        signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+        return scored.ask(
+            shown,
+            signatures[scored.SIGNATURE]["inputs"],
+            lambda inputs: client.predict(inputs, scored.SIGNATURE),
+            _items(record),
+        )
+
+    answers = _ask_both(record, question)
+    answer, meaning = answers["rest"]
+    pairs = zip(answer, answers["grpc"][0], strict=True)
+    if any(abs(float(rest["score"]) - float(grpc["score"])) > 1e-3 for rest, grpc in pairs):
+        raise RecsysError(f"REST and gRPC disagree: {answers}")
+    show.print_table(
+        "What the server says of test rows, the same over REST and gRPC",
+        scored.HEADINGS,
+        [list(row.values()) for row in answer],
+    )
+    show.console().print(Text(f"weights, in log-odds of clicks or in ratings: {meaning}"))
+
+
+def _ask_both(record: RunRecord, question: Callable[[Client], T]) -> dict[str, T]:
+    """Serves the pushed model and puts a question to it over both protocols.
+
+    Raises:
+        RecsysError: the server does not start or refuses.
+    """
     click.echo(f"\nserving {record.pushed_path} ...")
     try:
         with (
@@ -210,13 +258,24 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
             answers = {}
             for protocol in ("rest", "grpc"):
                 with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=30) as client:
-                    answers[protocol] = client.recommend(user, k=_SHOWN)
+                    answers[protocol] = question(client)
     except (StartError, ServingError) as error:
         raise RecsysError(f"the pushed model does not answer: {error}") from None
+    return answers
+
+
+def _show_recommendations(record: RunRecord, uri: str, user: str | None, config: RunConfig) -> None:
+    """What a model recommends to a user, beside what the user had, and why."""
+    history = _history(uri, user)
+    if user is None:
+        user = examples.text(next(examples.read_rows(Path(uri) / "Split-test"))["user_id"][0])
+        history = _history(uri, user)
+    asked = user
+    answers = _ask_both(record, lambda client: client.recommend(asked, k=_SHOWN, explain=True))
     if [item for item, _ in answers["rest"].items] != [item for item, _ in answers["grpc"].items]:
         raise RecsysError(f"REST and gRPC disagree for user {user}: {answers}")
     last = history[-_SHOWN:]
-    known = examples.titles(_items(record), {*last, *(item for item, _ in answers["rest"].items)})
+    known = examples.titles(_items(record), {*last, *_named(answers["rest"])})
     rows = [(item, known.get(item, "")) for item in reversed(last)] or [("none", "")]
     show.print_table(
         f"What user {user} had last, newest first ({len(history)} items in all)",
@@ -230,21 +289,29 @@ def show_off(record: RunRecord, config: RunConfig, user: str | None) -> None:
     )
     click.echo(
         f"next: recsys serve --output {config.output}   then, in another terminal:   recsys "
-        f"recommend --user {user} -k {_SHOWN}"
-    )
-    click.echo(
-        f"      recsys show latest --output {config.output}   recsys models   recsys run --help"
+        f"recommend --user {user} -k {_SHOWN} --explain"
     )
 
 
 def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
-    """Prints one user's recommendations, best first, and where they come from."""
+    """Prints one user's recommendations, best first, where they come from, and why."""
     rows = [
         (place, item, known.get(item, ""), f"{score:.4f}")
         for place, (item, score) in enumerate(answer.items, 1)
     ]
-    show.print_table(title, ("rank", "item", "title", "score"), rows)
+    # What recalled each item stands beside what carried it: of a bundle both are told.
+    beside = {
+        "recalled by": answer.sources,
+        "why": [because.line(reasons, known) for reasons in answer.reasons],
+    }
+    told = {heading: column for heading, column in beside.items() if column}
+    rows = [(*row, *more) for row, *more in zip(rows, *told.values(), strict=True)]
+    show.print_table(title, ("rank", "item", "title", "score", *told), rows)
     show.console().print(Text(f"strategy: {answer.strategy}"))
+    if answer.reasons:
+        show.console().print(
+            Text(f"weights: {because.meaning(each.basis for each in answer.reasons)}")
+        )
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:
@@ -263,4 +330,10 @@ def _items(record: RunRecord) -> str | None:
 
 
 def _titles(record: RunRecord, answer: Recommendations) -> dict[str, str]:
-    return examples.titles(_items(record), {item for item, _ in answer.items})
+    return examples.titles(_items(record), _named(answer))
+
+
+def _named(answer: Recommendations) -> set[str]:
+    """The items of an answer, and those that carried them."""
+    reasons = {item for each in answer.reasons for item, _ in each.parts}
+    return {item for item, _ in answer.items} | reasons

@@ -1,4 +1,4 @@
-"""What is wrong with this machine, and the mend.
+"""What is wrong with this machine, and the mend; and what a run will want of it.
 
 Each check is a function that gives findings; nothing is changed.
 """
@@ -12,6 +12,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 _FREE_GB = 5
@@ -265,3 +269,31 @@ def run_doctor(deep: bool = False) -> int:
 
 def _lane() -> Lane | None:
     return next((lane for lane in LANES if sys.version_info[:2] in lane.pythons), None)
+
+
+def run_estimate(config: "RunConfig", say: Callable[[str], None]) -> int:
+    """Prints what a run will want; returns 1 when it does not fit, else 0.
+
+    Args:
+        config: the run.
+        say: takes lines.
+
+    Raises:
+        ConfigError: a fault of the run that is seen before anything starts.
+        DataError: likewise of its data.
+    """
+    from pipeline import estimate, preflight
+    from pipeline.show import print_table
+
+    found, tables = preflight.look(config, say)
+    wanted = estimate.estimate(config, found.hyper_parameters, tables, found.schemas)
+    room = estimate.Room.of(config)
+    print_table(
+        f"What {config.pipeline_name} will want, about",
+        ("what", "how many", "there are", ""),
+        estimate.lines(wanted, room),
+    )
+    lacking = estimate.lacks(wanted, room)
+    for line in lacking:
+        say(f"does not fit: {line}")
+    return int(bool(lacking))

@@ -42,6 +42,12 @@ REQUESTS = (
     ("", "dwell", "[B, H] seconds", "for how long"),
     ("", "timestamps", "[B, H] seconds", "when, since 1970"),
     ("", "the columns of features.context", "[B]", "the moment in which is asked, by their names"),
+    (
+        "recommend_explained",
+        "reasons",
+        "[B] whole numbers",
+        "how many reasons an item has; beside what recommend_rules takes",
+    ),
     ("similar", "item_id", "[B] strings", "like which items; an id that nobody knows gets none"),
     ("", "k", "[B] whole numbers", "how many items, or one number for all"),
     ("", "allow", "[B, A] strings", "nothing else is answered; `[[]]`"),

@@ -21,7 +21,7 @@ from models.names import declared, metrics, registry
 from models.names.errors import ConfigError, DataError, nearest
 from models.names.features import DOCUMENTS, REVIEW
 from models.names.hyper_parameters import Epochs, HyperParameters, resolve
-from pipeline import rows
+from pipeline import estimate, rows
 from pipeline.config import RunConfig
 
 _BYTES = 1 << 20
@@ -52,16 +52,30 @@ def check(config: RunConfig, say: Callable[[str], None]) -> Found:
         say: takes lines.
 
     Raises:
-        ConfigError: the data set, a setting or a combination of them is not to be had.
+        ConfigError: the data set, a setting or a combination of them is not to be had, or the run
+            wants more memory or disk than there is.
         DataError: the data are not what they should be, or not what the run needs.
+    """
+    found, tables = look(config, say)
+    lacking = estimate.require_room(config, found.hyper_parameters, tables, found.schemas)
+    for line in lacking:
+        say(f"  may not fit: {line}")
+    return found
+
+
+def look(config: RunConfig, say: Callable[[str], None]) -> tuple[Found, list[Any]]:
+    """As `check`, but for what the run will want of this machine.
+
+    Returns:
+        Beside what was found the three tables, a `components.read.sources.Source` each.
     """
     settings = resolve(
         config.model, declared.hyper_parameters(config.model), config.hyper_parameters
     )
     build = check_run(config, settings)
     source, schemas, reader = find_data(config, say)
-    check_data(config, settings, build, source, schemas, reader, say)
-    return Found(source, schemas, reader, settings)
+    tables = check_data(config, settings, build, source, schemas, reader, say)
+    return Found(source, schemas, reader, settings), tables
 
 
 def check_run(config: RunConfig, settings: HyperParameters) -> BuildConfig:
@@ -170,7 +184,7 @@ def check_data(
     schemas: str,
     reader: str,
     say: Callable[[str], None],
-) -> None:
+) -> list[Any]:
     """Says how the data are read, and refuses what the run cannot use.
 
     Args:
@@ -181,6 +195,9 @@ def check_data(
         schemas: name or folder of the table schemas.
         reader: name of the layout.
         say: takes lines.
+
+    Returns:
+        The three tables, a `components.read.sources.Source` each.
 
     Raises:
         ConfigError: an option of `data.columns` does not fit the files, or a setting names a column
@@ -217,6 +234,7 @@ def check_data(
         _check_schema(config, table, parsed.table, curated[table.table])
         if table.table == "events" and parsed.table.num_rows:
             _check_events(build, parsed.table, whole, say)
+    return tables
 
 
 def _lacks(config: RunConfig, need: str) -> None:

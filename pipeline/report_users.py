@@ -6,10 +6,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import examples, servable
-from pipeline.lineage import RunRecord
+import numpy as np
 
-USERS, ITEMS = 10, 10
+from pipeline import because, examples, scored, servable
+from pipeline.lineage import RunRecord
+from serving.client import messages
+
+USERS, ITEMS, REASONS = 10, 10, 3
 _HISTORY, _TARGETS = 8, 4
 _DRAWN_FROM = 2_000  # queries at the head of the split, which is in no particular order of users
 _SLICES = ("activity", "popularity", "temperature")
@@ -18,7 +21,8 @@ _SLICES = ("activity", "popularity", "temperature")
 def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
     """Returns `users`, a dict each, or `reason`, why there are none.
 
-    `drawn_from` is how many test queries they were drawn from.
+    `drawn_from` is how many test queries they were drawn from. Of a model that scores there are
+    `rows` instead, test rows with what carried their scores.
 
     Args:
         record: the run.
@@ -33,10 +37,7 @@ def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
     if not record.examples_uri or not test.is_dir():
         return _none("The test queries are gone.")
     if record.data_run.building.get("task", "retrieve") != "retrieve":
-        return _none(
-            "This model scores single pairs of user and item; it does not recommend from the "
-            "catalogue."
-        )
+        return _scores(record, str(model), test)
     if wanted:
         rows = list(_first_queries(test, wanted))
         queries = rows
@@ -51,7 +52,49 @@ def describe(record: RunRecord, wanted: Collection[str] = ()) -> dict[str, Any]:
         return _none(reason)
     users = [_user(query, answer) for query, answer in zip(queries, answers, strict=True)]
     _add_titles(record, users)
-    return {"users": users, "reason": "", "drawn_from": len(rows)}
+    return {**_none(""), "users": users, "drawn_from": len(rows)}
+
+
+def _scores(record: RunRecord, model: str, test: Path) -> dict[str, Any]:
+    """Of a model that scores `rows`, see `scored.ask`, and what their `weights` are."""
+    import tensorflow as tf
+
+    none = _none(
+        "This model scores single pairs of user and item; it does not recommend from the catalogue."
+    )
+    rows = list(itertools.islice(examples.read_rows(test), _DRAWN_FROM))
+    chosen = random.Random(0).sample(range(len(rows)), min(USERS, len(rows)))
+    if not chosen:
+        return none
+    try:
+        loaded = servable.load(model)
+        if scored.SIGNATURE not in loaded.signatures:
+            return none
+        signature = loaded.signatures[scored.SIGNATURE]
+        _, taken = signature.structured_input_signature
+
+        def predict(inputs: dict[str, Any]) -> dict[str, list]:
+            told = {name: tf.constant(inputs[name], taken[name].dtype) for name in taken}
+            return {name: _lists(value.numpy()) for name, value in signature(**told).items()}
+
+        reader = record.data_run.steps.get("TableReader")
+        told, weights = scored.ask(
+            [rows[number] for number in sorted(chosen)],
+            {name: _tensor(spec) for name, spec in taken.items()},
+            predict,
+            reader.outputs.get("items") if reader else None,
+        )
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        return _none(f"The model cannot be asked: {error}")
+    return {**none, "rows": told, "weights": weights, "drawn_from": len(rows)}
+
+
+def _tensor(spec: Any) -> dict[str, Any]:
+    """An input as a server's metadata describe it."""
+    import tensorflow as tf
+
+    dtype = "DT_STRING" if spec.dtype == tf.string else "DT_FLOAT"
+    return {"dtype": dtype, "tensor_shape": {"dim": [{}] * spec.shape.rank}}
 
 
 def _first_queries(test: Path, wanted: Collection[str]) -> Iterator[dict[str, list]]:
@@ -65,7 +108,7 @@ def _first_queries(test: Path, wanted: Collection[str]) -> Iterator[dict[str, li
 
 
 def _none(reason: str) -> dict[str, Any]:
-    return {"users": [], "reason": reason, "drawn_from": 0}
+    return {"users": [], "rows": [], "reason": reason, "drawn_from": 0}
 
 
 def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any]], str]:
@@ -85,32 +128,49 @@ def _ask(model: str, queries: list[dict[str, list]]) -> tuple[list[dict[str, Any
 def _answers(signatures: Any, queries: list[dict[str, list]]) -> list[dict[str, Any]]:
     import tensorflow as tf
 
-    count, nothing = len(queries), tf.zeros([len(queries), 0], tf.string)
+    count = len(queries)
     # As a server would be asked: with the id alone; the model knows the user's whole log.
-    found = signatures["recommend"](
-        user_id=tf.constant([query["user_id"][0] for query in queries]),
-        history=nothing,
-        exclude=nothing,
-        k=tf.fill([count], ITEMS),
-    )
-    found = {name: value.numpy() for name, value in found.items()}
+    name = messages.EXPLAINED if messages.EXPLAINED in signatures else "recommend"
+    _, taken = signatures[name].structured_input_signature
+    asked = {
+        "user_id": tf.constant([query["user_id"][0] for query in queries]),
+        "k": tf.fill([count], ITEMS),
+        "reasons": tf.fill([count], REASONS),
+    }
+    found = signatures[name](**{key: asked.get(key, _nothing(taken[key], count)) for key in taken})
+    outputs = {key: _lists(value.numpy()) for key, value in found.items()}
+    found = messages.recommendations({"strategy": [""] * count, **outputs}, None)
     measured: dict[str, Any] = {}
     if "evaluate" in signatures:
         outputs = signatures["evaluate"](tf.constant([_serialize(query) for query in queries]))
         measured = {name: value.numpy().reshape(count, -1)[:, 0] for name, value in outputs.items()}
     answers = []
     for number in range(count):
-        items = zip(found["item_id"][number], found["score"][number], strict=True)
         answers.append(
             {
-                "items": [
-                    (item, f"{float(score):#.3g}".rstrip(".")) for item, score in items if item
-                ],
-                "strategy": examples.text(found["strategy"][number]) if "strategy" in found else "",
+                "answer": found[number],
                 "measured": {name: float(values[number]) for name, values in measured.items()},
             }
         )
     return answers
+
+
+def _nothing(spec: Any, rows: int) -> Any:
+    """What a request says of an input where it says nothing."""
+    import tensorflow as tf
+
+    nothing = {tf.string: "", tf.float32: float("nan")}.get(spec.dtype, 0)
+    shape = [rows] if spec.shape.rank == 1 else [rows, 0]
+    return tf.fill(shape, tf.constant(nothing, spec.dtype))
+
+
+def _lists(values: Any) -> list:
+    """An output as nested lists, ids and titles as text."""
+    if values.dtype == object:
+        values = np.array([examples.text(value) for value in values.ravel()], object).reshape(
+            values.shape
+        )
+    return values.tolist()
 
 
 def _serialize(row: dict[str, list]) -> bytes:
@@ -144,11 +204,13 @@ def _user(query: dict[str, list], answer: dict[str, Any]) -> dict[str, Any]:
         "more_targets": max(0, len(targets) - _TARGETS),
         "found": found,
         "hit": hit,
-        "strategy": answer["strategy"],
+        "strategy": answer["answer"].strategy,
         "items": [
-            {"id": examples.text(item), "score": score, "target": examples.text(item) in targets}
-            for item, score in answer["items"]
+            {"id": item, "score": f"{score:#.3g}".rstrip("."), "target": item in targets}
+            for item, score in answer["answer"].items
         ],
+        "reasons": answer["answer"].reasons,
+        "weights": because.meaning(why.basis for why in answer["answer"].reasons),
     }
 
 
@@ -177,8 +239,13 @@ def _add_titles(record: RunRecord, users: list[dict[str, Any]]) -> None:
         item for user in users for part in ("history", "targets", "items") for item in user[part]
     ]
     reader = record.data_run.steps.get("TableReader")
+    reasons = {part for user in users for why in user["reasons"] for part, _ in why.parts}
     known = examples.titles(
-        reader.outputs.get("items") if reader else None, {item["id"] for item in shown}
+        reader.outputs.get("items") if reader else None, {item["id"] for item in shown} | reasons
     )
     for item in shown:
         item["title"] = known.get(item["id"], "")
+    for user in users:
+        lines = [because.line(why, known) for why in user["reasons"]]
+        for item, line in itertools.zip_longest(user["items"], lines, fillvalue=""):
+            item["because"] = line

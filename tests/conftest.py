@@ -64,6 +64,20 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module", autouse=True)
+def quickly_traced(pytestconfig):
+    """Leaves TensorFlow's rewriting of graphs out, a tenth of the time of tests that trace.
+
+    The graphs of tests are run a few times each, so nothing is won by it. A server's sessions have
+    settings of their own, and the thorough tests are run with it.
+    """
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        quick = "not thorough" in pytestconfig.getoption("markexpr")
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": quick})
+
+
+@pytest.fixture(scope="module", autouse=True)
 def collected():
     """Frees what a file of tests has left, between the traces; see `gc.disable` above.
 

@@ -160,6 +160,7 @@ def main(name, task, kind, family, source, title, paper):
     }
     if task == "score":
         entry["learns"] = begun.learns
+    entry["explains"] = begun.explains
     contract, settings = contract_class(begun, name, class_name(name))
     registered = ROOT / "models/names/registry.py"
     texts = {

@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.tables import artifacts, records
 from models.names.features import HISTORY_COLUMNS
 from serving.client.client import Client, Query, Recommendations
-from serving.client.messages import SIMILAR, Id
+from serving.client.messages import SIMILAR, Id, feature_inputs
 from serving.server.process import ServerProcess
 from serving.wire.errors import ServingError, StartError
 
@@ -126,21 +125,7 @@ def sample_rows(examples_uri: str, signature: dict[str, Any], count: int = _ROWS
         {"user_id": _STRANGER, "item_id": _STRANGER},
         {},
     ]
-    inputs = {}
-    for name, spec in signature.items():
-        values = [row.get(name) for row in rows]
-        if spec["dtype"] != "DT_STRING":
-            numbers = [
-                math.nan if value is None or isinstance(value, str) else value for value in values
-            ]
-            inputs[name] = np.array(numbers, np.float32)
-        elif len(spec["tensor_shape"]["dim"]) == 1:
-            inputs[name] = ["" if value is None else value for value in values]
-        else:
-            lists = [value if isinstance(value, list) else [] for value in values]
-            width = max(1, *map(len, lists))
-            inputs[name] = [each + [""] * (width - len(each)) for each in lists]
-    return inputs
+    return feature_inputs(rows, signature)
 
 
 @contextlib.contextmanager

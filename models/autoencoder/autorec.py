@@ -35,6 +35,7 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.names.errors import ConfigError
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
@@ -49,6 +50,12 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     variant: Literal["item", "user"] = "item"
     hidden: int = pydantic.Field(500, ge=1)
     l2: float = pydantic.Field(400.0, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        row, column = ("item", "user") if self.variant == "item" else ("user", "item")
+        kernels = 2 * sizes.table(column, self.hidden)
+        learnt = kernels + self.hidden + sizes.table(column, 1)
+        return Parameters(learnt, held=sizes.table(row, self.hidden))
 
 
 class AutoRec(ScoreModel[HyperParameters]):

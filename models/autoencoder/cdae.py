@@ -41,6 +41,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
+from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Adagrad
 
 _FEW_ITEMS = 20_000  # so many are computed all
@@ -64,6 +65,11 @@ class HyperParameters(Ranking, Epochs, Gradient, Xla):
     mapping: Literal["identity", "sigmoid", "tanh"] = "sigmoid"
     loss: Literal["square", "logistic"] = "logistic"
     l2: float = pydantic.Field(0.01, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        items = 2 * sizes.table("item", self.hidden) + sizes.table("item", 1)
+        learnt = items + sizes.table("user", self.hidden) + self.hidden
+        return Parameters(learnt, slots=1)
 
 
 class CDAE(DotProductModel[HyperParameters]):

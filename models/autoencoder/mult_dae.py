@@ -29,6 +29,7 @@ from models.autoencoder.multinomial import (
 )
 from models.inputs.data import TrainingData
 from models.names.label import WEIGHT
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -36,6 +37,9 @@ class HyperParameters(MultinomialHyperParameters):
 
     hidden: int = pydantic.Field(200, ge=1)
     l2: float = pydantic.Field(0.01, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(self.outer(sizes, self.hidden))
 
 
 class MultDAE(MultinomialAutoEncoder[HyperParameters]):

@@ -36,6 +36,7 @@ from models.autoencoder.multinomial import (
 )
 from models.inputs.data import TrainingData
 from models.names.label import WEIGHT
+from models.names.sizes import Parameters, Sizes, dense
 
 
 class HyperParameters(MultinomialHyperParameters):
@@ -54,6 +55,10 @@ class HyperParameters(MultinomialHyperParameters):
     anneal_cap: float = pydantic.Field(0.2, ge=0)
     anneal_share: float = pydantic.Field(0.85, gt=0, le=1)
     anneal_updates: int | None = pydantic.Field(None, ge=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        inner = dense(self.hidden, 2 * self.latent) + dense(self.latent, self.hidden)
+        return Parameters(self.outer(sizes, self.hidden) + inner)
 
 
 class MultVAE(MultinomialAutoEncoder[HyperParameters]):

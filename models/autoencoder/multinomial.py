@@ -16,6 +16,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
+from models.names.sizes import Sizes
 
 M = TypeVar("M", bound="MultinomialHyperParameters")
 
@@ -30,6 +31,10 @@ class MultinomialHyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla)
     patience: int = 20
     batch_size: int = 128
     dropout: float = pydantic.Field(0.5, ge=0, lt=1)
+
+    def outer(self, sizes: Sizes, width: int) -> int:
+        """Returns how many numbers are in the layers from the items and to them."""
+        return 2 * sizes.table("item", width) + width + sizes.table("item", 1)
 
 
 class MultinomialAutoEncoder(RetrieveModel[M]):

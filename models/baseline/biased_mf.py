@@ -25,6 +25,7 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Epochs, Gradient, Xla, Forgetting):
@@ -38,11 +39,16 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting):
     l2: float = pydantic.Field(0.08, ge=0)
     stddev: float = pydantic.Field(0.1, gt=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width = 1 + self.factors
+        return Parameters(sizes.table("user", width) + sizes.table("item", width), slots=0)
+
 
 class BiasedMF(ScoreModel[HyperParameters]):
     """A bias and a vector for every user and item."""
 
     sums_loss = True
+    explains = "sum"
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -62,6 +68,14 @@ class BiasedMF(ScoreModel[HyperParameters]):
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(*self._look_up(inputs))
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """A bias, and half of the product."""
+        user, item = self._look_up(inputs)
+        half = 0.5 * tf.reduce_sum(user[:, 1:] * item[:, 1:], axis=1)
+        return {"user_id": user[:, 0] + half, "item_id": item[:, 0] + half}
 
     @property
     def folds_in(self) -> bool:

@@ -27,6 +27,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import factor_tables, id_embedding
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Ranking, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, Xla, Forgetting):
@@ -48,12 +49,17 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, Xla, Forgetting):
     l2_negative: float = pydantic.Field(0.00025, ge=0)
     l2_bias: float = pydantic.Field(0.0, ge=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        items = sizes.table("item", self.factors) + sizes.table("item", 1)
+        return Parameters(sizes.table("user", self.factors) + items)
+
 
 class BPRMF(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
     shards = True
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -26,6 +26,7 @@ from models.inputs.data import TrainingData
 from models.names import memory
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 _BLOCK = 512
 _SHARE = 0.8  # of memory: the rest is for the log and TensorFlow
@@ -46,6 +47,10 @@ class HyperParameters(Ranking):
         # At most 16 bytes an entry at a time: the inverse in float64 beside the model's matrix and
         # a copy of it in float32; at the export the last two, what is frozen and what is written.
         return self.max_items or math.isqrt(int(_SHARE * memory.total_bytes()) // 16)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # 16 bytes an entry at a time, as of `most_items`.
+        return Parameters(held=sizes.items**2, beside=3 * sizes.items**2)
 
 
 class EASE(ItemBased[HyperParameters]):

@@ -27,6 +27,7 @@ import pydantic
 import scipy.sparse
 import tensorflow as tf
 
+from models.contract.explain import times_in
 from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.retrieve import DotProductModel
@@ -35,6 +36,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Ranking
+from models.names.sizes import Parameters, Sizes
 
 _CELLS = 1 << 24  # numbers of float64 in the normal equations of one block of rows
 
@@ -58,12 +60,19 @@ class HyperParameters(Ranking, Epochs):
     exponent: float = pydantic.Field(0.0, ge=0, le=1)
     stddev: float = pydantic.Field(0.1, gt=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # The matrix of products is float64.
+        held = sizes.table("item", self.factors) + 2 * self.factors**2
+        # The log by user and by item: an index and a weight of 8 bytes each.
+        return Parameters(held=held, beside=8 * sizes.events)
+
 
 class IALS(DotProductModel[HyperParameters]):
     """The items' vectors, and users' as their histories have it."""
 
     uses_user_id = False
     uses_history = True
+    explains = "sum"
     sums_loss = True
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
@@ -147,6 +156,19 @@ class IALS(DotProductModel[HyperParameters]):
     def item_embeddings(self) -> tf.Tensor:
         return self.item_factors(self._item_rows)
 
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: tf.Tensor
+    ) -> tf.Tensor:
+        """The paper's own, s_ij = y_i' W y_j of its section 5, times the confidence of j."""
+        factors, parameters = self.item_factors.embeddings, self.hyper_parameters
+        listed, counts = count_repeats(query.history, self.item_factors.input_dim)
+        left = normal_matrix(factors, self.gram, listed, counts, self._items, parameters)
+        own = tf.cast(tf.gather(factors, items), tf.float64)
+        confidence = 1.0 + parameters.alpha * tf.cast(times_in(query.history, items), tf.float64)
+        own *= confidence[..., tf.newaxis]
+        solved = tf.linalg.cholesky_solve(tf.linalg.cholesky(left), tf.linalg.matrix_transpose(own))
+        return tf.matmul(tf.gather(catalogue, position), tf.cast(solved, tf.float32))
+
 
 class Lists:
     """Who had what and how often, in blocks of rows that are about equally long.
@@ -214,11 +236,24 @@ def solve(
         [B, D] float64.
     """
     known, extra = tf.cast(tf.gather(factors, listed), tf.float64), parameters.alpha * counts
-    left = gram + tf.matmul(known * extra[..., tf.newaxis], known, transpose_a=True)
-    ridge = penalty(counts, others, parameters)[:, tf.newaxis]
-    left = tf.linalg.set_diag(left, tf.linalg.diag_part(left) + ridge)
+    left = normal_matrix(factors, gram, listed, counts, others, parameters)
     right = tf.matmul(known, 1.0 + extra[..., tf.newaxis], transpose_a=True)
     return tf.linalg.cholesky_solve(tf.linalg.cholesky(left), right)[..., 0]
+
+
+def normal_matrix(
+    factors: tf.Tensor,
+    gram: tf.Tensor,
+    listed: tf.Tensor,
+    counts: tf.Tensor,
+    others: int,
+    parameters: HyperParameters,
+) -> tf.Tensor:
+    """The [B, D, D] float64 matrices of the equations that `solve` solves, of its arguments."""
+    known, extra = tf.cast(tf.gather(factors, listed), tf.float64), parameters.alpha * counts
+    left = gram + tf.matmul(known * extra[..., tf.newaxis], known, transpose_a=True)
+    ridge = penalty(counts, others, parameters)[:, tf.newaxis]
+    return tf.linalg.set_diag(left, tf.linalg.diag_part(left) + ridge)
 
 
 def penalty(counts: tf.Tensor, others: int, parameters: HyperParameters) -> tf.Tensor:

@@ -23,6 +23,7 @@ class ItemBased(RetrieveModel[H]):
 
     uses_user_id = False
     uses_history = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: H, data: TrainingData):
         super().__init__(hyper_parameters, data)
@@ -38,3 +39,12 @@ class ItemBased(RetrieveModel[H]):
         # A repeated item counts once, as in the binary matrix that the weights were fitted on.
         history = multi_hot(query.history.to_tensor(), catalogue.shape[0] + FIRST_TOKEN)
         return tf.matmul(history[:, FIRST_TOKEN:], catalogue)
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: tf.Tensor
+    ) -> tf.Tensor:
+        row = tf.cast(tf.maximum(items - FIRST_TOKEN, 0), tf.int32)[:, tf.newaxis]
+        column = position[:, :, tf.newaxis]
+        shape = tf.broadcast_dynamic_shape(tf.shape(row), tf.shape(column))
+        cells = [tf.broadcast_to(each, shape) for each in (row, column)]
+        return tf.gather_nd(catalogue, tf.stack(cells, axis=3))

@@ -36,6 +36,7 @@ from models.inputs.data import TrainingData
 from models.inputs.neighbours import similarities
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Ranking):
@@ -55,6 +56,13 @@ class HyperParameters(Ranking):
     k1: float = pydantic.Field(1.2, ge=0)
     b: float = pydantic.Field(0.75, ge=0, le=1)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        kept = sizes.items * min(self.neighbours, sizes.items)
+        # Of every pair of items that one user has: two places and a number, sorted by a third.
+        a_user = sizes.events // max(1, sizes.users)
+        pairs = min(sizes.items**2, sizes.events * a_user)
+        return Parameters(held=2 * (sizes.items + 1) + 3 * kept, beside=8 * pairs)
+
 
 class ItemKNN(RetrieveModel[HyperParameters]):
     """Every item of a history votes for the items that it is near to.
@@ -64,6 +72,7 @@ class ItemKNN(RetrieveModel[HyperParameters]):
 
     uses_user_id = False
     uses_history = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
@@ -120,6 +129,31 @@ class ItemKNN(RetrieveModel[HyperParameters]):
             one_query,
             query.history,
             fn_output_signature=tf.TensorSpec([self._count], tf.float32),
+        )
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        splits, votes_for, votes = catalogue
+
+        def one_query(asked):
+            voters, position = asked
+            voters = tf.maximum(voters - FIRST_TOKEN, 0)
+            wanted, place = tf.unique(position)
+            size = tf.size(wanted)
+            # In which column an item's votes are counted; beyond the others those that nobody asks.
+            column = tf.fill([self._count], size)
+            column = tf.tensor_scatter_nd_update(column, wanted[:, tf.newaxis], tf.range(size))
+            entries = tf.ragged.range(tf.gather(splits, voters), tf.gather(splits, voters + 1))
+            of, shape = tf.gather(votes_for, entries.flat_values), [tf.size(voters), size + 1]
+            cells = [tf.cast(entries.value_rowids(), tf.int32), tf.gather(column, of)]
+            found = tf.scatter_nd(
+                tf.stack(cells, axis=1), tf.gather(votes, entries.flat_values), shape
+            )
+            return tf.gather(tf.transpose(found), place)
+
+        return tf.map_fn(
+            one_query, (items, position), fn_output_signature=tf.TensorSpec([None, None])
         )
 
 

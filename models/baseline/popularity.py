@@ -30,6 +30,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.measures.segments import popularity_scores
 from models.names.errors import DataError
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 _DAY = 86_400.0
 
@@ -55,9 +56,14 @@ class HyperParameters(Ranking):
             )
         return self
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters()
+
 
 class Popularity(RetrieveModel[HyperParameters]):
     """Scores every item by its train events."""
+
+    explains = "popularity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -35,6 +35,7 @@ from models.inputs.data import TrainingData
 from models.inputs.event_log import heaviest
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Ranking):
@@ -54,6 +55,12 @@ class HyperParameters(Ranking):
     decay: Literal["none", "reciprocal"] = "none"
     idf_weight: float = pydantic.Field(0.0, ge=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # Of each item of a session its place, int64, and its weight; and where each list begins.
+        by_session = 3 * sizes.events + 2 * (sizes.sequences + 1)
+        by_item = 3 * min(sizes.events, sizes.items * self.sample) + 2 * (sizes.items + 1)
+        return Parameters(held=by_session + by_item + sizes.items)
+
 
 class VSKNN(RetrieveModel[HyperParameters]):
     """An index of the train sessions, by item and by session."""
@@ -61,6 +68,7 @@ class VSKNN(RetrieveModel[HyperParameters]):
     uses_user_id = False
     uses_history = True
     session_based = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
@@ -96,22 +104,80 @@ class VSKNN(RetrieveModel[HyperParameters]):
             fn_output_signature=tf.TensorSpec([self._count], tf.float32),
         )
 
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """Sum over the t of near(s) of x_tj w_i x_ti / |s| decay(s, t) (1 + idf_weight idf_j)."""
+        count = tf.shape(items)[1]
+
+        def one_query(row):
+            place, size, near, _, decay = self._near(query.history[row] - FIRST_TOKEN, catalogue)
+            own = tf.maximum(items[row] - FIRST_TOKEN, 0)
+            asked, which = tf.unique(tf.concat([own, tf.cast(position[row], tf.int64)], axis=0))
+            weights = self._weights_of(near, asked, catalogue)
+            of_own, of_others = (
+                tf.gather(weights, which[part], axis=1)
+                for part in (slice(None, count), slice(count, None))
+            )
+            # Both begin with the newest item of the session.
+            place = tf.pad(place, [[0, tf.maximum(count - tf.size(place), 0)]])[:count]
+            parts = of_own * place / size * decay[:, tf.newaxis]
+            rarity = tf.gather(catalogue["rarity"], position[row])[:, tf.newaxis]
+            rarity = 1.0 + self.hyper_parameters.idf_weight * rarity
+            return tf.matmul(of_others, parts, transpose_a=True) * rarity
+
+        return tf.map_fn(
+            one_query,
+            tf.range(tf.shape(position)[0]),
+            fn_output_signature=tf.TensorSpec([None, None], tf.float32),
+        )
+
+    def _weights_of(self, sessions: tf.Tensor, items: tf.Tensor, index: Any) -> tf.Tensor:
+        """[R, U] float32 x of items, each once, in sessions."""
+        count = tf.size(items)
+        column = tf.fill([self._count], count)
+        column = tf.tensor_scatter_nd_update(column, items[:, tf.newaxis], tf.range(count))
+        places = _lists(index["item_splits"], sessions)
+        columns = tf.gather(column, tf.gather(index["items"], places.flat_values))
+        cells = tf.stack([tf.cast(places.value_rowids(), tf.int32), columns], axis=1)
+        weights = tf.gather(index["item_weights"], places.flat_values)
+        return tf.scatter_nd(cells, weights, [tf.size(sessions), count + 1])[:, :count]
+
     def _score(self, session: tf.Tensor, index: dict[str, tf.Tensor]) -> tf.Tensor:
         """[L] int64 catalogue positions of one session, oldest first -> [N] float32 scores."""
+        _, _, near, vote, decay = self._near(session, index)
+        voted = _lists(index["item_splits"], near)
+        items = tf.gather(index["items"], voted.flat_values)
+        votes = tf.gather(vote * decay, voted.value_rowids())
+        votes *= tf.gather(index["item_weights"], voted.flat_values)
+        scores = tf.math.unsorted_segment_sum(votes, items, self._count)
+        return scores * (1.0 + self.hyper_parameters.idf_weight * index["rarity"])
+
+    def _near(self, session: tf.Tensor, index: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        """What near(s) is of a session of [L] int64 catalogue positions, oldest first.
+
+        Returns:
+            [I] w of its items, each once, the newest first, and their number; [R] sessions, their
+            sim and their decay, float32.
+        """
         parameters, length = self.hyper_parameters, tf.size(session)
         # Backwards the first of equal items is the last event: how many steps back it is, from 0.
         items, which = tf.unique(session[::-1])
         back = tf.math.unsorted_segment_min(tf.range(length), which, tf.size(items))
         place = tf.cast(length - back, tf.float32) / tf.cast(tf.maximum(length, 1), tf.float32)
-        power = {"same": 0.0, "linear": 1.0, "quadratic": 2.0}[parameters.weighting]
+        place **= {"same": 0.0, "linear": 1.0, "quadratic": 2.0}[parameters.weighting]
+        size = tf.cast(tf.maximum(tf.size(items), 1), tf.float32)
         shared = _lists(index["session_splits"], items)
         sessions, which = tf.unique(tf.gather(index["sessions"], shared.flat_values))
-        similarity = tf.math.unsorted_segment_sum(
-            tf.gather(place**power, shared.value_rowids())
-            * tf.gather(index["session_weights"], shared.flat_values),
-            which,
-            tf.size(sessions),
-        ) / tf.cast(tf.maximum(tf.size(items), 1), tf.float32)
+        similarity = (
+            tf.math.unsorted_segment_sum(
+                tf.gather(place, shared.value_rowids())
+                * tf.gather(index["session_weights"], shared.flat_values),
+                which,
+                tf.size(sessions),
+            )
+            / size
+        )
         steps = tf.math.unsorted_segment_min(
             tf.gather(back, shared.value_rowids()), which, tf.size(sessions)
         )
@@ -121,14 +187,10 @@ class VSKNN(RetrieveModel[HyperParameters]):
             tf.gather(similarity, recent), tf.minimum(parameters.neighbours, tf.size(recent))
         )
         near = tf.gather(recent, near)
+        decay = tf.ones_like(vote)
         if parameters.decay == "reciprocal":
-            vote /= tf.cast(tf.gather(steps, near) + 1, tf.float32)
-        voted = _lists(index["item_splits"], tf.gather(sessions, near))
-        items = tf.gather(index["items"], voted.flat_values)
-        votes = tf.gather(vote, voted.value_rowids())
-        votes *= tf.gather(index["item_weights"], voted.flat_values)
-        scores = tf.math.unsorted_segment_sum(votes, items, self._count)
-        return scores * (1.0 + parameters.idf_weight * index["rarity"])
+            decay /= tf.cast(tf.gather(steps, near) + 1, tf.float32)
+        return place, size, tf.gather(sessions, near), vote, decay
 
     def _constant(self, name: str, array: np.ndarray) -> tf.Variable:
         variable = self.add_weight(

@@ -47,7 +47,9 @@ from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, TEXT, Feature
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, dense, perceptron
 
+_WIDTHS = (3, 4, 5)  # of the windows
 _ROWS_AT_ONCE = 128
 
 
@@ -87,6 +89,14 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla):
     vocabulary: int = pydantic.Field(8000, ge=1)
     max_share: float = pydantic.Field(0.5, gt=0, le=1)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        texts = sizes.item_words + sizes.review_words
+        words = (min(self.vocabulary, texts) + ADDED) * self.word_dimension
+        windows = sum(dense(self.word_dimension * width, self.kernels) for width in _WIDTHS)
+        last = perceptron(len(_WIDTHS) * self.kernels, [self.units], self.factors)
+        factors = sizes.table("user", self.factors) + sizes.table("item", self.factors)
+        return Parameters(words + windows + last, factors, slots=1)
+
 
 class Network(tf.keras.layers.Layer):
     """[B, L] words -> [B, factors], each in (-1, 1)."""
@@ -100,7 +110,7 @@ class Network(tf.keras.layers.Layer):
         self._embedding = WordEmbedding(
             tokens, hyper_parameters.word_dimension, initial, vectors, scale=1 / 20, name="words"
         )
-        self._widths = [MaxOverTime(hyper_parameters.kernels, width) for width in (3, 4, 5)]
+        self._widths = [MaxOverTime(hyper_parameters.kernels, width) for width in _WIDTHS]
         self._hidden = tf.keras.layers.Dense(hyper_parameters.units, activation="tanh")
         self._dropout = Dropout(hyper_parameters.dropout)
         self._last = tf.keras.layers.Dense(hyper_parameters.factors, activation="tanh")

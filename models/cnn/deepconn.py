@@ -38,6 +38,7 @@ from models.inputs.dropout import Dropout
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.features import DOCUMENT, Feature
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision
+from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 
 class HyperParameters(Epochs, Gradient, MixedPrecision):
@@ -72,6 +73,13 @@ class HyperParameters(Epochs, Gradient, MixedPrecision):
     dropout: float = pydantic.Field(0.5, ge=0, lt=1)
     length_quantile: float = pydantic.Field(0.85, gt=0, le=1)
     longest: int = pydantic.Field(500, ge=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        words = (sizes.review_words + ADDED) * self.word_dimension
+        network = dense(self.word_dimension * self.window, self.kernels)
+        network += dense(self.kernels, self.units)
+        machine = 1 + 2 * self.units * (1 + self.factors)
+        return Parameters(words + 2 * network + machine, slots=1)
 
 
 class Network(tf.keras.layers.Layer):

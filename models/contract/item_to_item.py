@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import pydantic
 import tensorflow as tf
 
+from models.contract.explain import times_in
 from models.contract.query import Query
 from models.contract.recommender import H
 from models.contract.retrieve import DotProductModel
@@ -72,6 +73,12 @@ class ItemVectorModel(DotProductModel[H]):
         vectors, penalty = catalogue
         return super().score_items(query, vectors) + penalty
 
+    def vectors_at(self, position: tf.Tensor, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        vectors, penalty = catalogue[:2]
+        place = tf.maximum(position, 0)
+        known = (position >= 0) & (tf.gather(penalty, place) == 0)
+        return tf.where(known[..., tf.newaxis], tf.gather(vectors, place), 0.0), known
+
     def answers(self, query: Query) -> tf.Tensor:
         return self.with_vector(query.history).row_lengths() > 0
 
@@ -89,7 +96,24 @@ class ItemToItemModel(ItemVectorModel[L]):
     score(history, i) = mean over the last j in the history of cos(H_j, H_i)
     """
 
+    explains = "sum"
+
     def query_embedding(self, query: Query) -> tf.Tensor:
         known = self.with_vector(query.history)[:, -self.hyper_parameters.history_length :]
         unit = tf.math.l2_normalize(self.item_vectors(known.flat_values), axis=1)
         return tf.math.unsorted_segment_mean(unit, known.value_rowids(), known.nrows())
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """An item's cosine, as often as the item is among the last, over their number."""
+        known = self.with_vector(query.history)[:, -self.hyper_parameters.history_length :]
+        share = tf.math.divide_no_nan(
+            times_in(known, items), tf.cast(known.row_lengths(), tf.float32)[:, tf.newaxis]
+        )
+        flat = tf.math.l2_normalize(self.item_vectors(tf.reshape(items, [-1])), axis=1)
+        width = tf.shape(flat)[1]
+        own = tf.reshape(flat, tf.concat([tf.shape(items), [width]], axis=0))
+        others, _ = self.vectors_at(position, catalogue)
+        # Beside an item's vector there may stand one that users without a history meet.
+        return tf.matmul(others[..., :width], own * share[..., tf.newaxis], transpose_b=True)

@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from models.contract import explain
 from models.contract.query import Query
 from models.contract.recommender import H, Recommender
+from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 
 
@@ -38,6 +40,8 @@ class RetrieveModel(Recommender[H]):
         reads_item_features: the model reads `data.items.features`; rows that are lists then carry
             what Transform fits their vocabularies on. The other kinds always do.
         reranks: how many of the first items `rerank` orders anew; 0 for none.
+        explains: how `contributions` says what carried an answer, of
+            `models.names.registry.EXPLANATIONS`; the registry says it too.
     """
 
     uses_user_id: ClassVar[bool] = True
@@ -48,6 +52,7 @@ class RetrieveModel(Recommender[H]):
     reads_context: ClassVar[bool] = False
     reads_item_features: ClassVar[bool] = False
     reranks: ClassVar[int] = 0
+    explains: ClassVar[str] = "difference"
 
     @classmethod
     def carries(cls, context: Sequence[str] = ()) -> dict[str, Any]:
@@ -96,6 +101,30 @@ class RetrieveModel(Recommender[H]):
             [B, `reranks`] float32; -inf leaves an item out.
         """
         raise NotImplementedError(f"{type(self).__name__} must define rerank()")
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """Returns what items of the histories carry of the scores of others.
+
+        Here that is what a score loses where the item is left out of the history, wherever it
+        stands there. It costs as much as L queries more. A model whose score is a sum over the
+        history writes the parts, and says so in `explains`.
+
+        Args:
+            query: who asks.
+            items: [B, L] int64 indices, each once; 0 pads, whose weights nobody looks at.
+            position: [B, K] int32 catalogue positions, whose scores are explained.
+            catalogue: as of `catalogue`.
+
+        Returns:
+            [B, K, L] float32.
+        """
+
+        def scores(query: Query, row: tf.Tensor) -> tf.Tensor:
+            return tf.gather(self.score_items(query, catalogue), position[row], axis=1)
+
+        return explain.differences(query, items, scores)
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """Returns signatures of the model's own, by name, to be exported beside the common ones.
@@ -154,7 +183,47 @@ class DotProductModel(RetrieveModel[H]):
         """
         return catalogue, tf.range(tf.shape(catalogue, tf.int64)[0])
 
+    def vectors_at(self, position: tf.Tensor, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the vectors of items that `retrieve` searches, and whether they have one.
+
+        Args:
+            position: of the catalogue, of any shape; -1 for none.
+            catalogue: as of `catalogue`.
+
+        Returns:
+            [..., D] float32, 0 where there is none, and [...] bool.
+        """
+        vectors, of = self.index(catalogue)
+        row = tf.reshape(tf.cast(position, of.dtype), [-1])
+        place = tf.minimum(tf.searchsorted(of, row), tf.size(of) - 1)
+        known = tf.gather(of, place) == row
+        found = tf.where(known[:, tf.newaxis], tf.gather(tf.cast(vectors, tf.float32), place), 0.0)
+        shape = tf.shape(position)
+        width = tf.shape(found)[1:]
+        return tf.reshape(found, tf.concat([shape, width], axis=0)), tf.reshape(known, shape)
+
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         return tf.matmul(
             tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True
         )
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """As `RetrieveModel.contributions`.
+
+        Where the user's vector is of no history (`explains` is `similarity`): the cosines of the
+        items' vectors, without biases.
+        """
+        vectors, _ = self.vectors_at(position, catalogue)
+        if self.explains == "similarity":
+            others, _ = self.vectors_at(items - FIRST_TOKEN, catalogue)
+            near = (each[..., :-1] if self.biased else each for each in (vectors, others))
+            unit = (tf.math.l2_normalize(each, axis=2) for each in near)
+            return tf.matmul(*unit, transpose_b=True)
+
+        def scores(query: Query, row: tf.Tensor) -> tf.Tensor:
+            embedding = tf.cast(self.query_embedding(query), tf.float32)
+            return tf.matmul(embedding, vectors[row], transpose_b=True)
+
+        return explain.differences(query, items, scores)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from models.contract import explain
 from models.contract.index import InvertedFile, index_of
 from models.contract.query import Query
 from models.contract.requests import K, signature
@@ -91,7 +92,9 @@ class Retriever(tf.Module):
         self._user_table = data.user_table
         self._users = data.users
         self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
-        segment_of, popularity = segments.popularity(data, model.hyper_parameters.segment)
+        of_users = segments.popularity(data, model.hyper_parameters.segment)
+        segment_of, popularity = of_users.of_user, of_users.scores
+        self._segments = tf.constant(of_users.names, tf.string)
         self._segment_of = tf.Variable(segment_of, trainable=False)
         self._popularity = tf.Variable(popularity, trainable=False)
         # Variables, not constants: a graph may not hold more than 2 GB.
@@ -126,6 +129,7 @@ class Retriever(tf.Module):
         self._measure = tf.function(self._measure_queries).__call__
         self._answer = tf.function(self._answer_requests).__call__
         self._under_rules = tf.function(self._answer_under_rules).__call__
+        self._reasons = tf.function(self._find_reasons).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices.
@@ -217,15 +221,62 @@ class Retriever(tf.Module):
 
         It takes what the model reads beside the ids too, and says why there are `fewer` than k.
         """
+        return self._recommend_rules(user_id, history, exclude, k, beside)[0]
+
+    def recommend_explained(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend_explained` signature: `recommend_rules`, and what carried each item.
+
+        It takes besides how many `reasons` an item has, and answers what `explain` does; an item
+        that is pinned says that.
+        """
+        reasons, pin = beside.pop("reasons"), beside["pin"]
+        answer, query = self._recommend_rules(user_id, history, exclude, k, beside)
+        why = self._reasons(query, answer["item_id"], reasons)
+        return {**answer, **explain.with_pins(why, answer["item_id"], pin)}
+
+    def explain(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        item_id: tf.Tensor,
+        reasons: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `explain` signature: what carries the scores of items, answered or not.
+
+        Args:
+            user_id: [B] strings.
+            history: [B, H] strings, padded with "".
+            item_id: [B, K] strings, "" for none.
+            reasons: [B] int32, how many.
+            beside: as of `recommend_events`.
+
+        Returns:
+            As `models.contract.explain.explained`; and `strategy` [B].
+        """
+        query, _ = self._asked(user_id, history, beside)
+        return self._reasons(query, item_id, reasons)
+
+    def _recommend_rules(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        beside: dict[str, tf.Tensor],
+    ) -> tuple[dict[str, tf.Tensor], Query]:
         excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
         rules = Rules(**{name: beside.pop(name) for name in rules_signature()})
-        requested, context = self._told(history, beside)
-        user = self._user_table.lookup(user_id)
-        stored = self._stored(user)
-        query = self._query(user, self._history(stored, requested), context)
-        seen = tf.concat([stored.items, requested.items], axis=1)
+        query, seen = self._asked(user_id, history, beside)
         seen = seen if self._filter_seen else seen[:, :0]
-        return self._under_rules(query, seen, excluded, rules, k)
+        return self._under_rules(query, seen, excluded, rules, k), query
 
     def recall_rules(
         self, examples: tf.Tensor, count: tf.Tensor, **rules: tf.Tensor
@@ -250,9 +301,7 @@ class Retriever(tf.Module):
 
         `embed_events` is the same with all that the model reads `beside` the items.
         """
-        user = self._user_table.lookup(user_id)
-        requested, context = self._told(history, beside)
-        query = self._query(user, self._history(self._stored(user), requested), context)
+        query, _ = self._asked(user_id, history, beside)
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
 
     def item_vectors(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -265,12 +314,9 @@ class Retriever(tf.Module):
             `embedding` [B, D] float32, and `known` [B] bool: false, and the embedding 0, of an item
             that nobody knows or that has no vector.
         """
-        vectors, position = self._model.index(self.frozen_catalogue())
-        row = tf.cast(self.item_index(item_id) - FIRST_TOKEN, position.dtype)
-        place = tf.minimum(tf.searchsorted(position, row), tf.size(position) - 1)
-        known = tf.gather(position, place) == row
-        embedding = tf.gather(tf.cast(vectors, tf.float32), place)
-        return {"embedding": tf.where(known[:, tf.newaxis], embedding, 0.0), "known": known}
+        position = self.item_index(item_id) - FIRST_TOKEN
+        embedding, known = self._model.vectors_at(position, self.frozen_catalogue())
+        return {"embedding": embedding, "known": known}
 
     def embed_items(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `embed_items` signature of a model that embeds items by their features.
@@ -334,8 +380,8 @@ class Retriever(tf.Module):
 
         Args:
             folder: a new one.
-            rules: whether those that take rules, of which `similar` is one, are among them; they
-                are half of the work.
+            rules: whether those that take rules, of which `similar` is one, and those that explain
+                are among them; they are half of the work.
         """
         strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
         examples = tf.TensorSpec([None], tf.string, name="examples")
@@ -407,6 +453,13 @@ class Retriever(tf.Module):
                 )
             signatures["recommend_rules"] = signature(
                 self.recommend_rules, **asked, **beside, **taken
+            )
+            why = explain.reasons_signature()
+            signatures["recommend_explained"] = signature(
+                self.recommend_explained, **asked, **beside, **taken, **why
+            )
+            signatures["explain"] = signature(
+                self.explain, **who, item_id=spec(matrix, "item_id"), **beside, **why
             )
             signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
                 examples, count, **taken
@@ -606,6 +659,20 @@ class Retriever(tf.Module):
             **answer,
         }
 
+    def _find_reasons(
+        self, query: Query, item_id: tf.Tensor, count: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        position = tf.cast(self.item_index(item_id), tf.int32) - FIRST_TOKEN
+        segment = tf.gather(self._segment_of, query.user)
+        rows = tf.repeat(segment[:, tf.newaxis], tf.shape(position)[1], axis=1)
+        places = tf.stack([rows, tf.maximum(position, 0)], axis=2)
+        fallback = tf.gather(self._segments, segment), tf.gather_nd(self._popularity, places)
+        answered = self._model.answers(query)
+        why = explain.explained(
+            self._model, query, answered, position, self._frozen, self._item_ids, fallback, count
+        )
+        return {**why, "strategy": self._strategy(query.user, answered)}
+
     def _strategy(self, user: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
         """[B] strings: who answered."""
         popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
@@ -692,6 +759,16 @@ class Retriever(tf.Module):
             history.timestamps,
             context or None,
         )
+
+    def _asked(
+        self, user_id: tf.Tensor, history: tf.Tensor, beside: Mapping[str, tf.Tensor]
+    ) -> tuple[Query, tf.RaggedTensor]:
+        """The query of padded requests, and the items [B, None] that their users have had."""
+        user = self._user_table.lookup(user_id)
+        requested, context = self._told(history, beside)
+        stored = self._stored(user)
+        query = self._query(user, self._history(stored, requested), context)
+        return query, tf.concat([stored.items, requested.items], axis=1)
 
     def _told(
         self, history: tf.Tensor, beside: Mapping[str, tf.Tensor]

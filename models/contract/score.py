@@ -14,12 +14,11 @@ from models.contract.recommender import H, Recommender, weighed
 from models.contract.requests import signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
-from models.inputs.schema import ID
 from models.inputs.score_data import Inputs, ScoreData
 from models.measures import lists, pointwise
 from models.names import metrics
 from models.names.errors import ConfigError
-from models.names.features import DOCUMENT, NUMERIC, Feature
+from models.names.features import DOCUMENT, ID, NUMERIC, Feature
 from models.names.hyper_parameters import Gradient
 from models.names.label import GROUP, LABEL, WEIGHT, Label
 
@@ -48,12 +47,15 @@ class ScoreModel(Recommender[H]):
             inputs then have them, see `models.inputs.score_data`.
         label: what the run predicts; `label.is_click` chooses loss and link.
         list_loss: how the order of a group's rows is learnt; None: each row is by itself.
+        explains: how `contributions` says what carried a score, of
+            `models.names.registry.EXPLANATIONS`; the registry says it too.
         label_mean: the mean train label.
         label_range: the smallest and the largest train label, to which ratings are clipped.
     """
 
     reads_quantiles: ClassVar[bool] = False
     reads_history: ClassVar[tuple[str, ...]] = ()
+    explains: ClassVar[str] = "difference"
 
     @classmethod
     def carries(cls) -> dict[str, Any]:
@@ -120,6 +122,36 @@ class ScoreModel(Recommender[H]):
             rating: [B, H] float32 labels on the scale of train; 0 for none.
         """
         raise NotImplementedError(f"{type(self).__name__} must define fold_in()")
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """Returns what the fields of rows carry of their scores, on the scale of `score_rows`.
+
+        Here that is what the score loses without the field. A model whose score is a sum over
+        fields writes the parts, and says so in `explains`.
+
+        Args:
+            inputs: B rows.
+            left_out: as of `ScoreData.left_out`.
+
+        Returns:
+            Each of its fields -> [B] float32.
+        """
+        # All variants at once: the graph does not grow with the fields.
+        count = 1 + len(left_out)
+        variants = {}
+        for name, column in inputs.items():
+            rows = [
+                tf.fill(tf.shape(column), tf.cast(without[name], column.dtype))
+                if name in without
+                else column
+                for without in left_out.values()
+            ]
+            variants[name] = tf.concat([column, *rows], axis=0)
+        scores = tf.cast(self.score_rows(variants), tf.float32)
+        whole, *others = tf.unstack(tf.reshape(scores, [count, -1]))
+        return {name: whole - other for name, other in zip(left_out, others, strict=True)}
 
     def prepare(self) -> None:
         """Computes what `score_rows` needs of all users or items, such as their codes.
@@ -226,6 +258,9 @@ class Scorer(tf.Module):
         self._predict = tf.function(
             model.predict_rows, input_signature=[data.input_signature()]
         ).__call__
+        self._reasons = tf.function(
+            self._find_reasons, input_signature=[data.input_signature()]
+        ).__call__
 
     def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
@@ -234,6 +269,53 @@ class Scorer(tf.Module):
     def score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where any feature may be left out."""
         return self._answer(self._data.parse(examples)[0])
+
+    def score_explained(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The `score_explained` signature: `score`, and what carried it.
+
+        Returns:
+            As `score`; and of the F fields, those first that moved the score most, `reason` [B, F]
+            strings, their names, and `weight` [B, F] float32, on the scale of log-odds or ratings;
+            `basis` [B], of `models.names.registry.EXPLANATIONS`.
+        """
+        inputs = self._data.transform_raw(raw)
+        return {**self._answer(inputs), **self._reasons(inputs)}
+
+    def explain(
+        self, user_id: tf.Tensor, item_id: tf.Tensor, **told: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `explain` signature: what carries the scores of `rank`, or of `rank_told`.
+
+        Args:
+            user_id: as of `rank`, which has the others too.
+            item_id: [B, C].
+            told: as of `rank_told`, where there is that.
+
+        Returns:
+            As `score_explained`: `reason` and `weight` [B, C, F], `basis` [B, C], all of them empty
+            where there is no item; and `known` [B], as of `rank`.
+        """
+        inputs, known = self._rows_of(user_id, item_id, *self._told(told))
+        why, there = self._reasons(inputs), item_id != ""
+        shape = tf.concat([tf.shape(item_id), tf.shape(why["weight"])[1:]], axis=0)
+        reason, weight = (tf.reshape(why[name], shape) for name in ("reason", "weight"))
+        return {
+            "reason": tf.where(there[..., tf.newaxis], reason, ""),
+            "weight": tf.where(there[..., tf.newaxis], weight, 0.0),
+            "basis": tf.where(there, self._model.explains, ""),
+            "known": known,
+        }
+
+    def _find_reasons(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+        left_out = self._data.left_out
+        parts = self._model.contributions(inputs, left_out)
+        weights = tf.stack([tf.cast(parts[name], tf.float32) for name in left_out], axis=1)
+        order = tf.argsort(-tf.abs(weights), axis=1, stable=True)
+        return {
+            "reason": tf.gather(tf.constant(list(left_out)), order),
+            "weight": tf.gather(weights, order, batch_dims=1),
+            "basis": tf.fill(tf.shape(weights)[:1], self._model.explains),
+        }
 
     def rank(
         self, user_id: tf.Tensor, item_id: tf.Tensor, **told: tf.Tensor
@@ -253,10 +335,7 @@ class Scorer(tf.Module):
         Returns:
             `score` [B, C] float32, and `known` [B] bool: whether train has seen the user.
         """
-        raw = {name: value for name, value in told.items() if name not in RECALLED}
-        context = self._data.context_inputs(raw) | self._data.history_inputs(raw)
-        recalled = {name: told[name] for name in RECALLED if name in told}
-        return self._ranked(user_id, item_id, context, recalled)
+        return self._ranked(user_id, item_id, *self._told(told))
 
     def rank_examples(
         self, examples: tf.Tensor, item_id: tf.Tensor, **recalled: tf.Tensor
@@ -269,19 +348,30 @@ class Scorer(tf.Module):
         names += [self._data.quantiles[name] for name in names if name in self._data.quantiles]
         return self._ranked(user_id, item_id, {name: inputs[name] for name in names}, recalled)
 
+    def _told(self, told: Inputs) -> tuple[Inputs, Inputs]:
+        """The context and history of requests as inputs, and what the first stage tells."""
+        raw = {name: value for name, value in told.items() if name not in RECALLED}
+        context = self._data.context_inputs(raw) | self._data.history_inputs(raw)
+        return context, {name: told[name] for name in RECALLED if name in told}
+
     def _ranked(
         self, user_id: tf.Tensor, item_id: tf.Tensor, context: Inputs, recalled: Inputs
     ) -> dict[str, tf.Tensor]:
+        inputs, known = self._rows_of(user_id, item_id, context, recalled)
+        score = tf.reshape(self._predict(inputs), tf.shape(item_id))
+        return {"score": score, "known": known}
+
+    def _rows_of(
+        self, user_id: tf.Tensor, item_id: tf.Tensor, context: Inputs, recalled: Inputs
+    ) -> tuple[Inputs, tf.Tensor]:
+        """The B x C rows of pairs, and [B] bool: whether train has seen the user."""
         user, item = self._user_table.lookup(user_id), self._item_table.lookup(item_id)
         count = tf.fill(tf.shape(user), tf.shape(item)[1])
         inputs = self._data.lookup(tf.repeat(user, count), tf.reshape(item, [-1]))
         inputs |= {name: tf.repeat(value, count, axis=0) for name, value in context.items()}
         flat = {name: tf.reshape(value, [-1]) for name, value in recalled.items()}
         inputs |= self._data.context_inputs(flat)
-        return {
-            "score": tf.reshape(self._predict(inputs), tf.shape(item)),
-            "known": self._data.users.in_train(user),
-        }
+        return inputs, self._data.users.in_train(user)
 
     def fold_in(
         self, item_id: tf.Tensor, history: tf.Tensor, rating: tf.Tensor
@@ -338,7 +428,11 @@ class Scorer(tf.Module):
             "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
             "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
             "rank": signature(self.rank, **pairs),
+            "score_explained": signature(
+                lambda **raw: self.score_explained(raw), **self._data.raw_signature()
+            ),
         }
+        told: dict[str, tf.TensorSpec] = {}
         if self._data.context_fields or self._data.history_names:
             recalled = {
                 name: tf.TensorSpec([None, None], kind, name=name)
@@ -351,6 +445,7 @@ class Scorer(tf.Module):
             signatures["rank_examples"] = signature(
                 self.rank_examples, examples=examples, item_id=pairs["item_id"], **recalled
             )
+        signatures["explain"] = signature(self.explain, **pairs, **told)
         if self._model.folds_in:
             rated = {"history": tf.string, "rating": tf.float32}
             signatures["fold_in"] = signature(

@@ -12,6 +12,7 @@ of which the paper's is w = 1. The weight is chosen on the validation queries, b
 learned ratings or clicks need not know what comes next.
 """
 
+import math
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from models.contract import explain
 from models.contract.requests import K, signature
 from models.contract.retriever import parse_requests
 from models.contract.rules import boosted, rules_signature, unboosted, with_pins
@@ -33,7 +35,7 @@ WEIGHTS = tuple(number / 10 for number in range(11))
 _BATCH = 256  # queries that are ranked at once while the weight is chosen
 _HASHES = 2**62
 _EVENTS, _RANK, _RULES = "recommend_events", "rank_told", "recommend_rules"
-_SIMILAR = "similar"
+_SIMILAR, _EXPLAIN, _EXPLAINED = "similar", "explain", "recommend_explained"
 
 
 class TwoStage(tf.Module):
@@ -110,6 +112,17 @@ class TwoStage(tf.Module):
         What is answered at all, and how alike, is decided where the whole catalogue is ranked, by
         the recall and its scores (`min_score` too); boosts and pins hold of the final order too.
         """
+        return self._recommend_rules(user_id, history, exclude, k, beside)[0]
+
+    def _recommend_rules(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        beside: dict[str, tf.Tensor],
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """The answer, and what the recall says of its items, as `RECALLED` has it."""
         rules = {name: beside.pop(name) for name in rules_signature()}
         count = tf.fill(tf.shape(k), tf.maximum(_longest(k), self._candidates))
         found = self._recall.signatures[_RULES](
@@ -133,13 +146,13 @@ class TwoStage(tf.Module):
         top, place = tf.math.top_k(tf.where(taken, float("-inf"), scores), size)
         place = with_pins(tf.where(top > float("-inf"), place, -1), pins, k)
         place = place[:, : tf.minimum(_longest(k), size)]
-        item, score, factor, added = (
+        item, score, recalled, factor, added = (
             tf.gather(values, tf.maximum(place, 0), batch_dims=1)
-            for values in (found["item_id"], scores, *changes)
+            for values in (found["item_id"], scores, found["score"], *changes)
         )
         there = place >= 0
         fewer = tf.reduce_sum(tf.cast(there, tf.int32), axis=1) < k
-        return {
+        answer = {
             "item_id": tf.where(there, item, ""),
             "score": tf.where(there, score, 0.0),
             "factor": tf.where(there, factor, 1.0),
@@ -147,6 +160,77 @@ class TwoStage(tf.Module):
             "source": tf.where(there, self._source_of(found)[:, tf.newaxis], ""),
             "strategy": found["strategy"],
             "fewer": tf.where(fewer, found["fewer"], ""),
+        }
+        return answer, {"recall_score": recalled, "recall_source": answer["source"]}
+
+    def recommend_explained(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `recommend_explained` signature: `recommend_rules`, and what carried each item.
+
+        It takes besides how many `reasons` an item has, and answers what `explain` does.
+        """
+        reasons, pin = beside.pop("reasons"), beside["pin"]
+        answer, recalled = self._recommend_rules(user_id, history, exclude, k, beside)
+        why = self._explain(user_id, history, answer["item_id"], reasons, beside, recalled)
+        return {**answer, **why, **explain.with_pins(why, answer["item_id"], pin)}
+
+    def explain(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        item_id: tf.Tensor,
+        reasons: tf.Tensor,
+        **beside: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The `explain` signature: what carries items in either stage.
+
+        Args:
+            user_id: as of `recommend`, which has the next and `beside` too.
+            history: [B, H].
+            item_id: [B, K] strings, "" for none.
+            reasons: [B] int32, how many.
+            beside: as of `recommend_events`.
+
+        Returns:
+            `reason`, `weight` and `basis` of the recall (`models.contract.explain`), and of the
+            ranker `field` and `field_weight` [B, K, F], those first that moved its score most;
+            empty where it does not order. What the recall would tell it of the items is missing.
+            `strategy` [B].
+        """
+        missing = {"recall_score": tf.fill(tf.shape(item_id), math.nan)}
+        missing["recall_source"] = tf.fill(tf.shape(item_id), "")
+        return self._explain(user_id, history, item_id, reasons, beside, missing)
+
+    def _explain(
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        item_id: tf.Tensor,
+        reasons: tf.Tensor,
+        beside: Mapping[str, tf.Tensor],
+        recalled: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        asked = {"user_id": user_id, "history": history, "reasons": reasons, "item_id": item_id}
+        told = {name: beside[name] for name in self._told(self._recall, _EXPLAIN)}
+        why = dict(self._recall.signatures[_EXPLAIN](**asked, **told))
+        if self._rank is None:
+            return why
+        told = {**self._told_to_rank(history, beside), **recalled}
+        _, read = self._rank.signatures[_EXPLAIN].structured_input_signature
+        told = {name: told[name] for name in read if name in told}
+        of_rank = self._rank.signatures[_EXPLAIN](user_id=user_id, item_id=item_id, **told)
+        orders = _personal(why) & of_rank["known"] & (self.weight > 0)
+        orders = orders[:, tf.newaxis, tf.newaxis]
+        return {
+            **why,
+            "field": tf.where(orders, of_rank["reason"], ""),
+            "field_weight": tf.where(orders, of_rank["weight"], 0.0),
         }
 
     def _answer(
@@ -247,6 +331,20 @@ class TwoStage(tf.Module):
             beside = self._told(self._recall, _RULES) | self._told(self._rank, _RANK)
             signatures[_RULES] = signature(
                 self.recommend_rules, **asked, **beside, **rules_signature()
+            )
+        stages = [stage for stage in (self._recall, self._rank) if stage is not None]
+        if all(_EXPLAIN in stage.signatures for stage in stages):
+            why = explain.reasons_signature()
+            signatures[_EXPLAINED] = signature(
+                self.recommend_explained, **asked, **beside, **rules_signature(), **why
+            )
+            signatures[_EXPLAIN] = signature(
+                self.explain,
+                user_id=asked["user_id"],
+                history=asked["history"],
+                item_id=tf.TensorSpec([None, None], tf.string, name="item_id"),
+                **beside,
+                **why,
             )
         if _SIMILAR in self._recall.signatures:
             signatures[_SIMILAR] = self._recall.signatures[_SIMILAR]

@@ -38,6 +38,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.token_layers import factor_tables, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(UserNetwork, Ranking, Epochs, Gradient, LazyAdam, Xla):
@@ -55,11 +56,17 @@ class HyperParameters(UserNetwork, Ranking, Epochs, Gradient, LazyAdam, Xla):
     l2: float = pydantic.Field(0.0025, ge=0)
     coefficient: float = pydantic.Field(2.0, gt=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        items = sizes.table("item", self.factors) + sizes.table("item", 1)
+        learnt = sizes.table("user", self.factors) + items
+        return Parameters(learnt, beside=self.network_parameters(sizes))
+
 
 class CUNEBPR(DotProductModel[HyperParameters]):
     """User and item factors and the items' biases."""
 
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

@@ -36,6 +36,7 @@ from models.names.errors import ConfigError
 from models.names.features import Feature
 from models.names.hyper_parameters import Epochs, Gradient, Xla
 from models.names.label import LABEL, WEIGHT
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(UserNetwork, Epochs, Gradient, Xla):
@@ -59,11 +60,17 @@ class HyperParameters(UserNetwork, Epochs, Gradient, Xla):
     positive: float = 3.0
     biases: bool = False
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width = self.factors + self.biases
+        learnt = sizes.table("user", width) + sizes.table("item", width)
+        return Parameters(learnt, beside=self.network_parameters(sizes), slots=0)
+
 
 class CUNEMF(ScoreModel[HyperParameters]):
     """A vector for every user and item, and a bias where they are wanted."""
 
     sums_loss = True
+    explains = "sum"
 
     @staticmethod
     def reads(feature: Feature) -> bool:
@@ -120,6 +127,18 @@ class CUNEMF(ScoreModel[HyperParameters]):
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         return self._score(self.users(inputs["user_id"]), self.items(inputs["item_id"]))
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """A bias, where there is one, and half of the product."""
+        user, item = self.users(inputs["user_id"]), self.items(inputs["item_id"])
+        first = int(self.hyper_parameters.biases)
+        half = 0.5 * tf.reduce_sum(user[:, first:] * item[:, first:], axis=1, keepdims=True)
+        of_user, of_item = (
+            tf.reduce_sum(tf.concat([row[:, :first], half], axis=1), axis=1) for row in (user, item)
+        )
+        return {"user_id": of_user, "item_id": of_item}
 
     def prepare(self) -> None:
         """Gives the unknown user and item the mean of the others' rows."""

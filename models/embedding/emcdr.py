@@ -49,6 +49,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.source_domain import read_source
 from models.names.errors import DataError
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Ranking, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, dense, perceptron
 
 
 class HyperParameters(VectorSettings, Ranking, Epochs, Gradient, LazyAdam, Xla):
@@ -79,12 +80,22 @@ class HyperParameters(VectorSettings, Ranking, Epochs, Gradient, LazyAdam, Xla):
     map_learning_rate: float = pydantic.Field(0.05, gt=0)
     active_share: float = pydantic.Field(1.0, gt=0, le=1)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width = self.factors
+        users = sizes.users + sizes.source_users + 2 * ADDED
+        items = sizes.items + sizes.source_items + 2 * ADDED
+        learnt = (users + items) * width + items * self.item_biases
+        if self.map == "mlp":
+            return Parameters(learnt + perceptron(width, [2 * width], width))
+        return Parameters(learnt + dense(width, width, bias=False))
+
 
 class EMCDR(DotProductModel[HyperParameters]):
     """Two domains and the map between them."""
 
     cold_items = True
     biased = True
+    explains = "similarity"
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)

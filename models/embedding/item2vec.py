@@ -37,6 +37,7 @@ from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
 from models.inputs.token_layers import around_zero, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(LastItems, Epochs, Gradient, MixedPrecision, Xla):
@@ -69,6 +70,9 @@ class HyperParameters(LastItems, Epochs, Gradient, MixedPrecision, Xla):
     shared_negatives: int | None = pydantic.Field(None, ge=1)
     max_set: int = pydantic.Field(1000, ge=2)
     step_limit: float = pydantic.Field(8.0, gt=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(2 * sizes.table("item", self.embedding_dim), slots=0)
 
 
 class Item2vec(ItemToItemModel[HyperParameters]):

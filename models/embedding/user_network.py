@@ -37,6 +37,7 @@ from models.inputs.graph import WeightedGraph
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.names import hyper_parameters as settings
+from models.names.sizes import Sizes
 
 _DRAWS = 11  # of a step: the first and ten more
 _ROWS_AT_ONCE = 1024
@@ -64,6 +65,11 @@ class UserNetwork(settings.HyperParameters):
     window: int = pydantic.Field(5, ge=1)
     embedding_negatives: int = pydantic.Field(5, ge=1)
     embedding_epochs: int = pydantic.Field(5, ge=1)
+
+    def network_parameters(self, sizes: Sizes) -> int:
+        """Returns how many numbers the network takes: walks of int64, two tables of vectors."""
+        walks = 2 * self.walks_per_user * self.walk_length * sizes.users
+        return walks + 2 * sizes.table("user", self.embedding_dim)
 
 
 class UserEmbedding(item2vec.Item2vec):

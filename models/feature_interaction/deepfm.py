@@ -32,6 +32,7 @@ from models.names.hyper_parameters import (
     MixedPrecision,
     Xla,
 )
+from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
@@ -43,6 +44,11 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
     dropout: float = pydantic.Field(0.5, ge=0, lt=1)
     stddev: float = pydantic.Field(0.01, gt=0)
     l2: float = pydantic.Field(1e-4, ge=0)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        inputs = len(sizes.columns) * self.factors
+        deep = perceptron(inputs, self.hidden, 1)
+        return Parameters(sizes.field_rows * (1 + self.factors) + deep)
 
 
 class DeepFM(ScoreModel[HyperParameters]):

@@ -24,6 +24,7 @@ from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows, row_penalty
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Lists, Xla
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
@@ -41,11 +42,15 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
     l2_linear: float = pydantic.Field(1e-4, ge=0)
     l2_factors: float = pydantic.Field(1e-3, ge=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(sizes.field_rows * (1 + self.factors) + 1)
+
 
 class FactorizationMachine(ScoreModel[HyperParameters]):
     """A weight and a vector for every value of every field."""
 
     shards = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
@@ -68,6 +73,16 @@ class FactorizationMachine(ScoreModel[HyperParameters]):
         return (
             loss + own.l2_linear * row_penalty(linear, x) + own.l2_factors * row_penalty(factors, x)
         )
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """The w_i x_i of a field, and half of every pair that it is in."""
+        linear, factors, x = self._look_up(inputs)
+        weighted = factors * x
+        others = tf.reduce_sum(weighted, axis=1, keepdims=True) - weighted
+        pairs = 0.5 * tf.reduce_sum(weighted * others, axis=2)
+        return self.rows.sums((linear * x)[..., 0] + pairs, inputs)
 
     def _look_up(self, inputs):
         row, x = self.rows(inputs)

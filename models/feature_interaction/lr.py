@@ -23,6 +23,7 @@ from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, Xla
+from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Ftrl
 
 
@@ -39,11 +40,15 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
     l1: float = pydantic.Field(0.0, ge=0)
     l2: float = pydantic.Field(0.0, ge=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return Parameters(sizes.field_rows + 1)
+
 
 class LogisticRegression(ScoreModel[HyperParameters]):
     """A weight for every value of every field."""
 
     shards = True
+    explains = "sum"
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
@@ -65,6 +70,13 @@ class LogisticRegression(ScoreModel[HyperParameters]):
         return (
             self.initial_score + self.bias + tf.reduce_sum(self.weights_of(row)[..., 0] * x, axis=1)
         )
+
+    def contributions(
+        self, inputs: Inputs, left_out: dict[str, dict[str, int]]
+    ) -> dict[str, tf.Tensor]:
+        """The w_i x_i of a field."""
+        row, x = self.rows(inputs)
+        return self.rows.sums(self.weights_of(row)[..., 0] * x, inputs)
 
 
 Model = LogisticRegression

@@ -38,11 +38,12 @@ from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
-from models.inputs.score_data import ID, Inputs, ScoreData
+from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
-from models.names.features import CATEGORICAL, NUMERIC, TEXT
+from models.names.features import CATEGORICAL, ID, NUMERIC, TEXT
 from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, MixedPrecision, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, perceptron
 from models.training.optimizers import Divided, Ftrl
 
 
@@ -70,6 +71,16 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting, Lists):
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
         yield from (("crosses", name) for name in itertools.chain(*(self.crosses or ())))
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        numbers = [column for column in sizes.columns if column.kind == NUMERIC]
+        embedded = [column for column in sizes.columns if column.kind != NUMERIC]
+        rows = ADDED + sum(column.rows for column in embedded) if embedded else 0
+        # A number is its quantile, and whether there is one.
+        inputs = self.embedding_dim * len(embedded) + 2 * len(numbers)
+        wide = sizes.field_rows + self.cross_buckets
+        deep = self.embedding_dim * rows + perceptron(inputs, self.hidden, 1)
+        return Parameters(wide + deep)
 
 
 class WideDeep(ScoreModel[HyperParameters]):

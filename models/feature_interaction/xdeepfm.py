@@ -48,6 +48,7 @@ from models.names.hyper_parameters import (
     MixedPrecision,
     Xla,
 )
+from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
@@ -76,6 +77,16 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
         if self.connection == "half" and any(maps % 2 for maps in self.maps[:-1]):
             raise ValueError("maps of all layers but the last must be even to be halved")
         return self
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        fields = before = len(sizes.columns)
+        learnt = sizes.field_rows * (1 + self.factors)
+        for number, maps in enumerate(self.maps):
+            # All but the last layer pass a half on, and pool the other.
+            halved = self.connection == "half" and number < len(self.maps) - 1
+            passed, pooled = (maps // 2, maps - maps // 2) if halved else (maps, maps)
+            learnt, before = learnt + maps * before * fields + pooled, passed
+        return Parameters(learnt + perceptron(fields * self.factors, self.hidden, 1))
 
 
 class XDeepFM(ScoreModel[HyperParameters]):

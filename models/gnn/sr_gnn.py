@@ -41,6 +41,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking
+from models.names.sizes import Parameters, Sizes, perceptron
 from models.training.optimizers import Adam
 
 
@@ -74,6 +75,15 @@ class HyperParameters(Ranking, Epochs, Gradient):
     units: int = pydantic.Field(100, ge=1)
     steps: int = pydantic.Field(1, ge=1)
     history_length: int = pydantic.Field(50, ge=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        units = self.units
+        step = 2 * perceptron(units, [units]) + 2 * units + perceptron(2 * units, [3 * units])
+        step += perceptron(units, [3 * units])
+        attention = units**2 + perceptron(units, [units]) + units
+        return Parameters(
+            sizes.table("item", units) + step + attention + perceptron(2 * units, [units])
+        )
 
 
 class GatedStep(tf.keras.layers.Layer):

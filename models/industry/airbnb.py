@@ -24,6 +24,7 @@ has coordinates; where no market is named any listing may be near. A user's type
 table of users, not as it was when a booking was made. Ten passes, no validation, for the types.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Xla
+from models.names.sizes import ADDED, Parameters, Sizes
 from models.training.optimizers import Adam
 
 
@@ -83,6 +85,17 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam, Xla):
             yield "market", self.market
         yield from (("user_type", name) for name in self.user_type or ())
         yield from (("listing_type", name) for name in self.listing_type or ())
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # A type is a combination of features of one value, and of any entity at most one.
+        types = 0
+        for entity, count in (("user", sizes.users), ("item", sizes.catalogue)):
+            single = [feature.values + 1 for feature in sizes.of(entity) if feature.is_single]
+            types += ADDED + min(math.prod(single), count + 1)
+        width = self.embedding_dim
+        # The types are learnt in two tables beside, with their optimiser's and the averages.
+        held = types * width
+        return Parameters(2 * sizes.table("item", width), held, beside=8 * held)
 
 
 class Airbnb(ItemToItemModel[HyperParameters]):

@@ -42,6 +42,7 @@ from models.inputs.fields import FieldRows
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
+from models.names.features import NUMERIC
 from models.names.hyper_parameters import (
     Epochs,
     Forgetting,
@@ -51,6 +52,7 @@ from models.names.hyper_parameters import (
     MixedPrecision,
     Xla,
 )
+from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Lists, Forgetting):
@@ -89,6 +91,17 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Lists, Fo
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
         yield from ((f"listings.{key}", name) for key, name in self.listings.named_columns())
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        numbers = sum(column.kind == NUMERIC for column in sizes.columns)
+        inputs = self.field_dim * len(sizes.columns) + numbers
+        own = self.field_dim * sizes.field_rows
+        if not self.similarities:
+            return Parameters(own + perceptron(inputs, self.hidden, 1))
+        listings = self.listings.parameters(sizes)
+        # Eight similarities, and whether each is there.
+        learnt = own + perceptron(inputs + 16, self.hidden, 1) + listings.learnt
+        return Parameters(learnt, listings.held, listings.beside)
 
 
 class AirbnbRanker(ScoreModel[HyperParameters]):

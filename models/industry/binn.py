@@ -38,6 +38,7 @@ from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 
 class HyperParameters(Ranking, Epochs, Gradient, Xla, VectorSettings):
@@ -66,6 +67,15 @@ class HyperParameters(Ranking, Epochs, Gradient, Xla, VectorSettings):
     preference_length: int = pydantic.Field(50, ge=1)
     units: int = pydantic.Field(100, ge=1)
     dropout: float = pydantic.Field(0.2, ge=0, lt=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        # A cell has four gates, and reads an item's vector and a one for the type of its event.
+        inputs = self.embedding_dim + sizes.event_types + ADDED - 1
+        cell = dense(inputs + self.units, 4 * self.units)
+        cells, read = {"both": (3, 1), "session": (1, 0), "preference": (2, 1)}[self.parts]
+        # With the preference goes a flag that there is none.
+        learnt = cells * cell + dense(cells * self.units + read, self.embedding_dim)
+        return Parameters(self.vector_parameters(sizes) + learnt)
 
 
 class BINN(VectorModel[HyperParameters]):

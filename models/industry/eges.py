@@ -17,10 +17,14 @@ import tensorflow as tf
 from models.industry.graph_embedding import GraphHyperParameters, SideInformation
 from models.inputs.data import TrainingData
 from models.inputs.token_layers import id_embedding
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(GraphHyperParameters):
     """EGES's own: none."""
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return self.with_side_information(sizes, 1 + len(sizes.of("item")))
 
 
 class EGES(SideInformation[HyperParameters]):

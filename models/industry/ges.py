@@ -12,10 +12,14 @@ Deviations: those of `models.industry.graph_embedding`, where the rest of the pa
 import tensorflow as tf
 
 from models.industry.graph_embedding import GraphHyperParameters, SideInformation
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(GraphHyperParameters):
     """GES's own: none."""
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        return self.with_side_information(sizes)
 
 
 class GES(SideInformation[HyperParameters]):

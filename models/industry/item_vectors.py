@@ -18,6 +18,7 @@ from models.inputs.sampling import Batches
 from models.inputs.skip_gram import SkipGram, tile_loss
 from models.inputs.token_layers import IdEmbedding, around_zero, id_embedding
 from models.names.hyper_parameters import HyperParameters
+from models.names.sizes import Sizes
 
 _BLOCK = 32  # items of a side of a tile
 _MAX_SET = 1000
@@ -43,6 +44,10 @@ class VectorSettings(HyperParameters):
     vector_epochs: int = pydantic.Field(20, ge=1)
     vector_batch_size: int = pydantic.Field(16_384, ge=1)
     vector_learning_rate: float = pydantic.Field(0.5, gt=0)
+
+    def vector_parameters(self, sizes: Sizes) -> int:
+        """Returns how many numbers are in the two tables."""
+        return 2 * sizes.table("item", self.embedding_dim)
 
 
 class ItemVectors(Recommender[VectorSettings]):

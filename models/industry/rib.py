@@ -30,6 +30,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.explain import sum_of
 from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.recommender import weighed
@@ -42,6 +43,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 _BLOCK = 512  # items whose neighbours are looked for at once
 
@@ -74,11 +76,23 @@ class HyperParameters(Ranking, Epochs, Gradient, Xla, VectorSettings):
     history_length: int = pydantic.Field(40, ge=1)
     neighbours: int = pydantic.Field(1000, ge=0)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        learnt = self.vector_parameters(sizes) + sizes.table("item", self.embedding_dim)
+        learnt += (sizes.event_types + ADDED) * self.activity_dim
+        learnt += (self.dwell_bins + 1) * self.dwell_dim
+        inputs = self.embedding_dim + self.activity_dim + self.dwell_dim
+        # Keras' cell has a bias of its own for the state.
+        learnt += dense(inputs, 3 * self.units) + dense(self.units, 3 * self.units)
+        learnt += dense(self.units, self.attention_units) + self.attention_units
+        learnt += dense(self.units, self.embedding_dim)
+        return Parameters(learnt, held=sizes.table("item", 1), slots=1)
+
 
 class RIB(VectorModel[HyperParameters]):
     """A GRU over micro-behaviours whose states are weighed and mapped to an item vector."""
 
     session_based = True
+    explains = "attention"
     reads_history = ("event_types", "dwell")
 
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
@@ -198,6 +212,14 @@ class RIB(VectorModel[HyperParameters]):
         history = query.history[:, -self.hyper_parameters.history_length :]
         kept = tf.map_fn(candidates, history, fn_output_signature=tf.bool)
         return tf.where(kept, scores, float("-inf"))
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        """What the attention gives an item's events, whatever the answer is."""
+        read = query.history[:, -self.hyper_parameters.history_length :]
+        weights = sum_of(self._read_query(query)[1], read, items)[:, tf.newaxis]
+        return tf.repeat(weights, tf.shape(position)[1], axis=1)
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """Returns `attend`: what a request's events weigh, which explains the answer.

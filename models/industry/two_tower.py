@@ -49,6 +49,7 @@ from models.names.hyper_parameters import (
     MixedPrecision,
     Ranking,
 )
+from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forgetting):
@@ -79,6 +80,18 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forge
                 f"l2 {self.l2:g}"
             )
         return self
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width, learnt = {}, self.history_length  # a weight a place of the history
+        for entity in ("user", "item"):
+            features = sizes.of(entity)
+            width[entity] = self.embedding_dim + self.feature_dim * len(features)
+            learnt += sizes.table(entity, self.embedding_dim)
+            learnt += self.feature_dim * sum(feature.rows for feature in features)
+        # The user's tower reads the history's items too.
+        for inputs in (width["user"] + width["item"], width["item"]):
+            learnt += perceptron(inputs, self.hidden, self.embedding_dim)
+        return Parameters(learnt)
 
 
 class Tower(tf.keras.layers.Layer):

@@ -54,6 +54,7 @@ from models.inputs.schema import Field, raw_signature
 from models.inputs.token_layers import TokenEmbedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.label import WEIGHT
+from models.names.sizes import ADDED, Parameters, Sizes, dense
 
 
 class HyperParameters(Ranking, Epochs, Gradient, Xla, ArticleSettings):
@@ -78,6 +79,13 @@ class HyperParameters(Ranking, Epochs, Gradient, Xla, ArticleSettings):
     positions: int = pydantic.Field(20, ge=1)
     negatives: int = pydantic.Field(10, ge=1)
     duplicate_cosine: float | None = pydantic.Field(0.98, gt=0, le=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        width, rows = self.article_dim, min(self.vocabulary, sizes.item_words) + ADDED
+        learnt = 2 * rows * width + rows + width  # the encoder
+        learnt += dense(width + self.units, 3 * self.units) + dense(self.units, width)
+        learnt += self.units + self.positions**2
+        return Parameters(learnt, held=(sizes.catalogue + ADDED) * width)
 
 
 class YahooNews(ItemVectorModel[HyperParameters]):

@@ -45,6 +45,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import Mlp, TokenEmbedding, id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
 from models.names.label import WEIGHT
+from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
@@ -73,6 +74,16 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     negatives: int = pydantic.Field(4096, ge=1)
     history_length: int = pydantic.Field(50, ge=1)
     search_length: int = pydantic.Field(50, ge=1)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        inputs = self.embedding_dim + self.example_age
+        learnt = sizes.table("item", self.embedding_dim) + sizes.table("item", self.width)
+        for column in (*sizes.of("user"), *sizes.of("context")):
+            narrow = column.entity == "user" or column.is_single
+            width = self.feature_dim if narrow else self.embedding_dim
+            learnt, inputs = learnt + column.rows * width, inputs + width
+        layers = [self.width * 2**number for number in reversed(range(self.depth))]
+        return Parameters(learnt + perceptron(inputs, layers or [self.width]))
 
 
 class Bag(TokenEmbedding):

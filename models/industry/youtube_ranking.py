@@ -37,6 +37,7 @@ from models.inputs.token_layers import Mlp, TokenEmbedding
 from models.names.errors import ConfigError, DataError
 from models.names.features import NUMERIC
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Xla
+from models.names.sizes import ADDED, Parameters, Sizes, perceptron
 
 
 class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
@@ -63,6 +64,19 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
         yield from (("shared", name) for group in self.shared for name in group)
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        fields = {column.name: column for column in sizes.columns if column.kind != NUMERIC}
+        powers = 3 if self.powers else 1
+        inputs = powers * (len(sizes.columns) - len(fields))
+        # Fields that share a space share its values: as many as the largest of them has.
+        named = [[fields.pop(name) for name in group if name in fields] for group in self.shared]
+        learnt = 0
+        for group in (*filter(None, named), *([column] for column in fields.values())):
+            values = max(column.values for column in group)
+            width = max(1, round(self.embedding_scale * math.log(1 + values)))
+            learnt, inputs = learnt + (values + ADDED) * width, inputs + width * len(group)
+        return Parameters(learnt + perceptron(inputs, self.hidden, 1))
 
 
 class YouTubeRanking(ScoreModel[HyperParameters]):

@@ -90,6 +90,11 @@ class FieldRows:
             **{field.name: part for field, part in zip(self._multiple, others, strict=True)},
         }
 
+    def sums(self, values: tf.Tensor, inputs: Inputs) -> dict[str, tf.Tensor]:
+        """Sums [B, n] values within each field: field -> [B]."""
+        parts = self.by_field(values, inputs)
+        return {name: tf.reduce_sum(part, axis=1) for name, part in parts.items()}
+
     def fingerprints(self) -> np.ndarray:
         """[count] int64 hashes of the tokens, the same whatever the vocabulary's order."""
         digests = [hashlib.blake2b(token, digest_size=8).digest() for token in self.tokens]

@@ -8,10 +8,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.names.features import CATEGORICAL, NUMERIC
-
-ID = "id"
-"""The kind of the field that an id is."""
+from models.names.features import CATEGORICAL, ID, NUMERIC
 
 
 def read_schema(path: str) -> schema_pb2.Schema:

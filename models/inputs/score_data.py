@@ -21,12 +21,13 @@ from models.inputs.columns import first_value, read_columns, to_ragged
 from models.inputs.data import TrainingData
 from models.inputs.history import History
 from models.inputs.preprocessing import UNKNOWN, quantile_column
-from models.inputs.schema import ID, Field, present, read_schema
+from models.inputs.schema import Field, present, read_schema
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
     DOCUMENT,
     DOCUMENTS,
+    ID,
     NUMERIC,
     REVIEW,
     Feature,
@@ -296,6 +297,22 @@ class ScoreData(TrainingData):
                 )
                 inputs[self.quantiles[field.name]] = known
         return inputs
+
+    @property
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """What the inputs of a row are without a field: field -> the inputs that say it -> index.
+
+        An id is unknown, the rest is missing. The history, where the model reads one, is among the
+        fields: it is all that the user had.
+        """
+        fields = {
+            field.name: {field.name: UNKNOWN if field.kind == ID else 0} for field in self.fields
+        }
+        for name, quantile in self.quantiles.items():
+            fields[name][quantile] = 0
+        return fields | (
+            {"history": dict.fromkeys(self.history_names, 0)} if self.history_names else {}
+        )
 
     def input_signature(self) -> dict[str, tf.TensorSpec]:
         """What `Inputs` are, of any batch size and number of values."""

@@ -3,10 +3,12 @@
 It is what a user whom train has not seen gets, where the users table says something of them.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from models.inputs.data import TrainingData
-from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.preprocessing import BUCKETS, FIRST_TOKEN
 from models.names.errors import ConfigError
 from models.names.features import CATEGORICAL, NUMERIC
 
@@ -24,7 +26,21 @@ def popularity_scores(item_counts: np.ndarray) -> np.ndarray:
     return scores
 
 
-def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.ndarray]:
+class Segments(NamedTuple):
+    """Popularity in S segments, and overall, which is segment 0.
+
+    Attributes:
+        of_user: [users + 2] int32, the segment of every user index; 0 for none.
+        scores: [S + 1, N] float32.
+        names: [S + 1] bytes, such as b"user_gender = F"; b"" of no segment.
+    """
+
+    of_user: np.ndarray
+    scores: np.ndarray
+    names: list[bytes]
+
+
+def popularity(data: TrainingData, feature: str | None) -> Segments:
     """Popularity of every segment, which is one value of a user feature.
 
     Within it equal counts keep the order of popularity overall.
@@ -34,15 +50,11 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
         feature: a feature of the users with one value each; None takes the first, an empty string
             none.
 
-    Returns:
-        The segment of every user index, [users + 2] int32, 0 for none; and [segments + 1, N]
-        float32 scores, overall popularity in row 0.
-
     Raises:
         ConfigError: the data has no such feature.
     """
     overall = popularity_scores(data.item_weights)
-    nobody = np.zeros(data.users.index_count, np.int32), overall[np.newaxis]
+    nobody = Segments(np.zeros(data.users.index_count, np.int32), overall[np.newaxis], [b""])
     names = [
         each.name
         for each in data.features
@@ -55,7 +67,8 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
         )
     if feature == "" or not names:
         return nobody
-    values = np.asarray(data.users.features[feature or names[0]])
+    feature = feature or names[0]
+    values = np.asarray(data.users.features[feature])
     events, items = data.events, len(data.items)
     seen = events.item >= FIRST_TOKEN
     # Missing and unknown values are no segment, nor is one that train has no event of.
@@ -75,4 +88,13 @@ def popularity(data: TrainingData, feature: str | None) -> tuple[np.ndarray, np.
     scores = np.empty(counts.shape, np.float32)
     scores[:, by_popularity] = [popularity_scores(one[by_popularity]) for one in counts]
     scores[0] = overall
-    return segment_of, scores
+    return Segments(segment_of, scores, [b"", *_names(data, feature, present)])
+
+
+def _names(data: TrainingData, feature: str, present: np.ndarray) -> list[bytes]:
+    """What the values of a feature that are segments are called, by their indices."""
+    # A number has no vocabulary: it is in one of ten parts that are equally large in train.
+    tokens = data.users.tokens[feature] or [
+        b"part %d of %d" % (n + 1, BUCKETS) for n in range(BUCKETS)
+    ]
+    return [b"%s = %s" % (feature.encode(), tokens[value - FIRST_TOKEN]) for value in present]

@@ -44,6 +44,7 @@ from models.names.hyper_parameters import (
     Ranking,
     Xla,
 )
+from models.names.sizes import Parameters, Sizes, dense
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting):
@@ -68,9 +69,25 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, 
     l2: float = pydantic.Field(0.0, ge=0)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
 
+    def parameters(self, sizes: Sizes) -> Parameters:
+        factors, parts = self.factors, []
+        if self.variant != "mlp":
+            parts.append(sizes.table("user", factors) + sizes.table("item", factors))
+        if self.variant != "gmf":
+            tables = sizes.table("user", 2 * factors) + sizes.table("item", 2 * factors)
+            first = dense(2 * factors, 2 * factors) + dense(2 * factors, 2 * factors, bias=False)
+            parts.append(tables + first + dense(2 * factors, factors))
+        # Each half adds a vector of `factors` to what the last layer reads.
+        learnt = sum(parts) + dense(factors * len(parts), 1)
+        # The halves that are learnt first, and their optimisers.
+        halves = 3 * learnt if self.pretrain and len(parts) > 1 else 0
+        return Parameters(learnt, beside=halves)
+
 
 class NeuMF(RetrieveModel[HyperParameters]):
     """One logit for a user and an item from either half or both."""
+
+    explains = "none"
 
     def __init__(
         self, hyper_parameters: HyperParameters, data: TrainingData, variant: str | None = None

@@ -6,6 +6,9 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 
 CATEGORICAL, MULTIVALUED, TEXT, NUMERIC = "categorical", "multivalued", "text", "numeric"
 
+ID = "id"
+"""Kind of the field or the table that an id is looked up in."""
+
 LOG_SCALE = "log_scale"
 """Schema tag of a heavy-tailed count: Transform makes categories of it that are equally wide \
 on a squared logarithmic scale."""
@@ -49,7 +52,7 @@ OF_EVENT = "of_event"
 """Schema tag of a column that the event says, though its name begins as if its user or item did, \
 such as `user_agent`."""
 
-REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", *HISTORY_COLUMNS))
+REQUEST_INPUTS = frozenset(("user_id", "history", "exclude", "k", "reasons", *HISTORY_COLUMNS))
 """What a request for recommendations may hold besides context."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import pydantic
 
 from models.names.errors import ConfigError, nearest
+from models.names.sizes import Parameters, Sizes
 
 
 class HyperParameters(pydantic.BaseModel):
@@ -42,6 +43,17 @@ class HyperParameters(pydantic.BaseModel):
 
         A model that holds a matrix of items x items overrides it. The pipeline asks before the run,
         and ExampleBuilder refuses a larger catalogue as soon as it has counted the items.
+        """
+        return None
+
+    def parameters(self, sizes: Sizes) -> Parameters | None:
+        """Returns how many numbers the model is made of, on data of such sizes.
+
+        A model overrides it, so that a run that cannot fit is refused before anything heavy is
+        imported; of one that does not (None) only the data are estimated.
+
+        Args:
+            sizes: of the data.
         """
         return None
 

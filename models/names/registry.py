@@ -23,6 +23,17 @@ NEEDS = {
 }
 """What a model may need, in the words of what is required."""
 
+EXPLANATIONS = {
+    "sum": "parts of the score: they add up to it, but for biases and parts that are not told",
+    "difference": "what the score loses where the item of the history, or the field, is left out",
+    "similarity": "the cosine with an item of the history, which the score does not look at",
+    "attention": "how much of the model's attention an item of the history has",
+    "popularity": "nothing but the counts of train",
+    "none": "nothing: the score looks at no history, and the items have no vectors",
+}
+"""How a model says what carried an answer, and what the weights of the reasons then are. A \
+`retrieve` model's are of items of the history, a `score` model's of fields."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,6 +52,8 @@ class Entry:
             label otherwise.
         reads: what a request may hold besides ids and, of a `score` model, features, as the
             model's class says it: of `event_types`, `dwell`, `timestamps`, and `context`.
+        explains: how it says what carried an answer, of `EXPLANATIONS`, as the model's class has
+            it.
         needs: what it cannot be trained without, of `NEEDS`; a run that lacks it is refused before
             anything heavy is imported.
         defaults: what the other parts of a run are unless the run says otherwise, as its file
@@ -58,6 +71,7 @@ class Entry:
     baseline: bool = False
     learns: str = ""
     reads: tuple[str, ...] = ()
+    explains: str = "difference"
     needs: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -84,6 +98,7 @@ _ENTRIES = (
         paper="train counts",
         module="models.baseline.popularity",
         baseline=True,
+        explains="popularity",
     ),
     Entry(
         name="item_knn",
@@ -93,6 +108,7 @@ _ENTRIES = (
         family="baseline",
         paper="Sarwar et al., WWW 2001",
         module="models.baseline.item_knn",
+        explains="sum",
     ),
     Entry(
         name="ease",
@@ -102,6 +118,7 @@ _ENTRIES = (
         family="baseline",
         paper="Steck, WWW 2019",
         module="models.baseline.ease",
+        explains="sum",
     ),
     Entry(
         name="bpr_mf",
@@ -111,6 +128,7 @@ _ENTRIES = (
         family="baseline",
         paper="Rendle et al., UAI 2009",
         module="models.baseline.bpr_mf",
+        explains="similarity",
     ),
     Entry(
         name="ials",
@@ -120,6 +138,7 @@ _ENTRIES = (
         family="baseline",
         paper="Hu et al., ICDM 2008",
         module="models.baseline.ials",
+        explains="sum",
     ),
     Entry(
         name="v_sknn",
@@ -129,6 +148,7 @@ _ENTRIES = (
         family="baseline",
         paper="Ludewig & Jannach, UMUAI 2018",
         module="models.baseline.v_sknn",
+        explains="sum",
     ),
     Entry(
         name="autorec",
@@ -186,6 +206,7 @@ _ENTRIES = (
         paper="Zhou et al., WSDM 2018",
         module="models.industry.rib",
         reads=("event_types", "dwell"),
+        explains="attention",
     ),
     Entry(
         name="binn",
@@ -205,6 +226,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.bge",
+        explains="sum",
         needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
@@ -216,6 +238,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.ges",
+        explains="sum",
         needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
@@ -227,6 +250,7 @@ _ENTRIES = (
         family="industry",
         paper="Wang et al., KDD 2018",
         module="models.industry.eges",
+        explains="sum",
         needs=("equal_rows",),
         defaults=_WALKS_OF_AN_HOUR,
     ),
@@ -238,6 +262,7 @@ _ENTRIES = (
         family="mlp",
         paper="He et al., WWW 2017",
         module="models.mlp.neumf",
+        explains="none",
     ),
     Entry(
         name="item2vec",
@@ -247,6 +272,7 @@ _ENTRIES = (
         family="embedding",
         paper="Barkan & Koenigstein, MLSP 2016",
         module="models.embedding.item2vec",
+        explains="sum",
         needs=("equal_rows",),
     ),
     Entry(
@@ -276,6 +302,7 @@ _ENTRIES = (
         paper="Koren et al., Computer 2009",
         module="models.baseline.biased_mf",
         learns="rating",
+        explains="sum",
         needs=("ids",),
     ),
     Entry(
@@ -287,6 +314,7 @@ _ENTRIES = (
         paper="McMahan et al., KDD 2013",
         module="models.feature_interaction.lr",
         learns="click",
+        explains="sum",
     ),
     Entry(
         name="fm",
@@ -297,6 +325,7 @@ _ENTRIES = (
         paper="Rendle, ICDM 2010",
         module="models.feature_interaction.fm",
         learns="click",
+        explains="sum",
     ),
     Entry(
         name="wide_deep",
@@ -388,6 +417,7 @@ _ENTRIES = (
         paper="Grbovic & Cheng, KDD 2018",
         module="models.industry.airbnb",
         reads=("event_types",),
+        explains="sum",
         needs=("equal_rows",),
     ),
     Entry(
@@ -422,6 +452,7 @@ _ENTRIES = (
         paper="Zhang et al., SDM 2017",
         module="models.embedding.cune_mf",
         learns="rating",
+        explains="sum",
         needs=("ids", "ratings"),
     ),
     Entry(
@@ -432,6 +463,7 @@ _ENTRIES = (
         family="embedding",
         paper="Zhang et al., SDM 2017",
         module="models.embedding.cune_bpr",
+        explains="similarity",
     ),
     Entry(
         name="emcdr",
@@ -441,6 +473,7 @@ _ENTRIES = (
         family="embedding",
         paper="Man et al., IJCAI 2017",
         module="models.embedding.emcdr",
+        explains="similarity",
         needs=("two_domains",),
         defaults={"split": {"name": "cross_domain"}},
     ),

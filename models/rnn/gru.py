@@ -45,6 +45,15 @@ def uniform(inputs: int, outputs: int) -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.RandomUniform(-limit, limit)
 
 
+def parameters(units: tuple[int, ...], width: int, projected: bool = False) -> int:
+    """How many numbers are in what `layers` makes of the same arguments."""
+    total = 0
+    for number, size in enumerate(units):
+        total += 0 if number == 0 and projected else width * 3 * size
+        total, width = total + 3 * size**2 + 3 * size, size
+    return total
+
+
 def layers(
     units: tuple[int, ...], width: int, projected: bool = False
 ) -> tuple[list[tf.keras.layers.Layer], list[GRU]]:

@@ -41,6 +41,7 @@ from models.inputs.sampling import Batches, PopularitySamples
 from models.inputs.token_layers import id_embedding
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision, Ranking, Xla
+from models.names.sizes import Parameters, Sizes
 from models.rnn import gru, losses, sessions
 from models.training.optimizers import Adagrad
 
@@ -88,6 +89,21 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
         if self.lazy_adam and self.optimizer != "adam":
             raise ValueError(f"lazy_adam is for the optimizer 'adam'; received {self.optimizer!r}")
         return self
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        one_hot = self.embedding == "one_hot"
+        width = {
+            "constrained": self.units[-1],
+            "separate": self.embedding_dim,
+            "one_hot": 3 * self.units[0],
+        }[self.embedding]
+        learnt = sizes.table("item", self.units[-1]) + sizes.table("item", 1)
+        if self.embedding != "constrained":
+            learnt += sizes.table("item", width)
+        learnt += gru.parameters(self.units, width, projected=one_hot)
+        states = self.batch_size * sum(self.units)
+        slots = 1 + bool(self.momentum) if self.optimizer == "adagrad" else 2
+        return Parameters(learnt, states, slots=slots)
 
 
 class GRU4Rec(DotProductModel[HyperParameters]):

@@ -42,6 +42,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
+from models.names.sizes import Parameters, Sizes, dense
 from models.rnn import gru, sessions
 from models.training.optimizers import Adam
 
@@ -88,6 +89,18 @@ class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
                 f"after it; received {self.output!r} and augmentation {self.augmentation}"
             )
         return self
+
+    def parameters(self, sizes: Sizes) -> Parameters:
+        constrained = self.embedding == "constrained"
+        width = self.units[-1] if constrained else self.embedding_dim
+        learnt = sizes.table("item", width) + gru.parameters(self.units, width)
+        if self.output == "embedding":
+            learnt += dense(self.units[-1], width)
+        else:
+            learnt += sizes.table("item", 1)
+            learnt += 0 if constrained else sizes.table("item", self.units[-1])
+        # The teacher, with its optimiser.
+        return Parameters(learnt, beside=3 * learnt if self.privileged else 0)
 
 
 class Tan(DotProductModel[HyperParameters]):

@@ -125,6 +125,9 @@ class TrainingLoop:
             options.experimental_distribute.auto_shard_policy = (
                 tf.data.experimental.AutoShardPolicy.DATA
             )
+            # As many threads as there are cores, and nobody who looks for a better number: that
+            # thread may miss its end, and whoever drops the iterator waits for it, up to a minute.
+            options.autotune.enabled = False
             callbacks = [keeper]
             if self.log_dir:
                 callbacks.append(

@@ -18,12 +18,14 @@ SIGNATURES = (
     "recommend",
     "recommend_events",
     "recommend_rules",
+    "recommend_explained",
     "similar",
     "similar_features",
     "embed",
     "embed_events",
     "retrieve",
     "score",
+    "score_explained",
 )
 BATCH_SIZES = (1, 8)
 _K = 10

@@ -4,7 +4,7 @@ Nothing of the server is imported, and no TensorFlow.
 """
 
 from serving.client.client import Client
-from serving.client.messages import Query, Recommendations, VersionStatus
+from serving.client.messages import Query, Reasons, Recommendations, VersionStatus
 from serving.wire.errors import ServingError
 
-__all__ = ["Client", "Query", "Recommendations", "ServingError", "VersionStatus"]
+__all__ = ["Client", "Query", "Reasons", "Recommendations", "ServingError", "VersionStatus"]

@@ -17,6 +17,7 @@ from serving.client.messages import (
     Inputs,
     Outputs,
     Query,
+    Reasons,
     Recommendations,
     VersionStatus,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["AsyncClient", "Query", "Recommendations", "ServingError", "VersionStatus"]
+__all__ = ["AsyncClient", "Query", "Reasons", "Recommendations", "ServingError", "VersionStatus"]
 
 
 class AsyncClient:

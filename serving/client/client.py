@@ -113,8 +113,8 @@ class Client:
             exclude: items not to return.
             k: how many items, at least 1; fewer come where the catalogue has no more.
             more: `event_types`, `dwell`, `timestamps` and `context` of `Query`, for models that
-                read them; and rules, `allow`, `where`, `boost`, `pin`, `exclude_recent`,
-                `diversity` and `min_score`.
+                read them; rules, `allow`, `where`, `boost`, `pin`, `exclude_recent`, `diversity`
+                and `min_score`; and `explain`, how many reasons each item is answered with.
 
         Raises:
             ServingError: with the server's code and message.

@@ -24,6 +24,9 @@ Document = dict[str, Any]
 Answer = tuple[Outputs, Union[int, None]]
 NAMELESS = ""
 EVENTS, RULES, SIMILAR = "recommend_events", "recommend_rules", "similar"
+EXPLAINED = "recommend_explained"
+# How many reasons an item has where a query says no number.
+_REASONS = 3
 NOTHING: Mapping[str, Document] = types.MappingProxyType({})
 # What stands beside the items of a history.
 _BESIDE = ("event_types", "dwell", "timestamps")
@@ -32,7 +35,29 @@ _RULE_LISTS = ("allow", "where", "boost", "pin")
 _NO_RULE: Mapping[str, Any] = types.MappingProxyType(
     {"exclude_recent": 0, "diversity": "", "min_score": math.nan}
 )
-RULE_NAMES = {*_RULE_LISTS, *_NO_RULE}
+RULE_NAMES = {*_RULE_LISTS, *_NO_RULE, "reasons"}
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What carried an item.
+
+    Attributes:
+        basis: what the weights are, and of what. Of items of the user's history: "sum", parts of
+            the score; "difference", what the score loses without the item; "similarity", the cosine
+            with it; or "attention". "segment": the item is popular in the user's segment, which is
+            the one reason; "popularity": among all. "pin": the request has put it there. "none":
+            the model does not say.
+        parts: pairs of a reason, an item of the history or a segment, and its weight, above 0; the
+            heaviest first.
+        fields: of a two-stage model, pairs of a field that its ranker reads and how much it moved
+            the ranker's score, up or down, on the scale of log-odds or ratings; what moved it most
+            first.
+    """
+
+    basis: str
+    parts: tuple[tuple[str, float], ...] = ()
+    fields: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,7 @@ class Recommendations:
         model_version: the version that answered; REST does not tell it.
         sources: of a two-stage model, what recalled each item; else empty.
         fewer: of a request with rules that is answered with fewer than k items, why.
+        reasons: where the query asks for them, of each item; else empty.
     """
 
     items: list[tuple[str, float]]
@@ -54,6 +80,7 @@ class Recommendations:
     model_version: int | None = None
     sources: tuple[str, ...] = ()
     fewer: str = ""
+    reasons: tuple[Reasons, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +106,7 @@ class Query:
         exclude_recent: how many of the newest items of the history are not returned.
         diversity: "genres <= 2", at most so many items a value, or "mmr 0.7".
         min_score: the least score, after boosts.
+        explain: how many reasons each item is answered with, what carried it; True for three.
     """
 
     user_id: Id
@@ -95,6 +123,7 @@ class Query:
     exclude_recent: int = 0
     diversity: str = ""
     min_score: float = math.nan
+    explain: Union[bool, int] = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +141,9 @@ class LongIntegers(list[Any]):
 
 
 def asked_signature(queries: Sequence[Query]) -> str:
-    """The signature that the queries need: for ids alone, for more than ids, or with rules."""
+    """The signature that the queries need: of ids alone, of more, with rules, or with reasons."""
+    if any(query.explain for query in queries):
+        return EXPLAINED
     if any(_has_rules(query) for query in queries):
         return RULES
     more = any(query.context or any(getattr(query, name) for name in _BESIDE) for query in queries)
@@ -177,12 +208,12 @@ def inputs_beside(metadata: Document, queries: Sequence[Query]) -> Document:
 
     Raises:
         ServingError: INVALID_ARGUMENT: a query tells what the model does not read, or asks for
-            rules of one that has none.
+            rules or reasons of one that has none.
     """
     name = asked_signature(queries)
     signature = metadata["metadata"]["signature_def"]["signature_def"].get(name)
-    if signature is None and name == RULES:
-        raise ServingError(Code.INVALID_ARGUMENT, f"the model has no signature {RULES!r}")
+    if signature is None and name in (RULES, EXPLAINED):
+        raise ServingError(Code.INVALID_ARGUMENT, f"the model has no signature {name!r}")
     read = {} if signature is None else signature["inputs"]
     for query in queries:
         for name in (*(each for each in _BESIDE if getattr(query, each)), *query.context):
@@ -198,7 +229,7 @@ def inputs_beside(metadata: Document, queries: Sequence[Query]) -> Document:
 def recommend_inputs(
     queries: Sequence[Query], k: int, beside: Mapping[str, Document] = NOTHING
 ) -> dict[str, list[Any]]:
-    """The inputs of the signature `recommend`, `recommend_events` or `recommend_rules`.
+    """The inputs of `recommend`, `recommend_events`, `recommend_rules` or `recommend_explained`.
 
     Lists are padded with "" to the longest, rounded up to a power of two: few widths, so that
     requests of several clients fit into one batch, and the model sees few shapes.
@@ -206,7 +237,7 @@ def recommend_inputs(
     Args:
         queries: one a row.
         k: the number of items wanted for each.
-        beside: what `inputs_beside` returned, for the other two.
+        beside: what `inputs_beside` returned, for all but the first.
 
     Raises:
         ServingError: INVALID_ARGUMENT: a list has not as many values as the history has items.
@@ -221,6 +252,11 @@ def recommend_inputs(
     for name, tensor in beside.items():
         if name in _RULE_LISTS:
             inputs[name] = _padded([list(getattr(query, name)) for query in queries])
+            continue
+        if name == "reasons":
+            inputs[name] = [
+                _REASONS if query.explain is True else int(query.explain) for query in queries
+            ]
             continue
         if name in _NO_RULE:
             inputs[name] = [getattr(query, name) for query in queries]
@@ -277,6 +313,32 @@ def similar_inputs(
     }
 
 
+def feature_inputs(
+    rows: Sequence[Mapping[str, Any]], inputs: Mapping[str, Document]
+) -> dict[str, list[Any]]:
+    """The inputs of a signature of raw features; what a row does not have is missing.
+
+    Args:
+        rows: a feature -> its value, or a list of them.
+        inputs: of the signature, name -> what the metadata say of it.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, tensor in inputs.items():
+        values = [row.get(name) for row in rows]
+        if tensor["dtype"] != "DT_STRING":
+            found[name] = [
+                math.nan if value is None or isinstance(value, str) else float(value)
+                for value in values
+            ]
+        elif len(tensor["tensor_shape"]["dim"]) == 1:
+            found[name] = ["" if value is None else value for value in values]
+        else:
+            lists = [value if isinstance(value, list) else [] for value in values]
+            width = max(1, *map(len, lists))
+            found[name] = [each + [""] * (width - len(each)) for each in lists]
+    return found
+
+
 def _padded(rows: list[list[Id]]) -> list[list[Id]]:
     longest = max(map(len, rows), default=1)
     width = 1 << max(longest - 1, 0).bit_length()
@@ -287,6 +349,7 @@ def recommendations(outputs: Outputs, version: int | None) -> list[Recommendatio
     """The outputs of `recommend` as one answer a row, without padding."""
     sources = outputs.get("source") or [()] * len(outputs["strategy"])
     fewer = outputs.get("fewer") or [""] * len(outputs["strategy"])
+    reasons = _reasons(outputs) if "reason" in outputs else [()] * len(outputs["strategy"])
     return [
         Recommendations(
             [pair for pair in zip(items, scores, strict=True) if pair[0] != ""],
@@ -294,11 +357,37 @@ def recommendations(outputs: Outputs, version: int | None) -> list[Recommendatio
             version,
             tuple(source for source in row if source != ""),
             why,
+            carried,
         )
-        for items, scores, strategy, row, why in zip(
-            outputs["item_id"], outputs["score"], outputs["strategy"], sources, fewer, strict=True
+        for items, scores, strategy, row, why, carried in zip(
+            outputs["item_id"],
+            outputs["score"],
+            outputs["strategy"],
+            sources,
+            fewer,
+            reasons,
+            strict=True,
         )
     ]
+
+
+def _reasons(outputs: Outputs) -> list[tuple[Reasons, ...]]:
+    """Those of every row's items."""
+    nothing = [[()] * len(row) for row in outputs["basis"]]
+    names = ("reason", "weight", "field", "field_weight")
+    of_rows = zip(outputs["basis"], *(outputs.get(name, nothing) for name in names), strict=True)
+    return [
+        tuple(
+            Reasons(basis, _pairs(reason, weight), _pairs(field_, moved))
+            for basis, reason, weight, field_, moved in zip(*row, strict=True)
+            if basis != ""
+        )
+        for row in of_rows
+    ]
+
+
+def _pairs(names: Sequence[str], weights: Sequence[float]) -> tuple[tuple[str, float], ...]:
+    return tuple(pair for pair in zip(names, weights, strict=True) if pair[0] != "")
 
 
 # --- REST

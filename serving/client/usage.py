@@ -70,10 +70,12 @@ def _usage(name: str, signature: messages.Document, address: str, model: str) ->
     if set(inputs) == messages.IDS:
         values = messages.recommend_inputs([messages.Query("1", ["2", "3"], ["4"])], 10)
         call = 'client.recommend("1", history=["2", "3"], exclude=["4"], k=10)'
-    elif name in (messages.EVENTS, messages.RULES):
+    elif name in (messages.EVENTS, messages.RULES, messages.EXPLAINED):
         more = _more(inputs)
         if name == messages.RULES:
             more["pin"], more["exclude_recent"] = ["5"], 3
+        elif name == messages.EXPLAINED:
+            more["explain"] = 3
         query = messages.Query("1", ["2", "3"], ["4"], **more)
         beside = {key: tensor for key, tensor in inputs.items() if key not in messages.IDS}
         values = messages.recommend_inputs([query], 10, beside)

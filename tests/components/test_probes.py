@@ -48,7 +48,7 @@ def test_the_rows_have_the_form_that_the_signature_wants(untrained):
     }
     rows = probes.sample_rows(str(data.folder / "examples"), signature, 5)
     assert rows["user_id"][5:] == ["nobody ☃", ""] and rows["user_id"][0].startswith(b"user ")
-    assert rows["user_age"].dtype == np.float32 and np.isnan(rows["user_age"][5:]).all()
+    assert {*map(type, rows["user_age"])} == {float} and np.isnan(rows["user_age"][5:]).all()
     assert len({len(genres) for genres in rows["item_genres"]}) == 1 and rows["item_genres"][6] == [
         ""
     ] * len(rows["item_genres"][0])

@@ -14,12 +14,15 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.gpu import Measuring
+from models.contract import explain
 from models.contract.query import Query
 from models.contract.retrieve_task import Evaluation
 from models.contract.retriever import Retriever
 from models.names import registry
+from models.names.features import DOCUMENT, TEXT
 from models.names.hyper_parameters import Epochs, Gradient
 from models.names.label import WEIGHT
+from models.names.sizes import Column, Sizes
 from models.training import warm_start
 from models.training.loop import TrainingLoop
 from models.training.trainer import resolve
@@ -135,6 +138,59 @@ def assert_steps_alike(name, data, hyper_parameters, setting):
         np.testing.assert_allclose(other[stage], plain, rtol=rtol, err_msg=stage)
 
 
+def sizes_of(model, data):
+    """What `HyperParameters.parameters` is told of the data that a model was made of."""
+    kinds = {feature.name: feature.kind for feature in data.features}
+    fields = getattr(data, "fields", data.context)
+    columns = [
+        Column(field.name, field.entity, field.kind, len(field.tokens))
+        for field in fields
+        if field.kind != DOCUMENT
+    ]
+    if not hasattr(data, "fields"):
+        columns += [
+            Column(name, entity, kinds[name], rows - 2)
+            for entity, entities in (("user", data.users), ("item", data.items))
+            for name, rows in entities.vocabulary_sizes.items()
+        ]
+    texts = [name for name in data.items.features if kinds[name] == TEXT]
+    other = getattr(model, "source", None)
+    return Sizes(
+        users=data.users.train_count,
+        items=data.items.train_count,
+        catalogue=len(data.items),
+        events=len(data.events),
+        sequences=len(data.events.sequences()[1]) - 1,
+        columns=tuple(columns),
+        item_words=len({word for name in texts for word in data.items.tokens[name]}),
+        review_words=max([len(field.tokens) for field in fields if field.kind == DOCUMENT] or [0]),
+        event_types=len(data.event_types),
+        source_users=other.users.input_dim - 2 if other else 0,
+        source_items=other.items.input_dim - 2 if other else 0,
+    )
+
+
+def assert_as_large_as_said(model, data):
+    """The numbers in a model's variables are those that its settings say before it is made."""
+    told = model.hyper_parameters.parameters(sizes_of(model, data))
+    of_metrics = {
+        id(variable)
+        for part in model.submodules
+        if isinstance(part, tf.keras.metrics.Metric)
+        for variable in part.variables
+    }
+    variables = {id(variable): variable for variable in model.variables}
+    numbers = sum(
+        int(tf.size(variable)) * variable.dtype.size // 4
+        for key, variable in variables.items()
+        if key not in of_metrics
+    )
+    # How many words, or combinations of features, there are is told as an upper bound.
+    assert numbers <= told.learnt + told.held <= 1.2 * numbers, told
+    if not isinstance(model.hyper_parameters, Gradient):
+        assert told.learnt == 0
+
+
 class RetrieveContract:
     """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
 
@@ -209,6 +265,9 @@ class RetrieveContract:
         query = Query(tf.constant([2, 3], tf.int64), tf.constant([True, True]), history)
         before, after = (each.score_items(query, each.catalogue()) for each in (model, again))
         assert np.abs(after - before).max() > 1e-4
+
+    def test_is_as_large_as_its_settings_say(self, trained):
+        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured
@@ -314,6 +373,46 @@ class RetrieveContract:
         answer = trained.signatures["recommend_examples"](examples=tf.constant(rows))
         expected = self.ask(trained, ["user 0", "user 1"], exclude=[[], ["item 1 é世"]], k=10)
         np.testing.assert_array_equal(answer["item_id"], expected["item_id"])
+
+    def test_says_what_carried_an_answer(self, trained):
+        """Items of who asks, the heaviest first; parts of a sum add up to the score."""
+        data, model = trained.data, trained.model
+        users, histories = ["user 0", "nobody", ""], [[], ["item 3 é世", "item 4 é世"], []]
+        answer = self.ask(trained, users, histories)
+        why = trained.retriever.explain(
+            user_id=tf.constant(users),
+            history=strings(histories),
+            item_id=tf.constant(answer["item_id"]),
+            reasons=tf.constant([9, 1, 3]),
+        )
+        reason, weight, basis = (why[name].numpy() for name in ("reason", "weight", "basis"))
+        assert np.isfinite(weight).all() and ((weight > 0) == (reason != b"")).all()
+        assert (np.diff(weight, axis=2) <= 0).all()
+        assert ((reason[1] != b"").sum(axis=1) <= 1).all()
+        user = int(data.user_table.lookup(tf.constant("user 0")))
+        history = tf.gather(data.user_history, [user])
+        stored = set(data.items.ids[history[0].numpy() - 2])
+        asked = {item.encode() for item in histories[1]}
+        assert {*reason[0].ravel()} <= stored | {b""} and {*reason[1].ravel()} <= asked | {b""}
+        assert not reason[2].any()
+        for row, strategy in enumerate(answer["strategy"]):
+            assert set(basis[row]) == {
+                model.explains.encode() if strategy in (b"model", b"fold-in") else b"popularity"
+            }
+        carries = model.explains not in ("none", "popularity")
+        assert (reason[0] != b"").any() == carries
+        if not carries:
+            return
+        query = Query(tf.constant([user], tf.int64), tf.constant([True]), history)
+        position = data.item_table.lookup(tf.constant(answer["item_id"][:1])) - 2
+        parts = model.contributions(
+            query, explain.newest_items(history), tf.cast(position, tf.int32), model.catalogue()
+        ).numpy()[0]
+        # A user of the toy has nine items; those that speak against an answer did not carry it.
+        told = -np.sort(-np.maximum(parts, 0), axis=1)
+        np.testing.assert_allclose(weight[0], told, rtol=1e-3, atol=1e-5)
+        if model.explains == "sum":
+            np.testing.assert_allclose(parts.sum(axis=1), answer["score"][0], rtol=1e-4, atol=1e-5)
 
     def test_strategy_of_a_known_user_is_the_model(self, trained):
         assert self.ask(trained, ["user 0"])["strategy"].tolist() == [b"model"]

@@ -15,6 +15,7 @@ from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models.contract import (
+    assert_as_large_as_said,
     assert_empty_places_change_nothing,
     assert_steps_alike,
     assert_takes_every_weight,
@@ -104,6 +105,9 @@ class ScoreContract:
 
     def score_examples(self, trained, examples):
         return trained.signatures["score_examples"](examples=tf.constant(examples, tf.string))
+
+    def test_is_as_large_as_its_settings_say(self, trained):
+        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured
@@ -209,6 +213,41 @@ class ScoreContract:
         )
         assert rank["known"].numpy().tolist() == [False, False]
         assert set(score["strategy"].numpy()) == {b"cold"}
+
+    def test_says_what_carried_a_score(self, trained):
+        """Fields, those that moved it most first; parts of a sum leave the same of every row."""
+        model, rows = trained.model, trained.test[:8]
+        inputs, _, _ = trained.data.parse(tf.constant(rows, tf.string))
+        why = trained.signatures["score_explained"](**raw_columns(trained.data, rows))
+        np.testing.assert_allclose(
+            why["score"], self.score_examples(trained, rows)["score"], rtol=1e-4, atol=1e-5
+        )
+        reason, weight = why["reason"].numpy(), why["weight"].numpy()
+        assert set(why["basis"].numpy()) == {model.explains.encode()}
+        assert all(set(row) == {name.encode() for name in trained.data.left_out} for row in reason)
+        assert np.isfinite(weight).all() and (np.diff(abs(weight), axis=1) <= 0).all()
+        score = model.score_rows(inputs).numpy()
+        if model.explains == "sum":
+            assert np.ptp(score - weight.sum(axis=1)) < 1e-4
+        else:
+            unknown = tf.ones_like(inputs["user_id"])
+            without = model.score_rows({**inputs, "user_id": unknown}).numpy()
+            of_user = weight[reason == b"user_id"]
+            np.testing.assert_allclose(of_user, score - without, rtol=1e-3, atol=1e-4)
+        keys = tf.io.parse_example(
+            tf.constant(rows, tf.string),
+            {name: tf.io.FixedLenFeature([], tf.string) for name in ("user_id", "item_id")},
+        )
+        told = trained.signatures["explain"].structured_input_signature[1]
+        if set(told) != set(keys):
+            return  # a row's history is not in the tables
+        pairs = trained.signatures["explain"](
+            user_id=keys["user_id"], item_id=tf.stack([keys["item_id"], tf.fill([8], "")], axis=1)
+        )
+        assert (pairs["reason"][:, 1] == b"").numpy().all()
+        for row in range(8):
+            of = dict(zip(pairs["reason"][row, 0].numpy(), pairs["weight"][row, 0].numpy()))
+            np.testing.assert_allclose([of[name] for name in reason[row]], weight[row], atol=1e-4)
 
     def test_ratings_of_a_stranger_are_folded_in(self, trained):
         if not trained.model.folds_in:

@@ -56,6 +56,12 @@ def test_the_registry_says_what_a_request_may_hold(name):
     assert registry.get(name).reads == (*model.reads_history, *context)
 
 
+@pytest.mark.parametrize("name", registry.MODELS)
+def test_the_registry_says_how_a_model_explains(name):
+    explains = registry.get(name).explains
+    assert explains == registry.load(name).Model.explains and explains in registry.EXPLANATIONS
+
+
 def test_one_model_stands_for_every_kind():
     assert first_of_each({"a": 1, "b": 2, "c": 1, "d": 3}) == {"a", "b", "d"}
     kinds = [kind_of(name) for name in stand_for_their_kind()]

@@ -43,6 +43,22 @@ class TestRIB(RetrieveContract):
         np.testing.assert_array_equal(found[1:, 1:], 0)
         alone = weights([["item 3 é世", "item 20 é世"]], [[5.0, 0.0]])
         np.testing.assert_allclose(alone[0], found[0, [0, 2]], rtol=1e-5)
+        # It is what carried any answer: of an item, what its events have together.
+        rows = [["item 3 é世", "item 20 é世", "item 3 é世"]]
+        found = weights(rows, [[5.0, 0.0, 1.0]])[0]
+        why = trained.retriever.explain(
+            user_id=tf.constant(["nobody"]),
+            history=tf.constant(rows),
+            item_id=tf.constant([["item 1 é世", "item 9 é世"]]),
+            reasons=tf.constant([2]),
+            event_types=tf.fill([1, 3], "view"),
+            dwell=tf.constant([[5.0, 0.0, 1.0]]),
+        )
+        both = dict(zip(why["reason"][0, 0].numpy(), why["weight"][0, 0].numpy(), strict=True))
+        expected = {"item 3 é世": found[0] + found[2], "item 20 é世": found[1]}
+        for item, weight in expected.items():
+            np.testing.assert_allclose(both[item.encode()], weight, rtol=1e-5)
+        np.testing.assert_array_equal(why["weight"][0, 1], why["weight"][0, 0])
 
     def test_only_the_latest_events_are_read(self, trained):
         length = trained.model.hyper_parameters.history_length

@@ -24,7 +24,9 @@ def data(values, events):
             Feature("item_genre", "item", CATEGORICAL),
         ),
         users=SimpleNamespace(
-            features={"user_country": np.array([0, 0, *values])}, index_count=2 + len(values)
+            features={"user_country": np.array([0, 0, *values])},
+            tokens={"user_country": [b"jp", b"fr"]},
+            index_count=2 + len(values),
         ),
         items=range(4),
         item_weights=np.bincount(item[item >= 2] - 2, minlength=4),
@@ -37,7 +39,8 @@ LOG = data([2, 2, 3, 3, 2, 1], [(2, 2), (2, 3), (3, 3), (4, 2), (4, 4), (5, 4), 
 
 
 def test_each_segment_counts_its_own_events():
-    segment_of, scores = segments.popularity(LOG, None)
+    segment_of, scores, names = segments.popularity(LOG, None)
+    assert names == [b"", b"user_country = jp", b"user_country = fr"]
     assert segment_of.tolist() == [0, 0, 1, 1, 2, 2, 1, 0]
     # Overall items 2, 3, 4, 5 have 3, 2, 2 and 0 events; country 2 has 1, 2, 0, 0 of them, country
     # 3 has 2, 0, 2, 0.
@@ -65,7 +68,7 @@ def test_segments_can_be_switched_off_or_named():
         segments.popularity(LOG, ""),
         segments.popularity(data([1, 1], [(2, 2), (3, 3)]), None),
     ):
-        assert not found[0].any() and len(found[1]) == 1
+        assert not found.of_user.any() and len(found.scores) == 1 and found.names == [b""]
     assert segments.popularity(LOG, "user_country")[1].shape == (3, 4)
     with pytest.raises(ConfigError, match=r"one value each \(user_country\); received 'user_tags'"):
         segments.popularity(LOG, "user_tags")

@@ -383,6 +383,7 @@ def compare_replicas(folders):
         np.testing.assert_allclose(one_loss, two_loss, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_two_logical_devices_step_as_one(toy_data):
     """Means, a sum, penalties, and a batch that leaves one of the two without a row."""
     folders = [

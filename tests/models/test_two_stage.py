@@ -67,7 +67,7 @@ def ask(signatures, users, k, history=None, exclude=None):
     return {name: value.numpy() for name, value in answer.items()}
 
 
-def ask_rules(signatures, users, k, **rules):
+def ask_rules(signatures, users, k, name="recommend_rules", beside=None, **rules):
     nothing = tf.zeros([len(users), 0], tf.string)
     inputs = {name: nothing for name in ("history", "exclude", "allow", "where", "boost", "pin")}
     inputs |= {
@@ -76,8 +76,8 @@ def ask_rules(signatures, users, k, **rules):
         "min_score": tf.fill([len(users)], float("nan")),
     }
     lists = {name: tf.constant([value] * len(users)) for name, value in rules.items()}
-    answer = signatures["recommend_rules"](
-        user_id=tf.constant(users), k=tf.constant(k), **{**inputs, **lists}
+    answer = signatures[name](
+        user_id=tf.constant(users), k=tf.constant(k), **{**inputs, **lists, **(beside or {})}
     )
     return {name: value.numpy() for name, value in answer.items()}
 
@@ -105,6 +105,32 @@ def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, stages)
         assert none["fewer"][1].startswith(b"1 answered: allow and where take 1 of 60 items")
     with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)yaer.*nearest is.*year"):
         ask_rules(bundled, users, 5, where=["yaer > 1990"])
+
+
+def test_both_stages_say_what_carried_an_item(bundled, stages):
+    """The recall its parts of the history, the ranker its fields; neither for a stranger."""
+    recall, rank = (tf.saved_model.load(folder).signatures for folder in stages[:2])
+    data, users = stages[2], [stages[2].users.ids[0], b"nobody knows"]
+    pin = ask(bundled, users, 5)["item_id"][0, 4]
+    why = ask_rules(
+        bundled, users, 4, "recommend_explained", {"reasons": tf.constant([9, 9])}, pin=[pin]
+    )
+    ruled = ask_rules(bundled, users, 4, pin=[pin])
+    for name, value in ruled.items():
+        np.testing.assert_array_equal(why[name], value, name)
+    assert why["basis"].tolist() == [[b"pin"] + [b"sum"] * 3, [b"pin"] + [b"popularity"] * 3]
+    assert not why["weight"][:, 0].any() and not why["weight"][1].any()
+    # All nine of the toy's items: the recall's scores.
+    scores = ask_rules(recall, users[:1], 60)
+    of = dict(zip(scores["item_id"][0], scores["score"][0], strict=True))
+    for item, weights in zip(why["item_id"][0, 1:], why["weight"][0, 1:], strict=True):
+        np.testing.assert_allclose(weights.sum(), of[item], rtol=1e-4)
+    fields = rank["explain"](user_id=tf.constant(users), item_id=tf.constant(why["item_id"]))
+    np.testing.assert_array_equal(why["field"][0], fields["reason"][0])
+    np.testing.assert_allclose(why["field_weight"][0], fields["weight"][0], rtol=1e-5)
+    assert (why["field"][0] != b"").all() and (why["field"][1] == b"").all()
+    history = {data.items.ids[index - 2] for index in data.user_history[2].numpy()}
+    assert {*why["reason"].ravel()} - {b""} <= history
 
 
 def test_the_ranker_orders_what_the_recall_found(bundled, stages):

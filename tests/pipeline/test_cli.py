@@ -9,7 +9,9 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from pipeline import because
 from pipeline.cli import main
+from serving.client import Reasons
 from tests.conftest import ROOT, recsys
 
 
@@ -38,9 +40,34 @@ def test_every_command_has_help_with_an_example(name):
     assert answer.exit_code == 0 and "Example: recsys " in answer.output
 
 
-def test_models_and_datasets_are_listed():
+def test_models_are_listed():
     answer = CliRunner().invoke(main, ["models"])
     assert answer.exit_code == 0 and "two_tower" in answer.output and "WWW 2017" in answer.output
+    assert "similarity" in answer.output and "explains by" in answer.output
+
+
+def test_why_an_item_is_answered_is_one_line():
+    titles = {"1": "One"}
+    said = {
+        Reasons("sum", (("1", 0.51234), ("2", 12.0), ("3", 1e-5), ("4", 0.1))): (
+            "One (0.51), 2 (12), 3 (1.0e-05)"
+        ),
+        Reasons("difference"): "no one item",
+        Reasons("sum", (("1", 1.0),), (("genre", -0.5), ("age", 0.25))): (
+            "One (1.0); genre -0.50, age +0.25"
+        ),
+        Reasons("segment", (("user_gender = F", 1.0),)): "popular where user_gender = F",
+        Reasons("popularity"): "popular",
+        Reasons("pin"): "pinned",
+        Reasons("none"): "not said",
+    }
+    for reasons, line in said.items():
+        assert because.line(reasons, titles) == line
+    assert because.meaning(["pin", "pin"]) == "none"
+    assert because.meaning(["attention", "pin"]).startswith("how much of the")
+
+
+def test_datasets_are_listed():
     answer = CliRunner().invoke(main, ["datasets"])
     assert answer.exit_code == 0 and "movielens-100k" in answer.output
 

@@ -180,6 +180,7 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
         "serving_default",
         "recommend",
         "recommend_rules",
+        "recommend_explained",
         "similar",
         "similar_features",
         "embed",
@@ -201,6 +202,7 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
                 "u0",
                 "-k",
                 "5",
+                "--explain",
                 "--address",
                 address,
                 *flags,
@@ -215,6 +217,9 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
                 if line.count("│") > 3
             }
             assert shown and not shown & set(excluded)
+            # The two-tower's difference, of films that the user had.
+            assert re.search(r"Film \d+ \(0\.\d+\)", asked.stdout), asked.stdout
+            assert "weights: what the score loses where" in asked.stdout
             stranger = recsys(
                 "recommend",
                 "--user",

@@ -113,6 +113,7 @@ def in_process(toy_source, tmp_path_factory) -> lineage.RunRecord:
     return lineage.load_run(output)
 
 
+@pytest.mark.thorough
 def test_a_run_whose_worker_is_killed_ends_and_the_next_goes_on_to_the_same_outputs(
     engine, in_process, toy_source, tmp_path
 ):

@@ -69,8 +69,9 @@ ITEMS = "item_id,price\n" + "".join(f"i{one},{one}.5\n" for one in range(10))
         ("popularity", CLICKS, ["data.columns.types.item_color=number"], "item_color"),
         ("ease", CLICKS, ["max_items=9"], "the catalogue has 10 items"),
         ("popularity", "user,item\na,b\n", [], "the column 'user_id' of the table events"),
+        ("bpr_mf", CLICKS, ["factors=100000000", "room.memory=8Gi"], "want about 45.85 GiB"),
     ],
-    ids=["name", "near", "value", "column", "label", "type", "size", "header"],
+    ids=["name", "near", "value", "column", "label", "type", "size", "header", "room"],
 )
 def test_a_fault_is_said_before_anything_heavy_is_imported(
     tmp_path, model, events, settings, message

@@ -313,6 +313,39 @@ def model(tmp_path_factory) -> Path:
                 "strategy": tf.where(user_id == ARABIC, "fallback", "model"),
             }
 
+        @tf.function(
+            input_signature=[
+                *recommend.input_signature,
+                tf.TensorSpec([None], tf.int32, name="reasons"),
+            ]
+        )
+        def recommend_explained(self, user_id, history, exclude, k, reasons):
+            """SCRIPT carries everything; who is answered by a fallback is told the segment."""
+            answer = self.recommend(user_id, history, exclude, k)
+            by_model, shape = answer["strategy"] == "model", tf.shape(answer["item_id"])
+            told = {
+                "reason": tf.where(by_model, SCRIPT, "user_job = none"),
+                "basis": tf.where(by_model, "difference", "segment"),
+                "weight": tf.where(by_model, 0.0312, 1.0),
+            }
+            told = {
+                name: tf.broadcast_to(value[:, tf.newaxis], shape) for name, value in told.items()
+            }
+            return answer | {
+                name: value if name == "basis" else value[..., tf.newaxis]
+                for name, value in told.items()
+            }
+
+        @tf.function(input_signature=[strings])
+        def score_explained(self, user_id):
+            count = tf.shape(user_id)[0]
+            return {
+                "score": tf.fill([count], 0.25),
+                "reason": tf.fill([count, 1], "user_id"),
+                "weight": tf.fill([count, 1], -0.5),
+                "basis": tf.fill([count], "sum"),
+            }
+
         @tf.function(input_signature=[strings])
         def evaluate(self, examples):
             target = tf.io.parse_example(
@@ -324,8 +357,9 @@ def model(tmp_path_factory) -> Path:
             return {**hits, **{f"mrr_{k}": hits[f"hr_{k}"] / rank for k in (2, 3)}}
 
     folder, module = tmp_path_factory.mktemp("model"), Ordered()
+    names = ("recommend", "recommend_explained", "score_explained", "evaluate")
     tf.saved_model.save(
-        module, str(folder), signatures={"recommend": module.recommend, "evaluate": module.evaluate}
+        module, str(folder), signatures={name: getattr(module, name) for name in names}
     )
     return folder
 
@@ -579,6 +613,16 @@ def test_users_stand_beside_their_recommendations(tmp_path, model):
     first = text[text.index("User a") :]
     assert first.index("Two") < first.index("A & <B>")
     assert "Last of 3 items" in first
+    # What carried an item, by its title; and of whom a fallback answers, the segment.
+    assert text.count("why: Two (0.031)") == 10 and "what the score loses where" in text
+    assert text.count("why: popular where user_job = none") == 5
+
+
+def test_rows_of_a_model_that_scores_stand_beside_their_fields(tmp_path, model):
+    run = Run(tmp_path).build(QUERIES, task="score").train(EPOCHS, model=model)
+    text = run.page().text["users"]
+    assert "These are 3 test rows, drawn at random from 3" in text and "parts of the score" in text
+    assert text.count("0.2500 user_id -0.50") == 3 and SCRIPT in text
 
 
 def test_ids_of_any_kind_are_text(tmp_path, model):

@@ -139,6 +139,7 @@ def test_what_a_model_reads_is_asked_once_and_again_where_it_is_refused(target, 
         ("told", {"context": {"weather": "wet"}}, "'weather'; it reads .*device, .*hour"),
         ("told", {"context": {"k": 3}}, "does not read 'k'"),
         ("recommender", {"dwell": [1.0]}, "'dwell'; it reads nothing but ids"),
+        ("told", {"explain": True}, "the model has no signature 'recommend_explained'"),
         ("told", {"dwell": [1.0, 2.0]}, "dwell: required: 1 values.* received 2"),
     ],
 )

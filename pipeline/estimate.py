@@ -1,0 +1,422 @@
+"""What a run will want of a machine, and whether this one has it: said before anything starts.
+
+Rows and different ids come from the files (`components.read.counts`), the numbers that the model is
+made of from its own file (`HyperParameters.parameters`). What the rest takes was measured, and
+stands in benchmarks/README.md:
+
+    memory   the process with what it has imported, before and while it trains and evaluates, and
+             the graphs of wide rows ("Shapes"); an event that is held for training ("Scale")
+    disk     an event and its values in all artifacts, and in an export ("What a run costs ...")
+
+A weight is in memory as often as the loop holds it: itself, what the optimiser keeps beside it, the
+average, the best average and a gradient. All this is right within a third or so, so a run that is
+refused for it can be let run all the same: `room.refuse: false`.
+"""
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.build.config import Positives
+from components.read import counts
+from components.read.counts import Counted
+from components.read.sources import Source
+from components.tables.names import REQUIRED
+from components.tables.schemas import origins, read_schemas, schema_folder, train_schema
+from models.names import features, memory, registry
+from models.names.errors import ConfigError
+from models.names.features import EVENT_TYPE, ID, NUMERIC, REVIEW, TEXT, Feature
+from models.names.hyper_parameters import HyperParameters
+from models.names.sizes import Column, Parameters, Sizes
+from pipeline.cluster import gigabytes
+from pipeline.config import RunConfig
+
+GIB = 1 << 30
+BEFORE, TRAINING, EVALUATING = 1.2 * GIB, 1.15 * GIB, 1.45 * GIB
+"""Bytes of memory of the process until it trains, when it does, and when it evaluates."""
+A_COLUMN, FREE_COLUMNS = 26 << 20, 10
+"""Bytes of memory for the graphs of each column beyond so many."""
+AN_EVENT, A_VALUE = 232, 8
+"""Bytes of memory for an event of train, and for every column of a `score` model's rows."""
+EVENT_ON_DISK, VALUE_ON_DISK, ENTITY_ON_DISK, EXPORTED = 40, 6, 100, 30
+"""Bytes on disk for an event, for each column of its user, its item and itself, for a user or an \
+item of a table, and for an event in the histories that a model is exported with."""
+ALWAYS_ON_DISK = 6 << 20
+
+# What Transform keeps (`models.inputs.preprocessing`).
+_BUCKETS, _CATEGORIES, _WORDS = 10, 100_000, 20_000
+_CLEARLY = 0.5  # of what there is: what wants less by an upper bound is not looked at any closer
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run wants of memory at a time, or of the disk.
+
+    Attributes:
+        name: when, or what for.
+        bytes: how many.
+        of: what they are.
+    """
+
+    name: str
+    bytes: float
+    of: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will want.
+
+    Attributes:
+        rows: table -> rows; of the events those that count.
+        read: the share of the log that was read to tell; 0: nothing, so that every event is taken
+            for one of another user with another item.
+        sizes: of the data.
+        parameters: of the model; None where its file does not say.
+        memory: what is wanted, moment by moment.
+        disk: what is wanted in the folder of runs.
+        most_items: how many items the model takes at most; None for any number.
+    """
+
+    rows: Mapping[str, int]
+    read: float
+    sizes: Sizes
+    parameters: Parameters | None
+    memory: tuple[Need, ...]
+    disk: tuple[Need, ...]
+    most_items: int | None = None
+
+    @property
+    def most_memory(self) -> Need:
+        """The moment that wants the most."""
+        return max(self.memory, key=lambda need: need.bytes)
+
+    @property
+    def all_disk(self) -> float:
+        """Bytes on disk, in all."""
+        return sum(need.bytes for need in self.disk)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run may take, in bytes."""
+
+    memory: float
+    disk: float
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Room":
+        """What the run says, else what this machine (or its container) has."""
+        folder = Path(config.output).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        own = config.room
+        return cls(
+            gigabytes(own.memory) * 1e9 if own.memory else memory.total_bytes(),
+            gigabytes(own.disk) * 1e9 if own.disk else shutil.disk_usage(folder).free,
+        )
+
+
+def lacks(estimate: Estimate, room: Room) -> list[str]:
+    """Returns in words what a run wants and does not get; empty where it fits."""
+    found = []
+    most = estimate.most_memory
+    if most.bytes > room.memory:
+        found.append(
+            f"memory: {most.name} will want about {in_gib(most.bytes)} ({most.of}); there are "
+            f"{in_gib(room.memory)}"
+        )
+    if estimate.all_disk > room.disk:
+        largest = max(estimate.disk, key=lambda need: need.bytes)
+        found.append(
+            f"disk: the run will want about {in_gib(estimate.all_disk)} (of them "
+            f"{in_gib(largest.bytes)} for {largest.name}); there are {in_gib(room.disk)}"
+        )
+    return found
+
+
+def require_room(
+    config: RunConfig, settings: HyperParameters, tables: Sequence[Source], schemas: str
+) -> list[str]:
+    """Refuses a run that does not fit this machine.
+
+    The log is read only where the run would not clearly fit if every event were of another user and
+    another item.
+
+    Args:
+        config: the run.
+        settings: the model's hyper-parameters.
+        tables: what the tables are read from.
+        schemas: name or folder of the table schemas.
+
+    Returns:
+        In words, what it lacks where it runs all the same (`room.refuse: false`).
+
+    Raises:
+        ConfigError: it wants more memory or disk than it may take.
+    """
+    room = Room.of(config)
+    clearly = Room(_CLEARLY * room.memory, _CLEARLY * room.disk)
+    if not lacks(estimate(config, settings, tables, schemas, reads=False), clearly):
+        return []
+    found = lacks(estimate(config, settings, tables, schemas), room)
+    if found and config.room.refuse:
+        raise ConfigError(
+            f"{config.model} does not fit this machine: {'; '.join(found)}. Required: fewer ids "
+            "(features.min_count), smaller hyper-parameters, or more room; room.refuse: false "
+            "runs it all the same"
+        )
+    return found
+
+
+def estimate(
+    config: RunConfig,
+    settings: HyperParameters,
+    tables: Sequence[Source],
+    schemas: str,
+    reads: bool = True,
+) -> Estimate:
+    """Estimates what a run will want.
+
+    Args:
+        config: the run.
+        settings: the model's hyper-parameters.
+        tables: what the tables are read from.
+        schemas: name or folder of the table schemas.
+        reads: whether the files are read; else the rows are told by their sizes, and different
+            values are taken to be as many as there are rows.
+    """
+    sources = {table.table: table for table in tables}
+    found = _features(config, sources, schemas)
+    counted = _count(config, sources, found) if reads else _bound(sources, found)
+    sizes = _sizes(config, sources, found, counted)
+    parameters = settings.parameters(sizes)
+    read = counted["events"].read if reads else 0.0
+    rows = {name: counted[name].rows for name in sources}
+    width = sum(len(source.columns()) - len(REQUIRED[name]) for name, source in sources.items())
+    return Estimate(
+        rows,
+        read,
+        sizes,
+        parameters,
+        tuple(_memory(config, sizes, parameters)),
+        tuple(_disk(config, rows, width, sizes, parameters)),
+        settings.most_items(),
+    )
+
+
+def lines(estimate: Estimate, room: Room) -> list[tuple[str, str, str, str]]:
+    """Returns an estimate as the rows of a table: what, how many, how many there are, how known."""
+    read = estimate.read
+    how = "read whole" if read == 1 else f"{read:.0%} read, the rest taken to be like it"
+
+    def distinct(number: int) -> str:
+        return "exact" if number < counts.KEPT and read == 1 else f"{counts.ERROR:.1%} off, or so"
+
+    sizes, own = estimate.sizes, estimate.parameters
+    found = [("events", f"{estimate.rows['events']:,}", "", how)]
+    found.append(("users of the events", f"{sizes.users:,}", "", distinct(sizes.users)))
+    most, known = "", distinct(sizes.items)
+    if estimate.most_items:
+        most = f"{estimate.most_items:,}"
+        # ExampleBuilder refuses by the items of train, of which there may be fewer.
+        known += "; fits" if sizes.items <= estimate.most_items else "; train may not have so many"
+    found.append(("items of the events", f"{sizes.items:,}", most, known))
+    for name in ("users", "items"):
+        if estimate.rows.get(name):
+            found.append((f"rows of {name}", f"{estimate.rows[name]:,}", "", "read whole"))
+    for column in sizes.columns:
+        if column.kind != ID:
+            found.append((column.name, f"{column.values:,} values", "", column.kind))
+    if own:
+        numbers = [("learnt", own.learnt), ("solved for or counted", own.held)]
+        told = ", ".join(f"{number:,} {name}" for name, number in numbers if number)
+        found.append(("parameters", f"{own.learnt + own.held:,}", "", told))
+    else:
+        found.append(("parameters", "?", "", "the model's file does not say"))
+    for need in estimate.memory:
+        fits = "fits" if need.bytes <= room.memory else "does not fit"
+        told = f"{fits}; {need.of}"
+        found.append((f"memory, {need.name}", in_gib(need.bytes), in_gib(room.memory), told))
+    for need in estimate.disk:
+        found.append((f"disk, {need.name}", in_gib(need.bytes), "", ""))
+    fits = "fits" if estimate.all_disk <= room.disk else "does not fit"
+    found.append(("disk, in all", in_gib(estimate.all_disk), in_gib(room.disk), fits))
+    return found
+
+
+def in_gib(number: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{number / GIB:,.2f} GiB" if number < 100 * GIB else f"{number / GIB:,.0f} GiB"
+
+
+def _features(
+    config: RunConfig, sources: Mapping[str, Source], schemas: str
+) -> list[tuple[Feature, str, str]]:
+    """The features that the model may look up, each with its table and its name there."""
+    columns = {name: source.columns() for name, source in sources.items()}
+    places = origins(columns)
+    kinds = {name: columns[table][own] for name, (table, own) in places.items()}
+    curated, told = read_schemas(schema_folder(schemas)), config.features.context
+    schema = train_schema(kinds, places, curated, None, told)
+    of_label = (
+        {config.label.column, config.label.group, config.label.weight} if config.label else ()
+    )
+    is_score = registry.get(config.model).task == "score"
+    return [
+        (feature, *places[feature.name])
+        for feature in features.from_schema(schema)
+        if feature.name not in of_label
+        and (is_score or feature.entity != "context" or feature.name in told)
+    ]
+
+
+def _wanted(
+    config: RunConfig, sources: Mapping[str, Source], found: list[tuple[Feature, str, str]]
+) -> dict[str, dict[str, int]]:
+    """Table -> column whose values are counted -> how often a value must be there to count."""
+    least = config.features.min_count
+    wanted: dict[str, dict[str, int]] = {name: {} for name in sources}
+    events = sources["events"].columns()
+    wanted["events"] = {"user_id": least, "item_id": least}
+    wanted["events"] |= {name: 1 for name in (EVENT_TYPE, "session_id", REVIEW) if name in events}
+    for feature, table, own in found:
+        if feature.kind != NUMERIC:
+            # A table has a value once; how often train has it is not told by that.
+            is_often = table == "events" and feature.kind != TEXT
+            wanted[table][own] = least if is_often else 1
+    return wanted
+
+
+def _count(
+    config: RunConfig, sources: Mapping[str, Source], found: list[tuple[Feature, str, str]]
+) -> dict[str, Counted]:
+    """Table -> what the files hold; `source`: the events of the other domain."""
+    wanted = _wanted(config, sources, found)
+    chosen = functools.partial(_that_count, config, config.split.target)
+    counted = {
+        name: counts.count(
+            source, wanted[name], chosen if name == "events" else lambda table: table
+        )
+        for name, source in sources.items()
+    }
+    if config.split.has_source:
+        other = functools.partial(_that_count, config, config.split.source)
+        counted["source"] = counts.count(sources["events"], {"user_id": 1, "item_id": 1}, other)
+    return counted
+
+
+def _bound(
+    sources: Mapping[str, Source], found: list[tuple[Feature, str, str]]
+) -> dict[str, Counted]:
+    """The same without reading, and no less."""
+    counted = {}
+    for name, source in sources.items():
+        rows = counts.rows_of(source)
+        counted[name] = Counted(rows, dict.fromkeys(source.columns(), rows))
+    for _, table, own in found:  # of a list there may be more than rows
+        counted[table].distinct[own] = max(_CATEGORIES, counted[table].rows)
+    return {**counted, "source": counted["events"]}
+
+
+def _that_count(config: RunConfig, domain: str, table: pa.Table) -> pa.Table:
+    """The events of a domain, where there are two, that are of the values that count."""
+    if config.split.has_source:
+        table = table.filter(pc.equal(table.column("domain"), domain.encode()))
+    if config.positives:
+        table = table.filter(_are_positive(table.column(config.positives.column), config.positives))
+    return table
+
+
+def _are_positive(column: pa.ChunkedArray, positives: Positives) -> pa.ChunkedArray:
+    if positives.from_value is not None:
+        return pc.greater_equal(column.cast(pa.float64()), positives.from_value)
+    values = list(positives.values or {})
+    if column.type == pa.large_binary():
+        return pc.is_in(column, pa.array([value.encode() for value in values], pa.large_binary()))
+    return pc.is_in(column.cast(pa.float64()), pa.array(list(map(float, values)), pa.float64()))
+
+
+def _sizes(
+    config: RunConfig,
+    sources: Mapping[str, Source],
+    found: list[tuple[Feature, str, str]],
+    counted: Mapping[str, Counted],
+) -> Sizes:
+    events, is_score = counted["events"], registry.get(config.model).task == "score"
+    users, items = events.distinct["user_id"], events.distinct["item_id"]
+    columns = []
+    if is_score and not sources["events"].anonymous:
+        columns = [Column("user_id", "user", ID, users), Column("item_id", "item", ID, items)]
+    for feature, table, own in found:
+        most = _WORDS if feature.kind == TEXT else _CATEGORIES
+        number = feature.kind == NUMERIC
+        values = _BUCKETS if number else min(most, counted[table].distinct[own])
+        columns.append(Column(feature.name, feature.entity, feature.kind, values))
+    if is_score:
+        told = [(name, "context", NUMERIC) for name in config.features.point_in_time]
+        columns += [Column(*one, _BUCKETS) for one in told]
+    words = [one.values for one in columns if one.kind == TEXT and one.entity == "item"]
+    source = counted.get("source", Counted(0)) if config.split.has_source else Counted(0)
+    return Sizes(
+        users=users,
+        items=items,
+        catalogue=max(items, counted["items"].rows),
+        events=events.rows,
+        sequences=events.distinct.get("session_id", users),
+        columns=tuple(columns),
+        item_words=sum(words),
+        review_words=min(_WORDS, events.distinct.get(REVIEW, 0)),
+        event_types=events.distinct.get(EVENT_TYPE, 0),
+        source_users=source.distinct.get("user_id", 0),
+        source_items=source.distinct.get("item_id", 0),
+    )
+
+
+def _memory(config: RunConfig, sizes: Sizes, parameters: Parameters | None) -> Iterator[Need]:
+    own = parameters or Parameters()
+    graphs = A_COLUMN * max(0, len(sizes.columns) - FREE_COLUMNS)
+    is_score = registry.get(config.model).task == "score"
+    events = sizes.events * (AN_EVENT + A_VALUE * len(sizes.columns) * is_score)
+    if config.walks.on_graph:
+        # Of each step of a walk the item, the walk and the pair: int64, and once more to batch it.
+        events += 48 * sizes.items * config.walks.walks_per_node * config.walks.walk_length
+    numbers = 4 * (own.learnt * (4 + own.slots) + own.held + own.beside)
+    processes = config.cluster.workers
+    yield Need("reading and Transform", BEFORE + graphs, "whatever the number of events")
+    yield Need(
+        "training" + (f" by {processes} processes" if processes > 1 else ""),
+        (TRAINING + graphs + events + numbers) * processes,
+        f"{in_gib(TRAINING + graphs)} the process, {in_gib(events)} the events, "
+        f"{in_gib(numbers)} the model and its optimiser",
+    )
+    model = 4 * (own.learnt + own.held)
+    yield Need(
+        "evaluating",
+        EVALUATING + graphs + 2 * model,
+        "the model, and the last blessed one",
+    )
+
+
+def _disk(
+    config: RunConfig,
+    rows: Mapping[str, int],
+    width: int,
+    sizes: Sizes,
+    parameters: Parameters | None,
+) -> Iterator[Need]:
+    own, again = parameters or Parameters(), 1 + config.refit
+    a_row = EVENT_ON_DISK + VALUE_ON_DISK * width
+    entities = rows["items"] + rows["users"] + sizes.users + sizes.items
+    tables = rows["events"] * a_row * again + entities * ENTITY_ON_DISK
+    yield Need("tables and examples", ALWAYS_ON_DISK + tables, "")
+    # With the weights that a warm start reads; and once more where it is pushed.
+    model = 8 * (own.learnt + own.held) + EXPORTED * sizes.events
+    yield Need("the model and its push", model * (1 + again), "")
+    # The newest and the best: weights, slots and averages.
+    yield Need("checkpoints while it trains", 4 * own.learnt * (2 + own.slots + 1), "")

@@ -1,0 +1,149 @@
+"""What a run will want, by hand; a run that does not fit is refused with the number."""
+
+import pytest
+
+from models.names import declared
+from models.names.errors import ConfigError
+from models.names.hyper_parameters import resolve
+from models.names.sizes import Parameters, Sizes
+from pipeline import config, estimate, preflight
+from pipeline.estimate import AN_EVENT, GIB, TRAINING, Room
+from tests.conftest import recsys_here
+from tests.pipeline.test_preflight import ITEMS, log, write
+
+LOG = log()  # 60 events of 6 users and 10 items
+
+
+def estimated(folder, model, reads=True, **overrides):
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    run = config.load(None, {"model": model, "data.source": str(folder), **keys})
+    found, tables = preflight.look(run, lambda line: None)
+    return estimate.estimate(run, found.hyper_parameters, tables, found.schemas, reads)
+
+
+def test_a_factorisation_by_hand(tmp_path):
+    found = estimated(write(tmp_path, LOG), "bpr_mf", hyper_parameters__factors=4)
+    assert found.rows == {"events": 60, "items": 0, "users": 0} and found.read == 1
+    assert (found.sizes.users, found.sizes.items) == (6, 10)
+    # Two rows more in every table: users of 4 numbers, items of 4 and a bias.
+    assert found.parameters == Parameters(learnt=8 * 4 + 12 * 5)
+    training = next(need for need in found.memory if need.name == "training")
+    # Each number with Adam's two, its average, the best average and its gradient.
+    assert training.bytes == TRAINING + 60 * AN_EVENT + 4 * 92 * 6
+
+
+def test_features_have_their_vocabularies(tmp_path):
+    users = "user_id,country,tags\n" + "".join(
+        f"u{one},{'AB'[one % 2]},a|b|{one}\n" for one in range(6)
+    )
+    data = write(tmp_path, LOG, items=ITEMS, users=users)
+    types = {"types": {"tags": "bytes_list"}}
+    own = dict(embedding_dim=8, feature_dim=2, history_length=5)
+    found = estimated(
+        data,
+        "two_tower",
+        data__columns=types,
+        **{f"hyper_parameters__{name}": value for name, value in own.items()},
+    )
+    values = {column.name: column.values for column in found.sizes.columns}
+    # Prices are ten buckets; a, b and six numbers.
+    assert values == {"item_price": 10, "user_country": 2, "user_tags": 8}
+    users = 8 * 8 + (4 + 10) * 2  # ids, countries and tags
+    items = 12 * 8 + 12 * 2  # ids, buckets
+    # The user's tower reads an id, two features and an item of the history.
+    towers = (8 + 4 + 8 + 2 + 1) * 8 + (8 + 2 + 1) * 8
+    assert found.parameters.learnt == users + items + towers + 5
+
+
+def test_what_a_score_model_learns_is_no_field(tmp_path):
+    data = write(tmp_path, log(click=lambda row: row % 2, page=lambda row: f"p{row % 3}"))
+    found = estimated(data, "lr", label__column="click", hyper_parameters__batch_size=8)
+    fields = [(column.name, column.values) for column in found.sizes.columns]
+    assert fields == [("user_id", 6), ("item_id", 10), ("page", 3)]
+    assert found.parameters.learnt == 2 + 8 + 12 + 5 + 1  # a weight a value, and the bias
+
+
+def test_only_the_events_that_count_are_counted(tmp_path):
+    kinds = log(event_type=lambda row: "buy" if row % 6 < 2 else "view")
+    bought = estimated(
+        write(tmp_path, kinds), "bpr_mf", positives={"column": "event_type", "values": ["buy"]}
+    )
+    assert (bought.rows["events"], bought.sizes.users, bought.sizes.items) == (20, 2, 10)
+
+
+def test_two_domains_have_tables_of_their_own(tmp_path):
+    domains = log(domain=lambda row: "books" if row % 10 < 7 else "films")
+    found = estimated(
+        write(tmp_path, domains),
+        "emcdr",
+        split={"name": "cross_domain", "source": "books", "target": "films"},
+    )
+    assert (found.sizes.items, found.sizes.source_items) == (3, 7)
+
+
+def test_without_reading_every_event_is_of_another_user_and_item(tmp_path):
+    found = estimated(write(tmp_path, LOG), "bpr_mf", reads=False)
+    assert found.read == 0 and (found.sizes.users, found.sizes.items) == (60, 60)
+
+
+def test_a_matrix_of_items_by_items_takes_16_bytes_an_entry():
+    settings = resolve("ease", declared.hyper_parameters("ease"), {"max_items": 100})
+    own = settings.parameters(Sizes(users=5, items=50))
+    assert 4 * (own.held + own.beside) == 16 * 50**2
+
+
+def test_what_a_run_lacks_is_said_with_the_numbers(tmp_path):
+    found = estimated(write(tmp_path, LOG), "ease")
+    (memory,) = estimate.lacks(found, Room(memory=1.25 * GIB, disk=GIB))
+    assert memory == (
+        "memory: evaluating will want about 1.45 GiB (the model, and the last blessed one); "
+        "there are 1.25 GiB"
+    )
+    (disk,) = estimate.lacks(estimated(tmp_path, "popularity"), Room(memory=2 * GIB, disk=1000))
+    assert disk.startswith("disk: the run will want about 0.01 GiB (of them 0.01 GiB for tables")
+
+
+def test_a_row_on_disk_by_hand(tmp_path):
+    found = estimated(write(tmp_path, LOG, items=ITEMS), "bpr_mf", hyper_parameters__factors=4)
+    tables, model, kept = found.disk
+    # 40 bytes an event, 6 for its time, its number and its item's price; 10 items of the table, and
+    # 16 users and items of the log.
+    assert tables.bytes == estimate.ALWAYS_ON_DISK + 60 * (40 + 3 * 6) + 26 * 100
+    # 92 numbers as a SavedModel and for a warm start, and the histories; and pushed.
+    assert model.bytes == 2 * (92 * 8 + 60 * 30)
+    assert kept.bytes == 92 * 4 * 5  # weights newest and best, two of Adam's, the average
+
+
+def test_a_run_that_does_not_fit_may_be_let_run(tmp_path):
+    said = []
+    keys = {"model": "popularity", "data.source": str(write(tmp_path, LOG)), "room.memory": "1Gi"}
+    with pytest.raises(ConfigError, match="popularity does not fit this machine: memory: .* 1.45"):
+        preflight.check(config.load(None, keys), said.append)
+    preflight.check(config.load(None, {**keys, "room.refuse": False}), said.append)
+    assert said[-1].startswith("  may not fit: memory: evaluating will want about 1.45 GiB")
+
+
+def test_what_clearly_fits_is_not_read(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("the log is read")
+
+    monkeypatch.setattr(estimate.counts, "count", refuse)
+    keys = {"data.source": str(write(tmp_path, LOG)), "room.memory": "8Gi", "room.disk": "1Gi"}
+    preflight.check(config.load(None, {"model": "bpr_mf", **keys}), lambda line: None)
+    # A table of 60 x 60 is small; one of 10 million numbers an id is not.
+    keys["hyper_parameters.factors"] = 10_000_000
+    with pytest.raises(AssertionError, match="the log is read"):
+        preflight.check(config.load(None, {"model": "bpr_mf", **keys}), lambda line: None)
+
+
+def test_doctor_says_what_a_run_will_want(tmp_path):
+    run = tmp_path / "run.yaml"
+    data = write(tmp_path, LOG)
+    run.write_text(f"model: bpr_mf\ndata: {{source: {data}}}\nroom: {{memory: 8Gi}}\n")
+    done = recsys_here("doctor", run, "--set", "factors=4")
+    assert done.exit_code == 0
+    assert "│ parameters " in done.output and " 92 learnt " in done.output
+    done = recsys_here("doctor", run, "--set", "factors=100000000")
+    # 8 rows of users and 12 of items, 10^8 + 1 numbers each of the latter, 24 bytes a number.
+    assert done.exit_code == 1
+    assert "does not fit: memory: training will want about 45.85 GiB" in done.output

@@ -39,7 +39,7 @@ from models.inputs.sampling import Batches
 from models.inputs.schema import Field
 from models.inputs.skip_gram import SkipGram, pair_mask, tile_losses
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding, mean_embedding
-from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, MixedPrecision
+from models.names.hyper_parameters import Epochs, Gradient, LazyAdam
 from models.names.sizes import Parameters, Sizes
 
 G = TypeVar("G", bound="GraphHyperParameters")
@@ -47,7 +47,7 @@ G = TypeVar("G", bound="GraphHyperParameters")
 _LARGEST_BASKET = 1000  # a larger one is represented by so many of its items
 
 
-class GraphHyperParameters(LastItems, Epochs, Gradient, LazyAdam, MixedPrecision):
+class GraphHyperParameters(LastItems, Epochs, Gradient, LazyAdam):
     """Those of all three; `batch_size` counts positives, about.
 
     Attributes:
@@ -59,6 +59,8 @@ class GraphHyperParameters(LastItems, Epochs, Gradient, LazyAdam, MixedPrecision
 
     REFUSALS: ClassVar[dict[str, str]] = {
         "jit_compile": "features of several values are ragged, which XLA does not compile",
+        "mixed_precision": "in bfloat16 the vectors of GES and EGES ended at a sixth of their "
+        "NDCG (benchmarks/README.md)",
     }
 
     epochs: int = 20
@@ -178,7 +180,7 @@ class SideInformation(GraphEmbedding[G]):
         """
         vectors = [self.items(index)]
         vectors += [mean_embedding(table, values[name]) for name, table in self.side.items()]
-        weights = tf.cast(self.weights_of(index, values), vectors[0].dtype)
+        weights = self.weights_of(index, values)
         return tf.reduce_sum(weights[:, :, tf.newaxis] * tf.stack(vectors, axis=1), axis=1)
 
     def item_fields(self) -> tuple[Field, ...]:
@@ -188,8 +190,7 @@ class SideInformation(GraphEmbedding[G]):
         values = {name: _known(column) for name, column in self._data.item_index(raw).items()}
         new = tf.fill(tf.shape(next(iter(raw.values())))[:1], tf.constant(UNKNOWN, tf.int64))
         vectors = self.aggregate(new, values)
-        unit = tf.math.l2_normalize(tf.cast(vectors, tf.float32), axis=1)
-        return unit, tf.reduce_any(vectors != 0, axis=1)
+        return tf.math.l2_normalize(vectors, axis=1), tf.reduce_any(vectors != 0, axis=1)
 
 
 def _known(values: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:

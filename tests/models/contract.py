@@ -104,6 +104,40 @@ def assert_takes_every_weight(trained, folder):
         np.testing.assert_array_equal(variable, expected[path], err_msg=path)
 
 
+def assert_empty_places_change_nothing(learner, data):
+    """Batches that are filled up for XLA lose what they lose without."""
+    batches = learner.batches(data, 0, 0)
+    plain, filled = (next(iter(each.dataset)) for each in (batches, batches.in_few_shapes()))
+    losses = [float(learner.compute_loss(batch)) for batch in (plain, filled)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def assert_steps_alike(name, data, hyper_parameters, setting):
+    """Every stage of a training loses the same with `setting` as without, step by step."""
+    own = resolve(name, {**hyper_parameters, setting: True})
+
+    def losses(jit=False, half=False):
+        """Stage -> the losses of its first steps."""
+        found = {}
+
+        def measure(stage, steps):
+            found[stage] = steps.first(jit)[0]
+
+        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if half else "float32")
+        tf.keras.utils.set_random_seed(3)
+        try:
+            registry.load(name).Model(own, data).learn(Measuring(own, data, measure=measure))
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+        return found
+
+    other = losses(jit=setting == "jit_compile", half=setting == "mixed_precision")
+    # bfloat16 keeps 8 bits: two or three digits.
+    rtol = 1e-3 if setting == "jit_compile" else 5e-2
+    for stage, plain in losses().items():
+        np.testing.assert_allclose(other[stage], plain, rtol=rtol, err_msg=stage)
+
+
 def sizes_of(model, data):
     """What `HyperParameters.parameters` is told of the data that a model was made of."""
     kinds = {feature.name: feature.kind for feature in data.features}
@@ -155,40 +189,6 @@ def assert_as_large_as_said(model, data):
     assert numbers <= told.learnt + told.held <= 1.2 * numbers, told
     if not isinstance(model.hyper_parameters, Gradient):
         assert told.learnt == 0
-
-
-def assert_empty_places_change_nothing(learner, data):
-    """Batches that are filled up for XLA lose what they lose without."""
-    batches = learner.batches(data, 0, 0)
-    plain, filled = (next(iter(each.dataset)) for each in (batches, batches.in_few_shapes()))
-    losses = [float(learner.compute_loss(batch)) for batch in (plain, filled)]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-
-
-def assert_steps_alike(name, data, hyper_parameters, setting):
-    """Every stage of a training loses the same with `setting` as without, step by step."""
-    own = resolve(name, {**hyper_parameters, setting: True})
-
-    def losses(jit=False, half=False):
-        """Stage -> the losses of its first steps."""
-        found = {}
-
-        def measure(stage, steps):
-            found[stage] = steps.first(jit)[0]
-
-        tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if half else "float32")
-        tf.keras.utils.set_random_seed(3)
-        try:
-            registry.load(name).Model(own, data).learn(Measuring(own, data, measure=measure))
-        finally:
-            tf.keras.mixed_precision.set_global_policy("float32")
-        return found
-
-    other = losses(jit=setting == "jit_compile", half=setting == "mixed_precision")
-    # bfloat16 keeps 8 bits: two or three digits.
-    rtol = 1e-3 if setting == "jit_compile" else 5e-2
-    for stage, plain in losses().items():
-        np.testing.assert_allclose(other[stage], plain, rtol=rtol, err_msg=stage)
 
 
 class RetrieveContract:

@@ -93,7 +93,7 @@ class Conditions(tf.Module):
         """
         terms = tf.strings.split(conditions, " or ")
         text = terms.flat_values
-        require(
+        text = require(
             tf.strings.regex_full_match(text, _CONDITION),
             text,
             "where: required: COLUMN OPERATOR VALUE, with one of = in < <= > >=; received",
@@ -234,14 +234,19 @@ class Conditions(tf.Module):
         return ["; the nearest is", said[tf.argmin(distance)]]
 
 
-def require(holds: tf.Tensor, received: tf.Tensor, message: str) -> None:
-    """Fails in the graph with the first of `received` [V] that does not hold."""
+def require(holds: tf.Tensor, received: tf.Tensor, message: str) -> tf.Tensor:
+    """Fails in the graph with the first of `received` [V] that does not hold.
+
+    Returns:
+        `received`, for what must not fail before this does.
+    """
 
     def refuse() -> tf.Tensor:
         tf.debugging.Assert(False, [message, tf.boolean_mask(received, ~holds)[:1]])
         return True
 
-    tf.cond(tf.reduce_all(holds), lambda: True, refuse)
+    with tf.control_dependencies([tf.cond(tf.reduce_all(holds), lambda: True, refuse)]):
+        return tf.identity(received)
 
 
 def to_numbers(texts: tf.Tensor, kind: tf.DType) -> tf.Tensor:

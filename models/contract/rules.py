@@ -161,7 +161,7 @@ class Rulebook(tf.Module):
     def _judged(self, rules: Rules, rows: tf.Tensor) -> Judged:
         wheres, row_of_where = _said(rules.where)
         boosts, row_of_boost = _said(rules.boost)
-        require(
+        boosts = require(
             tf.strings.regex_full_match(boosts, _BOOST),
             boosts,
             "boost: required: 'CONDITION => * FACTOR' or 'CONDITION => + NUMBER'; received",

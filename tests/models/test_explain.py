@@ -127,7 +127,8 @@ def test_what_is_pinned_popular_or_like_the_history_says_so(model):  # noqa: F81
                 if item == pin:
                     continue
                 wanted = np.sort(near[place[item.encode()]])[::-1][:2]
-                assert why.basis == "similarity" and len(why.parts) == 2
+                wanted = wanted[wanted > 0]
+                assert why.basis == "similarity"
                 np.testing.assert_allclose([part for _, part in why.parts], wanted, atol=1e-5)
                 assert {name.encode() for name, _ in why.parts} <= set(history)
         server.run_examples("recommend_explained", "explain")

@@ -295,6 +295,7 @@ def test_maximal_marginal_relevance(asking):
         ({"where": ["price"]}, "COLUMN OPERATOR VALUE.*price"),
         ({"boost": ["price > 3"]}, "CONDITION => .* FACTOR.*price > 3"),
         ({"boost": ["price > 3 => * 0"]}, "a factor above 0"),
+        ({"boost": ["price"]}, "CONDITION => .* FACTOR.*price"),  # nor is it a condition
         ({"diversity": "price <= 2"}, r"a column of categories.*price \(numbers\)"),
         ({"diversity": "tags"}, "COLUMN <= COUNT.*tags"),
     ],

@@ -83,4 +83,6 @@ def test_recsys_recommend_of_a_model_that_recommends_nothing(target):
     with pytest.raises(RecsysError, match="half does not recommend: it answers .*regress_x_to_y"):
         demo.recommend("1", 3, (), (), False, False, f"{target.host}:{target.rest}", "half", "runs")
     with pytest.raises(RecsysError, match="--name says what the model is served as"):
-        demo.recommend("1", 3, (), (), True, f"{target.host}:{target.grpc}", "nothing", "runs")
+        demo.recommend(
+            "1", 3, (), (), False, True, f"{target.host}:{target.grpc}", "nothing", "runs"
+        )

@@ -481,6 +481,7 @@ class RetrieveContract:
             pytest.skip(f"{self.name} is fitted in closed form")
         assert_takes_every_weight(trained, str(tmp_path))
 
+    @pytest.mark.thorough
     def test_empty_places_change_nothing(self, trained):
         if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
             assert_empty_places_change_nothing(trained.model, trained.data)

@@ -283,6 +283,7 @@ class ScoreContract:
     def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
         assert_takes_every_weight(trained, str(tmp_path))
 
+    @pytest.mark.thorough
     def test_empty_places_change_nothing(self, trained):
         if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
             assert_empty_places_change_nothing(trained.model, trained.data)

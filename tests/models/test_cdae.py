@@ -92,16 +92,18 @@ def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data
     model.compute_loss(batch)  # builds
     model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
     found = []
-    for few in (0, 1_000):
+    for few, jit in ((0, False), (1_000, False), (1_000, True)):  # XLA: by a scatter
         monkeypatch.setattr(cdae, "_FEW_ITEMS", few)
+        model.hyper_parameters = model.hyper_parameters.model_copy(update={"jit_compile": jit})
         with tf.GradientTape() as tape:
             loss = model.compute_loss(batch)
         gradients = tape.gradient(loss, model.trainable_variables)
         # An index that is read twice has two rows in a sparse gradient: dense, their sum.
         found.append([loss, *map(tf.convert_to_tensor, gradients)])
-    for sparse, dense in zip(*found, strict=True):
+    for sparse, dense, compiled in zip(*found, strict=True):
         assert np.abs(sparse).max() > 0
-        np.testing.assert_allclose(dense, sparse, rtol=1e-4, atol=1e-6)
+        for other in (dense, compiled):
+            np.testing.assert_allclose(other, sparse, rtol=1e-4, atol=1e-6)
 
 
 def test_five_negatives_a_positive_none_of_them_the_users_own(data):

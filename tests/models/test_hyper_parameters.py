@@ -89,6 +89,8 @@ def test_a_refusal_says_why():
         resolve("sr_gnn", {"jit_compile": True})
     with pytest.raises(ConfigError, match="ges has no use for 'jit_compile': .* ragged"):
         resolve("ges", {"jit_compile": True})
+    with pytest.raises(ConfigError, match="jit_compile of the ranker compiles both stages"):
+        resolve("airbnb_ranker", {"listings": {"jit_compile": True}})
     with pytest.raises(ConfigError, match="bpr_mf has no hyper-parameter 'l2_users'; did you mean"):
         resolve("bpr_mf", {"l2_users": 3})
     with pytest.raises(ConfigError, match="lazy_adam is for the optimizer 'adam'"):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("components", "models", "pipeline", "schema", "serving", "tests")
+ROOMS = ("benchmarks", "components", "models", "pipeline", "schema", "serving", "tests")
 
 
 class Mutant(NamedTuple):

@@ -62,15 +62,18 @@ def main() -> None:
     """
 
 
-@main.command()
-@click.argument("run_file", metavar="[RUN.yaml]", required=False, type=click.Path())
-@click.option(
+_SETTINGS = click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
     help="A hyper-parameter, or a dotted key of the run.",
 )
+
+
+@main.command()
+@click.argument("run_file", metavar="[RUN.yaml]", required=False, type=click.Path())
+@_SETTINGS
 @click.option(
     "--deep", is_flag=True, help="Import TFX and run a Beam pipeline as well; takes a minute."
 )
@@ -232,13 +235,7 @@ def _run_options(command: Callable) -> Callable:
             help="How the log is split, such as leave_one_out, temporal or ratio; a name that is "
             "none is answered with those there are.",
         ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A hyper-parameter, or a dotted key of the run.",
-        ),
+        _SETTINGS,
         _BEAM,
         click.option("--seed", type=int, help="Of initial weights, batches and negatives."),
         click.option(

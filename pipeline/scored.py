@@ -36,15 +36,13 @@ def ask(
         for row in rows
     ]
     outputs = predict(feature_inputs(raw, inputs))
-    ids = [[examples.text(value) for value in row.get("item_id", [])[:1]] for row in rows]
-    titles = examples.titles(items_uri, {item for each in ids for item in each})
-    users = [[examples.text(value) for value in row.get("user_id", [])[:1]] for row in rows]
+    titles = examples.titles(items_uri, {_first(row, "item_id") for row in rows} - {""})
     told = []
     for number, row in enumerate(rows):
-        item, label = "".join(ids[number]), row.get("label")
+        item, label = _first(row, "item_id"), row.get("label")
         fields = zip(outputs["reason"][number], outputs["weight"][number], strict=True)
         values = (
-            "".join(users[number]),
+            _first(row, "user_id"),
             item,
             titles.get(item, ""),
             f"{label[0]:g}" if label else "",
@@ -53,3 +51,7 @@ def ask(
         )
         told.append(dict(zip(HEADINGS, values, strict=True)))
     return told, because.meaning(outputs["basis"])
+
+
+def _first(row: Mapping[str, list], name: str) -> str:
+    return "".join(examples.text(value) for value in row.get(name, [])[:1])

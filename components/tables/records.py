@@ -125,19 +125,24 @@ def _write_twin(table: pa.Table, examples: str) -> None:
     _write_atomically(path, lambda file: file.write(sink.getvalue()))
 
 
-def _twin_of(examples: str) -> str | None:
-    """The twin of a file of examples, if it has one that is still of it."""
+def _open_twin(examples: str, columns: Mapping[str, str]) -> pq.ParquetFile | None:
+    """The twin of a file of examples, if it has one that is still of it.
+
+    None too where it holds a column as another kind than is asked for.
+    """
     path = twin.path_of(examples)
     if path is None or not exists(path):
         return None
-    with _open_twin(path) as file:
-        return path if twin.is_of(file.metadata.metadata, *_end_of(examples)) else None
-
-
-def _open_twin(path: str) -> pq.ParquetFile:
     # What a store holds is fetched whole: a file has about as many rows as a worker has at a time.
-    source = pa.BufferReader(read_bytes(path)) if "://" in path else path
-    return pq.ParquetFile(source)
+    file = pq.ParquetFile(pa.BufferReader(read_bytes(path)) if "://" in path else path)
+    types = {field.name: field.type for field in file.schema_arrow}
+    alike = all(
+        types.get(name, arrow_type(kind)) == arrow_type(kind) for name, kind in columns.items()
+    )
+    if alike and twin.is_of(file.metadata.metadata, *_end_of(examples)):
+        return file
+    file.close()
+    return None
 
 
 def _end_of(path: str) -> tuple[int, bytes]:
@@ -155,9 +160,10 @@ def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
     Raises:
         DataError: the file, or the twin that is read in its place, is damaged.
     """
-    path_of_twin = _twin_of(path)
-    if path_of_twin and (found := _read_twin(path_of_twin, columns)) is not None:
-        yield from found
+    found = _open_twin(path, columns)
+    if found:
+        with found:
+            yield from _read_twin(found, path, columns)
         return
     batch = []
     for record in read_records(path):
@@ -169,29 +175,25 @@ def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
         yield decode(batch, columns)
 
 
-def _read_twin(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table] | None:
-    """The rows of a twin; None where it holds a column as another kind than is asked for."""
-    types = {field.name: field.type for field in _open_twin(path).schema_arrow}
-    wanted = {name: arrow_type(kind) for name, kind in columns.items()}
-    if any(types.get(name, kind) != kind for name, kind in wanted.items()):
-        return None
-
-    def tables() -> Iterator[pa.Table]:
-        there = [name for name in wanted if name in types]
-        try:
-            for batch in _open_twin(path).iter_batches(_ROWS_AT_ONCE, columns=there):
-                yield pa.table(
-                    {
-                        name: _as_decoded(batch.column(batch.schema.get_field_index(name)))
-                        if name in types
-                        else pa.nulls(batch.num_rows, kind)
-                        for name, kind in wanted.items()
-                    },
-                )
-        except pa.ArrowException as error:
-            raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-
-    return tables()
+def _read_twin(
+    file: pq.ParquetFile, examples: str, columns: Mapping[str, str]
+) -> Iterator[pa.Table]:
+    """The rows of a twin as `decode` gives those that it is the twin of."""
+    names = set(file.schema_arrow.names)
+    try:
+        there = [name for name in columns if name in names]
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
+            yield pa.table(
+                {
+                    name: _as_decoded(batch.column(batch.schema.get_field_index(name)))
+                    if name in names
+                    else pa.nulls(batch.num_rows, arrow_type(kind))
+                    for name, kind in columns.items()
+                },
+            )
+    except pa.ArrowException as error:
+        path = twin.path_of(examples)
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _as_decoded(column: pa.Array) -> pa.Array:

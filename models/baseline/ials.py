@@ -162,7 +162,7 @@ class IALS(DotProductModel[HyperParameters]):
         """The paper's own, s_ij = y_i' W y_j of its section 5, times the confidence of j."""
         factors, parameters = self.item_factors.embeddings, self.hyper_parameters
         listed, counts = count_repeats(query.history, self.item_factors.input_dim)
-        left = normal_matrix(factors, self.gram, listed, counts, self._items, parameters)
+        left, _ = equations(factors, self.gram, listed, counts, self._items, parameters)
         own = tf.cast(tf.gather(factors, items), tf.float64)
         confidence = 1.0 + parameters.alpha * tf.cast(times_in(query.history, items), tf.float64)
         own *= confidence[..., tf.newaxis]
@@ -235,25 +235,24 @@ def solve(
     Returns:
         [B, D] float64.
     """
-    known, extra = tf.cast(tf.gather(factors, listed), tf.float64), parameters.alpha * counts
-    left = normal_matrix(factors, gram, listed, counts, others, parameters)
-    right = tf.matmul(known, 1.0 + extra[..., tf.newaxis], transpose_a=True)
+    left, right = equations(factors, gram, listed, counts, others, parameters)
     return tf.linalg.cholesky_solve(tf.linalg.cholesky(left), right)[..., 0]
 
 
-def normal_matrix(
+def equations(
     factors: tf.Tensor,
     gram: tf.Tensor,
     listed: tf.Tensor,
     counts: tf.Tensor,
     others: int,
     parameters: HyperParameters,
-) -> tf.Tensor:
-    """The [B, D, D] float64 matrices of the equations that `solve` solves, of its arguments."""
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `solve` solves, of its arguments: [B, D, D] and [B, D, 1], float64."""
     known, extra = tf.cast(tf.gather(factors, listed), tf.float64), parameters.alpha * counts
     left = gram + tf.matmul(known * extra[..., tf.newaxis], known, transpose_a=True)
     ridge = penalty(counts, others, parameters)[:, tf.newaxis]
-    return tf.linalg.set_diag(left, tf.linalg.diag_part(left) + ridge)
+    left = tf.linalg.set_diag(left, tf.linalg.diag_part(left) + ridge)
+    return left, tf.matmul(known, 1.0 + extra[..., tf.newaxis], transpose_a=True)
 
 
 def penalty(counts: tf.Tensor, others: int, parameters: HyperParameters) -> tf.Tensor:

@@ -123,6 +123,18 @@ def take_index(values: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.gather(values, place), tf.int64)
 
 
+def group_starts(column: np.ndarray) -> np.ndarray:
+    """Where groups of equal values, which lie side by side, begin, and the end: [G + 1] int64."""
+    if not len(column):
+        return np.zeros(1, np.int64)
+    changes = [
+        begin + np.flatnonzero(part[1:] != part[:-1]) + 1
+        for begin in range(0, len(column), ROWS_AT_ONCE)
+        for part in (column[begin : begin + ROWS_AT_ONCE + 1],)
+    ]
+    return np.r_[0, np.concatenate(changes), len(column)]
+
+
 def chunks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Cuts rows into pieces of about `ROWS_AT_ONCE` that part no group.
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from models.inputs.columns import ROWS_AT_ONCE, Column, chunks, room, take_rows
+from models.inputs.columns import ROWS_AT_ONCE, Column, chunks, group_starts, room, take_rows
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.label import WEIGHT
 
@@ -60,7 +60,7 @@ class EventLog:
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """[P + 1] int64: where the events of each of the P users begin, and the end."""
-        return np.r_[0, _changes(self.user), len(self)] if len(self) else np.zeros(1, np.int64)
+        return group_starts(self.user)
 
     @functools.cached_property
     def position(self) -> np.ndarray:
@@ -202,16 +202,6 @@ def by_user_and_time(
 
 def _index_type(count: int) -> type:
     return np.int32 if count <= np.iinfo(np.int32).max else np.int64
-
-
-def _changes(column: np.ndarray) -> np.ndarray:
-    """The places whose value is another than that of the place before."""
-    found = [
-        begin + np.flatnonzero(part[1:] != part[:-1]) + 1
-        for begin in range(0, len(column), ROWS_AT_ONCE)
-        for part in (column[begin : begin + ROWS_AT_ONCE + 1],)
-    ]
-    return np.concatenate(found)
 
 
 def _first_of_each(starts: np.ndarray, begin: int, end: int) -> np.ndarray:

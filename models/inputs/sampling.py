@@ -14,13 +14,13 @@ What is read at a time lies together, and what is held is the order of a window,
 next, however long the log is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.columns import ROWS_AT_ONCE, Column, as_tensor
+from models.inputs.columns import ROWS_AT_ONCE, Column, as_tensor, chunks, group_starts
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.names.label import GROUP, WEIGHT
 
@@ -233,10 +233,8 @@ def group_batches(
         GROUP: [B] int32, ascending, the group's number in the batch.
     """
     order = np.argsort(group, kind="stable")
-    ordered = group[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lists = tf.RaggedTensor.from_row_splits(order, np.append(starts, len(group)))
-    groups = max(1, round(batch_size * len(starts) / len(group)))
+    lists = tf.RaggedTensor.from_row_splits(order, group_starts(group[order]))
+    groups = max(1, round(batch_size * lists.shape[0] / len(group)))
     tensors = {name: as_tensor(column) for name, column in columns.items()}
 
     def of_groups(batch):
@@ -293,7 +291,7 @@ class UniformNegatives:
             order = np.argsort(user, kind="stable")
             user, item = user[order], item[order]
         owned = Column(np.int64)
-        for begin, end in _whole_users(user):
+        for begin, end in chunks(group_starts(user)):
             part = item[begin:end].astype(np.int64)
             known = (part >= FIRST_TOKEN) & (part < FIRST_TOKEN + item_count)
             keys = user[begin:end].astype(np.int64) * item_count + part - FIRST_TOKEN
@@ -343,16 +341,6 @@ def _ascends(user: np.ndarray) -> bool:
     pieces = range(0, len(user), ROWS_AT_ONCE)
     parts = (user[begin : begin + ROWS_AT_ONCE + 1] for begin in pieces)
     return all((part[1:] >= part[:-1]).all() for part in parts)
-
-
-def _whole_users(user: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cuts ascending users into pieces of about `ROWS_AT_ONCE` that part none of them."""
-    begin = 0
-    while begin < len(user):
-        last = user[min(begin + ROWS_AT_ONCE, len(user)) - 1]
-        end = int(np.searchsorted(user, last, side="right"))
-        yield begin, end
-        begin = end
 
 
 def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:

@@ -191,11 +191,29 @@ def assert_as_large_as_said(model, data):
         assert told.learnt == 0
 
 
-class RetrieveContract:
-    """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
+class Contract:
+    """What is asked of models of both tasks, by the fixture `trained` of either."""
 
     name: str
     hyper_parameters: dict = {}
+
+    def test_is_as_large_as_its_settings_say(self, trained):
+        assert_as_large_as_said(trained.model, trained.data)
+
+    @pytest.mark.thorough
+    def test_empty_places_change_nothing(self, trained):
+        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
+            assert_empty_places_change_nothing(trained.model, trained.data)
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])
+    def test_steps_with_and_without_are_alike(self, trained, setting):
+        if setting in type(trained.model.hyper_parameters).model_fields:
+            assert_steps_alike(self.name, trained.data, self.hyper_parameters, setting)
+
+
+class RetrieveContract(Contract):
+    """Subclass, set `name`, and `hyper_parameters` that learn the toy log in seconds."""
 
     def toy(self, toy_data, randomness):
         """The log as the model's runs would have it built."""
@@ -265,9 +283,6 @@ class RetrieveContract:
         query = Query(tf.constant([2, 3], tf.int64), tf.constant([True, True]), history)
         before, after = (each.score_items(query, each.catalogue()) for each in (model, again))
         assert np.abs(after - before).max() > 1e-4
-
-    def test_is_as_large_as_its_settings_say(self, trained):
-        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured
@@ -480,14 +495,3 @@ class RetrieveContract:
         if not isinstance(trained.model.hyper_parameters, Epochs):
             pytest.skip(f"{self.name} is fitted in closed form")
         assert_takes_every_weight(trained, str(tmp_path))
-
-    @pytest.mark.thorough
-    def test_empty_places_change_nothing(self, trained):
-        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
-            assert_empty_places_change_nothing(trained.model, trained.data)
-
-    @pytest.mark.thorough
-    @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])
-    def test_steps_with_and_without_are_alike(self, trained, setting):
-        if setting in type(trained.model.hyper_parameters).model_fields:
-            assert_steps_alike(self.name, trained.data, self.hyper_parameters, setting)

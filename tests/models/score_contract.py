@@ -14,12 +14,7 @@ from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
-from tests.models.contract import (
-    assert_as_large_as_said,
-    assert_empty_places_change_nothing,
-    assert_steps_alike,
-    assert_takes_every_weight,
-)
+from tests.models.contract import Contract, assert_takes_every_weight
 from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
@@ -60,7 +55,7 @@ def raw_columns(data, examples):
     return columns | {name: rows[name].to_tensor() for name in data.history_names}
 
 
-class ScoreContract:
+class ScoreContract(Contract):
     """Subclass, and set `name`, `hyper_parameters` and what they must reach.
 
     The hyper-parameters must learn the toy ratings in seconds.
@@ -73,8 +68,6 @@ class ScoreContract:
         most_error: ratings: the same, as RMSE over the constant predictor's.
     """
 
-    name: str
-    hyper_parameters: dict = {}
     label = CLICK
     least_auc = 0.95
     most_error = 0.5
@@ -105,9 +98,6 @@ class ScoreContract:
 
     def score_examples(self, trained, examples):
         return trained.signatures["score_examples"](examples=tf.constant(examples, tf.string))
-
-    def test_is_as_large_as_its_settings_say(self, trained):
-        assert_as_large_as_said(trained.model, trained.data)
 
     def test_learns_what_is_learnable(self, trained):
         values = trained.measured
@@ -282,14 +272,3 @@ class ScoreContract:
 
     def test_a_warm_start_takes_every_weight(self, trained, tmp_path):
         assert_takes_every_weight(trained, str(tmp_path))
-
-    @pytest.mark.thorough
-    def test_empty_places_change_nothing(self, trained):
-        if "jit_compile" in type(trained.model.hyper_parameters).model_fields:
-            assert_empty_places_change_nothing(trained.model, trained.data)
-
-    @pytest.mark.thorough
-    @pytest.mark.parametrize("setting", ["jit_compile", "mixed_precision"])
-    def test_steps_with_and_without_are_alike(self, trained, setting):
-        if setting in type(trained.model.hyper_parameters).model_fields:
-            assert_steps_alike(self.name, trained.data, self.hyper_parameters, setting)

@@ -13,7 +13,7 @@ CONTRACTS = {"retrieve": RetrieveContract, "score": ScoreContract}
 
 
 def contract_tests(contract: type) -> set[str]:
-    return {name for name in vars(contract) if name.startswith("test_")}
+    return {name for name in dir(contract) if name.startswith("test_")}
 
 
 @pytest.mark.parametrize("name", registry.MODELS)

@@ -25,13 +25,15 @@ help: ## show this
 run: $(STAMP) ## environment, data, pipeline, server, recommendations on the screen
 	$(VENV)/bin/recsys demo
 
-PYTEST = $(PYTHON) -m pytest -q --durations=15 --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+PYTEST = $(PYTHON) -m pytest -q --durations=15 --dist=loadfile --no-loadscope-reorder --max-worker-restart=100
 
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --numprocesses=$(WORKERS) $(ARGS)
 
-test-all: $(STAMP) ## the thorough tests too: CI runs them
-	$(PYTEST) -m "not slow" $(ARGS)
+# What failed is run once more, by itself, and both are in the log: a port that somebody took, a machine that stood still.
+test-all: $(STAMP) ## the thorough tests too: CI runs them; what failed, once more
+	$(PYTEST) --numprocesses=$(WORKERS) -m "not slow" $(ARGS) || { [ $$? = 1 ] && \
+		$(PYTEST) --numprocesses=1 -m "not slow" --last-failed --last-failed-no-failures=none $(ARGS); }
 
 mutants: $(STAMP) ## breaks the contract in one way after the other, and asks that a test notices
 	$(PYTHON) -m pytest -q --numprocesses=$(WORKERS) -m slow tests/mutants

@@ -64,6 +64,7 @@ _REQUIRES = [
     "jinja2>=3.1",
     "markupsafe>=2.1",
     "orjson>=3.9",
+    "psutil>=6",
     "pydantic>=2",
     "PyYAML>=6",
     "rich>=13",

@@ -5,6 +5,7 @@ Light: Beam itself is imported in the functions that run something.
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -339,19 +340,13 @@ def listeners(port: int) -> set[int]:
 
     gRPC shares ports: a second pool on one starts without a word.
     """
-    sockets = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    sockets.add(f"socket:[{fields[9]}]")
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(one) in sockets for one in (process / "fd").iterdir()):
-                found.add(int(process.name))
-    return found
+    import psutil
+
+    return {
+        one.pid
+        for one in psutil.net_connections(kind="tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid
+    }
 
 
 def _here() -> dict[str, str]:
@@ -387,6 +382,7 @@ def look(mark: str) -> None:
 
 def _probe(beam: Beam, folder: Path, wait_s: float) -> None:
     import apache_beam
+    import grpc
 
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     mark = folder / f".probe-{uuid.uuid4().hex}"
@@ -394,7 +390,9 @@ def _probe(beam: Beam, folder: Path, wait_s: float) -> None:
     mark.write_text(json.dumps(_here()))
     problem = f"beam: {beam.runner} at {_where(beam)}"
     try:
-        pipeline = new_pipeline(beam)
+        # Of each call to a job server, which may listen and never say a word.
+        options = {**beam.options, "job_server_timeout": math.ceil(wait_s)}
+        pipeline = new_pipeline(beam if beam.is_here else Beam(runner=beam.runner, options=options))
         _ = pipeline | apache_beam.Create([str(mark)]) | apache_beam.Map(look)
         result = pipeline.run()
         state = result.wait_until_finish(duration=int(wait_s * 1000))
@@ -413,6 +411,11 @@ def _probe(beam: Beam, folder: Path, wait_s: float) -> None:
             )
     except RecsysError:
         raise
+    except grpc.FutureTimeoutError:
+        raise ConfigError(
+            f"{problem}: what listens there did not answer as a job server within {wait_s:.0f} s; "
+            f"one is started by: {_STARTED_BY[beam.runner].format(port='PORT')}"
+        ) from None
     except Exception as error:
         raise ConfigError(f"{problem}: a first job failed: {reason(error)}") from error
     finally:

@@ -8,9 +8,9 @@ is cancelled when they are gone. Clusters see to their workers themselves.
 import contextlib
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
+import psutil
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineState
@@ -76,16 +76,14 @@ def _watch(result: Any, pools: set[int], before: set[int], gone: list[str]) -> N
 
 def _children(processes: set[int]) -> set[int]:
     """The children of processes that live."""
-    found = set()
+    found: set[int] = set()
     for process in processes:
-        for file in Path(f"/proc/{process}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found |= set(map(int, file.read_text().split()))
-    return {process for process in found if _lives(process)}
+        with contextlib.suppress(psutil.Error):
+            found |= {one.pid for one in psutil.Process(process).children() if _lives(one)}
+    return found
 
 
-def _lives(process: int) -> bool:
-    with contextlib.suppress(OSError):
-        # The name, which may hold anything, ends with a bracket; the state comes after it.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     return False

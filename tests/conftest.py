@@ -1,6 +1,7 @@
 """Fixtures for all rooms."""
 
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import importlib.util
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -27,6 +29,57 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 gc.disable()
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Names the folder where each worker says what its threads were doing when it was ended.
+_ENDED = "RECSYS_TEST_WORKERS_ENDED"
+# Beyond a test's own limit, which raises in Python and so waits for what has left Python.
+_BEYOND_LIMIT_S = 60
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """Has a worker that crashes, or that waits for ever outside of Python, say where."""
+    if not hasattr(config, "workerinput"):
+        os.environ[_ENDED] = tempfile.mkdtemp(prefix="recsys-tests-")
+    else:
+        config.ended = open(Path(os.environ[_ENDED]) / f"{os.getpid()}.txt", "w")
+        faulthandler.enable(config.ended)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Ends the worker of a test that its own limit could not end; the others go on."""
+    if not hasattr(item.config, "ended"):
+        return (yield)
+    marker = item.get_closest_marker("timeout")
+    limit = float(marker.args[0] if marker else item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(limit + _BEYOND_LIMIT_S, exit=True, file=item.config.ended)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, sched):
+    """Leaves out a test that has ended its worker; xdist would run it in the next, and the next."""
+    for file, tests in list(sched.workqueue.items()):
+        if crashitem in tests:
+            tests[crashitem] = True  # done
+            if all(tests.values()):
+                del sched.workqueue[file]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Shows what workers that were ended have said, and takes their folder away."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = Path(os.environ[_ENDED])
+    for file in sorted(folder.glob("*.txt")):
+        if said := file.read_text(errors="replace"):
+            terminalreporter.section(f"process {file.stem} was ended")
+            terminalreporter.write(said)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

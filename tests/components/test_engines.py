@@ -171,9 +171,9 @@ def listening(port: int = 0, shared: bool = False) -> socket.socket:
     return server
 
 
-def refusal(beam: Beam, folder) -> str:
+def refusal(beam: Beam, folder, wait_s: float = 60) -> str:
     with pytest.raises(ConfigError) as refused:
-        require_usable(beam, str(folder), lambda line: None)
+        require_usable(beam, str(folder), lambda line: None, wait_s)
     return str(refused.value)
 
 
@@ -217,6 +217,18 @@ def test_two_pools_on_one_port(tmp_path):
             second.communicate(b"\n")
     assert f"two processes listen on port {port}" in told
     assert str(os.getpid()) in told and str(second.pid) in told
+
+
+def test_what_listens_and_says_nothing(tmp_path):
+    """Beam's client would wait for its first word for a day, as it does for a long job."""
+    with listening() as silent, listening() as pool:
+        options = {
+            "job_endpoint": f"localhost:{silent.getsockname()[1]}",
+            "environment_config": f"localhost:{pool.getsockname()[1]}",
+        }
+        told = refusal(Beam(runner="portable", options=options), tmp_path, wait_s=2)
+    assert "did not answer as a job server within 2 s" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_flink_and_no_jar(tmp_path):

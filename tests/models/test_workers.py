@@ -18,7 +18,7 @@ from models.training.servers import require_shards
 from pipeline import workers
 from tests.models.test_training import arguments
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(900)
 SMALL = {"epochs": 12, "patience": 12, "batch_size": 64, "factors": 8, "learning_rate": 0.01}
 
 

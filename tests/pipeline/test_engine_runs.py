@@ -4,7 +4,6 @@ The engine is a process of its own and so are its workers, which are started in 
 """
 
 import contextlib
-import glob
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
@@ -140,32 +140,21 @@ def test_a_run_whose_worker_is_killed_ends_and_the_next_goes_on_to_the_same_outp
 
 def kill_worker(pool: int, number: int, killed: list[float]) -> None:
     """Kills a pool's worker of that number once it has connected to the engine and begun."""
-    seen: list[int] = []
+    seen: list[psutil.Process] = []
     while len(seen) < number:
-        for file in glob.glob(f"/proc/{pool}/task/*/children"):
-            with contextlib.suppress(OSError):
-                seen += [int(one) for one in Path(file).read_text().split() if int(one) not in seen]
+        with contextlib.suppress(psutil.Error):
+            seen += [one for one in psutil.Process(pool).children() if one not in seen]
         time.sleep(0.05)
     while not is_connected(seen[number - 1]):
         time.sleep(0.05)
     time.sleep(1)
     killed.append(time.monotonic())
-    os.kill(seen[number - 1], signal.SIGKILL)
+    seen[number - 1].kill()
 
 
-def is_connected(process: int) -> bool:
-    """Whether a process has an established connection (state 01)."""
-    connections = {
-        f"socket:[{fields[9]}]"
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        for fields in map(str.split, Path(table).read_text().splitlines()[1:])
-        if fields[3] == "01"
-    }
-    for one in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(OSError):  # a file that has been closed meanwhile
-            if os.readlink(one) in connections:
-                return True
-    return False
+def is_connected(process: psutil.Process) -> bool:
+    """Whether a process has an established connection."""
+    return any(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("tcp"))
 
 
 def require_same(found: lineage.RunRecord, expected: lineage.RunRecord) -> None:

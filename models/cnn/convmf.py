@@ -44,6 +44,7 @@ from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import TokenEmbedding
+from models.inputs.traced import traced
 from models.names.errors import ConfigError
 from models.names.features import DOCUMENT, TEXT, Feature
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Xla
@@ -175,7 +176,7 @@ class ConvMF(ScoreModel[HyperParameters]):
     def learn(self, loop: Loop) -> None:
         with loop.strategy.scope():
             optimizer = tf.keras.optimizers.RMSprop(self.hyper_parameters.learning_rate)
-        loop.fit(self, optimizer=optimizer, before_epoch=tf.function(self.update_factors))
+        loop.fit(self, optimizer=optimizer, before_epoch=traced(self.update_factors))
 
     def batches(self, data: ScoreData, seed: int, first_epoch: int) -> sampling.Batches:
         passes = self.hyper_parameters.network_epochs

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.columns import choose
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import ScoreData
 from models.names.errors import DataError
@@ -81,20 +82,16 @@ class ItemText:
         parts, offset = [], 0
         for field in self._fields:
             column = columns[field.name]
-            words = (
-                column
-                if isinstance(column, tf.RaggedTensor)
-                else tf.ragged.boolean_mask(column, column > 0)
-            )
+            words = column if isinstance(column, tf.RaggedTensor) else choose(column, column > 0)
             parts.append(tf.cast(words, tf.int32) + offset)
             offset += field.size
         return tf.concat(parts, axis=1)[:, : self._length]
 
     def _known(self, texts: tf.RaggedTensor) -> tf.Tensor:
         words = texts.with_flat_values(tf.gather(self._index, texts.flat_values))
-        return tf.ragged.boolean_mask(
-            words, words.with_flat_values(words.flat_values > 0)
-        ).to_tensor(shape=[None, self._length])
+        return choose(words, words.with_flat_values(words.flat_values > 0)).to_tensor(
+            shape=[None, self._length]
+        )
 
     @staticmethod
     def _choose(numbers, texts, known, count, vocabulary, max_share) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.contract.query import Query
+from models.inputs.columns import choose
 from models.inputs.preprocessing import FIRST_TOKEN
 
 NEWEST, LEFT_OUT = 1000, 50
@@ -61,7 +62,7 @@ def without_each(query: Query, row: tf.Tensor, items: tf.Tensor) -> Query:
     kept = tf.RaggedTensor.from_tensor(kept)
 
     def events(column: tf.RaggedTensor | None) -> tf.RaggedTensor | None:
-        return None if column is None else tf.ragged.boolean_mask(tf.gather(column, copies), kept)
+        return None if column is None else choose(tf.gather(column, copies), kept)
 
     context = query.context and {
         name: tf.gather(value, copies) for name, value in query.context.items()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.retrieve import DotProductModel, RetrieveModel
+from models.inputs.traced import traced
 from models.names.errors import ConfigError
 from models.names.index import IndexConfig
 
@@ -118,7 +119,7 @@ class InvertedFile(tf.Module):
         self._codes = tf.Variable(codes[order], trainable=False)
         self._scale = tf.Variable(scale[order].astype(np.float32), trainable=False)
         # Several signatures ask it, and it is traced once.
-        self.nearest = tf.function(
+        self.nearest = traced(
             self._nearest,
             input_signature=[tf.TensorSpec([None, width]), tf.TensorSpec([None], tf.int32)],
         ).__call__

@@ -9,6 +9,7 @@ from models.contract.explain import times_in
 from models.contract.query import Query
 from models.contract.recommender import H
 from models.contract.retrieve import DotProductModel
+from models.inputs.columns import choose
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
@@ -85,9 +86,7 @@ class ItemVectorModel(DotProductModel[H]):
     def with_vector(self, history: tf.RaggedTensor) -> tf.RaggedTensor:
         """Ragged [B, None] item indices -> those of items that have a vector."""
         vectors = self.item_vectors(history.flat_values)
-        return tf.ragged.boolean_mask(
-            history, history.with_flat_values(tf.reduce_any(vectors != 0, axis=1))
-        )
+        return choose(history, history.with_flat_values(tf.reduce_any(vectors != 0, axis=1)))
 
 
 class ItemToItemModel(ItemVectorModel[L]):

@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.inputs.traced import traced
+
 K = tf.TensorSpec(None, tf.int32, name="k")
 
 
@@ -22,7 +24,7 @@ def signature(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
     def checked(**inputs: tf.Tensor) -> Any:
         return function(**_same_rows(inputs))
 
-    return tf.function(checked).get_concrete_function(**specs)
+    return traced(checked).get_concrete_function(**specs)
 
 
 def _same_rows(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

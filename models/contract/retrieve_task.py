@@ -10,6 +10,7 @@ import tensorflow as tf
 from models.contract.retrieve import RetrieveModel
 from models.contract.retriever import Retriever
 from models.inputs.data import TrainingData
+from models.inputs.traced import traced
 from models.measures import recommended
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
@@ -49,7 +50,7 @@ class Evaluation:
             retriever.parse_queries(tf.constant(self._queries[start : start + size], tf.string))
             for start in range(0, len(self._queries), size)
         ]
-        compute = tf.function(retriever.metrics, reduce_retracing=True)
+        compute = traced(retriever.metrics, reduce_retracing=True)
 
         def evaluate() -> dict[str, float]:
             catalogue = model.catalogue()

@@ -29,6 +29,7 @@ from models.inputs.history import STRINGS, History
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field, raw_signature
+from models.inputs.traced import traced
 from models.measures import ranking, segments
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
@@ -126,10 +127,10 @@ class Retriever(tf.Module):
             self.inverted_file = index_of(model, self._frozen, index, seed, self._own_queries)
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
-        self._measure = tf.function(self._measure_queries).__call__
-        self._answer = tf.function(self._answer_requests).__call__
-        self._under_rules = tf.function(self._answer_under_rules).__call__
-        self._reasons = tf.function(self._find_reasons).__call__
+        self._measure = traced(self._measure_queries).__call__
+        self._answer = traced(self._answer_requests).__call__
+        self._under_rules = traced(self._answer_under_rules).__call__
+        self._reasons = traced(self._find_reasons).__call__
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices.
@@ -400,16 +401,12 @@ class Retriever(tf.Module):
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
-            "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(
-                examples
-            ),
-            "recall_examples": tf.function(self.recommend_examples).get_concrete_function(
+            "recommend_examples": traced(self.recommend_examples).get_concrete_function(examples),
+            "recall_examples": traced(self.recommend_examples).get_concrete_function(
                 examples, count
             ),
-            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
-            "recall_queries": tf.function(self.recall_queries).get_concrete_function(
-                examples, count
-            ),
+            "evaluate": traced(self.evaluate).get_concrete_function(examples),
+            "recall_queries": traced(self.recall_queries).get_concrete_function(examples, count),
         }
         beside = self.events_signature()
         if beside:
@@ -461,7 +458,7 @@ class Retriever(tf.Module):
             signatures["explain"] = signature(
                 self.explain, **who, item_id=spec(matrix, "item_id"), **beside, **why
             )
-            signatures["recall_rules"] = tf.function(self.recall_rules).get_concrete_function(
+            signatures["recall_rules"] = traced(self.recall_rules).get_concrete_function(
                 examples, count, **taken
             )
         for name, function in self._model.signatures(self).items():
@@ -500,7 +497,7 @@ class Retriever(tf.Module):
                 score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
             return {"item_id": tf.gather(self._item_ids, position), "score": score}
 
-        return tf.function(retrieve).get_concrete_function(
+        return traced(retrieve).get_concrete_function(
             tf.TensorSpec([None, vectors.shape[1]], tf.float32, name="embedding"),
             tf.TensorSpec([], tf.int32, name="k"),
         )

@@ -27,8 +27,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from models.contract.conditions import Conditions, require, to_numbers
+from models.inputs.columns import choose
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.traced import traced
 
 _BOOST = r"^(.+) => *([*+-]) *(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*$"
 _DIVERSITY = r"^\s*(.+?)\s*<=\s*(\d+)\s*$"
@@ -121,7 +123,7 @@ class Rulebook(tf.Module):
         if vectors is not None:
             self.vectors = tf.Variable(tf.math.l2_normalize(vectors, axis=1), trainable=False)
         # Two signatures ask it, and it is traced once.
-        self._hold = tf.function(
+        self._hold = traced(
             self._conditions.hold, input_signature=[tf.TensorSpec([None], tf.string)]
         ).__call__
 
@@ -404,7 +406,7 @@ def unboosted(scores: tf.Tensor, factor: tf.Tensor, added: tf.Tensor) -> tf.Tens
     return tf.where(scaled >= 0, scaled / factor, scaled * factor)
 
 
-@tf.function(reduce_retracing=True)
+@traced(reduce_retracing=True)
 def mask_items(scores: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
     """Sets scores [B, N] to -inf at ragged [B, None] item indices."""
     positions = tf.stack([items.value_rowids(), items.flat_values - FIRST_TOKEN], axis=1)
@@ -434,7 +436,7 @@ def _unwanted(asked: Asked, exclude_recent: tf.Tensor) -> tf.RaggedTensor:
         from_end = tf.gather(asked.history.row_splits, row + 1) - tf.range(tf.size(row, tf.int64))
         count = tf.gather(tf.cast(exclude_recent, tf.int64), row)
         recent = tf.RaggedTensor.from_row_lengths(from_end <= count, lengths, validate=False)
-        return tf.concat([out, tf.ragged.boolean_mask(asked.history, recent)], axis=1)
+        return tf.concat([out, choose(asked.history, recent)], axis=1)
 
     out = tf.concat([asked.seen, asked.excluded], axis=1)
     return tf.cond(tf.reduce_any(exclude_recent > 0), with_recent, lambda: out)
@@ -442,9 +444,7 @@ def _unwanted(asked: Asked, exclude_recent: tf.Tensor) -> tf.RaggedTensor:
 
 def _without_pins(scores: tf.Tensor, pins: tf.Tensor) -> tf.Tensor:
     index = tf.RaggedTensor.from_tensor(pins) + FIRST_TOKEN
-    return mask_items(
-        scores, tf.cast(tf.ragged.boolean_mask(index, index >= FIRST_TOKEN), tf.int64)
-    )
+    return mask_items(scores, tf.cast(choose(index, index >= FIRST_TOKEN), tf.int64))
 
 
 def _said(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

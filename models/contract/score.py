@@ -15,6 +15,7 @@ from models.contract.requests import signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.score_data import Inputs, ScoreData
+from models.inputs.traced import traced
 from models.measures import lists, pointwise
 from models.names import metrics
 from models.names.errors import ConfigError
@@ -255,10 +256,10 @@ class Scorer(tf.Module):
         self._mean = tf.constant(data.label_mean, tf.float32)
         # What the signatures have in common is traced once; an attribute that is a function would
         # be traced again to be saved.
-        self._predict = tf.function(
+        self._predict = traced(
             model.predict_rows, input_signature=[data.input_signature()]
         ).__call__
-        self._reasons = tf.function(
+        self._reasons = traced(
             self._find_reasons, input_signature=[data.input_signature()]
         ).__call__
 
@@ -425,8 +426,8 @@ class Scorer(tf.Module):
         signatures = {
             "serving_default": score,
             "score": score,
-            "score_examples": tf.function(self.score_examples).get_concrete_function(examples),
-            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "score_examples": traced(self.score_examples).get_concrete_function(examples),
+            "evaluate": traced(self.evaluate).get_concrete_function(examples),
             "rank": signature(self.rank, **pairs),
             "score_explained": signature(
                 lambda **raw: self.score_explained(raw), **self._data.raw_signature()
@@ -477,7 +478,7 @@ class Evaluation:
         self._label = data.label
         self._signature = data.input_signature()
         self._mean = tf.constant(data.label_mean, tf.float32)
-        parse = tf.function(data.parse, input_signature=[tf.TensorSpec([None], tf.string)])
+        parse = traced(data.parse, input_signature=[tf.TensorSpec([None], tf.string)])
         starts = range(0, len(examples), _EVALUATION_ROWS)
         parsed = [
             parse(tf.constant(examples[start : start + _EVALUATION_ROWS], tf.string))
@@ -491,8 +492,8 @@ class Evaluation:
 
     def of(self, model: ScoreModel[Any]) -> Callable[[], dict[str, float]]:
         """Returns a function that evaluates `model` as it then is: () -> {metric: value}."""
-        predict = tf.function(model.predict_rows, input_signature=[self._signature])
-        measure = tf.function(self._measure)
+        predict = traced(model.predict_rows, input_signature=[self._signature])
+        measure = traced(self._measure)
 
         def evaluate() -> dict[str, float]:
             model.prepare()

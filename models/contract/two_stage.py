@@ -27,6 +27,7 @@ from models.contract.retriever import parse_requests
 from models.contract.rules import boosted, rules_signature, unboosted, with_pins
 from models.contract.score import RECALLED
 from models.inputs.history import STRINGS
+from models.inputs.traced import traced
 from models.measures import ranking
 from models.names import metrics
 from models.names.features import HISTORY_COLUMNS, REQUEST_INPUTS
@@ -285,7 +286,7 @@ class TwoStage(tf.Module):
             return []
         weights = tf.constant(WEIGHTS, tf.float32)
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        @traced(input_signature=[tf.TensorSpec([None], tf.string)])
         def sums(examples: tf.Tensor) -> tf.Tensor:
             parts = self._queries(examples)
 
@@ -319,10 +320,8 @@ class TwoStage(tf.Module):
         signatures = {
             "serving_default": recommend,
             "recommend": recommend,
-            "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(
-                examples
-            ),
-            "evaluate": tf.function(self.evaluate).get_concrete_function(examples),
+            "recommend_examples": traced(self.recommend_examples).get_concrete_function(examples),
+            "evaluate": traced(self.evaluate).get_concrete_function(examples),
         }
         beside = self._told(self._recall, _EVENTS) | self._told(self._rank, _RANK)
         if beside:

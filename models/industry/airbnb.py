@@ -42,6 +42,7 @@ from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
 from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
+from models.inputs.traced import traced
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Xla
 from models.names.sizes import ADDED, Parameters, Sizes
 from models.training.optimizers import Adam
@@ -212,7 +213,7 @@ class Airbnb(ItemToItemModel[HyperParameters]):
             return {"embedding": rows, "known": tf.reduce_any(rows != 0, axis=1)}
 
         spec = tf.TensorSpec([None], tf.string, name="item_id")
-        return {"embed_listings": tf.function(embed).get_concrete_function(spec)}
+        return {"embed_listings": traced(embed).get_concrete_function(spec)}
 
     def user_types(self, index: tf.Tensor) -> tf.Tensor:
         """[B] user indices -> [B, D] vectors of their types, 0 where there is none."""

@@ -33,6 +33,7 @@ from models.industry.item_vectors import VectorModel, VectorSettings
 from models.industry.prefixes import Prefixes, targets
 from models.industry.recurrent import read_through
 from models.inputs import sampling
+from models.inputs.columns import choose
 from models.inputs.data import TrainingData
 from models.inputs.dropout import Dropout
 from models.inputs.preprocessing import FIRST_TOKEN
@@ -166,7 +167,7 @@ class BINN(VectorModel[HyperParameters]):
         predicted = self.predict_vector(
             tuple(column[:, -own.recent_length :].to_tensor() for column in (history, types)),
             tuple(
-                tf.ragged.boolean_mask(column, chosen)[:, -own.preference_length :].to_tensor()
+                choose(column, chosen)[:, -own.preference_length :].to_tensor()
                 for column in (history, types)
             ),
         )

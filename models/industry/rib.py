@@ -39,6 +39,7 @@ from models.industry.item_vectors import VectorModel, VectorSettings
 from models.industry.prefixes import Prefixes, targets
 from models.industry.recurrent import read_through
 from models.inputs import sampling
+from models.inputs.columns import choose
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding, id_embedding
@@ -234,9 +235,7 @@ class RIB(VectorModel[HyperParameters]):
             _, weights = self._read_query(Query(history[:, 0], history[:, 0] == "", *events[:3]))
             known = self._item_table.lookup(history) >= FIRST_TOKEN
             column = tf.broadcast_to(tf.range(tf.shape(known)[1]), tf.shape(known))
-            column = tf.ragged.boolean_mask(column, known)[
-                :, -self.hyper_parameters.history_length :
-            ]
+            column = choose(column, known)[:, -self.hyper_parameters.history_length :]
             row = tf.cast(column.value_rowids(), tf.int32)
             read = tf.RaggedTensor.from_tensor(weights, column.row_lengths())
             place = tf.stack([row, column.flat_values], axis=1)

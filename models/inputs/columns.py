@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from models.inputs import twins
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.traced import traced
 from models.names.errors import DataError
 
 _BATCH = 8192
@@ -170,9 +171,7 @@ def read_columns(
     spec = dict(spec)
     found = twins.of(files)
     if found:
-        function = tf.function(
-            lambda row: transform(dict(row)), input_signature=[twins.signature(spec)]
-        )
+        function = traced(lambda row: transform(dict(row)), input_signature=[twins.signature(spec)])
         elements = function.get_concrete_function().structured_outputs
         batches = (function(batch) for batch in twins.batches(found, spec))
     else:
@@ -254,7 +253,30 @@ def take_rows(
 
 def drop_unknown(index: tf.RaggedTensor) -> tf.RaggedTensor:
     """Leaves out indices 0 and 1 of a ragged [B, None] int64 tensor."""
-    return tf.ragged.boolean_mask(index, index >= FIRST_TOKEN)
+    return choose(index, index >= FIRST_TOKEN)
+
+
+def choose(
+    values: tf.Tensor | tf.RaggedTensor, mask: tf.Tensor | tf.RaggedTensor
+) -> tf.RaggedTensor:
+    """The values that a mask chooses: `tf.ragged.boolean_mask` in a tenth of its ops.
+
+    Args:
+        values: [B, L], or ragged [B, None].
+        mask: bool, the same.
+
+    Returns:
+        Ragged [B, None].
+    """
+    if not isinstance(values, tf.RaggedTensor):
+        values, mask = map(tf.RaggedTensor.from_tensor, (values, mask))
+    there = mask.flat_values
+    before = tf.pad(tf.cumsum(tf.cast(there, values.row_splits.dtype)), [[1, 0]])
+    return tf.RaggedTensor.from_row_splits(
+        tf.gather(values.flat_values, tf.squeeze(tf.where(there), axis=1)),
+        tf.gather(before, values.row_splits),
+        validate=False,
+    )
 
 
 def scatter_rows(values: tf.RaggedTensor, index: np.ndarray, count: int) -> tf.RaggedTensor:

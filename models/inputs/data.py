@@ -188,35 +188,31 @@ class TrainingData:
 
         def index(row):
             items = self.item_table.lookup(row["item_id"])
-            lengths = items.row_lengths()
+            lengths, row_of = items.row_lengths(), items.value_rowids()
+            step = tf.range(tf.size(row_of, tf.int64)) - tf.gather(items.row_starts(), row_of)
 
-            def of_events(column, has, missing):
-                """The column of the events of the rows that `has` is true for, else `missing`."""
-                events = tf.where(tf.repeat(has, lengths))
-                absent = tf.fill(tf.shape(items.flat_values), tf.constant(missing, column.dtype))
-                return tf.tensor_scatter_nd_update(absent, events, column)
+            def of_events(column, has, place, missing):
+                """The value of each event at its place of the column, where its row has one."""
+                values = tf.pad(column.flat_values, [[0, 1]], constant_values=missing)
+                place += tf.gather(column.row_starts(), row_of)
+                last = tf.size(column.flat_values, tf.int64)
+                return tf.gather(values, tf.where(tf.gather(has, row_of), place, last))
 
             # One session id a row marks a row that is a session; a list of them, one an event,
             # belongs to a row of a whole user. A row without any holds events outside of sessions.
             ids = row["session_id"]
-            single = ids.row_lengths() == 1
-            session = tf.strings.to_hash_bucket_fast(
-                tf.ragged.boolean_mask(ids, single).flat_values, 2**62
-            )
+            session = ids.with_flat_values(tf.strings.to_hash_bucket_fast(ids.flat_values, 2**62))
+            user = tf.cast(self.user_table.lookup(row["user_id"]), tf.int32)
             columns = {
-                "user": tf.repeat(
-                    tf.cast(self.user_table.lookup(row["user_id"]), tf.int32), lengths
-                ),
+                "user": tf.gather(user, row_of),
                 "item": tf.cast(items.flat_values, tf.int32),
-                "session": of_events(
-                    tf.repeat(session, tf.boolean_mask(lengths, single)), single, 0
-                ),
+                "session": of_events(session, ids.row_lengths() == 1, tf.zeros_like(row_of), 0),
             }
             for name, kind in kinds.items():
                 # A row without the value has an empty list.
                 whole = row[name].row_lengths() == lengths
-                values = tf.ragged.boolean_mask(row[name], whole).flat_values
-                columns[name] = of_events(values, whole, float("nan") if kind.is_floating else 0)
+                missing = float("nan") if kind.is_floating else 0
+                columns[name] = of_events(row[name], whole, step, missing)
             for name in beside | told:
                 columns[name] = beside_items(row[name], items, name).flat_values
             if EVENT_TYPE in beside:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.columns import choose
+
 
 @dataclass
 class Documents:
@@ -41,7 +43,5 @@ class Documents:
         """
         words, partners = tf.gather(self.words, owner), tf.gather(self.partners, owner)
         own = tf.repeat(tf.cast(partner, partners.dtype), partners.row_lengths())
-        others = tf.ragged.boolean_mask(
-            words, partners.with_flat_values(partners.flat_values != own)
-        )
+        others = choose(words, partners.with_flat_values(partners.flat_values != own))
         return others[:, :length].to_tensor(shape=[None, length])

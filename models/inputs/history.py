@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from models.inputs.columns import choose
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.features import HISTORY_COLUMNS
 
@@ -40,9 +41,7 @@ class History(NamedTuple):
 
     def keep(self, mask: tf.RaggedTensor) -> "History":
         """The events that a ragged [B, None] bool mask chooses, in every column alike."""
-        return History(
-            *(None if part is None else tf.ragged.boolean_mask(part, mask) for part in self)
-        )
+        return History(*(None if part is None else choose(part, mask) for part in self))
 
     def known(self) -> "History":
         """Leaves out the events of unknown items, in every column alike."""

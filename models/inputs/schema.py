@@ -7,6 +7,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from models.inputs.columns import choose
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.features import CATEGORICAL, ID, NUMERIC
 
@@ -71,7 +72,7 @@ def present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:
         there = matrix != ""
     else:
         there = ~tf.math.is_nan(matrix) if matrix.dtype.is_floating else tf.ones_like(matrix, bool)
-    ragged = tf.ragged.boolean_mask(matrix, there)
+    ragged = choose(matrix, there)
     if dtype != ragged.dtype:
         ragged = tf.cast(ragged, dtype)
     return ragged.to_sparse()

@@ -22,6 +22,7 @@ from models.inputs.data import TrainingData
 from models.inputs.history import History
 from models.inputs.preprocessing import UNKNOWN, quantile_column
 from models.inputs.schema import Field, present, read_schema
+from models.inputs.traced import traced
 from models.names import features as feature_types
 from models.names.errors import DataError
 from models.names.features import (
@@ -112,7 +113,7 @@ class ScoreData(TrainingData):
                     f"{re.sub('[^A-Za-z0-9_]+', '_', field.name)}: {field.name!r}"
                 )
         # Traced once for all splits and signatures.
-        self._transform = tf.function(self._transform_columns, reduce_retracing=True)
+        self._transform = traced(self._transform_columns, reduce_retracing=True)
 
     def field(self, name: str) -> Field:
         """Returns the field called `name`.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from models.inputs.traced import traced
 from models.names import metrics
 
 _FEW = 4  # targets a query up to which ranks are counted rather than searched for
@@ -190,7 +191,7 @@ def log2(value: tf.Tensor) -> tf.Tensor:
 
 
 # Traced once a process, not once in every signature and evaluation that measures.
-@tf.function(reduce_retracing=True)
+@traced(reduce_retracing=True)
 def retrieve_metrics(
     scores: tf.Tensor,
     popularity: tf.Tensor,

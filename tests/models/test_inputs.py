@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.inputs.columns import choose
 from models.inputs.data import Entities
 from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
 from models.inputs.sampling import Batches, UniformNegatives
@@ -150,3 +151,15 @@ def test_an_empty_list_gets_one_place():
     batches = batches.map(lambda batch: {"items": batch["items"].to_tensor()})
     filled = next(iter(batches.in_few_shapes().dataset))
     assert filled["items"].numpy().tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("splits", [tf.int32, tf.int64])
+def test_a_mask_chooses_of_ragged_rows(splits):
+    rows = tf.ragged.constant([[b"a", b"b"], [], [b"c"], [b"d", b"e"]], row_splits_dtype=splits)
+    mask = tf.ragged.constant([[True, False], [], [False], [True, True]], row_splits_dtype=splits)
+    chosen = choose(rows, mask)
+    assert chosen.to_list() == [[b"a"], [], [], [b"d", b"e"]]
+    assert chosen.row_splits.dtype == splits
+    matrix = tf.constant([[3, 0], [0, 4]])
+    assert choose(matrix, matrix > 0).to_list() == [[3], [4]]
+    assert choose(matrix[:0], matrix[:0] > 0).to_list() == []

@@ -20,6 +20,7 @@ from typing import Any
 
 from components import engines
 from components.tables.places import is_remote, place
+from models.names import memory
 from models.names.errors import ConfigError, RecsysError
 from pipeline import lineage
 from pipeline.config import RunConfig
@@ -317,6 +318,8 @@ def load_tensorflow(say: Callable[[str], None]) -> None:
 class _Progress(logging.Handler):
     """Turns the runner's own messages into one line a component, and one before where it is long.
 
+    What one that was long has freed is given back to the system, as its process goes on.
+
     Args:
         say: takes lines of progress.
         patience_s: seconds after which a component that is still at work is named.
@@ -350,6 +353,8 @@ class _Progress(logging.Handler):
             self._say(
                 f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}"
             )
+            if seconds > self._patience_s:  # to look through a process takes up to a second
+                memory.give_back()
 
     def close(self) -> None:
         """Names nothing any more: a component that failed is not finished."""

@@ -146,11 +146,13 @@ def save_alone(model: Any, names: list[str], folder: Path) -> None:
     """Writes a SavedModel of some signatures of a loaded one, with what they read and no more."""
     import tensorflow as tf
 
+    from models.contract.requests import save
+
     chosen = {name: model.signatures[name] for name in names}
     read = {id(handle) for function in chosen.values() for handle in function.captured_inputs}
     alone = tf.Module()
     alone.parts = [part for handle, part in _resources(model) if id(handle) in read]
-    tf.saved_model.save(alone, str(folder), signatures=chosen)
+    save(alone, str(folder), chosen)
 
 
 def _resources(model: Any) -> Iterator[tuple[Any, Any]]:

@@ -4,7 +4,9 @@ They stand in one file of the models and in one of the server.
 """
 
 import ast
+import gc
 import importlib
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ def adam() -> tf.keras.optimizers.Adam:
     [
         ("tensorflow.python.autograph.core.config", "CONVERSION_RULES"),
         ("tensorflow.python.autograph.core.config", "DoNotConvert"),
+        ("tensorflow.python.framework.ops", "gradient_registry"),
+        ("tensorflow.python.framework.ops.gradient_registry", "_registry"),
         # Messages of files and of the session, which have no public name.
         ("tensorflow.core.protobuf.config_pb2", "CallableOptions"),
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
@@ -61,6 +65,8 @@ def test_the_name_is_there(owner, name):
         holder.compile()
     elif owner.startswith("a "):
         holder = adam()
+    elif owner.endswith(".gradient_registry"):
+        holder = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
     else:
@@ -128,6 +134,42 @@ def test_autograph_leaves_what_the_models_trace_alone():
     for module in ("models.baseline.bpr_mf", "tensorflow_transform.mappers", "tf_keras.src.engine"):
         rule = next(rule for rule in config.CONVERSION_RULES if rule.matches(module))
         assert isinstance(rule, config.DoNotConvert), module
+
+
+def test_a_gradient_of_our_own_is_forgotten_with_what_it_holds():
+    """One that was traced before stays, and so does one of an operation."""
+    registered = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
+
+    def tripled():
+        """A function whose gradient, 3, holds a variable."""
+        held = tf.Variable(3.0)
+
+        @tf.custom_gradient
+        def triple(x):
+            return 3.0 * x, lambda above: above * held
+
+        return tf.function(triple).get_concrete_function(tf.TensorSpec([], tf.float32)), held
+
+    def slope(function):
+        with tf.GradientTape() as tape:
+            x = tf.constant(2.0)
+            tape.watch(x)
+            y = function(x)
+        return tape.gradient(y, x).numpy()
+
+    earlier, _held = tripled()
+    before = set(registered.list())
+    with tensorflow_private.forgotten_gradients():
+        function, held = tripled()
+        assert slope(function) == 3.0
+        tf.RegisterGradient("OfAnOperation")(lambda op, above: above)
+        held, function = weakref.ref(held), None
+        gc.collect()
+        assert held() is not None
+    gc.collect()
+    assert held() is None
+    assert set(registered.list()) - before == {"OfAnOperation"}
+    assert slope(earlier) == 3.0
 
 
 class Positions(tf.keras.optimizers.Optimizer):

@@ -1,6 +1,6 @@
-"""What every signature checks of a request before a model sees it."""
+"""What every signature checks of a request before a model sees it, and how they are saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +8,15 @@ import tensorflow as tf
 from models.inputs.traced import traced
 
 K = tf.TensorSpec(None, tf.int32, name="k")
+
+
+def save(module: tf.Module, folder: str, signatures: Mapping[str, Any]) -> None:
+    """Writes a SavedModel.
+
+    Its answers have no gradient: whoever loads one registers it for as long as the process lives.
+    """
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, folder, signatures=signatures, options=options)
 
 
 def signature(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:

@@ -11,13 +11,9 @@ from models.contract.retrieve import RetrieveModel
 from models.contract.retriever import Retriever
 from models.inputs.data import TrainingData
 from models.inputs.traced import traced
-from models.measures import recommended
+from models.measures import ranking, recommended
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
-
-_EVALUATION_CELLS = (
-    2_000_000  # scores computed at once in evaluation: bounds memory on any catalogue
-)
 
 
 class Evaluation:
@@ -45,7 +41,7 @@ class Evaluation:
         The function is () -> {metric: mean over queries}.
         """
         retriever = Retriever(model, self._data, self.metrics)
-        size = max(1, _EVALUATION_CELLS // max(1, len(self._data.items)))
+        size = ranking.rows_at_once(len(self._data.items))
         batches = [
             retriever.parse_queries(tf.constant(self._queries[start : start + size], tf.string))
             for start in range(0, len(self._queries), size)

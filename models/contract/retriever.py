@@ -2,7 +2,7 @@
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import tensorflow_recommenders as tfrs
 from models.contract import explain
 from models.contract.index import InvertedFile, index_of
 from models.contract.query import Query
-from models.contract.requests import K, signature
+from models.contract.requests import K, save, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
 from models.contract.rules import (
     Asked,
@@ -163,7 +163,7 @@ class Retriever(tf.Module):
         They are of the exact ranking, and the recall of an index is what it finds of that. Where
         the run asks for metrics of what is recommended, `recommended` is [B, K] int32.
         """
-        return self._measure(examples)[0]
+        return self._by_parts(lambda rows: self._measure(rows)[0], examples)
 
     def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `recall_queries` signature, on which a second stage is evaluated.
@@ -175,8 +175,15 @@ class Retriever(tf.Module):
                 the stored one.
             count: scalar int32, how many items.
         """
-        values, scores, user, answered = self._measure(examples)
-        return {**self._top(scores, user, answered, tf.fill(tf.shape(examples), count)), **values}
+
+        def recalled(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+            values, scores, user, answered = self._measure(rows)
+            return {**self._top(scores, user, answered, tf.fill(tf.shape(rows), count)), **values}
+
+        return self._by_parts(recalled, examples)
+
+    def _by_parts(self, function: Callable[[tf.Tensor], Any], examples: tf.Tensor) -> Any:
+        return ranking.by_parts(function, examples, ranking.rows_at_once(len(self._data.items)))
 
     def recommend(
         self,
@@ -465,7 +472,7 @@ class Retriever(tf.Module):
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")
             signatures[name] = function
-        tf.saved_model.save(self, folder, signatures=signatures)
+        save(self, folder, signatures)
 
     def _item_vectors(self) -> tf.Tensor | None:
         """[N, D] in catalogue order without biases, 0 of items that have none.

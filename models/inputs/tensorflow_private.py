@@ -4,8 +4,13 @@ A release may drop one without a word. `tests/test_tensorflow_private.py` asks f
 either lane. What the server needs is in `serving.server.tensorflow_private`.
 """
 
+import contextlib
+import re
+from collections.abc import Iterator
+
 import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
+from tensorflow.python.framework import ops
 
 
 def leave_unconverted(package: str) -> None:
@@ -16,6 +21,28 @@ def leave_unconverted(package: str) -> None:
     """
     rule = autograph.DoNotConvert(package)
     autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, rule)
+
+
+@contextlib.contextmanager
+def forgotten_gradients() -> Iterator[None]:
+    """Takes back the gradients of `tf.custom_gradient` that are registered within, at its end.
+
+    Every function that is traced with one, and every SavedModel that is loaded with one, registers
+    it under a number of its own, for as long as the process lives. What is registered holds the
+    graph, and with it the tables, the optimiser's state and the data that the graph reads.
+
+    What was traced within can be called thereafter, but has no gradient.
+    """
+    registered = ops.gradient_registry._registry
+    before = set(registered)
+    try:
+        yield
+    finally:
+        for name in registered.keys() - before:
+            if re.search(
+                r"-\d+$", name
+            ):  # the others are those of operations, imported when wanted
+                del registered[name]
 
 
 def several_steps(model: tf.keras.Model) -> tf.types.experimental.GenericFunction | None:

@@ -5,15 +5,48 @@ gains nothing. A score that is not a number counts as the worst for a target and
 other item.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from models.inputs.traced import traced
 from models.names import metrics
 
+AT_ONCE = 4_000_000
+"""Scores that are ranked at once, which bounds the memory of an evaluation on any catalogue."""
 _FEW = 4  # targets a query up to which ranks are counted rather than searched for
 _NEVER = 1e9  # a rank that no cutoff reaches: masked, unknown or not-a-number targets
+
+
+def rows_at_once(items: int) -> int:
+    """How many rows are ranked at once where there are so many items."""
+    return max(1, AT_ONCE // max(1, items))
+
+
+def by_parts(function: Callable[[tf.Tensor], Any], rows: tf.Tensor, size: int) -> Any:
+    """Applies a function to some rows at a time, one part after the other.
+
+    Args:
+        function: [P, ...] rows -> tensors [P, ...], in dictionaries or tuples.
+        rows: [B, ...].
+        size: rows of a part; the last has fewer.
+
+    Returns:
+        As the function, [B, ...].
+    """
+    spec = tf.TensorSpec([None, *rows.shape[1:]], rows.dtype)
+    one = tf.function(function).get_concrete_function(spec)
+    found = tf.map_fn(
+        lambda begin: one(rows[begin : begin + size]),
+        tf.range(0, tf.maximum(tf.shape(rows)[0], 1), size),  # of no rows one part, of none
+        fn_output_signature=tf.nest.map_structure(
+            lambda part: tf.RaggedTensorSpec(part.shape, part.dtype, ragged_rank=0),
+            one.structured_outputs,
+        ),
+        parallel_iterations=1,
+    )
+    return tf.nest.map_structure(lambda parts: parts.values, found)
 
 
 def ranks(scores: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,7 +1,10 @@
-"""How much memory there is: what decides whether a table of items x items fits."""
+"""How much memory there is, which decides whether a table of items x items fits; who has it."""
 
+import ctypes
+import gc
 import os
 import pathlib
+import sys
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -20,3 +23,16 @@ def total_bytes() -> int:
         if text.isdigit():  # "max" where there is no limit
             found.append(int(text))
     return min(found)
+
+
+def give_back() -> None:
+    """Gives the system what this process has freed, which it keeps for what it may want next.
+
+    The garbage is collected first, but where somebody has turned that off.
+    """
+    if gc.isenabled():
+        gc.collect()
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.default_memory_pool().release_unused()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's alone
+        trim(0)

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.contract import tasks
+from models.inputs.tensorflow_private import forgotten_gradients
 from models.names import hyper_parameters as settings
 from models.names import registry
 from models.names.errors import ConfigError
@@ -30,8 +31,9 @@ from models.training.servers import SMALLEST_PIECE, ParameterServers, require_sh
 TRAINING_LOG = "training.json"
 
 
+@forgotten_gradients()
 def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
-    """Trains and exports one model.
+    """Trains and exports one model, of which the process keeps nothing.
 
     Args:
         fn_args: as TFX passes them; used are `train_files`, `eval_files` (globs, one a split, whose

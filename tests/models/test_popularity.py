@@ -10,6 +10,7 @@ from models.baseline.popularity import recent_counts
 from models.contract.query import Query
 from models.contract.retrieve_task import RetrieveTask
 from models.contract.retriever import Retriever
+from models.measures import ranking
 from models.measures.segments import popularity_scores
 from models.names.errors import ConfigError, DataError
 from models.training.trainer import resolve
@@ -71,6 +72,38 @@ def test_the_recent_are_ranked_first(data):
     assert 0 < late.sum() < len(events)
     query = Query(tf.constant([2]), tf.constant([True]), tf.ragged.constant([[]], dtype=tf.int64))
     np.testing.assert_array_equal(model.score_items(query, ())[0], popularity_scores(counts))
+
+
+def test_an_evaluation_ranks_some_rows_at_a_time(data, monkeypatch):
+    """The same of every row, however many are ranked together; never more than there is room."""
+    model = train("popularity", data, {})
+    queries = tf.constant(data.queries("test"), tf.string)
+    examples, count = tf.TensorSpec([None], tf.string), tf.constant(5)
+
+    def asked():
+        retriever, met = Retriever(model, data), []
+        ranked = retriever._ranked
+
+        def noted(rows, catalogue):
+            met.append(tf.py_function(most.append, [tf.shape(rows["target_count"])[0]], []))
+            with tf.control_dependencies(met):
+                return ranked(rows, catalogue)
+
+        retriever._ranked, most = noted, []
+        evaluate = tf.function(retriever.evaluate, input_signature=[examples])
+        recall = tf.function(lambda rows: retriever.recall_queries(rows, count))
+        found = evaluate(queries), recall.get_concrete_function(examples)(queries)
+        return found, max(map(int, most))
+
+    whole, most = asked()
+    assert most == len(queries) == 120
+    monkeypatch.setattr(ranking, "AT_ONCE", 50 * len(data.items) + 1)
+    parts, most = asked()
+    assert most == 50
+    for one, other in zip(whole, parts, strict=True):
+        assert one.keys() == other.keys() and len(one) > 10
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name], err_msg=name)
 
 
 def test_a_sessions_items_come_first_by_their_count(data):

@@ -44,6 +44,23 @@ def test_golden_vector():
     np.testing.assert_allclose(ranking.average_precision(rank, count, 5), [1 / 3], atol=1e-6)
 
 
+def test_rows_are_ranked_some_at_a_time(monkeypatch):
+    """Ten rows, four at a time: each learns of how many were with it."""
+
+    def counted(rows):
+        size = tf.shape(rows)[0]
+        return {"rows": rows, "many": (tf.fill([size, 2], size),)}
+
+    traced = tf.function(lambda rows: ranking.by_parts(counted, rows, 4))
+    for ask in (traced, lambda rows: ranking.by_parts(counted, rows, 4)):
+        found = ask(tf.range(10))
+        assert found["rows"].numpy().tolist() == list(range(10))
+        assert found["many"][0].numpy().tolist() == [[4, 4]] * 8 + [[2, 2]] * 2
+        assert ask(tf.range(0))["many"][0].shape == [0, 2]
+    monkeypatch.setattr(ranking, "AT_ONCE", 1000)
+    assert [ranking.rows_at_once(items) for items in (0, 300, 5000)] == [1000, 3, 1]
+
+
 def test_leave_one_out_ndcg_by_rank():
     rank = tf.range(1.0, 11.0)[:, tf.newaxis]
     expected = [1, 0.6309, 0.5, 0.4307, 0.3869, 0.3562, 0.3333, 0.3155, 0.3010, 0.2891]

@@ -1,11 +1,14 @@
 """The training loop and the Trainer's run_fn: resume, strategies, warm start, refusals."""
 
+import gc
+import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import textwrap
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,6 +77,27 @@ def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
     )
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_no_model_outlives_its_training(toy, tmp_path, monkeypatch):
+    """Not by the gradients of its own, which TensorFlow registers for good; two_tower has some."""
+    made, model = [], registry.load("two_tower").Model
+    init = model.__init__
+
+    def noted(self, *given):
+        init(self, *given)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(model, "__init__", noted)
+    registered = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
+    before = set(registered.list())
+    setting = {"epochs": 1, "embedding_dim": 8}
+    trainer.run_fn(arguments(toy, tmp_path, model="two_tower", hyper_parameters=setting))
+    gc.collect()
+    assert len(made) == 1 and made[0]() is None
+    loaded = tf.saved_model.load(str(tmp_path / "Format-Serving"))
+    assert "recommend" in loaded.signatures
+    assert not [name for name in registered.list() - before if "CustomGradient" in name]
 
 
 def test_interrupted_training_is_resumed(toy, tmp_path, monkeypatch, unexported):

@@ -1,8 +1,15 @@
 """What a run says of its components while they work, out of TFX's own messages. Without TFX."""
 
+import gc
 import logging
+import os
 import threading
+import weakref
+from pathlib import Path
 
+import pytest
+
+from models.names import memory
 from pipeline.local import _Progress
 
 
@@ -38,3 +45,39 @@ def test_one_that_is_quick_or_failed_is_not():
     assert handler._waiting.finished.is_set() and len(lines) == 1
     heard(handler, "Component Trainer is running.")
     assert lines[1] == "  Trainer ..."
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to ask")
+def test_what_a_component_has_freed_is_given_back():
+    """200 MB below a piece that lives, which keeps the heap from shrinking by itself."""
+    handler = _Progress(lambda _: None, patience_s=0)
+    heard(handler, "Component Transform is running.")
+    pieces = [b"x" * 100_000 for _ in range(2_000)]
+    lives, held = pieces.pop(), resident()
+    del pieces
+    freed = resident()
+    heard(handler, "Component Transform is finished.")
+    assert held - freed < 100e6 < held - resident()
+    assert len(lives) == 100_000
+
+
+def test_garbage_is_collected_unless_somebody_has_turned_it_off():
+    class Circle:
+        def __init__(self):
+            self.itself = self
+
+    was = gc.isenabled()
+    try:
+        for enabled in (False, True):
+            garbage = weakref.ref(Circle())
+            (gc.enable if enabled else gc.disable)()
+            memory.give_back()
+            assert (garbage() is None) == enabled
+    finally:
+        (gc.enable if was else gc.disable)()

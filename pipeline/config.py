@@ -20,6 +20,7 @@ from components.gate.config import GateConfig
 from components.read import datasets
 from models.names import metrics, registry
 from models.names.errors import ConfigError
+from models.names.export import ExportConfig
 from models.names.index import IndexConfig
 from models.names.label import WEIGHT, Label
 from models.names.settings import Names, Settings, Share
@@ -103,6 +104,7 @@ class RunConfig(Settings):
         check: thresholds of the table check.
         gate: thresholds of the blessing.
         index: how the nearest items are found, by a model whose score is a dot product.
+        export: how what is served stores its tables.
         metrics: what a `retrieve` run measures besides: `hr`, `recall`, `recall_min`, `ndcg`,
             `mrr`, `map` or `precision` with any cut-off, such as recall_50; `auc`; and of what is
             recommended `novelty`, `coverage` and `gini`, such as coverage_10.
@@ -135,6 +137,7 @@ class RunConfig(Settings):
     check: Thresholds = Thresholds()
     gate: GateConfig = GateConfig()
     index: IndexConfig = IndexConfig()
+    export: ExportConfig = ExportConfig()
     metrics: Names = pydantic.Field((), examples=[("recall_50", "ndcg_100", "coverage_10")])
     beam: Beam = Beam()
     seed: int = 0

@@ -25,6 +25,7 @@ from components.tables.schemas import read_columns, read_schemas, schema_folder
 from models.contract.retrieve import DotProductModel
 from models.names import metrics, registry
 from models.names.errors import ConfigError
+from models.names.export import FLOAT32
 from models.names.hyper_parameters import Epochs
 from pipeline import rows, workers
 from pipeline import tfx_api as tfx
@@ -198,6 +199,7 @@ def create_pipeline(
         "code_hash": registry.code_hash(),
         **({"metrics": list(config.metrics)} if config.metrics else {}),
         **({"index": config.index.model_dump()} if config.index.kind != "exact" else {}),
+        **({"export": config.export.model_dump()} if config.export != FLOAT32 else {}),
     }
     identity = _hash_text(
         json.dumps(

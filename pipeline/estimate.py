@@ -50,6 +50,7 @@ ALWAYS_ON_DISK = 6 << 20
 
 # What Transform keeps (`models.inputs.preprocessing`).
 _BUCKETS, _CATEGORIES, _WORDS = 10, 100_000, 20_000
+_AS_EXPORTED = {"float32": 4, "int8": 1 + 2 / 16}  # bytes a number; nearly all are of tables
 _CLEARLY = 0.5  # of what there is: what wants less by an upper bound is not looked at any closer
 
 
@@ -395,7 +396,7 @@ def _memory(config: RunConfig, sizes: Sizes, parameters: Parameters | None) -> I
         f"{in_gib(TRAINING + graphs)} the process, {in_gib(events)} the events, "
         f"{in_gib(numbers)} the model and its optimiser",
     )
-    model = 4 * (own.learnt + own.held)
+    model = _AS_EXPORTED[config.export.tables] * (own.learnt + own.held)
     yield Need(
         "evaluating",
         EVALUATING + graphs + 2 * model,
@@ -416,7 +417,8 @@ def _disk(
     tables = rows["events"] * a_row * again + entities * ENTITY_ON_DISK
     yield Need("tables and examples", ALWAYS_ON_DISK + tables, "")
     # With the weights that a warm start reads; and once more where it is pushed.
-    model = 8 * (own.learnt + own.held) + EXPORTED * sizes.events
+    model = 2 * _AS_EXPORTED[config.export.tables] * (own.learnt + own.held)
+    model += EXPORTED * sizes.events
     yield Need("the model and its push", model * (1 + again), "")
     # The newest and the best: weights, slots and averages.
     yield Need("checkpoints while it trains", 4 * own.learnt * (2 + own.slots + 1), "")

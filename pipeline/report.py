@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.names import registry
+from models.names.export import described
 from pipeline import charts, local, report_data, report_users
 from pipeline.lineage import RunRecord
 
@@ -258,6 +259,8 @@ def training(record: RunRecord) -> dict[str, Any]:
         "stages": stages,
         "shown": _leading(sorted(names), monitor)[:4],
         "base": record.training_parameters,
+        "exported": described(log["export"]) if log.get("export") else "",
+        "not_admitted": log.get("unknown_rows", {}),
     }
 
 

@@ -59,12 +59,14 @@ def transformed(config: RunConfig, tables: Mapping[str, Any], model_class: Any) 
         tables: table -> its curated schema.
         model_class: the model.
     """
+    hashed = sorted(set(config.hyper_parameters.get("hash_rows", ())) - {"user_id", "item_id"})
     described = [tables[name] for name in ("items", "users", "events")]
     return {
         "text": features.text_columns(*described),
         "log": features.log_columns(*described),
         "min_count": config.features.min_count,
         "quantiles": getattr(model_class, "reads_quantiles", False),
+        **({"hashed": hashed} if hashed else {}),
     }
 
 

@@ -9,6 +9,7 @@ import rich.table
 from rich.text import Text
 
 from components.build.config import SPLITS
+from models.names.export import described
 from pipeline import local
 from pipeline.lineage import RunRecord
 
@@ -145,6 +146,11 @@ def print_run(record: RunRecord) -> None:
                 f"{training['parameters']:,} parameters, {training['strategy']}",
             )
         )
+        if rare := training.get("unknown_rows"):
+            rows = ", ".join(f"{name} {rows:,}" for name, rows in rare.items())
+            facts.append(("train rows with a value that is not admitted", rows))
+        if export := training.get("export"):
+            facts.append(("export", described(export)))
     if again := local.fitted_again(record):
         facts.append(("refit", again))
     facts += [

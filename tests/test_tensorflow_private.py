@@ -42,6 +42,7 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        ("a compiled tf.keras.Model", "_delete_tracking"),
         ("a compiled tf.keras.Model", "_steps_per_execution"),
         ("a compiled tf.keras.Model", "_train_counter"),
         *(

@@ -35,10 +35,16 @@ class Evaluation:
         self._data = data
         self._queries = queries
 
-    def of(self, model: RetrieveModel[Any]) -> Callable[[], dict[str, float]]:
+    def of(
+        self, model: RetrieveModel[Any], exporter: Retriever | None = None
+    ) -> Callable[[], dict[str, float]]:
         """Returns a function that evaluates `model` as it then is.
 
         The function is () -> {metric: mean over queries}.
+
+        Args:
+            model: the model.
+            exporter: what serves it; given, the catalogue is as that has stored it.
         """
         retriever = Retriever(model, self._data, self.metrics)
         size = ranking.rows_at_once(len(self._data.items))
@@ -49,7 +55,7 @@ class Evaluation:
         compute = traced(retriever.metrics, reduce_retracing=True)
 
         def evaluate() -> dict[str, float]:
-            catalogue = model.catalogue()
+            catalogue = exporter.frozen_catalogue() if exporter else model.catalogue()
             totals: dict[str, list[float]] = {}
             shown = []
             for batch in batches:

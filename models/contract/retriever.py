@@ -26,6 +26,7 @@ from models.contract.similar import SimilarItems
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.history import STRINGS, History
+from models.inputs.int8 import Int8Table
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field, raw_signature
@@ -115,6 +116,7 @@ class Retriever(tf.Module):
         self._frozen = tf.nest.map_structure(
             lambda value: tf.Variable(value, trainable=False), model.catalogue()
         )
+        self._smallest: int | None = None
         self._information = None
         if measured.longest_list:
             share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
@@ -131,6 +133,16 @@ class Retriever(tf.Module):
         self._answer = traced(self._answer_requests).__call__
         self._under_rules = traced(self._answer_under_rules).__call__
         self._reasons = traced(self._find_reasons).__call__
+
+    def store_in_int8(self, smallest: int) -> None:
+        """Stores the vectors of the catalogue in bytes, tables of so many numbers at least."""
+        self._smallest = smallest
+        self._frozen = tf.nest.map_structure(self._stored_table, self._frozen)
+
+    def _stored_table(self, table: tf.Variable) -> tf.Variable | Int8Table:
+        is_large = self._smallest is not None and table.shape.num_elements() >= self._smallest
+        is_table = table.dtype == tf.float32 and table.shape.rank == 2
+        return Int8Table(table.numpy()) if is_large and is_table else table
 
     def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Parses [B] serialized query rows into indices.
@@ -364,6 +376,14 @@ class Retriever(tf.Module):
         """The model's catalogue as it is exported, for signatures of its own."""
         return tf.nest.map_structure(tf.convert_to_tensor, self._frozen)
 
+    @property
+    def catalogue(self) -> Any:
+        """The same for what ranks: tables in bytes as tensors, others as the variables they are."""
+        return tf.nest.map_structure(
+            lambda table: tf.convert_to_tensor(table) if isinstance(table, Int8Table) else table,
+            self._frozen,
+        )
+
     def item_index(self, item_id: tf.Tensor) -> tf.Tensor:
         """Item ids of any shape to int64 indices, 1 for those that nobody knows."""
         return self._item_table.lookup(item_id)
@@ -437,6 +457,8 @@ class Retriever(tf.Module):
                 self._item_ids.shape[0],
                 self._item_vectors(),
             )
+            if self._rules.vectors is not None:
+                self._rules.vectors = self._stored_table(self._rules.vectors)
         if rules:
             taken = rules_signature()
             self._similar = self._similar or SimilarItems(self._data, self._rules)
@@ -492,7 +514,7 @@ class Retriever(tf.Module):
         By the index of the run or TFRS' exact one: plain ops that a stock server loads.
         """
         vectors, positions = self._model.index(self.frozen_catalogue())
-        if self.inverted_file is None:
+        if self.inverted_file is None and self._smallest is None:
             self.index = tfrs.layers.factorized_top_k.BruteForce()
             self.index.index(vectors, positions)
 
@@ -500,6 +522,11 @@ class Retriever(tf.Module):
             if self.inverted_file is not None:
                 count = tf.repeat(k, tf.shape(embedding)[0])
                 score, position = self.inverted_file.nearest(embedding, count)
+            elif self._smallest is not None:  # of the bytes: a copy of floats would be as large
+                found, of = self._model.index(self.frozen_catalogue())
+                score = tf.matmul(embedding, found, transpose_b=True)
+                score, row = tf.math.top_k(score, tf.minimum(k, of.shape[0]))
+                position = tf.gather(of, row)
             else:
                 score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
             return {"item_id": tf.gather(self._item_ids, position), "score": score}
@@ -517,7 +544,7 @@ class Retriever(tf.Module):
         That is masked scores [B, N], users and who was answered.
         """
         queries = self.parse_queries(examples)
-        values, scores, answered = self._ranked(queries, self._frozen)
+        values, scores, answered = self._ranked(queries, self.catalogue)
         for name in self._measured.of_index:
             values[name] = self._index_recall(queries, scores, metrics.split(name)[1])
         return (
@@ -582,7 +609,7 @@ class Retriever(tf.Module):
         [B, C] int32.
         """
         if self.inverted_file is None:
-            scores, _, answered = self._scores(query, self._frozen)
+            scores, _, answered = self._scores(query, self.catalogue)
             return mask_items(scores, out), None, answered
         answered = self._model.answers(query)
         count = tf.maximum(k, self._model.reranks) + tf.cast(out.row_lengths(), tf.int32)
@@ -647,7 +674,7 @@ class Retriever(tf.Module):
         rules: Rules,
         k: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        scores, _, answered = self._scores(query, self._frozen)
+        scores, _, answered = self._scores(query, self.catalogue)
         asked = Asked(scores, query.history, seen, excluded)
         with tf.control_dependencies(
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
@@ -673,7 +700,7 @@ class Retriever(tf.Module):
         fallback = tf.gather(self._segments, segment), tf.gather_nd(self._popularity, places)
         answered = self._model.answers(query)
         why = explain.explained(
-            self._model, query, answered, position, self._frozen, self._item_ids, fallback, count
+            self._model, query, answered, position, self.catalogue, self._item_ids, fallback, count
         )
         return {**why, "strategy": self._strategy(query.user, answered)}
 

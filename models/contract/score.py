@@ -263,6 +263,9 @@ class Scorer(tf.Module):
             self._find_reasons, input_signature=[data.input_signature()]
         ).__call__
 
+    def store_in_int8(self, smallest: int) -> None:
+        """Does nothing: it has no table beside the model's."""
+
     def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
         return self._answer(self._data.transform_raw(raw))
@@ -490,8 +493,13 @@ class Evaluation:
         self._beside = data.beside(tf.constant(examples, tf.string))
         data.check_labels(self._labels.numpy(), split)
 
-    def of(self, model: ScoreModel[Any]) -> Callable[[], dict[str, float]]:
-        """Returns a function that evaluates `model` as it then is: () -> {metric: value}."""
+    def of(
+        self, model: ScoreModel[Any], exporter: Scorer | None = None
+    ) -> Callable[[], dict[str, float]]:
+        """Returns a function that evaluates `model` as it then is: () -> {metric: value}.
+
+        What serves it, the `exporter`, has no table beside the model's.
+        """
         predict = traced(model.predict_rows, input_signature=[self._signature])
         measure = traced(self._measure)
 

@@ -30,12 +30,15 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    SharedRows,
     Xla,
 )
 from models.names.sizes import Parameters, Sizes, perceptron
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
+class HyperParameters(
+    Epochs, Gradient, SharedRows, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
+):
     """DeepFM's own: `factors` is k of the paper, `hidden` the deep component."""
 
     epochs: int = 30
@@ -48,7 +51,7 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
     def parameters(self, sizes: Sizes) -> Parameters:
         inputs = len(sizes.columns) * self.factors
         deep = perceptron(inputs, self.hidden, 1)
-        return Parameters(sizes.field_rows * (1 + self.factors) + deep)
+        return Parameters(sizes.sharing(self.hash_rows).field_rows * (1 + self.factors) + deep)
 
 
 class DeepFM(ScoreModel[HyperParameters]):
@@ -58,7 +61,7 @@ class DeepFM(ScoreModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, hyper_parameters.hash_rows)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
         self.factors = self.rows.embedding(
             hyper_parameters.factors, hyper_parameters.stddev, name="factors"

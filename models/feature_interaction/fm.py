@@ -23,11 +23,19 @@ import tensorflow as tf
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows, row_penalty
 from models.inputs.score_data import Inputs, ScoreData
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, LazyAdam, Lists, Xla
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    LazyAdam,
+    Lists,
+    SharedRows,
+    Xla,
+)
 from models.names.sizes import Parameters, Sizes
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
+class HyperParameters(Epochs, Gradient, SharedRows, LazyAdam, Xla, Forgetting, Lists):
     """The machine's own: `factors` is k of the paper.
 
     Attributes:
@@ -43,7 +51,7 @@ class HyperParameters(Epochs, Gradient, LazyAdam, Xla, Forgetting, Lists):
     l2_factors: float = pydantic.Field(1e-3, ge=0)
 
     def parameters(self, sizes: Sizes) -> Parameters:
-        return Parameters(sizes.field_rows * (1 + self.factors) + 1)
+        return Parameters(sizes.sharing(self.hash_rows).field_rows * (1 + self.factors) + 1)
 
 
 class FactorizationMachine(ScoreModel[HyperParameters]):
@@ -54,7 +62,7 @@ class FactorizationMachine(ScoreModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, hyper_parameters.hash_rows)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
         self.factors = self.rows.embedding(
             hyper_parameters.factors, hyper_parameters.stddev, name="factors"

@@ -22,12 +22,12 @@ from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.inputs.fields import FieldRows
 from models.inputs.score_data import Inputs, ScoreData
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, Xla
+from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, SharedRows, Xla
 from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Ftrl
 
 
-class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
+class HyperParameters(Epochs, Gradient, SharedRows, Xla, Forgetting, Lists):
     """Logistic regression's own: `learning_rate` is alpha.
 
     Attributes:
@@ -41,7 +41,7 @@ class HyperParameters(Epochs, Gradient, Xla, Forgetting, Lists):
     l2: float = pydantic.Field(0.0, ge=0)
 
     def parameters(self, sizes: Sizes) -> Parameters:
-        return Parameters(sizes.field_rows + 1)
+        return Parameters(sizes.sharing(self.hash_rows).field_rows + 1)
 
 
 class LogisticRegression(ScoreModel[HyperParameters]):
@@ -52,7 +52,7 @@ class LogisticRegression(ScoreModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, hyper_parameters.hash_rows)
         self.weights_of = self.rows.embedding(1, 0.0, name="weights")
         # Added to the base rate, so that l1 and l2 draw the score to that and not to even odds.
         self.bias = self.add_weight(name="bias", shape=[], initializer="zeros")

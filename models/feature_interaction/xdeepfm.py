@@ -46,12 +46,15 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    SharedRows,
     Xla,
 )
 from models.names.sizes import Parameters, Sizes, perceptron
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists):
+class HyperParameters(
+    Epochs, Gradient, SharedRows, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
+):
     """xDeepFM's own: `factors` is D of the paper, `maps` are its H_k, `hidden` the deep network.
 
     Attributes:
@@ -80,7 +83,7 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgettin
 
     def parameters(self, sizes: Sizes) -> Parameters:
         fields = before = len(sizes.columns)
-        learnt = sizes.field_rows * (1 + self.factors)
+        learnt = sizes.sharing(self.hash_rows).field_rows * (1 + self.factors)
         for number, maps in enumerate(self.maps):
             # All but the last layer pass a half on, and pool the other.
             halved = self.connection == "half" and number < len(self.maps) - 1
@@ -96,7 +99,7 @@ class XDeepFM(ScoreModel[HyperParameters]):
 
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, hyper_parameters.hash_rows)
         self.linear = self.rows.embedding(1, 0.0, name="linear")
         self.factors = self.rows.embedding(
             hyper_parameters.factors, hyper_parameters.stddev, name="factors"

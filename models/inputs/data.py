@@ -153,6 +153,11 @@ class TrainingData:
             if context and feature.name in tagged
         )
 
+    @property
+    def unknown_rows(self) -> dict[str, int]:
+        """Column -> train rows whose value no vocabulary has; empty where rows are no fields."""
+        return {}
+
     @functools.cached_property
     def events(self) -> EventLog:
         """The train events, whatever the example kind.
@@ -435,7 +440,11 @@ class TrainingData:
         return np.concatenate(records) if records else np.array([], object)
 
     def _vocabulary(self, name: str) -> list[bytes]:
-        return list(self.transform.vocabulary_by_name(name))
+        """What Transform has found of a column; nothing where it hashes the values."""
+        return list(self.transform.vocabulary_by_name(name)) if self._has_vocabulary(name) else []
+
+    def _has_vocabulary(self, name: str) -> bool:
+        return self.transform.vocabulary_file_by_name(name) is not None
 
     def _field(self, name: str, entity: str, kind: str) -> Field:
         if kind == feature_types.DOCUMENT:
@@ -444,7 +453,15 @@ class TrainingData:
         buckets = [b"bucket %d" % number for number in range(BUCKETS)]
         tokens = buckets if kind == feature_types.NUMERIC else self._vocabulary(name)
         listed = kind == feature_types.MULTIVALUED
-        return Field(name, entity, kind, self._raw_spec[name].dtype, listed, tuple(tokens))
+        return Field(
+            name,
+            entity,
+            kind,
+            self._raw_spec[name].dtype,
+            listed,
+            tuple(tokens),
+            hashed=kind != feature_types.NUMERIC and not self._has_vocabulary(name),
+        )
 
     def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
         key = f"{entity}_id"

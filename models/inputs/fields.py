@@ -4,14 +4,20 @@ The rankers of the feature-interaction family share them.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.preprocessing import FIRST_TOKEN, hashed
 from models.inputs.score_data import Field, Inputs
 from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError
+from models.names.features import CATEGORICAL, ID, MULTIVALUED
+
+# Of 64 bits with as many ones as zeros: what multiplies a hash.
+_ODD = (-0x61C8864680B583EB, 0x2545F4914F6CDD1D)
 
 
 class FieldRows:
@@ -23,13 +29,29 @@ class FieldRows:
     value; padding weighs 0. A missing single value is a value of its own, with a row that train
     teaches.
 
+    Where the values of a field share `hash_rows` rows, a value is the sum of two of them, by two
+    hashes of a hash h of its text, so that two values that meet in one row differ by the other:
+
+        key = h m mod 2^64,   row = (key xor key >> 32) mod hash_rows        m: two odd numbers
+
     Args:
         fields: the fields, in the order in which `pool` returns them.
+        hash_rows: field -> how many rows its values share. A field whose vocabulary is no larger
+            has a row a value all the same.
+
+    Raises:
+        ConfigError: values share rows that have no hash: of texts and numbers; or a field without
+            a vocabulary is not told how many.
     """
 
-    def __init__(self, fields: Sequence[Field]):
+    def __init__(
+        self, fields: Sequence[Field], hash_rows: Mapping[str, int] = MappingProxyType({})
+    ):
         self.fields = tuple(fields)
-        sizes = [field.size for field in self.fields]
+        self._shared = _shared(self.fields, hash_rows)
+        sizes = [
+            FIRST_TOKEN + self._shared.get(field.name, len(field.tokens)) for field in self.fields
+        ]
         # Two rows stay unused, so that a token embedding's own layout (rows from 2 on have tokens)
         # holds.
         self.offsets = dict(
@@ -43,27 +65,34 @@ class FieldRows:
         self.tokens = [
             field.name.encode() + b"=" + token
             for field in self.fields
-            for token in (b"<missing>", b"<unknown>", *field.tokens)
+            for token in (b"<missing>", b"<unknown>", *self._tokens_of(field))
         ]
+        # Of a field with a vocabulary, index -> the hash that one without has for an index.
+        self._hashes = {
+            field.name: tf.concat(
+                [tf.range(FIRST_TOKEN), hashed(tf.constant(field.tokens, tf.string))], axis=0
+            )
+            for field in self.fields
+            if field.name in self._shared and field.tokens
+        }
         self._single = [field for field in self.fields if field.single]
         self._multiple = [field for field in self.fields if not field.single]
 
     def __call__(self, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns [B, n] int32 rows and [B, n] float32 weights x.
 
-        Single values come first, then each multi-valued field.
+        Single values come first, then each multi-valued field. Where any field shares rows, the
+        rows are [B, n, 2], the second 0 where a value has one alone.
         """
-        offsets = tf.constant([self.offsets[field.name] for field in self._single], tf.int32)
         parts = (
-            [tf.stack([inputs[field.name] for field in self._single], axis=1) + offsets]
+            [tf.stack([self._rows(field, inputs) for field in self._single], axis=1)]
             if self._single
             else []
         )
-        weights = [tf.ones(tf.shape(parts[0]))] if parts else []
+        weights = [tf.ones(tf.shape(parts[0])[:2])] if parts else []
         for field in self._multiple:
-            values = inputs[field.name]
-            present = tf.cast(values > 0, tf.float32)
-            parts.append(values + tf.constant(self.offsets[field.name], tf.int32))
+            present = tf.cast(inputs[field.name] > 0, tf.float32)
+            parts.append(self._rows(field, inputs))
             weights.append(
                 tf.math.divide_no_nan(present, tf.reduce_sum(present, axis=1, keepdims=True))
             )
@@ -113,7 +142,8 @@ class FieldRows:
         In mixed precision too the look-ups stay float32: sums of many small terms, which a
         network's layers cast themselves.
         """
-        return TokenEmbedding(
+        layer = _Sums if self._shared else TokenEmbedding
+        return layer(
             self.tokens,
             self.count,
             dimension,
@@ -122,8 +152,67 @@ class FieldRows:
             name=name,
         )
 
+    def _tokens_of(self, field: Field) -> Iterable[bytes]:
+        """What the rows of a field stand for; those that are shared, for a hash."""
+        count = self._shared.get(field.name)
+        if count is None:
+            return field.tokens
+        return (b"<%d of %d>" % (row, count) for row in range(count))
+
+    def _rows(self, field: Field, inputs: Inputs) -> tf.Tensor:
+        """The rows of the values of a field: [B] or [B, L]; [.., 2] where any field shares rows."""
+        index, offset = inputs[field.name], tf.constant(self.offsets[field.name], tf.int32)
+        if not self._shared:
+            return index + offset
+        if field.name not in self._shared:
+            return tf.stack([index + offset, tf.zeros_like(index)], axis=-1)
+        if field.name in self._hashes:
+            index = tf.gather(self._hashes[field.name], index)
+        two = shared_rows(index, self._shared[field.name]) + offset + FIRST_TOKEN
+        alone = tf.stack([index + offset, tf.zeros_like(index)], axis=-1)
+        return tf.where((index < FIRST_TOKEN)[..., tf.newaxis], alone, two)
+
     def _sizes(self, inputs: Inputs) -> list:
         return [len(self._single), *(tf.shape(inputs[field.name])[1] for field in self._multiple)]
+
+
+def shared_rows(index: tf.Tensor, rows: int) -> tf.Tensor:
+    """The two rows of hashed values: [...] integers -> [..., 2] int32 below `rows`."""
+    key = tf.cast(index, tf.int64)[..., tf.newaxis] * tf.constant(_ODD, tf.int64)
+    key = tf.bitwise.bitwise_xor(key, tf.bitwise.right_shift(key, tf.constant(32, tf.int64)))
+    return tf.cast(tf.math.floormod(key, rows), tf.int32)
+
+
+def _shared(fields: Sequence[Field], hash_rows: Mapping[str, int]) -> dict[str, int]:
+    """The fields whose values share rows."""
+    shared = {}
+    for field in fields:
+        rows = hash_rows.get(field.name)
+        if rows is None and field.hashed:
+            raise ConfigError(
+                f"hash_rows: {field.name!r} was transformed without a vocabulary; required: how "
+                "many rows its values share"
+            )
+        if rows and field.kind not in (ID, CATEGORICAL, MULTIVALUED):
+            raise ConfigError(
+                f"hash_rows: {field.name!r} is {field.kind}, of which no vocabulary is large; "
+                "required: an id or a category"
+            )
+        if rows and (field.hashed or len(field.tokens) > rows):
+            shared[field.name] = rows
+    return shared
+
+
+class _Sums(TokenEmbedding):
+    """Rows that are looked up in pairs: [..., 2] -> [..., dimension], their sums.
+
+    A second row of 0 is none.
+    """
+
+    def call(self, index):
+        first, second = tf.unstack(index, axis=-1)
+        there = tf.cast(second > 0, self.compute_dtype)[..., tf.newaxis]
+        return super().call(first) + there * super().call(second)
 
 
 class _Initial(tf.keras.initializers.Initializer):

@@ -30,6 +30,8 @@ class Field:
         listed: whether a request gives a list of raw values a row (a text is one value and many
             indices).
         tokens: what the indices from 2 on stand for, for aligning embedding rows at a warm start.
+        hashed: there is no vocabulary: the indices from 2 on are hashes
+            (`models.inputs.preprocessing.hashed`).
     """
 
     name: str
@@ -38,6 +40,7 @@ class Field:
     dtype: tf.DType
     listed: bool
     tokens: tuple[bytes, ...]
+    hashed: bool = False
 
     @property
     def size(self) -> int:

@@ -152,6 +152,22 @@ class ScoreData(TrainingData):
             rows[WEIGHT] = (rows[WEIGHT] / mean).astype(np.float32)
         return rows
 
+    @property
+    def unknown_rows(self) -> dict[str, int]:
+        """Field -> train rows with a value that its vocabulary lacks; fields with such rows alone.
+
+        It is there less often than `features.min_count`, or the vocabulary is as large as one gets.
+        """
+        found = {}
+        for field in self.fields:
+            column = self.train[field.name]
+            if isinstance(column, tf.RaggedTensor):
+                unknown = tf.reduce_any(column == UNKNOWN, axis=1).numpy()
+            else:
+                unknown = column == UNKNOWN
+            found[field.name] = int(np.count_nonzero(unknown))
+        return {name: rows for name, rows in found.items() if rows}
+
     @functools.cached_property
     def train_labels(self) -> np.ndarray:
         """[E] float32 labels of the train events, whatever the example kind."""

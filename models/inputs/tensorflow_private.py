@@ -133,3 +133,11 @@ def adam_moments(
     """
     place = place_of(optimizer, variable)
     return optimizer._momentums[place], optimizer._velocities[place]
+
+
+def untrack(holder: tf.Module, name: str) -> None:
+    """Makes what is saved of `holder` lack the attribute `name`, until it is set again.
+
+    Keras' own `del` does so only for what has been set once.
+    """
+    holder._delete_tracking(name)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from models.inputs.columns import drop_unknown
 from models.inputs.data import Entities
 from models.inputs.dropout import Dropout
+from models.inputs.int8 import Int8Table
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 
 
@@ -25,6 +26,12 @@ class TokenEmbedding(tf.keras.layers.Embedding):
     def __init__(self, tokens, rows: int, dimension: int, **kwargs):
         super().__init__(rows, dimension, **kwargs)
         self.tokens = np.asarray(tokens, object)
+
+    def call(self, index):
+        """Looks rows up: [...] integers -> [..., dimension]."""
+        if isinstance(self.embeddings, Int8Table):
+            return tf.cast(self.embeddings.rows(tf.convert_to_tensor(index)), self.compute_dtype)
+        return super().call(index)
 
 
 class IdEmbedding(TokenEmbedding):

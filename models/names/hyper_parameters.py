@@ -163,6 +163,32 @@ class LazyAdam(HyperParameters):
     lazy_adam: bool = False
 
 
+class SharedRows(HyperParameters):
+    """For a model whose table has a row for every value of every field.
+
+    Attributes:
+        hash_rows: ids and features whose values share so many rows, each value two of them by two
+            hashes, whose sum it is; so its table stays as small however many values there are. Of
+            a feature no vocabulary is kept then: a value that train has not seen has two rows too.
+            An id is looked up in its vocabulary as ever, and shares rows where that is larger.
+    """
+
+    REFUSAL: ClassVar[str] = "it has no table of all fields, whose values could share rows"
+
+    hash_rows: dict[str, int] = pydantic.Field({}, examples=[{"item_ad": 1_000_000}])
+
+    @pydantic.field_validator("hash_rows")
+    @classmethod
+    def _some_rows(cls, value: dict[str, int]) -> dict[str, int]:
+        for rows in value.values():
+            _at_least_one(rows)
+        return value
+
+    def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
+        yield from (("hash_rows", name) for name in self.hash_rows)
+
+
 class MixedPrecision(HyperParameters):
     """For a model that has matrix products to compute in half precision.
 
@@ -222,7 +248,17 @@ class Lists(HyperParameters):
 
 COMMON: dict[str, type[HyperParameters]] = {
     name: group
-    for group in (Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Forgetting, Lists)
+    for group in (
+        Ranking,
+        Epochs,
+        Gradient,
+        LazyAdam,
+        SharedRows,
+        MixedPrecision,
+        Xla,
+        Forgetting,
+        Lists,
+    )
     for name in group.model_fields
 }
 """Common setting -> its group."""
@@ -253,6 +289,7 @@ USUAL = {
 _OFF: dict[str, Any] = {
     "monitor": None,
     "lazy_adam": False,
+    "hash_rows": {},
     "mixed_precision": False,
     "jit_compile": False,
     "unknown_rate": 0.0,

@@ -4,8 +4,8 @@ A model's `HyperParameters.parameters` answers, so that a run that cannot fit is
 anything heavy is imported.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from models.names.features import CATEGORICAL, ID, NUMERIC, TEXT
 
@@ -78,6 +78,21 @@ class Sizes:
     def of(self, entity: str) -> list[Column]:
         """The features of the users, the items or the moment; no ids."""
         return [one for one in self.columns if one.entity == entity and one.kind != ID]
+
+    def sharing(self, hash_rows: Mapping[str, int]) -> "Sizes":
+        """The same data, where the values of some columns share so many rows."""
+        columns = [
+            replace(
+                column,
+                values=min(hash_rows[column.name], column.values)
+                if column.kind == ID
+                else hash_rows[column.name],
+            )
+            if column.name in hash_rows
+            else column
+            for column in self.columns
+        ]
+        return replace(self, columns=tuple(columns))
 
     @property
     def field_rows(self) -> int:

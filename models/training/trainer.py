@@ -20,11 +20,13 @@ from models.inputs.tensorflow_private import forgotten_gradients
 from models.names import hyper_parameters as settings
 from models.names import registry
 from models.names.errors import ConfigError
+from models.names.export import ExportConfig
 from models.names.hyper_parameters import HyperParameters
 from models.names.index import IndexConfig
 from models.names.label import Label
-from models.training import warm_start, warm_up
+from models.training import warm_start
 from models.training.cluster import Cluster, require_equal
+from models.training.export import export, require_tables
 from models.training.loop import TrainingLoop, say
 from models.training.servers import SMALLEST_PIECE, ParameterServers, require_shards
 
@@ -41,9 +43,9 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
             `serving_model_dir`, `model_run_dir`, `base_model` (what a warm start begins with; a
             folder without a model, or `warm_start: false`, is a cold one) and `custom_config`:
             `model`, `hyper_parameters`, `seed`, and optionally `label`, `metrics`, `index`,
-            `warm_start`, `checkpoint_dir`, `cluster` and `fingerprint`. And `hyperparameters`,
-            which is None but where a measured model is fitted again on everything (see
-            `components.refit.refit`): `stage_epochs`, which is how long, and what the log says of
+            `export`, `warm_start`, `checkpoint_dir`, `cluster` and `fingerprint`. And
+            `hyperparameters`, which is None but where a measured model is fitted again on
+            everything (see `components.refit.refit`): `stage_epochs`, how long, and what the log of
             the measured one.
         start_seconds: how long the workers have to come together, where there are several.
 
@@ -92,6 +94,8 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
     )
     with strategy.scope():
         model = module.Model(hyper_parameters, data)
+    storing = ExportConfig.parse(config.get("export"))
+    require_tables(model, storing)
     warmed = None
     if base_model := _base_model(fn_args):
         loop.build(model)
@@ -107,24 +111,30 @@ def run_fn(fn_args: Any, start_seconds: float = math.inf) -> None:
             f"{data.unknown_item_events:,} train events are of items below features.min_count and "
             "were left out"
         )
+    unknown_rows = data.unknown_rows
+    if unknown_rows:
+        say(
+            "rows of train with a value that is not admitted (features.min_count): "
+            + ", ".join(f"{name} {rows:,}" for name, rows in unknown_rows.items())
+        )
     exporter = task.exporter(model, data)
-    exporter.export(folders.serving)
+    exported = export(exporter, model, loop.evaluation, folders.serving, storing)
     if index := exporter.notes.get("index"):
         say(
             f"index: {index['lists']:,} lists, of which a query looks into {index['probes']:,}; "
             f"recall@100 of the run's own queries {index['recall_100']}"
         )
-    warm_up.save_requests(folders.serving)
-    warm_start.save_weights(model, folders.serving)
     log = {
         "model": config["model"],
         "task": task.name,
         **task.notes(model),
         **exporter.notes,
+        **exported,
         "label": config.get("label"),
         "hyper_parameters": hyper_parameters.model_dump(),
         "seed": seed,
         "unknown_item_events": data.unknown_item_events,
+        "unknown_rows": unknown_rows,
         "history_until": _history_until(splits),
         "parameters": int(sum(tf.size(weight) for weight in model.trainable_weights)),
         "strategy": type(sharded.strategy if sharded else strategy).__name__,

@@ -12,10 +12,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.int8 import dequantise, quantise
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 from models.names import registry
@@ -23,24 +26,49 @@ from models.names.errors import ConfigError
 from models.training.loop import say
 
 _FILE = os.path.join("assets.extra", "weights.npz")
-_MODEL, _WEIGHT, _TOKENS = "model", "weight/", "tokens/"
+_MODEL, _WEIGHT, _SCALES, _TOKENS = "model", "weight/", "scales/", "tokens/"
 
 
-def save_weights(model: tf.keras.Model, folder: str) -> None:
-    """Writes the model's weights and their tokens beside the SavedModel in `folder`."""
+def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None) -> None:
+    """Writes the model's weights and their tokens beside the SavedModel in `folder`.
+
+    Args:
+        model: its variables exist.
+        folder: of the SavedModel.
+        smallest: how many numbers a table has at least to be stored in bytes; None stores all as
+            they are.
+    """
     arrays = {_MODEL: _encoded(registry_name(model))}
+    large = set() if smallest is None else set(large_tables(model, smallest))
+    in_bytes = {id(layer.embeddings) for layer in large}
     for path, variable in variables_by_path(model).items():
         arrays[_WEIGHT + path] = variable.numpy()
+        if id(variable) in in_bytes:
+            arrays[_WEIGHT + path], arrays[_SCALES + path] = quantise(variable.numpy())
     for path, tokens in _tokens_by_path(model).items():
         arrays[_TOKENS + path] = _encoded(
             [token.decode("utf-8", "surrogateescape") for token in tokens]
         )
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(buffer.getvalue())
+    # By way of a file: the weights need not be in memory once more.
+    write = np.savez if smallest is None else np.savez_compressed
+    with tempfile.TemporaryFile() as buffer, tf.io.gfile.GFile(path, "wb") as file:
+        write(buffer, **arrays)
+        buffer.seek(0)
+        shutil.copyfileobj(buffer, file, 1 << 24)
+
+
+def large_tables(model: tf.keras.Model, smallest: int) -> list[TokenEmbedding]:
+    """The tables of a model, its variables, that hold so many numbers of 4 bytes at least."""
+    return [
+        layer
+        for layer in model.submodules
+        if isinstance(layer, TokenEmbedding)
+        and layer.built
+        and layer.embeddings.dtype == tf.float32
+        and layer.embeddings.shape.num_elements() >= smallest
+    ]
 
 
 def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
@@ -71,6 +99,8 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
     tokens_of, complete = _tokens_by_path(model), True
     for path, variable in variables_by_path(model).items():
         value, old = variable.numpy(), saved.get(_WEIGHT + path)
+        if _SCALES + path in saved:
+            old = dequantise(old, saved[_SCALES + path])
         if old is None or old.shape[1:] != value.shape[1:]:
             loaded = False
         elif path in tokens_of and _TOKENS + path in saved:

@@ -14,7 +14,7 @@ EPOCHS = {"epochs", "patience", "latest_share", "validate_every", "monitor"}
 GRADIENT = {"batch_size", "learning_rate"}
 TRAINED = EPOCHS | GRADIENT
 # Read off each model's file: Adam with sparse gradients, layers in half precision, a step that XLA
-# compiles, ids made unknown.
+# compiles, ids made unknown; a table of all fields.
 HONOURED = {
     "popularity": RANKING,
     "item_knn": RANKING,
@@ -25,8 +25,8 @@ HONOURED = {
     "autorec": TRAINED | {"mixed_precision", "jit_compile"},
     "mult_dae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "mult_vae": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
-    "two_tower": {*COMMON} - {"jit_compile", "list_loss"},
-    "youtube_candidates": {*COMMON} - {"unknown_rate", "list_loss"},
+    "two_tower": {*COMMON} - {"jit_compile", "list_loss", "hash_rows"},
+    "youtube_candidates": {*COMMON} - {"unknown_rate", "list_loss", "hash_rows"},
     "emcdr": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
     "rib": RANKING | TRAINED | {"jit_compile"},
     "binn": RANKING | TRAINED | {"jit_compile"},
@@ -37,22 +37,22 @@ HONOURED = {
     "eges": RANKING | TRAINED | {"lazy_adam"},
     "cune_bpr": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
     "cune_mf": TRAINED | {"jit_compile"},
-    "neumf": {*COMMON} - {"list_loss"},
+    "neumf": {*COMMON} - {"list_loss", "hash_rows"},
     "item2vec": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "gru4rec": RANKING | TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
     "tan": RANKING | TRAINED | {"mixed_precision", "jit_compile"},
     "sr_gnn": RANKING | TRAINED,
     "biased_mf": TRAINED | {"jit_compile", "unknown_rate"},
-    "lr": TRAINED | {"jit_compile", "unknown_rate", "list_loss"},
-    "fm": TRAINED | {"lazy_adam", "jit_compile", "unknown_rate", "list_loss"},
+    "lr": TRAINED | {"hash_rows", "jit_compile", "unknown_rate", "list_loss"},
+    "fm": TRAINED | {"hash_rows", "lazy_adam", "jit_compile", "unknown_rate", "list_loss"},
     "wide_deep": TRAINED | {"mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "youtube_ranking": TRAINED | {"lazy_adam", "mixed_precision", "jit_compile"},
-    "airbnb_ranker": {*COMMON} - RANKING,
+    "airbnb_ranker": {*COMMON} - RANKING - {"hash_rows"},
     "airbnb": RANKING | TRAINED | {"lazy_adam", "jit_compile"},
     "deepfm": TRAINED
-    | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
+    | {"hash_rows", "lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "xdeepfm": TRAINED
-    | {"lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
+    | {"hash_rows", "lazy_adam", "mixed_precision", "jit_compile", "unknown_rate", "list_loss"},
     "deepconn": TRAINED | {"mixed_precision"},
     "convmf": TRAINED | {"mixed_precision", "jit_compile"},
 }

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from models.inputs.sampling import Batches
-from models.training import trainer
+from models.training import trainer, warm_up
 from tests.models.test_neumf import TOY
 from tests.models.test_training import arguments
 
@@ -26,7 +26,7 @@ def trained(toy_data, tmp_path_factory):
                 trainer.warm_start, "save_weights", lambda model, _: models.update({option: model})
             )
             patch.setattr("models.contract.retriever.Retriever.export", lambda *_: None)
-            patch.setattr(trainer.warm_up, "save_requests", lambda _: 0)
+            patch.setattr(warm_up, "save_requests", lambda _: 0)
             filled = []
             patch.setattr(Batches, "in_few_shapes", lambda own: filled.append(own) or whole(own))
             folder = tmp_path_factory.mktemp(str(option))

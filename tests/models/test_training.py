@@ -26,7 +26,7 @@ from models.names.errors import ConfigError, DataError
 from models.names.hyper_parameters import Epochs, Gradient
 from models.names.label import Label
 from models.training import loop as training
-from models.training import trainer, warm_start
+from models.training import trainer, warm_start, warm_up
 from models.training.loop import TrainingLoop
 from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
@@ -62,7 +62,7 @@ def unexported(monkeypatch):
     To export takes longer than to train; what an export holds is the next test's matter.
     """
     monkeypatch.setattr("models.contract.retriever.Retriever.export", lambda *_: None)
-    monkeypatch.setattr(trainer.warm_up, "save_requests", lambda _: 0)
+    monkeypatch.setattr(warm_up, "save_requests", lambda _: 0)
 
 
 def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):

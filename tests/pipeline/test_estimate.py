@@ -55,6 +55,24 @@ def test_features_have_their_vocabularies(tmp_path):
     assert found.parameters.learnt == users + items + towers + 5
 
 
+def test_values_that_share_rows_and_an_export_in_bytes(tmp_path):
+    data = write(tmp_path, log(click=lambda row: row % 2, page=lambda row: f"p{row % 9}"))
+    own = {"label__column": "click", "hyper_parameters__factors": 3}
+    plain = estimated(data, "fm", **own)
+    # 6 users, 10 items and 9 pages, two rows more of each and of all; a weight and 3 factors.
+    assert plain.parameters.learnt == (2 + 8 + 12 + 11) * 4 + 1
+    shared = {"hyper_parameters__hash_rows": {"page": 5, "item_id": 4, "user_id": 100}}
+    found = estimated(data, "fm", **own, **shared)
+    assert found.parameters.learnt == (2 + 8 + 6 + 7) * 4 + 1
+
+    def model(of):
+        return next(need.bytes for need in of.disk if need.name == "the model and its push")
+
+    # In the SavedModel and in the weights, once more where it is pushed.
+    in_bytes = estimated(data, "fm", export__tables="int8", **own)
+    assert model(plain) - model(in_bytes) == 4 * (4 - 1.125) * plain.parameters.learnt
+
+
 def test_what_a_score_model_learns_is_no_field(tmp_path):
     data = write(tmp_path, log(click=lambda row: row % 2, page=lambda row: f"p{row % 3}"))
     found = estimated(data, "lr", label__column="click", hyper_parameters__batch_size=8)

@@ -142,7 +142,12 @@ class Run:
         return self
 
     def train(
-        self, epochs: list[dict], monitor="ndcg_10", best=2, model: Path | None = None
+        self,
+        epochs: list[dict],
+        monitor="ndcg_10",
+        best=2,
+        model: Path | None = None,
+        beside: dict | None = None,
     ) -> "Run":
         config = {
             "model": "two_tower",
@@ -167,6 +172,7 @@ class Run:
             "epochs": epochs,
             "seconds": 61.0,
             "monitor": monitor,
+            **(beside or {}),
         }
         (paths["model_run"] / "training.json").write_text(json.dumps(log))
         if model:
@@ -577,6 +583,16 @@ def test_training_marks_the_best_epoch(tmp_path):
         for label in page.charts()
     )
     assert "1,234 trainable parameters, seed 5" in page.text["training"]
+
+
+def test_what_an_export_in_bytes_costs_stands_beside_what_it_saves(tmp_path):
+    export = {"tables": "int8", "bytes": 290e6, "float32_bytes": 1e9}
+    export |= {"valid": {"auc": 0.70116}, "float32_valid": {"auc": 0.70117}}
+    beside = {"export": export, "unknown_rows": {"item_id": 1200, "ad": 7}}
+    text = Run(tmp_path).train(EPOCHS, beside=beside).page().text["training"]
+    assert "290.0 of 1,000.0 MB (0.29), tables in int8; auc 0.70116 for 0.70117." in text
+    assert "not admitted (features.min_count): item_id 1,200, ad 7." in text
+    assert "Exported" not in Run(tmp_path / "plain").train(EPOCHS).page().text["training"]
 
 
 def test_a_model_in_closed_form_has_no_curve(tmp_path):

@@ -4,6 +4,7 @@ It asks with real test rows and strangers, over both protocols.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import posixpath
@@ -17,13 +18,14 @@ import pyarrow.compute as pc
 from components.tables import artifacts, records
 from models.names.features import HISTORY_COLUMNS
 from serving.client.client import Client, Query, Recommendations
-from serving.client.messages import SIMILAR, Id, feature_inputs
+from serving.client.messages import EXPLAINED, SIMILAR, Id, feature_inputs
 from serving.server.process import ServerProcess
 from serving.wire.errors import ServingError, StartError
 
 _NAME = "canary"
 _ROWS = 20
 _K = 10
+_SCORE_EXPLAINED = "score_explained"
 _STRANGER = "nobody \u2603"
 _PROTOCOLS = ("rest", "grpc")
 
@@ -161,8 +163,33 @@ def _recommend(ready: dict[str, Any], examples_uri: str) -> int:
             raise CanaryFailure(
                 f"user {query.user_id!r}: REST answers {rest.items}, gRPC {grpc.items}"
             )
+    _reasons(ready, queries)
     _similar(ready, queries)
     return len(queries)
+
+
+def _reasons(ready: dict[str, Any], queries: Sequence[Query]) -> None:
+    """Asks what carried the answers to the queries."""
+    asked = [dataclasses.replace(query, explain=True) for query in queries]
+    answers: dict[str, list[Recommendations]] = {}
+    for protocol in _PROTOCOLS:
+        with _asking(ready, protocol, f"reasons of the answers to {len(asked)} users") as client:
+            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+            if EXPLAINED not in signatures:
+                return
+            answers[protocol] = client.recommend_many(asked, _K)
+    for query, rest, grpc in zip(asked, answers["rest"], answers["grpc"], strict=True):
+        who = f"user {query.user_id!r}"
+        for (item, _), reasons in zip(rest.items, rest.reasons, strict=True):
+            weights = [weight for _, weight in (*reasons.parts, *reasons.fields)]
+            if not reasons.basis or not all(map(math.isfinite, weights)):
+                raise CanaryFailure(
+                    f"{who}: what carried {item!r}: required: a basis, and finite weights; "
+                    f"received {reasons}"
+                )
+        bases = [[reasons.basis for reasons in answer.reasons] for answer in (rest, grpc)]
+        if bases[0] != bases[1]:
+            raise CanaryFailure(f"{who}: REST says {bases[0]} of its answers, gRPC {bases[1]}")
 
 
 def _similar(ready: dict[str, Any], queries: Sequence[Query]) -> None:
@@ -244,7 +271,7 @@ def _check(query: Query, answer: Recommendations, k: int, may_be_empty: bool) ->
 
 
 def _score(ready: dict[str, Any], examples_uri: str) -> int:
-    scores, rows = {}, {}
+    scores, weights, rows = {}, {}, {}
     for protocol in _PROTOCOLS:
         with _asking(ready, protocol, "the scores of test rows") as client:
             signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
@@ -254,6 +281,8 @@ def _score(ready: dict[str, Any], examples_uri: str) -> int:
                 )
             rows = sample_rows(examples_uri, signatures["score"]["inputs"])
             scores[protocol] = client.predict(rows, "score", ("score",))["score"]
+            if _SCORE_EXPLAINED in signatures:
+                weights[protocol] = client.predict(rows, _SCORE_EXPLAINED, ("weight",))["weight"]
     count = len(next(iter(rows.values())))
     for protocol, values in scores.items():
         if len(values) != count:
@@ -264,6 +293,13 @@ def _score(ready: dict[str, Any], examples_uri: str) -> int:
             if not math.isfinite(value):
                 raise CanaryFailure(
                     f"row {number}: the score is {value} over {protocol}; required: a finite number"
+                )
+    for protocol, values in weights.items():
+        for number, row in enumerate(values):
+            if not all(map(math.isfinite, row)):
+                raise CanaryFailure(
+                    f"row {number}: what its fields weigh is {row} over {protocol}; "
+                    "required: finite numbers"
                 )
     for number, (rest, grpc) in enumerate(zip(scores["rest"], scores["grpc"], strict=True)):
         if not math.isclose(rest, grpc, rel_tol=1e-5, abs_tol=1e-6):

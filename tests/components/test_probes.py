@@ -5,6 +5,7 @@ the answers of small catalogues.
 """
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from models.contract import tasks
 from models.names import registry
 from models.names.label import Label
 from serving.client.client import Recommendations
+from serving.client.messages import Reasons
 
 CLICK = Label(column="rating", threshold=4.0)
 
@@ -94,6 +96,25 @@ class Shop:
         return Recommendations([(item, 1.0) for item in left[:k]], "model")
 
 
+class Explaining(Shop):
+    """One that says besides what carried an answer: `reasons` of each item."""
+
+    def __init__(self, *shop, reasons):
+        super().__init__(*shop)
+        self.reasons = reasons
+
+    def metadata(self):
+        """Of a model that explains too."""
+        signatures = {"recommend": {}, "recommend_explained": {}}
+        return {"metadata": {"signature_def": {"signature_def": signatures}}}
+
+    def recommend(self, query, k):
+        answer = super().recommend(query, k)
+        if not query.explain:
+            return answer
+        return dataclasses.replace(answer, reasons=(self.reasons,) * len(answer.items))
+
+
 @pytest.fixture(scope="module")
 def shop_examples(tmp_path_factory):
     """u0 has had all of a, b, c and é, u1 all but é, u2 all but é and c."""
@@ -121,6 +142,14 @@ def test_who_has_had_the_whole_catalogue_gets_an_empty_answer(shop_examples, mon
     assert ask(Shop("abcé", HAD), shop_examples, monkeypatch) >= 4
     # The model knows three items, since features.min_count leaves é out.
     assert ask(Shop("abc", HAD), shop_examples, monkeypatch) >= 4
+
+
+def test_a_server_is_asked_what_carried_its_answers(shop_examples, monkeypatch):
+    shop = Explaining("abcé", HAD, reasons=Reasons("sum", (("a", 0.5),)))
+    assert ask(shop, shop_examples, monkeypatch) >= 4
+    for wrong in (Reasons("sum", (("a", float("nan")),)), Reasons("")):
+        with pytest.raises(probes.CanaryFailure, match="required: a basis, and finite weights"):
+            ask(Explaining("abcé", HAD, reasons=wrong), shop_examples, monkeypatch)
 
 
 def test_nobody_else_does(shop_examples, monkeypatch):

@@ -36,7 +36,7 @@ def by_parts(function: Callable[[tf.Tensor], Any], rows: tf.Tensor, size: int) -
         As the function, [B, ...].
     """
     spec = tf.TensorSpec([None, *rows.shape[1:]], rows.dtype)
-    one = tf.function(function).get_concrete_function(spec)
+    one = traced(function).get_concrete_function(spec)
     found = tf.map_fn(
         lambda begin: one(rows[begin : begin + size]),
         tf.range(0, tf.maximum(tf.shape(rows)[0], 1), size),  # of no rows one part, of none

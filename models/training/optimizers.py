@@ -153,29 +153,25 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         rate = tf.cast(self.learning_rate, variable.dtype)
         place = tensorflow_private.place_of(self, variable)
         accumulator = self._accumulators[place]
-        if not self.momentum:
-            handles = {"var": variable.handle, "accum": accumulator.handle, "lr": rate}
-            if isinstance(gradient, tf.IndexedSlices):
-                tf.raw_ops.ResourceSparseApplyAdagrad(
-                    grad=gradient.values, indices=gradient.indices, **handles
-                )
-            else:
-                tf.raw_ops.ResourceApplyAdagrad(grad=gradient, **handles)
-            return
-        velocity = self._velocities[place]
+        velocity = self._velocities[place] if self.momentum else None
         if isinstance(gradient, tf.IndexedSlices):
             rows, values = gradient.indices, gradient.values
             accumulator.scatter_add(tf.IndexedSlices(values**2, rows))
             step = -rate * values * tf.math.rsqrt(tf.gather(accumulator, rows))
-            step += self.momentum * tf.gather(velocity, rows)
-            velocity.scatter_update(tf.IndexedSlices(step, rows))
+            if velocity is not None:
+                step += self.momentum * tf.gather(velocity, rows)
+                velocity.scatter_update(tf.IndexedSlices(step, rows))
             variable.scatter_add(tf.IndexedSlices(step, rows))
-        else:
+        elif velocity is not None:
             accumulator.assign_add(gradient**2)
             step = -rate * gradient * tf.math.rsqrt(accumulator)
             step += self.momentum * velocity
             velocity.assign(step)
             variable.assign_add(step)
+        else:
+            tf.raw_ops.ResourceApplyAdagrad(
+                var=variable.handle, accum=accumulator.handle, lr=rate, grad=gradient
+            )
 
     def get_config(self):
         """The constructor's arguments."""

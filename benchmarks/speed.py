@@ -88,6 +88,22 @@ _GRU4REC = {
     "train_neg_sample_args": None,
 }
 PAIRS = {
+    "bpr_mf": Pair(
+        "BPR",
+        {
+            "embedding_size": 64,
+            "train_batch_size": 2048,
+            "train_neg_sample_args": {
+                "distribution": "uniform",
+                "sample_num": 1,
+                "alpha": 1.0,
+                "dynamic": False,
+                "candidate_num": 0,
+            },
+        },
+        {"factors": 64, "batch_size": 2048},
+        "event",
+    ),
     "neumf": Pair(
         "NeuMF",
         {

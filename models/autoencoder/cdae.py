@@ -38,9 +38,10 @@ from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles
+from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles, user_profiles
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
+from models.names.label import WEIGHT
 from models.names.sizes import Parameters, Sizes
 from models.training.optimizers import Adagrad
 
@@ -82,6 +83,7 @@ class CDAE(DotProductModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.hidden
+        self._few = data.items.embedding_rows <= _FEW_ITEMS
         limit = 4 * (6 / (data.items.train_count + width)) ** 0.5
         # Each its own initializer: one would begin all three alike.
         self.item_inputs, self.users, self.item_outputs = (
@@ -100,6 +102,8 @@ class CDAE(DotProductModel[HyperParameters]):
         self._user_rows = tf.range(FIRST_TOKEN, data.users.embedding_rows, dtype=tf.int64)
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
+        if self._few:
+            return self._rows_of_all_items(data, seed, first_epoch)
         events, own = data.events, self.hyper_parameters
         negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
 
@@ -116,6 +120,45 @@ class CDAE(DotProductModel[HyperParameters]):
 
         return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
 
+    def _rows_of_all_items(self, data, seed, first_epoch):
+        """The same users and draws, as rows over all items.
+
+        Those are `weights`, what is read; `wanted`, 1 where the user has the item; and `listed`,
+        how often an item is in O and S: [B, rows] float32.
+        """
+        own, size, name = self.hyper_parameters, self.item_inputs.input_dim, "profile"
+        users, items, splits, weight = user_profiles(data)
+        negatives = sampling.CountedNegatives(items, splits, data.items.train_count)
+        columns = {"user": users, name: negatives.profiles}
+        if weight is not None:
+            columns[WEIGHT] = tf.RaggedTensor.from_row_splits(tf.constant(weight), splits)
+
+        def with_noise(batch):
+            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 2)
+            profiles = batch[name]
+            item = tf.cast(profiles.values[:, 0], tf.int32)
+            place = size * sampling.ragged_rows(profiles) + item
+            drawn = negatives.draw(profiles, size, own.negatives, seeds[1])
+
+            def spread(values, places):
+                shape = [profiles.nrows(), size]
+                sums = tf.math.unsorted_segment_sum(values, places, shape[0] * size)
+                return tf.reshape(sums, shape)
+
+            present = tf.ones_like(place, tf.float32)
+            every = tf.concat([place, drawn], axis=0)
+            found = {
+                "user": batch["user"],
+                "weights": spread(corrupted(present, own.corruption, seeds[0]), place),
+                "wanted": spread(present, place),
+                "listed": spread(tf.ones_like(every, tf.float32), every),
+            }
+            if WEIGHT in batch:
+                found[WEIGHT] = spread(batch[WEIGHT].values, place)
+            return found
+
+        return sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch).map(with_noise)
+
     def learn(self, loop):
         own = self.hyper_parameters
         with loop.strategy.scope():
@@ -125,13 +168,13 @@ class CDAE(DotProductModel[HyperParameters]):
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         own, node = self.hyper_parameters, self.users(inputs["user"])
-        few = self.item_inputs.input_dim <= _FEW_ITEMS
-        loss, penalty = (self._dense if few else self._sparse)(inputs, node)
-        penalty += tf.reduce_sum(node**2, axis=1) + tf.reduce_sum(self.bias**2)
-        return tf.reduce_mean(loss + own.l2 / 2 * penalty)
+        loss, penalty = (self._dense if self._few else self._sparse)(inputs, node)
+        count = tf.cast(tf.shape(node)[0], tf.float32)
+        penalty += tf.reduce_sum(node**2) + count * tf.reduce_sum(self.bias**2)
+        return (loss + own.l2 / 2 * penalty) / count
 
     def _sparse(self, inputs, node):
-        """[B] losses and [B] sums of what is penalised, by the rows that are read."""
+        """The loss of all users and the sum of what is penalised, by the rows that are read."""
         weights = inputs["weights"][..., tf.newaxis]
         read = self.item_inputs(inputs["items"])
         code = self.encode(tf.reduce_sum(weights * read, axis=1), node)
@@ -145,45 +188,32 @@ class CDAE(DotProductModel[HyperParameters]):
         loss = there * self.item_loss(tf.cast(wanted, tf.float32), scores)
         had = weighed(inputs, loss[:, : tf.shape(inputs["items"])[1]])
         loss = tf.concat([had, loss[:, tf.shape(had)[1] :]], axis=1)
-        penalty = tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2, axis=[1, 2])
-        penalty += tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2), axis=1)
-        return tf.reduce_sum(loss, axis=1), penalty
+        penalty = tf.reduce_sum(tf.cast(weights > 0, tf.float32) * read**2)
+        penalty += tf.reduce_sum(there * (tf.reduce_sum(vectors**2, axis=2) + bias**2))
+        return tf.reduce_sum(loss), penalty
 
     def _dense(self, inputs, node):
         """The same by whole tables: of few items, products are faster than reading rows."""
-        rows = self.item_inputs.input_dim
-
-        def spread(items, weights=None):
-            """[B, L] items -> [B, rows], how often each is there, or its weights."""
-            if not self.hyper_parameters.jit_compile:
-                return tf.math.bincount(
-                    items, weights, rows, maxlength=rows, dtype=tf.float32, axis=-1
-                )
-            # XLA compiles this in a tenth of the time, and for every width of a batch anew.
-            number = tf.range(tf.shape(items, tf.int64)[0])[:, tf.newaxis]
-            place = tf.stack([tf.repeat(number, tf.shape(items)[1], axis=1), items], axis=-1)
-            weights = tf.ones_like(items, tf.float32) if weights is None else weights
-            return tf.scatter_nd(place, weights, [tf.shape(items, tf.int64)[0], rows])
-
-        real = tf.cast(tf.range(rows) > 0, tf.float32)  # padding is no item
-        wanted = real * spread(inputs["items"])
-        weights = spread(inputs["items"], inputs["weights"])
-        negatives = real * spread(inputs["negatives"])
-        counts = wanted + negatives
+        own, wanted, listed = self.hyper_parameters, inputs["wanted"], inputs["listed"]
         read, vectors = (
             tf.convert_to_tensor(table.embeddings)
             for table in (self.item_inputs, self.item_outputs)
         )
         bias = tf.convert_to_tensor(self.item_bias.embeddings)[:, 0]
-        code = self.encode(tf.matmul(weights, read), node)
+        code = self.encode(tf.matmul(inputs["weights"], read), node)
         scores = tf.matmul(code, vectors, transpose_b=True) + bias
-        weighty = real * spread(
-            inputs["items"], weighed(inputs, tf.cast(inputs["items"] > 0, tf.float32))
-        )
-        loss = (weighty + negatives) * self.item_loss(wanted, scores)
-        penalty = tf.linalg.matvec(tf.cast(weights > 0, tf.float32), tf.reduce_sum(read**2, axis=1))
-        penalty += tf.linalg.matvec(counts, tf.reduce_sum(vectors**2, axis=1) + bias**2)
-        return tf.reduce_sum(loss, axis=1), penalty
+        had = weighed(inputs, wanted)
+        weights = listed + had - wanted if WEIGHT in inputs else listed
+        # l(1, s) is l(0, s) - s of the logistic loss, l(0, s) - 2 s + 1 of the square one.
+        if own.loss == "square":
+            loss = tf.reduce_sum(weights * scores**2) - tf.reduce_sum(had * (2 * scores - 1))
+        else:
+            loss = _logistic_loss(scores, weights, had)
+        # What is not hidden is 1 / (1 - q).
+        kept = (1 - own.corruption) * tf.reduce_sum(inputs["weights"], axis=0)
+        penalty = tf.reduce_sum(kept * tf.reduce_sum(read**2, axis=1))
+        squares = tf.reduce_sum(vectors**2, axis=1) + bias**2
+        return loss, penalty + tf.reduce_sum(tf.reduce_sum(listed, axis=0) * squares)
 
     def item_loss(self, wanted: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
         """[B, S] losses of scores where 1 or 0 is wanted."""
@@ -210,6 +240,18 @@ class CDAE(DotProductModel[HyperParameters]):
         return tf.concat(
             [self.item_outputs(self._item_rows), self.item_bias(self._item_rows)], axis=1
         )
+
+
+@tf.custom_gradient
+def _logistic_loss(scores, weights, had):
+    """The sum of weights ln(1 + exp(scores)) - had scores, by one sigmoid for it and its gradient.
+
+    TensorFlow's softplus takes as long as two of the products.
+    """
+    p = tf.sigmoid(scores)
+    above = tf.nn.relu(scores) - tf.math.log(tf.maximum(p, 1 - p))
+    loss = tf.reduce_sum(weights * above) - tf.reduce_sum(had * scores)
+    return loss, lambda upstream: (upstream * (weights * p - had), None, None)
 
 
 Model = CDAE

@@ -13,6 +13,8 @@ from models.inputs.token_layers import IdEmbedding, id_embedding
 class FromEntities(tf.keras.layers.Layer):
     """activation(profile W + b): [B, N + 2], a column for every index, -> [B, units].
 
+    A profile may be sparse; then what it has not costs nothing.
+
     Args:
         entities: what the columns of a profile stand for; N are those that train knows.
         units: width.
@@ -37,9 +39,10 @@ class FromEntities(tf.keras.layers.Layer):
 
     def call(self, profile):
         # Keras casts no embedding by itself where it computes in half precision.
-        return self._activation(
-            tf.matmul(profile, tf.cast(self.kernel.embeddings, self.compute_dtype)) + self.bias
-        )
+        kernel = tf.cast(self.kernel.embeddings, self.compute_dtype)
+        sparse = isinstance(profile, tf.SparseTensor)
+        multiply = tf.sparse.sparse_dense_matmul if sparse else tf.matmul
+        return self._activation(multiply(profile, kernel) + self.bias)
 
 
 class ToEntities(tf.keras.layers.Layer):

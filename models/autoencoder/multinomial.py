@@ -14,7 +14,13 @@ from models.contract.retrieve import RetrieveModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
+from models.inputs.profiles import (
+    corrupted,
+    multi_hot,
+    normalised,
+    shuffled_profiles,
+    sparse_rows,
+)
 from models.names.hyper_parameters import Epochs, Gradient, MixedPrecision, Ranking, Xla
 from models.names.sizes import Sizes
 
@@ -88,9 +94,12 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
         )
         return {"items": batch["items"], "weights": weights}
 
-    def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The [B, N + 2] input of a train batch."""
-        return multi_hot(inputs["items"], self._index_count, inputs["weights"])
+    def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor | tf.SparseTensor:
+        """The [B, N + 2] input of a train batch, sparse where nothing forbids it."""
+        # XLA knows no sparse products, and half precision few.
+        dense = self.hyper_parameters.jit_compile or self.from_items.compute_dtype != "float32"
+        rows = multi_hot if dense else sparse_rows
+        return rows(inputs["items"], self._index_count, inputs["weights"])
 
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
         items = query.history.to_tensor()

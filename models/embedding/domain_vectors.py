@@ -99,7 +99,8 @@ class DomainVectors(Recommender[VectorSettings]):
         Where ratings are learnt, `rating` [B] is that of the first.
         """
         user, items = self.users(inputs["user"]), self.items(inputs["items"])
-        score = tf.einsum("bk,bik->bi", user, items) + self.bias(inputs["items"])
+        # A product and a sum: einsum multiplies matrices row by row, at several times the cost.
+        score = tf.reduce_sum(user[:, tf.newaxis] * items, axis=2) + self.bias(inputs["items"])
         there = tf.cast(inputs["items"] > 0, tf.float32)
         if self.hyper_parameters.objective == "bpr":
             loss = there[:, 1] * tf.nn.softplus(score[:, 1] - score[:, 0])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
 from tensorflow.python.framework import ops
+from tensorflow.python.grappler import tf_optimizer
 
 
 def leave_unconverted(package: str) -> None:
@@ -76,6 +77,20 @@ def several_steps(model: tf.keras.Model) -> tf.types.experimental.GenericFunctio
         return {"loss": loss}
 
     return execution
+
+
+def as_executed(graph: tf.Graph, fetched: list[str]) -> tf.compat.v1.GraphDef:
+    """Returns a graph as Grappler rewrites it before it is executed.
+
+    Args:
+        graph: of a function.
+        fetched: names of the operations that have to stay, with what they need.
+    """
+    meta = tf.compat.v1.train.export_meta_graph(graph_def=graph.as_graph_def(), graph=graph)
+    meta.collection_def["train_op"].node_list.value.extend(fetched)
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.min_graph_nodes = -1
+    return tf_optimizer.OptimizeGraph(config, meta)
 
 
 def set_learning_rate(optimizer: tf.keras.optimizers.Optimizer, learning_rate) -> None:

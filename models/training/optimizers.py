@@ -40,6 +40,20 @@ class Adam(tf.keras.optimizers.Adam):
         super().__init__(learning_rate, epsilon=epsilon, name=name)
         self.lazy, self.l2 = lazy, l2
 
+    def apply_gradients(self, grads_and_vars, **kwargs):
+        """Adds up the gradients of rows at once, where a table moves whole.
+
+        Keras makes rows distinct first, which the table would have to add up again. Not under a
+        strategy: what goes to another device is better a few rows than a table.
+        """
+        if self.lazy or tf.distribute.has_strategy():
+            return super().apply_gradients(grads_and_vars, **kwargs)
+        pairs = [
+            (tf.convert_to_tensor(gradient) if gradient is not None else None, variable)
+            for gradient, variable in grads_and_vars
+        ]
+        return super().apply_gradients(pairs, **kwargs)
+
     def update_step(self, gradient, variable):
         """Updates one variable, whole or, where `lazy`, by rows."""
         m, v = tensorflow_private.adam_moments(self, variable)
@@ -121,8 +135,12 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         super().build(var_list)
         if not tensorflow_private.builds_now(self):
             return
+        # What is under the root is acc + epsilon, so the sum starts there.
         self._accumulators = [
-            self.add_variable_from_reference(variable, "accumulator") for variable in var_list
+            self.add_variable_from_reference(
+                variable, "accumulator", initial_value=tf.fill(variable.shape, self.epsilon)
+            )
+            for variable in var_list
         ]
         self._velocities = (
             [self.add_variable_from_reference(variable, "velocity") for variable in var_list]
@@ -139,18 +157,21 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         if isinstance(gradient, tf.IndexedSlices):
             rows, values = gradient.indices, gradient.values
             accumulator.scatter_add(tf.IndexedSlices(values**2, rows))
-            step = -rate * values * tf.math.rsqrt(tf.gather(accumulator, rows) + self.epsilon)
+            step = -rate * values * tf.math.rsqrt(tf.gather(accumulator, rows))
             if velocity is not None:
                 step += self.momentum * tf.gather(velocity, rows)
                 velocity.scatter_update(tf.IndexedSlices(step, rows))
             variable.scatter_add(tf.IndexedSlices(step, rows))
-        else:
+        elif velocity is not None:
             accumulator.assign_add(gradient**2)
-            step = -rate * gradient * tf.math.rsqrt(accumulator + self.epsilon)
-            if velocity is not None:
-                step += self.momentum * velocity
-                velocity.assign(step)
+            step = -rate * gradient * tf.math.rsqrt(accumulator)
+            step += self.momentum * velocity
+            velocity.assign(step)
             variable.assign_add(step)
+        else:
+            tf.raw_ops.ResourceApplyAdagrad(
+                var=variable.handle, accum=accumulator.handle, lr=rate, grad=gradient
+            )
 
     def get_config(self):
         """The constructor's arguments."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from models.autoencoder import cdae
 from models.contract.query import Query
+from models.inputs.profiles import user_profiles
 from models.names import registry
 from models.names.label import WEIGHT
 from tests.models.contract import RetrieveContract
@@ -46,17 +47,58 @@ def make(data, **changes):
     return module.Model(module.Model.HyperParameters(**{**TOY, **changes}), data)
 
 
+@pytest.fixture(params=["rows", "lists"])
+def form(request, monkeypatch):
+    """Batches are rows over all items, of a few, or lists of items, of many."""
+    if request.param == "lists":
+        monkeypatch.setattr(cdae, "_FEW_ITEMS", 0)
+
+
 def one_batch(model, data):
     return next(model.batches(data, 0, 0).dataset.as_numpy_iterator())
 
 
 def with_weights(batch):
     """An item of a profile weighs by its index."""
-    return {**batch, WEIGHT: (batch["items"] % 4 / 2).astype(np.float32)}
+    item = batch["items"] if "items" in batch else np.arange(batch["wanted"].shape[1])
+    return {**batch, WEIGHT: (item % 4 / 2 * np.ones((len(batch["user"]), 1))).astype(np.float32)}
+
+
+def rows_of(batch, size):
+    """What is read, what the users have and how often each negative was drawn: [B, size] each."""
+    if "wanted" in batch:
+        return batch["weights"], batch["wanted"], batch["listed"] - batch["wanted"]
+    found = np.zeros((3, len(batch["user"]), size), np.float32)
+    row = np.arange(len(batch["user"]))[:, np.newaxis]
+    for rows, name, value in (
+        (found[0], "items", batch["weights"]),
+        (found[1], "items", 1),
+        (found[2], "negatives", 1),
+    ):
+        np.add.at(rows, (row, batch[name]), value)
+        rows[:, 0] = 0  # padding
+    return found
+
+
+def as_lists(batch):
+    """The same batch in lists, padded."""
+
+    def lists(counts):
+        return tf.ragged.constant(
+            [np.repeat(np.arange(len(row)), row.astype(int)).tolist() for row in counts], tf.int64
+        ).to_tensor()
+
+    items = lists(batch["wanted"])
+    there = tf.cast(items > 0, tf.float32)
+    taken = {
+        name: there * tf.gather(batch[name], items, batch_dims=1) for name in ("weights", WEIGHT)
+    }
+    negatives = lists(batch["listed"] - batch["wanted"])
+    return {"user": batch["user"], "items": items, "negatives": negatives, **taken}
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=["M1", "M2", "M3", "M4"])
-def test_loss_by_hand(data, variant):
+def test_loss_by_hand(form, data, variant):
     model = make(data, l2=0.3, **variant)
     batch = with_weights(one_batch(model, data))
     model.compute_loss(batch)  # builds
@@ -65,67 +107,82 @@ def test_loss_by_hand(data, variant):
     nodes, bias = model.users.embeddings.numpy(), model.bias.numpy()
     model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
     total = 0.0
-    for user, items, weights, negatives in zip(
-        batch["user"], batch["items"], batch["weights"], batch["negatives"], strict=True
+    for user, weights, wanted, negatives in zip(
+        batch["user"], *rows_of(batch, len(inputs)), strict=True
     ):
-        code = weights @ inputs[items] + nodes[user] + bias
+        code = weights @ inputs + nodes[user] + bias
         code = code if variant["mapping"] == "identity" else 1 / (1 + np.exp(-code))
-        penalty = (nodes[user] ** 2).sum() + (bias**2).sum()
-        penalty += (inputs[items[weights > 0]] ** 2).sum()
-        listed = [(i, 1, i % 4 / 2) for i in items] + [(i, 0, 1) for i in negatives]
-        for item, wanted, weight in listed:
-            if item:
-                score = outputs[item] @ code + 0.1
-                total += weight * (
-                    (wanted - score) ** 2
-                    if variant["loss"] == "square"
-                    else np.log1p(np.exp(-score if wanted else score))
-                )
-                penalty += (outputs[item] ** 2).sum() + 0.1**2
+        penalty = (nodes[user] ** 2).sum() + (bias**2).sum() + (inputs[weights > 0] ** 2).sum()
+        listed = [(i, 1, i % 4 / 2) for i in np.flatnonzero(wanted)]
+        listed += [(i, 0, 1) for i in np.repeat(np.arange(len(negatives)), negatives.astype(int))]
+        for item, own, weight in listed:
+            score = outputs[item] @ code + 0.1
+            total += weight * (
+                (own - score) ** 2
+                if variant["loss"] == "square"
+                else np.log1p(np.exp(-score if own else score))
+            )
+            penalty += (outputs[item] ** 2).sum() + 0.1**2
         total += 0.3 / 2 * penalty
     np.testing.assert_allclose(model.compute_loss(batch), total / len(batch["user"]), rtol=1e-4)
 
 
-def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data, monkeypatch):
+def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data):
     model = make(data, l2=0.3)
-    batch = with_weights(one_batch(model, data))
-    model.compute_loss(batch)  # builds
+    rows = with_weights(one_batch(model, data))
+    model.compute_loss(rows)  # builds
     model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
     found = []
-    for few, jit in ((0, False), (1_000, False), (1_000, True)):  # XLA: by a scatter
-        monkeypatch.setattr(cdae, "_FEW_ITEMS", few)
-        model.hyper_parameters = model.hyper_parameters.model_copy(update={"jit_compile": jit})
+    for model._few, batch in ((False, as_lists(rows)), (True, rows)):
         with tf.GradientTape() as tape:
             loss = model.compute_loss(batch)
         gradients = tape.gradient(loss, model.trainable_variables)
         # An index that is read twice has two rows in a sparse gradient: dense, their sum.
         found.append([loss, *map(tf.convert_to_tensor, gradients)])
-    for sparse, dense, compiled in zip(*found, strict=True):
+    for sparse, dense in zip(*found, strict=True):
         assert np.abs(sparse).max() > 0
-        for other in (dense, compiled):
-            np.testing.assert_allclose(other, sparse, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(dense, sparse, rtol=1e-4, atol=1e-6)
 
 
-def test_five_negatives_a_positive_none_of_them_the_users_own(data):
-    model = make(data)
-    batch = one_batch(model, data)
-    for items, negatives in zip(batch["items"], batch["negatives"], strict=True):
-        own, drawn = items[items > 0], negatives[negatives > 0]
-        assert len(drawn) == 5 * len(own) and not set(drawn) & set(own)
-        assert drawn.min() >= 2 and drawn.max() < data.items.embedding_rows
+def test_five_negatives_a_positive_none_of_them_the_users_own(form, data):
+    batch, size = one_batch(make(data), data), data.items.embedding_rows
+    _, wanted, negatives = rows_of(batch, size)
+    np.testing.assert_array_equal(negatives.sum(axis=1), 5 * wanted.sum(axis=1))
+    assert not (wanted * negatives).any() and not negatives[:, :2].any()
+    of_user = {user: set() for user in batch["user"]}
+    for user, item in zip(data.events.user, data.events.item, strict=True):
+        of_user.setdefault(user, set()).add(item)
+    assert [set(np.flatnonzero(row)) for row in wanted] == [of_user[user] for user in batch["user"]]
 
 
-def test_corruption_hides_from_the_input_and_never_from_the_targets(data):
-    half = one_batch(make(data, corruption=0.5), data)
-    there = half["items"] > 0
+def test_events_that_weigh_differently_come_with_their_weights(form, toy_data):
+    data = toy_data("profile", 0.0).load("cdae")
+    data.events.weight = (1 + data.events.item % 3).astype(np.float32)
+    batch = one_batch(make(data), data)
+    _, wanted, _ = rows_of(batch, data.items.embedding_rows)
+    users, items, splits, weights = user_profiles(data)
+    places = {user: slice(*splits[row : row + 2]) for row, user in enumerate(users)}
+    for row, user in enumerate(batch["user"]):
+        assert np.flatnonzero(wanted[row]).tolist() == items[places[user]].tolist()
+        np.testing.assert_allclose(
+            batch[WEIGHT][row][batch[WEIGHT][row] > 0], weights[places[user]]
+        )
+    assert len({round(float(value), 5) for value in batch[WEIGHT].ravel() if value}) == 3
+
+
+def test_corruption_hides_from_the_input_and_never_from_the_targets(form, data):
+    size = data.items.embedding_rows
+    half, none, all_ = (
+        rows_of(one_batch(make(data, corruption=rate), data), size) for rate in (0.5, 0.0, 1.0)
+    )
+    there = half[1] > 0
     # Kept is 1 / (1 - .5) = 2; of 8 users with 7 items each about half is kept.
-    assert set(half["weights"][there]) == {0.0, 2.0} and not half["weights"][~there].any()
-    none, all_ = (one_batch(make(data, corruption=rate), data) for rate in (0.0, 1.0))
-    assert (none["weights"] == there).all() and not all_["weights"].any()
+    assert set(half[0][there]) == {0.0, 2.0} and not half[0][~there].any()
+    assert (none[0] == (none[1] > 0)).all() and not all_[0].any() and (all_[1] == half[1]).all()
     # With everything hidden what is left is a factor model: the loss does not see the inputs.
     model = make(data, corruption=1.0)
     with tf.GradientTape() as tape:
-        loss = model.compute_loss(all_)
+        loss = model.compute_loss(one_batch(model, data))
     gradients = tape.gradient(loss, [model.item_inputs.embeddings, model.users.embeddings])
     assert not np.any(tf.convert_to_tensor(gradients[0])) and np.any(
         tf.convert_to_tensor(gradients[1])

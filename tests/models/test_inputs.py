@@ -6,8 +6,14 @@ import tensorflow as tf
 
 from models.inputs.columns import choose
 from models.inputs.data import Entities
-from models.inputs.profiles import corrupted, multi_hot, normalised, shuffled_profiles
-from models.inputs.sampling import Batches, UniformNegatives
+from models.inputs.profiles import (
+    corrupted,
+    multi_hot,
+    normalised,
+    shuffled_profiles,
+    sparse_rows,
+)
+from models.inputs.sampling import Batches, CountedNegatives, UniformNegatives
 from models.inputs.token_layers import EntityEncoder, id_embedding
 
 # Two users that train has seen, indices 2 and 3, and two that only the table knows, 4 and 5.
@@ -72,6 +78,26 @@ def test_negatives_are_uniform_over_what_a_user_has_not(negatives):
     assert (drawn != other).any()
 
 
+def test_counted_negatives_are_uniform_over_what_a_user_has_not():
+    """Three users of the items 2 to 6, one with items at either end, one at the end, one with all.
+
+    With one item of n, `count` draws an item are n `count` of the user.
+    """
+    own = np.array([2, 5, 5, 6, 2, 3, 4, 5, 6])
+    drawer = CountedNegatives(own, np.array([0, 2, 4, 9]), 5)
+    draw, most = tf.function(drawer.draw), 6000
+    places = draw(drawer.profiles, 7, most, tf.constant([1, 2])).numpy()
+    assert (places[-5 * most :] < 0).all() and (places[: -5 * most] >= 0).all()
+    for row, free in enumerate(([3, 4, 6], [2, 3, 4])):
+        drawn = places[row * 2 * most : (row + 1) * 2 * most] - row * 7
+        items, counts = np.unique(drawn, return_counts=True)
+        assert items.tolist() == free
+        # Four standard errors.
+        assert np.abs(counts / (2 * most) - 1 / 3).max() < 4 * (2 / 9 / (2 * most)) ** 0.5
+    other = draw(drawer.profiles[1:2], 7, most, tf.constant([1, 3])).numpy()
+    assert set(other) == {2, 3, 4}  # in a batch of its own the row is the first
+
+
 def test_each_row_gets_as_many_negatives_as_it_asks_for(negatives):
     user, count = tf.constant([3, 2, 4, 2], tf.int64), tf.constant([2, 7, 3, 0], tf.int64)
     drawn = negatives.draw(user, count, tf.constant([5, 6], tf.int64)).numpy()
@@ -110,6 +136,14 @@ def test_corruption_hides_entries_and_needs_no_normalisation():
     # As the input of a network: a column an index.
     row = multi_hot(items[:1], 6, tf.constant([[4.0, 0.0, 4.0, 0.0]])).numpy()
     assert row.tolist() == [[0, 0, 4, 0, 0, 4]]
+    sparse = sparse_rows(items[:2], 6, tf.constant([[4.0, 0.0, 4.0, 0.0], [0.0, 2.0, 0.0, 0.0]]))
+    assert sparse.values.numpy().tolist() == [4, 4, 2]
+    assert tf.sparse.to_dense(sparse).numpy().tolist() == [[0, 0, 4, 0, 0, 4], [0, 0, 0, 2, 0, 0]]
+    # Of an item that is there twice the highest weight; of nobody nothing.
+    twice = multi_hot(
+        tf.constant([[3, 3, 2], [0, 0, 0]], tf.int64), 5, tf.constant([[1.0, 5, 2]] * 2)
+    )
+    assert twice.numpy().tolist() == [[0, 0, 2, 5, 0], [0, 0, 0, 0, 0]]
 
 
 def test_batches_have_few_shapes_when_they_are_filled_up():

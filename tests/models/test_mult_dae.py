@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from models.names import registry
 from tests.models.contract import RetrieveContract, train
@@ -31,7 +32,7 @@ def one_batch(model, data):
 def test_one_tanh_layer_between_the_items(data):
     model = make(data, hidden=3, l2=0.0)
     batch = one_batch(model, data)
-    inputs = model.corrupted(batch).numpy()
+    inputs = tf.sparse.to_dense(model.corrupted(batch)).numpy()
     first, bias = model.from_items.kernel.embeddings.numpy(), model.from_items.bias.numpy()
     last, last_bias = (
         model.to_items.kernel.embeddings.numpy(),

@@ -94,7 +94,7 @@ def test_input_is_normalised_then_dropped_and_the_target_is_whole(data):
     for batch in take(model, data, 4):
         assert {tuple(row - 2) for row in batch["items"]} <= profiles
         weights.append(batch["weights"])
-        inputs = model.corrupted(batch).numpy()
+        inputs = tf.sparse.to_dense(model.corrupted(batch)).numpy()
         np.testing.assert_allclose(
             np.take_along_axis(inputs, batch["items"], axis=1), batch["weights"]
         )

@@ -29,6 +29,15 @@ gc.disable()
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config):
+    """Leaves oneDNN out of what is quickly traced, before anything imports TensorFlow.
+
+    Its kernels are of use to large matrices; the processes that tests start inherit it.
+    """
+    if "not thorough" in config.getoption("markexpr"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Says which tests are thorough, before pytest leaves them out; sorts what is left.

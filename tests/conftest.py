@@ -82,6 +82,15 @@ def pytest_terminal_summary(terminalreporter, config):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_configure(config):
+    """Leaves oneDNN out of what is quickly traced, before anything imports TensorFlow.
+
+    Its kernels are of use to large matrices; the processes that tests start inherit it.
+    """
+    if "not thorough" in config.getoption("markexpr"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Says which tests are thorough, before pytest leaves them out; sorts what is left.

@@ -66,8 +66,7 @@ def test_negatives_of_the_market_and_of_rejections():
     windows = Windows([2, 3, 5, 6], np.array([0, 0, 1, 1]), 1)
     enemies = (np.array([[2, 5], [2, 6], [5, 3]]), 8)
     near, refused = [], {}
-    for seed in range(30):
-        batch = next(iter(windows.batches(7, 1, (group, 4), 100, seed, 0, enemies).dataset))
+    for batch in windows.batches(7, 1, (group, 4), 100, 0, 0, enemies).dataset.take(30):
         for centre, negative in zip(batch["centre"].numpy(), batch["negative"].numpy()):
             near += [(group[centre], group[one]) for one in negative[1:5] if one]
             refused.setdefault(centre, set()).update(negative[5:])

@@ -48,6 +48,12 @@ def stages(toy_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def apart(stages):
+    """The signatures of the recall and of the ranker."""
+    return tuple(tf.saved_model.load(folder).signatures for folder in stages[:2])
+
+
+@pytest.fixture(scope="module")
 def bundled(stages, tmp_path_factory):
     """The signatures of an exported bundle whose ranking alone decides."""
     recall, rank, _ = stages
@@ -82,9 +88,9 @@ def ask_rules(signatures, users, k, name="recommend_rules", beside=None, **rules
     return {name: value.numpy() for name, value in answer.items()}
 
 
-def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, stages):
+def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, apart, stages):
     """A known user, by the models, and a stranger, by popularity."""
-    recall, data = tf.saved_model.load(stages[0]).signatures, stages[2]
+    recall, data = apart[0], stages[2]
     users = [data.users.ids[0], b"nobody knows"]
     for stage in (recall, bundled):
         plain, ruled = ask(stage, users, 8), ask_rules(stage, users, 8)
@@ -107,9 +113,9 @@ def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, stages)
         ask_rules(bundled, users, 5, where=["yaer > 1990"])
 
 
-def test_both_stages_say_what_carried_an_item(bundled, stages):
+def test_both_stages_say_what_carried_an_item(bundled, apart, stages):
     """The recall its parts of the history, the ranker its fields; neither for a stranger."""
-    recall, rank = (tf.saved_model.load(folder).signatures for folder in stages[:2])
+    recall, rank = apart
     data, users = stages[2], [stages[2].users.ids[0], b"nobody knows"]
     pin = ask(bundled, users, 5)["item_id"][0, 4]
     why = ask_rules(
@@ -133,8 +139,8 @@ def test_both_stages_say_what_carried_an_item(bundled, stages):
     assert {*why["reason"].ravel()} - {b""} <= history
 
 
-def test_the_ranker_orders_what_the_recall_found(bundled, stages):
-    recall, rank = (tf.saved_model.load(folder).signatures for folder in stages[:2])
+def test_the_ranker_orders_what_the_recall_found(bundled, apart, stages):
+    recall, rank = apart
     user = stages[2].users.ids[:4]
     found, answer = ask(recall, user, 8), ask(bundled, user, 8)
     expected = rank["rank"](user_id=tf.constant(user), item_id=tf.constant(found["item_id"]))
@@ -167,7 +173,7 @@ def test_what_is_excluded_or_seen_never_comes_and_more_than_the_candidates_can_b
     )
 
 
-def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
+def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, apart, stages):
     item = stages[2].items.ids[0]
     answer = ask(bundled, ["nobody", "nobody"], 3, history=[[item], [""]])
     assert answer["strategy"].tolist() == [b"fold-in", b"fallback"]
@@ -175,18 +181,13 @@ def test_strangers_are_answered_in_the_order_of_the_fallbacks(bundled, stages):
     # The ranker does not know them, so the recall's order stays.
     np.testing.assert_array_equal(
         answer["item_id"],
-        ask(
-            tf.saved_model.load(stages[0]).signatures,
-            ["nobody", "nobody"],
-            3,
-            history=[[item], [""]],
-        )["item_id"],
+        ask(apart[0], ["nobody", "nobody"], 3, history=[[item], [""]])["item_id"],
     )
 
 
-def test_a_history_is_what_it_is_to_the_recall(bundled, stages):
+def test_a_history_is_what_it_is_to_the_recall(bundled, apart, stages):
     """Item-kNN adds it: an item that a user has had already changes nothing, a new one does."""
-    recall, data = tf.saved_model.load(stages[0]).signatures, stages[2]
+    recall, data = apart[0], stages[2]
     user, stored = data.users.ids[:1], data.user_history[2].numpy()
     own = [[data.items.ids[stored[-1] - 2]]]
     new = [[next(data.items.ids[i - 2] for i in range(2, 62) if i not in stored)]]
@@ -213,11 +214,11 @@ def test_one_answer_does_not_depend_on_the_batch_or_on_the_form_of_the_request(b
         np.testing.assert_allclose(np.asarray(alone["score"])[0], together["score"][1], rtol=1e-5)
 
 
-def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages):
+def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(apart, stages):
     recall, rank, data = stages
     queries = tf.constant(data.queries("test"))
     everything = len(data.items)
-    alone = tf.saved_model.load(recall).signatures["evaluate"](queries)
+    alone = apart[0]["evaluate"](queries)
     module = TwoStage(recall, rank, "item_knn", candidates=everything, weight=0.0)
     values = module.evaluate(queries)
     assert set(values) == set(metrics.TWO_STAGE.means)
@@ -235,7 +236,7 @@ def test_metrics_are_those_of_the_list_and_the_recall_alone_stands_beside(stages
     )
 
 
-def test_the_recall_stage_is_measured_beyond_the_candidates(stages, monkeypatch):
+def test_the_recall_stage_is_measured_beyond_the_candidates(apart, stages, monkeypatch):
     recall, rank, data = stages
     queries = tf.constant(data.queries("test"))
     module = TwoStage(recall, rank, "item_knn", candidates=1)
@@ -243,7 +244,7 @@ def test_the_recall_stage_is_measured_beyond_the_candidates(stages, monkeypatch)
     # The toy catalogue has 40 items: within 50 there is every target that it has at all.
     assert np.mean(values["recall_stage_50"]) == np.mean(values["recall_stage_500"]) > 0.9
     monkeypatch.setattr(metrics, "RECALL_STAGE", (10, 20))
-    alone = tf.saved_model.load(recall).signatures["evaluate"](queries)
+    alone = apart[0]["evaluate"](queries)
     reference = module._queries(queries)["reference"]
     for cutoff in (10, 20):  # but for ties, which the list has broken
         np.testing.assert_allclose(
@@ -282,16 +283,14 @@ def test_the_weight_is_the_best_on_validation(stages):
     )
 
 
-def test_without_a_ranker_the_order_is_the_recalls(stages):
+def test_without_a_ranker_the_order_is_the_recalls(apart, stages):
     recall, _, data = stages
     module = TwoStage(recall, None, "item_knn", candidates=5)
     assert module.choose_weight(data.queries("valid")) == []
     users = tf.constant(data.users.ids[:3])
     nothing = tf.zeros([3, 0], tf.string)
     answer = module.recommend(users, nothing, nothing, tf.fill([3], 4))
-    np.testing.assert_array_equal(
-        answer["item_id"], ask(tf.saved_model.load(recall).signatures, users.numpy(), 4)["item_id"]
-    )
+    np.testing.assert_array_equal(answer["item_id"], ask(apart[0], users.numpy(), 4)["item_id"])
 
 
 def test_a_k_of_zero_is_refused(bundled):
@@ -299,12 +298,6 @@ def test_a_k_of_zero_is_refused(bundled):
         ask(bundled, ["u1"], 0)
 
 
-def test_the_rankers_score_is_still_asked_by_name(bundled, stages):
-    inputs = {
-        name: spec
-        for name, spec in tf.saved_model.load(stages[1])
-        .signatures["score"]
-        .structured_input_signature[1]
-        .items()
-    }
+def test_the_rankers_score_is_still_asked_by_name(bundled, apart):
+    inputs = apart[1]["score"].structured_input_signature[1]
     assert set(bundled["score"].structured_input_signature[1]) == set(inputs)

@@ -74,6 +74,7 @@ def test_an_unchanged_run_comes_from_the_cache(toy_run):
     assert "served from the cache" in again.stdout and versions(toy_run) == before
 
 
+@pytest.mark.thorough
 def test_refit_trains_the_blessed_model_again_on_everything_and_pushes_that(toy_run):
     """The toy log: 60 users with 9 events each, of which leave-one-out holds out two."""
     before = versions(toy_run)

@@ -415,6 +415,7 @@ CHEAP = {
 TRAINED = ("LastBlessed", "Trainer", "Evaluator", "Canary", "Pusher")
 
 
+@pytest.mark.thorough
 @pytest.mark.end_to_end
 def test_the_whole_of_it_runs_as_kubeflow_pipelines_would(
     toy_source, bucket, tmp_path, monkeypatch

@@ -114,7 +114,8 @@ class CDAE(DotProductModel[HyperParameters]):
                 "negatives": negatives.draw(batch["user"], count, seeds[1]),
             }
 
-        return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
+        batches = shuffled_profiles(data, own.batch_size, seed, first_epoch)
+        return batches.map(with_noise, whole=True)
 
     def learn(self, loop):
         own = self.hyper_parameters

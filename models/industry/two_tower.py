@@ -147,10 +147,10 @@ class TwoTower(DotProductModel[HyperParameters]):
             before = batch["row"][:, tf.newaxis] - back
             inside = back <= batch["position"][:, tf.newaxis]
             history = tf.where(inside, take_index(items, tf.maximum(before, 0)), 0)
-            seeds = tf.unstack(tf.random.experimental.stateless_split(batch["step_seed"], 2))
+            seeds = sampling.split(batch["step_seed"], 2)
             rate = self.hyper_parameters.unknown_rate
             forget_user, forget_item = (
-                tf.random.stateless_uniform(tf.shape(batch["user"]), s) < rate for s in seeds
+                sampling.uniform(tf.shape(batch["user"]), one) < rate for one in seeds
             )
             return {
                 **batch,

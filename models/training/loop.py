@@ -34,6 +34,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.inputs.sampling import Batches, Share
 from models.names.errors import RecsysError
 from models.training import cluster
 from models.training.optimizers import Adam
@@ -134,13 +135,6 @@ class TrainingLoop:
         keeper.restore()
         if not keeper.finished:
             keeper.rows, keeper.steps = batches.rows, batches.steps
-            options = tf.data.Options()
-            options.experimental_distribute.auto_shard_policy = (
-                tf.data.experimental.AutoShardPolicy.DATA
-            )
-            # As many threads as there are cores, and nobody who looks for a better number: that
-            # thread may miss its end, and whoever drops the iterator waits for it, up to a minute.
-            options.autotune.enabled = False
             callbacks = [keeper]
             if keeper.saves_within:
                 callbacks.append(_Within(keeper))
@@ -155,7 +149,7 @@ class TrainingLoop:
                 stepped.fit(
                     self.servers.batches(stepped, self.data, self.seed, first)
                     if self.servers
-                    else rest.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
+                    else self._distributed(rest),
                     initial_epoch=first,
                     epochs=end,
                     steps_per_epoch=batches.steps - begin,
@@ -176,10 +170,41 @@ class TrainingLoop:
         batches = batches or model.batches(self.data, self.seed, 0)
         with self.strategy.scope():
             # Each replica its share, as in a step: a model may hold something for each of its rows.
-            batch = next(iter(self.strategy.experimental_distribute_dataset(batches.dataset)))
+            batch = next(iter(self._distributed(batches)))
             self.strategy.run(lambda rows: model.compute_loss(rows, training=False), args=(batch,))
             if getattr(model, "optimizer", None):
                 model.optimizer.build(model.trainable_variables)
+
+    def _distributed(self, batches: Batches) -> Any:
+        """The batches as the strategy's replicas take them, endless.
+
+        Each of several workers makes what its own replicas have of a batch, where batches can be
+        cut at their source; else, and for the devices of one worker, whole ones are cut.
+        """
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        # As many threads as there are cores, and nobody who looks for a better number: that thread
+        # may miss its end, and whoever drops the iterator waits for it, up to a minute.
+        options.autotune.enabled = False
+        shared, strategy = batches.shared, self.strategy
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if shared is None or not several:
+            whole = batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+            return strategy.experimental_distribute_dataset(whole)
+
+        def own(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            replicas = context.num_replicas_in_sync
+            here = replicas // context.num_input_pipelines
+            first = context.input_pipeline_id * here
+            shares = [shared(0, Share(first + number, replicas)) for number in range(here)]
+            # A worker's replicas take their batches from it in turn.
+            turns = tf.data.Dataset.range(here).repeat()
+            in_turn = tf.data.Dataset.choose_from_datasets(shares, turns)
+            return in_turn.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+        return strategy.distribute_datasets_from_function(own)
 
     def record(self, model, stage: str = "model", seconds: float = 0.0) -> None:
         """Notes a model that was fitted in closed form."""

@@ -118,7 +118,8 @@ class CDAE(DotProductModel[HyperParameters]):
                 "negatives": negatives.draw(batch["user"], count, seeds[1]),
             }
 
-        return shuffled_profiles(data, own.batch_size, seed, first_epoch).map(with_noise)
+        batches = shuffled_profiles(data, own.batch_size, seed, first_epoch)
+        return batches.map(with_noise, whole=True)
 
     def _rows_of_all_items(self, data, seed, first_epoch):
         """The same users and draws, as rows over all items.

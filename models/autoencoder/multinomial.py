@@ -78,7 +78,7 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(
-            self.train_inputs
+            self.train_inputs, whole=True
         )
 
     def train_inputs(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -75,7 +75,7 @@ class BPRMF(DotProductModel[HyperParameters]):
         columns = events.columns("user", "item")
 
         def with_negative(batch):
-            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 3)
+            seeds = sampling.split(batch["step_seed"], 3)
             drawn = negatives.draw(batch["user"], 1, seeds[0])
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {

@@ -190,9 +190,7 @@ class ScoreModel(Recommender[H]):
         rate = self.hyper_parameters.setting("unknown_rate")
 
         def prepared(batch: dict[str, Any]) -> Inputs:
-            seeds = tf.random.experimental.stateless_split(
-                batch.pop("step_seed"), max(len(names), 1)
-            )
+            seeds = sampling.split(batch.pop("step_seed"), max(len(names), 1))
             inputs = {name: _as_input(column) for name, column in batch.items()}
             for number, name in enumerate(names):
                 forgotten = sampling.forget_some(inputs[name], rate, seeds[number])

@@ -96,11 +96,11 @@ class CUNEBPR(DotProductModel[HyperParameters]):
         )
 
         def with_triple(batch):
-            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 2)
+            seeds = sampling.split(batch["step_seed"], 2)
             negative = rest.draw(batch["user"], 1, seeds[0])[:, 0]
             start = tf.gather(starts, batch["user"])
             size = tf.gather(starts, batch["user"] + 1) - start
-            uniform = tf.random.stateless_uniform(tf.shape(size), seeds[1], dtype=tf.float64)
+            uniform = sampling.uniform(tf.shape(size), seeds[1], dtype=tf.float64)
             place = start + tf.cast(uniform * tf.cast(size, tf.float64), tf.int64)
             friend = tf.where(size > 0, tf.gather(items, place), 0)
             return {

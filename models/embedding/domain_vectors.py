@@ -162,9 +162,7 @@ def graded_pairs(events: EventLog) -> tuple[dict[str, np.ndarray], Any]:
     columns |= {"start": start, "end": end}
 
     def draw(batch):
-        uniform = tf.random.stateless_uniform(
-            tf.shape(batch["start"]), batch["step_seed"], dtype=tf.float64
-        )
+        uniform = sampling.uniform(tf.shape(batch["start"]), batch["step_seed"], dtype=tf.float64)
         count = tf.cast(batch["end"] - batch["start"], tf.float64)
         place = batch["start"] + tf.cast(uniform * count, tf.int64)
         return take_index(items, place)[:, tf.newaxis]

@@ -222,9 +222,8 @@ class Articles(Recommender[ArticleSettings]):
             by_row = [tf.stack(tf.split(each, 3), axis=1) for each in (texts, hidden)]
             return {"words": by_row[0], "kept": by_row[1] >= own.corruption, "there": there}
 
-        return sampling.shuffled_batches(articles, own.article_batch_size, seed, first_epoch).map(
-            drawn
-        )
+        batches = sampling.shuffled_batches(articles, own.article_batch_size, seed, first_epoch)
+        return batches.map(drawn, whole=True)
 
     def learn(self, loop: Loop) -> None:
         own = self.hyper_parameters

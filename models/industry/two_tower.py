@@ -23,7 +23,9 @@ through the item encoder that both towers share.
 What a step costs is the batch against itself and the histories, so an item that occurs in a batch
 several times is encoded once: it stands in the sum over j once, with how often it occurs as its
 weight, and its id is forgotten, and its units are dropped, for all of its rows in that batch
-together. A history is pooled by a sparse product that never holds [B, L, D] going forward.
+together. A history is pooled by a sparse product that never holds [B, L, D] going forward. The
+penalty l2 / 2 |w|^2 is not in the loss: its gradient is added where weights are moved (with
+`lazy_adam` of the rows that move), so no gradient is as large as a table.
 """
 
 from typing import ClassVar
@@ -32,6 +34,7 @@ import numpy as np
 import pydantic
 import tensorflow as tf
 
+from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.recommender import weighed
 from models.contract.retrieve import DotProductModel
@@ -51,6 +54,7 @@ from models.names.hyper_parameters import (
     Ranking,
 )
 from models.names.sizes import Parameters, Sizes, perceptron
+from models.training.optimizers import Adam
 
 
 class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forgetting):
@@ -72,15 +76,6 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forge
     temperature: float = pydantic.Field(0.1, gt=0)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
     l2: float = pydantic.Field(1e-6, ge=0)
-
-    @pydantic.model_validator(mode="after")
-    def _lazy_adam(self):
-        if self.lazy_adam and self.l2:
-            raise ValueError(
-                "lazy_adam is for l2 0: a penalty of whole tables moves every row; received "
-                f"l2 {self.l2:g}"
-            )
-        return self
 
     def parameters(self, sizes: Sizes) -> Parameters:
         width, learnt = {}, self.history_length  # a weight a place of the history
@@ -152,10 +147,10 @@ class TwoTower(DotProductModel[HyperParameters]):
             before = batch["row"][:, tf.newaxis] - back
             inside = back <= batch["position"][:, tf.newaxis]
             history = tf.where(inside, take_index(items, tf.maximum(before, 0)), 0)
-            seeds = tf.unstack(tf.random.experimental.stateless_split(batch["step_seed"], 2))
+            seeds = sampling.split(batch["step_seed"], 2)
             rate = self.hyper_parameters.unknown_rate
             forget_user, forget_item = (
-                tf.random.stateless_uniform(tf.shape(batch["user"]), s) < rate for s in seeds
+                sampling.uniform(tf.shape(batch["user"]), one) < rate for one in seeds
             )
             return {
                 **batch,
@@ -165,6 +160,13 @@ class TwoTower(DotProductModel[HyperParameters]):
             }
 
         return batches.map(with_history)
+
+    def learn(self, loop: Loop) -> None:
+        own = self.hyper_parameters
+        with loop.strategy.scope():
+            # A penalty in the loss would make gradients of whole tables, one beside the other.
+            optimizer = Adam(own.learning_rate, lazy=own.lazy_adam, l2=own.l2)
+        loop.fit(self, optimizer=optimizer)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         query = self._embed_query(
@@ -183,12 +185,7 @@ class TwoTower(DotProductModel[HyperParameters]):
             tf.cast(count, tf.float32),
             tf.gather(self._probability, item),
         )
-        loss = tf.reduce_mean(weighed(inputs, rows))
-        if not self.hyper_parameters.l2:  # a penalty reads and moves every row of every table
-            return loss
-        return loss + self.hyper_parameters.l2 * tf.add_n(
-            [tf.nn.l2_loss(weight) for weight in self.trainable_variables]
-        )
+        return tf.reduce_mean(weighed(inputs, rows))
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         oldest_first = query.history[:, -self.hyper_parameters.history_length :]

@@ -78,9 +78,7 @@ class Windows:
             draws.append((_Lists(enemy, token, np.arange(rows)), enemies[1]))
 
         def windows(batch):
-            seeds = tf.unstack(
-                tf.random.experimental.stateless_split(batch["step_seed"], max(2, len(draws)))
-            )
+            seeds = sampling.split(batch["step_seed"], max(2, len(draws)))
             around = batch["place"][:, tf.newaxis] + offset
             inside = (around >= batch["first"][:, tf.newaxis]) & (
                 around < batch["end"][:, tf.newaxis]
@@ -111,7 +109,7 @@ class _Everywhere:
 
     def draw(self, centre: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         shape = tf.stack([tf.shape(centre)[0], count])
-        return tf.random.stateless_uniform(shape, seed, FIRST_TOKEN, self._rows, tf.int64)
+        return sampling.uniform(shape, seed, minval=FIRST_TOKEN, maxval=self._rows, dtype=tf.int64)
 
 
 class _Lists:
@@ -131,7 +129,7 @@ class _Lists:
 
     def draw(self, centre: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         shape = tf.stack([tf.shape(centre)[0], count])
-        share = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
+        share = sampling.uniform(shape, seed, dtype=tf.float64)
         size = tf.gather(self._size, centre)[:, tf.newaxis]
         within = tf.cast(share * tf.cast(size, tf.float64), tf.int64)
         place = tf.gather(self._first, centre)[:, tf.newaxis] + within

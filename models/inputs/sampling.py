@@ -15,7 +15,7 @@ next, however long the log is.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -34,8 +34,28 @@ _NOWHERE = np.iinfo(np.int32).min
 _FAR = 1 << 32
 
 
+class Share(NamedTuple):
+    """What one replica has of every batch: as many of its rows as the others, one after the other.
+
+    Attributes:
+        number: which of the replicas, from 0.
+        of: how many there are.
+    """
+
+    number: int
+    of: int
+
+    def bounds(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Where the share of so many rows begins and ends; the last may have fewer, or none."""
+        size = -(-rows // self.of)
+        return tf.minimum(self.number * size, rows), tf.minimum((self.number + 1) * size, rows)
+
+
 class Batches(NamedTuple):
     """Endless train batches.
+
+    A replica that has a share of every batch gathers the rows of its share alone. Noise is drawn
+    of whole batches, which costs little, and cut: so the shares are, together, the batch of one.
 
     Attributes:
         dataset: of dicts of columns. A length that its graph does not know is that of lists, which
@@ -44,6 +64,8 @@ class Batches(NamedTuple):
         rows: train rows of an epoch: positives, not negatives.
         make: makes the dataset that begins so many steps later; None: by leaving them out.
         empty_rows: whether a row of zeros adds nothing to the loss.
+        shared: makes a share of those that begin so many steps later; None: it is cut out of whole
+            batches, since what a row holds depends on the others.
     """
 
     dataset: tf.data.Dataset
@@ -51,18 +73,29 @@ class Batches(NamedTuple):
     rows: int
     make: Callable[[int], tf.data.Dataset] | None = None
     empty_rows: bool = False
+    shared: Callable[[int, Share], tf.data.Dataset] | None = None
 
     def after(self, steps: int) -> "Batches":
         """The batches from so many steps later on, bit for bit."""
         if not steps:
             return self
         rest = self.make(steps) if self.make else self.dataset.skip(steps)
-        return self._replace(dataset=rest, make=None)
+        shared = self.shared
+        return self._replace(
+            dataset=rest,
+            make=None,
+            shared=(lambda more, share: shared(steps + more, share)) if shared else None,
+        )
 
-    def map(self, function: Callable) -> "Batches":
+    def map(self, function: Callable, whole: bool = False) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
 
         What the rows weigh stays, unless the function says it anew.
+
+        Args:
+            function: of a batch, or of a replica's share of one. Its noise is drawn by `uniform`,
+                with the step's seed or what `split` makes of it.
+            whole: it wants whole batches, since what it draws is not a number of draws a row.
         """
 
         def mapped(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -70,15 +103,18 @@ class Batches(NamedTuple):
             found = function(batch)
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
-        return self._of_each(mapped)
+        found = self._of_each(mapped)
+        return found._replace(shared=None) if whole else found
 
     def _of_each(self, function: Callable) -> "Batches":
         def of(dataset: tf.data.Dataset) -> tf.data.Dataset:
             return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
-        make = self.make
+        make, shared = self.make, self.shared
         return self._replace(
-            dataset=of(self.dataset), make=(lambda steps: of(make(steps))) if make else None
+            dataset=of(self.dataset),
+            make=(lambda steps: of(make(steps))) if make else None,
+            shared=(lambda steps, share: of(shared(steps, share))) if shared else None,
         )
 
     def in_few_shapes(self) -> "Batches":
@@ -135,7 +171,7 @@ def shuffled_batches(
 
     Returns:
         Batches that are dicts of the columns, whole numbers as int64, plus `step_seed` ([2] int64,
-        unique to the step).
+        unique to the step; [4] of a replica's share, see `uniform`).
     """
     tensors = {
         name: column if isinstance(column, range) else as_tensor(column)
@@ -146,7 +182,7 @@ def shuffled_batches(
     count = some.count if some else rows
     steps = max(1, -(-count // batch_size))
 
-    def dataset(first: int) -> tf.data.Dataset:
+    def dataset(first: int, share: Share | None = None) -> tf.data.Dataset:
         """The batches from step `first` on, counted from the first step of epoch 0."""
 
         def one_epoch(epoch):
@@ -155,10 +191,15 @@ def shuffled_batches(
             drawn = some.draw(epoch_seed) if some else None
 
             def batch(step, rows):
+                step_seed = [tf.cast(seed, tf.int64) + 1, epoch * steps + step]
+                if share:
+                    size = tf.size(rows, tf.int64)
+                    begin, end = share.bounds(size)
+                    rows, step_seed = rows[begin:end], [*step_seed, begin, size]
                 rows = rows if drawn is None else tf.gather(drawn, rows)
                 return {
                     **{name: rows_of(tensor, rows) for name, tensor in tensors.items()},
-                    "step_seed": tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step]),
+                    "step_seed": tf.stack(step_seed),
                 }
 
             orders = _orders(count, epoch_seed, before * batch_size)
@@ -169,7 +210,35 @@ def shuffled_batches(
         return epochs.flat_map(one_epoch)
 
     begin = first_epoch * steps
-    return Batches(dataset(begin), steps, count, lambda later: dataset(begin + later))
+    return Batches(
+        dataset(begin),
+        steps,
+        count,
+        lambda later: dataset(begin + later),
+        shared=lambda later, share: dataset(begin + later, share),
+    )
+
+
+def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
+    """Makes as many seeds of a step's one, [2] or, of a replica's share, [4]."""
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed[:2], count))
+    return [tf.concat([one, tf.cast(seed[2:], one.dtype)], axis=0) for one in seeds]
+
+
+def uniform(shape: tf.Tensor, seed: tf.Tensor, **settings: Any) -> tf.Tensor:
+    """Draws as `tf.random.stateless_uniform`, for every row of a batch or of a replica's share.
+
+    Args:
+        shape: [B, ...] of what is drawn, as a tensor of whole numbers.
+        seed: [2] of a batch; [4] of a share: besides, which row of the batch is its first, and how
+            many the batch has. A share's are those rows of what the batch would draw.
+        **settings: as `tf.random.stateless_uniform` takes them.
+    """
+    if seed.shape[0] == 2:
+        return tf.random.stateless_uniform(shape, seed, **settings)
+    first, rows = tf.unstack(tf.cast(seed[2:], shape.dtype))
+    whole = tf.concat([[rows], shape[1:]], axis=0)
+    return tf.random.stateless_uniform(whole, seed[:2], **settings)[first : first + shape[0]]
 
 
 def rows_of(column: tf.Tensor | tf.RaggedTensor | range, rows: tf.Tensor) -> tf.Tensor:
@@ -221,7 +290,8 @@ def group_batches(
 ) -> Batches:
     """Endless batches of whole groups, a fresh permutation of the groups every epoch.
 
-    Several replicas share a batch by its rows, so a group at their border is two to them.
+    Several replicas share a batch by its rows, so a group at their border is two to them; their
+    shares are cut out of whole batches.
 
     Args:
         columns: as `shuffled_batches` takes them.
@@ -246,7 +316,7 @@ def group_batches(
         return {**gathered, GROUP: number, "step_seed": batch["step_seed"]}
 
     batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
-    return batches.map(of_groups)._replace(rows=len(group))
+    return batches.map(of_groups, whole=True)._replace(rows=len(group))
 
 
 class SomeOfEach:
@@ -312,8 +382,8 @@ class UniformNegatives:
 
         Args:
             user: [B] int user indices.
-            count: negatives of every row; or [B] int, of each row.
-            seed: [2] of a stateless draw.
+            count: negatives of every row; or [B] int, of each row of a whole batch.
+            seed: as `uniform` takes it.
 
         Returns:
             [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
@@ -327,21 +397,22 @@ class UniformNegatives:
         free = self._item_count - (end - start)
         if isinstance(count, int):
             places = (each[:, tf.newaxis] for each in (first, start, free))
-            return self._drawn(*places, tf.stack([tf.size(user), count]), seed)
+            drawn = uniform(tf.stack([tf.size(user), count]), seed, dtype=tf.float64)
+            return self._drawn(*places, drawn)
         # As many draws as are wanted: a padded row would cost as much as the longest.
         counts = tf.where(free > 0, tf.cast(count, tf.int32), 0)
         row = tf.repeat(tf.range(tf.size(user)), counts)
         places = (tf.gather(each, row) for each in (first, start, free))
-        drawn = self._drawn(*places, tf.shape(row), seed)
+        uniformly = tf.random.stateless_uniform(tf.shape(row), seed, dtype=tf.float64)
+        drawn = self._drawn(*places, uniformly)
         return tf.RaggedTensor.from_row_lengths(drawn, counts).to_tensor()
 
-    def _drawn(self, first, start, free, shape, seed):
-        """Draws of a shape for users whose keys begin at `first`, and their own at `start`."""
-        uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
-        number = tf.cast(uniform * tf.cast(free, tf.float64), tf.int64)
+    def _drawn(self, first, start, free, drawn):
+        """Items for numbers from 0 to 1, of users whose keys begin at `first`, own at `start`."""
+        number = tf.cast(drawn * tf.cast(free, tf.float64), tf.int64)
         key = tf.reshape(first + number, [-1])
         through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
-        own = tf.reshape(through, shape) - start
+        own = tf.reshape(through, tf.shape(drawn)) - start
         return tf.where(free > 0, FIRST_TOKEN + number + own, 0)
 
 
@@ -419,7 +490,7 @@ def forget_some(index: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """
     if rate == 0.0:
         return index
-    forget = tf.random.stateless_uniform(tf.shape(index), seed) < rate
+    forget = uniform(tf.shape(index), seed) < rate
     return tf.where(forget, tf.fill(tf.shape(index), tf.cast(UNKNOWN, index.dtype)), index)
 
 

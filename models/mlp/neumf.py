@@ -126,7 +126,7 @@ class NeuMF(RetrieveModel[HyperParameters]):
         columns = events.columns("user", "item")
 
         def with_negatives(batch):
-            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 3)
+            seeds = sampling.split(batch["step_seed"], 3)
             drawn = negatives.draw(batch["user"], hyper_parameters.negatives, seeds[0])
             items = tf.concat([batch["item"][:, tf.newaxis], drawn], axis=1)
             return {

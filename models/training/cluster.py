@@ -1,6 +1,6 @@
 """The processes of one training, as TF_CONFIG names them, and what they agree on.
 
-Without parameter servers every worker runs the whole of `models.training.trainer.run_fn` and takes
+Without parameter servers every worker runs the whole of `models.training.trainer.run_fn` and makes
 its share of each batch; worker 0 is the chief, which writes what all share. With them a chief runs
 `run_fn`, and the workers and servers wait for what it asks of them.
 """

@@ -23,6 +23,7 @@ does something of its own before each epoch.)
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -31,9 +32,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from models.inputs.sampling import Batches, Share
 from models.names.errors import RecsysError
 from models.training import cluster
 from models.training.optimizers import Adam
@@ -43,6 +44,7 @@ SECONDS_BETWEEN_SAVES = 600.0
 """Of training within an epoch; more where saving itself takes long."""
 # Saving takes at most one part in so many of the time.
 _SAVING_SHARE = 20
+_NUMBERS_AT_ONCE = 1 << 20
 # Several workers ask each other after so many steps.
 _STEPS_BETWEEN_QUESTIONS = 100
 
@@ -133,13 +135,6 @@ class TrainingLoop:
         keeper.restore()
         if not keeper.finished:
             keeper.rows, keeper.steps = batches.rows, batches.steps
-            options = tf.data.Options()
-            options.experimental_distribute.auto_shard_policy = (
-                tf.data.experimental.AutoShardPolicy.DATA
-            )
-            # As many threads as there are cores, and nobody who looks for a better number: that
-            # thread may miss its end, and whoever drops the iterator waits for it, up to a minute.
-            options.autotune.enabled = False
             callbacks = [keeper]
             if keeper.saves_within:
                 callbacks.append(_Within(keeper))
@@ -154,7 +149,7 @@ class TrainingLoop:
                 stepped.fit(
                     self.servers.batches(stepped, self.data, self.seed, first)
                     if self.servers
-                    else rest.dataset.prefetch(tf.data.AUTOTUNE).with_options(options),
+                    else self._distributed(rest),
                     initial_epoch=first,
                     epochs=end,
                     steps_per_epoch=batches.steps - begin,
@@ -175,10 +170,41 @@ class TrainingLoop:
         batches = batches or model.batches(self.data, self.seed, 0)
         with self.strategy.scope():
             # Each replica its share, as in a step: a model may hold something for each of its rows.
-            batch = next(iter(self.strategy.experimental_distribute_dataset(batches.dataset)))
+            batch = next(iter(self._distributed(batches)))
             self.strategy.run(lambda rows: model.compute_loss(rows, training=False), args=(batch,))
             if getattr(model, "optimizer", None):
                 model.optimizer.build(model.trainable_variables)
+
+    def _distributed(self, batches: Batches) -> Any:
+        """The batches as the strategy's replicas take them, endless.
+
+        Each of several workers makes what its own replicas have of a batch, where batches can be
+        cut at their source; else, and for the devices of one worker, whole ones are cut.
+        """
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        # As many threads as there are cores, and nobody who looks for a better number: that thread
+        # may miss its end, and whoever drops the iterator waits for it, up to a minute.
+        options.autotune.enabled = False
+        shared, strategy = batches.shared, self.strategy
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if shared is None or not several:
+            whole = batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+            return strategy.experimental_distribute_dataset(whole)
+
+        def own(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            replicas = context.num_replicas_in_sync
+            here = replicas // context.num_input_pipelines
+            first = context.input_pipeline_id * here
+            shares = [shared(0, Share(first + number, replicas)) for number in range(here)]
+            # A worker's replicas take their batches from it in turn.
+            turns = tf.data.Dataset.range(here).repeat()
+            in_turn = tf.data.Dataset.choose_from_datasets(shares, turns)
+            return in_turn.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+        return strategy.distribute_datasets_from_function(own)
 
     def record(self, model, stage: str = "model", seconds: float = 0.0) -> None:
         """Notes a model that was fitted in closed form."""
@@ -252,7 +278,8 @@ class _Keeper(tf.keras.callbacks.Callback):
         self._stepped = stepped
         with tf.device("CPU:0"):
             self._average = [
-                tf.Variable(variable.numpy(), trainable=False) for variable in self._weights()
+                tf.Variable(tf.convert_to_tensor(variable), trainable=False)
+                for variable in self._weights()
             ]
         if self._evaluation is not None:
             # Here and not in a callback, which Keras calls within the strategy's scope: what
@@ -396,23 +423,30 @@ class _Keeper(tf.keras.callbacks.Callback):
         """Moves the averages towards the weights of an epoch."""
         share = max(self._loop.hyper_parameters.latest_share, 1 / epoch)
         for average, variable in zip(self._average, self._weights(), strict=True):
-            value = variable.numpy()
+            value = tf.convert_to_tensor(variable)
             if share == 1:
                 average.assign(value)
                 continue
-            moved = average.numpy() * (1 - share) + value * share
-            average.assign(np.where(value == 0, value, moved))
+            for part in _parts(value.shape):
+                before, latest = average[part], value[part]
+                # All the way where the latest is zero, so that it stays so.
+                moves = tf.where(latest == 0, tf.ones_like(latest), tf.cast(share, latest.dtype))
+                average[part].assign(before - moves * (before - latest))
 
     def _averaged(self, function: Callable[[], Any]) -> Any:
-        """Calls `function` while the model has the averaged weights."""
-        latest = [variable.numpy() for variable in self._weights()]
-        for variable, average in zip(self._weights(), self._average, strict=True):
-            variable.assign(average.numpy())
+        """Calls `function` while the model has the averaged weights, and their place the latest."""
+        self._exchange()
         try:
             return function()
         finally:
-            for variable, value in zip(self._weights(), latest, strict=True):
-                variable.assign(value)
+            self._exchange()
+
+    def _exchange(self) -> None:
+        # A tensor that is assigned is shared until one side changes it: no table is copied here.
+        for average, variable in zip(self._average, self._weights(), strict=True):
+            value = tf.convert_to_tensor(variable)
+            variable.assign(tf.convert_to_tensor(average))
+            average.assign(value)
 
     def _weights(self) -> list[tf.Variable]:
         """What is averaged."""
@@ -471,6 +505,16 @@ class _Within(tf.keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._keeper.after_step(batch + 1)
+
+
+def _parts(shape: tf.TensorShape) -> Iterator[Any]:
+    """Yields what of a variable is averaged at a time; all that is computed of it is as large."""
+    if not shape.rank:
+        yield ...
+        return
+    rows = max(1, _NUMBERS_AT_ONCE // max(1, math.prod(shape[1:])))
+    for begin in range(0, shape[0], rows):
+        yield slice(begin, begin + rows)
 
 
 def _name(epoch: int, step: int = 0) -> str:

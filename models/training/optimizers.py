@@ -75,9 +75,8 @@ class Adam(tf.keras.optimizers.Adam):
             rate = rate * tf.sqrt(1 - power_2) / (1 - power_1)
             variable.scatter_sub(tf.IndexedSlices(rate * new_m / (tf.sqrt(new_v) + epsilon), rows))
         else:
-            gradient = tf.convert_to_tensor(gradient)
             if self.l2:
-                gradient += self.l2 * variable
+                gradient = _added(gradient, self.l2 * variable)
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=m.handle,
@@ -88,7 +87,7 @@ class Adam(tf.keras.optimizers.Adam):
                 beta1=beta_1,
                 beta2=beta_2,
                 epsilon=epsilon,
-                grad=gradient,
+                grad=tf.convert_to_tensor(gradient),
             )
 
     def get_config(self):
@@ -100,6 +99,13 @@ class Adam(tf.keras.optimizers.Adam):
             "epsilon": self.epsilon,
             "name": self.name,
         }
+
+
+def _added(gradient, dense: tf.Tensor) -> tf.Tensor:
+    """The sum of a gradient, dense or of rows, and a whole one, which is not copied."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.tensor_scatter_nd_add(dense, gradient.indices[:, tf.newaxis], gradient.values)
+    return gradient + dense
 
 
 class Adagrad(tf.keras.optimizers.Optimizer):

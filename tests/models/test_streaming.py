@@ -105,6 +105,88 @@ def test_batches_go_on_from_any_step(small_windows, steps):
         np.testing.assert_array_equal(one["seed"], other["seed"])
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "label", "setting"),
+    [
+        ("bpr_mf", "event", None, {"unknown_rate": 0.3}),
+        ("two_tower", "event", None, {"unknown_rate": 0.3}),
+        ("neumf", "event", None, {"unknown_rate": 0.3}),
+        ("deepfm", "event", CLICK, {"unknown_rate": 0.3}),
+        ("sr_gnn", "sequence", None, {}),
+    ],
+)
+def test_the_shares_of_all_workers_are_the_batch_of_one(toy_data, name, kind, label, setting):
+    """To the bit, negatives and what is forgotten too, from any step; none makes another's rows."""
+    data = toy_data(kind, 0.0, *([label] if label else [])).load(name)
+    module = registry.load(name)
+    rows = 49  # three shares of 17, 17 and 15
+    model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
+    batches = model.batches(data, 3, 1)
+    later = batches.steps - 1  # the smaller batch at the end of an epoch, and the next
+    parts = [batches.after(1).shared(later - 1, sampling.Share(number, 3)) for number in range(3)]
+    whole = batches.after(later).dataset.take(2)
+    sizes = []
+    for one, *shares in zip(whole, *(part.take(2) for part in parts), strict=True):
+        assert one.keys() == shares[0].keys()
+        for key, value in one.items():
+            if key == "step_seed":
+                continue
+            found = [share[key].numpy() for share in shares]
+            if value.shape.rank == 2:  # a share's lists are as long as its own longest
+                longest = value.shape[1]
+                found = [np.pad(each, [(0, 0), (0, longest - each.shape[1])]) for each in found]
+            sizes.append([len(each) for each in found])
+            np.testing.assert_array_equal(value, np.concatenate(found), err_msg=key)
+    assert sizes[-1] == [17, 17, 15] and sum(sizes[0]) < rows
+
+
+def test_batches_whose_rows_hang_together_are_cut_when_they_are_whole(toy_data):
+    """CDAE draws as many negatives a row as its profile has; a group of a list stays whole."""
+    module, data = registry.load("cdae"), toy_data("profile", 0.0).load("cdae")
+    model = module.Model(module.HyperParameters(), data)
+    assert model.batches(data, 0, 0).shared is None
+    columns = {"row": np.arange(4)}
+    assert sampling.group_batches(columns, np.array([0, 0, 1, 1]), 2, 0).shared is None
+
+
+def test_a_share_draws_what_its_rows_have_of_the_whole():
+    seed = tf.constant([1, 2], tf.int64)
+    whole = sampling.uniform(tf.constant([7, 3]), seed, dtype=tf.float64)
+    share = tf.concat([seed, [2, 7]], axis=0)
+    found = sampling.uniform(tf.constant([4, 3]), share, dtype=tf.float64)
+    np.testing.assert_array_equal(found, whole[2:6])
+    for one, other in zip(sampling.split(seed, 2), sampling.split(share, 2), strict=True):
+        assert other.numpy().tolist() == [*one.numpy().tolist(), 2, 7]
+    # Of seven rows and five replicas: 2, 2, 2, 1 and none.
+    bounds = [sampling.Share(number, 5).bounds(tf.constant(7)) for number in range(5)]
+    assert [(int(a), int(b)) for a, b in bounds] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_worker_makes_its_share_alone(monkeypatch, shared):
+    """The second of three workers, of one replica each; and what cannot be cut at its source."""
+    made = []
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    context = tf.distribute.InputContext(3, 1, 3)
+    monkeypatch.setattr(
+        strategy, "distribute_datasets_from_function", lambda function: function(context)
+    )
+    monkeypatch.setattr(strategy, "experimental_distribute_dataset", lambda whole: whole)
+
+    def noted(batch):
+        rows = tf.numpy_function(
+            lambda rows: made.append(len(rows)) or rows, [batch["row"]], tf.int64
+        )
+        return {"row": rows}
+
+    batches = sampling.shuffled_batches({"row": range(30)}, 10, seed=3).map(noted, whole=not shared)
+    loop = TrainingLoop(None, None, strategy=strategy)
+    found = next(iter(loop._distributed(batches)))["row"].numpy()
+    whole = next(iter(batches.dataset))["row"].numpy()
+    assert found.tolist() == (whole[4:8] if shared else whole).tolist()
+    assert made[0] == len(found)
+
+
 def test_session_parallel_batches_go_on_from_any_step():
     """5 + 2 + 3 events in two slots: the first takes 4 steps, the others 1 and 2."""
     items, starts = np.arange(2, 12), np.array([0, 5, 7, 10])

@@ -274,7 +274,8 @@ def averaged(rows, share):
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_averaged_weights_are_validated_and_kept(share):
+def test_averaged_weights_are_validated_and_kept(share, monkeypatch):
+    monkeypatch.setattr(training, "_NUMBERS_AT_ONCE", 1)  # as of a table that is larger
     curve = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     loop, model, started, validated = follow_line(curve, epochs=6, latest_share=share)
     # Training goes on from its own weights: those at the start of an epoch are the last one's.
@@ -286,6 +287,24 @@ def test_averaged_weights_are_validated_and_kept(share):
     # Trained again for as many epochs, without validation, it comes to the same.
     again = follow_line([], epochs=6, latest_share=share)[1]
     np.testing.assert_array_equal(model.slope, again.slope)
+
+
+def test_averages_and_weights_change_places_without_a_copy():
+    """Tables of 40 MB: at the end of an epoch they lie where they lay, if somewhere else."""
+    keeper = object.__new__(training._Keeper)
+    table, average = (tf.Variable(tf.fill([10_000_000], number)) for number in (1.0, 2.0))
+    keeper._trained, keeper._average = SimpleNamespace(trainable_variables=[table]), [average]
+
+    def place(variable):
+        return np.asarray(variable.read_value()).ctypes.data
+
+    before, during = (place(table), place(average)), []
+    assert len({*before}) == 2
+    keeper._averaged(lambda: during.extend([float(table[7]), place(table), place(average)]))
+    assert during == [2.0, *reversed(before)]
+    assert (place(table), place(average)) == before and float(average[7]) == 2.0
+    average.assign_add(tf.ones_like(average))  # what is shared is copied when one side changes
+    assert float(table[7]) == 1.0
 
 
 def test_the_averaged_curve_chooses_and_ends():

@@ -1,5 +1,7 @@
 """Two-tower: the contract, causal histories, and the correction by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow_recommenders as tfrs
 from models.contract.rules import Rulebook
 from models.contract.similar import SimilarItems
 from models.industry import two_tower
+from models.inputs.dropout import Step
 from models.inputs.item_columns import ItemColumns
 from models.names import registry
 from models.names.errors import ConfigError
@@ -153,6 +156,25 @@ def test_distinct_items_have_the_loss_of_tfrs():
             rtol=1e-3,
             atol=1e-5,
         )
+
+
+def test_no_gradient_is_as_large_as_a_table(toy_data):
+    """The penalty is the optimiser's: with lazy Adam too, of the rows that move."""
+    data, module = toy_data("event", 0.0).load("two_tower"), registry.load("two_tower")
+    parameters = module.HyperParameters(**TOY, l2=0.5, lazy_adam=True)
+    model, found = module.Model(parameters, data), []
+    loop = SimpleNamespace(
+        strategy=tf.distribute.get_strategy(), fit=lambda *_, optimizer: found.append(optimizer)
+    )
+    model.learn(loop)
+    assert found[0].lazy and found[0].l2 == 0.5
+    assert float(found[0].learning_rate) == pytest.approx(5e-3)
+    batch = next(iter(model.batches(data, 0, 0).dataset))
+    with Step(0, tf.constant(0)), tf.GradientTape() as tape:
+        loss = model.compute_loss(batch, training=True)
+    tables = [each for each in model.trainable_variables if "embeddings" in each.name]
+    assert len(tables) > 3
+    assert all(isinstance(each, tf.IndexedSlices) for each in tape.gradient(loss, tables))
 
 
 def test_weighted_rows_is_a_gather_and_a_sum():

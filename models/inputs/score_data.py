@@ -157,7 +157,10 @@ class ScoreData(TrainingData):
         """Field -> train rows with a value that its vocabulary lacks; fields with such rows alone.
 
         It is there less often than `features.min_count`, or the vocabulary is as large as one gets.
+        Empty where train rows are lists.
         """
+        if self._lists:
+            return {}
         found = {}
         for field in self.fields:
             column = self.train[field.name]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from components import standalone
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.names.features import CATEGORICAL, ID, MULTIVALUED
-from tests.models.score_contract import CLICK
+from tests.models.score_contract import CLICK, RATING
 
 LEAST = 20
 
@@ -47,3 +47,7 @@ def test_a_value_below_the_count_is_unknown_in_every_column(toy_data, tmp_path):
         count = sum(UNKNOWN in row for row in wanted)
         left_out |= {field.name: count} if count else {}
     assert left_out and data.unknown_rows == left_out
+
+
+def test_rows_that_are_lists_have_no_fields(toy_data):
+    assert toy_data("profile", 0.0, RATING).load("autorec").unknown_rows == {}

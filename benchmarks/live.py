@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.serving import USERS, write_synthetic
+from benchmarks.serving import USERS, cpu_seconds, write_synthetic
 from serving.server.process import ServerProcess
 from serving.state import open_state
 
@@ -41,19 +41,25 @@ class Load:
         path: where to.
         per_second: the rate.
         body: makes the body of a request.
+
+    Attributes:
+        milliseconds: how long each answer took from when it was due.
+        due: when that was, in seconds of `time.perf_counter`.
+        answered: what was asked.
     """
 
     def __init__(self, port: int, path: str, per_second: float, body):
         self._port, self._path, self._rate, self._body = port, path, per_second, body
         self._free: asyncio.LifoQueue = asyncio.LifoQueue()
         self.milliseconds: list[float] = []
+        self.due: list[float] = []
         self.answered: list[dict] = []
 
-    async def run(self, seconds: float) -> None:
-        """Sends for so long, and returns when all is answered."""
+    async def run(self, seconds: float, delay: float = 0.0) -> None:
+        """Sends for so long, `delay` seconds later, and returns when all is answered."""
         for _ in range(_CONNECTIONS):
             self._free.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
-        begin, sent = time.perf_counter() + 0.1, []
+        begin, sent = time.perf_counter() + 0.1 + delay, []
         for number in range(int(seconds * self._rate)):
             due = begin + number / self._rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -64,19 +70,22 @@ class Load:
 
     async def _send(self, due: float, counts: bool) -> None:
         reader, writer = connection = await self._free.get()
+        if reader.at_eof():  # it was idle, and the server has closed it
+            reader, writer = connection = await asyncio.open_connection("127.0.0.1", self._port)
         document = self._body()
         body = json.dumps(document).encode()
         head = f"POST {self._path} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
-        if not answer.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(f"expected 200, got {answer[:200]!r}")
         length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        await reader.readexactly(length)
+        said = await reader.readexactly(length)
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise RuntimeError(f"expected 200, got {answer[:12]!r}: {said[:200]!r}")
         self._free.put_nowait(connection)
         self.answered.append(document)
         if counts:
             self.milliseconds.append(1e3 * (time.perf_counter() - due))
+            self.due.append(due)
 
 
 def measure(folder: Path, state: str, seconds: float, events: float, requests: float) -> dict:
@@ -103,15 +112,15 @@ def measure(folder: Path, state: str, seconds: float, events: float, requests: f
     with ServerProcess("model", str(folder.parent), options=("--state", state)) as ready:
         port, predict = ready["rest"], "/v1/models/model:predict"
         alone = Load(port, predict, requests, request)
-        begun = _cpu_seconds(ready["pid"])
+        begun = cpu_seconds(ready["pid"])
         asyncio.run(together(alone))
-        before = _cpu_seconds(ready["pid"])
+        before = cpu_seconds(ready["pid"])
         told, asked = (
             Load(port, "/v1/events", events, event),
             Load(port, predict, requests, request),
         )
         asyncio.run(together(told, asked))
-        took = _cpu_seconds(ready["pid"]) - before
+        took = cpu_seconds(ready["pid"]) - before
         os.kill(ready["pid"], signal.SIGKILL)
     with open_state(state) as store:
         users = sorted({one["user_id"] for one in told.answered})
@@ -141,11 +150,6 @@ def summary(milliseconds: list[float]) -> dict[str, float]:
         f"p{share}": ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]
         for share in (50, 95, 99)
     }
-
-
-def _cpu_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def table(found: dict) -> str:

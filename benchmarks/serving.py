@@ -194,18 +194,18 @@ class BareCall:
     def run(self, seconds: float) -> dict:
         """Calls over and over; returns the same measures as a load."""
         times: list[float] = []
-        cpu, begin = _cpu_seconds(os.getpid()), time.perf_counter()
+        cpu, begin = cpu_seconds(os.getpid()), time.perf_counter()
         while (now := time.perf_counter()) < begin + seconds:
             self._servable.run("recommend", self._arrays, self._outputs)
             times.append(time.perf_counter() - now)
-        cpu = _cpu_seconds(os.getpid()) - cpu
+        cpu = cpu_seconds(os.getpid()) - cpu
         return {**_summary(times, seconds), "cpu_ms": 1e3 * cpu / len(times)}
 
 
 # --- the run
 
 
-def _cpu_seconds(process: int) -> float:
+def cpu_seconds(process: int) -> float:
     """What a process has had of the processors so far: /proc/PID/stat, utime and stime."""
     fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -224,9 +224,9 @@ def _request_micros(port: int) -> np.ndarray:
 
 
 def _load(server: dict, body: bytes, clients: int, seconds: float) -> dict:
-    cpu, told = _cpu_seconds(server["pid"]), _request_micros(server["rest"])
+    cpu, told = cpu_seconds(server["pid"]), _request_micros(server["rest"])
     found = generate(server["rest"], body, clients, seconds)
-    cpu, told = _cpu_seconds(server["pid"]) - cpu, _request_micros(server["rest"]) - told
+    cpu, told = cpu_seconds(server["pid"]) - cpu, _request_micros(server["rest"]) - told
     return {
         **found,
         "cpu_ms": 1e3 * cpu / found.pop("requests"),

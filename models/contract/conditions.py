@@ -111,15 +111,12 @@ class Conditions(tf.Module):
             numeric | ~compares & (self._text_column.lookup(name) >= 0),
             tf.where(compares, "a column of numbers", "a column of the items"),
         )
-        values = _split_values(value, is_in)
-        term = tf.cast(values.value_rowids(), tf.int32)
+        values, term = _split_values(value, is_in)
         shape = [tf.size(text), self._size]
-        fits = self._fit_values(name, values.flat_values, term, shape)
+        fits = self._fit_values(name, values, term, shape)
 
         def with_numbers() -> tf.Tensor:
-            return fits | self._fit_numbers(
-                number_column, operator, values.flat_values, term, shape
-            )
+            return fits | self._fit_numbers(number_column, operator, values, term, shape)
 
         fits = tf.cond(tf.reduce_any(numeric), with_numbers, lambda: fits)
         fits ^= (negated != "")[:, tf.newaxis]
@@ -147,11 +144,13 @@ class Conditions(tf.Module):
         column = self._text_column.lookup(name)
         own = tf.gather([*self._texts, ""], tf.where(column < 0, len(self._texts), column))
         code = self._codes.lookup(tf.strings.join([tf.gather(own, term), value], _SEPARATOR))
-        starts = tf.gather(self._starts, code)
-        lengths = tf.gather(self._starts, code + 1) - starts
-        items = tf.ragged.range(starts, starts + lengths)
-        row = tf.gather(term, items.value_rowids())
-        place = row * shape[1] + tf.gather(self._items, items.flat_values)
+        by_code = tf.RaggedTensor.from_row_splits(self._items, self._starts, validate=False)
+        items = tf.gather(by_code, code)
+
+        def of_terms() -> tf.Tensor:
+            return tf.gather(term, items.value_rowids()) * shape[1] + items.flat_values
+
+        place = tf.cond(shape[0] > 1, of_terms, lambda: items.flat_values)
         flat = tf.tensor_scatter_nd_update(
             tf.fill([shape[0] * shape[1]], False),
             place[:, tf.newaxis],
@@ -255,26 +254,27 @@ def to_numbers(texts: tf.Tensor, kind: tf.DType) -> tf.Tensor:
     return tf.strings.to_number(tf.where(good, texts, "0"), kind)
 
 
-def _split_values(value: tf.Tensor, is_in: tf.Tensor) -> tf.RaggedTensor:
-    """Ragged [T, None] values of terms: what bars part of `in`, the whole of others."""
+def _split_values(value: tf.Tensor, is_in: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """[W] values of terms [T]: what bars part of `in`, the whole of others; and [W] int32 terms."""
 
-    def parted() -> tf.RaggedTensor:
+    def parted(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = tf.strings.split(text, "|")
+        return tf.strings.strip(values.flat_values), tf.cast(values.value_rowids(), tf.int32)
+
+    def protected() -> tuple[tf.Tensor, tf.Tensor]:
         # What a backslash protects is taken out of the way while bars part the values.
         hidden = value
         for sign, place in _PROTECTED:
             hidden = tf.strings.regex_replace(hidden, sign, place)
         whole = tf.strings.regex_replace(hidden, r"\|", "\x02")
-        values = tf.strings.split(tf.where(is_in, hidden, whole), "|")
-        flat = tf.strings.strip(values.flat_values)
+        flat, term = parted(tf.where(is_in, hidden, whole))
         for (_, place), plain in zip(_PROTECTED, ("\\\\", "|", "or"), strict=True):
             flat = tf.strings.regex_replace(flat, place, plain)
-        return values.with_flat_values(flat)
+        return flat, term
 
-    def alone() -> tf.RaggedTensor:
-        return tf.RaggedTensor.from_tensor(tf.strings.strip(value)[:, tf.newaxis])
-
-    plain = ~tf.strings.regex_full_match(value, r"(?s).*\\.*") & ~is_in
-    return tf.cond(tf.reduce_all(plain), alone, parted)
+    special = tf.strings.regex_full_match(value, r"(?s).*\\.*")
+    special |= tf.strings.regex_full_match(value, r"(?s).*\|.*") & ~is_in
+    return tf.cond(tf.reduce_any(special), protected, lambda: parted(value))
 
 
 def _places(names: Sequence[str]) -> tf.lookup.StaticHashTable:

@@ -137,7 +137,7 @@ class Rulebook(tf.Module):
 
         def some() -> tf.Tensor:
             wheres, row = _said(where)
-            return _all(self._hold(wheres), row, rows) & self._allowed(allow, rows)
+            return self._allowed(_all(self._hold(wheres), row, rows), allow, rows)
 
         asked = tf.concat([where, allow], axis=1)
         return tf.cond(
@@ -163,31 +163,29 @@ class Rulebook(tf.Module):
     def _judged(self, rules: Rules, rows: tf.Tensor) -> Judged:
         wheres, row_of_where = _said(rules.where)
         boosts, row_of_boost = _said(rules.boost)
-        boosts = require(
-            tf.strings.regex_full_match(boosts, _BOOST),
-            boosts,
-            "boost: required: 'CONDITION => * FACTOR' or 'CONDITION => + NUMBER'; received",
-        )
-        conditions, sign, number = (
-            tf.strings.regex_replace(boosts, _BOOST, rf"\{group}") for group in (1, 2, 3)
+        any_boosts = tf.size(boosts) > 0
+        conditions, amount, is_factor = tf.cond(
+            any_boosts,
+            lambda: _read_boosts(boosts),
+            lambda: (boosts, tf.zeros([0]), tf.zeros([0], tf.bool)),
         )
         holds = self._hold(tf.concat([wheres, conditions], axis=0))
         of_where, of_boost = tf.split(holds, [tf.size(wheres), tf.size(boosts)])
-        qualifies = _all(of_where, row_of_where, rows)
-        qualifies &= self._allowed(rules.allow, rows)
-        amount = to_numbers(number, tf.float32)
-        is_factor = sign == "*"
-        require(~is_factor | (amount > 0), boosts, "boost: required: a factor above 0; received")
-        ones = tf.ones(tf.shape(of_boost))
-        scales = of_boost & is_factor[:, tf.newaxis]
-        factor = tf.where(scales, amount[:, tf.newaxis] * ones, ones)
-        amount = tf.where(is_factor, 0.0, tf.where(sign == "-", -amount, amount))
-        added = tf.cast(of_boost, tf.float32) * amount[:, tf.newaxis]
-        return Judged(
-            qualifies,
-            tf.math.unsorted_segment_prod(factor, row_of_boost, rows),
-            tf.math.unsorted_segment_sum(added, row_of_boost, rows),
-        )
+        qualifies = self._allowed(_all(of_where, row_of_where, rows), rules.allow, rows)
+
+        def products() -> tuple[tf.Tensor, tf.Tensor]:
+            ones = tf.ones(tf.shape(of_boost))
+            scales = of_boost & is_factor[:, tf.newaxis]
+            factor = tf.where(scales, amount[:, tf.newaxis] * ones, ones)
+            added = tf.cast(of_boost, tf.float32) * tf.where(is_factor, 0.0, amount)[:, tf.newaxis]
+            return (
+                tf.math.unsorted_segment_prod(factor, row_of_boost, rows),
+                tf.math.unsorted_segment_sum(added, row_of_boost, rows),
+            )
+
+        shape = [rows, self._size]
+        factor, added = tf.cond(any_boosts, products, lambda: (tf.ones(shape), tf.zeros(shape)))
+        return Judged(qualifies, factor, added)
 
     def answer(
         self, asked: Asked, rules: Rules, rerank: Callable[[tf.Tensor], tf.Tensor], k: tf.Tensor
@@ -206,7 +204,11 @@ class Rulebook(tf.Module):
             are answered.
         """
         judged = self.judge(rules)
-        raised = boosted(asked.scores, judged.factor, judged.added)
+        raised = tf.cond(
+            tf.reduce_any(rules.boost != ""),
+            lambda: boosted(asked.scores, judged.factor, judged.added),
+            lambda: asked.scores,
+        )
         never = tf.fill(tf.shape(raised), float("-inf"))  # where() is slow where it broadcasts
         free = mask_items(
             tf.where(judged.qualifies, raised, never),
@@ -215,29 +217,28 @@ class Rulebook(tf.Module):
         free = rerank(free)
         low = free < rules.min_score[:, tf.newaxis]  # false of a bound that is NaN
         scores = tf.where(low, never, free)
-        has_pins = tf.reduce_any(rules.pin != "")
-        pins = tf.cond(
-            has_pins,
-            lambda: self.pinned(rules.pin, asked.excluded),
-            lambda: tf.fill([tf.shape(k)[0], 0], -1),
-        )
         most = tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), self._size)
-        ranked = self.first(
-            tf.cond(has_pins, lambda: _without_pins(scores, pins), lambda: scores),
-            rules.diversity,
-            most,
-        )
-        position = tf.cond(
-            has_pins,
-            lambda: with_pins(ranked, pins, k),
-            lambda: tf.where(tf.range(most) < k[:, tf.newaxis], ranked, -1),
-        )
-        score, before, factor, added = (
-            tf.gather(values, tf.maximum(position, 0), batch_dims=1)
-            for values in (scores, raised, judged.factor, judged.added)
-        )
-        # A pin has no place in the ranking; it has a score.
-        score = tf.where(score > float("-inf"), score, before)
+
+        def best() -> tuple[tf.Tensor, ...]:
+            top, position = tf.math.top_k(scores, most)
+            there = (top > float("-inf")) & (tf.range(most) < k[:, tf.newaxis])
+            ones = tf.ones(tf.shape(top))
+            return tf.where(there, position, -1), top, ones, tf.zeros_like(ones)
+
+        def chosen() -> tuple[tf.Tensor, ...]:
+            pins = self.pinned(rules.pin, asked.excluded)
+            ranked = self.first(_without_pins(scores, pins), rules.diversity, most)
+            position = with_pins(ranked, pins, k)
+            score, before, factor, added = (
+                tf.gather(values, tf.maximum(position, 0), batch_dims=1)
+                for values in (scores, raised, judged.factor, judged.added)
+            )
+            # A pin has no place in the ranking; it has a score.
+            return position, tf.where(score > float("-inf"), score, before), factor, added
+
+        # What most requests ask is short: operations cost more than what they do.
+        more = tf.concat([rules.boost, rules.pin, rules.diversity[:, tf.newaxis]], axis=1)
+        position, score, factor, added = tf.cond(tf.reduce_any(more != ""), chosen, best)
         count = tf.reduce_sum(tf.cast(position >= 0, tf.int32), axis=1)
 
         def reasons() -> tf.Tensor:
@@ -368,13 +369,17 @@ class Rulebook(tf.Module):
         state = (0, there, tf.zeros_like(scores), tf.fill([k], -1))
         return tf.while_loop(lambda place, *_: place < k, step, state)[3]
 
-    def _allowed(self, allow: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """[B, N] bool: which items the ids of `allow` name; all where there are none."""
-        ids, row = _said(allow)
-        place = tf.stack([row, self._table.lookup(ids)], axis=1)
-        shape = tf.cast([rows, self._size + FIRST_TOKEN], tf.int64)
-        named = tf.scatter_nd(place, tf.ones_like(row, tf.int32), shape)[:, FIRST_TOKEN:] > 0
-        return named | ~tf.reduce_any(allow != "", axis=1, keepdims=True)
+    def _allowed(self, taken: tf.Tensor, allow: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """[B, N] bool: those of `taken` that `allow` names; all of a row where it names none."""
+
+        def named() -> tf.Tensor:
+            ids, row = _said(allow)
+            place = tf.stack([row, self._table.lookup(ids)], axis=1)
+            shape = tf.cast([rows, self._size + FIRST_TOKEN], tf.int64)
+            named = tf.scatter_nd(place, tf.ones_like(row, tf.int32), shape)[:, FIRST_TOKEN:] > 0
+            return taken & (named | ~tf.reduce_any(allow != "", axis=1, keepdims=True))
+
+        return tf.cond(tf.reduce_any(allow != ""), named, lambda: taken)
 
 
 def with_pins(ranked: tf.Tensor, pins: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
@@ -451,6 +456,26 @@ def _said(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Those [V] of padded [B, R] texts that are not "", and the row [V] int64 of each."""
     place = tf.where(texts != "")
     return tf.gather_nd(texts, place), place[:, 0]
+
+
+def _read_boosts(boosts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """[V] boosts -> their conditions, what is multiplied with or added, and whether it is a factor.
+
+    Raises:
+        InvalidArgumentError: one is none, or its factor is not above 0.
+    """
+    boosts = require(
+        tf.strings.regex_full_match(boosts, _BOOST),
+        boosts,
+        "boost: required: 'CONDITION => * FACTOR' or 'CONDITION => + NUMBER'; received",
+    )
+    conditions, sign, number = (
+        tf.strings.regex_replace(boosts, _BOOST, rf"\{group}") for group in (1, 2, 3)
+    )
+    amount, is_factor = to_numbers(number, tf.float32), sign == "*"
+    required = "boost: required: a factor above 0; received"
+    with tf.control_dependencies([require(~is_factor | (amount > 0), boosts, required)]):
+        return tf.identity(conditions), tf.where(sign == "-", -amount, amount), is_factor
 
 
 def _count(holds: tf.Tensor) -> tf.Tensor:

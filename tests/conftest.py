@@ -38,7 +38,13 @@ _BEYOND_LIMIT_S = 60
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    """Has a worker that crashes, or that waits for ever outside of Python, say where."""
+    """Leaves oneDNN out of what is quickly traced, before anything imports TensorFlow.
+
+    Its kernels are of use to large matrices; the processes that tests start inherit it. And has a
+    worker that crashes, or that waits for ever outside of Python, say where.
+    """
+    if "not thorough" in config.getoption("markexpr"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     if not hasattr(config, "workerinput"):
         os.environ[_ENDED] = tempfile.mkdtemp(prefix="recsys-tests-")
     else:
@@ -80,15 +86,6 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.section(f"process {file.stem} was ended")
             terminalreporter.write(said)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def pytest_configure(config):
-    """Leaves oneDNN out of what is quickly traced, before anything imports TensorFlow.
-
-    Its kernels are of use to large matrices; the processes that tests start inherit it.
-    """
-    if "not thorough" in config.getoption("markexpr"):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 @pytest.hookimpl(tryfirst=True)

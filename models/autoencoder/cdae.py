@@ -158,7 +158,8 @@ class CDAE(DotProductModel[HyperParameters]):
                 found[WEIGHT] = spread(batch[WEIGHT].values, place)
             return found
 
-        return sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch).map(with_noise)
+        batches = sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch)
+        return batches.map(with_noise, whole=True)
 
     def learn(self, loop):
         own = self.hyper_parameters

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.inputs.tensorflow_private import without_keras
 from models.inputs.traced import traced
 
 K = tf.TensorSpec(None, tf.int32, name="k")
@@ -25,6 +26,12 @@ def signature(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:
         return function(**_same_rows(inputs))
 
     return traced(checked).get_concrete_function(**specs)
+
+
+def save(module: tf.Module, folder: str, signatures: dict[str, Any]) -> None:
+    """Writes a SavedModel, which is asked by its signatures alone: Keras does not load it."""
+    with without_keras():
+        tf.saved_model.save(module, folder, signatures=signatures)
 
 
 def _same_rows(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

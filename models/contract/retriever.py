@@ -12,7 +12,7 @@ import tensorflow_recommenders as tfrs
 from models.contract import explain
 from models.contract.index import InvertedFile, index_of
 from models.contract.query import Query
-from models.contract.requests import K, signature
+from models.contract.requests import K, save, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
 from models.contract.rules import (
     Asked,
@@ -465,7 +465,7 @@ class Retriever(tf.Module):
             if name in signatures:
                 raise ValueError(f"{name} is a signature of every model")
             signatures[name] = function
-        tf.saved_model.save(self, folder, signatures=signatures)
+        save(self, folder, signatures)
 
     def _item_vectors(self) -> tf.Tensor | None:
         """[N, D] in catalogue order without biases, 0 of items that have none.

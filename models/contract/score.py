@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract.recommender import H, Recommender, weighed
-from models.contract.requests import signature
+from models.contract.requests import save, signature
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 from models.inputs.score_data import Inputs, ScoreData
@@ -457,7 +457,7 @@ class Scorer(tf.Module):
                 item_id=pairs["item_id"],
                 **{name: tf.TensorSpec([None, None], kind, name) for name, kind in rated.items()},
             )
-        tf.saved_model.save(self, folder, signatures=signatures)
+        save(self, folder, signatures)
 
     def _answer(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         prediction = self._predict(inputs)

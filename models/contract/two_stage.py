@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract import explain
-from models.contract.requests import K, signature
+from models.contract.requests import K, save, signature
 from models.contract.retriever import parse_requests
 from models.contract.rules import boosted, rules_signature, unboosted, with_pins
 from models.contract.score import RECALLED
@@ -349,7 +349,7 @@ class TwoStage(tf.Module):
             signatures[_SIMILAR] = self._recall.signatures[_SIMILAR]
         if self._rank is not None:
             signatures["score"] = self._rank.signatures["score"]
-        tf.saved_model.save(self, folder, signatures=signatures)
+        save(self, folder, signatures)
 
     def _queries(self, examples: tf.Tensor) -> dict[str, Any]:
         """Candidates of [B] serialized query rows.

@@ -4,6 +4,9 @@ A release may drop one without a word. `tests/test_tensorflow_private.py` asks f
 either lane. What the server needs is in `serving.server.tensorflow_private`.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
 
@@ -16,6 +19,22 @@ def leave_unconverted(package: str) -> None:
     """
     rule = autograph.DoNotConvert(package)
     autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, rule)
+
+
+@contextlib.contextmanager
+def without_keras() -> Iterator[None]:
+    """Leaves out of a SavedModel, while it lasts, what Keras would load the layers from.
+
+    That is lists of each layer's variables, losses and calls, which costs more than all
+    that the signatures read. That is saved as of any other module.
+    """
+    layer = tf.keras.layers.Layer
+    own = layer._trackable_children
+    layer._trackable_children = tf.Module._trackable_children
+    try:
+        yield
+    finally:
+        layer._trackable_children = own
 
 
 def several_steps(model: tf.keras.Model) -> tf.types.experimental.GenericFunction | None:

@@ -4,6 +4,7 @@ They stand in one file of the models and in one of the server.
 """
 
 import ast
+import contextlib
 import gc
 import importlib
 import weakref
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 from models.inputs import tensorflow_private
 from serving.server.tensorflow_private import make_callable
@@ -44,6 +45,8 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
         ("a compiled tf.keras.Model", "_delete_tracking"),
+        ("tf_keras.layers.Layer", "_trackable_children"),
+        ("tensorflow.Module", "_trackable_children"),
         ("a compiled tf.keras.Model", "_steps_per_execution"),
         ("a compiled tf.keras.Model", "_train_counter"),
         *(
@@ -71,6 +74,8 @@ def test_the_name_is_there(owner, name):
         holder = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
+    elif owner in ("tf_keras.layers.Layer", "tensorflow.Module"):
+        holder = {"Layer": tf.keras.layers.Layer, "Module": tf.Module}[owner.rsplit(".", 1)[1]]
     else:
         holder = importlib.import_module(owner)
     assert hasattr(holder, name), f"TensorFlow {tf.__version__}: {owner} has no {name}"
@@ -109,6 +114,33 @@ def test_several_steps_are_traced_once(jit_compile):
     single = Sums()
     single.compile()
     assert tensorflow_private.several_steps(single) is None
+
+
+def test_a_model_is_saved_without_what_keras_would_load(tmp_path):
+    layer = tf.keras.layers.Dense(2)
+    expected = layer(tf.ones([1, 3]))
+    module = tf.Module()
+    module.layer = layer
+    answer = tf.function(lambda rows: {"answer": layer(rows)})
+    signature = answer.get_concrete_function(tf.TensorSpec([None, 3], name="rows"))
+    children = {}
+    for name, saving in (
+        ("with", contextlib.nullcontext()),
+        ("without", tensorflow_private.without_keras()),
+    ):
+        with saving:
+            tf.saved_model.save(module, str(tmp_path / name), signatures={"ask": signature})
+        loaded = tf.saved_model.load(str(tmp_path / name))
+        found = loaded.signatures["ask"](rows=tf.ones([1, 3]))["answer"]
+        np.testing.assert_array_equal(found, expected)
+        written = saved_model_pb2.SavedModel.FromString(
+            (tmp_path / name / "saved_model.pb").read_bytes()
+        )
+        nodes = written.meta_graphs[0].object_graph_def.nodes
+        (place,) = (each.node_id for each in nodes[0].children if each.local_name == "layer")
+        children[name] = {each.local_name for each in nodes[place].children}
+    assert children["without"] == {"kernel", "bias"} < children["with"]
+    assert "_trackable_children" in vars(tf.keras.layers.Layer)  # Keras' own again
 
 
 BRANCH = "def positive(x):\n    if x > 0:\n        return x\n    return -x\n"

@@ -5,18 +5,20 @@ from typing import Any
 
 import tensorflow as tf
 
+from models.inputs.tensorflow_private import without_keras
 from models.inputs.traced import traced
 
 K = tf.TensorSpec(None, tf.int32, name="k")
 
 
 def save(module: tf.Module, folder: str, signatures: Mapping[str, Any]) -> None:
-    """Writes a SavedModel.
+    """Writes a SavedModel, which is asked by its signatures alone: Keras does not load it.
 
     Its answers have no gradient: whoever loads one registers it for as long as the process lives.
     """
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, folder, signatures=signatures, options=options)
+    with without_keras():
+        tf.saved_model.save(module, folder, signatures=signatures, options=options)
 
 
 def signature(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:

@@ -254,6 +254,9 @@ class Scorer(tf.Module):
         self._mean = tf.constant(data.label_mean, tf.float32)
         # What the signatures have in common is traced once; an attribute that is a function would
         # be traced again to be saved.
+        self._transform_raw = traced(
+            data.transform_raw, input_signature=[data.raw_signature()]
+        ).__call__
         self._predict = traced(
             model.predict_rows, input_signature=[data.input_signature()]
         ).__call__
@@ -266,7 +269,7 @@ class Scorer(tf.Module):
 
     def score(self, raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The `score` signature: raw features by name -> `score` [B] float32 and `strategy` [B]."""
-        return self._answer(self._data.transform_raw(raw))
+        return self._answer(self._transform_raw(raw))
 
     def score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized tf.Examples, where any feature may be left out."""
@@ -280,7 +283,7 @@ class Scorer(tf.Module):
             strings, their names, and `weight` [B, F] float32, on the scale of log-odds or ratings;
             `basis` [B], of `models.names.registry.EXPLANATIONS`.
         """
-        inputs = self._data.transform_raw(raw)
+        inputs = self._transform_raw(raw)
         return {**self._answer(inputs), **self._reasons(inputs)}
 
     def explain(

@@ -269,7 +269,9 @@ def choose(
         Ragged [B, None].
     """
     if not isinstance(values, tf.RaggedTensor):
-        values, mask = map(tf.RaggedTensor.from_tensor, (values, mask))
+        lengths = tf.reduce_sum(tf.cast(mask, tf.int64), axis=1)
+        chosen = tf.gather_nd(values, tf.where(mask))
+        return tf.RaggedTensor.from_row_lengths(chosen, lengths, validate=False)
     there = mask.flat_values
     before = tf.pad(tf.cumsum(tf.cast(there, values.row_splits.dtype)), [[1, 0]])
     return tf.RaggedTensor.from_row_splits(

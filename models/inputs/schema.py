@@ -7,7 +7,6 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from models.inputs.columns import choose
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.features import CATEGORICAL, ID, NUMERIC
 
@@ -75,7 +74,12 @@ def present(values: tf.Tensor, dtype: tf.DType) -> tf.SparseTensor:
         there = matrix != ""
     else:
         there = ~tf.math.is_nan(matrix) if matrix.dtype.is_floating else tf.ones_like(matrix, bool)
-    ragged = choose(matrix, there)
-    if dtype != ragged.dtype:
-        ragged = tf.cast(ragged, dtype)
-    return ragged.to_sparse()
+    # Each to the left of its row: `to_sparse` of ragged rows, in a tenth of its ops.
+    place, count = tf.where(there), tf.cumsum(tf.cast(there, tf.int64), axis=1)
+    kept = tf.gather_nd(matrix, place)
+    longest = tf.reduce_max(tf.pad(count, [[1, 0], [1, 0]]))
+    return tf.SparseTensor(
+        tf.stack([place[:, 0], tf.gather_nd(count, place) - 1], axis=1),
+        kept if kept.dtype == dtype else tf.cast(kept, dtype),
+        tf.stack([tf.shape(matrix, tf.int64)[0], longest]),
+    )

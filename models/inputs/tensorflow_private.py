@@ -40,10 +40,25 @@ def forgotten_gradients() -> Iterator[None]:
         yield
     finally:
         for name in registered.keys() - before:
-            if re.search(
-                r"-\d+$", name
-            ):  # the others are those of operations, imported when wanted
+            # The others are those of operations, imported when wanted.
+            if re.search(r"-\d+$", name):
                 del registered[name]
+
+
+@contextlib.contextmanager
+def without_keras() -> Iterator[None]:
+    """Leaves out of a SavedModel, while it lasts, what Keras would load the layers from.
+
+    That is lists of each layer's variables, losses and calls, which costs more than all
+    that the signatures read. That is saved as of any other module.
+    """
+    layer = tf.keras.layers.Layer
+    own = layer._trackable_children
+    layer._trackable_children = tf.Module._trackable_children
+    try:
+        yield
+    finally:
+        layer._trackable_children = own
 
 
 def several_steps(model: tf.keras.Model) -> tf.types.experimental.GenericFunction | None:

@@ -14,6 +14,7 @@ from models.inputs.profiles import (
     sparse_rows,
 )
 from models.inputs.sampling import Batches, CountedNegatives, UniformNegatives
+from models.inputs.schema import present
 from models.inputs.token_layers import EntityEncoder, id_embedding
 
 # Two users that train has seen, indices 2 and 3, and two that only the table knows, 4 and 5.
@@ -197,3 +198,14 @@ def test_a_mask_chooses_of_ragged_rows(splits):
     matrix = tf.constant([[3, 0], [0, 4]])
     assert choose(matrix, matrix > 0).to_list() == [[3], [4]]
     assert choose(matrix[:0], matrix[:0] > 0).to_list() == []
+
+
+def test_values_that_are_not_missing_stand_on_the_left():
+    found = present(tf.constant([["a", ""], ["", ""], ["", "b"]]), tf.string)
+    assert found.indices.numpy().tolist() == [[0, 0], [2, 0]]
+    assert found.values.numpy().tolist() == [b"a", b"b"]
+    assert found.dense_shape.numpy().tolist() == [3, 1]
+    numbers = present(tf.constant([float("nan"), 4.0]), tf.int64)
+    assert numbers.values.dtype == tf.int64 and numbers.indices.numpy().tolist() == [[1, 0]]
+    nothing = present(tf.fill([2, 3], ""), tf.string)
+    assert nothing.dense_shape.numpy().tolist() == [2, 0] and not len(nothing.values)

@@ -1,5 +1,7 @@
 """Two stages in one SavedModel."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,6 +28,14 @@ def exported(name, data, label, folder, **hyper_parameters):
     )
     task.exporter(model, loaded).export(str(folder))
     return str(folder), loaded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """A SavedModel is loaded once, however many bundles are made of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", functools.cache(tf.saved_model.load))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ def logs(toy_run, tmp_path_factory):
         ("strange", [Query(f"x{n}", ["no such item"]) for n in range(240)]),
     ):
         options = ("--request-log-prefix", str(folder / prefix), "--request-log-sampling-rate", "1")
+        options += ("--enable-model-warmup=false",)
         with ServerProcess("recsys", str(folder / "served"), options=options) as ready:
             for protocol, half in (("rest", queries[:120]), ("grpc", queries[120:])):
                 with Client(

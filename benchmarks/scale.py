@@ -3,21 +3,28 @@
 Measured are reading, ExampleBuilder, Transform and training.
 
     python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower]
-        [--set lazy_adam=true] [--output FOLDER]
+        [--set lazy_adam=true] [--steps N] [--output FOLDER]
 
 Events are drawn with popularity as of Zipf's law; a user has about 50 of them, an item about 500.
 Every stage is a process of its own, so that its peak memory is its own; Beam runs in that one
-process, as `recsys run` has it. Training is one epoch, without validation. Prints a Markdown table:
-seconds, events a second, peak resident memory; and how much each grew with ten times the data.
+process, as `recsys run` has it. Training is one epoch, without validation, or its first N steps,
+after which everything is there that takes memory. Prints a Markdown table: seconds, events a
+second, peak resident memory; and how much each grew with ten times the data. Of a training also
+what memory of its own (anonymous, so without the pages of mapped columns and libraries) it has at
+its peak beside the model's variables and the optimiser's.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +32,8 @@ from benchmarks import experiment
 
 STAGES = ("read", "build", "transform", "train")
 _BATCH = 1_000_000
+_TRAINED = "trained.json"
+_CLICK = {"column": "rating", "threshold": 4.0}
 
 
 def write_events(folder: Path, count: int, seed: int = 0) -> None:
@@ -58,15 +67,81 @@ def write_events(folder: Path, count: int, seed: int = 0) -> None:
             writer.write_table(pa.table(columns, schema=schema), row_group_size=100_000)
 
 
-def stage(name: str, folder: Path, model: str, setting: dict) -> None:
+@contextlib.contextmanager
+def anonymous_peak() -> Iterator[list[int]]:
+    """Yields a list whose one number becomes the peak of anonymous memory, in bytes."""
+    found, ends = [0], threading.Event()
+
+    def look() -> None:
+        while not ends.wait(0.05):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            kilobytes = next(line.split()[1] for line in lines if line.startswith("RssAnon"))
+            found[0] = max(found[0], int(kilobytes) << 10)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ends.set()
+        watcher.join()
+
+
+def train(folder: Path, name: str, setting: dict, steps: int = 0) -> dict[str, int]:
+    """Trains an epoch, or so many steps of it.
+
+    Returns:
+        How many `steps` were taken, and bytes: the peak of `anonymous` memory, of which `variables`
+        are the model's and the optimiser's.
+    """
+    from models.names import registry
+    from models.training.loop import TrainingLoop
+
+    module, label = registry.load(name), _label(name)
+
+    class Some(module.Model):
+        """The model, whose epoch is so long."""
+
+        def batches(self, data: Any, seed: int, first_epoch: int) -> Any:
+            whole = super().batches(data, seed, first_epoch)
+            own = min(steps or whole.steps, whole.steps)
+            return whole._replace(steps=own, rows=whole.rows * own // whole.steps)
+
+    with anonymous_peak() as peak:
+        data = experiment.Prepared(folder, label).training_data(name)
+        parameters = module.HyperParameters(epochs=1, **setting)
+        model = Some(parameters, data)
+        model.learn(TrainingLoop(parameters, data))
+    variables = [*model.variables, *model.optimizer.variables]
+    numbers = sum(each.dtype.size * each.shape.num_elements() for each in variables)
+    taken = int(model.optimizer.iterations)
+    return {"steps": taken, "anonymous": peak[0], "variables": numbers}
+
+
+def _label(model: str) -> Any:
+    from models.names import registry
+    from models.names.label import Label
+
+    return Label.parse(_CLICK) if registry.get(model).task == "score" else None
+
+
+def stage(name: str, folder: Path, model: str, setting: dict, steps: int) -> None:
     """Runs one stage on what the stages before it left in `folder`."""
     from components import standalone
+    from models.names import registry
 
     if name == "read":
         standalone.read_tables(str(folder / "source"), output=str(folder / "tables"))
     elif name == "build":
+        entry = registry.get(model)
         standalone.build_examples(
-            str(folder / "tables"), str(folder), split={"name": "leave_one_out"}, schema="generic"
+            str(folder / "tables"),
+            str(folder),
+            entry.task,
+            entry.kind,
+            {"name": "leave_one_out"},
+            "generic",
+            _CLICK if entry.task == "score" else None,
         )
     elif name == "transform":
         standalone.transform(
@@ -76,15 +151,11 @@ def stage(name: str, folder: Path, model: str, setting: dict) -> None:
             {"text": []},
         )
     else:
-        from models.names import registry
-        from models.training.loop import TrainingLoop
-
-        module, data = registry.load(model), experiment.Prepared(folder).training_data(model)
-        parameters = module.HyperParameters(epochs=1, **setting)
-        module.Model(parameters, data).learn(TrainingLoop(parameters, data))
+        found = train(folder, model, setting, steps)
+        (folder / _TRAINED).write_text(json.dumps(found))
 
 
-def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:
+def measure(count: int, folder: Path, model: str, setting: dict, steps: int) -> list[dict]:
     """Rows of the table for one number of events."""
     folder.mkdir(parents=True, exist_ok=True)
     write_events(folder / "source", count)
@@ -102,6 +173,7 @@ def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:
             str(folder),
             model,
             json.dumps(setting),
+            str(steps),
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -114,9 +186,18 @@ def measure(count: int, folder: Path, model: str, setting: dict) -> list[dict]:
             "cpu": usage.ru_utime + usage.ru_stime,
             "gib": usage.ru_maxrss / 2**20,
         }
+        said = ""
+        if name == "train":
+            found = json.loads((folder / _TRAINED).read_text())
+            row["variables"] = found["variables"] / 2**30
+            row["beside"] = found["anonymous"] / 2**30 - row["variables"]
+            said = (
+                f", {row['variables']:.2f} of them tables and optimiser, and "
+                f"{row['beside']:.2f} anonymous beside them"
+            )
         print(
             f"{count:,} events: {name} {row['seconds']:.0f} s, {row['cpu']:.0f} s of processor, "
-            f"{row['gib']:.2f} GiB",
+            f"{row['gib']:.2f} GiB{said}",
             flush=True,
         )
         rows.append(row)
@@ -137,21 +218,24 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="hyper-parameters of the training",
     )
+    parser.add_argument("--steps", type=int, default=0, help="of the training; 0: an epoch")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/scale"))
-    parser.add_argument("--stage", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
-        name, folder, model, setting = arguments.stage
-        stage(name, Path(folder), model, json.loads(setting))
+        name, folder, model, setting, steps = arguments.stage
+        stage(name, Path(folder), model, json.loads(setting), int(steps))
         return
     setting = experiment.overrides(arguments.set)
     rows = []
     for count in arguments.events:
-        rows += measure(count, arguments.output / str(count), arguments.model, setting)
+        rows += measure(
+            count, arguments.output / str(count), arguments.model, setting, arguments.steps
+        )
         (arguments.output / "scale.json").write_text(json.dumps(rows, indent=1))
     print(
-        "\n| events | stage | seconds | processor s | events/s | peak GiB | seconds over the "
-        "smaller | GiB over it |\n|" + "---|" * 8
+        "\n| events | stage | seconds | processor s | events/s | peak GiB | beside tables and "
+        "optimiser | seconds over the smaller | GiB over it |\n|" + "---|" * 9
     )
     before: dict[str, dict] = {}
     for row in rows:
@@ -162,13 +246,15 @@ def main() -> None:
             else " | "
         )
         before[row["stage"]] = row
+        beside = f"{row['beside']:.2f}" if "beside" in row else ""
         print(
             f"| {row['events']:,} | {row['stage']} | {row['seconds']:.0f} | {row['cpu']:.0f} | "
-            f"{row['events'] / row['seconds']:,.0f} | {row['gib']:.2f} | {grew} |"
+            f"{row['events'] / row['seconds']:,.0f} | {row['gib']:.2f} | {beside} | {grew} |"
         )
     print(
         f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, model {arguments.model} "
         f"{experiment.described(setting)}"
+        + (f", {arguments.steps} steps" if arguments.steps else "")
     )
 
 

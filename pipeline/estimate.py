@@ -16,7 +16,7 @@ refused for it can be let run all the same: `room.refuse: false`.
 import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -197,6 +197,8 @@ def estimate(
     counted = _count(config, sources, found) if reads else _bound(sources, found)
     sizes = _sizes(config, sources, found, counted)
     parameters = settings.parameters(sizes)
+    if parameters and settings.setting("row_adagrad"):
+        parameters = replace(parameters, slots=0)  # a number a row is hardly any
     read = counted["events"].read if reads else 0.0
     rows = {name: counted[name].rows for name in sources}
     width = sum(len(source.columns()) - len(REQUIRED[name]) for name, source in sources.items())

@@ -30,6 +30,7 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    RowState,
     SharedRows,
     Xla,
 )
@@ -37,7 +38,7 @@ from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(
-    Epochs, Gradient, SharedRows, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
+    Epochs, Gradient, SharedRows, RowState, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
 ):
     """DeepFM's own: `factors` is k of the paper, `hidden` the deep component."""
 

@@ -29,13 +29,14 @@ from models.names.hyper_parameters import (
     Gradient,
     LazyAdam,
     Lists,
+    RowState,
     SharedRows,
     Xla,
 )
 from models.names.sizes import Parameters, Sizes
 
 
-class HyperParameters(Epochs, Gradient, SharedRows, LazyAdam, Xla, Forgetting, Lists):
+class HyperParameters(Epochs, Gradient, SharedRows, RowState, LazyAdam, Xla, Forgetting, Lists):
     """The machine's own: `factors` is k of the paper.
 
     Attributes:

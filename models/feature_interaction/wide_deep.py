@@ -42,12 +42,20 @@ from models.inputs.score_data import Inputs, ScoreData
 from models.inputs.token_layers import Mlp
 from models.names.errors import ConfigError, nearest
 from models.names.features import CATEGORICAL, ID, NUMERIC, TEXT
-from models.names.hyper_parameters import Epochs, Forgetting, Gradient, Lists, MixedPrecision, Xla
+from models.names.hyper_parameters import (
+    Epochs,
+    Forgetting,
+    Gradient,
+    Lists,
+    MixedPrecision,
+    SharedRows,
+    Xla,
+)
 from models.names.sizes import ADDED, Parameters, Sizes, perceptron
 from models.training.optimizers import Divided, Ftrl
 
 
-class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting, Lists):
+class HyperParameters(Epochs, Gradient, SharedRows, MixedPrecision, Xla, Forgetting, Lists):
     """Wide & Deep's own: `learning_rate` is AdaGrad's, `wide_learning_rate` and `l1` are FTRL's.
 
     Attributes:
@@ -70,9 +78,11 @@ class HyperParameters(Epochs, Gradient, MixedPrecision, Xla, Forgetting, Lists):
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
         yield from (("crosses", name) for name in itertools.chain(*(self.crosses or ())))
 
     def parameters(self, sizes: Sizes) -> Parameters:
+        sizes = sizes.sharing(self.hash_rows)
         numbers = [column for column in sizes.columns if column.kind == NUMERIC]
         embedded = [column for column in sizes.columns if column.kind != NUMERIC]
         rows = ADDED + sum(column.rows for column in embedded) if embedded else 0
@@ -89,7 +99,7 @@ class WideDeep(ScoreModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, hyper_parameters.hash_rows)
         self.wide = self.rows.embedding(1, 0.0, name="wide")
         self.crosses = _pairs(data.fields, hyper_parameters)
         self.crossed = tf.keras.layers.Embedding(
@@ -103,7 +113,7 @@ class WideDeep(ScoreModel[HyperParameters]):
         self._numbers = [field.name for field in data.fields if field.kind == NUMERIC]
         embedded = [field for field in data.fields if field.kind != NUMERIC]
         # Numbers alone need no table, and one without a row is none.
-        self.deep_rows = FieldRows(embedded) if embedded else None
+        self.deep_rows = FieldRows(embedded, hyper_parameters.hash_rows) if embedded else None
         if embedded:
             self.embeddings = self.deep_rows.embedding(width, width**-0.5, name="embeddings")
         self.deep = Mlp(hyper_parameters.hidden, hyper_parameters.dropout, name="deep")
@@ -173,7 +183,10 @@ class WideDeep(ScoreModel[HyperParameters]):
 
     def _cross(self, row, x, inputs):
         """Returns [B, c] hash buckets and weights of all crosses."""
-        hashes = self.rows.by_field(tf.gather(self._fingerprints, row), inputs)
+        hashes = tf.gather(self._fingerprints, row)
+        if row.shape.rank == 3:  # a value is told by both of its rows
+            hashes = hashes[..., 0] * 31 + hashes[..., 1]
+        hashes = self.rows.by_field(hashes, inputs)
         weights = self.rows.by_field(x, inputs)
         keys, products = [], []
         for left, right in self.crosses:
@@ -214,7 +227,9 @@ def _pairs(fields, hyper_parameters):
     small = [
         field.name
         for field in usable
-        if field.kind == CATEGORICAL and field.size <= hyper_parameters.cross_vocabulary
+        if field.kind == CATEGORICAL
+        and not field.hashed
+        and field.size <= hyper_parameters.cross_vocabulary
     ]
     return pairs or list(itertools.combinations(small, 2))
 

@@ -46,6 +46,7 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    RowState,
     SharedRows,
     Xla,
 )
@@ -53,7 +54,7 @@ from models.names.sizes import Parameters, Sizes, perceptron
 
 
 class HyperParameters(
-    Epochs, Gradient, SharedRows, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
+    Epochs, Gradient, SharedRows, RowState, LazyAdam, MixedPrecision, Xla, Forgetting, Lists
 ):
     """xDeepFM's own: `factors` is D of the paper, `maps` are its H_k, `hidden` the deep network.
 

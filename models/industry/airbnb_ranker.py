@@ -50,12 +50,15 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    SharedRows,
     Xla,
 )
 from models.names.sizes import Parameters, Sizes, perceptron
 
 
-class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Lists, Forgetting):
+class HyperParameters(
+    Epochs, Gradient, SharedRows, LazyAdam, MixedPrecision, Xla, Lists, Forgetting
+):
     """The ranker's own.
 
     Attributes:
@@ -90,12 +93,13 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla, Lists, Fo
         return value
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
+        yield from super().named_columns()
         yield from ((f"listings.{key}", name) for key, name in self.listings.named_columns())
 
     def parameters(self, sizes: Sizes) -> Parameters:
         numbers = sum(column.kind == NUMERIC for column in sizes.columns)
         inputs = self.field_dim * len(sizes.columns) + numbers
-        own = self.field_dim * sizes.field_rows
+        own = self.field_dim * sizes.sharing(self.hash_rows).field_rows
         if not self.similarities:
             return Parameters(own + perceptron(inputs, self.hidden, 1))
         listings = self.listings.parameters(sizes)
@@ -113,7 +117,7 @@ class AirbnbRanker(ScoreModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: ScoreData):
         super().__init__(hyper_parameters, data)
         own = hyper_parameters
-        self.rows = FieldRows(data.fields)
+        self.rows = FieldRows(data.fields, own.hash_rows)
         self.fields = self.rows.embedding(own.field_dim, own.field_dim**-0.5, name="fields")
         self._quantiles = list(data.quantiles.values())
         self.deep = Mlp(own.hidden, own.dropout, name="deep")

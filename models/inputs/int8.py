@@ -67,13 +67,14 @@ class Int8Table(tf.Module):
 
     Attributes:
         shape: of the table.
+        dtype: of its numbers, where they are looked up: float32.
         saved: bytes fewer than the table had.
     """
 
     def __init__(self, values: np.ndarray):
         super().__init__()
         bytes_, scales = quantise(values)
-        self.shape = tf.TensorShape(values.shape)
+        self.shape, self.dtype = tf.TensorShape(values.shape), tf.float32
         self.saved = 4 * bytes_.size - bytes_.nbytes - scales.nbytes
         self._rows_a_scale = rows_a_scale(values.shape[1])
         self._bytes = tf.Variable(bytes_, trainable=False, name="bytes")
@@ -96,6 +97,10 @@ class Int8Table(tf.Module):
         group = index // tf.cast(self._rows_a_scale, index.dtype)
         scale = tf.cast(tf.gather(self._scales, group), tf.float32)
         return tf.cast(tf.gather(self._bytes, index), tf.float32) * scale[..., tf.newaxis]
+
+    def numpy(self) -> np.ndarray:
+        """The whole table, [N, D] float32."""
+        return tf.convert_to_tensor(self).numpy()
 
     def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
         scale = tf.repeat(tf.cast(self._scales, tf.float32), self._rows_a_scale)

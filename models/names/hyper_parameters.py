@@ -163,6 +163,20 @@ class LazyAdam(HyperParameters):
     lazy_adam: bool = False
 
 
+class RowState(HyperParameters):
+    """For a model that learns a table of all fields by Adam.
+
+    Attributes:
+        row_adagrad: the table is learnt by Adagrad with one number a row beside it, where Adam
+            keeps two for each of its own; the other weights by Adam as ever. Its steps shrink, so
+            that a larger learning_rate suits it.
+    """
+
+    REFUSAL: ClassVar[str] = "it has no table of all fields that Adam learns"
+
+    row_adagrad: bool = False
+
+
 class SharedRows(HyperParameters):
     """For a model whose table has a row for every value of every field.
 
@@ -253,6 +267,7 @@ COMMON: dict[str, type[HyperParameters]] = {
         Epochs,
         Gradient,
         LazyAdam,
+        RowState,
         SharedRows,
         MixedPrecision,
         Xla,
@@ -289,6 +304,7 @@ USUAL = {
 _OFF: dict[str, Any] = {
     "monitor": None,
     "lazy_adam": False,
+    "row_adagrad": False,
     "hash_rows": {},
     "mixed_precision": False,
     "jit_compile": False,

@@ -35,9 +35,10 @@ from typing import Any
 import tensorflow as tf
 
 from models.inputs.sampling import Batches, Share
-from models.names.errors import RecsysError
+from models.inputs.token_layers import TokenEmbedding
+from models.names.errors import ConfigError, RecsysError
 from models.training import cluster
-from models.training.optimizers import Adam
+from models.training.optimizers import Adam, Divided, RowAdagrad
 from models.training.servers import ParameterServers, fetch
 
 SECONDS_BETWEEN_SAVES = 600.0
@@ -114,8 +115,7 @@ class TrainingLoop:
         together = self.strategy.num_replicas_in_sync > 1 or self.servers
         with self.strategy.scope():
             model.compile(
-                optimizer=optimizer
-                or Adam(hyper_parameters.learning_rate, lazy=hyper_parameters.setting("lazy_adam")),
+                optimizer=optimizer or self._optimizer(model),
                 jit_compile=hyper_parameters.setting("jit_compile"),
                 steps_per_execution=1 if together else 8,
             )
@@ -157,6 +157,28 @@ class TrainingLoop:
                     verbose=0,
                 )
         keeper.keep_best()
+
+    def _optimizer(self, model) -> tf.keras.optimizers.Optimizer:
+        """Adam or, of the tables of a model that asks for it, row-wise Adagrad.
+
+        Raises:
+            ConfigError: the tables lie on parameter servers, which are told of one optimiser.
+        """
+        hyper_parameters = self.hyper_parameters
+        rate = hyper_parameters.learning_rate
+        adam = Adam(rate, lazy=hyper_parameters.setting("lazy_adam"))
+        if not hyper_parameters.setting("row_adagrad"):
+            return adam
+        if self.servers:
+            raise ConfigError(
+                "row_adagrad: on parameter servers one optimiser takes the steps; required: "
+                "row_adagrad: false, or no cluster.parameter_servers"
+            )
+        tables = [each for each in model.submodules if isinstance(each, TokenEmbedding)]
+        return Divided(
+            [RowAdagrad(rate), adam],
+            lambda variable: int(all(variable is not table.embeddings for table in tables)),
+        )
 
     def build(self, model, batches=None) -> None:
         """Creates the variables of a model (and of its optimiser).

@@ -190,6 +190,69 @@ class Adagrad(tf.keras.optimizers.Optimizer):
         return config
 
 
+class RowAdagrad(tf.keras.optimizers.Optimizer):
+    """Adagrad with one accumulator a row, by which a table's state is as small as a column of it.
+
+    Cite: Mudigere et al.: Software-Hardware Co-design for Fast and Scalable Training of Deep
+    Learning Recommendation Models, ISCA 2022 (row-wise Adagrad).
+
+        acc_r <- acc_r + mean_d g_rd^2,   p_r <- p_r - learning_rate g_r / (sqrt(acc_r) + epsilon)
+
+    Rows that a step does not touch stay as they are.
+
+    Args:
+        learning_rate: step size.
+        epsilon: keeps the division finite.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.05,
+        epsilon: float = 1e-8,
+        name: str = "RowAdagrad",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        tensorflow_private.set_learning_rate(self, learning_rate)
+        self.epsilon = epsilon
+
+    def build(self, var_list):
+        """Creates the accumulators, [rows] of a variable [rows, ...]."""
+        super().build(var_list)
+        if not tensorflow_private.builds_now(self):
+            return
+        self._accumulators = [
+            self.add_variable_from_reference(variable, "accumulator", shape=variable.shape[:1])
+            for variable in var_list
+        ]
+
+    def update_step(self, gradient, variable):
+        """Updates one variable, dense or by rows."""
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        accumulator = self._accumulators[tensorflow_private.place_of(self, variable)]
+        sparse = isinstance(gradient, tf.IndexedSlices)
+        values = gradient.values if sparse else tf.convert_to_tensor(gradient)
+        squares = tf.reduce_mean(tf.reshape(values**2, [tf.shape(values)[0], -1]), axis=1)
+        if sparse:
+            accumulator.scatter_add(tf.IndexedSlices(squares, gradient.indices))
+            of_rows = tf.gather(accumulator, gradient.indices)
+        else:
+            of_rows = accumulator.assign_add(squares)
+        scale = rate / (tf.sqrt(of_rows) + self.epsilon)
+        scale = tf.reshape(scale, tf.concat([[-1], tf.ones_like(tf.shape(values)[1:])], axis=0))
+        if sparse:
+            variable.scatter_sub(tf.IndexedSlices(scale * values, gradient.indices))
+        else:
+            variable.assign_sub(scale * values)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        config = super().get_config()
+        rate = tensorflow_private.learning_rate_config(self)
+        config.update(learning_rate=rate, epsilon=self.epsilon)
+        return config
+
+
 class Ftrl(tf.keras.optimizers.Optimizer):
     """FTRL-Proximal (McMahan et al., KDD 2013).
 

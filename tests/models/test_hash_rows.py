@@ -96,8 +96,8 @@ def test_what_cannot_share_is_refused():
         FieldRows([field("age", "numeric", [b"1"], False)], {"age": 5})
     with pytest.raises(ConfigError, match="'ad' was transformed without a vocabulary; required"):
         FieldRows([field("ad")])
-    with pytest.raises(ConfigError, match="wide_deep has no use for 'hash_rows': it has no table"):
-        registered("wide_deep", {"ad": 5})
+    with pytest.raises(ConfigError, match="biased_mf has no use for 'hash_rows': it has no table"):
+        registered("biased_mf", {"ad": 5})
     with pytest.raises(ConfigError, match="hash_rows: .*at least 1"):
         registered("fm", {"ad": 0})
 
@@ -119,11 +119,11 @@ def shared(toy_data, tmp_path_factory):
     return moved
 
 
-@pytest.mark.parametrize("name", ["fm", "lr", "deepfm", "xdeepfm"])
+@pytest.mark.parametrize("name", ["fm", "lr", "wide_deep", "deepfm", "xdeepfm"])
 def test_a_model_learns_and_serves_without_a_vocabulary(name, shared, tmp_path):
     sharing = {"user_occupation": 20, "item_genres": 30, "item_id": 25}
     settings = {"epochs": 8, "learning_rate": 1e-2, "batch_size": 128, "hash_rows": sharing}
-    if name in ("deepfm", "xdeepfm"):
+    if name in ("wide_deep", "deepfm", "xdeepfm"):
         settings["hidden"] = (16,)
     model, data = train(name, shared, settings)
     assert data.field("user_occupation").hashed and len(data.field("item_id").tokens) > 25

@@ -18,7 +18,7 @@ from models.names.export import ExportConfig
 from models.training import trainer, warm_start
 from models.training.export import in_int8
 from models.training.loop import TrainingLoop
-from tests.models.score_contract import CLICK
+from tests.models.score_contract import CLICK, RATING
 
 INT8 = {"tables": "int8", "smallest": 64}
 
@@ -173,6 +173,26 @@ def test_an_export_in_bytes_of_a_model_that_ranks(toy_data, tmp_path):
     np.testing.assert_allclose(found["score"], wanted, rtol=1e-4)
     used = operations(tmp_path / "model")
     assert used <= {*dir(tf.raw_ops)}, used - {*dir(tf.raw_ops)}
+
+
+@pytest.mark.parametrize("name", ["autorec", "mult_vae", "cdae", "sr_gnn", "item2vec", "ials"])
+def test_a_table_that_is_read_whole_is_read_in_bytes(name, toy_data):
+    """Of a model that looks no rows up in it; nothing is learnt for this, but in closed form."""
+    entry = registry.get(name)
+    toy = toy_data(entry.kind, 0.0, RATING if entry.task == "score" else None)
+    data, task = toy.load(name), tasks.of(name, toy.label)
+    model_class = registry.load(name).Model
+    model = model_class(model_class.HyperParameters(epochs=1), data)
+    loop = TrainingLoop(model.hyper_parameters, data)
+    model.learn(loop) if name == "ials" else loop.build(model)
+    evaluation = task.evaluation(data, "valid")
+    learnt, exporter = evaluation.of(model)(), task.exporter(model, data)
+    exporter.store_in_int8(1)
+    with in_int8(model, 1) as saved:
+        assert saved > 0
+        served = evaluation.of(model, exporter)()
+    metric, most = ("rmse", 1e-2) if toy.label else ("ndcg_10", 0.05)
+    assert served[metric] == pytest.approx(learnt[metric], abs=most)
 
 
 def test_a_model_without_a_table_refuses(toy_data, tmp_path):

@@ -65,6 +65,10 @@ def test_values_that_share_rows_and_an_export_in_bytes(tmp_path):
     found = estimated(data, "fm", **own, **shared)
     assert found.parameters.learnt == (2 + 8 + 6 + 7) * 4 + 1
 
+    training = {"hyper_parameters__row_adagrad": True}
+    by_row = estimated(data, "fm", **own, **training)
+    assert by_row.parameters == Parameters(learnt=plain.parameters.learnt, slots=0)
+
     def model(of):
         return next(need.bytes for need in of.disk if need.name == "the model and its push")
 

@@ -68,7 +68,9 @@ def measure(folder: Path, source: Path, swaps: int, requests: float, seconds: fl
                 while not await asyncio.to_thread(_serves, ready["rest"], number):
                     await asyncio.sleep(0.1)
                 took.append(time.perf_counter() - begun[SWAP][-1])
-                await asyncio.sleep(max(0.0, seconds - took[-1]))
+                if took[-1] > seconds:  # the load would end before the swaps do
+                    raise SystemExit(f"a swap took {took[-1]:.1f} s: --seconds must be more")
+                await asyncio.sleep(seconds - took[-1])
                 ratios.append(_memory(ready["pid"], "VmHWM") / before)
 
         async def both() -> None:

@@ -49,6 +49,7 @@ REQUESTS = (
         "how many reasons an item has; beside what recommend_rules takes",
     ),
     ("similar", "item_id", "[B] strings", "like which items; an id that nobody knows gets none"),
+    ("", "exclude", "[B, E] strings", "what is not answered; `[[]]`"),
     ("", "k", "[B] whole numbers", "how many items, or one number for all"),
     ("", "allow", "[B, A] strings", "nothing else is answered; `[[]]`"),
     ("", "where", "[B, W] strings", "conditions on the items' columns; `[[]]`"),

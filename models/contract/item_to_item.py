@@ -57,12 +57,11 @@ class ItemVectorModel(DotProductModel[H]):
         index = tf.range(FIRST_TOKEN, self._index_count, dtype=tf.int64)
         return tf.math.l2_normalize(self.item_vectors(index), axis=1)
 
-    def catalogue(self) -> Any:
+    def catalogue_of(self, vectors: tf.Tensor) -> Any:
         """([N, D] unit vectors; [N] what is added to the score).
 
         Where an item has no vector these are 0 and -inf; elsewhere 0 is added.
         """
-        vectors = tf.cast(self.item_embeddings(), tf.float32)
         return vectors, tf.where(tf.reduce_any(vectors != 0, axis=1), 0.0, float("-inf"))
 
     def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -173,8 +173,12 @@ class DotProductModel(RetrieveModel[H]):
         """
         raise NotImplementedError(f"{type(self).__name__} must define embed_features()")
 
-    def catalogue(self) -> tf.Tensor:
-        return tf.cast(self.item_embeddings(), tf.float32)
+    def catalogue(self) -> Any:
+        return self.catalogue_of(tf.cast(self.item_embeddings(), tf.float32))
+
+    def catalogue_of(self, vectors: tf.Tensor) -> Any:
+        """Returns the catalogue of items with these vectors, [N, D] float32."""
+        return vectors
 
     def index(self, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns what the signature `retrieve` searches.

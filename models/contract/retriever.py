@@ -352,8 +352,37 @@ class Retriever(tf.Module):
         vectors, known = self._model.embed_features(raw)
         return {"embedding": vectors, "known": known}
 
+    def explain_features(
+        self, user_id: tf.Tensor, history: tf.Tensor, reasons: tf.Tensor, **told: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The `explain_features` signature: `explain`, of an item a row that no table knows.
+
+        Args:
+            user_id: [B] strings.
+            history: [B, H] strings, padded with "".
+            reasons: [B] int32, how many.
+            told: the features of the item, as of `embed_items`; the rest as of `recommend_events`.
+
+        Returns:
+            `reason` [B, R] strings, `weight` [B, R] float32, `basis` and `strategy` [B] strings.
+        """
+        raw = {field.name: told.pop(field.name) for field in self._item_fields}
+        query, _ = self._asked(user_id, history, told)
+        vectors, known = self._model.embed_features(raw)
+        position = tf.where(known, tf.range(tf.size(known)), -1)[:, tf.newaxis]
+        answered = self._model.answers(query)
+        # Of an item that nobody had popularity has nothing to say.
+        segment = tf.gather(self._segments, tf.gather(self._segment_of, query.user))
+        fallback = segment, tf.zeros(tf.shape(position))
+        catalogue = self._model.catalogue_of(vectors)
+        why = explain.explained(
+            self._model, query, answered, position, catalogue, self._item_ids, fallback, reasons
+        )
+        first = {name: value[:, 0] for name, value in why.items()}
+        return {**first, "strategy": self._strategy(query.user, answered)}
+
     def similar_features(
-        self, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor, **raw: tf.Tensor
+        self, exclude: tf.Tensor, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor, **raw: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         """The `similar_features` signature: `similar` to items of which only features are known.
 
@@ -361,7 +390,7 @@ class Retriever(tf.Module):
         """
         vectors, known = self._model.embed_features(raw)
         vectors = vectors[:, :-1] if self._model.biased else vectors
-        return self._similar.answer_features(vectors, known, k, allow, where)
+        return self._similar.answer_features(vectors, known, exclude, k, allow, where)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -465,6 +494,7 @@ class Retriever(tf.Module):
             signatures["similar"] = signature(
                 self._similar.answer,
                 item_id=spec(strings, "item_id"),
+                exclude=spec(matrix, "exclude"),
                 k=K,
                 allow=taken["allow"],
                 where=taken["where"],
@@ -473,6 +503,7 @@ class Retriever(tf.Module):
                 signatures["similar_features"] = signature(
                     self.similar_features,
                     **raw_signature(self._item_fields),
+                    exclude=spec(matrix, "exclude"),
                     k=K,
                     allow=taken["allow"],
                     where=taken["where"],
@@ -487,6 +518,14 @@ class Retriever(tf.Module):
             signatures["explain"] = signature(
                 self.explain, **who, item_id=spec(matrix, "item_id"), **beside, **why
             )
+            if self._item_fields:
+                signatures["explain_features"] = signature(
+                    self.explain_features,
+                    **who,
+                    **beside,
+                    **raw_signature(self._item_fields),
+                    **why,
+                )
             signatures["recall_rules"] = traced(self.recall_rules).get_concrete_function(
                 examples, count, **taken
             )
@@ -798,7 +837,10 @@ class Retriever(tf.Module):
         user = self._user_table.lookup(user_id)
         requested, context = self._told(history, beside)
         stored = self._stored(user)
-        query = self._query(user, self._history(stored, requested), context)
+        history = self._history(stored, requested)
+        query = self._query(user, history, context)
+        if not self._model.session_based:  # it reads all that they have had
+            return query, history.items
         return query, tf.concat([stored.items, requested.items], axis=1)
 
     def _told(

@@ -16,7 +16,8 @@ any log.
 An item that no table knows is embedded by its features, by models that can: the signature
 `similar_features`. Any other that nobody knows, or that has neither a vector nor a neighbour, has
 nothing like it: no item is answered, and the strategy says `unknown`. The rules `allow` and
-`where` hold of what is answered (`models.contract.rules`); the item itself is never answered.
+`where` hold of what is answered (`models.contract.rules`); the item itself is never answered, nor
+what a request excludes.
 """
 
 from typing import Any
@@ -25,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from models.contract.rules import Rulebook
+from models.contract.rules import Rulebook, mask_items
+from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
 from models.inputs.neighbours import similarities
 from models.inputs.preprocessing import FIRST_TOKEN
@@ -54,14 +56,20 @@ class SimilarItems(tf.Module):
             ]
 
     def answer(
-        self, item_id: tf.Tensor, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor
+        self,
+        item_id: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        allow: tf.Tensor,
+        where: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """The `similar` signature.
 
         Args:
             item_id: [B] strings.
+            exclude: [B, E] strings, padded with "": what is not answered.
             k: [B] int32, at least 1.
-            allow: [B, A] strings, padded with "".
+            allow: [B, A] strings, likewise padded.
             where: [B, W] strings, likewise.
 
         Returns:
@@ -74,20 +82,27 @@ class SimilarItems(tf.Module):
             position = tf.cast(self._table.lookup(item_id), tf.int32) - FIRST_TOKEN
         scores, name = self._scores(position)
         own = tf.range(self._size) == position[:, tf.newaxis]
-        scores = self._under(tf.where(own, float("-inf"), scores), allow, where)
+        scores = self._under(tf.where(own, float("-inf"), scores), exclude, allow, where)
         return {**self.first(scores, k), "strategy": name}
 
     def answer_features(
-        self, vectors: tf.Tensor, known: tf.Tensor, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor
+        self,
+        vectors: tf.Tensor,
+        known: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        allow: tf.Tensor,
+        where: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """The `similar_features` signature: as `answer` for items that no table knows.
 
         Args:
             vectors: [B, D] of what a request tells of the items.
             known: [B] bool: whether it tells anything that train has seen.
-            k: [B] int32, at least 1.
-            allow: [B, A] strings, padded with "".
-            where: [B, W] strings, likewise.
+            exclude: as of `answer`.
+            k: likewise.
+            allow: likewise.
+            where: likewise.
 
         Returns:
             As `answer`; the strategy is `features` or `unknown`.
@@ -96,13 +111,17 @@ class SimilarItems(tf.Module):
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
         ):
             unit = tf.where(known[:, tf.newaxis], tf.math.l2_normalize(vectors, axis=1), 0.0)
-        scores = self._under(self.by_vector(unit), allow, where)
+        scores = self._under(self.by_vector(unit), exclude, allow, where)
         return {**self.first(scores, k), "strategy": tf.where(known, "features", "unknown")}
 
-    def _under(self, scores: tf.Tensor, allow: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    def _under(
+        self, scores: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, where: tf.Tensor
+    ) -> tf.Tensor:
         """The scores, -inf where rules do not hold."""
         never = tf.fill(tf.shape(scores), float("-inf"))  # where() is slow where it broadcasts
-        return tf.where(self._rules.qualifies(where, allow), scores, never)
+        scores = tf.where(self._rules.qualifies(where, allow), scores, never)
+        excluded = self._table.lookup(tf.RaggedTensor.from_tensor(exclude))
+        return mask_items(scores, drop_unknown(excluded))
 
     def first(self, scores: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The first k [B] items of scores [B, N], -inf where an item may not be answered."""

@@ -98,10 +98,15 @@ class AsyncClient:
         return await self._recommend_more(queries, k, live, self._described)
 
     async def similar(
-        self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
+        self,
+        item_id: Id,
+        k: int = 10,
+        allow: Sequence[Id] = (),
+        where: Sequence[str] = (),
+        exclude: Sequence[Id] = (),
     ) -> Recommendations:
         """Finds items like one item; see `Client.similar`."""
-        return (await self.similar_many([item_id], k, allow, where))[0]
+        return (await self.similar_many([item_id], k, allow, where, exclude))[0]
 
     async def similar_many(
         self,
@@ -109,11 +114,13 @@ class AsyncClient:
         k: int = 10,
         allow: Sequence[Id] = (),
         where: Sequence[str] = (),
+        exclude: Sequence[Id] = (),
     ) -> list[Recommendations]:
         """Finds items like each of several in one request."""
         if not item_ids:
             return []
-        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        out = [*exclude, *(await self._lookup.live_off_the_loop([])).left]
+        inputs = messages.similar_inputs(item_ids, k, allow, where, out)
         return await self._recommend(inputs, messages.SIMILAR)
 
     async def predict(

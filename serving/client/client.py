@@ -73,10 +73,10 @@ class Client:
             api_key: sent with every request.
             tls: encrypt the connection.
             tls_ca_file: PEM certificates to trust, in place of the system's; switches TLS on.
-            state: what is known of users and the catalogue now, with which `recommend` and
-                `recommend_many` fill their requests as the embedded server with `--state` does, for
-                a TensorFlow Serving, which cannot: an address for `serving.state.open_state`, or
-                one that is open, which then stays open.
+            state: what is known of users and the catalogue now, with which `recommend`,
+                `similar` and their `_many` fill their requests as the embedded server with
+                `--state` does, for a TensorFlow Serving, which cannot: an address for
+                `serving.state.open_state`, or one that is open, which then stays open.
             state_since: events up to then, in seconds since 1970, are left out: `history_until` of
                 the model's training log, since its stored histories hold them. The embedded server
                 reads it there.
@@ -139,7 +139,12 @@ class Client:
         return self._recommend_more(queries, k, live, self._described)
 
     def similar(
-        self, item_id: Id, k: int = 10, allow: Sequence[Id] = (), where: Sequence[str] = ()
+        self,
+        item_id: Id,
+        k: int = 10,
+        allow: Sequence[Id] = (),
+        where: Sequence[str] = (),
+        exclude: Sequence[Id] = (),
     ) -> Recommendations:
         """Finds items like one item.
 
@@ -148,11 +153,12 @@ class Client:
             k: how many items, at least 1.
             allow: nothing but these items is returned.
             where: conditions on the items' columns, as of `Query`.
+            exclude: items that must not be returned.
 
         Raises:
             ServingError: with the server's code and message.
         """
-        return self.similar_many([item_id], k, allow, where)[0]
+        return self.similar_many([item_id], k, allow, where, exclude)[0]
 
     def similar_many(
         self,
@@ -160,11 +166,13 @@ class Client:
         k: int = 10,
         allow: Sequence[Id] = (),
         where: Sequence[str] = (),
+        exclude: Sequence[Id] = (),
     ) -> list[Recommendations]:
         """Finds items like each of several in one request; see `similar`."""
         if not item_ids:
             return []
-        inputs = messages.similar_inputs(item_ids, k, allow, where)
+        out = [*exclude, *self._lookup.live([]).left]
+        inputs = messages.similar_inputs(item_ids, k, allow, where, out)
         return self._recommend(inputs, messages.SIMILAR)
 
     def predict(

@@ -302,11 +302,16 @@ def recommend_request(
 
 
 def similar_inputs(
-    item_ids: Sequence[Id], k: int, allow: Sequence[Id] = (), where: Sequence[str] = ()
+    item_ids: Sequence[Id],
+    k: int,
+    allow: Sequence[Id] = (),
+    where: Sequence[str] = (),
+    exclude: Sequence[Id] = (),
 ) -> dict[str, list[Any]]:
     """The inputs of the signature `similar`; the rules are the same for all items."""
     return {
         "item_id": list(item_ids),
+        "exclude": _padded([list(exclude)] * len(item_ids)),
         "k": [k] * len(item_ids),
         "allow": _padded([list(allow)] * len(item_ids)),
         "where": _padded([list(where)] * len(item_ids)),

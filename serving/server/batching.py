@@ -146,6 +146,11 @@ class Batcher:
         self._queues: dict[tuple, _Queue] = {}
         self._running: Counter[str] = Counter()
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows a task may have."""
+        return self._parameters.max_batch_size
+
     async def run(
         self,
         servable: Servable,

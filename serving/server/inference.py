@@ -226,7 +226,9 @@ class Inference:
         values = await self._run(servable, signature, inputs, tensors, "Predict")
         found = dict(zip(outputs, values, strict=True))
         if self.live is not None:
-            found = await self.live.add_newcomers(servable, inputs, found, self._run_whole)
+            found = await self.live.add_newcomers(
+                servable, signature, inputs, found, self._run_whole
+            )
         results = {name: found[name] for name in wanted}
         if config := self._sampled(servable):
             fill = Predicted(
@@ -240,10 +242,13 @@ class Inference:
     async def _run_whole(
         self, servable: Servable, signature: str, inputs: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """All outputs of a signature by name."""
+        """All outputs of a signature by name; of more rows than a batch has they are run alone."""
         outputs = sorted(servable.signatures[signature].outputs)
         tensors = servable.tensors(signature, outputs)
-        values = await self._run(servable, signature, inputs, tensors, "Predict")
+        rows = max(map(len, inputs.values()))
+        batched = self._batcher is not None and rows <= self._batcher.most_rows
+        run = self._run if batched else self._run_alone
+        values = await run(servable, signature, inputs, tensors, "Predict")
         return dict(zip(outputs, values, strict=True))
 
     async def write_items(self, items: Sequence[Item]) -> Written:
@@ -297,6 +302,16 @@ class Inference:
                 raise invalid(f"The request has {rows} rows; the limit is {limit}")
         if self._batcher is not None:
             return await self._batcher.run(servable, signature, inputs, tensors, api)
+        return await self._run_alone(servable, signature, inputs, tensors, api)
+
+    async def _run_alone(
+        self,
+        servable: Servable,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        tensors: tuple[str, ...],
+        api: str,
+    ) -> list[np.ndarray]:
         return await asyncio.get_running_loop().run_in_executor(
             self._pool(servable.name),
             self._timed_run,

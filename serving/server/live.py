@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from serving.server.metrics import Metrics
-from serving.server.newcomers import Newcomers, Outputs, Run
+from serving.server.newcomers import Newcomers, Outputs, Request, Run
 from serving.server.servable import Servable
 from serving.server.training_log import Notes, read_notes
 from serving.state import Event, Item, Live, Store
@@ -107,11 +107,17 @@ class LiveState:
                     done.set_exception(error)
 
     async def add_newcomers(
-        self, servable: Servable, inputs: dict[str, np.ndarray], outputs: Outputs, run: Run
+        self,
+        servable: Servable,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        outputs: Outputs,
+        run: Run,
     ) -> Outputs:
         """An answer with the items that entered among them; see `serving.server.newcomers`."""
         seen = self._notes_of(servable).filters_seen
-        return await self._newcomers.add(servable, inputs, outputs, self._entered, seen, run)
+        asked = Request(servable, signature, inputs, outputs, seen, run)
+        return await self._newcomers.add(asked, self._entered)
 
     def _notes_of(self, servable: Servable) -> Notes:
         if servable not in self._notes:

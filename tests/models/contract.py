@@ -423,6 +423,12 @@ class RetrieveContract(Contract):
         parts = model.contributions(
             query, explain.newest_items(history), tf.cast(position, tf.int32), model.catalogue()
         ).numpy()[0]
+        if "embed_items" in trained.signatures:  # as `explain_features` does
+            vectors, _ = model.vectors_at(position[0], model.catalogue())
+            place = tf.range(len(vectors))[tf.newaxis]
+            newest, alone = explain.newest_items(history), model.catalogue_of(vectors)
+            again = model.contributions(query, newest, place, alone).numpy()[0]
+            np.testing.assert_allclose(again, parts, rtol=1e-4, atol=1e-5)
         # A user of the toy has nine items; those that speak against an answer did not carry it.
         told = -np.sort(-np.maximum(parts, 0), axis=1)
         np.testing.assert_allclose(weight[0], told, rtol=1e-3, atol=1e-5)

@@ -10,6 +10,9 @@ import tensorflow as tf
 from models.contract.retriever import Retriever
 from models.names import registry
 from models.training.loop import TrainingLoop
+from serving.client.client import Client
+from serving.client.messages import Reasons
+from serving.state import Item, open_state
 from tests.models.contract import strings
 from tests.models.served import PROTOCOLS, served
 from tests.models.test_two_tower import TOY
@@ -56,7 +59,7 @@ def live(toy_data, tmp_path_factory):
     tf.keras.utils.set_random_seed(5)
     model = module.Model(module.HyperParameters(**TOY), data)
     TrainingLoop(model.hyper_parameters, data).build(model)
-    Retriever(model, data).export(str(place / "two_tower" / "1"), rules=False)
+    Retriever(model, data).export(str(place / "two_tower" / "1"))
     had = set(data.user_history[list(data.users.ids).index(USERS[0].encode()) + 2].numpy())
     ids = [item.decode() for index, item in enumerate(data.items.ids, 2) if index not in had]
     events = [ids[40], ids[3], ids[17]]
@@ -68,6 +71,8 @@ def live(toy_data, tmp_path_factory):
         yield SimpleNamespace(
             server=server,
             events=events,
+            folder=place / "two_tower" / "1",
+            ids=[item.decode() for item in data.items.ids],
             before=tf.saved_model.load(str(place / "two_tower" / "1")).signatures,
             later=tf.saved_model.load(str(place / "later")).signatures,
         )
@@ -145,3 +150,173 @@ def test_an_item_that_enters_is_answered_by_its_features(live):
             assert len(nobody.items) == 61 == len({*dict(nobody.items)})
             client.write_items([{"item_id": "new", "left": True}])
             assert "new" not in dict(client.recommend(user, k=100).items)
+
+
+RED = {"title": "The red one", "year": 1985, "genres": ["Drama", "Comedy"]}
+GREY = {"title": "The grey one", "year": 1999.0, "genres": ["Drama"]}
+
+
+def vectors_of(live, *told: dict) -> np.ndarray:
+    """[E, D] vectors of items by what is told of them."""
+    return live.before["embed_items"](
+        item_title=tf.constant([each["title"] for each in told]),
+        item_year=tf.constant([float(each["year"]) for each in told]),
+        item_genres=tf.constant([(each["genres"] + [""])[:2] for each in told]),
+    )["embedding"].numpy()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_items_that_enter_are_similar_to_others_and_others_to_them(live, protocol, tmp_path):
+    names = [*live.ids, "red", "grey"]
+    known = live.before["item_vectors"](item_id=tf.constant(live.ids))["embedding"].numpy()
+    vectors = np.concatenate([known, vectors_of(live, RED, GREY)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = {name: dict(zip(names, vectors @ own)) for name, own in zip(names, vectors)}
+
+    def check(answer, item, without=()):
+        wanted = {name for name in names if name not in (item, *without)}
+        assert {name for name, _ in answer.items} == wanted and len(answer.items) == len(wanted)
+        scores = [score for _, score in answer.items]
+        assert scores == sorted(scores, reverse=True)
+        np.testing.assert_allclose(scores, [near[item][n] for n, _ in answer.items], atol=1e-5)
+
+    item, other = live.ids[5], live.ids[9]
+    with live.server.client(protocol) as client:
+        entered = [{"item_id": "red", "features": RED}, {"item_id": "grey", "features": GREY}]
+        client.write_items(entered)
+        try:
+            of_item, of_red, unknown = client.similar_many([item, "red", "nobody"], k=100)
+            check(of_item, item)
+            check(of_red, "red")
+            assert (of_item.strategy, of_red.strategy) == ("vectors", "features")
+            assert unknown.items == [] and unknown.strategy == "unknown"
+            first = client.similar(item, k=2).items
+            assert [name for name, _ in first] == [name for name, _ in of_item.items[:2]]
+            # Rules and what is excluded hold of them too.
+            (only,) = client.similar(item, where=["year > 1998"], allow=["red", "grey"]).items
+            assert only[0] == "grey"
+            only = client.similar("red", allow=["red", "grey", other], exclude=["grey"]).items
+            assert [name for name, _ in only] == [other]
+            told = {
+                "item_title": [RED["title"]],
+                "item_year": [float(RED["year"])],
+                "item_genres": [RED["genres"]],
+                "exclude": [[""]],
+                "k": [1],
+                "allow": [["red", "grey", other]],
+                "where": [[""]],
+            }
+            answer = client.predict(told, "similar_features")
+            assert answer["item_id"] == [["red"]]
+            np.testing.assert_allclose(answer["score"], 1.0, atol=1e-5)
+            # Nobody is told of an item that left, whether the model knows it or not.
+            client.write_items([{"item_id": name, "left": True} for name in ("grey", other)])
+            check(client.similar(item, k=100), item, ["grey", other])
+            check(client.similar("red", k=100), "red", ["grey", other])
+        finally:
+            client.write_items([{"item_id": "red", "left": True}, {"item_id": other}])
+            client.write_items([{"item_id": "grey", "left": True}])
+    # A client does so itself, before a server that knows no state.
+    address = live.server.addresses[protocol]
+    with open_state(str(tmp_path / "state.db")) as state:
+        state.write(items=[Item(other.encode(), left=True)])
+        with Client(address, live.server.name, protocol, timeout=60, state=state) as client:
+            answer = client.similar(item, k=100)
+    assert {name for name, _ in answer.items} == {*live.ids} - {item, other}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_items_that_enter_are_answered_under_rules_with_their_reasons(live, protocol):
+    """Of who is known by a history alone, each item of it weighs what the score loses."""
+    vector = vectors_of(live, RED)[0]
+    history = [live.ids[20], live.ids[33], live.ids[48]]
+
+    def score(items) -> float:
+        who = {"user_id": tf.constant(["somebody"]), "history": strings([items])}
+        return float(live.before["embed"](**who)["embedding"].numpy()[0] @ vector)
+
+    whole = score(history)
+    lost = {item: whole - score([each for each in history if each != item]) for item in history}
+    lost = {item: weight for item, weight in lost.items() if weight > 0}
+    assert lost
+    asked = {"history": history, "explain": 3}
+
+    def check(reasons: Reasons):
+        assert reasons.basis == "difference"
+        assert [item for item, _ in reasons.parts] == sorted(lost, key=lost.get, reverse=True)
+        weights = [lost[item] for item, _ in reasons.parts]
+        np.testing.assert_allclose([part for _, part in reasons.parts], weights, atol=1e-5)
+
+    with live.server.client(protocol) as client:
+        plain = client.recommend("somebody", k=100, **asked)
+        assert len(plain.items) == 57 and len(plain.reasons) == 57
+        client.write_items([{"item_id": "red", "features": RED}])
+        try:
+            answer = client.recommend("somebody", k=100, **asked)
+            place = [item for item, _ in answer.items].index("red")
+            np.testing.assert_allclose(answer.items[place][1], whole, atol=1e-5)
+            check(answer.reasons[place])
+            # It stands by its score; the others and their reasons are what they were.
+            others = [pair for number, pair in enumerate(answer.items) if number != place]
+            assert [item for item, _ in others] == [item for item, _ in plain.items]
+            others = [each for number, each in enumerate(answer.reasons) if number != place]
+            assert others == list(plain.reasons)
+            scores = [score for _, score in answer.items]
+            assert scores == sorted(scores, reverse=True)
+            # Rules hold of it.
+            raised = client.recommend(
+                "somebody", k=100, boost=["year = 1985 => + 9"], where=["year = 1985"], **asked
+            )
+            np.testing.assert_allclose(dict(raised.items)["red"], whole + 9, atol=1e-5)
+            check(raised.reasons[[item for item, _ in raised.items].index("red")])
+            for rules in (
+                {"where": ["year > 1985"]},
+                {"allow": [live.ids[1]]},
+                {"min_score": whole + 0.01},
+                {"exclude": ["red"]},
+                {"diversity": "genres <= 100"},
+            ):
+                found = client.recommend("somebody", k=100, **asked, **rules)
+                assert "red" not in dict(found.items)
+            alone = client.recommend("somebody", k=1, allow=["red"], **asked)
+            assert alone.fewer == "" and len(alone.items) == 1
+            check(alone.reasons[0])
+            fewer = client.recommend("somebody", k=2, allow=["red"]).fewer
+            assert fewer.startswith("0 answered") and fewer.endswith("; beside them 1 that entered")
+            pinned = client.recommend("somebody", k=3, pin=["", "red"], **asked)
+            assert [item for item, _ in pinned.items] == [
+                plain.items[0][0],
+                "red",
+                plain.items[1][0],
+            ]
+            assert pinned.reasons[1] == Reasons("pin") and pinned.reasons[0] == plain.reasons[0]
+            # Who gets popularity hears nothing of it but that.
+            nobody = client.recommend("nobody at all", k=100, explain=3)
+            assert nobody.items[-1] == ("red", 0.0) and nobody.reasons[-1].parts == ()
+            assert nobody.reasons[-1].basis in ("popularity", "segment")
+            # And where an item is named.
+            told = {"user_id": ["somebody"], "history": [history], "reasons": [3]}
+            found = client.predict({**told, "item_id": [["red", live.ids[1], ""]]}, "explain")
+            without = client.predict({**told, "item_id": [["", live.ids[1], ""]]}, "explain")
+            parts = zip(found["reason"][0][0], found["weight"][0][0])
+            parts = tuple((item, weight) for item, weight in parts if item)
+            check(Reasons(found["basis"][0][0], parts))
+            for name in ("reason", "weight", "basis"):
+                assert list(found[name][0][1:]) == list(without[name][0][1:])
+        finally:
+            client.write_items([{"item_id": "red", "left": True}])
+
+
+def test_more_items_than_a_batch_has_rows_may_enter(live, tmp_path):
+    parameters = tmp_path / "batching.txt"
+    parameters.write_text("max_batch_size { value: 2 } max_enqueued_batches { value: 9 }")
+    options = {"enable_batching": True, "batching_parameters_file": str(parameters)}
+    names = {f"red {number}" for number in range(3)}
+    with (
+        served(live.folder, "two_tower", state=str(tmp_path / "state.db"), **options) as server,
+        server.client("rest") as client,
+    ):
+        client.write_items([{"item_id": name, "features": RED} for name in names])
+        answer = client.recommend("somebody", history=[live.ids[20]], allow=[*names], explain=1)
+        assert {name for name, _ in answer.items} == names
+        assert {reasons.basis for reasons in answer.reasons} == {"difference"}

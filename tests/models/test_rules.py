@@ -10,6 +10,8 @@ from models.contract.requests import signature
 from models.contract.rules import Asked, Rulebook, Rules, rules_signature
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
+from serving.server.rules import Judge
+from serving.state import Item
 
 COLOURS = ["red", "green", "blue", "odd | one or two"]
 TAGS = ["a", "b", "c", "d", "e"]
@@ -223,6 +225,46 @@ def test_200_random_rules_over_10_000_items_are_filter_then_sort():
         assert (fewer == b"") == (len(expected) == k)
         answers.append(len(expected))
     assert min(answers) < 20 < max(answers)  # some rules leave little, some much
+
+
+def test_what_a_server_was_told_of_items_is_judged_as_their_columns_are():
+    """Items that entered are in no graph: `serving.server.rules` reads the same conditions."""
+    items, draw = Catalogue(200, 3), np.random.default_rng(4)
+    told = [
+        Item(
+            item_id.encode(),
+            {
+                **({"colour": items.colour[place]} if items.colour[place] else {}),
+                "item_tags": [str(tag) for tag in items.tags[place]],
+                **({} if np.isnan(items.price[place]) else {"price": float(items.price[place])}),
+            },
+        )
+        for place, item_id in enumerate(items.ids)
+    ]
+    judge, book, taken = Judge(told), items.rulebook(), []
+    for number in range(200):
+        wheres = [random_condition(draw)[0] for _ in range(draw.integers(0, 3))]
+        boosts = [
+            f"{random_condition(draw)[0]} => {draw.choice(['*', '+', '-'])} {draw.integers(1, 4)}"
+            for _ in range(draw.integers(0, 3))
+        ]
+        allow = [str(each) for each in draw.choice(items.ids, 150)] if number % 3 == 0 else []
+        lists = {"allow": allow, "where": wheres, "boost": boosts, "pin": []}
+        rules = Rules(
+            **{name: tf.constant([values], tf.string) for name, values in lists.items()},
+            exclude_recent=tf.constant([0]),
+            diversity=tf.constant([""]),
+            min_score=tf.constant([np.nan]),
+        )
+        judged = book.judge(rules)
+        coded = {name: [each.encode() for each in values] for name, values in lists.items()}
+        qualifies = judge.qualifies(coded["allow"], coded["where"])
+        factor, added = judge.boosts(coded["boost"])
+        np.testing.assert_array_equal(qualifies, judged.qualifies[0], str((wheres, allow)))
+        np.testing.assert_array_equal(factor, judged.factor[0], str(boosts))
+        np.testing.assert_array_equal(added, judged.added[0], str(boosts))
+        taken.append(qualifies.mean())
+    assert min(taken) < 0.1 and 0.3 < np.mean(taken) < 0.9
 
 
 def test_why_there_are_fewer(asking):

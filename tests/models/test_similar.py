@@ -47,9 +47,10 @@ def expected(model) -> np.ndarray:
     return near
 
 
-def ask(model, items, k, allow=(), where=()):
+def ask(model, items, k, allow=(), where=(), exclude=()):
     answer = model.signatures["similar"](
         item_id=tf.constant(items),
+        exclude=strings([list(exclude)] * len(items)),
         k=tf.constant(k),
         allow=strings([list(allow)] * len(items)),
         where=strings([list(where)] * len(items)),
@@ -87,6 +88,9 @@ def test_rules_hold_and_k_is_one_for_all_or_one_each(model):
     np.testing.assert_allclose(answer["score"][1, :count], near[1, best[:count]], rtol=1e-4)
     assert (answer["item_id"][0] != b"").sum() == 2 and not answer["item_id"][0, 2]
     assert set(answer["item_id"].ravel()) - {b""} <= set(allowed)
+    best = answer["item_id"][1, 0]
+    without = ask(model, ids[:2], [2, 5], allowed, exclude=[best, "no such item"])["item_id"]
+    assert best not in without[1] and set(answer["item_id"][1, 1:count]) <= set(without[1])
     with pytest.raises(tf.errors.InvalidArgumentError, match="received.*genre.*nearest.*genres"):
         ask(model, ids[:1], 5, where=["genre = Drama"])
     with pytest.raises(tf.errors.InvalidArgumentError, match="k must be at least 1"):

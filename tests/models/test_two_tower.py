@@ -81,7 +81,7 @@ def test_features_alone_give_the_vector_of_an_item_whose_id_is_unknown(toy_data)
     rules = Rulebook(ItemColumns({}, {}), data.item_table, 60, model.item_embeddings())
     none = tf.constant([[""], [""]])
     k = tf.constant([60, 60])
-    answer = SimilarItems(data, rules).answer_features(vectors, known, k, none, none)
+    answer = SimilarItems(data, rules).answer_features(vectors, known, none, k, none, none)
     assert answer["strategy"].numpy().tolist() == [b"features", b"unknown"]
     assert answer["item_id"][1].numpy().tolist() == [b""] * 60
     near = np.sort(model.item_embeddings().numpy() @ vectors[0].numpy())[::-1]

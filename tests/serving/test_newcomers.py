@@ -13,25 +13,26 @@ from serving.state import Item
 
 
 def test_answers_are_merged_by_score_and_cut_to_each_rows_k():
+    """Columns below 3 are those of the answer, 3 and 4 are x and y."""
     outputs = {
         "item_id": np.array([[b"a", b"b", b"c"], [b"a", b"", b""]], object),
         "score": np.float32([[3, 2, 1], [5, 0, 0]]),
-        "strategy": np.array([b"model", b"model"], object),
     }
     # x stands behind b, whose score it has; y may not be answered in the first row. In the second
     # one there is room for both.
     scores = np.float32([[2, -math.inf], [7, 6]])
-    found = merged(outputs, np.int32([3, 3]), [b"x", b"y"], scores)
-    assert found["item_id"].tolist() == [[b"a", b"b", b"x"], [b"x", b"y", b"a"]]
-    assert found["score"].tolist() == [[3, 2, 2], [7, 6, 5]]
-    assert found["score"].dtype == np.float32 and found["strategy"] is outputs["strategy"]
+    assert merged(outputs, np.int32([3, 3]), scores).tolist() == [[0, 1, 3], [3, 4, 0]]
     # One k for all, and one a row: what is beyond is padding.
-    assert merged(outputs, np.int32(1), [b"x", b"y"], scores)["item_id"].tolist() == [
-        [b"a"],
-        [b"x"],
-    ]
-    found = merged(outputs, np.int32([4, 1]), [b"x", b"y"], scores)
-    assert found["item_id"].tolist() == [[b"a", b"b", b"x", b"c"], [b"x", b"", b"", b""]]
+    assert merged(outputs, np.int32(1), scores).tolist() == [[0], [3]]
+    assert merged(outputs, np.int32([4, 1]), scores).tolist() == [[0, 1, 3, 2], [3, -1, -1, -1]]
+    # What is pinned has its position, though its score has none; below the end it moves up.
+    pinned = [{0: 4, 2: 1}, {6: 3}]
+    found = merged(outputs, np.int32([4, 9]), scores, pinned)
+    assert found.tolist() == [[4, 0, 1, 3], [4, 0, 3, -1]]
+    # An order that is not by score stays, where nothing is added.
+    outputs["score"] = np.float32([[1, 3, 2], [5, 0, 0]])
+    none = np.full([2, 2], -math.inf)
+    assert merged(outputs, np.int32(3), none).tolist() == [[0, 1, 2], [0, -1, -1]]
 
 
 def test_features_become_the_inputs_of_a_signature():

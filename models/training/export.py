@@ -105,14 +105,14 @@ def export(
         return {}
     learnt = evaluation.of(model)() if evaluation else {}
     exporter.store_in_int8(config.smallest)
-    with in_int8(model, config.smallest) as saved, without_optimizers(model):
+    with in_int8(model, config.smallest), without_optimizers(model):
         exporter.export(folder)
         served = evaluation.of(model, exporter)() if evaluation else {}
-        saved += sum(each.saved for each in exporter.submodules if isinstance(each, Int8Table))
+        saved = sum(each.saved for each in exporter.submodules if isinstance(each, Int8Table))
     warm_up.save_requests(folder)
-    warm_start.save_weights(model, folder, config.smallest)
+    saved_model = _bytes_of(folder)
+    whole = saved_model + saved + warm_start.save_weights(model, folder, config.smallest)
     size = _bytes_of(folder)
-    whole = size + saved  # in the weights and in the SavedModel
     told: dict[str, Any] = {"tables": config.tables, "bytes": size, "float32_bytes": whole}
     told |= {"valid": served, "float32_valid": learnt}
     say(f"export: {described(told)}")

@@ -29,7 +29,7 @@ _FILE = os.path.join("assets.extra", "weights.npz")
 _MODEL, _WEIGHT, _SCALES, _TOKENS = "model", "weight/", "scales/", "tokens/"
 
 
-def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None) -> None:
+def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None) -> int:
     """Writes the model's weights and their tokens beside the SavedModel in `folder`.
 
     Args:
@@ -37,6 +37,9 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
         folder: of the SavedModel.
         smallest: how many numbers a table has at least to be stored in bytes; None stores all as
             they are.
+
+    Returns:
+        How many bytes the arrays have where all are as they are.
     """
     arrays = {_MODEL: _encoded(registry_name(model))}
     large = set() if smallest is None else set(large_tables(model, smallest))
@@ -51,12 +54,19 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
         )
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
+    whole = sum(array.nbytes for array in arrays.values())
+    whole += sum(
+        3 * arrays[_WEIGHT + name.removeprefix(_SCALES)].nbytes - array.nbytes
+        for name, array in arrays.items()
+        if name.startswith(_SCALES)
+    )
     # By way of a file: the weights need not be in memory once more.
     write = np.savez if smallest is None else np.savez_compressed
     with tempfile.TemporaryFile() as buffer, tf.io.gfile.GFile(path, "wb") as file:
         write(buffer, **arrays)
         buffer.seek(0)
         shutil.copyfileobj(buffer, file, 1 << 24)
+    return whole
 
 
 def large_tables(model: tf.keras.Model, smallest: int) -> list[TokenEmbedding]:

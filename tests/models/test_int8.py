@@ -104,6 +104,16 @@ def test_no_export_has_what_the_optimiser_keeps(toy_data, tmp_path):
     assert sum(shape[1:] == [7] for _, shape in variables) == 1
 
 
+def size_of(folder):
+    """What an export weighs without the training log, which is written after it."""
+    return sum(
+        os.path.getsize(os.path.join(parent, name))
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name != "training.json"
+    )
+
+
 def operations(folder):
     saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
@@ -115,13 +125,12 @@ def test_an_export_in_bytes_of_a_model_that_scores(toy_data, tmp_path, capsys):
     toy = toy_data("event", 0.0, CLICK)
     settings = {"epochs": 3, "factors": 200, "learning_rate": 1e-2}
     log = run("fm", toy, tmp_path, INT8, settings)["export"]
-    size = sum(
-        os.path.getsize(os.path.join(parent, name))
-        for parent, _, names in os.walk(tmp_path / "model")
-        for name in names
-        if name != "training.json"
-    )
+    size = size_of(tmp_path / "model")
     assert log["bytes"] == size
+    # What it would have is what it has in float32.
+    assert not run("fm", toy, tmp_path / "float32", {}, settings).get("export")
+    plain = size_of(tmp_path / "float32" / "model")
+    assert log["float32_bytes"] == pytest.approx(plain, rel=0.02)
     line = next(line for line in capsys.readouterr().out.splitlines() if "export:" in line)
     assert (
         f"({size / log['float32_bytes']:.2f}), tables in int8; auc {log['valid']['auc']:.5f}"

@@ -49,7 +49,9 @@ class Evaluation:
         retriever = Retriever(model, self._data, self.metrics)
         size = ranking.rows_at_once(len(self._data.items))
         batches = [
-            retriever.parse_queries(tf.constant(self._queries[start : start + size], tf.string))
+            retriever.reader.parse_queries(
+                tf.constant(self._queries[start : start + size], tf.string)
+            )
             for start in range(0, len(self._queries), size)
         ]
         compute = traced(retriever.metrics, reduce_retracing=True)

@@ -1,8 +1,7 @@
 """What answers raw requests: a `retrieve` model with look-ups, histories and popularity."""
 
 import math
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow_recommenders as tfrs
 from models.contract import explain
 from models.contract.index import InvertedFile, index_of
 from models.contract.query import Query
+from models.contract.request_reader import RequestReader
 from models.contract.requests import K, save, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
 from models.contract.rules import (
@@ -23,44 +23,18 @@ from models.contract.rules import (
     rules_signature,
 )
 from models.contract.similar import SimilarItems
-from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
-from models.inputs.history import STRINGS, History
+from models.inputs.history import History
 from models.inputs.int8 import Int8Table
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.schema import Field, raw_signature
+from models.inputs.schema import raw_signature
 from models.inputs.traced import traced
 from models.measures import ranking, segments
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
 
-DEFAULT_K = 10
 _OWN_QUERIES = 512  # of which an index learns how many lists to look into
-
-
-def parse_requests(
-    examples: tf.Tensor, beside: Mapping[str, Any] = types.MappingProxyType({})
-) -> dict[str, Any]:
-    """Parses [B] serialized requests, where everything but `user_id` may be left out.
-
-    Args:
-        examples: the requests.
-        beside: how what the model reads besides is parsed, by name.
-
-    Returns:
-        `user_id` [B] strings, `history` and `exclude` ragged [B, None] strings, `k` [B] int32, and
-        what is `beside`.
-    """
-    spec = {
-        **beside,
-        "user_id": tf.io.FixedLenFeature([], tf.string, default_value=""),
-        "history": STRINGS,
-        "exclude": STRINGS,
-        "k": tf.io.FixedLenFeature([], tf.int64, default_value=DEFAULT_K),
-    }
-    rows = tf.io.parse_example(examples, spec)
-    return {**rows, "k": tf.cast(rows["k"], tf.int32)}
 
 
 class Retriever(tf.Module):
@@ -90,8 +64,8 @@ class Retriever(tf.Module):
         super().__init__()
         self._model = model
         self._measured = measured
+        self.reader = RequestReader(model, data)
         self._item_table = data.item_table
-        self._user_table = data.user_table
         self._users = data.users
         self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
         of_users = segments.popularity(data, model.hyper_parameters.segment)
@@ -99,15 +73,6 @@ class Retriever(tf.Module):
         self._segments = tf.constant(of_users.names, tf.string)
         self._segment_of = tf.Variable(segment_of, trainable=False)
         self._popularity = tf.Variable(popularity, trainable=False)
-        # Variables, not constants: a graph may not hold more than 2 GB.
-        self._stored_values = {
-            name: tf.Variable(column.flat_values, trainable=False)
-            for name, column in data.user_histories.columns().items()
-        }
-        self._stored_splits = tf.Variable(data.user_history.row_splits, trainable=False)
-        self._histories = data.histories
-        self._context = data.context
-        self._context_index = data.context_index
         # Named, so that its tables are exported too.
         self._item_fields = model.item_fields() if isinstance(model, DotProductModel) else ()
         features = data.context or model.reads_item_features or self._item_fields
@@ -143,27 +108,6 @@ class Retriever(tf.Module):
         is_large = self._smallest is not None and table.shape.num_elements() >= self._smallest
         is_table = table.dtype == tf.float32 and table.shape.rank == 2
         return Int8Table(table.numpy()) if is_large and is_table else table
-
-    def parse_queries(self, examples: tf.Tensor) -> dict[str, Any]:
-        """Parses [B] serialized query rows into indices.
-
-        The evaluation's own history is used, never the stored one.
-        """
-        spec = {"user_id": tf.io.FixedLenFeature([], tf.string, default_value="")}
-        lists = ("exclude", "targets", "candidates")
-        beside = {**self._histories.parsing(), **self._context_parsing()}
-        rows = tf.io.parse_example(examples, {**spec, **beside, **dict.fromkeys(lists, STRINGS)})
-        index = {name: self._item_table.lookup(rows[name]) for name in lists}
-        history = self._histories.read(rows)
-        seen = history.items if self._filter_seen else history.items[:, :0]
-        user = self._user_table.lookup(rows["user_id"])
-        return {
-            "query": self._query(user, history, self._context_index(rows)),
-            "masked": tf.concat([seen, drop_unknown(index["exclude"])], axis=1),
-            "targets": _positions(index["targets"]),
-            "target_count": tf.cast(index["targets"].row_lengths(), tf.float32),
-            "candidates": _positions(index["candidates"]),
-        }
 
     def metrics(self, queries: dict[str, Any], catalogue: Any) -> dict[str, tf.Tensor]:
         """Ranks the whole catalogue for parsed queries: metric name -> [B] float32."""
@@ -208,10 +152,10 @@ class Retriever(tf.Module):
         """The `recommend` signature; histories and exclusions are padded with empty strings.
 
         `recommend_events` is the same with all that the model reads `beside` the items: see
-        `events_signature`.
+        `RequestReader.events_signature`.
         """
-        excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
-        requested, context = self._told(history, beside)
+        excluded = self.reader.excluded(exclude)
+        requested, context = self.reader.told(history, beside)
         return self._answer(user_id, requested, context, excluded, k)
 
     def recommend_examples(
@@ -222,12 +166,8 @@ class Retriever(tf.Module):
         `recall_examples`, for a second stage, has `count` items, a scalar int32, instead of each
         request's own k.
         """
-        beside = {**self._histories.parsing(), **self._context_parsing()}
-        rows = parse_requests(examples, beside)
-        excluded = drop_unknown(self._item_table.lookup(rows["exclude"]))
-        history, context = self._histories.read(rows), self._context_index(rows)
-        k = rows["k"] if count is None else tf.fill(tf.shape(examples), count)
-        return self._answer(rows["user_id"], history, context, excluded, k)
+        *asked, k = self.reader.parse(examples)
+        return self._answer(*asked, k if count is None else tf.fill(tf.shape(examples), count))
 
     def recommend_rules(
         self,
@@ -281,7 +221,7 @@ class Retriever(tf.Module):
         Returns:
             As `models.contract.explain.explained`; and `strategy` [B].
         """
-        query, _ = self._asked(user_id, history, beside)
+        query, _ = self.reader.query(user_id, *self.reader.told(history, beside))
         return self._reasons(query, item_id, reasons)
 
     def _recommend_rules(
@@ -292,9 +232,9 @@ class Retriever(tf.Module):
         k: tf.Tensor,
         beside: dict[str, tf.Tensor],
     ) -> tuple[dict[str, tf.Tensor], Query]:
-        excluded = drop_unknown(self._item_table.lookup(tf.RaggedTensor.from_tensor(exclude)))
+        excluded = self.reader.excluded(exclude)
         rules = Rules(**{name: beside.pop(name) for name in rules_signature()})
-        query, seen = self._asked(user_id, history, beside)
+        query, seen = self.reader.query(user_id, *self.reader.told(history, beside))
         seen = seen if self._filter_seen else seen[:, :0]
         return self._under_rules(query, seen, excluded, rules, k), query
 
@@ -308,7 +248,7 @@ class Retriever(tf.Module):
             count: scalar int32, how many items.
             rules: as `recommend_rules` takes them, of one row for all.
         """
-        parsed = self.parse_queries(examples)
+        parsed = self.reader.parse_queries(examples)
         rows = tf.shape(examples)[0]
         all_ = {name: tf.repeat(value, rows, axis=0) for name, value in rules.items()}
         masked, k = parsed["masked"], tf.fill(tf.shape(examples), count)
@@ -321,7 +261,7 @@ class Retriever(tf.Module):
 
         `embed_events` is the same with all that the model reads `beside` the items.
         """
-        query, _ = self._asked(user_id, history, beside)
+        query, _ = self.reader.query(user_id, *self.reader.told(history, beside))
         return {"embedding": tf.cast(self._model.query_embedding(query), tf.float32)}
 
     def item_vectors(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -367,7 +307,7 @@ class Retriever(tf.Module):
             `reason` [B, R] strings, `weight` [B, R] float32, `basis` and `strategy` [B] strings.
         """
         raw = {field.name: told.pop(field.name) for field in self._item_fields}
-        query, _ = self._asked(user_id, history, told)
+        query, _ = self.reader.query(user_id, *self.reader.told(history, told))
         vectors, known = self._model.embed_features(raw)
         position = tf.where(known, tf.range(tf.size(known)), -1)[:, tf.newaxis]
         answered = self._model.answers(query)
@@ -417,21 +357,6 @@ class Retriever(tf.Module):
         """Item ids of any shape to int64 indices, 1 for those that nobody knows."""
         return self._item_table.lookup(item_id)
 
-    def events_signature(self) -> dict[str, tf.TensorSpec]:
-        """What the model reads besides the ids of a request; empty for most.
-
-        Parallel to `history`, [B, H] and padded as it is: `event_types` strings, `dwell` float32
-        seconds, `timestamps` int64 seconds. Of the context: [B] strings, or float32 numbers. "", 0
-        and of numbers NaN are missing.
-        """
-        context = {
-            field.name: tf.TensorSpec(
-                [None], tf.string if field.dtype == tf.string else tf.float32, name=field.name
-            )
-            for field in self._context
-        }
-        return {**self._histories.signature(), **context}
-
     def export(self, folder: str, rules: bool = True) -> None:
         """Writes the SavedModel with all signatures.
 
@@ -464,7 +389,7 @@ class Retriever(tf.Module):
             "evaluate": traced(self.evaluate).get_concrete_function(examples),
             "recall_queries": traced(self.recall_queries).get_concrete_function(examples, count),
         }
-        beside = self.events_signature()
+        beside = self.reader.events_signature()
         if beside:
             signatures["recommend_events"] = signature(self.recommend, **asked, **beside)
         if isinstance(self._model, DotProductModel):
@@ -582,7 +507,7 @@ class Retriever(tf.Module):
 
         That is masked scores [B, N], users and who was answered.
         """
-        queries = self.parse_queries(examples)
+        queries = self.reader.parse_queries(examples)
         values, scores, answered = self._ranked(queries, self.catalogue)
         for name in self._measured.of_index:
             values[name] = self._index_recall(queries, scores, metrics.split(name)[1])
@@ -629,14 +554,12 @@ class Retriever(tf.Module):
         with tf.control_dependencies(
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
         ):
-            user = self._user_table.lookup(user_id)
-        stored = self._stored(user)
-        query = self._query(user, self._history(stored, requested), context)
-        seen = [stored.items, requested.items] if self._filter_seen else []
-        out = tf.concat([*seen, excluded], axis=1)
+            user_id = tf.identity(user_id)
+        query, seen = self.reader.query(user_id, requested, context)
+        out = tf.concat([seen, excluded], axis=1) if self._filter_seen else excluded
         scores, position, answered = self._first(query, out, k)
         scores = self._reranked(query, scores, answered, position)
-        return self._top(scores, user, answered, k, position)
+        return self._top(scores, query.user, answered, k, position)
 
     def _first(
         self, query: Query, out: tf.RaggedTensor, k: tf.Tensor
@@ -696,12 +619,11 @@ class Retriever(tf.Module):
         draw = np.random.default_rng(0)
         if len(raw):
             chosen = raw[draw.permutation(len(raw))[:_OWN_QUERIES]]
-            query = self.parse_queries(tf.constant(chosen, tf.string))["query"]
+            query = self.reader.parse_queries(tf.constant(chosen, tf.string))["query"]
         else:
             ids = self._users.ids[draw.permutation(len(self._users))[:_OWN_QUERIES]]
-            user = self._user_table.lookup(tf.constant(ids, tf.string))
-            requested, context = self._told(tf.zeros([len(ids), 0], tf.string), {})
-            query = self._query(user, self._history(self._stored(user), requested), context)
+            told = self.reader.told(tf.zeros([len(ids), 0], tf.string), {})
+            query, _ = self.reader.query(tf.constant(ids, tf.string), *told)
         vectors = tf.cast(self._model.query_embedding(query), tf.float32)
         return tf.boolean_mask(vectors, self._model.answers(query))
 
@@ -812,75 +734,3 @@ class Retriever(tf.Module):
         place = tf.stack([rows, tf.gather(position, order.indices, batch_dims=1)], axis=-1)
         changed = tf.tensor_scatter_nd_update(scores, place, old)
         return tf.where(answered[:, tf.newaxis], changed, scores)
-
-    def _query(
-        self, user: tf.Tensor, history: History, context: dict[str, Any] | None = None
-    ) -> Query:
-        """A user whom train has not seen is not known to the model.
-
-        That holds though the tables may hold features and a history.
-        """
-        return Query(
-            user,
-            self._users.in_train(user),
-            history.items,
-            history.event_types,
-            history.dwell,
-            history.timestamps,
-            context or None,
-        )
-
-    def _asked(
-        self, user_id: tf.Tensor, history: tf.Tensor, beside: Mapping[str, tf.Tensor]
-    ) -> tuple[Query, tf.RaggedTensor]:
-        """The query of padded requests, and the items [B, None] that their users have had."""
-        user = self._user_table.lookup(user_id)
-        requested, context = self._told(history, beside)
-        stored = self._stored(user)
-        history = self._history(stored, requested)
-        query = self._query(user, history, context)
-        if not self._model.session_based:  # it reads all that they have had
-            return query, history.items
-        return query, tf.concat([stored.items, requested.items], axis=1)
-
-    def _told(
-        self, history: tf.Tensor, beside: Mapping[str, tf.Tensor]
-    ) -> tuple[History, dict[str, Any]]:
-        """The history and the context of padded requests; what is not told is missing."""
-        parallel = {name: beside[name] for name in self._histories.columns if name in beside}
-        context = {
-            field.name: beside.get(field.name, _missing(field, tf.shape(history)[:1]))
-            for field in self._context
-        }
-        return self._histories.read_padded(history, parallel), self._context_index(context)
-
-    def _context_parsing(self) -> dict[str, Any]:
-        """How the context is parsed of a tf.Example; a row without a value misses it."""
-        return {field.name: tf.io.VarLenFeature(field.dtype) for field in self._context}
-
-    def _stored(self, user: tf.Tensor) -> History:
-        stored = {
-            name: tf.RaggedTensor.from_row_splits(values, self._stored_splits, validate=False)
-            for name, values in self._stored_values.items()
-        }
-        return History(**{name: tf.gather(rows, user) for name, rows in stored.items()})
-
-    def _history(self, stored: History, requested: History) -> History:
-        """What the model reads, see `RetrieveModel.session_based`."""
-        if not self._model.session_based:
-            return stored.followed_by(requested)
-        keep = tf.repeat(requested.items.row_lengths() == 0, stored.items.row_lengths())
-        return stored.keep(stored.items.with_values(keep)).followed_by(requested)
-
-
-def _missing(field: Field, shape: tf.Tensor) -> tf.Tensor:
-    return tf.fill(shape, "" if field.dtype == tf.string else math.nan)
-
-
-def _positions(index: tf.RaggedTensor) -> tf.Tensor:
-    """Ragged item indices -> dense catalogue positions.
-
-    They are -1 for padding and for items outside the catalogue.
-    """
-    dense = tf.maximum(index - FIRST_TOKEN, -1).to_tensor(default_value=-1)
-    return tf.cast(dense, tf.int32)

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from models.contract import explain
+from models.contract.request_reader import parse_requests
 from models.contract.requests import K, save, signature
-from models.contract.retriever import parse_requests
 from models.contract.rules import boosted, rules_signature, unboosted, with_pins
 from models.contract.score import RECALLED
 from models.inputs.history import STRINGS
@@ -80,7 +80,7 @@ class TwoStage(tf.Module):
             history: [B, H] strings padded with "".
             exclude: [B, E] strings padded with "".
             k: [B] int32, at least 1, or one for all.
-            beside: what the recall reads besides (see `Retriever.events_signature`) and the
+            beside: what the recall reads besides (see `RequestReader.events_signature`) and the
                 context that the ranker reads, all of it or nothing.
 
         Returns:

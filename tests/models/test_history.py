@@ -314,7 +314,7 @@ def test_a_request_tells_what_stands_beside_its_history(served, tmp_path):
 def test_queries_know_what_was_told_before_them_and_nothing_of_their_target(served):
     """The query of u has a, b, c of train and `rare` of validation; its moment is d's: a phone."""
     data, retriever = served.data, served.retriever
-    parsed = retriever.parse_queries(tf.constant(data.queries("test"), tf.string))
+    parsed = retriever.reader.parse_queries(tf.constant(data.queries("test"), tf.string))
     users = names(data.users, parsed["query"].user.numpy())
     row = users.index("u")
     query = parsed["query"]
@@ -344,7 +344,7 @@ def test_the_first_items_are_ordered_anew_in_evaluation_as_in_serving(served, bu
     queries = data.queries("test")
     model = Reranking(Ranking(filter_seen=False), data)
     values = Evaluation(data, queries).of(model)()
-    parsed = retriever.parse_queries(tf.constant(queries, tf.string))
+    parsed = retriever.reader.parse_queries(tf.constant(queries, tf.string))
     ranks = []
     scores, _, answered = retriever._scores(parsed["query"], ())
     reranked = retriever._reranked(parsed["query"], scores, answered)

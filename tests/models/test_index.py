@@ -209,7 +209,7 @@ def test_evaluate_says_what_the_index_finds(data):
     list_of = nearest_centres(vectors, centres)
     queries, seen = data.queries("valid"), []
     for raw in queries[:12]:
-        parsed = served.parse_queries(tf.constant([raw]))
+        parsed = served.reader.parse_queries(tf.constant([raw]))
         query = model.users.numpy()[parsed["query"].user[0]]
         masked = parsed["masked"][0].numpy() - 2
         left = ~np.isin(there, masked)

@@ -60,13 +60,13 @@ MUTANTS = {
         "tests/models/test_fm.py", "", "", "tests/models/test_contract.py -k fm"
     ),
     "a request's history takes the place of the stored one": Mutant(
-        "models/contract/retriever.py",
+        "models/contract/request_reader.py",
         "            return stored.followed_by(requested)",
         "            return requested",
         "tests/models/test_requests.py -k history",
     ),
     "a request's history comes before the stored one": Mutant(
-        "models/contract/retriever.py",
+        "models/contract/request_reader.py",
         "            return stored.followed_by(requested)",
         "            return requested.followed_by(stored)",
         "tests/models/test_requests.py -k history",

@@ -44,6 +44,15 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        *(
+            ("tensorflow.python.saved_model.loader_impl.SavedModelLoader", name)
+            for name in (
+                "get_meta_graph_def_from_tags",
+                "load_graph",
+                "restore_variables",
+                "run_init_ops",
+            )
+        ),
         ("a compiled tf.keras.Model", "_delete_tracking"),
         ("tf_keras.layers.Layer", "_trackable_children"),
         ("tensorflow.Module", "_trackable_children"),
@@ -74,6 +83,8 @@ def test_the_name_is_there(owner, name):
         holder = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
+    elif owner.endswith(".SavedModelLoader"):
+        holder = importlib.import_module(owner.rpartition(".")[0]).SavedModelLoader
     elif owner in ("tf_keras.layers.Layer", "tensorflow.Module"):
         holder = {"Layer": tf.keras.layers.Layer, "Module": tf.Module}[owner.rsplit(".", 1)[1]]
     else:

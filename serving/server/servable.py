@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
-from serving.server.tensorflow_private import make_callable
+from serving.server.tensorflow_private import load, make_callable
 from serving.wire.errors import Code, ServingError, from_exception
 from serving.wire.tensors import to_array
 
@@ -85,7 +85,7 @@ class Servable:
         )
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
-            meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], path)
+            meta_graph = load(self._session, path)
         except Exception as error:
             self._session.close()
             raise from_exception(error) from error

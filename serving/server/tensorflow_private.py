@@ -9,7 +9,45 @@ from __future__ import annotations
 from typing import Callable
 
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+
+_TAGS = ["serve"]
+_BYTES_AT_ONCE = 1 << 16
+
+
+def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:
+    """Does what `tf.compat.v1.saved_model.load` does, and lets other threads go on meanwhile.
+
+    A call that imports a graph holds the interpreter's lock from its beginning to its end, .2 s for
+    a model with all its signatures. Nearly all of that are functions, which are imported a few at a
+    time.
+
+    Args:
+      session: of an empty graph.
+      path: folder of the SavedModel.
+
+    Returns:
+      Its description, without the functions.
+    """
+    loader = SavedModelLoader(path)
+    found = loader.get_meta_graph_def_from_tags(_TAGS)
+    functions, few = found.graph_def.library.function, graph_pb2.GraphDef()
+    with session.graph.as_default():
+        for place, function in enumerate(functions, 1):
+            few.library.function.append(function)
+            if place == len(functions) or few.ByteSize() >= _BYTES_AT_ONCE:
+                few.versions.CopyFrom(found.graph_def.versions)
+                tf.graph_util.import_graph_def(
+                    few, name="", producer_op_list=found.meta_info_def.stripped_op_list
+                )
+                few = graph_pb2.GraphDef()
+    del functions[:]
+    saver, _ = loader.load_graph(session.graph, _TAGS)
+    loader.restore_variables(session, saver)
+    loader.run_init_ops(session, _TAGS)
+    return found
 
 
 def make_callable(

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import shutil
 
+import pytest
 import tensorflow as tf
 
 from components import standalone
@@ -14,6 +15,7 @@ from tests.models.score_contract import CLICK, RATING
 LEAST = 20
 
 
+@pytest.mark.thorough
 def test_a_value_below_the_count_is_unknown_in_every_column(toy_data, tmp_path):
     toy = toy_data("event", 0.0, CLICK)
     folder = tmp_path / "data"

@@ -375,6 +375,7 @@ class ByTheMoment(ScoreModel[Epochs]):
         return 9.0 + by_item - 0.3 * inputs["recall_score_quantile"]
 
 
+@pytest.mark.thorough
 def test_the_second_stage_is_told_the_moment_and_what_the_first_one_thought(
     served, built, tmp_path
 ):

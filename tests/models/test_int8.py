@@ -121,6 +121,7 @@ def operations(folder):
     return {node.op for node in nodes}
 
 
+@pytest.mark.thorough
 def test_an_export_in_bytes_of_a_model_that_scores(toy_data, tmp_path, capsys):
     toy = toy_data("event", 0.0, CLICK)
     settings = {"epochs": 3, "factors": 200, "learning_rate": 1e-2}

@@ -25,7 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.serving import USERS, cpu_seconds, write_synthetic
+from benchmarks.serving import USERS, write_synthetic
+from benchmarks.usage import cpu_seconds
 from serving.server.process import ServerProcess
 from serving.state import open_state
 

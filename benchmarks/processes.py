@@ -25,7 +25,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from benchmarks.serving import body_of, cpu_seconds, generate, write_synthetic
+from benchmarks.serving import body_of, generate, write_synthetic
+from benchmarks.usage import cpu_seconds
 from serving.server.process import ServerProcess
 
 COUNTS = (1, 2)

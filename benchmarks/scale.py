@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import experiment
+from benchmarks.usage import memory
 
 STAGES = ("read", "build", "transform", "train")
 _BATCH = 1_000_000
@@ -74,9 +75,7 @@ def anonymous_peak() -> Iterator[list[int]]:
 
     def look() -> None:
         while not ends.wait(0.05):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = next(line.split()[1] for line in lines if line.startswith("RssAnon"))
-            found[0] = max(found[0], int(kilobytes) << 10)
+            found[0] = max(found[0], memory("RssAnon"))
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 import serving  # noqa: F401 (sets TensorFlow's environment, and imports nothing)
+from benchmarks.usage import cpu_seconds
 
 PATH = "/v1/models/model:predict"
 METRICS = "/metrics"
@@ -203,12 +204,6 @@ class BareCall:
 
 
 # --- the run
-
-
-def cpu_seconds(process: int) -> float:
-    """What a process has had of the processors so far: /proc/PID/stat, utime and stime."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _request_micros(port: int) -> np.ndarray:

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.usage import begin_peak, memory
+
 _DAY = 86_400
 _MARK = "measured: "
 
@@ -106,22 +108,17 @@ class Meter(logging.Handler):
         message = record.getMessage() if len(str(record.msg)) < 100 else ""
         if re.match(r"Component \S+ is running", message):
             self._begun = _processor()
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+            begin_peak()
         elif ended := re.match(r"Component (\S+) is finished", message):
             seconds = round(_processor() - self._begun, 1)
-            found = {"component": ended.group(1), "seconds": seconds, "gib": round(_peak(), 2)}
+            gib = round(memory("VmHWM") / 2**30, 2)
+            found = {"component": ended.group(1), "seconds": seconds, "gib": gib}
             print(_MARK + json.dumps(found), flush=True)
 
 
 def _processor() -> float:
     """Seconds of processors that this process and those that it waited for have taken."""
     return sum(os.times()[:4])
-
-
-def _peak() -> float:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found.group(1)) / 2**20 if found else 0.0
 
 
 def run(arguments: list[str]) -> None:

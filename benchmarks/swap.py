@@ -28,6 +28,7 @@ from pathlib import Path
 
 from benchmarks.live import Load, summary
 from benchmarks.serving import PATH, USERS, write_synthetic
+from benchmarks.usage import begin_peak, memory
 from serving.server.process import ServerProcess
 
 QUIET, SWAP = "nothing beside", "while a version is swapped"
@@ -61,8 +62,8 @@ def measure(folder: Path, source: Path, swaps: int, requests: float, seconds: fl
             for number in range(2, 2 + swaps):
                 begun[QUIET].append(time.perf_counter())
                 await asyncio.sleep(seconds)
-                Path(f"/proc/{ready['pid']}/clear_refs").write_text("5")  # the peak begins anew
-                before = _memory(ready["pid"], "VmRSS")
+                begin_peak(ready["pid"])
+                before = memory("VmRSS", ready["pid"])
                 begun[SWAP].append(time.perf_counter())
                 await asyncio.to_thread(_push, source, folder / str(number))
                 while not await asyncio.to_thread(_serves, ready["rest"], number):
@@ -71,7 +72,7 @@ def measure(folder: Path, source: Path, swaps: int, requests: float, seconds: fl
                 if took[-1] > seconds:  # the load would end before the swaps do
                     raise SystemExit(f"a swap took {took[-1]:.1f} s: --seconds must be more")
                 await asyncio.sleep(seconds - took[-1])
-                ratios.append(_memory(ready["pid"], "VmHWM") / before)
+                ratios.append(memory("VmHWM", ready["pid"]) / before)
 
         async def both() -> None:
             await asyncio.gather(load.run(5 + 2 * seconds * swaps), push())
@@ -115,23 +116,18 @@ def _serves(port: int, number: int) -> bool:
     return states.get(number) == "AVAILABLE" and others <= {"END"}
 
 
-def _memory(process: int, name: str) -> float:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(name)).split()[1])
-
-
 def table(found: dict) -> str:
     """The Markdown table."""
     lines = ["| ms | p50 | p95 | p99 |", "|---|---|---|---|"]
     for kind in (QUIET, SWAP):
         lines.append(f"| {kind} | " + " | ".join(f"{ms:.1f}" for ms in found[kind].values()) + " |")
-    ratios, memory = found["p99_ratios"], found["memory_ratios"]
+    ratios, peaks = found["p99_ratios"], found["memory_ratios"]
     said = (
         f"{len(ratios)} swaps, {statistics.median(found['seconds']):.1f} s each from the push until"
         f" the old version has ended; p99 {found[SWAP]['p99'] / found[QUIET]['p99']:.2f} times, "
         f"{statistics.median(ratios):.2f} by the median swap ({min(ratios):.2f} to "
-        f"{max(ratios):.2f}; at most 1.5); memory {statistics.median(memory):.2f} times (up to "
-        f"{max(memory):.2f}; at most 2.1); {found['answered']:,} answers, no error; load average "
+        f"{max(ratios):.2f}; at most 1.5); memory {statistics.median(peaks):.2f} times (up to "
+        f"{max(peaks):.2f}; at most 2.1); {found['answered']:,} answers, no error; load average "
         f"{found['load_average']:.1f}"
     )
     return "\n".join([*lines, "", said])

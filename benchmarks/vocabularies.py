@@ -26,6 +26,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import clicks, experiment
+from benchmarks.usage import memory
 
 STAGES = ("read", "build", "transform", "train")
 _FACTORS = 16
@@ -229,7 +230,7 @@ def measured(name: str, folder: Path, ids: int, rows: int) -> dict[str, str]:
     command += ["--output", str(folder), "--ids", str(ids), "--rows", str(rows)]
     process = subprocess.Popen(command)
     while process.poll() is None:
-        most = max(most, _anonymous(process.pid))
+        most = max(most, memory("RssAnon", process.pid))
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"{name} of {ids:,} ids failed")
@@ -237,19 +238,10 @@ def measured(name: str, folder: Path, ids: int, rows: int) -> dict[str, str]:
         "ids": f"{ids:,}",
         "stage": name,
         "seconds": f"{time.monotonic() - begin:.0f}",
-        "GiB": f"{most / 2**20:.2f}",
+        "GiB": f"{most / 2**30:.2f}",
     }
     print(row, flush=True)
     return row
-
-
-def _anonymous(pid: int) -> int:
-    """KiB of a process that lie in no file."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
 
 def main() -> None:

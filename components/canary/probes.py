@@ -9,7 +9,7 @@ import math
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -171,14 +171,11 @@ def _recommend(ready: dict[str, Any], examples_uri: str) -> int:
 def _reasons(ready: dict[str, Any], queries: Sequence[Query]) -> None:
     """Asks what carried the answers to the queries."""
     asked = [dataclasses.replace(query, explain=True) for query in queries]
-    answers: dict[str, list[Recommendations]] = {}
-    for protocol in _PROTOCOLS:
-        with _asking(ready, protocol, f"reasons of the answers to {len(asked)} users") as client:
-            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
-            if EXPLAINED not in signatures:
-                return
-            answers[protocol] = client.recommend_many(asked, _K)
-    for query, rest, grpc in zip(asked, answers["rest"], answers["grpc"], strict=True):
+    what = f"reasons of the answers to {len(asked)} users"
+    answers = _answers(ready, what, EXPLAINED, lambda client: client.recommend_many(asked, _K))
+    if answers is None:
+        return
+    for query, (rest, grpc) in zip(asked, answers, strict=True):
         who = f"user {query.user_id!r}"
         for (item, _), reasons in zip(rest.items, rest.reasons, strict=True):
             weights = [weight for _, weight in (*reasons.parts, *reasons.fields)]
@@ -196,14 +193,11 @@ def _similar(ready: dict[str, Any], queries: Sequence[Query]) -> None:
     """Asks for items like those of the queries, and like one that nobody knows."""
     items = list(dict.fromkeys(item for query in queries for item in query.exclude))[:_ROWS]
     items.append(_STRANGER)
-    answers: dict[str, list[Recommendations]] = {}
-    for protocol in _PROTOCOLS:
-        with _asking(ready, protocol, f"items like {len(items)} items") as client:
-            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
-            if SIMILAR not in signatures:
-                return
-            answers[protocol] = client.similar_many(items, _K)
-    for item, rest, grpc in zip(items, answers["rest"], answers["grpc"], strict=True):
+    what = f"items like {len(items)} items"
+    answers = _answers(ready, what, SIMILAR, lambda client: client.similar_many(items, _K))
+    if answers is None:
+        return
+    for item, (rest, grpc) in zip(items, answers, strict=True):
         what = f"items like {item!r}"
         if len(rest.items) > _K or any(not math.isfinite(score) for _, score in rest.items):
             raise CanaryFailure(
@@ -213,6 +207,26 @@ def _similar(ready: dict[str, Any], queries: Sequence[Query]) -> None:
             raise CanaryFailure(f"{what}: it is in its own answer")
         if [found for found, _ in rest.items] != [found for found, _ in grpc.items]:
             raise CanaryFailure(f"{what}: REST answers {rest.items}, gRPC {grpc.items}")
+
+
+def _answers(
+    ready: dict[str, Any],
+    what: str,
+    signature: str,
+    ask: Callable[[Client], list[Recommendations]],
+) -> list[tuple[Recommendations, ...]] | None:
+    """Each answer over REST and over gRPC; None of a model without the signature."""
+    found = []
+    for protocol in _PROTOCOLS:
+        with _asking(ready, protocol, what) as client:
+            if signature not in _signatures(client):
+                return None
+            found.append(ask(client))
+    return list(zip(*found, strict=True))
+
+
+def _signatures(client: Client) -> dict[str, Any]:
+    return client.metadata()["metadata"]["signature_def"]["signature_def"]
 
 
 def _catalogue(ready: dict[str, Any], examples_uri: str) -> set[str]:
@@ -274,7 +288,7 @@ def _score(ready: dict[str, Any], examples_uri: str) -> int:
     scores, weights, rows = {}, {}, {}
     for protocol in _PROTOCOLS:
         with _asking(ready, protocol, "the scores of test rows") as client:
-            signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+            signatures = _signatures(client)
             if "score" not in signatures:
                 raise CanaryFailure(
                     f"the model has no signature 'score'; it has {', '.join(sorted(signatures))}"

@@ -43,10 +43,11 @@ class Adam(tf.keras.optimizers.Adam):
     def apply_gradients(self, grads_and_vars, **kwargs):
         """Adds up the gradients of rows at once, where a table moves whole.
 
-        Keras makes rows distinct first, which the table would have to add up again. Not under a
-        strategy: what goes to another device is better a few rows than a table.
+        Keras makes rows distinct first, which the table would have to add up again. Not with l2,
+        whose own gradient is as large as the table, and takes the rows; nor under a strategy: what
+        goes to another device is better a few rows than a table.
         """
-        if self.lazy or tf.distribute.has_strategy():
+        if self.lazy or self.l2 or tf.distribute.has_strategy():
             return super().apply_gradients(grads_and_vars, **kwargs)
         pairs = [
             (tf.convert_to_tensor(gradient) if gradient is not None else None, variable)

@@ -21,8 +21,8 @@ def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDe
     """Does what `tf.compat.v1.saved_model.load` does, and lets other threads go on meanwhile.
 
     A call that imports a graph holds the interpreter's lock from its beginning to its end, .2 s for
-    a model with all its signatures. Nearly all of that are functions, which are imported a few at a
-    time.
+    a model with all its signatures. Its functions are imported a few at a time; the call that is
+    left, of the nodes that call them, still holds it for as long as TensorFlow infers their shapes.
 
     Args:
       session: of an empty graph.

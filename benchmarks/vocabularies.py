@@ -270,6 +270,7 @@ def main() -> None:
         table = [measured(name, folder, own.ids, own.rows) for name in STAGES]
         told = json.loads((folder / "export.json").read_text())
         print(f"export {told['bytes'] / 1e6:,.1f} of {told['float32_bytes'] / 1e6:,.1f} MB")
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{own.what}.json").write_text(json.dumps(table, indent=1))
     print(experiment.machine())
     print(experiment.table(table))

@@ -18,6 +18,7 @@ from components.tables import artifacts
 from components.tables.names import TABLES
 from components.tables.schemas import read_schemas, schema_folder
 from components.tables.shards import ROWS_A_SHARD
+from components.tables.statistics import split_statistics
 
 
 def read_tables(
@@ -62,27 +63,13 @@ def check_tables(
     import time
 
     import tensorflow_data_validation as tfdv
-    from tfx_bsl.public import tfxio
 
     tables = {table: str(Path(tables_dir) / table) for table in TABLES}
-    folders = {table: Path(output) / "statistics" / table / "Split-all" for table in TABLES}
-    with in_process_pipeline() as pipeline:
-        for table, folder in folders.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            source = tfxio.TFExampleRecord(
-                file_pattern=str(Path(artifacts.split_folder(tables[table], "all")) / "*"),
-                telemetry_descriptors=["recsys", "local"],
-            )
-            _ = (
-                pipeline
-                | f"Rows[{table}]" >> source.BeamSource()
-                | f"Measure[{table}]" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
-                | f"Write[{table}]"
-                >> tfdv.WriteStatisticsToBinaryFile(str(folder / "FeatureStats.pb"))
-            )
     schemas, anomalies = read_schemas(schema_folder(schema)), {}
-    for table, folder in folders.items():
-        measured = tfdv.load_stats_binary(str(folder / "FeatureStats.pb"))
+    for table, uri in tables.items():
+        folder = artifacts.split_folder(str(Path(output) / "statistics" / table), artifacts.ALL)
+        columns = artifacts.table_columns(uri)
+        measured = split_statistics(in_process_pipeline, uri, artifacts.ALL, columns, folder)
         found = tfdv.validate_statistics(measured, schemas[table])
         path = Path(output) / "anomalies" / table / "Split-all" / "SchemaDiff.pb"
         path.parent.mkdir(parents=True, exist_ok=True)

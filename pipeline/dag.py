@@ -11,6 +11,7 @@ from components.build.config import SOURCE, WALKS
 from components.build.example_builder import ExampleBuilder
 from components.canary.canary import Canary
 from components.check.curated_schema import CuratedSchema
+from components.check.statistics_gen import StatisticsGen
 from components.check.table_check import TableCheck
 from components.engines import arguments, require_seen
 from components.gate import evaluation, ledger
@@ -118,9 +119,9 @@ def create_pipeline(
     # it.
     nodes, anomalies, statistics = [reader], {}, {}
     for table in TABLES:
-        generator = tfx.StatisticsGen(examples=reader.outputs[table]).with_id(
-            f"StatisticsGen-{table}"
-        )
+        generator = StatisticsGen(
+            examples=reader.outputs[table], code_hash=components_hash
+        ).with_id(f"StatisticsGen-{table}")
         importer = CuratedSchema(
             schema_file=str(_schema_file(folder, table)), contents_hash=contents[table]
         ).with_id(f"Schema-{table}")

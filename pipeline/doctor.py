@@ -207,7 +207,6 @@ def check_pipeline() -> Iterator[Finding]:
         from tfx import v1 as tfx
 
         needed = (
-            "StatisticsGen",
             "ImportSchemaGen",
             "ExampleValidator",
             "Transform",

@@ -145,7 +145,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
 
     from components.in_process import in_process_pipeline
     from components.monitor import statistics as monitor_statistics
-    from components.tables import artifacts, schemas
+    from components.tables import artifacts, schemas, statistics
 
     builder = record.served("ExampleBuilder")
     examples = _artifact(record, builder, "examples")
@@ -168,14 +168,14 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
         path = (
             Path(_artifact(record, "StatisticsGen-events", "statistics"))
             / "Split-all"
-            / "FeatureStats.pb"
+            / statistics.FILE
         )
-        statistics = monitor_statistics.Statistics.FromString(path.read_bytes())
+        trained = statistics.Statistics.FromString(path.read_bytes())
     else:
         inputs = _inputs(record, "score")
         columns = {name: kind for name, kind in train_columns.items() if name in inputs}
-        statistics = monitor_statistics.split_statistics(
-            in_process_pipeline, examples, "train", columns, folder
+        trained = statistics.split_statistics(
+            in_process_pipeline, examples, "train", columns, folder, empty_is_missing=True
         )
     origins = schemas.origins(
         {
@@ -187,7 +187,7 @@ def read_training(record: RunRecord, schema: str | None, folder: str):
         task,
         columns,
         monitor_statistics.serving_schema(task, columns, curated, origins, train),
-        statistics,
+        trained,
         monitor_statistics.known_ids(examples, "users", "user_id"),
         monitor_statistics.known_ids(examples, "items", "item_id"),
     )

@@ -4,7 +4,7 @@
 that is used here.
 """
 
-from tfx.components import ExampleValidator, StatisticsGen, Trainer, Transform
+from tfx.components import ExampleValidator, Trainer, Transform
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
@@ -20,7 +20,6 @@ __all__ = [
     "LocalDagRunner",
     "Pipeline",
     "SplitsConfig",
-    "StatisticsGen",
     "TrainArgs",
     "Trainer",
     "Transform",

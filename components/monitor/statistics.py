@@ -10,20 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystems import FileSystems
-from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.monitor.request_logs import LogReading, Summary, read_file
 from components.tables import artifacts, records
-from components.tables.columns import BYTES, is_list
+from components.tables.columns import BYTES
+from components.tables.statistics import Statistics
 from models.names.errors import DataError
 
 SERVING = "SERVING"
 ENVIRONMENTS = ("TRAINING", SERVING)
-Statistics = statistics_pb2.DatasetFeatureStatisticsList
 
 
 @dataclass
@@ -108,7 +106,7 @@ def measure(
             | "Statistics" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
             | "WriteStatistics"
             >> beam.Map(
-                lambda found: _write(
+                lambda found: records.write_bytes(
                     posixpath.join(output, "statistics.pb"), found.SerializeToString()
                 )
             )
@@ -119,12 +117,14 @@ def measure(
             | "AddUp" >> beam.CombineGlobally(_AddUp())
             | "WriteSummary"
             >> beam.Map(
-                lambda summary: _write(posixpath.join(output, "summary.arrow"), summary.to_bytes())
+                lambda summary: records.write_bytes(
+                    posixpath.join(output, "summary.arrow"), summary.to_bytes()
+                )
             )
         )
-    summary = Summary.from_bytes(_read(posixpath.join(output, "summary.arrow")))
+    summary = Summary.from_bytes(records.read_bytes(posixpath.join(output, "summary.arrow")))
     _require_requests(summary, files, reading)
-    statistics = Statistics.FromString(_read(posixpath.join(output, "statistics.pb")))
+    statistics = Statistics.FromString(records.read_bytes(posixpath.join(output, "statistics.pb")))
     return Period(statistics, summary, len(files))
 
 
@@ -151,55 +151,6 @@ def _require_requests(summary: Summary, files: Sequence[str], reading: LogReadin
         f"file{'s' if len(files) > 1 else ''}; "
         f"received: {'; '.join(reasons) or 'no record'}"
     )
-
-
-def split_statistics(
-    make_pipeline: Callable[[], beam.Pipeline],
-    uri: str,
-    split: str,
-    columns: Mapping[str, str],
-    output: str,
-) -> Statistics:
-    """TFDV's statistics of columns of a split.
-
-    They are also written to `statistics.pb` in the folder `output`.
-    """
-    import tensorflow_data_validation as tfdv
-
-    lists = {name: kind if is_list(kind) else f"{kind}_list" for name, kind in columns.items()}
-    files = records.shards(artifacts.split_folder(uri, split))
-    with make_pipeline() as pipeline:
-        _ = (
-            pipeline
-            | beam.Create(files)
-            | beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda path: records.read_batches(path, lists))
-            | "Batches"
-            >> beam.FlatMap(
-                lambda table: [_with_nulls(batch) for batch in table.combine_chunks().to_batches()]
-            )
-            | "Statistics" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
-            | "Write"
-            >> beam.Map(
-                lambda found: _write(
-                    posixpath.join(output, "statistics.pb"), found.SerializeToString()
-                )
-            )
-        )
-    return Statistics.FromString(_read(posixpath.join(output, "statistics.pb")))
-
-
-def _with_nulls(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Empty lists as nulls: an empty list would count as a value that is there."""
-    columns = []
-    for column in batch.columns:
-        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        offsets = pa.array(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            mask=np.append(lengths == 0, False),
-        )
-        columns.append(pa.LargeListArray.from_arrays(offsets, column.flatten()))
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def serving_schema(
@@ -253,13 +204,3 @@ def known_ids(examples_uri: str, split: str, column: str) -> pa.Array:
         .combine_chunks()
         .drop_null()
     )
-
-
-def _write(path: str, data: bytes) -> None:
-    with FileSystems.create(path, compression_type="uncompressed") as file:
-        file.write(data)
-
-
-def _read(path: str) -> bytes:
-    with FileSystems.open(path, compression_type="uncompressed") as file:
-        return file.read()

@@ -34,7 +34,7 @@ def encode(table: pa.Table) -> Iterator[bytes]:
     """Yields one serialized tf.Example a row; a null becomes a missing feature."""
     encoder = example_coder.RecordBatchToExamplesEncoder()
     for batch in table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE):
-        columns = [_as_list(column) for column in batch.columns]
+        columns = [as_list(column) for column in batch.columns]
         yield from encoder.encode(pa.RecordBatch.from_arrays(columns, batch.schema.names))
 
 
@@ -57,7 +57,8 @@ def decode(examples: list[bytes], columns: Mapping[str, str]) -> pa.Table:
     return pa.table(arrays, names=list(columns))
 
 
-def _as_list(column: pa.Array) -> pa.Array:
+def as_list(column: pa.Array) -> pa.Array:
+    """A column as large lists: a value is a list of one, and a null stays one."""
     if pa.types.is_large_list(column.type):
         return column
     # A null row is a missing feature, not an empty list; the value array must not hold it.
@@ -243,9 +244,14 @@ def shards(folder: str) -> list[str]:
     return sorted(metadata.path for metadata in found.metadata_list)
 
 
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    _write_atomically(path, lambda file: file.write(data))
+
+
 def write_text(path: str, text: str) -> None:
     """Writes a small text file whole or not at all."""
-    _write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str, value: Any) -> None:

@@ -22,10 +22,10 @@ from components.monitor.statistics import (
     known_ids,
     measure,
     serving_schema,
-    split_statistics,
 )
 from components.tables import artifacts, records
 from components.tables.schemas import origins, read_schemas, schema_folder
+from components.tables.statistics import split_statistics
 from models.names.errors import ConfigError
 from serving.server.metrics import Metrics
 from serving.server.model_config import RequestLogConfig
@@ -127,7 +127,12 @@ def training_of(toy, task: str, columns: dict[str, str]) -> TrainedOn:
         (str(folder / "tables" / "events"), "all") if task == "retrieve" else (examples, "train")
     )
     statistics = split_statistics(
-        in_process_pipeline, uri, split, columns, str(folder / f"statistics-{task}")
+        in_process_pipeline,
+        uri,
+        split,
+        columns,
+        str(folder / f"statistics-{task}"),
+        empty_is_missing=True,
     )
     of_tables = {
         table: artifacts.table_columns(str(folder / "tables" / table))

@@ -1,0 +1,59 @@
+"""The statistics of our own tables are those that TFDV has of their tf.Examples."""
+
+import pyarrow as pa
+import pytest
+import tensorflow_data_validation as tfdv
+from tfx_bsl.public import tfxio
+
+from components.in_process import in_process_pipeline
+from components.tables import artifacts, records
+from components.tables.columns import arrow_type
+from components.tables.statistics import FILE, Statistics, split_statistics
+
+COLUMNS = {
+    "user_id": "bytes",
+    "rating": "float",
+    "timestamp": "int",
+    "genres": "bytes_list",
+    "never": "bytes",
+}
+ROWS = [
+    {"user_id": b"a", "rating": 4.5, "timestamp": 1, "genres": [b"x", b"y"]},
+    {"user_id": b"b", "rating": None, "timestamp": 2, "genres": []},
+    {"user_id": b"\xff", "rating": 0.0, "timestamp": 3, "genres": [b"z"]},
+    {"user_id": b"a", "rating": -1.0, "timestamp": None, "genres": [b"x"]},
+]
+
+
+def of_examples(uri: str, output: str) -> Statistics:
+    source = tfxio.TFExampleRecord(
+        file_pattern=artifacts.split_folder(uri, "all") + "/*", telemetry_descriptors=["tests"]
+    )
+    with in_process_pipeline() as pipeline:
+        _ = (
+            pipeline
+            | source.BeamSource()
+            | tfdv.GenerateStatistics(tfdv.StatsOptions())
+            | tfdv.WriteStatisticsToBinaryFile(output)
+        )
+    return tfdv.load_stats_binary(output)
+
+
+@pytest.mark.parametrize("rows", [ROWS, [{}, {}], []], ids=["some", "no values", "no rows"])
+def test_they_are_those_of_the_examples(tmp_path, rows):
+    uri = str(tmp_path / "table")
+    table = pa.Table.from_pylist(
+        rows, pa.schema([(name, arrow_type(kind)) for name, kind in COLUMNS.items()])
+    )
+    records.write_table(table, artifacts.split_folder(uri, "all"), 0)
+    (tmp_path / "ours").mkdir()
+    ours = split_statistics(in_process_pipeline, uri, "all", COLUMNS, str(tmp_path / "ours"))
+    assert Statistics.FromString((tmp_path / "ours" / FILE).read_bytes()) == ours
+
+    (ours,), (theirs,) = ours.datasets, of_examples(uri, str(tmp_path / "theirs.pb")).datasets
+    assert ours.num_examples == theirs.num_examples == len(rows)
+    by_name = [
+        {feature.path.step[0]: feature for feature in found.features} for found in (ours, theirs)
+    ]
+    assert by_name[0] == by_name[1]
+    assert set(by_name[0]) == set(COLUMNS if rows else ())

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import fcntl
+import functools
 import gc
 import importlib.util
 import os
@@ -147,6 +148,16 @@ def collected():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """A SavedModel is loaded once, however many bundles or evaluations there are of it."""
+    import tensorflow as tf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", functools.cache(tf.saved_model.load))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,10 @@ def save(module: tf.Module, folder: str, signatures: Mapping[str, Any]) -> None:
     Its answers have no gradient: whoever loads one registers it for as long as the process lives.
     """
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    # TensorFlow wraps each signature in a function, which AutoGraph would read and compile.
+    written = tf.autograph.experimental.do_not_convert(tf.saved_model.save)
     with without_keras():
-        tf.saved_model.save(module, folder, signatures=signatures, options=options)
+        written(module, folder, signatures=signatures, options=options)
 
 
 def signature(function: Callable[..., Any], **specs: tf.TensorSpec) -> Any:

@@ -25,6 +25,8 @@ from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 # A click of a 5 counts as five.
 WEIGHTED = Label(column="rating", threshold=4.0, weight="rating")

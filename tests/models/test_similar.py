@@ -9,20 +9,31 @@ import tensorflow as tf
 from models.contract.retriever import Retriever
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names import registry
+from models.names.hyper_parameters import Gradient
+from models.training.loop import TrainingLoop
 from serving.wire.errors import ServingError
+from tests.conftest import locked, shared_by_workers
 from tests.models.contract import strings
 from tests.models.served import PROTOCOLS, served
 
 
 @pytest.fixture(scope="module", params=["bpr_mf", "popularity"])
 def model(request, toy_data, tmp_path_factory):
-    """A model with vectors (and biases), and one without, both untrained, exported."""
+    """A model with vectors (and biases), and one without, both untrained, exported.
+
+    It is exported once for all workers, each of which has made the same one.
+    """
     data = toy_data("event", 0.0).load(request.param)
     module = registry.load(request.param)
+    tf.keras.utils.set_random_seed(3)
     model = module.Model(module.HyperParameters(), data)
-    retriever = Retriever(model, data)
-    folder = str(tmp_path_factory.mktemp(request.param) / "1")
-    retriever.export(folder)
+    if isinstance(model.hyper_parameters, Gradient):
+        TrainingLoop(model.hyper_parameters, data).build(model)
+    root = shared_by_workers(tmp_path_factory) / f"untrained-{request.param}"
+    with locked(root.with_suffix(".lock")):
+        if not root.exists():
+            Retriever(model, data).export(str(root / "1"))
+    folder = str(root / "1")
     signatures = tf.saved_model.load(folder).signatures
     return SimpleNamespace(
         name=request.param, data=data, model=model, folder=folder, signatures=signatures

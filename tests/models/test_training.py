@@ -65,39 +65,50 @@ def unexported(monkeypatch):
     monkeypatch.setattr(warm_up, "save_requests", lambda _: 0)
 
 
-def test_run_fn_writes_a_model_a_log_and_tensorboard_events(toy, tmp_path):
-    trainer.run_fn(arguments(toy, tmp_path, checkpoint_dir=str(tmp_path / "checkpoints")))
-    log = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert log["model"] == "neumf" and len(log["epochs"]) == 3 and log["parameters"] > 1000
-    # The ninth event of user 6, held out for the test: `toy.write_log`'s newest.
-    assert log["history_until"] == 1_000_000 + 100 * 8 + 6
-    assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
-    assert {"recommend", "evaluate", "serving_default"} <= set(
-        tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures
-    )
-    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
-    assert not (tmp_path / "checkpoints").exists()
+@pytest.fixture(scope="module")
+def ran(toy, tmp_path_factory):
+    """The folder of a whole `run_fn`, and what it left in the process.
 
-
-def test_no_model_outlives_its_training(toy, tmp_path, monkeypatch):
-    """Not by the gradients of its own, which TensorFlow registers for good; two_tower has some."""
-    made, model = [], registry.load("two_tower").Model
+    It is two_tower's, which has gradients of its own.
+    """
+    folder, made, model = tmp_path_factory.mktemp("ran"), [], registry.load("two_tower").Model
     init = model.__init__
 
     def noted(self, *given):
         init(self, *given)
         made.append(weakref.ref(self))
 
-    monkeypatch.setattr(model, "__init__", noted)
     registered = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     before = set(registered.list())
-    setting = {"epochs": 1, "embedding_dim": 8}
-    trainer.run_fn(arguments(toy, tmp_path, model="two_tower", hyper_parameters=setting))
+    config = {"model": "two_tower", "hyper_parameters": {"epochs": 3, "embedding_dim": 8}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "__init__", noted)
+        trainer.run_fn(arguments(toy, folder, checkpoint_dir=str(folder / "checkpoints"), **config))
     gc.collect()
-    assert len(made) == 1 and made[0]() is None
-    loaded = tf.saved_model.load(str(tmp_path / "Format-Serving"))
-    assert "recommend" in loaded.signatures
-    assert not [name for name in registered.list() - before if "CustomGradient" in name]
+    loaded = tf.saved_model.load(str(folder / "Format-Serving"))
+    return SimpleNamespace(
+        folder=folder,
+        models=made,
+        signatures=set(loaded.signatures),
+        registered=registered.list() - before,
+    )
+
+
+def test_run_fn_writes_a_model_a_log_and_tensorboard_events(ran):
+    log = json.loads((ran.folder / "run" / "training.json").read_text())
+    assert log["model"] == "two_tower" and len(log["epochs"]) == 3 and log["parameters"] > 1000
+    # The ninth event of user 6, held out for the test: `toy.write_log`'s newest.
+    assert log["history_until"] == 1_000_000 + 100 * 8 + 6
+    assert log["epochs"][-1]["loss"] < log["epochs"][0]["loss"]
+    assert {"recommend", "evaluate", "serving_default"} <= ran.signatures
+    assert list((ran.folder / "run").rglob("events.out.tfevents*"))
+    assert not (ran.folder / "checkpoints").exists()
+
+
+def test_no_model_outlives_its_training(ran):
+    """Not by the gradients of its own, which TensorFlow registers for good."""
+    assert len(ran.models) == 1 and ran.models[0]() is None
+    assert not [name for name in ran.registered if "CustomGradient" in name]
 
 
 def test_interrupted_training_is_resumed(toy, tmp_path, monkeypatch, unexported):

@@ -1,7 +1,5 @@
 """Two stages in one SavedModel."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +10,8 @@ from models.names import metrics, registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 LIKED = Label(column="rating", threshold=4.0)
 
@@ -28,14 +28,6 @@ def exported(name, data, label, folder, **hyper_parameters):
     )
     task.exporter(model, loaded).export(str(folder))
     return str(folder), loaded
-
-
-@pytest.fixture(scope="module", autouse=True)
-def loaded_once():
-    """A SavedModel is loaded once, however many bundles are made of it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tf.saved_model, "load", functools.cache(tf.saved_model.load))
-        yield
 
 
 @pytest.fixture(scope="module")

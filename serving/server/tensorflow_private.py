@@ -15,14 +15,15 @@ from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 _TAGS = ["serve"]
 _BYTES_AT_ONCE = 1 << 16
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:
     """Does what `tf.compat.v1.saved_model.load` does, and lets other threads go on meanwhile.
 
     A call that imports a graph holds the interpreter's lock from its beginning to its end, .2 s for
-    a model with all its signatures. Its functions are imported a few at a time; the call that is
-    left, of the nodes that call them, still holds it for as long as TensorFlow infers their shapes.
+    a model with all its signatures. So its functions are imported a few at a time, and the nodes
+    that call them without inferring shapes through what they call: a signature has its own.
 
     Args:
       session: of an empty graph.
@@ -39,11 +40,12 @@ def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDe
             few.library.function.append(function)
             if place == len(functions) or few.ByteSize() >= _BYTES_AT_ONCE:
                 few.versions.CopyFrom(found.graph_def.versions)
-                tf.graph_util.import_graph_def(
-                    few, name="", producer_op_list=found.meta_info_def.stripped_op_list
-                )
+                tf.graph_util.import_graph_def(few, name="")
                 few = graph_pb2.GraphDef()
     del functions[:]
+    for node in found.graph_def.node:
+        if node.op in _CALLS:
+            node.attr["_disable_call_shape_inference"].b = True
     saver, _ = loader.load_graph(session.graph, _TAGS)
     loader.restore_variables(session, saver)
     loader.run_init_ops(session, _TAGS)

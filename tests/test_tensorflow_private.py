@@ -44,6 +44,15 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        ("tensorflow.compat.v1.Graph", "_c_graph"),
+        *(
+            ("tensorflow.python.client.pywrap_tf_session", name)
+            for name in (
+                "TF_DeleteFunction",
+                "TF_FunctionImportFunctionDef",
+                "TF_GraphCopyFunction",
+            )
+        ),
         *(
             ("tensorflow.python.saved_model.loader_impl.SavedModelLoader", name)
             for name in (
@@ -83,6 +92,8 @@ def test_the_name_is_there(owner, name):
         holder = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
+    elif owner == "tensorflow.compat.v1.Graph":
+        holder = tf.compat.v1.Graph()
     elif owner.endswith(".SavedModelLoader"):
         holder = importlib.import_module(owner.rpartition(".")[0]).SavedModelLoader
     elif owner in ("tf_keras.layers.Layer", "tensorflow.Module"):

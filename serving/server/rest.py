@@ -137,8 +137,8 @@ class RestHandler:
             if match:
                 name, version, label, method = match.groups()
                 spec = _spec(name, version, label)
-                with self._inference.admitted():
-                    body = await self._read(request)
+                with self._inference.admitted() as hold:
+                    body = await self._read(request, hold)
                     api = method.capitalize()
                     with self._inference.counted(spec.name, api, "REST"):
                         return await getattr(self, "_" + method.lower())(spec, body)
@@ -146,8 +146,8 @@ class RestHandler:
             if match and self._inference.live is None:
                 raise invalid(f"{path}: the server keeps no state; it does with --state")
             if match:
-                with self._inference.admitted():
-                    return await self._write(match[1].lower(), await self._read(request))
+                with self._inference.admitted() as hold:
+                    return await self._write(match[1].lower(), await self._read(request, hold))
         elif request.method == "GET":
             match = _STATUS.fullmatch(path)
             if match:
@@ -158,7 +158,7 @@ class RestHandler:
                 return self._metadata(spec) if metadata else self._status(spec)
         raise invalid(f"Malformed request: {request.method} {path}")
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read(self, request: web.BaseRequest, hold: Callable[[int], None]) -> bytes:
         limit = self._options.max_body_bytes
         if (request.content_length or 0) > limit:
             raise _HttpError(
@@ -171,9 +171,11 @@ class RestHandler:
             body = content.read_nowait(-1)  # it came whole with the headers
             if len(body) > limit:
                 raise _HttpError(413, f"The body has more than {limit} bytes")
+            hold(len(body))
             return body
         try:
-            return await asyncio.wait_for(_read_all(content, limit), self._options.body_timeout)
+            reading = _read_all(content, limit, hold)
+            return await asyncio.wait_for(reading, self._options.body_timeout)
         except asyncio.TimeoutError:
             raise _HttpError(
                 408, f"The body did not arrive within {self._options.body_timeout:g} s"
@@ -288,12 +290,13 @@ class _HttpError(ServingError):
         self.http_status = status
 
 
-async def _read_all(content, limit: int) -> bytes:
+async def _read_all(content, limit: int, hold: Callable[[int], None]) -> bytes:
     pieces, size = [], 0
     async for piece in content.iter_any():
         size += len(piece)
         if size > limit:
             raise _HttpError(413, f"The body has more than {limit} bytes")
+        hold(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -92,6 +92,7 @@ class Server:
                 max_rows=options.max_rows,
                 max_elements=options.max_elements,
                 max_concurrent_requests=options.max_concurrent_requests,
+                max_bytes_under_way=options.max_bytes_under_way,
                 timeout_seconds=options.rest_api_timeout_in_ms / 1e3,
             ),
             options.threads or 2 * (os.cpu_count() or 1),
@@ -325,6 +326,7 @@ class Server:
         from serving.server import grpc_services
         from serving.wire import protos
 
+        grpc_services.log_malformed_once()
         options = self.options
         limit = options.max_body_bytes
         self._grpc = grpc.aio.server(

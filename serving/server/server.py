@@ -61,7 +61,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._runner = self._grpc = self._health = None
+        self._runner = self._grpc = self._health = self._rest = None
 
     def start(self) -> "Server":
         """Loads the models, opens the ports and returns when both answer.
@@ -307,8 +307,9 @@ class Server:
         from serving.server.rest import RestHandler
 
         options = self.options
+        self._rest = RestHandler(self._inference, rest_options)
         connections = Connections(
-            RestHandler(self._inference, rest_options),
+            self._rest,
             options.max_connections or _most_connections(),
             options.header_timeout_seconds,
             options.idle_timeout_seconds,
@@ -386,8 +387,10 @@ class Server:
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
+        if self._rest is not None:
+            self._rest.close()
         # gRPC polls on a thread for as long as a server of it exists: too long, when Python ends.
-        self._runner = self._grpc = self._health = None
+        self._runner = self._grpc = self._health = self._rest = None
 
 
 def _most_connections() -> int:

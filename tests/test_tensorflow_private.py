@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 from models.inputs import tensorflow_private
-from serving.server.tensorflow_private import make_callable
+from serving.server.tensorflow_private import load, make_callable
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (
@@ -44,6 +44,15 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),
         ("tensorflow.core.protobuf.saved_model_pb2", "SavedModel"),
         ("tensorflow.compat.v1.Session", "_make_callable_from_options"),
+        ("tensorflow.compat.v1.Graph", "_c_graph"),
+        *(
+            ("tensorflow.python.client.pywrap_tf_session", name)
+            for name in (
+                "TF_DeleteFunction",
+                "TF_FunctionImportFunctionDef",
+                "TF_GraphCopyFunction",
+            )
+        ),
         *(
             ("tensorflow.python.saved_model.loader_impl.SavedModelLoader", name)
             for name in (
@@ -83,6 +92,8 @@ def test_the_name_is_there(owner, name):
         holder = importlib.import_module("tensorflow.python.framework.ops").gradient_registry
     elif owner == "tensorflow.compat.v1.Session":
         holder = tf.compat.v1.Session
+    elif owner == "tensorflow.compat.v1.Graph":
+        holder = tf.compat.v1.Graph()
     elif owner.endswith(".SavedModelLoader"):
         holder = importlib.import_module(owner.rpartition(".")[0]).SavedModelLoader
     elif owner in ("tf_keras.layers.Layer", "tensorflow.Module"):
@@ -276,6 +287,28 @@ def test_a_prepared_run_feeds_and_fetches_in_the_order_of_its_options():
         with tf.compat.v1.Session() as session:
             call = make_callable(session, options)
             assert call(np.float32(5), np.float32(3)) == [2.0, b"word"]
+
+
+def test_a_load_infers_no_shape_through_a_call(tmp_path):
+    """That would hold the interpreter's lock. What the file tells of shapes is taken over."""
+    module = tf.Module()
+    module.total = tf.Variable(2.0)
+    inner = tf.function(lambda rows: tf.reshape(rows, [2, 2]) * module.total)
+    module.ask = tf.function(lambda rows: {"answer": inner(rows)})
+    signature = module.ask.get_concrete_function(tf.TensorSpec([4], name="rows"))
+    tf.saved_model.save(module, str(tmp_path), signatures={"ask": signature})
+    file = tmp_path / "saved_model.pb"
+    written = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for shape in ([2, 2], None):
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            definition = load(session, str(tmp_path)).signature_def["ask"]
+            asked, answered = definition.inputs["rows"].name, definition.outputs["answer"].name
+            assert session.graph.get_tensor_by_name(answered).shape == tf.TensorShape(shape)
+            found = session.run(answered, {asked: np.arange(4, dtype=np.float32)})
+        np.testing.assert_array_equal(found, [[0, 2], [4, 6]])
+        for node in written.meta_graphs[0].graph_def.node:
+            node.attr.pop("_output_shapes", None)
+        file.write_bytes(written.SerializeToString())
 
 
 NOT_MEANT = {

@@ -18,6 +18,23 @@ _SILENT_SECONDS = 60.0  # between two lines of one kind
 _log = logging.getLogger("serving")
 
 
+class Told:
+    """Logs a line, unless one of its kind was logged in the last minute.
+
+    What clients send would else fill the disk.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __call__(self, kind: str, text: str) -> None:
+        """Logs a text of a kind."""
+        now = time.monotonic()
+        if now - self._last.get(kind, -_SILENT_SECONDS) >= _SILENT_SECONDS:
+            self._last[kind] = now
+            _log.warning("%s (said once a minute)", text)
+
+
 class Connections(web.Server):
     """Makes a connection for every client, closes it where it asks nothing, and bounds them all."""
 
@@ -37,7 +54,7 @@ class Connections(web.Server):
         self._header_seconds = header_seconds
         self._idle_seconds = idle_seconds
         self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
-        self._told: dict[str, float] = {}
+        self.tell = Told()
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for a new connection."""
@@ -66,16 +83,6 @@ class Connections(web.Server):
         """See the base class."""
         self._speaks(handler)
         super().connection_lost(handler, exc)
-
-    def tell(self, kind: str, text: str) -> None:
-        """Logs a line, unless one of its kind was logged in the last minute.
-
-        What clients send would else fill the disk.
-        """
-        now = time.monotonic()
-        if now - self._told.get(kind, -_SILENT_SECONDS) >= _SILENT_SECONDS:
-            self._told[kind] = now
-            _log.warning("%s (said once a minute)", text)
 
     def _speaks(self, handler: web.RequestHandler) -> None:
         timer = self._silent.pop(handler, None)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from serving.server.connections import Told
 from serving.server.inference import Inference
 from serving.server.manager import Manager
 from serving.server.model_config import from_proto
@@ -25,6 +28,29 @@ _LARGE = 1 << 16  # values
 _MANY = 1 << 10  # events
 _WATCH_SECONDS = 0.5  # between two looks at the status that a client watches
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+
+class _Malformed(logging.Filter):
+    """Has gRPC log bytes that are no message as a line, in place of a traceback for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tell = Told()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See the base class."""
+        if not record.exc_info or not isinstance(record.exc_info[1], DecodeError):
+            return True
+        self._tell("malformed", "a client of the gRPC port sent no message")
+        return False
+
+
+_malformed = _Malformed()
+
+
+def log_malformed_once() -> None:
+    """From now on what is no message is a line a minute in the log."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_malformed)
 
 
 def _answers(method):
@@ -59,11 +85,17 @@ class PredictionService:
         self._inference = inference
         self._as_content = as_content
 
+    @contextlib.contextmanager
+    def _admitted(self, request, model: str, api: str):
+        with self._inference.admitted(request.ByteSize()):
+            with self._inference.counted(model, api, "GRPC"):
+                yield
+
     @_answers
     async def Predict(self, request):  # noqa: N802 (the name is the protocol's)
         """Runs any signature on named tensors."""
         spec = _model_spec(request)
-        with self._inference.admitted(), self._inference.counted(spec.name, "Predict", "GRPC"):
+        with self._admitted(request, spec.name, "Predict"):
             with self._inference.servable(spec) as servable:
                 # Before anything is decoded: what takes 20 bytes may stand for gigabytes.
                 count = self._inference.check_tensors(servable, spec.signature_name, request.inputs)
@@ -75,15 +107,20 @@ class PredictionService:
                 response.model_spec.name = servable.name
                 response.model_spec.version.value = servable.version
                 response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
-                for name, array in outputs.items():
-                    to_proto(array, response.outputs[name], self._as_content)
+
+                def fill() -> None:
+                    for name, array in outputs.items():
+                        to_proto(array, response.outputs[name], self._as_content)
+
+                large = sum(array.size for array in outputs.values()) > _LARGE
+                await asyncio.to_thread(fill) if large else fill()
                 return response
 
     @_answers
     async def Classify(self, request):  # noqa: N802
         """Runs a classification signature on examples."""
         spec = _model_spec(request)
-        with self._inference.admitted(), self._inference.counted(spec.name, "Classify", "GRPC"):
+        with self._admitted(request, spec.name, "Classify"):
             with self._inference.servable(spec) as servable:
                 response = protos.classification.ClassificationResponse()
                 await self._inference.classify(servable, request, response)
@@ -93,7 +130,7 @@ class PredictionService:
     async def Regress(self, request):  # noqa: N802
         """Runs a regression signature on examples."""
         spec = _model_spec(request)
-        with self._inference.admitted(), self._inference.counted(spec.name, "Regress", "GRPC"):
+        with self._admitted(request, spec.name, "Regress"):
             with self._inference.servable(spec) as servable:
                 response = protos.regression.RegressionResponse()
                 await self._inference.regress(servable, request, response)
@@ -103,7 +140,7 @@ class PredictionService:
     async def MultiInference(self, request):  # noqa: N802
         """Runs several classification and regression signatures on the same examples."""
         name = request.tasks[0].model_spec.name if request.tasks else ""
-        with self._inference.admitted(), self._inference.counted(name, "MultiInference", "GRPC"):
+        with self._admitted(request, name, "MultiInference"):
             response = protos.inference.MultiInferenceResponse()
             await self._inference.multi_inference(request, response)
             return response
@@ -137,7 +174,7 @@ class LiveStateService:
     @_answers
     async def WriteEvents(self, request):  # noqa: N802
         """Writes events; answered when they are durable."""
-        with self._inference.admitted():
+        with self._inference.admitted(request.ByteSize()):
 
             def read():
                 return read_events(
@@ -151,7 +188,7 @@ class LiveStateService:
     @_answers
     async def WriteItems(self, request):  # noqa: N802
         """Writes changes of the catalogue; answered when they are durable."""
-        with self._inference.admitted():
+        with self._inference.admitted(request.ByteSize()):
             rows = [
                 {
                     "item_id": item.item_id,

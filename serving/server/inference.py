@@ -45,12 +45,14 @@ class RequestLimits:
         max_rows: rows of one request; 0: any number.
         max_elements: values in all tensors of one request; 0: any number.
         max_concurrent_requests: requests under way at once; 0: any number.
+        max_bytes_under_way: bytes that they hold together, as they were sent; 0: any number.
         timeout_seconds: time a request may wait and run; 0: any.
     """
 
     max_rows: int = 0
     max_elements: int = 0
     max_concurrent_requests: int = 0
+    max_bytes_under_way: int = 0
     timeout_seconds: float = 0.0
 
 
@@ -77,6 +79,7 @@ class Inference:
         self.manager = manager
         self.metrics = metrics
         self.under_way = 0
+        self._bytes_under_way = 0
         self.draining = False
         self.live: LiveState | None = None
         self._limits = limits
@@ -99,11 +102,18 @@ class Inference:
         return self._pools[model]
 
     @contextlib.contextmanager
-    def admitted(self):
-        """Counts a request in and out.
+    def admitted(self, size: int = 0):
+        """Counts a request in and out, and the bytes that it holds.
+
+        Args:
+            size: how many it has when it comes.
+
+        Yields:
+            A function that is to be told how many more come; it raises as this does.
 
         Raises:
-            ServingError: UNAVAILABLE while too many others are under way, or the server stops.
+            ServingError: UNAVAILABLE while too many others are under way or they hold too much, or
+                the server stops.
         """
         if self.draining:
             raise ServingError(Code.UNAVAILABLE, "The server is stopping")
@@ -112,11 +122,27 @@ class Inference:
             raise ServingError(
                 Code.UNAVAILABLE, f"Too many requests are under way; the limit is {limit}"
             )
+        held = 0
+
+        def hold(more: int) -> None:
+            nonlocal held
+            limit = self._limits.max_bytes_under_way
+            if limit and self._bytes_under_way + more > limit:
+                raise ServingError(
+                    Code.UNAVAILABLE,
+                    f"The requests under way hold {self._bytes_under_way} bytes, and {more} more "
+                    f"came; the limit is {limit}",
+                )
+            self._bytes_under_way += more
+            held += more
+
         self.under_way += 1
         try:
-            yield
+            hold(size)
+            yield hold
         finally:
             self.under_way -= 1
+            self._bytes_under_way -= held
 
     @contextlib.contextmanager
     def counted(self, model: str, api: str, entrypoint: str):

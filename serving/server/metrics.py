@@ -36,13 +36,20 @@ def page_path(config_file: str) -> str:
 
 
 class Counter:
-    """A number that only grows, one for each combination of label values."""
+    """A number that only grows, one for each combination of label values.
+
+    Args:
+        name: TensorFlow Serving's; or one of our own, as Prometheus' linter wants it.
+        labels: names of the labels.
+        meaning: the line of help that one of our own has.
+    """
 
     kind = "counter"
 
-    def __init__(self, name: str, labels: tuple[str, ...]):
+    def __init__(self, name: str, labels: tuple[str, ...], meaning: str = ""):
         self.name = name
         self.labels = labels
+        self.meaning = meaning
         self.cells: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
 
@@ -71,10 +78,15 @@ class Counter:
         name = metric_name(self.name)
         with self._lock:
             cells = sorted(self.cells.items())
-        # OpenMetrics has every sample of a counter end in `_total`: whoever asks for it would not
-        # find the metric under TensorFlow Serving's name.
-        kind = "unknown" if open_metrics else self.kind
-        return [f"# TYPE {name} {kind}"] + [
+        family, kind = name, self.kind
+        if open_metrics and self.meaning:
+            family = name.removesuffix("_total")
+        elif open_metrics:
+            # There every sample of a counter ends in `_total`: whoever asks for it would not find
+            # the metric under TensorFlow Serving's name.
+            kind = "unknown"
+        told = [f"# HELP {family} {self.meaning}"] if self.meaning else []
+        return [*told, f"# TYPE {family} {kind}"] + [
             f"{name}{{{_labels(self.labels, values)}}} {count}" for values, count in cells
         ]
 
@@ -174,8 +186,11 @@ class Metrics:
         self.request_log_count = Counter(
             "/tensorflow/serving/request_log_count", ("model_name", "status_code")
         )
-        # Our own: what was asked of the live state.
-        self.state_count = Counter("/recsys/serving/state_count", ("operation", "status"))
+        self.state_count = Counter(
+            "recsys_serving_state_operations_total",
+            ("operation", "status"),
+            "What was asked of the live state, by operation and how it ended.",
+        )
         self.load_attempts = Counter(
             "/tensorflow/cc/saved_model/load_attempt_count", ("model_path", "status")
         )

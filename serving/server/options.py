@@ -93,6 +93,9 @@ class ServerOptions:
     max_rows: int = _option(100_000, "most rows in a request; 0: any number")
     max_elements: int = _option(1 << 21, "most values in one request; 0: any number")
     max_concurrent_requests: int = _option(1000, "most requests under way; 0: any number")
+    max_bytes_under_way: int = _option(
+        256 << 20, "most bytes that the requests under way hold together; 0: any number"
+    )
     max_connections: int = _option(
         0, "most connections of the REST port; 0: what the limit of open files leaves"
     )
@@ -131,6 +134,7 @@ class ServerOptions:
             "max_rows",
             "max_elements",
             "max_concurrent_requests",
+            "max_bytes_under_way",
             "max_connections",
             "threads",
             "rest_api_timeout_in_ms",
@@ -160,6 +164,11 @@ class ServerOptions:
             raise StartError(
                 "--request_log_max_file_bytes must be at least 1 and "
                 "--request_log_max_file_seconds more than 0"
+            )
+        if 0 < self.max_bytes_under_way < self.max_body_bytes:
+            raise StartError(
+                f"--max-bytes-under-way must be at least --max-body-bytes, {self.max_body_bytes}, "
+                f"got {self.max_bytes_under_way}"
             )
         if self.max_body_bytes < 1 or self.num_request_iterations_for_warmup < 1:
             raise StartError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import re
@@ -14,15 +15,16 @@ from urllib.parse import unquote
 from aiohttp import ClientError, web
 
 from serving.server.inference import Inference
-from serving.server.json.examples import parse_examples
-from serving.server.json.parse import parse_predict, signature_name
+from serving.server.json.apart import Apart
+from serving.server.json.examples import read_examples
+from serving.server.json.parse import read_predict
 from serving.server.json.print import (
     classify_response,
     error_response,
     predict_response,
     regress_response,
 )
-from serving.server.json.text import parse_object, parse_value
+from serving.server.json.text import parse_value
 from serving.server.manager import ModelVersionStatus
 from serving.server.metrics import OPEN_METRICS
 from serving.server.servable import DEFAULT_SIGNATURE
@@ -41,9 +43,10 @@ _STATUS = re.compile(
 )
 _STATE = re.compile(r"/v1/(events|items)", re.IGNORECASE | re.ASCII)
 _HANDLED = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
-# Parsing holds the interpreter; above this size it happens on a thread, so others get their turn.
-_LARGE = 128 * 1024
-_LARGE_ANSWER = 1 << 14  # values; printing them is no different
+# Parsing holds the interpreter: above the first size it happens on a thread, so that others get
+# their turn between its steps, above the second in a process, since one step takes too long.
+_LARGE, _HUGE = 1 << 17, 1 << 19
+_LARGE_ANSWER, _HUGE_ANSWER = 1 << 14, 1 << 17  # values; printing them is no different
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class RestHandler:
     def __init__(self, inference: Inference, options: RestOptions):
         self._inference = inference
         self._options = options
+        self._apart = Apart()
+
+    def close(self) -> None:
+        """Ends the process that reads big bodies."""
+        self._apart.close()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The handler for `aiohttp.web.Server`."""
@@ -137,8 +145,8 @@ class RestHandler:
             if match:
                 name, version, label, method = match.groups()
                 spec = _spec(name, version, label)
-                with self._inference.admitted():
-                    body = await self._read(request)
+                with self._inference.admitted() as hold:
+                    body = await self._read(request, hold)
                     api = method.capitalize()
                     with self._inference.counted(spec.name, api, "REST"):
                         return await getattr(self, "_" + method.lower())(spec, body)
@@ -146,8 +154,8 @@ class RestHandler:
             if match and self._inference.live is None:
                 raise invalid(f"{path}: the server keeps no state; it does with --state")
             if match:
-                with self._inference.admitted():
-                    return await self._write(match[1].lower(), await self._read(request))
+                with self._inference.admitted() as hold:
+                    return await self._write(match[1].lower(), await self._read(request, hold))
         elif request.method == "GET":
             match = _STATUS.fullmatch(path)
             if match:
@@ -158,7 +166,7 @@ class RestHandler:
                 return self._metadata(spec) if metadata else self._status(spec)
         raise invalid(f"Malformed request: {request.method} {path}")
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    async def _read(self, request: web.BaseRequest, hold: Callable[[int], None]) -> bytes:
         limit = self._options.max_body_bytes
         if (request.content_length or 0) > limit:
             raise _HttpError(
@@ -171,9 +179,11 @@ class RestHandler:
             body = content.read_nowait(-1)  # it came whole with the headers
             if len(body) > limit:
                 raise _HttpError(413, f"The body has more than {limit} bytes")
+            hold(len(body))
             return body
         try:
-            return await asyncio.wait_for(_read_all(content, limit), self._options.body_timeout)
+            reading = _read_all(content, limit, hold)
+            return await asyncio.wait_for(reading, self._options.body_timeout)
         except asyncio.TimeoutError:
             raise _HttpError(
                 408, f"The body did not arrive within {self._options.body_timeout:g} s"
@@ -182,9 +192,8 @@ class RestHandler:
             raise invalid(f"Cannot read the body: {error}") from None
 
     async def _write(self, kind: str, body: bytes) -> bytes:
-        document = await self._parse(body, parse_value)
         read = read_events if kind == "events" else read_items
-        rows = await asyncio.to_thread(read, document) if len(body) > _LARGE else read(document)
+        rows = await self._decode(body, lambda: read(parse_value(body)), apart=False)
         if kind == "events":
             written = await self._inference.live.write_events(rows)
         else:
@@ -192,33 +201,40 @@ class RestHandler:
         told = {name: value for name, value in asdict(written).items() if value != ()}
         return json.dumps(told).encode()
 
-    async def _parse(self, body: bytes, parse: Callable[[bytes], Any] = parse_object) -> Any:
+    async def _decode(
+        self, body: bytes, function: Callable[..., Any], *arguments: Any, apart: bool = True
+    ) -> Any:
         # Before anything is made of it: what two bytes of JSON say is an object of 56.
         self._inference.check_size(body.count(b",") + body.count(b"[") + body.count(b"{"))
         if len(body) <= _LARGE:
-            return parse(body)
-        return await asyncio.to_thread(parse, body)
+            return function(*arguments)
+        if len(body) > _HUGE and apart:
+            return await self._apart.run(function, *arguments)
+        return await asyncio.to_thread(function, *arguments)
 
     async def _predict(self, spec, body: bytes) -> bytes:
-        document = await self._parse(body)
-        signature = signature_name(document) or DEFAULT_SIGNATURE
-        with self._inference.servable(spec) as servable:
-            definition = servable.signatures.get(signature)
-            if definition is None:
+        with contextlib.ExitStack() as held:
+            types, missing = {}, None
+            try:
+                servable = held.enter_context(self._inference.servable(spec))
+                types = servable.input_types
+            except ServingError as error:
+                missing = error  # which is said of a body that can be read
+            name, inputs, by_row = await self._decode(body, read_predict, body, types)
+            if missing is not None:
+                raise missing
+            signature = name or DEFAULT_SIGNATURE
+            if signature not in servable.signatures:
                 raise invalid(f'Serving signature name: "{signature}" not found in signature def')
-            dtypes = {
-                name: definition.inputs[name].dtype for name in servable.input_names(signature)
-            }
-            if not dtypes:
+            if inputs is None:
                 raise invalid(f"Failed to get input map for signature: {signature}")
-            if len(body) > _LARGE:
-                inputs, by_row = await asyncio.to_thread(parse_predict, document, dtypes)
-            else:
-                inputs, by_row = parse_predict(document, dtypes)
             outputs = await self._inference.predict(servable, signature, inputs)
-            if sum(array.size for array in outputs.values()) > _LARGE_ANSWER:
-                return await asyncio.to_thread(predict_response, outputs, by_row)
-            return predict_response(outputs, by_row)
+        values = sum(array.size for array in outputs.values())
+        if values > _HUGE_ANSWER:
+            return await self._apart.run(predict_response, outputs, by_row)
+        if values > _LARGE_ANSWER:
+            return await asyncio.to_thread(predict_response, outputs, by_row)
+        return predict_response(outputs, by_row)
 
     async def _classify(self, spec, body: bytes) -> bytes:
         request = await self._examples_request(
@@ -239,14 +255,8 @@ class RestHandler:
         return regress_response(response.result)
 
     async def _examples_request(self, request, body: bytes):
-        document = await self._parse(body)
-        request.model_spec.signature_name = signature_name(document)
-        examples, context = parse_examples(document)
-        if context is not None:
-            request.input.example_list_with_context.context.CopyFrom(context)
-            request.input.example_list_with_context.examples.extend(examples)
-        else:
-            request.input.example_list.examples.extend(examples)
+        read = await self._decode(body, read_examples, type(request), body)
+        request.MergeFromString(read)
         return request
 
     def _status(self, spec) -> bytes:
@@ -288,12 +298,13 @@ class _HttpError(ServingError):
         self.http_status = status
 
 
-async def _read_all(content, limit: int) -> bytes:
+async def _read_all(content, limit: int, hold: Callable[[int], None]) -> bytes:
     pieces, size = [], 0
     async for piece in content.iter_any():
         size += len(piece)
         if size > limit:
             raise _HttpError(413, f"The body has more than {limit} bytes")
+        hold(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 

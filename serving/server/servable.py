@@ -50,6 +50,8 @@ class Servable:
         version: its version number.
         path: the folder it was loaded from.
         signatures: SignatureDef by name.
+        input_types: TensorFlow's number of the data type by input name, by signature; of "" those
+            of the signature that serves where none is named.
     """
 
     def __init__(
@@ -97,6 +99,11 @@ class Servable:
             if signature != "__saved_model_init_op"
         }
         self._inputs = {name: sorted(sig.inputs) for name, sig in self.signatures.items()}
+        self.input_types = {
+            name: {each: self.signatures[name].inputs[each].dtype for each in inputs}
+            for name, inputs in self._inputs.items()
+        }
+        self.input_types[""] = self.input_types.get(DEFAULT_SIGNATURE, {})
         self._callables: OrderedDict[tuple, Callable[..., list]] = OrderedDict()
         self._preparing = threading.Lock()
         self._users = 0

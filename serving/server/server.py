@@ -61,7 +61,7 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._runner = self._grpc = self._health = None
+        self._runner = self._grpc = self._health = self._rest = None
 
     def start(self) -> "Server":
         """Loads the models, opens the ports and returns when both answer.
@@ -92,6 +92,7 @@ class Server:
                 max_rows=options.max_rows,
                 max_elements=options.max_elements,
                 max_concurrent_requests=options.max_concurrent_requests,
+                max_bytes_under_way=options.max_bytes_under_way,
                 timeout_seconds=options.rest_api_timeout_in_ms / 1e3,
             ),
             options.threads or 2 * (os.cpu_count() or 1),
@@ -306,8 +307,9 @@ class Server:
         from serving.server.rest import RestHandler
 
         options = self.options
+        self._rest = RestHandler(self._inference, rest_options)
         connections = Connections(
-            RestHandler(self._inference, rest_options),
+            self._rest,
             options.max_connections or _most_connections(),
             options.header_timeout_seconds,
             options.idle_timeout_seconds,
@@ -325,6 +327,7 @@ class Server:
         from serving.server import grpc_services
         from serving.wire import protos
 
+        grpc_services.log_malformed_once()
         options = self.options
         limit = options.max_body_bytes
         self._grpc = grpc.aio.server(
@@ -384,8 +387,10 @@ class Server:
         if self._runner is not None:
             closing.append(self._runner.cleanup())
         await asyncio.gather(*closing)
+        if self._rest is not None:
+            self._rest.close()
         # gRPC polls on a thread for as long as a server of it exists: too long, when Python ends.
-        self._runner = self._grpc = self._health = None
+        self._runner = self._grpc = self._health = self._rest = None
 
 
 def _most_connections() -> int:

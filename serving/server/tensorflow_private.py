@@ -9,20 +9,20 @@ from __future__ import annotations
 from typing import Callable
 
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.client import pywrap_tf_session as c_api
 from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 _TAGS = ["serve"]
-_BYTES_AT_ONCE = 1 << 16
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:
     """Does what `tf.compat.v1.saved_model.load` does, and lets other threads go on meanwhile.
 
     A call that imports a graph holds the interpreter's lock from its beginning to its end, .2 s for
-    a model with all its signatures. Its functions are imported a few at a time; the call that is
-    left, of the nodes that call them, still holds it for as long as TensorFlow infers their shapes.
+    a model with all its signatures. So its functions come before, each by a call of its own, and
+    the nodes that call them without inferring shapes through what they call: the file tells those.
 
     Args:
       session: of an empty graph.
@@ -33,17 +33,16 @@ def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDe
     """
     loader = SavedModelLoader(path)
     found = loader.get_meta_graph_def_from_tags(_TAGS)
-    functions, few = found.graph_def.library.function, graph_pb2.GraphDef()
-    with session.graph.as_default():
-        for place, function in enumerate(functions, 1):
-            few.library.function.append(function)
-            if place == len(functions) or few.ByteSize() >= _BYTES_AT_ONCE:
-                few.versions.CopyFrom(found.graph_def.versions)
-                tf.graph_util.import_graph_def(
-                    few, name="", producer_op_list=found.meta_info_def.stripped_op_list
-                )
-                few = graph_pb2.GraphDef()
+    functions = found.graph_def.library.function
+    with session.graph._c_graph.get() as graph:
+        for definition in functions:
+            function = c_api.TF_FunctionImportFunctionDef(definition.SerializeToString())
+            c_api.TF_GraphCopyFunction(graph, function, None)
+            c_api.TF_DeleteFunction(function)
     del functions[:]
+    for node in found.graph_def.node:
+        if node.op in _CALLS:
+            node.attr["_disable_call_shape_inference"].b = True
     saver, _ = loader.load_graph(session.graph, _TAGS)
     loader.restore_variables(session, saver)
     loader.run_init_ops(session, _TAGS)

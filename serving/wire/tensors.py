@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -34,6 +35,8 @@ DTYPES: dict[int, tuple[np.dtype[Any], str, str]] = {
 STRING = 7
 # A message of a few bytes must not fill the memory.
 MAX_REPEATED = 1 << 18
+# The interpreter's lock is held while so many values are copied, and given back in between.
+_AT_ONCE = 1 << 14
 _NUMBERS = {dtype: number for number, (dtype, _, _) in DTYPES.items()}
 
 
@@ -84,13 +87,13 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
         flat = np.empty(len(values), object)
         flat[:] = values
     elif field == "half_val":
-        flat = np.array(values, np.uint16).view(dtype)
+        flat = _copied(values, np.uint16).view(dtype)
     elif dtype.kind == "c":
-        flat = np.array(values, np.float32 if dtype.itemsize == 8 else np.float64).view(dtype)
+        flat = _copied(values, np.float32 if dtype.itemsize == 8 else np.float64).view(dtype)
     elif field == "int_val":
-        flat = np.array(values, np.int32).astype(dtype)
+        flat = _copied(values, np.int32).astype(dtype)
     else:
-        flat = np.array(values, dtype)
+        flat = _copied(values, dtype)
     if len(flat) == size:
         return flat.reshape(shape)
     if len(flat) == 0:
@@ -107,6 +110,14 @@ def to_array(proto: TensorProto) -> npt.NDArray[Any]:
     filled[: len(flat)] = flat
     filled[len(flat) :] = flat[-1]
     return filled.reshape(shape)
+
+
+def _copied(values: Sequence[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The values of a field as an array."""
+    flat = np.empty(len(values), dtype)
+    for start in range(0, len(values), _AT_ONCE):
+        flat[start : start + _AT_ONCE] = values[start : start + _AT_ONCE]
+    return flat
 
 
 def to_proto(array: npt.NDArray[Any], proto: TensorProto, as_content: bool = False) -> TensorProto:
@@ -134,7 +145,9 @@ def to_proto(array: npt.NDArray[Any], proto: TensorProto, as_content: bool = Fal
         flat = flat.view(np.uint16)
     elif dtype.kind == "c":
         flat = flat.view(np.float32 if dtype.itemsize == 8 else np.float64)
-    getattr(proto, field).extend(flat.tolist())
+    values = getattr(proto, field)
+    for start in range(0, flat.size, _AT_ONCE):
+        values.extend(flat[start : start + _AT_ONCE].tolist())
     return proto
 
 

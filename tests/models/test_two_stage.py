@@ -10,6 +10,7 @@ from models.names import metrics, registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models import toy
+from tests.models.toy import NEW_USER
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -34,7 +35,12 @@ def exported(name, data, label, folder, **hyper_parameters):
 def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
-    described = toy_data("profile", 0.0, described=True)
+    described = toy.with_newcomers(
+        toy_data("profile", 0.0, described=True),
+        folder / "newcomers",
+        user_gender=["M"],
+        user_age=[20],
+    )
     recall, data = exported("item_knn", described, None, folder / "recall")
     rated = toy.build(
         folder / "rated",
@@ -91,26 +97,31 @@ def ask_rules(signatures, users, k, name="recommend_rules", beside=None, **rules
 
 
 def test_rules_hold_in_either_stage_and_for_whoever_is_answered(bundled, apart, stages):
-    """A known user, by the models, and a stranger, by popularity."""
+    """A known user and one with a history, by the models, others by popularity."""
     recall, data = apart[0], stages[2]
-    users = [data.users.ids[0], b"nobody knows"]
+    users = [data.users.ids[0], b"nobody knows", NEW_USER, b"nobody knows"]
+    history = tf.constant([[""], [data.items.ids[3]], [""], [""]])
+    by = [b"model", b"fold-in", b"segment", b"fallback"]
     for stage in (recall, bundled):
-        plain, ruled = ask(stage, users, 8), ask_rules(stage, users, 8)
+        plain = ask(stage, users, 8, history)
+        assert plain["strategy"].tolist() == by
+        ask_all = functools.partial(ask_rules, stage, users, beside={"history": history})
+        ruled = ask_all(k=8)
         for name, value in plain.items():
             np.testing.assert_array_equal(ruled[name], value, name)
         # A toy's item n is of 1980 + n % 20.
-        few = ask_rules(stage, users, 6, where=["year >= 1995"])
+        few = ask_all(k=6, where=["year >= 1995"])
         number = np.vectorize(lambda item: int(item.split(b" ")[1]))(few["item_id"])
-        assert number.shape == (2, 6) and (number % 20 >= 15).all()
+        assert number.shape == (4, 6) and (number % 20 >= 15).all()
         # What is boosted beyond all others comes first; a pin has its place whatever it scores.
         pin = plain["item_id"][0, 7]
         lifted = ask_rules(stage, users[:1], 4, boost=["year = 1999 => + 1000"], pin=[b"", pin])
         assert lifted["item_id"][0, 1] == pin
         first = lifted["item_id"][0, 0]
         assert int(first.split(b" ")[1]) % 20 == 19 and lifted["score"][0, 0] > 900
-        none = ask_rules(stage, users, 5, allow=[data.items.ids[0]])
+        none = ask_all(k=5, allow=[data.items.ids[0]])
         assert (none["item_id"] != b"").sum(1).max() <= 1
-        assert none["fewer"][1].startswith(b"1 answered: allow and where take 1 of 60 items")
+        assert none["fewer"][3].startswith(b"1 answered: allow and where take 1 of 60 items")
     with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)yaer.*nearest is.*year"):
         ask_rules(bundled, users, 5, where=["yaer > 1990"])
 

@@ -166,12 +166,21 @@ class ToyData:
 NEW_USER, NEW_ITEM = "new user", "new item"
 
 
-def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
-    """The same data with a user and an item that stand in their tables and nowhere else."""
+def with_newcomers(toy: ToyData, folder: Path, **of_user: list) -> ToyData:
+    """The same data with a user and an item that stand in their tables and nowhere else.
+
+    Args:
+        toy: the data.
+        folder: where it goes.
+        **of_user: features of the user, else none.
+    """
     (folder / "examples").mkdir(parents=True)
     for name in ("graph", "schema"):
         (folder / name).symlink_to(toy.folder / name)
-    newcomers = {"items": ("item_id", NEW_ITEM), "users": ("user_id", NEW_USER)}
+    newcomers = {
+        "items": example(item_id=[NEW_ITEM]),
+        "users": example(user_id=[NEW_USER], **of_user),
+    }
     for split in (toy.folder / "examples").glob("Split-*"):
         target = folder / "examples" / split.name
         row = newcomers.get(split.name.removeprefix("Split-"))
@@ -182,7 +191,7 @@ def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
         for file in split.iterdir():
             (target / file.name).symlink_to(file)
         with tf.io.TFRecordWriter(str(target / "newcomer.gz"), "GZIP") as file:
-            file.write(example(**{row[0]: [row[1]]}))
+            file.write(row)
     return ToyData(folder, toy.label)
 
 

@@ -256,6 +256,11 @@ class Laboratory:
             target.channel.close()
         self._ask({"stop": target.number})
 
+    @property
+    def pid(self) -> int:
+        """The process' number."""
+        return self._process.popen.pid
+
     def log(self) -> str:
         """What the servers logged."""
         return self._process.errors()

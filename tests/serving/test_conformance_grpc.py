@@ -374,8 +374,8 @@ def check_health(target, service: str) -> bytes:
 
 
 def test_health_G24(target):
-    assert check_health(target, "") == b"\x08\x01"
-    assert check_health(target, "PredictionService") == b"\x08\x01"
+    for service in ("", "PredictionService", "ModelService"):
+        assert check_health(target, service) == b"\x08\x01"
     with expect_status("NOT_FOUND"):
         check_health(target, "other")
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from serving.server.metrics import Counter
+from serving.server.metrics import Counter, Metrics
 from tests.serving.support import expect_status
 from tests.serving.test_conformance_grpc import predict
 
@@ -128,3 +128,17 @@ def test_label_values_are_quoted_X3():
     counter = Counter("/requests", ("model_name", "status"))
     counter.add('a"b\\c\nd', "OK")
     assert counter.lines()[1] == r':requests{model_name="a\"b\\c\nd",status="OK"} 1'
+
+
+def test_names_of_our_own_pass_the_linter_of_prometheus():
+    """No colons, `_total` at the end of a counter, and help; OpenMetrics' family lacks the end."""
+    metrics = Metrics()
+    own = [each for each in metrics._all.values() if not each.name.startswith("/tensorflow/")]
+    assert own and all(re.fullmatch("[a-z_]+_total", each.name) for each in own)
+    metrics.state_count.add("read", "OK", by=2)
+    name = "recsys_serving_state_operations"
+    sample = f'{name}_total{{operation="read",status="OK"}} 2'
+    for family, page in ((f"{name}_total", metrics.page()), (name, metrics.page(True))):
+        told, kind, counted = page.splitlines()[:3]
+        assert re.fullmatch(f"# HELP {family} [A-Z].+[.]", told)
+        assert (kind, counted) == (f"# TYPE {family} counter", sample)

@@ -17,7 +17,7 @@ from google.protobuf import text_format
 
 from serving.server.batching import read_parameters
 from serving.server.metrics import DEFAULT_PATH, page_path
-from serving.server.model_config import read_model_config_file
+from serving.server.model_config import RequestLogConfig, read_model_config_file
 from serving.server.options import ServerOptions
 from serving.wire import protos
 from tests.serving.support import ROOT
@@ -83,6 +83,15 @@ def test_configuration_parses():
     parameters = read_parameters(str(CONFIG / "batching_parameters.txt"))
     assert parameters.allowed_batch_sizes[-1] == parameters.max_batch_size == 64
     assert page_path(str(CONFIG / "monitoring.config")) == DEFAULT_PATH
+
+
+def test_the_sample_of_the_manual_parses(tmp_path):
+    """Whole, as a file that is handed to `--model-config-file`."""
+    manual = (ROOT / "serving" / "README.md").read_text("utf-8")
+    sample = "    model_config_list" + manual.split("\n    model_config_list")[1].split("\n\n")[0]
+    (tmp_path / "models.config").write_text(sample)
+    (model,) = read_model_config_file(str(tmp_path / "models.config"))
+    assert model.request_log == RequestLogConfig("/logs/recsys", 0.1)
 
 
 # --- Compose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import socket
@@ -13,7 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from benchmarks.usage import begin_peak, memory
 from serving.client.client import Client
+from serving.server import servable as servable_module
+from serving.server import tensorflow_private
 from serving.server.inference import Inference, RequestLimits
 from serving.server.manager import Manager
 from serving.server.metrics import Metrics
@@ -59,6 +63,15 @@ def exchange(server: Target, *parts: bytes, pause: float = 0.0) -> bytes:
                 break
             received += piece
         return received
+
+
+@contextlib.contextmanager
+def at_most(size: int, laboratory):
+    """The servers' memory grows by no more, not even for a while."""
+    begin_peak(laboratory.pid)
+    before = memory("VmRSS", laboratory.pid)
+    yield
+    assert memory("VmHWM", laboratory.pid) - before < size
 
 
 # --- bodies
@@ -304,37 +317,40 @@ def test_too_large_a_message(server):
     [
         ([1 << 40], f"has {1 << 40} values; the limit is"),
         ([1 << 40, 1 << 40], f"has {1 << 80} values; the limit is"),
+        ([1, 1 << 24], f"has {1 << 24} values; the limit is"),
         ([1 << 20], "are made up by repeating the last"),
         ([-1], "no complete shape"),
     ],
 )
-def test_shape_without_values(server, shape, text):
+def test_shape_without_values(server, laboratory, shape, text):
     request = predict()
     tensor = request.inputs["x"]
     tensor.dtype = 1
     tensor.float_val.append(1.0)
     for size in shape:
         tensor.tensor_shape.dim.add().size = size
-    with expect_status("INVALID_ARGUMENT", text):
+    with at_most(50 << 20, laboratory), expect_status("INVALID_ARGUMENT", text):
         server.prediction.Predict(request)
 
 
-def test_names_are_looked_at_before_tensors(server):
+def test_names_are_looked_at_before_tensors(server, laboratory):
     """365 bytes of shapes stand for gigabytes, and none of them is an input."""
     request = predict()
     for number in range(16):
         tensor = request.inputs[f"unknown {number}"]
         tensor.dtype = 1
-        tensor.tensor_shape.dim.add().size = 1 << 18
-    with expect_status("INVALID_ARGUMENT", "input size does not match signature"):
-        server.prediction.Predict(request)
+        tensor.tensor_shape.dim.add().size = 1 << 24
+    with at_most(50 << 20, laboratory):
+        with expect_status("INVALID_ARGUMENT", "input size does not match signature"):
+            server.prediction.Predict(request)
 
 
-def test_too_many_values(server):
+def test_too_many_values(server, laboratory):
     """Two bytes of JSON each, and 56 in memory."""
     body = b'{"instances": [' + b"[]," * (1 << 21) + b"[]]}"
     begin = time.monotonic()
-    reply = server.post("/v1/models/half:predict", body)
+    with at_most(100 << 20, laboratory):
+        reply = server.post("/v1/models/half:predict", body)
     # As many commas, and as many brackets with the one around them, and one brace.
     expect_error(reply, 400, f"The request has {2 * (1 << 21) + 3} values; the limit is {1 << 21}")
     assert time.monotonic() - begin < 5
@@ -359,6 +375,25 @@ def test_a_filter_prepares_nothing_of_its_own(laboratory):
     servable.close()
 
 
+def test_what_is_prepared_is_prepared_once(laboratory, monkeypatch):
+    """Eight threads ask a new version at the same time."""
+    path, prepared, inputs = laboratory.models / "half" / "123", [], {"x": np.ones(1, np.float32)}
+
+    def counted(session, options):
+        prepared.append(list(options.fetch))
+        time.sleep(0.1)  # the others come meanwhile
+        return tensorflow_private.make_callable(session, options)
+
+    monkeypatch.setattr(servable_module, "make_callable", counted)
+    servable = Servable("half", 123, str(path))
+    tensors = servable.tensors("serving_default", ["y"])
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(servable.run, "serving_default", inputs, tensors) for _ in range(8)]
+        assert [run.result()[0].tolist() for run in runs] == [[2.5]] * 8
+    assert prepared == [list(tensors)]
+    servable.close()
+
+
 def test_wrong_content(server):
     request = predict()
     request.inputs["x"].dtype = 1
@@ -371,11 +406,16 @@ def test_wrong_content(server):
         server.prediction.Predict(request)
 
 
-def test_bytes_that_are_no_message(server):
+def test_bytes_that_are_no_message(server, laboratory):
+    before = len(laboratory.log())
     call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-    with expect_status("UNKNOWN", "Error parsing message"):
-        call(b"\xff\xff\xff", timeout=10)
+    for _ in range(3):
+        with expect_status("UNKNOWN", "Error parsing message"):
+            call(b"\xff\xff\xff", timeout=10)
     assert server.half() == 3.0
+    said = laboratory.log()[before:]
+    assert "a client of the gRPC port sent no message (said once a minute)" in said
+    assert said.count("\n") == 1
 
 
 def test_other_shapes_than_the_signature(server):
@@ -436,6 +476,32 @@ def test_too_many_requests_at_once(start):
     refused = next(reply for reply in replies if reply.status == 503)
     expect_error(refused, 503, "Too many requests are under way; the limit is 2")
     assert server.half() == 3.0
+
+
+def test_requests_share_a_budget_of_bytes(start):
+    """Bodies that have come in part hold what has come, and give it back."""
+    size = 1 << 20
+    server = start(max_body_bytes=size, max_bytes_under_way=2 * size)
+    body = b'{"instances": [2.0]' + b" " * (size - 120) + b"}"
+    request = predict(x=np.zeros((10, size // 50), np.float32))
+    slow = [connect(server) for _ in range(2)]
+    for connection in slow:
+        connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+    time.sleep(0.5)  # they come, and leave 200 bytes
+    small = b'{"instances": [2.0]' + b" " * 300 + b"}"
+    eventually(lambda: server.post("/v1/models/half:predict", small).status == 503)
+    reply = server.post("/v1/models/half:predict", body)
+    expect_error(reply, 503, f"more came; the limit is {2 * size}")
+    assert reply.headers["retry-after"] == "1"
+    with expect_status("UNAVAILABLE", f"more came; the limit is {2 * size}"):
+        server.prediction.Predict(request)
+    assert server.half() == 3.0
+    slow[0].sendall(body[-1:])
+    assert slow[0].recv(65536).startswith(b"HTTP/1.1 200 ")
+    for connection in slow:
+        connection.close()
+    eventually(lambda: server.post("/v1/models/half:predict", body).status == 200)
+    assert server.prediction.Predict(request).outputs["y"]
 
 
 def test_damaged_versions_beside_a_good_one(start, tmp_path, copy_model):

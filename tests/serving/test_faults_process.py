@@ -12,6 +12,7 @@ import threading
 import time
 
 import grpc
+import psutil
 import pytest
 
 from serving.server.options import ServerOptions, parse_arguments
@@ -61,8 +62,12 @@ def test_killed_and_restarted(launch):
     assert (ready["rest"], ready["grpc"]) == (launch.target.rest, launch.target.grpc)
     assert "half/124" in ready["models"]
     assert launch.target.half() == 3.0
+    big = b" " * (1 << 20) + b'{"instances": [2.0]}'
+    assert launch.target.post("/v1/models/half:predict", big).status == 200
+    (reader,) = psutil.Process(process.popen.pid).children()
     process.popen.send_signal(signal.SIGKILL)
     assert process.popen.wait(10) == -signal.SIGKILL
+    eventually(lambda: not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE)
     with pytest.raises(ConnectionError):
         launch.target.half()
     launch()

@@ -194,7 +194,7 @@ def test_what_was_asked_of_the_state_is_counted(server):
         client.recommend("u-count")
     page = server.get("/monitoring/prometheus/metrics").body.decode()
     for operation in ("write_events", "look_up"):
-        count = f':recsys:serving:state_count{{operation="{operation}",status="OK"}}'
+        count = f'recsys_serving_state_operations_total{{operation="{operation}",status="OK"}}'
         assert count in page
 
 

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 import math
 
-from serving.server.json.parse import as_float, decode_base64, is_object
-from serving.server.json.text import format_error, type_name
+from serving.server.json.parse import as_float, decode_base64, is_object, signature_name
+from serving.server.json.text import format_error, parse_object, type_name
 from serving.wire.errors import invalid
 from serving.wire.protos import Example
+
+
+def read_examples(kind: type, body: bytes) -> bytes:
+    """Reads the body of a `classify` or `regress` request.
+
+    Args:
+        kind: ClassificationRequest or RegressionRequest.
+        body: of the request.
+
+    Returns:
+        A serialized request of that kind, without the model's name.
+
+    Raises:
+        ServingError: as `parse_object` and `parse_examples`.
+    """
+    document = parse_object(body)
+    request = kind()
+    request.model_spec.signature_name = signature_name(document)
+    examples, context = parse_examples(document)
+    if context is None:
+        request.input.example_list.examples.extend(examples)
+    else:
+        request.input.example_list_with_context.context.CopyFrom(context)
+        request.input.example_list_with_context.examples.extend(examples)
+    return request.SerializeToString()
 
 
 def parse_examples(document: dict) -> tuple[list[Example], Example | None]:

@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from serving.server.json.text import echo, format_error, type_name
+from serving.server.json.text import echo, format_error, parse_object, type_name
 from serving.wire.errors import Code, ServingError, invalid
 from serving.wire.tensors import DTYPES, STRING, dtype_name
 
@@ -73,6 +73,30 @@ def parse_predict(document: dict, inputs: dict[str, int]) -> tuple[dict[str, np.
     if "inputs" in document:
         return _columns(document["inputs"], inputs), False
     raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def read_predict(
+    body: bytes, types: dict[str, dict[str, int]]
+) -> tuple[str, dict[str, np.ndarray], bool] | tuple[str, None, bool]:
+    """Reads the body of a `predict` request.
+
+    Args:
+        body: of the request.
+        types: TensorFlow's number of the data type by input name, by signature, of which "" is the
+            one that serves where none is named.
+
+    Returns:
+        The name of the signature, and what `parse_predict` returns; None in place of arrays where
+        there is no such signature, or it has no inputs.
+
+    Raises:
+        ServingError: as `parse_object` and `parse_predict`.
+    """
+    document = parse_object(body)
+    name = signature_name(document)
+    if not types.get(name):
+        return name, None, False
+    return name, *parse_predict(document, types[name])
 
 
 def _rows(rows: list, inputs: dict[str, int]) -> dict[str, np.ndarray]:

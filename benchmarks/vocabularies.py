@@ -3,18 +3,22 @@
     python -m benchmarks.vocabularies cost [--split FOLDER] [--rows 1000] [--seeds 0 1 2]
         FM on the clicks of MovieLens-100K: a row an id; admission by frequency; ids that share rows
         by one hash and by two; each as it was learnt and in int8
-    python -m benchmarks.vocabularies memory [--ids 1000000] [--rows 4000000]
+    python -m benchmarks.vocabularies memory [--ids 1000000] [--rows 4000000] [--column ad|user_id]
         a log in which a column has so many values, each once at least, through all stages of FM
-        with 16 factors, whose values share rows: seconds and memory of every stage
+        with 16 factors, whose values share rows: seconds and memory of every stage. Of `ad` no
+        vocabulary is kept, of `user_id` there is one
+    python -m benchmarks.vocabularies count [--ids 30000000]
+        Transform's vocabulary of so many values, each there once
     python -m benchmarks.vocabularies train [--ids 30000000] [--rows 4000000]
         the stage of training alone, on rows that are drawn rather than read
 
 Every stage is a process of its own, so that its peak of anonymous memory (what does not lie in
-files) is its own. Both print Markdown tables.
+files) is its own. All print Markdown tables.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -28,7 +32,7 @@ import numpy as np
 from benchmarks import clicks, experiment
 from benchmarks.usage import memory
 
-STAGES = ("read", "build", "transform", "train")
+STAGES = ("read", "build", "transform", "train", "serve")
 _FACTORS = 16
 _BATCH = 1_000_000
 _LABEL = {"column": "label"}
@@ -102,8 +106,8 @@ def _measured(
         return {"float32": learnt, "int8": {**evaluation.of(model)(), "bytes": size - saved}}
 
 
-def write_log(folder: Path, ids: int, seed: int = 0) -> None:
-    """Writes `events.parquet`: clicks on so many `ad`s, each of which is there once."""
+def write_log(folder: Path, ids: int, column: str, seed: int = 0) -> None:
+    """Writes `events.parquet`: clicks in which each of so many values of a column is there once."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,15 +115,16 @@ def write_log(folder: Path, ids: int, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(folder / "events.parquet", _schema()) as writer:
         for start in range(0, ids, _BATCH):
-            number = np.arange(start, min(ids, start + _BATCH))
-            size = len(number)
-            columns = [
-                pa.array([f"u{one}" for one in random.randint(_USERS, size=size)]),
-                pa.array([f"i{one}" for one in random.randint(_ITEMS, size=size)]),
-                pa.array([f"{one:x}" for one in number * 2654435761 % 2**32]),
-                pa.array((random.rand(size) < 0.3).astype(np.float32)),
-                pa.array(1_600_000_000 + random.randint(50_000_000, size=size)),
-            ]
+            end = min(ids, start + _BATCH)
+            size = end - start
+            columns = {
+                "user_id": pa.array([f"u{one}" for one in random.randint(_USERS, size=size)]),
+                "item_id": pa.array([f"i{one}" for one in random.randint(_ITEMS, size=size)]),
+                "ad": pa.array([f"a{one}" for one in random.randint(_ITEMS, size=size)]),
+                "label": pa.array((random.rand(size) < 0.3).astype(np.float32)),
+                "timestamp": pa.array(1_600_000_000 + random.randint(50_000_000, size=size)),
+                column: pa.array(_distinct(start, end)).cast(pa.string()),
+            }
             writer.write_table(pa.table(columns, schema=_schema()), row_group_size=100_000)
 
 
@@ -133,7 +138,7 @@ def _schema() -> Any:
     )
 
 
-def stage(name: str, folder: Path, ids: int, rows: int) -> None:
+def stage(name: str, folder: Path, ids: int, rows: int, column: str) -> None:
     """Runs one stage on what the stages before it left in `folder`."""
     from components import standalone
 
@@ -157,16 +162,51 @@ def stage(name: str, folder: Path, ids: int, rows: int) -> None:
             str(folder / "examples"),
             str(folder / "schema" / "schema.pbtxt"),
             str(folder / "graph"),
-            {"text": [], "hashed": ["ad"]},
+            {"text": [], "hashed": [column] if column == "ad" else []},
         )
+    elif name == "count":
+        _count(ids)
     elif name == "train":
         prepared = experiment.Prepared(folder, experiment.Label.parse(_LABEL))
-        _learn(prepared.training_data("fm"), rows, folder)
+        _learn(prepared.training_data("fm"), {column: rows}, folder)
+    elif name == "serve":
+        _serve(folder / "model")
     else:
-        _learn(_drawn(ids), rows, None)
+        _learn(_drawn(ids), {"ad": rows}, None)
 
 
-def _learn(data: Any, rows: int, folder: Path | None) -> None:
+def _count(ids: int) -> None:
+    """Fits the vocabulary of a column of so many values, and says what it is by its digest."""
+    import hashlib
+    import tempfile
+
+    import apache_beam as beam
+
+    from components.in_process import in_process_pipeline
+    from components.transform import vocabularies
+
+    def told(path: Any) -> None:
+        digest = hashlib.sha256()
+        with open(str(path), "rb") as file:
+            for lines in file:
+                digest.update(lines)
+        print(digest.hexdigest(), flush=True)
+
+    with tempfile.TemporaryDirectory() as temporary, in_process_pipeline() as pipeline:
+        fit = vocabularies.Fit((vocabularies._Rule("ad", bytes, 1, None, False),))
+        fit.base_temp_dir = temporary
+        rows = pipeline | beam.Create(range(0, ids, 1000), reshuffle=False)
+        batches = rows | beam.Map(lambda start: (_distinct(start, min(ids, start + 1000)),))
+        _ = (batches | fit)[0] | beam.Map(told)
+
+
+def _distinct(begin: int, end: int) -> np.ndarray:
+    """Values of a column: of so many rows, no two alike."""
+    number = np.arange(begin, end) * 2654435761 % 2**32
+    return np.array([b"%x" % one for one in number.tolist()], object)
+
+
+def _learn(data: Any, sharing: dict[str, int], folder: Path | None) -> None:
     """Trains an epoch and, where there is a folder, exports in int8."""
     from models.contract import tasks
     from models.feature_interaction.fm import Model
@@ -175,7 +215,7 @@ def _learn(data: Any, rows: int, folder: Path | None) -> None:
     from models.training.loop import TrainingLoop
 
     settings = Model.HyperParameters(
-        epochs=1, factors=_FACTORS, lazy_adam=True, batch_size=8192, hash_rows={"ad": rows}
+        epochs=1, factors=_FACTORS, lazy_adam=True, batch_size=8192, hash_rows=sharing
     )
     model = Model(settings, data)
     model.learn(TrainingLoop(settings, data))
@@ -184,6 +224,19 @@ def _learn(data: Any, rows: int, folder: Path | None) -> None:
         config = ExportConfig(tables="int8")
         told = export(exporter, model, None, str(folder / "model"), config)["export"]
         (folder / "export.json").write_text(json.dumps(told))
+
+
+def _serve(folder: Path) -> None:
+    """Loads what was exported, as the Evaluator, the canary and a server do, and asks it."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    asked = loaded.signatures["score"]
+    given = {
+        name: tf.constant([""] if spec.dtype == tf.string else [math.nan])
+        for name, spec in asked.structured_input_signature[1].items()
+    }
+    print({name: value.numpy() for name, value in asked(**given).items()}, flush=True)
 
 
 def _drawn(ids: int) -> Any:
@@ -223,11 +276,12 @@ def _drawn(ids: int) -> Any:
     )
 
 
-def measured(name: str, folder: Path, ids: int, rows: int) -> dict[str, str]:
+def measured(name: str, folder: Path, ids: int, rows: int, column: str = "ad") -> dict[str, str]:
     """Runs one stage as a process of its own: a row of the table."""
     begin, most = time.monotonic(), 0
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.vocabularies", "stage", name]
     command += ["--output", str(folder), "--ids", str(ids), "--rows", str(rows)]
+    command += ["--column", column]
     process = subprocess.Popen(command)
     while process.poll() is None:
         most = max(most, memory("RssAnon", process.pid))
@@ -249,25 +303,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("cost", "memory", "train", "stage"))
+    parser.add_argument("what", choices=("cost", "memory", "count", "train", "stage"))
     parser.add_argument("name", nargs="?", help="of the stage")
     parser.add_argument("--split", type=Path, help="folder of given validation and test rows")
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=4_000_000, help="that values share")
+    parser.add_argument("--column", choices=("ad", "user_id"), default="ad", help="with the ids")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/vocabularies"))
     own = parser.parse_args()
     folder = own.output
     if own.what == "stage":
-        return stage(own.name, folder, own.ids, own.rows)
+        return stage(own.name, folder, own.ids, own.rows, own.column)
     if own.what == "cost":
         table = cost(own.split, own.rows, own.seeds, folder / "cost")
-    elif own.what == "train":
-        table = [measured("drawn", folder, own.ids, own.rows)]
+    elif own.what in ("count", "train"):
+        name = {"count": "count", "train": "drawn"}[own.what]
+        table = [measured(name, folder, own.ids, own.rows)]
     else:
-        folder /= f"{own.ids}"
-        write_log(folder / "source", own.ids)
-        table = [measured(name, folder, own.ids, own.rows) for name in STAGES]
+        folder /= f"{own.column}-{own.ids}"
+        write_log(folder / "source", own.ids, own.column)
+        table = [measured(name, folder, own.ids, own.rows, own.column) for name in STAGES]
         told = json.loads((folder / "export.json").read_text())
         print(f"export {told['bytes'] / 1e6:,.1f} of {told['float32_bytes'] / 1e6:,.1f} MB")
     folder.mkdir(parents=True, exist_ok=True)

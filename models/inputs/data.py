@@ -25,6 +25,7 @@ from models.inputs.columns import (
 from models.inputs.documents import Documents
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
+from models.inputs.ids import IdIndex, Ids, held, index_of, lines, pieces
 from models.inputs.preprocessing import (
     BUCKETS,
     FIRST_TOKEN,
@@ -44,23 +45,25 @@ class Entities:
     """The users or the items.
 
     Attributes:
-        ids: [N] bytes; row r has index r + 2.
+        ids: [N] bytes; row r has index r + 2. Many are held as `Ids`.
         train_count: how many of them train has seen: the first ones. The others share the unknown
             row of an id embedding.
         features: name -> ([N + 2] or ragged [N + 2, None]) int64 transformed features; rows 0 and 1
             are missing.
         vocabulary_sizes: feature name -> number of distinct indices, padding and unknown included.
         tokens: feature name -> the vocabulary, for aligning embedding rows at a warm start.
+        table: the look-up of the ids, where there is one already.
         quantiles: name of a numeric feature -> [N + 2] float32, see `preprocessing_fn`; 0 where the
             number is missing. Empty unless Transform was asked for them.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | Ids
     train_count: int
     features: dict[str, tf.Tensor | tf.RaggedTensor]
     vocabulary_sizes: dict[str, int]
-    tokens: dict[str, list[bytes]]
+    tokens: dict[str, Sequence[bytes]]
     quantiles: dict[str, tf.Tensor] = field(default_factory=dict)
+    table: tf.lookup.StaticHashTable | IdIndex | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,11 +82,9 @@ class Entities:
         """Indices of any shape -> bool: whether train has seen the entity."""
         return (index >= FIRST_TOKEN) & (index < self.embedding_rows)
 
-    def lookup_table(self) -> tf.lookup.StaticHashTable:
+    def lookup_table(self) -> tf.lookup.StaticHashTable | IdIndex:
         """Id (string) -> index; an id that nobody knows maps to 1."""
-        values = tf.range(FIRST_TOKEN, self.index_count, dtype=tf.int64)
-        initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(self.ids, tf.string), values)
-        return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
+        return index_of(self.ids) if self.table is None else self.table
 
 
 class TrainingData:
@@ -131,15 +132,16 @@ class TrainingData:
                     f"training needs the split {name!r}; found none at {splits.get(name)!r}"
                 )
         self.transform = tft.TFTransformOutput(transform_graph)
+        self._vocabularies: dict[str, list[bytes] | Ids] = {}
         columns = read_schema(schema)
         self.features = feature_types.from_schema(columns)
         self._raw_spec = schema_utils.schema_as_feature_spec(columns).feature_spec
         self._splits = dict(splits)
         self.items = self._entities("item", self._splits["items"], with_cold=cold_items)
         self.users = self._entities("user", self._splits["users"], with_cold=True)
-        self.item_counts = self._item_counts()
         self.item_table = self.items.lookup_table()
         self.user_table = self.users.lookup_table()
+        self.item_counts = self._item_counts()
         self.event_types = (
             self._vocabulary(EVENT_TYPE)
             if "event_types" in history and EVENT_TYPE in self._raw_spec
@@ -439,9 +441,12 @@ class TrainingData:
         ]
         return np.concatenate(records) if records else np.array([], object)
 
-    def _vocabulary(self, name: str) -> list[bytes]:
+    def _vocabulary(self, name: str) -> list[bytes] | Ids:
         """What Transform has found of a column; nothing where it hashes the values."""
-        return list(self.transform.vocabulary_by_name(name)) if self._has_vocabulary(name) else []
+        if name not in self._vocabularies:
+            path = self.transform.vocabulary_file_by_name(name)
+            self._vocabularies[name] = held(lines(path) if path else ())
+        return self._vocabularies[name]
 
     def _has_vocabulary(self, name: str) -> bool:
         return self.transform.vocabulary_file_by_name(name) is not None
@@ -459,32 +464,40 @@ class TrainingData:
             kind,
             self._raw_spec[name].dtype,
             listed,
-            tuple(tokens),
+            tokens if isinstance(tokens, Ids) else tuple(tokens),
             hashed=kind != feature_types.NUMERIC and not self._has_vocabulary(name),
         )
 
     def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
         key = f"{entity}_id"
-        known = self._vocabulary(key)
+        known, cold_ids = self._vocabulary(key), f"{key}:cold"
+        lookup = index_of(known)
         members = [feature for feature in self.features if feature.entity == entity]
         spec = {feature.name: _optional(self._raw_spec[feature.name]) for feature in members}
         layer = self.transform_layer if spec else None
 
         def transform(row):
             identity = row.pop(key)
+            index = lookup.lookup(identity)
             columns = layer(row) if layer else {}
             wanted = {*spec, *map(quantile_column, spec)} & set(columns)
-            return {key: identity, **{name: to_ragged(columns[name]) for name in wanted}}
+            cold = tf.boolean_mask(identity, (index == UNKNOWN) & with_cold)
+            told = {name: to_ragged(columns[name]) for name in wanted}
+            return {key: index, cold_ids: cold, **told}
 
         rows = read_columns(pattern, {key: tf.io.FixedLenFeature([], tf.string), **spec}, transform)
+        index = rows.pop(key)
+        cold, place = np.unique(rows.pop(cold_ids).astype(object), return_inverse=True)
+        ids = np.array(known, object) if isinstance(known, list) else known
+        if len(cold):
+            index[index == UNKNOWN] = FIRST_TOKEN + len(known) + place
+            ids, lookup = held([*pieces(known), cold.tolist()]), None
+            ids = np.array(ids, object) if isinstance(ids, list) else ids
         # One row an id: a later duplicate (the data check has said so) does not win over an earlier
         # one.
-        table_ids, first_rows = np.unique(rows[key].astype(object), return_index=True)
-        is_known = set(known)
-        cold = [identity for identity in table_ids if identity not in is_known] if with_cold else []
-        ids = np.array(known + cold, object)
-        row_of = dict(zip(table_ids, first_rows))
-        source = np.array([row_of.get(identity, -1) for identity in ids], np.int64)
+        first = np.flatnonzero(index >= FIRST_TOKEN)[::-1]
+        source = np.full(len(ids), -1, np.int64)
+        source[index[first] - FIRST_TOKEN] = first
         present = np.flatnonzero(source >= 0)
         features, sizes, tokens, quantiles = {}, {}, {}, {}
         for feature in members:
@@ -507,19 +520,18 @@ class TrainingData:
                 )
                 + 1
             )
-        return Entities(ids, len(known), features, sizes, tokens, quantiles)
+        return Entities(ids, len(known), features, sizes, tokens, quantiles, lookup)
 
     def _item_counts(self) -> np.ndarray:
         """[N] int64 train counts in catalogue order, as Transform counted them."""
-        counts = {}
-        with tf.io.gfile.GFile(
-            self.transform.vocabulary_file_by_name(ITEM_FREQUENCY), "rb"
-        ) as file:
-            for line in file.read().split(b"\n"):
-                if line:
-                    count, token = line.split(b" ", 1)
-                    counts[token] = int(count)
-        return np.array([counts.get(identity, 0) for identity in self.items.ids], np.int64)
+        counts = np.zeros(len(self.items), np.int64)
+        for part in lines(self.transform.vocabulary_file_by_name(ITEM_FREQUENCY)):
+            told = [line.split(b" ", 1) for line in part]
+            times = np.array([int(count) for count, _ in told], np.int64)
+            index = self.item_table.lookup(tf.constant([item for _, item in told], tf.string))
+            known = index.numpy() >= FIRST_TOKEN
+            counts[index.numpy()[known] - FIRST_TOKEN] = times[known]
+        return counts
 
 
 def _optional(spec):

@@ -4,18 +4,20 @@ The rankers of the feature-interaction family share them.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.ids import held, pieces
 from models.inputs.preprocessing import FIRST_TOKEN, hashed
 from models.inputs.score_data import Field, Inputs
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.features import CATEGORICAL, ID, MULTIVALUED
 
+_PART = 1 << 18  # tokens that are made at once
 # Of 64 bits with as many ones as zeros: what multiplies a hash.
 _ODD = (-0x61C8864680B583EB, 0x2545F4914F6CDD1D)
 
@@ -62,15 +64,19 @@ class FieldRows:
             )
         )
         self.count = FIRST_TOKEN + sum(sizes)
-        self.tokens = [
-            field.name.encode() + b"=" + token
+        self.tokens = held(
+            [field.name.encode() + b"=" + token for token in part]
             for field in self.fields
-            for token in (b"<missing>", b"<unknown>", *self._tokens_of(field))
-        ]
+            for part in ((b"<missing>", b"<unknown>"), *self._tokens_of(field))
+        )
         # Of a field with a vocabulary, index -> the hash that one without has for an index.
         self._hashes = {
             field.name: tf.concat(
-                [tf.range(FIRST_TOKEN), hashed(tf.constant(field.tokens, tf.string))], axis=0
+                [
+                    tf.range(FIRST_TOKEN),
+                    *(hashed(tf.constant(part, tf.string)) for part in pieces(field.tokens)),
+                ],
+                axis=0,
             )
             for field in self.fields
             if field.name in self._shared and field.tokens
@@ -152,12 +158,13 @@ class FieldRows:
             name=name,
         )
 
-    def _tokens_of(self, field: Field) -> Iterable[bytes]:
-        """What the rows of a field stand for; those that are shared, for a hash."""
+    def _tokens_of(self, field: Field) -> Iterator[Iterable[bytes]]:
+        """What the rows of a field stand for, in parts; those that are shared, for a hash."""
         count = self._shared.get(field.name)
         if count is None:
-            return field.tokens
-        return (b"<%d of %d>" % (row, count) for row in range(count))
+            return pieces(field.tokens)
+        parts = (range(count)[begin : begin + _PART] for begin in range(0, count, _PART))
+        return ([b"<%d of %d>" % (row, count) for row in part] for part in parts)
 
     def _rows(self, field: Field, inputs: Inputs) -> tf.Tensor:
         """The rows of the values of a field: [B] or [B, L]; [.., 2] where any field shares rows."""

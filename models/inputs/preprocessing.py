@@ -30,6 +30,9 @@ _QUANTILES = 100
 _WORDS = 20_000
 _CATEGORIES = 100_000
 
+# Vocabularies that are not applied: data and models have look-ups of their own, and a table of many
+# ids need not be there twice.
+READ_BACK = ("user_id", "item_id", ITEM_FREQUENCY)
 _PASSED_ON = ("rating", "label", "timestamp", "row", "dwell")
 
 
@@ -67,11 +70,11 @@ def preprocessing_fn(
             the transform graph knows by the name.
 
     Returns:
-        Sparse int64 columns under the same names: ids and categories as indices, text as word
-        indices, numbers as 1-based quantile buckets plus one, `hashed` categories as hashes (see
-        `hashed`), counts as categories (see `log_category`); labels and times pass through
-        unchanged. With `quantiles`, for a number x also `x_quantile`: float32, the share of train's
-        values below it, in [0, 1).
+        Sparse int64 columns under the same names: categories as indices, text as word indices,
+        numbers as 1-based quantile buckets plus one, `hashed` categories as hashes (see `hashed`),
+        counts as categories (see `log_category`); labels and times pass through unchanged. With
+        `quantiles`, for a number x also `x_quantile`: float32, the share of train's values below
+        it, in [0, 1). Of ids the vocabularies alone are fitted.
     """
     outputs, asked = {}, {}
     min_count = int(custom_config.get("min_count", 1))
@@ -79,8 +82,7 @@ def preprocessing_fn(
         if name in inputs:
             asked[name] = Vocabulary(_sparse(inputs[name]), min_count)
     if "item_id" in inputs:
-        # Only read back, never applied: the counts behind popularity and the sampling
-        # probabilities.
+        # The counts behind popularity and the sampling probabilities.
         asked[ITEM_FREQUENCY] = Vocabulary(_sparse(inputs["item_id"]), with_counts=True)
     for name in sorted(set(inputs) - NOT_FEATURES):
         column = _sparse(inputs[name])
@@ -107,7 +109,7 @@ def preprocessing_fn(
         # No feature: of an event that is to be predicted nobody knows the type. Histories have it.
         asked[EVENT_TYPE] = Vocabulary(_sparse(inputs[EVENT_TYPE]), 1, _CATEGORIES)
     for name, path in fit(asked).items():
-        if name != ITEM_FREQUENCY:
+        if name not in READ_BACK:
             outputs[name] = _index(asked[name].column, path)
     for name in _PASSED_ON:
         if name in inputs:

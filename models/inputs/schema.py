@@ -1,6 +1,6 @@
 """The schema of the built examples, read from any file system, and fields as models see them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -38,7 +38,7 @@ class Field:
     kind: str
     dtype: tf.DType
     listed: bool
-    tokens: tuple[bytes, ...]
+    tokens: Sequence[bytes]
     hashed: bool = False
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.columns import first_value, read_columns, to_ragged
-from models.inputs.data import TrainingData
+from models.inputs.data import Entities, TrainingData
 from models.inputs.history import History
 from models.inputs.preprocessing import UNKNOWN, quantile_column
 from models.inputs.schema import Field, present, read_schema
@@ -300,9 +300,7 @@ class ScoreData(TrainingData):
         for field in self.fields:
             entities, index = (self.users, user) if field.entity == "user" else (self.items, item)
             if field.kind == ID:
-                # The vocabulary of an id ends where train's entities do.
-                known = tf.where(index < entities.embedding_rows, index, UNKNOWN)
-                inputs[field.name] = tf.cast(known, tf.int32)
+                inputs[field.name] = _known(index, entities)
             elif field.entity == "context" or field.kind == DOCUMENT:
                 zeros = tf.zeros_like(user, tf.int32)
                 inputs[field.name] = zeros if field.single else zeros[:, tf.newaxis]
@@ -398,13 +396,24 @@ class ScoreData(TrainingData):
         """Raw sparse columns -> [B] int32, or ragged [B, None] int32, by field."""
         if not self.fields:
             return {}
-        columns = self.transform_layer(
-            {field.name: raw[field.name] for field in self.fields if field.kind != DOCUMENT}
-        )
+        told = {
+            field.name: raw[field.name] for field in self.fields if field.kind not in (DOCUMENT, ID)
+        }
+        columns = self.transform_layer(told) if told else {}
         for field in self.fields:
+            if field.kind == ID:
+                columns[field.name] = self._id_index(field, _joined(raw[field.name]))
             if field.kind == DOCUMENT:
                 columns[field.name] = self.transform_layer({REVIEW: raw[field.name]})[REVIEW]
         return self._inputs_of(self.fields, columns)
+
+    def _id_index(self, field: Field, identity: tf.Tensor) -> tf.Tensor:
+        """[B] strings, "" where missing -> [B] int32 indices of a field that is an id."""
+        is_user = field.entity == "user"
+        table, entities = (
+            (self.user_table, self.users) if is_user else (self.item_table, self.items)
+        )
+        return tf.where(identity == "", 0, _known(table.lookup(identity), entities))
 
     def _inputs_of(
         self, fields: Sequence[Field], columns: Mapping[str, tf.SparseTensor]
@@ -412,6 +421,9 @@ class ScoreData(TrainingData):
         """Transformed columns as inputs, those of many values ragged."""
         outputs = {}
         for field in fields:
+            if field.kind == ID:
+                outputs[field.name] = columns[field.name]
+                continue
             ragged = to_ragged(tf.cast(columns[field.name], tf.int32))
             outputs[field.name] = first_value(ragged) if field.single else ragged
             if quantile := self.quantiles.get(field.name):
@@ -433,6 +445,11 @@ class ScoreData(TrainingData):
 
 def _dense(column: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
     return column.to_tensor() if isinstance(column, tf.RaggedTensor) else column
+
+
+def _known(index: tf.Tensor, entities: Entities) -> tf.Tensor:
+    """Indices of a table as a field has them, int32: its vocabulary ends where train's ids do."""
+    return tf.cast(tf.where(index < entities.embedding_rows, index, UNKNOWN), tf.int32)
 
 
 def _joined(column: tf.SparseTensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from models.inputs.columns import drop_unknown
 from models.inputs.data import Entities
 from models.inputs.dropout import Dropout
+from models.inputs.ids import Ids
 from models.inputs.int8 import Int8Table
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
 
@@ -25,7 +26,7 @@ class TokenEmbedding(tf.keras.layers.Embedding):
 
     def __init__(self, tokens, rows: int, dimension: int, **kwargs):
         super().__init__(rows, dimension, **kwargs)
-        self.tokens = np.asarray(tokens, object)
+        self.tokens = tokens if isinstance(tokens, Ids) else np.asarray(tokens, object)
 
     def call(self, index):
         """Looks rows up: [...] integers -> [..., dimension]."""

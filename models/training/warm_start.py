@@ -14,10 +14,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from models.inputs.ids import Ids
 from models.inputs.int8 import dequantise, quantise
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
@@ -26,7 +28,7 @@ from models.names.errors import ConfigError
 from models.training.loop import say
 
 _FILE = os.path.join("assets.extra", "weights.npz")
-_MODEL, _WEIGHT, _SCALES, _TOKENS = "model", "weight/", "scales/", "tokens/"
+_MODEL, _WEIGHT, _SCALES, _TOKENS, _ENDS = "model", "weight/", "scales/", "tokens/", "ends/"
 
 
 def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None) -> int:
@@ -49,6 +51,9 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
         if id(variable) in in_bytes:
             arrays[_WEIGHT + path], arrays[_SCALES + path] = quantise(variable.numpy())
     for path, tokens in _tokens_by_path(model).items():
+        if isinstance(tokens, Ids):
+            arrays[_TOKENS + path], arrays[_ENDS + path] = tokens.arrays
+            continue
         arrays[_TOKENS + path] = _encoded(
             [token.decode("utf-8", "surrogateescape") for token in tokens]
         )
@@ -114,10 +119,8 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
         if old is None or old.shape[1:] != value.shape[1:]:
             loaded = False
         elif path in tokens_of and _TOKENS + path in saved:
-            names = _decoded(saved[_TOKENS + path])
             row_of = {
-                token.encode("utf-8", "surrogateescape"): row
-                for row, token in enumerate(names, start=FIRST_TOKEN)
+                token: row for row, token in enumerate(_tokens(saved, path), start=FIRST_TOKEN)
             }
             pairs = [
                 (row, row_of[token])
@@ -194,7 +197,14 @@ def variables_by_path(model: tf.keras.Model) -> dict[str, tf.Variable]:
     return {found[number]: variable for number, variable in wanted.items()}
 
 
-def _tokens_by_path(model: tf.keras.Model) -> dict[str, np.ndarray]:
+def _tokens(saved: Mapping[str, np.ndarray], path: str) -> Iterable[bytes]:
+    """The tokens that are saved of a table."""
+    if _ENDS + path in saved:
+        return Ids(saved[_TOKENS + path], saved[_ENDS + path])
+    return (each.encode("utf-8", "surrogateescape") for each in _decoded(saved[_TOKENS + path]))
+
+
+def _tokens_by_path(model: tf.keras.Model) -> dict[str, np.ndarray | Ids]:
     """The tokens of the tables that have any, by the path of their variable."""
     # The buckets of a number have no tokens: their rows are copied as they are.
     tokens = {

@@ -1,21 +1,20 @@
 """Vocabularies: the files by hand, and their paths as Transform takes them."""
 
+from collections import Counter
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
+import pytest
 from apache_beam.testing.util import assert_that
 
-from components.transform.vocabularies import Fit, _Rule, count
+from components.transform import vocabularies
+from components.transform.vocabularies import Fit, _Rule
 
 BATCHES = [
     (np.array([b"b", b"a", b"", b"c\n", b"a"], object), np.array([7, 7, 10])),
     (np.array([b"b", b"d\r", b"c"], object), np.array([9, 10])),
 ]
-
-
-def test_what_a_file_of_lines_cannot_hold_is_not_counted():
-    assert dict(count(BATCHES[0])) == {(0, b"b"): 1, (0, b"a"): 2, (1, 7): 2, (1, 10): 1}
 
 
 def fitted(tmp_path, batches, *rules):
@@ -61,3 +60,36 @@ def test_a_column_without_values_has_a_word_that_stands_nowhere(tmp_path):
         _Rule("rare", bytes, 2, None, False),
     )
     assert len(empty) == len(rare) == 1 and len(empty[0]) == 36 and numbers == [b"-1"]
+
+
+def drawn(rows):
+    """Batches of a column of words and one of numbers: a few are frequent, most are there once."""
+    random = np.random.default_rng(0)
+    for _ in range(0, rows, 100):
+        values = random.zipf(1.2, 100) % 100_000
+        yield np.array([b"w%x" % value for value in values], object), values
+
+
+@pytest.mark.parametrize("held", [1 << 20, 200])
+def test_values_that_lie_in_files_are_the_vocabulary_that_those_in_memory_are(
+    tmp_path, monkeypatch, held
+):
+    monkeypatch.setattr(vocabularies, "_HELD", held)
+    batches = list(drawn(5_000))
+    words, frequent, numbers = fitted(
+        tmp_path,
+        [(words, words, numbers) for words, numbers in batches],
+        _Rule("words", bytes, 1, None, True),
+        _Rule("frequent", bytes, 2, 100, False),
+        _Rule("numbers", int, 1, None, False),
+    )
+    ordered = [
+        sorted(((times, value) for value, times in Counter(column).items()), reverse=True)
+        for column in (np.concatenate(each).tolist() for each in zip(*batches, strict=True))
+    ]
+    assert len(ordered[0]) > 1000 and sum(times > 1 for times, _ in ordered[0]) > 100
+    assert words == [b"%d %s" % each for each in ordered[0]]
+    assert frequent == [value for _, value in ordered[0][:100]]
+    assert numbers == [b"%d" % value for _, value in ordered[1]]
+    in_files = sum(1 for _ in tmp_path.glob("*/counts"))
+    assert (in_files > 20) == (held == 200)

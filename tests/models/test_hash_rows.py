@@ -10,6 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from components import standalone
 from models.contract import tasks
+from models.inputs import ids
 from models.inputs.fields import FieldRows, shared_rows
 from models.inputs.preprocessing import UNKNOWN, hashed
 from models.inputs.schema import Field
@@ -178,11 +179,43 @@ def test_a_warm_start_keeps_what_a_hash_has_learnt(shared, tmp_path):
     np.testing.assert_array_equal(block(warmed(20)), block(model))
     other = warmed(21)
     assert not (block(other) == block(model)).any()
-    ids = slice(other.rows.offsets["user_id"], other.rows.offsets["user_id"] + 10)
+    new = slice(other.rows.offsets["user_id"], other.rows.offsets["user_id"] + 10)
     old = slice(model.rows.offsets["user_id"], model.rows.offsets["user_id"] + 10)
     np.testing.assert_array_equal(
-        other.factors.embeddings.numpy()[ids], model.factors.embeddings.numpy()[old]
+        other.factors.embeddings.numpy()[new], model.factors.embeddings.numpy()[old]
     )
+
+
+def test_many_ids_are_learnt_served_and_started_from_as_few_are(shared, tmp_path, monkeypatch):
+    sharing = {"user_id": 7, **hash_of(20)}
+
+    def trained(folder):
+        model, data = train("fm", shared, {"epochs": 2, "hash_rows": sharing})
+        tasks.of("fm", CLICK).exporter(model, data).export(str(folder))
+        return data, model, tf.saved_model.load(str(folder)).signatures
+
+    few, _, answers = trained(tmp_path / "few")
+    monkeypatch.setattr(ids, "MANY", 6)
+    many, model, others = trained(tmp_path / "many")
+    assert isinstance(many.user_table, ids.IdIndex) and isinstance(many.users.ids, ids.Ids)
+    assert list(many.users.ids) == few.users.ids.tolist()
+    np.testing.assert_array_equal(many.item_counts, few.item_counts)
+    for name, table in few.items.features.items():
+        assert tf.reduce_all(many.items.features[name] == table), name
+    test = tf.constant(few.queries("test"), tf.string)
+    pairs = {
+        "user_id": tf.constant([few.users.ids[3], b"nobody"]),
+        "item_id": tf.constant([few.items.ids[:5].tolist()] * 2),
+    }
+    for name, asked in (("score_examples", {"examples": test}), ("rank", pairs)):
+        expected, received = answers[name](**asked), others[name](**asked)
+        for column, values in expected.items():
+            if values.dtype == tf.string:
+                assert tf.reduce_all(received[column] == values), (name, column)
+            else:
+                np.testing.assert_allclose(received[column], values, atol=1e-6)
+    assert isinstance(model.factors.tokens, ids.Ids)
+    assert_takes_every_weight(trained_of(model, many), str(tmp_path))
 
 
 def hash_of(rows):

@@ -1,5 +1,7 @@
 """Two stages in one SavedModel."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf

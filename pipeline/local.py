@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -122,6 +123,8 @@ def execute(
         pipeline = create(output)
         from pipeline import tfx_api as tfx
 
+        gc.collect()
+        gc.freeze()  # what was imported stays, and need not be looked through again and again
         quiet()
         with _progress(say):
             tfx.LocalDagRunner().run(pipeline)

@@ -21,7 +21,7 @@ from tests.conftest import recsys
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
-pytestmark = [pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("loaded_once")]
 
 
 def texts(cell) -> str:

@@ -13,10 +13,14 @@ import pytest
 from models.names.errors import ConfigError, DataError
 from pipeline import batch, bundle, lineage, local, report
 from pipeline.config import load
-from serving.client.client import Client, Query
-from serving.server.process import ServerProcess
+from serving.client.client import Query
+from tests.models.served import served
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("loaded_once"),
+]
 
 
 def silent(_):
@@ -106,8 +110,8 @@ def test_a_batch_is_what_the_server_answers_row_for_row(pushed, output, tmp_path
     rows = pq.read_table(tmp_path / "answer").to_pylist()
     assert list(rows[0]) == ["user_id", "rank", "item_id", "score"]
     with (
-        ServerProcess("recsys", str(Path(pushed.pushed_path).parent)) as ready,
-        Client(f"127.0.0.1:{ready['grpc']}", "recsys", "grpc") as client,
+        served(pushed.pushed_path, "recsys", enable_model_warmup=False) as server,
+        server.client("grpc") as client,
     ):
         answers = client.recommend_many([Query("u0"), Query("u17"), Query("nobody ☃")], 4)
     assert answers[0].sources == ("two_tower",) * 4 and answers[2].sources == ("popularity",) * 4

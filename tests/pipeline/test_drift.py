@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from models.names.errors import RecsysError
 from pipeline import cli, drift, lineage
-from serving.client.client import Client, Query
-from serving.server.process import ServerProcess
+from serving.client.client import Query
+from tests.models.served import served
 from tests.pipeline.test_report import Page
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
@@ -36,13 +36,11 @@ def logs(toy_run, tmp_path_factory):
         ("asked", [Query(user) for user in histories] * 4),
         ("strange", [Query(f"x{n}", ["no such item"]) for n in range(240)]),
     ):
-        options = ("--request-log-prefix", str(folder / prefix), "--request-log-sampling-rate", "1")
-        options += ("--enable-model-warmup=false",)
-        with ServerProcess("recsys", str(folder / "served"), options=options) as ready:
+        logged = {"request_log_prefix": str(folder / prefix), "request_log_sampling_rate": 1.0}
+        version = folder / "served" / Path(record.pushed_path).name
+        with served(version, "recsys", enable_model_warmup=False, **logged) as server:
             for protocol, half in (("rest", queries[:120]), ("grpc", queries[120:])):
-                with Client(
-                    f"127.0.0.1:{ready[protocol]}", "recsys", protocol, timeout=60
-                ) as client:
+                with server.client(protocol) as client:
                     for start in range(0, 120, 10):
                         client.recommend_many(half[start : start + 10], 5)
     return folder

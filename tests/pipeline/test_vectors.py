@@ -8,6 +8,8 @@ import tensorflow as tf
 from models.names.errors import ConfigError, RecsysError
 from pipeline import batch, lineage, vectors
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_vectors_and_towers_are_those_of_the_pushed_model(toy_run, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors, "_AT_ONCE", 7)  # so that there are several batches

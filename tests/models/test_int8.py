@@ -104,6 +104,19 @@ def test_no_export_has_what_the_optimiser_keeps(toy_data, tmp_path):
     assert sum(shape[1:] == [7] for _, shape in variables) == 1
 
 
+def test_an_export_has_its_ids_once(toy_data, tmp_path):
+    toy = toy_data("event", 0.0, CLICK)
+    run("fm", toy, tmp_path, {}, {"epochs": 1, "factors": 7})
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "model" / "assets").iterdir()}
+    assert sizes["user_occupation"] and not sizes["user_id"] + sizes["item_frequency"]
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    known, item = toy.load("fm").users.ids[:1], tf.constant([["item 1 é世"]])
+    answer = signatures["rank"](
+        user_id=tf.constant([*known, b"nobody"]), item_id=tf.repeat(item, 2, 0)
+    )
+    assert answer["known"].numpy().tolist() == [True, False]
+
+
 def size_of(folder):
     """What an export weighs without the training log, which is written after it."""
     return sum(

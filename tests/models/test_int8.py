@@ -10,8 +10,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from models.contract import tasks
-from models.inputs.int8 import Int8Table, dequantise, quantise, rows_a_scale
+from models.inputs import int8
+from models.inputs.int8 import Int8Table, dequantise, products, quantise, rows_a_scale
 from models.inputs.token_layers import TokenEmbedding
+from models.inputs.traced import traced
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.export import ExportConfig
@@ -57,6 +59,18 @@ def test_the_graph_looks_up_what_numpy_has_stored():
     np.testing.assert_array_equal(table[2:], wanted[2:])
     # 9 scales for 33 rows, of 4 rows each.
     assert table.saved == 4 * 165 - 165 - 2 * 9
+
+
+@pytest.mark.parametrize("width", [5, 16, 40])
+@pytest.mark.parametrize("queries", [0, 1, 3])
+def test_products_of_blocks_of_rows_are_those_of_the_table(width, queries, monkeypatch):
+    monkeypatch.setattr(int8, "_BLOCK", 10 * width)  # 11 blocks, of 3 rows the last
+    draw = np.random.default_rng(width)
+    values, asked = (draw.normal(size=[rows, width]).astype("f4") for rows in (103, queries))
+    table, wanted = Int8Table(values), asked @ dequantise(*quantise(values)).T
+    np.testing.assert_allclose(products(tf.constant(asked), table), wanted, atol=1e-5)
+    graph = traced(lambda vectors: products(vectors, table))
+    np.testing.assert_allclose(graph(tf.constant(asked)), wanted, atol=1e-5)
 
 
 def test_a_layer_has_what_it_had_afterwards():

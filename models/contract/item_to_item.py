@@ -11,6 +11,7 @@ from models.contract.recommender import H
 from models.contract.retrieve import DotProductModel
 from models.inputs.columns import choose
 from models.inputs.data import TrainingData
+from models.inputs.int8 import take
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.hyper_parameters import Ranking
 
@@ -77,7 +78,7 @@ class ItemVectorModel(DotProductModel[H]):
         vectors, penalty = catalogue[:2]
         place = tf.maximum(position, 0)
         known = (position >= 0) & (tf.gather(penalty, place) == 0)
-        return tf.where(known[..., tf.newaxis], tf.gather(vectors, place), 0.0), known
+        return tf.where(known[..., tf.newaxis], take(vectors, place), 0.0), known
 
     def answers(self, query: Query) -> tf.Tensor:
         return self.with_vector(query.history).row_lengths() > 0

@@ -8,6 +8,7 @@ import tensorflow as tf
 from models.contract import explain
 from models.contract.query import Query
 from models.contract.recommender import H, Recommender
+from models.inputs.int8 import products, take
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import Field
 
@@ -201,15 +202,13 @@ class DotProductModel(RetrieveModel[H]):
         row = tf.reshape(tf.cast(position, of.dtype), [-1])
         place = tf.minimum(tf.searchsorted(of, row), tf.size(of) - 1)
         known = tf.gather(of, place) == row
-        found = tf.where(known[:, tf.newaxis], tf.gather(tf.cast(vectors, tf.float32), place), 0.0)
+        found = tf.where(known[:, tf.newaxis], tf.cast(take(vectors, place), tf.float32), 0.0)
         shape = tf.shape(position)
         width = tf.shape(found)[1:]
         return tf.reshape(found, tf.concat([shape, width], axis=0)), tf.reshape(known, shape)
 
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
-        return tf.matmul(
-            tf.cast(self.query_embedding(query), tf.float32), catalogue, transpose_b=True
-        )
+        return products(tf.cast(self.query_embedding(query), tf.float32), catalogue)
 
     def contributions(
         self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any

@@ -25,7 +25,7 @@ from models.contract.rules import (
 from models.contract.similar import SimilarItems
 from models.inputs.data import TrainingData
 from models.inputs.history import History
-from models.inputs.int8 import Int8Table
+from models.inputs.int8 import Int8Table, products
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import raw_signature
@@ -275,7 +275,7 @@ class Retriever(tf.Module):
             that nobody knows or that has no vector.
         """
         position = self.item_index(item_id) - FIRST_TOKEN
-        embedding, known = self._model.vectors_at(position, self.frozen_catalogue())
+        embedding, known = self._model.vectors_at(position, self.catalogue)
         return {"embedding": embedding, "known": known}
 
     def embed_items(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -347,7 +347,12 @@ class Retriever(tf.Module):
 
     @property
     def catalogue(self) -> Any:
-        """The same for what ranks: tables in bytes as tensors, others as the variables they are."""
+        """The same for what ranks: variables as they are.
+
+        Tables in bytes are tensors, but for models that multiply vectors with them.
+        """
+        if isinstance(self._model, DotProductModel):
+            return self._frozen
         return tf.nest.map_structure(
             lambda table: tf.convert_to_tensor(table) if isinstance(table, Int8Table) else table,
             self._frozen,
@@ -487,8 +492,8 @@ class Retriever(tf.Module):
                 count = tf.repeat(k, tf.shape(embedding)[0])
                 score, position = self.inverted_file.nearest(embedding, count)
             elif self._smallest is not None:  # of the bytes: a copy of floats would be as large
-                found, of = self._model.index(self.frozen_catalogue())
-                score = tf.matmul(embedding, found, transpose_b=True)
+                found, of = self._model.index(self.catalogue)
+                score = products(embedding, found)
                 score, row = tf.math.top_k(score, tf.minimum(k, of.shape[0]))
                 position = tf.gather(of, row)
             else:

@@ -29,6 +29,7 @@ import tensorflow as tf
 from models.contract.rules import Rulebook, mask_items
 from models.inputs.columns import drop_unknown
 from models.inputs.data import TrainingData
+from models.inputs.int8 import products, take
 from models.inputs.neighbours import similarities
 from models.inputs.preprocessing import FIRST_TOKEN
 
@@ -54,6 +55,9 @@ class SimilarItems(tf.Module):
             self._neighbours = [
                 tf.Variable(values, trainable=False) for values in co_occurrence(data)
             ]
+        else:
+            there = _length(tf.convert_to_tensor(rules.vectors)) > 0
+            self._with_vector = tf.Variable(there, trainable=False)
 
     def answer(
         self,
@@ -135,15 +139,15 @@ class SimilarItems(tf.Module):
 
     def by_vector(self, unit: tf.Tensor) -> tf.Tensor:
         """[B, D] vectors of unit length, or 0 -> [B, N] cosines, -inf where one of both is 0."""
-        near = tf.matmul(unit, self._rules.vectors, transpose_b=True)
-        there = (_length(self._rules.vectors) > 0) & (_length(unit) > 0)[:, tf.newaxis]
+        near = products(unit, self._rules.vectors)
+        there = self._with_vector & (_length(unit) > 0)[:, tf.newaxis]
         return tf.where(there, near, float("-inf"))
 
     def _scores(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """[B, N] scores, -inf where nothing is known; and [B] strategies."""
         known, place = position >= 0, tf.maximum(position, 0)
         if self._neighbours is None:
-            own = tf.gather(self._rules.vectors, place)
+            own = take(self._rules.vectors, place)
             scores, name = self.by_vector(tf.where(known[:, tf.newaxis], own, 0.0)), "vectors"
         else:
             splits, of, values = self._neighbours

@@ -15,6 +15,7 @@ import tensorflow as tf
 SHARED = 16
 """Numbers that share a scale at least."""
 _PIECE = 1 << 20  # numbers that are computed with at once
+_BLOCK = 1 << 19  # numbers of a table that are floats at a time: they fit a core's cache
 
 
 def rows_a_scale(width: int) -> int:
@@ -98,14 +99,47 @@ class Int8Table(tf.Module):
         scale = tf.cast(tf.gather(self._scales, group), tf.float32)
         return tf.cast(tf.gather(self._bytes, index), tf.float32) * scale[..., tf.newaxis]
 
+    def products(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Multiplies vectors with all rows: [B, D] float32 -> [B, N].
+
+        The bytes become floats a block of rows at a time, and the scale of a row is multiplied with
+        what comes out.
+        """
+        rows, width = self.shape
+        size = max(1, _BLOCK // width)
+        blocks, bytes_ = -(-rows // size), tf.convert_to_tensor(self._bytes)
+
+        def block(number: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            part = tf.cast(bytes_[number * size : (number + 1) * size], tf.float32)
+            return number + 1, found.write(number, tf.matmul(part, vectors, transpose_b=True))
+
+        found = tf.TensorArray(tf.float32, blocks, element_shape=[None, None], infer_shape=False)
+        _, found = tf.while_loop(lambda number, _: number < blocks, block, (0, found))
+        return tf.transpose(found.concat()) * self._scale()
+
+    def _scale(self) -> tf.Tensor:
+        """[N] float32, of every row."""
+        return tf.repeat(tf.cast(self._scales, tf.float32), self._rows_a_scale)[: self.shape[0]]
+
     def numpy(self) -> np.ndarray:
         """The whole table, [N, D] float32."""
         return tf.convert_to_tensor(self).numpy()
 
     def __tf_tensor__(self, dtype: tf.DType | None = None, name: str | None = None) -> tf.Tensor:
-        scale = tf.repeat(tf.cast(self._scales, tf.float32), self._rows_a_scale)
-        whole = tf.cast(self._bytes, tf.float32) * scale[: self.shape[0], tf.newaxis]
+        whole = tf.cast(self._bytes, tf.float32) * self._scale()[:, tf.newaxis]
         return tf.cast(whole, dtype or tf.float32, name=name)
 
     def __getitem__(self, key: Any) -> tf.Tensor:
         return tf.convert_to_tensor(self)[key]
+
+
+def products(vectors: tf.Tensor, table: tf.Tensor | Int8Table) -> tf.Tensor:
+    """Multiplies vectors [B, D] with the rows of a table [N, D], in bytes or not: [B, N]."""
+    if isinstance(table, Int8Table):
+        return table.products(vectors)
+    return tf.matmul(vectors, table, transpose_b=True)
+
+
+def take(table: tf.Tensor | Int8Table, index: tf.Tensor) -> tf.Tensor:
+    """Looks rows of a table [N, D] up, in bytes or not: [...] integers -> [..., D] float32."""
+    return table.rows(index) if isinstance(table, Int8Table) else tf.gather(table, index)

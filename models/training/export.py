@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from models.inputs import tensorflow_private
 from models.inputs.int8 import Int8Table
+from models.inputs.preprocessing import READ_BACK
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.export import ExportConfig, described
@@ -100,6 +101,7 @@ def export(
     if config.tables == "float32":
         with without_optimizers(model):
             exporter.export(folder)
+        _without_ids(folder)
         warm_up.save_requests(folder)
         warm_start.save_weights(model, folder)
         return {}
@@ -109,6 +111,7 @@ def export(
         exporter.export(folder)
         served = evaluation.of(model, exporter)() if evaluation else {}
         saved = sum(each.saved for each in exporter.submodules if isinstance(each, Int8Table))
+    _without_ids(folder)
     warm_up.save_requests(folder)
     saved_model = _bytes_of(folder)
     whole = saved_model + saved + warm_start.save_weights(model, folder, config.smallest)
@@ -117,6 +120,15 @@ def export(
     told |= {"valid": served, "float32_valid": learnt}
     say(f"export: {described(told)}")
     return {"export": told}
+
+
+def _without_ids(folder: str) -> None:
+    """Empties the vocabularies of ids, which come with Transform's graph and no look-up reads."""
+    for name in READ_BACK:
+        path = os.path.join(folder, tf.saved_model.ASSETS_DIRECTORY, name)
+        if tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path, "wb") as file:
+                file.write(b"")
 
 
 def _bytes_of(folder: str) -> int:

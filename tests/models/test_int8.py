@@ -10,8 +10,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from models.contract import tasks
-from models.inputs.int8 import Int8Table, dequantise, quantise, rows_a_scale
+from models.inputs import int8
+from models.inputs.int8 import Int8Table, dequantise, products, quantise, rows_a_scale
 from models.inputs.token_layers import TokenEmbedding
+from models.inputs.traced import traced
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.export import ExportConfig
@@ -59,6 +61,18 @@ def test_the_graph_looks_up_what_numpy_has_stored():
     assert table.saved == 4 * 165 - 165 - 2 * 9
 
 
+@pytest.mark.parametrize("width", [5, 16, 40])
+@pytest.mark.parametrize("queries", [0, 1, 3])
+def test_products_of_blocks_of_rows_are_those_of_the_table(width, queries, monkeypatch):
+    monkeypatch.setattr(int8, "_BLOCK", 10 * width)  # 11 blocks, of 3 rows the last
+    draw = np.random.default_rng(width)
+    values, asked = (draw.normal(size=[rows, width]).astype("f4") for rows in (103, queries))
+    table, wanted = Int8Table(values), asked @ dequantise(*quantise(values)).T
+    np.testing.assert_allclose(products(tf.constant(asked), table), wanted, atol=1e-5)
+    graph = traced(lambda vectors: products(vectors, table))
+    np.testing.assert_allclose(graph(tf.constant(asked)), wanted, atol=1e-5)
+
+
 def test_a_layer_has_what_it_had_afterwards():
     layer = TokenEmbedding([b"a", b"b"], 4, 32)
     model = tf.keras.Sequential([layer])
@@ -102,6 +116,19 @@ def test_no_export_has_what_the_optimiser_keeps(toy_data, tmp_path):
     run("fm", toy, tmp_path, {}, {"epochs": 1, "factors": 7})
     variables = tf.train.list_variables(str(tmp_path / "model" / "variables" / "variables"))
     assert sum(shape[1:] == [7] for _, shape in variables) == 1
+
+
+def test_an_export_has_its_ids_once(toy_data, tmp_path):
+    toy = toy_data("event", 0.0, CLICK)
+    run("fm", toy, tmp_path, {}, {"epochs": 1, "factors": 7})
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "model" / "assets").iterdir()}
+    assert sizes["user_occupation"] and not sizes["user_id"] + sizes["item_frequency"]
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    known, item = toy.load("fm").users.ids[:1], tf.constant([["item 1 é世"]])
+    answer = signatures["rank"](
+        user_id=tf.constant([*known, b"nobody"]), item_id=tf.repeat(item, 2, 0)
+    )
+    assert answer["known"].numpy().tolist() == [True, False]
 
 
 def size_of(folder):

@@ -26,7 +26,7 @@ from models.names.sizes import Column, Sizes
 from models.training import warm_start
 from models.training.loop import TrainingLoop
 from models.training.trainer import resolve
-from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
+from tests.models.toy import NEW_ITEM, NEW_USER, example
 
 
 def kind_of(model_name: str) -> Hashable:
@@ -230,7 +230,7 @@ class RetrieveContract(Contract):
         """
         place = tmp_path_factory.mktemp(self.name)
         toy = self.toy(toy_data, 0.0)
-        data = with_newcomers(toy, place / "data").load(self.name)
+        data = toy.with_newcomers().load_once(self.name)
         model = train(self.name, data, self.hyper_parameters)
         folder = str(place / "1")
         retriever = Retriever(model, data)
@@ -295,7 +295,7 @@ class RetrieveContract(Contract):
 
     @pytest.mark.one_of_a_kind
     def test_does_not_beat_popularity_on_noise(self, toy_data):
-        data = self.toy(toy_data, 1.0).load(self.name)
+        data = self.toy(toy_data, 1.0).load_once(self.name)
         model = train(self.name, data, self.hyper_parameters)
         queries = data.queries("test")
         values = Evaluation(data, queries).of(model)()

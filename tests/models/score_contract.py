@@ -15,7 +15,7 @@ from models.names import registry
 from models.names.label import Label
 from models.training.loop import TrainingLoop
 from tests.models.contract import Contract, assert_takes_every_weight
-from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
+from tests.models.toy import NEW_ITEM, NEW_USER, example
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 
@@ -23,7 +23,7 @@ CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 def train(model_name, toy, hyper_parameters, seed=3):
     """Trains as the Trainer does, without writing anything; returns the model and its data."""
     module, task = registry.load(model_name), tasks.of(model_name, toy.label)
-    data = toy.load(model_name)
+    data = toy.load_once(model_name)
     tf.keras.utils.set_random_seed(seed)
     model = module.Model(module.HyperParameters(**hyper_parameters), data)
     model.learn(
@@ -80,7 +80,7 @@ class ScoreContract(Contract):
         """
         place = tmp_path_factory.mktemp(self.name)
         toy = toy_data(registry.get(self.name).kind, 0.0, self.label)
-        model, data = train(self.name, with_newcomers(toy, place / "data"), self.hyper_parameters)
+        model, data = train(self.name, toy.with_newcomers(), self.hyper_parameters)
         folder = str(place / "1")
         tasks.of(self.name, self.label).exporter(model, data).export(folder)
         signatures = tf.saved_model.load(folder).signatures

@@ -162,12 +162,35 @@ class ToyData:
             registry.load(model).Model, self.graph, self.schema, self.splits
         )
 
+    def load_once(self, model: str) -> TrainingData:
+        """The same, read once in a process for all models that read the same of it.
+
+        So nobody changes it.
+        """
+        task, model_class = registry.get(model).task, registry.load(model).Model
+        if task == "score" and self.label:
+            model_class.check_label(self.label)
+        told = (repr(getattr(model_class, name, None)) for name in _READ)
+        key = (self.folder, repr(self.label), task, *told)
+        if key not in _loaded:
+            _loaded[key] = self.load(model)
+        return _loaded[key]
+
+    def with_newcomers(self) -> "ToyData":
+        """The same data with a user and an item that stand in their tables and nowhere else."""
+        return ToyData(self.folder / "newcomers", self.label)
+
+
+# What a task asks of a model's class to load its data; of `reads`, which function it is.
+_READ = ("cold_items", "reads", "reads_quantiles", "reads_history", "reads_context")
+_loaded: dict[tuple, TrainingData] = {}
 
 NEW_USER, NEW_ITEM = "new user", "new item"
 
 
-def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
-    """The same data with a user and an item that stand in their tables and nowhere else."""
+def write_newcomers(toy: ToyData) -> None:
+    """Writes what `ToyData.with_newcomers` reads."""
+    folder = toy.with_newcomers().folder
     (folder / "examples").mkdir(parents=True)
     for name in ("graph", "schema"):
         (folder / name).symlink_to(toy.folder / name)
@@ -183,7 +206,6 @@ def with_newcomers(toy: ToyData, folder: Path) -> ToyData:
             (target / file.name).symlink_to(file)
         with tf.io.TFRecordWriter(str(target / "newcomer.gz"), "GZIP") as file:
             file.write(example(**{row[0]: [row[1]]}))
-    return ToyData(folder, toy.label)
 
 
 def example(**lists: list) -> bytes:
@@ -253,7 +275,9 @@ def build(
             str(folder / "graph"),
             {"text": text, "quantiles": bool(label)},
         )
-    return ToyData(folder, label)
+    built = ToyData(folder, label)
+    write_newcomers(built)
+    return built
 
 
 def _write(path: Path, header: str, lines: list[str]) -> None:

@@ -83,7 +83,7 @@ def exported(request, toy_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gate")
     data = toy_data("event", 0.0, request.param)
     task, module = tasks.of("fm", request.param), registry.load("fm")
-    loaded, paths, inside = data.load("fm"), {}, {}
+    loaded, paths, inside = data.load_once("fm"), {}, {}
     for name, epochs in (("good", 12), ("bad", 1)):
         tf.keras.utils.set_random_seed(1)
         model = module.Model(
@@ -165,7 +165,7 @@ def test_evaluated_twice(exported, tmp_path):
 def test_what_a_run_asks_for_is_what_the_exported_model_measures(toy_data, tmp_path):
     """The signature, TFMA and validation agree; a baseline that lacks a metric is no obstacle."""
     data, names = toy_data("event", 0.0), ("recall_50", "auc", "novelty_5", "coverage_5", "gini_5")
-    loaded, module = data.load("popularity"), registry.load("popularity")
+    loaded, module = data.load_once("popularity"), registry.load("popularity")
     model = module.Model(module.HyperParameters(), loaded)
     model.learn(TrainingLoop(model.hyper_parameters, loaded, seed=1))
     task = tasks.of("popularity", asked=names)
@@ -251,7 +251,7 @@ def test_what_is_within_the_noise_is_no_lift_and_no_fall():
 def test_an_index_is_held_to_its_floor(toy_data, tmp_path):
     """One that misses a part of the exact ranking is not blessed, whatever its metrics."""
     data = toy_data("event", 0.0)
-    loaded, module = data.load("bpr_mf"), registry.load("bpr_mf")
+    loaded, module = data.load_once("bpr_mf"), registry.load("bpr_mf")
     model = module.Model(module.HyperParameters(filter_seen=False), loaded)
     index = IndexConfig(kind="ivf", lists=6, probes=1)
     task = tasks.of("bpr_mf", asked=["index_recall_5"], index=index)

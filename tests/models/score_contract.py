@@ -13,25 +13,21 @@ from models.contract import tasks
 from models.measures import pointwise
 from models.names import registry
 from models.names.label import Label
-from models.training.loop import TrainingLoop
-from tests.models.contract import Contract, assert_takes_every_weight
-from tests.models.toy import NEW_ITEM, NEW_USER, example, with_newcomers
+from tests.models.contract import Contract, assert_takes_every_weight, learn
+from tests.models.toy import NEW_ITEM, NEW_USER, example
 
 CLICK, RATING = Label(column="rating", threshold=4.0), Label(column="rating")
 
 
-def train(model_name, toy, hyper_parameters, seed=3):
-    """Trains as the Trainer does, without writing anything; returns the model and its data."""
-    module, task = registry.load(model_name), tasks.of(model_name, toy.label)
-    data = toy.load(model_name)
-    tf.keras.utils.set_random_seed(seed)
-    model = module.Model(module.HyperParameters(**hyper_parameters), data)
-    model.learn(
-        TrainingLoop(
-            model.hyper_parameters, data, seed=seed, evaluation=task.evaluation(data, "valid")
-        )
-    )
-    return model, data
+def train(model_name, toy, hyper_parameters, seed=3, enough=None):
+    """Trains as the Trainer does, without writing anything; where it is told, until `enough`.
+
+    Returns:
+        The model and its data.
+    """
+    data = toy.load_once(model_name)
+    evaluation = tasks.of(model_name, toy.label).evaluation(data, "valid")
+    return learn(model_name, data, evaluation, hyper_parameters, seed, enough), data
 
 
 def raw_columns(data, examples):
@@ -80,7 +76,9 @@ class ScoreContract(Contract):
         """
         place = tmp_path_factory.mktemp(self.name)
         toy = toy_data(registry.get(self.name).kind, 0.0, self.label)
-        model, data = train(self.name, with_newcomers(toy, place / "data"), self.hyper_parameters)
+        model, data = train(
+            self.name, toy.with_newcomers(), self.hyper_parameters, enough=self.enough
+        )
         folder = str(place / "1")
         tasks.of(self.name, self.label).exporter(model, data).export(folder)
         signatures = tf.saved_model.load(folder).signatures
@@ -92,6 +90,14 @@ class ScoreContract(Contract):
             folder=folder,
             test=data.queries("test"),
         )
+
+    def enough(self, values):
+        """Whether validation says so clearly that all is learnt that there is to learn."""
+        if self.label.is_click:
+            calibrated = 0.85 < values["calibration"] < 1.18
+            least = (1 + self.least_auc) / 2
+            return values["auc"] > least and values["lift_log_loss"] > 0.15 and calibrated
+        return values["rmse"] < 0.9 * self.most_error * values["constant_rmse"]
 
     def evaluate(self, model, data, split="test"):
         return tasks.of(self.name, self.label).evaluation(data, split).of(model)()

@@ -52,4 +52,4 @@ def test_a_value_below_the_count_is_unknown_in_every_column(toy_data, tmp_path):
 
 
 def test_rows_that_are_lists_have_no_fields(toy_data):
-    assert toy_data("profile", 0.0, RATING).load("autorec").unknown_rows == {}
+    assert toy_data("profile", 0.0, RATING).load_once("autorec").unknown_rows == {}

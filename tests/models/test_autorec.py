@@ -92,7 +92,7 @@ class TestUserAutoRec(ScoreContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0, RATING).load("autorec")
+    return toy_data("profile", 0.0, RATING).load_once("autorec")
 
 
 def make(data, **changes):
@@ -175,4 +175,4 @@ def test_codes_are_of_the_weights_as_they_are(data):
 
 def test_clicks_are_refused(toy_data):
     with pytest.raises(ConfigError, match="autorec rebuilds ratings"):
-        make(toy_data("event", 0.0, CLICK).load("autorec"))
+        make(toy_data("event", 0.0, CLICK).load_once("autorec"))

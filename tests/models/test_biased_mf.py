@@ -50,7 +50,7 @@ class TestBiasedMF(ScoreContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0, RATING).load("biased_mf")
+    return toy_data("event", 0.0, RATING).load_once("biased_mf")
 
 
 def test_one_step_by_hand(data):

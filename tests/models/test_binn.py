@@ -33,7 +33,7 @@ class TestBINN(RetrieveContract):
 @pytest.fixture(scope="module")
 def make(toy_data):
     """A function that makes a model with random item vectors, of a log that has two types."""
-    data = toy_data("sequence", 0.0).load("binn")
+    data = toy_data("sequence", 0.0).load_once("binn")
     told = SimpleNamespace(items=data.items, event_types=[b"view", b"cart"])
 
     def make(**hyper_parameters):
@@ -128,7 +128,7 @@ def test_the_preference_is_the_mean_over_the_steps_of_both_directions(make):
 
 
 def test_a_row_reads_what_a_query_of_the_same_history_does(make, toy_data):
-    data = toy_data("sequence", 0.0).load("binn")
+    data = toy_data("sequence", 0.0).load_once("binn")
     log = data.events
     log.event_type = np.where(np.arange(len(log)) % 3 == 0, CART, VIEW)
     model = make()

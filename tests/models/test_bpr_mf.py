@@ -30,7 +30,7 @@ class TestBPRMF(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0).load("bpr_mf")
+    return toy_data("event", 0.0).load_once("bpr_mf")
 
 
 def make(data, **changes):

@@ -11,6 +11,7 @@ from models.contract.query import Query
 from models.inputs.profiles import user_profiles
 from models.names import registry
 from models.names.label import WEIGHT
+from tests.models import contract
 from tests.models.contract import RetrieveContract
 
 TOY = {"epochs": 40, "patience": 10, "batch_size": 8, "hidden": 16, "corruption": 0.2}
@@ -38,7 +39,7 @@ class TestCDAE(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("cdae")
+    return toy_data("profile", 0.0).load_once("cdae")
 
 
 def make(data, **changes):
@@ -156,8 +157,8 @@ def test_five_negatives_a_positive_none_of_them_the_users_own(form, data):
 
 
 def test_events_that_weigh_differently_come_with_their_weights(form, toy_data):
-    data = toy_data("profile", 0.0).load("cdae")
-    data.events.weight = (1 + data.events.item % 3).astype(np.float32)
+    plain = toy_data("profile", 0.0).load_once("cdae")
+    data = contract.with_weights(plain, (1 + plain.events.item % 3).astype(np.float32))
     batch = one_batch(make(data), data)
     _, wanted, _ = rows_of(batch, data.items.embedding_rows)
     users, items, splits, weights = user_profiles(data)

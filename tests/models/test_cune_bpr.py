@@ -33,7 +33,7 @@ class TestCUNEBPR(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 1.0).load("cune_bpr")
+    return toy_data("event", 1.0).load_once("cune_bpr")
 
 
 def make(data, name="cune_bpr", **changes):

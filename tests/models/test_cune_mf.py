@@ -54,7 +54,7 @@ class TestCUNEMF(ScoreContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0, RATING).load("cune_mf")
+    return toy_data("event", 0.0, RATING).load_once("cune_mf")
 
 
 def make(data, name="cune_mf", **changes):

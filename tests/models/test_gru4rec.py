@@ -88,7 +88,7 @@ BY_HAND = {
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("sequence", 0.0).load("gru4rec")
+    return toy_data("sequence", 0.0).load_once("gru4rec")
 
 
 @pytest.mark.parametrize("name", BY_HAND)

@@ -120,7 +120,12 @@ def shared(toy_data, tmp_path_factory):
     return moved
 
 
-@pytest.mark.parametrize("name", ["fm", "lr", "wide_deep", "deepfm", "xdeepfm"])
+ALIKE = ("lr", "wide_deep", "deepfm", "xdeepfm")  # their rows are those of the same layer
+
+
+@pytest.mark.parametrize(
+    "name", ["fm", *(pytest.param(name, marks=pytest.mark.thorough) for name in ALIKE)]
+)
 def test_a_model_learns_and_serves_without_a_vocabulary(name, shared, tmp_path):
     sharing = {"user_occupation": 20, "item_genres": 30, "item_id": 25}
     settings = {"epochs": 8, "learning_rate": 1e-2, "batch_size": 128, "hash_rows": sharing}

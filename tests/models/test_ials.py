@@ -48,7 +48,7 @@ def loss_of(model, data):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("ials")
+    return toy_data("profile", 0.0).load_once("ials")
 
 
 def make(data, **changes):

@@ -162,7 +162,7 @@ class Reranked(Fixed):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("item_knn")
+    return toy_data("profile", 0.0).load_once("item_knn")
 
 
 @pytest.mark.parametrize("model_class", [Fixed, Reranked])

@@ -111,7 +111,7 @@ def test_each_row_gets_as_many_negatives_as_it_asks_for(negatives):
 
 
 def test_profiles_come_with_their_users(toy_data):
-    data = toy_data("profile", 0.0).load("mult_dae")
+    data = toy_data("profile", 0.0).load_once("mult_dae")
     owned = {}
     for user, item in zip(data.events.user.tolist(), data.events.item.tolist(), strict=True):
         owned.setdefault(user, set()).add(item)

@@ -168,7 +168,7 @@ def test_an_export_in_bytes_of_a_model_that_scores(toy_data, tmp_path, capsys):
     assert log["valid"]["log_loss"] != log["float32_valid"]["log_loss"]
 
     # The tables are not there in float32, and what is served says what was measured.
-    data = toy.load("fm")
+    data = toy.load_once("fm")
     numbers = sum(field.size for field in data.fields) + 2
     variables = str(tmp_path / "model" / "variables" / "variables")
     tables = [
@@ -196,7 +196,7 @@ def test_an_export_in_bytes_of_a_model_that_ranks(toy_data, tmp_path):
     toy = toy_data("event", 0.0)
     log = run("bpr_mf", toy, tmp_path, INT8, {"epochs": 3, "factors": 32})["export"]
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
-    data = toy.load("bpr_mf")
+    data = toy.load_once("bpr_mf")
     valid = data.queries("valid")
     values = signatures["evaluate"](examples=tf.constant(valid, tf.string))
     np.testing.assert_allclose(np.mean(values["ndcg_10"]), log["valid"]["ndcg_10"], rtol=1e-5)
@@ -217,7 +217,7 @@ def test_a_table_that_is_read_whole_is_read_in_bytes(name, toy_data):
     """Of a model that looks no rows up in it; nothing is learnt for this, but in closed form."""
     entry = registry.get(name)
     toy = toy_data(entry.kind, 0.0, RATING if entry.task == "score" else None)
-    data, task = toy.load(name), tasks.of(name, toy.label)
+    data, task = toy.load_once(name), tasks.of(name, toy.label)
     model_class = registry.load(name).Model
     model = model_class(model_class.HyperParameters(epochs=1), data)
     loop = TrainingLoop(model.hyper_parameters, data)

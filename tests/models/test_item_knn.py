@@ -93,7 +93,7 @@ def test_bm25_by_hand():
 @pytest.mark.parametrize("weighting", ["bm25", "tf_idf"])
 def test_weighted_scores_are_of_weighted_users_and_a_weighted_history(toy_data, weighting):
     """Dense, with the formulas of the module: X weighted, its shrunk cosines, x_u S."""
-    data = toy_data("profile", 0.0).load("item_knn")
+    data = toy_data("profile", 0.0).load_once("item_knn")
     settings = {"neighbours": 60, "shrink": 3.0, "weighting": weighting, "k1": 2.0, "b": 0.5}
     model = train("item_knn", data, settings)
     pairs = data.events.matrix(60).toarray().astype(np.float64)
@@ -109,7 +109,7 @@ def test_weighted_scores_are_of_weighted_users_and_a_weighted_history(toy_data, 
 
 
 def test_lists_score_as_the_matrix_does(toy_data):
-    data = toy_data("profile", 0.0).load("item_knn")
+    data = toy_data("profile", 0.0).load_once("item_knn")
     model = train("item_knn", data, {"neighbours": 9})
     pairs = data.events.matrix(len(data.items))
     matrix = similarities(pairs.T @ pairs, 9, 0.0)

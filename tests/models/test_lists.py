@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from models.contract.score import ScoreModel
 from models.inputs import sampling
+from models.inputs.traced import traced
 from models.measures import lists
 from models.names import metrics
 from models.names.errors import ConfigError
@@ -95,10 +96,15 @@ def test_lambda_rank_divides_by_the_ideal_and_grades_its_pairs():
 def test_lambda_rank_teaches_the_order():
     score = tf.Variable(tf.constant([2.0, 1.0, 0.0, -1.0]))
     label, group = tf.constant([0.0, 0.25, 1.0, -0.4]), tf.zeros(4, tf.int32)
-    for _ in range(300):
+
+    @traced
+    def step():
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(lists.lambda_rank(label, score, group))
         score.assign_sub(tape.gradient(loss, score))
+
+    for _ in range(300):
+        step()
     assert np.argsort(-score.numpy()).tolist() == [2, 1, 0, 3]
 
 

@@ -1,4 +1,4 @@
-"""Live state before a real SavedModel: its answers are those of one exported with the state."""
+"""Live state before a real SavedModel: its answers are those of a model made with the state."""
 
 import time
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def with_events(toy: ToyData, folder, users, events) -> ToyData:
 
 @pytest.fixture(scope="module")
 def live(toy_data, tmp_path_factory):
-    """An untrained two-tower, exported without and with three events, the former one served."""
+    """An untrained two-tower, served as it is exported; and made with three events more."""
     place, toy = tmp_path_factory.mktemp("live"), toy_data("event", 0.0)
     # The stranger stands in the table of users, with nothing that they have had.
     toy = with_events(toy, place / "first", [USERS[1]], [])
@@ -64,9 +64,8 @@ def live(toy_data, tmp_path_factory):
     ids = [item.decode() for index, item in enumerate(data.items.ids, 2) if index not in had]
     events = [ids[40], ids[3], ids[17]]
     later = with_events(toy, place / "data", USERS, events).load("two_tower")
-    # What is exported holds the transform graph of its own data; both are the same one.
+    # What answers holds the transform graph of its own data; both are the same one.
     model._data = later
-    Retriever(model, later).export(str(place / "later"), rules=False)
     with served(place / "two_tower" / "1", "two_tower", state=str(place / "state.db")) as server:
         yield SimpleNamespace(
             server=server,
@@ -74,12 +73,12 @@ def live(toy_data, tmp_path_factory):
             folder=place / "two_tower" / "1",
             ids=[item.decode() for item in data.items.ids],
             before=tf.saved_model.load(str(place / "two_tower" / "1")).signatures,
-            later=tf.saved_model.load(str(place / "later")).signatures,
+            later={"recommend": Retriever(model, later).recommend},
         )
 
 
 def ask(signatures, user: str, k: int = 60):
-    """Item ids, scores and strategy of an exported model, without a history."""
+    """Item ids, scores and strategy, without a history."""
     answer = signatures["recommend"](
         user_id=tf.constant([user]),
         history=strings([[]]),
@@ -91,7 +90,7 @@ def ask(signatures, user: str, k: int = 60):
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_streamed_events_answer_as_a_model_exported_with_them(live, user):
+def test_streamed_events_answer_as_a_model_made_with_them(live, user):
     ids, scores, strategy = ask(live.later, user)
     assert strategy == {"user 0": "model", "stranger": "fold-in"}[user]
     with live.server.client("rest") as client:

@@ -17,7 +17,7 @@ class TestMultDAE(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("mult_dae")
+    return toy_data("profile", 0.0).load_once("mult_dae")
 
 
 def make(data, **changes):

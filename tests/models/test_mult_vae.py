@@ -52,7 +52,7 @@ class TestMultVAE(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("mult_vae")
+    return toy_data("profile", 0.0).load_once("mult_vae")
 
 
 def make(data, **changes):

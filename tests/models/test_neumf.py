@@ -22,7 +22,7 @@ def one_batch(data, model, epoch=0):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0).load("neumf")
+    return toy_data("event", 0.0).load_once("neumf")
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_recency_wants_times():
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0).load("popularity")
+    return toy_data("event", 0.0).load_once("popularity")
 
 
 def test_the_recent_are_ranked_first(data):

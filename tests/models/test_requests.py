@@ -39,7 +39,7 @@ class SessionWitness(Witness):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("profile", 0.0).load("item_knn")
+    return toy_data("profile", 0.0).load_once("item_knn")
 
 
 @pytest.fixture(scope="module", params=[Witness, SessionWitness])

@@ -111,7 +111,7 @@ class TestRIB(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def make(toy_data):
-    data = toy_data("sequence", 0.0).load("rib")
+    data = toy_data("sequence", 0.0).load_once("rib")
 
     def make(**hyper_parameters):
         tf.keras.utils.set_random_seed(1)

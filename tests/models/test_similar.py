@@ -23,7 +23,7 @@ def model(request, toy_data, tmp_path_factory):
 
     It is exported once for all workers, each of which has made the same one.
     """
-    data = toy_data("event", 0.0).load(request.param)
+    data = toy_data("event", 0.0).load_once(request.param)
     module = registry.load(request.param)
     tf.keras.utils.set_random_seed(3)
     model = module.Model(module.HyperParameters(), data)
@@ -137,7 +137,7 @@ def test_both_protocols_and_the_examples_answer_the_same(model):
 
 
 def test_of_a_long_log_the_newest_events_count(toy_data):
-    events = toy_data("event", 0.0).load("popularity").events
+    events = toy_data("event", 0.0).load_once("popularity").events
     pairs = events.matrix(60, 2)
     assert pairs.sum(axis=1).max() == 2 and (pairs <= events.matrix(60)).toarray().all()
     newest = events.item[events.starts[1:] - 1] - FIRST_TOKEN

@@ -106,7 +106,7 @@ def test_a_gated_step_by_the_matrices():
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("sequence", 0.0).load("sr_gnn")
+    return toy_data("sequence", 0.0).load_once("sr_gnn")
 
 
 def make(data, **settings):

@@ -117,7 +117,7 @@ def test_batches_go_on_from_any_step(small_windows, steps):
 )
 def test_the_shares_of_all_workers_are_the_batch_of_one(toy_data, name, kind, label, setting):
     """To the bit, negatives and what is forgotten too, from any step; none makes another's rows."""
-    data = toy_data(kind, 0.0, *([label] if label else [])).load(name)
+    data = toy_data(kind, 0.0, *([label] if label else [])).load_once(name)
     module = registry.load(name)
     rows = 49  # three shares of 17, 17 and 15
     model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
@@ -400,7 +400,7 @@ def test_a_training_goes_on_within_an_epoch(
     toy_data, tmp_path, monkeypatch, name, kind, label, setting
 ):
     """To the bit: killed in the second epoch, after the first save of its first step or steps."""
-    data = toy_data(kind, 0.0, *([label] if label else [])).load(name)
+    data = toy_data(kind, 0.0, *([label] if label else [])).load_once(name)
     module = registry.load(name)
     parameters = module.HyperParameters(epochs=3, batch_size=32, **setting)
 

@@ -31,7 +31,7 @@ class TestTan(RetrieveContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("sequence", 0.0).load("tan")
+    return toy_data("sequence", 0.0).load_once("tan")
 
 
 def test_windows_take_every_event_but_the_first_as_a_target_once_an_epoch():

@@ -514,7 +514,7 @@ def test_warm_start_after_a_feature_was_added_fills_the_tables_of_the_same_name(
 
 
 def test_warm_start_refuses_another_model(toy, tmp_path):
-    data = toy.load("neumf")
+    data = toy.load_once("neumf")
     warm_start.save_weights(built("bpr_mf", data), str(tmp_path))
     with pytest.raises(ConfigError, match="weights of neumf only; received those of bpr_mf"):
         warm_start.load_weights(built("neumf", data), str(tmp_path))
@@ -522,14 +522,14 @@ def test_warm_start_refuses_another_model(toy, tmp_path):
 
 def test_warm_start_from_other_hyper_parameters_is_none(toy, tmp_path):
     """Of NeuMF's 11 variables only the bias of the prediction does not depend on `factors`."""
-    data = toy.load("neumf")
+    data = toy.load_once("neumf")
     warm_start.save_weights(built("neumf", data, factors=4), str(tmp_path))
     counts = warm_start.load_weights(built("neumf", data, factors=8), str(tmp_path))
     assert counts == {"copied": 1, "aligned": 0, "rows": 0, "skipped": 10, "complete": False}
 
 
 def test_warm_start_from_a_file_without_names_is_cold(toy, tmp_path, capsys):
-    model = built("bpr_mf", toy.load("bpr_mf"))
+    model = built("bpr_mf", toy.load_once("bpr_mf"))
     (tmp_path / "assets.extra").mkdir()
     with open(tmp_path / "assets.extra" / "weights.npz", "wb") as file:
         np.savez(file, **{f"weight_{n}": value for n, value in enumerate(model.get_weights())})

@@ -37,7 +37,7 @@ def exported(name, data, label, folder, **hyper_parameters):
 def stages(toy_data, tmp_path_factory):
     """Folders of a recall and of a ranker, and the recall's data."""
     folder = tmp_path_factory.mktemp("stages")
-    described = toy.with_newcomers(
+    described = toy.write_newcomers(
         toy_data("profile", 0.0, described=True),
         folder / "newcomers",
         user_gender=["M"],

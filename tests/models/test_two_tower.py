@@ -62,7 +62,7 @@ class TestTwoTower(RetrieveContract):
 
 def test_features_alone_give_the_vector_of_an_item_whose_id_is_unknown(toy_data):
     """What `similar_features` searches by; the items' table says the same of the item."""
-    data = toy_data("event", 0.0).load("two_tower")
+    data = toy_data("event", 0.0).load_once("two_tower")
     module = registry.load("two_tower")
     model = module.Model(module.HyperParameters(**TOY), data)
     fields = {field.name for field in model.item_fields()}
@@ -89,7 +89,7 @@ def test_features_alone_give_the_vector_of_an_item_whose_id_is_unknown(toy_data)
 
 
 def test_history_of_a_train_row_holds_only_earlier_items(toy_data):
-    data = toy_data("event", 0.0).load("two_tower")
+    data = toy_data("event", 0.0).load_once("two_tower")
     module = registry.load("two_tower")
     model = module.Model(module.HyperParameters(**TOY), data)
     events, checked = data.events, 0
@@ -160,7 +160,7 @@ def test_distinct_items_have_the_loss_of_tfrs():
 
 def test_no_gradient_is_as_large_as_a_table(toy_data):
     """The penalty is the optimiser's: with lazy Adam too, of the rows that move."""
-    data, module = toy_data("event", 0.0).load("two_tower"), registry.load("two_tower")
+    data, module = toy_data("event", 0.0).load_once("two_tower"), registry.load("two_tower")
     parameters = module.HyperParameters(**TOY, l2=0.5, lazy_adam=True)
     model, found = module.Model(parameters, data), []
     loop = SimpleNamespace(

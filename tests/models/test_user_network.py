@@ -96,7 +96,7 @@ def loop_of(data, **changes):
 
 
 def test_friends_have_the_same_taste_and_whoever_likes_nothing_has_none(toy_data):
-    data = toy_data("event", 0.0).load("cune_bpr")
+    data = toy_data("event", 0.0).load_once("cune_bpr")
     loop, own = loop_of(data)
     events = data.events
     nobody = 7
@@ -154,7 +154,7 @@ def test_an_edge_is_made_by_train_alone(toy_data, monkeypatch):
 
 
 def test_where_nobody_shares_an_item_nobody_has_friends(toy_data):
-    data = toy_data("event", 0.0).load("cune_bpr")
+    data = toy_data("event", 0.0).load_once("cune_bpr")
     loop, own = loop_of(data)
     friends = user_network.find_friends(loop, own, np.array([2, 3]), np.array([2, 3]))
     assert friends.shape == (data.users.embedding_rows, 0) and not loop.history

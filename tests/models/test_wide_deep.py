@@ -51,7 +51,7 @@ class TestWideDeep(ScoreContract):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0, CLICK).load("wide_deep")
+    return toy_data("event", 0.0, CLICK).load_once("wide_deep")
 
 
 def test_a_cross_is_the_and_of_two_values(data):

@@ -42,7 +42,7 @@ def make(data, **settings):
 
 @pytest.fixture(scope="module")
 def data(toy_data):
-    return toy_data("event", 0.0).load("youtube_candidates")
+    return toy_data("event", 0.0).load_once("youtube_candidates")
 
 
 @pytest.fixture(scope="module")

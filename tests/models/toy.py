@@ -162,16 +162,38 @@ class ToyData:
             registry.load(model).Model, self.graph, self.schema, self.splits
         )
 
+    def load_once(self, model: str) -> TrainingData:
+        """The same, read once in a process for all models that read the same of it.
+
+        So nobody changes it.
+        """
+        task, model_class = registry.get(model).task, registry.load(model).Model
+        if task == "score" and self.label:
+            model_class.check_label(self.label)
+        told = (repr(getattr(model_class, name, None)) for name in _READ)
+        key = (self.folder, repr(self.label), task, *told)
+        if key not in _loaded:
+            _loaded[key] = self.load(model)
+        return _loaded[key]
+
+    def with_newcomers(self) -> "ToyData":
+        """The same data with a user and an item that stand in their tables and nowhere else."""
+        return ToyData(self.folder / "newcomers", self.label)
+
+
+# What a task asks of a model's class to load its data; of `reads`, which function it is.
+_READ = ("cold_items", "reads", "reads_quantiles", "reads_history", "reads_context")
+_loaded: dict[tuple, TrainingData] = {}
 
 NEW_USER, NEW_ITEM = "new user", "new item"
 
 
-def with_newcomers(toy: ToyData, folder: Path, **of_user: list) -> ToyData:
-    """The same data with a user and an item that stand in their tables and nowhere else.
+def write_newcomers(toy: ToyData, folder: Path, **of_user: list) -> ToyData:
+    """Writes the same data with a user and an item that stand in their tables and nowhere else.
 
     Args:
         toy: the data.
-        folder: where it goes.
+        folder: where they go.
         **of_user: features of the user, else none.
     """
     (folder / "examples").mkdir(parents=True)
@@ -262,7 +284,9 @@ def build(
             str(folder / "graph"),
             {"text": text, "quantiles": bool(label)},
         )
-    return ToyData(folder, label)
+    built = ToyData(folder, label)
+    write_newcomers(built, built.with_newcomers().folder)
+    return built
 
 
 def _write(path: Path, header: str, lines: list[str]) -> None:

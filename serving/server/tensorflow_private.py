@@ -6,23 +6,31 @@ either lane. What the models need is in `models.inputs.tensorflow_private`.
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Callable
 
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.client import pywrap_tf_session as c_api
-from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+from tensorflow.python.saved_model import loader_impl
 
-_TAGS = ["serve"]
+from serving.wire.fields import take_out
+
+_TAGS = {"serve"}
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_FUNCTIONS = (2, 2, 2, 1)  # SavedModel.meta_graphs, .graph_def, .library, .function
+_SECONDS_BETWEEN = 0.001
 
 
 def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:
     """Does what `tf.compat.v1.saved_model.load` does, and lets other threads go on meanwhile.
 
-    A call that imports a graph holds the interpreter's lock from its beginning to its end, .2 s for
-    a model with all its signatures. So its functions come before, each by a call of its own, and
-    the nodes that call them without inferring shapes through what they call: the file tells those.
+    Whatever reads or imports a whole graph holds the interpreter's lock from its beginning to its
+    end, .2 s for a model with all its signatures. So its functions go from the file to the graph as
+    they are, each by a call of its own with a pause behind it, and the nodes that call them are
+    imported without inferring shapes through what they call: the file tells those.
 
     Args:
       session: of an empty graph.
@@ -30,23 +38,51 @@ def load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDe
 
     Returns:
       Its description, without the functions.
+
+    Raises:
+      OSError: the file is none.
+      RuntimeError: it has no graph that serves.
     """
-    loader = SavedModelLoader(path)
-    found = loader.get_meta_graph_def_from_tags(_TAGS)
-    functions = found.graph_def.library.function
+    found, functions = _read(path)
     with session.graph._c_graph.get() as graph:
         for definition in functions:
-            function = c_api.TF_FunctionImportFunctionDef(definition.SerializeToString())
+            function = c_api.TF_FunctionImportFunctionDef(definition)
             c_api.TF_GraphCopyFunction(graph, function, None)
             c_api.TF_DeleteFunction(function)
-    del functions[:]
+            time.sleep(_SECONDS_BETWEEN)
     for node in found.graph_def.node:
         if node.op in _CALLS:
             node.attr["_disable_call_shape_inference"].b = True
-    saver, _ = loader.load_graph(session.graph, _TAGS)
-    loader.restore_variables(session, saver)
-    loader.run_init_ops(session, _TAGS)
+    with session.graph.as_default():
+        saver = tf.compat.v1.train.import_meta_graph(found)
+        if saver is not None:
+            saver.restore(session, os.path.join(path, "variables", "variables"))
+        start = loader_impl.get_init_op(found)
+        if start is not None:
+            session.run([start], loader_impl.get_asset_tensors(path, found))
     return found
+
+
+def _read(path: str) -> tuple[meta_graph_pb2.MetaGraphDef, list[bytes]]:
+    """The graph of a SavedModel without its functions, and those, serialized."""
+    functions: list[bytes] | None = None
+    try:
+        with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+            rest, functions = take_out(file.read(), _FUNCTIONS)
+        model = saved_model_pb2.SavedModel.FromString(rest)
+    except (FileNotFoundError, ValueError, DecodeError):
+        model = None
+    if model is None or len(model.meta_graphs) > 1:  # or it would not be known whose they are
+        model, functions = loader_impl.parse_saved_model(path), None
+    found = next((each for each in model.meta_graphs if {*each.meta_info_def.tags} == _TAGS), None)
+    if found is None:
+        tags = [sorted(each.meta_info_def.tags) for each in model.meta_graphs]
+        raise RuntimeError(f"{path} has no graph of the tags {sorted(_TAGS)}; it has {tags}")
+    if functions is None:
+        library = found.graph_def.library.function
+        functions = [each.SerializeToString() for each in library]
+        del library[:]
+    return found, functions
 
 
 def make_callable(

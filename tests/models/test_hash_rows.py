@@ -18,6 +18,7 @@ from models.names import registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import resolve
 from models.training.loop import TrainingLoop
+from tests.models import toy as toys
 from tests.models.contract import assert_as_large_as_said, assert_takes_every_weight
 from tests.models.score_contract import CLICK, train
 
@@ -201,6 +202,7 @@ def test_many_ids_are_learnt_served_and_started_from_as_few_are(shared, tmp_path
 
     few, _, answers = trained(tmp_path / "few")
     monkeypatch.setattr(ids, "MANY", 6)
+    monkeypatch.setattr(toys, "_loaded", {})
     many, model, others = trained(tmp_path / "many")
     assert isinstance(many.user_table, ids.IdIndex) and isinstance(many.users.ids, ids.Ids)
     assert list(many.users.ids) == few.users.ids.tolist()

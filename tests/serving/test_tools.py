@@ -1,8 +1,9 @@
 """The ordinary tools of others against the embedded server; each skips by name where it is absent.
 
-    go install github.com/grpc-ecosystem/grpc-health-probe@latest github.com/rakyll/hey@latest
+    go install github.com/grpc-ecosystem/grpc-health-probe@latest
+    go install github.com/rakyll/hey@latest
 
-puts two of them on the path of Go.
+put two of them on the path of Go.
 """
 
 from __future__ import annotations

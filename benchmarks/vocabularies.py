@@ -3,6 +3,11 @@
     python -m benchmarks.vocabularies cost [--split FOLDER] [--rows 1000] [--seeds 0 1 2]
         FM on the clicks of MovieLens-100K: a row an id; admission by frequency; ids that share rows
         by one hash and by two; each as it was learnt and in int8
+    python -m benchmarks.vocabularies rank [--seeds 0 1 2]
+        BPR-MF and the two-tower on MovieLens-100K, leave-one-out: as they were learnt and in int8
+    python -m benchmarks.vocabularies request [--items 200000]
+        the best 10 of so many items of 64 numbers: tables of floats, of bytes that all become
+        floats at every request, and of bytes that do so by blocks
     python -m benchmarks.vocabularies memory [--ids 1000000] [--rows 4000000] [--column ad|user_id]
         a log in which a column has so many values, each once at least, through all stages of FM
         with 16 factors, whose values share rows: seconds and memory of every stage. Of `ad` no
@@ -30,7 +35,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import clicks, experiment
-from benchmarks.usage import memory
+from benchmarks.usage import begin_peak, memory
 
 STAGES = ("read", "build", "transform", "train", "serve")
 _FACTORS = 16
@@ -106,6 +111,114 @@ def _measured(
         return {"float32": learnt, "int8": {**evaluation.of(model)(), "bytes": size - saved}}
 
 
+def rank(seeds: list[int], folder: Path) -> list[dict[str, str]]:
+    """Rows of the table: models that rank, as learnt and with their tables in int8, on test.
+
+    Args:
+        seeds: of the trainings.
+        folder: where to.
+    """
+    from benchmarks import movielens
+    from components.read import datasets
+    from models.training.export import in_int8
+
+    found = []
+    for name in ("bpr_mf", "two_tower"):
+        row = movielens.ROWS[name]
+        prepared = movielens.prepare(row, Path(datasets.get("movielens-100k")), folder)
+        for seed in seeds:
+            data, model, _ = experiment.train(prepared, name, dict(row.setting), seed)
+            task = prepared.task(name)
+            evaluation, exporter = task.evaluation(data, "test"), task.exporter(model, data)
+            learnt = evaluation.of(model)()
+            exporter.store_in_int8(1)
+            with in_int8(model, 1):
+                served = evaluation.of(model, exporter)()
+            values = {
+                metric: f"{learnt[metric]:.5f}, {served[metric] - learnt[metric]:+.5f}"
+                for metric in ("ndcg_10", "hr_10", "recall_20")
+            }
+            found.append({"model": name, "seed": str(seed), **values})
+            print(found[-1], flush=True)
+    return found
+
+
+_WAYS = ("float32", "int8, whole", "int8, by blocks")
+
+
+def request(items: int) -> list[dict[str, str]]:
+    """Rows of the table: ways to score a catalogue, with their time and memory a request.
+
+    Args:
+        items: of the catalogue.
+    """
+    ways, found = {way: _scorer(way, items) for way in _WAYS}, []
+    for queries in (1, 8, 64):
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for asked in _queries(queries, 31):
+            for way, answer in ways.items():
+                begin = time.process_time()
+                answer(asked)
+                seconds[way].append(time.process_time() - begin)
+        for way in ways:
+            command = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "benchmarks.vocabularies",
+                "stage",
+                way,
+            ]
+            command += ["--rows", str(items), "--ids", str(queries)]
+            peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found.append(
+                {
+                    "requests at once": str(queries),
+                    "table": way,
+                    "ms of processor": f"{1e3 * np.median(seconds[way][1:]):.1f}",
+                    "MiB above the table": peak.splitlines()[-1],
+                }
+            )
+    return found
+
+
+def _scorer(way: str, items: int) -> Any:
+    """Queries [B, 64] -> the best 10 of the items."""
+    import tensorflow as tf
+
+    from models.inputs.int8 import Int8Table, products
+
+    values = np.random.default_rng(0).normal(size=[items, 64]).astype(np.float32)
+    table = tf.Variable(values) if way == "float32" else Int8Table(values)
+
+    def answer(queries: Any) -> Any:
+        read = tf.convert_to_tensor(table) if way == "int8, whole" else table
+        return tf.math.top_k(products(queries, read), 10)
+
+    return tf.function(answer, autograph=False)
+
+
+def _queries(queries: int, times: int) -> Any:
+    import tensorflow as tf
+
+    draw = np.random.default_rng(1)
+    for _ in range(times):
+        yield tf.constant(draw.normal(size=[queries, 64]), tf.float32)
+
+
+def _peak(way: str, items: int, queries: int) -> None:
+    """Prints by how many MiB a few requests raise what a new process holds."""
+    answer = _scorer(way, items)
+    for number, asked in enumerate(_queries(queries, 5)):
+        answer.get_concrete_function(asked)
+        if not number:
+            before = memory("VmRSS")
+            begin_peak()
+        answer(asked)
+    print(f"{(memory('VmHWM') - before) / 2**20:.0f}")
+
+
 def write_log(folder: Path, ids: int, column: str, seed: int = 0) -> None:
     """Writes `events.parquet`: clicks in which each of so many values of a column is there once."""
     import pyarrow as pa
@@ -164,6 +277,8 @@ def stage(name: str, folder: Path, ids: int, rows: int, column: str) -> None:
             str(folder / "graph"),
             {"text": [], "hashed": [column] if column == "ad" else []},
         )
+    elif name in _WAYS:
+        _peak(name, rows, ids)
     elif name == "count":
         _count(ids)
     elif name == "train":
@@ -303,11 +418,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("cost", "memory", "count", "train", "stage"))
+    parser.add_argument(
+        "what", choices=("cost", "memory", "rank", "request", "count", "train", "stage")
+    )
     parser.add_argument("name", nargs="?", help="of the stage")
     parser.add_argument("--split", type=Path, help="folder of given validation and test rows")
     parser.add_argument("--ids", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=4_000_000, help="that values share")
+    parser.add_argument("--items", type=int, default=200_000, help="of the catalogue")
     parser.add_argument("--column", choices=("ad", "user_id"), default="ad", help="with the ids")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/vocabularies"))
@@ -317,6 +435,10 @@ def main() -> None:
         return stage(own.name, folder, own.ids, own.rows, own.column)
     if own.what == "cost":
         table = cost(own.split, own.rows, own.seeds, folder / "cost")
+    elif own.what == "rank":
+        table = rank(own.seeds, folder / "rank")
+    elif own.what == "request":
+        table = request(own.items)
     elif own.what in ("count", "train"):
         name = {"count": "count", "train": "drawn"}[own.what]
         table = [measured(name, folder, own.ids, own.rows)]

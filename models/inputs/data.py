@@ -61,7 +61,7 @@ class Entities:
     train_count: int
     features: dict[str, tf.Tensor | tf.RaggedTensor]
     vocabulary_sizes: dict[str, int]
-    tokens: dict[str, Sequence[bytes]]
+    tokens: dict[str, Sequence[bytes] | Ids]
     quantiles: dict[str, tf.Tensor] = field(default_factory=dict)
     table: tf.lookup.StaticHashTable | IdIndex | None = None
 

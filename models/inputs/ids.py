@@ -19,8 +19,10 @@ _PIECE = 1 << 24  # bytes of a file that are read at once
 _KEYS = 2**63 - 1
 
 
-class Ids(Sequence[bytes]):
+class Ids:
     """Many ids as one text, which lies in a file where it is large; see `Column`.
+
+    No `Sequence`, of which TensorFlow would go through every element in search of variables.
 
     Args:
         text: [bytes] uint8.
@@ -84,7 +86,7 @@ class Ids(Sequence[bytes]):
         return found
 
 
-def pieces(ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def pieces(ids: Sequence[bytes] | Ids) -> Iterator[Sequence[bytes]]:
     """Yields ids, however they are held, a part at a time."""
     return ids.pieces() if isinstance(ids, Ids) else iter([ids])
 
@@ -139,7 +141,7 @@ class IdIndex(tf.Module):
         return tf.reshape(tf.where(known, index, UNKNOWN), tf.shape(ids))
 
 
-def index_of(ids: Sequence[bytes]) -> tf.lookup.StaticHashTable | IdIndex:
+def index_of(ids: Sequence[bytes] | np.ndarray | Ids) -> tf.lookup.StaticHashTable | IdIndex:
     """Makes the look-up of ids: place p -> index p + 2, and 1 for an id that is not there."""
     if len(ids) > MANY:
         key = np.empty(len(ids), np.int64)

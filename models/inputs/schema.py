@@ -7,6 +7,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
+from models.inputs.ids import Ids
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.features import CATEGORICAL, ID, NUMERIC
 
@@ -38,7 +39,7 @@ class Field:
     kind: str
     dtype: tf.DType
     listed: bool
-    tokens: Sequence[bytes]
+    tokens: Sequence[bytes] | Ids
     hashed: bool = False
 
     @property

@@ -18,6 +18,7 @@ def test_ids_are_what_was_held():
     assert list(part) == FOUR[1:3] and list(Ids(*part.arrays)) == FOUR[1:3] and not len(ids[3:2])
     with pytest.raises(IndexError):
         ids[4]
+    assert tf.nest.flatten([ids]) == [ids]  # what is saved is not searched for variables in it
 
 
 def test_few_are_a_list_and_many_one_text(monkeypatch, tmp_path):

@@ -342,13 +342,12 @@ def recsys_until(line: str, number: int, *arguments) -> tuple[int, str]:
 
 @dataclass
 class ToyRun:
-    """A pipeline that was interrupted twice and then ran to its end.
+    """A pipeline that was killed and then ran to its end.
 
     Attributes:
         output: folder of runs.
         arguments: of `recsys run`, to run it again.
-        interrupted: status and output of the run that met Ctrl-C after the tables were read.
-        killed: the same of the run that met kill -9 while it trained.
+        killed: status and output of the run that met kill -9 while it trained.
         finished: the run that went on to the end.
         copy: the folder of runs as it was then, for tests that add runs of their own.
         spare: another, for the notebooks.
@@ -356,7 +355,6 @@ class ToyRun:
 
     output: Path
     arguments: list[str]
-    interrupted: tuple[int, str]
     killed: tuple[int, str]
     finished: subprocess.CompletedProcess
     copy: Path
@@ -385,7 +383,6 @@ def _toy_run(root: Path) -> ToyRun:
         "learning_rate=0.01",
     ):
         arguments += ["--set", setting]
-    interrupted = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     killed = recsys_until("model epoch   2", signal.SIGKILL, *arguments)
     # A run that ends in a process of its own: tests/notebooks/test_notebooks.py.
     ended = recsys_here(*arguments)
@@ -393,7 +390,6 @@ def _toy_run(root: Path) -> ToyRun:
     return ToyRun(
         output,
         arguments,
-        interrupted,
         killed,
         finished,
         Path(shutil.copytree(output, root / "toy_run_copy")),

@@ -9,7 +9,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from pipeline import because
+from pipeline import because, lineage
 from pipeline.cli import main
 from serving.client import Reasons
 from tests.conftest import ROOT, recsys
@@ -86,6 +86,16 @@ def test_datasets_are_listed():
 def test_user_errors_are_one_message_and_exit_code_1(tmp_path, arguments, message):
     done = recsys(*arguments, *(["--output", str(tmp_path)] if arguments[0] == "run" else []))
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_a_command_with_one_line(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lineage, "load_runs", interrupt)
+    answer = CliRunner().invoke(main, ["runs", "--output", str(tmp_path)])
+    assert answer.exit_code == 130
+    assert answer.output == "interrupted; the next run goes on from here\n"
 
 
 @pytest.mark.parametrize("k", ["0", "-3", "many"])

@@ -1,6 +1,6 @@
 """The main job, whole, on the toy log.
 
-It is interrupted, killed, finished, cached; and a worse model is not blessed.
+It is killed, finished, cached; and a worse model is not blessed.
 """
 
 import json
@@ -20,7 +20,7 @@ from serving.client.client import Client
 from serving.server.process import ServerProcess
 from serving.wire.protos import prediction_log
 from serving.wire.records import read_records
-from tests.conftest import recsys, recsys_here
+from tests.conftest import recsys, recsys_here, recsys_until
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1200)]
 
@@ -29,20 +29,24 @@ def versions(run):
     return sorted(path.name for path in (run.output / "serving").glob("*/[0-9]*"))
 
 
-def test_ctrl_c_ends_a_run_with_one_line(toy_run):
-    status, printed = toy_run.interrupted
+@pytest.mark.thorough
+def test_ctrl_c_ends_a_run_with_one_line_and_the_next_goes_on_from_there(toy_source, tmp_path):
+    arguments = ["run", "popularity", "--data", str(toy_source), "--output", str(tmp_path)]
+    status, printed = recsys_until("TableReader  ", signal.SIGINT, *arguments)
     assert (
         status == 130
         and "interrupted; the next run goes on from here" in printed
         and "Traceback" not in printed
     )
+    _, printed = recsys_until("TableReader  ", signal.SIGKILL, *arguments)
+    assert re.search(r"TableReader +cached", printed)
 
 
 def test_a_killed_run_goes_on_where_it_was(toy_run):
-    status, printed = toy_run.killed
+    status, _ = toy_run.killed
     assert status == -signal.SIGKILL
-    assert re.search(r"TableReader +cached", printed)  # what Ctrl-C had let finish
-    assert re.search(r"Transform +cached", toy_run.finished.stdout)
+    for step in ("TableReader", "Transform"):
+        assert re.search(rf"{step} +cached", toy_run.finished.stdout)
     resumed = int(re.search(r"resumed after epoch (\d+)", toy_run.finished.stdout).group(1))
     assert resumed >= 1
     epochs = [int(number) for number in re.findall(r"model epoch +(\d+)", toy_run.finished.stdout)]
@@ -188,7 +192,9 @@ def test_the_pushed_model_is_served_to_both_protocols(toy_run):
         "retrieve",
     ]
     assert [request.inputs["user_id"].tensor_shape.dim[0].size for request in asked[:2]] == [1, 8]
-    with ServerProcess("recsys", str(folder)) as ready:
+    # The canary's server has replayed them.
+    options = ("--enable-model-warmup=false",)
+    with ServerProcess("recsys", str(folder), options=options) as ready:
         for protocol, flags in (("rest", ()), ("grpc", ("--grpc",))):
             address = f"127.0.0.1:{ready[protocol]}"
             with Client(address, "recsys", protocol) as client:

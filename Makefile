@@ -27,6 +27,8 @@ run: $(STAMP) ## environment, data, pipeline, server, recommendations on the scr
 
 PYTEST = $(PYTHON) -m pytest -q --durations=15 --dist=loadfile --no-loadscope-reorder --max-worker-restart=100
 
+# A third: some tests wait for servers and runs of their own.
+test: WORKERS = 3
 test: $(STAMP) ## the tests; ARGS="tests/models -k two_tower" runs some, WORKERS=0 in one process
 	$(PYTEST) --numprocesses=$(WORKERS) $(ARGS)
 

@@ -1,6 +1,6 @@
 """TFDV's statistics of our own tables, which are read by columns.
 
-TFX's StatisticsGen takes tf.Examples one after the other, at some ten times the processor time.
+TFX's StatisticsGen takes tf.Examples one after the other, at five times the processor time.
 """
 
 import posixpath

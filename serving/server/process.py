@@ -14,6 +14,13 @@ from typing import Any
 from serving.wire.errors import StartError
 
 
+def environment() -> dict[str, str]:
+    """This process's, in which Python finds the project whatever the folder."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class ServerProcess:
     """Starts `python -m serving.server` on free ports of the loopback; leaving stops it.
 
@@ -45,14 +52,12 @@ class ServerProcess:
         Raises:
             StartError: it ended, or was not ready in time; with the last line it printed.
         """
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment(),
             # Ctrl-C is for the caller, who then stops the server.
             start_new_session=True,
         )

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.serving.support import eventually, expect_error
@@ -22,6 +23,15 @@ def workers(server: int) -> list[int]:
     tasks = Path(f"/proc/{server}/task").glob("*/children")
     found = [int(child) for task in tasks for child in task.read_text().split()]
     return [pid for pid in found if WORKER in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def ended(process: int) -> bool:
+    """Whether its parent can be told so; that it has no command line any more is so before."""
+    try:
+        found = psutil.Process(process)
+        return found.status() == psutil.STATUS_ZOMBIE and found.num_threads() <= 1
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_the_process_comes_when_it_is_needed_and_goes_with_the_server(laboratory
     assert server.post("/v1/models/half:predict", body).json() == {"predictions": [3.0]}
     (worker,) = set(workers(laboratory.pid)) - others
     os.kill(worker, signal.SIGKILL)
-    eventually(lambda: worker not in workers(laboratory.pid))
+    eventually(lambda: ended(worker))
     # Another takes its place; where one dies at its work, the request is told.
     assert server.post("/v1/models/half:predict", body).json() == {"predictions": [3.0]}
     (worker,) = set(workers(laboratory.pid)) - others

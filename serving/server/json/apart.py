@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+from serving.server.process import environment
 from serving.wire.errors import Code, ServingError, from_exception
 
 
@@ -66,13 +65,11 @@ class Apart:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            root = str(Path(__file__).resolve().parents[3])
-            path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
+                env=environment(),
                 start_new_session=True,  # Ctrl-C is for the server
             )
         return self._process

@@ -58,10 +58,8 @@ class HyperParameters(Ranking):
 
     def parameters(self, sizes: Sizes) -> Parameters:
         kept = sizes.items * min(self.neighbours, sizes.items)
-        # Of every pair of items that one user has: two places and a number, sorted by a third.
-        a_user = sizes.events // max(1, sizes.users)
-        pairs = min(sizes.items**2, sizes.events * a_user)
-        return Parameters(held=2 * (sizes.items + 1) + 3 * kept, beside=8 * pairs)
+        # The events as a matrix, twice (by user and by item); what is kept, as it is found.
+        return Parameters(held=2 * (sizes.items + 1) + 3 * kept, beside=4 * sizes.events + 6 * kept)
 
 
 class ItemKNN(RetrieveModel[HyperParameters]):
@@ -99,7 +97,7 @@ class ItemKNN(RetrieveModel[HyperParameters]):
         )
         pairs = of_users @ pairs @ of_items
         # The history of a query has its items' factors too.
-        weights = of_items @ similarities(pairs.T @ pairs, parameters.neighbours, parameters.shrink)
+        weights = of_items @ similarities(pairs, parameters.neighbours, parameters.shrink)
         self.splits.assign(weights.indptr.astype(np.int64))
         rest = (
             self.votes.shape[0] - weights.nnz

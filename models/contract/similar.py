@@ -170,7 +170,7 @@ def co_occurrence(data: TrainingData) -> tuple[npt.NDArray[Any], ...]:
         positions and [E] float32 similarities.
     """
     pairs = data.events.matrix(len(data.items), _LATEST)
-    near = similarities(pairs.T @ pairs, _NEIGHBOURS, _SHRINK).tocsc()
+    near = similarities(pairs, _NEIGHBOURS, _SHRINK).tocsc()
     return near.indptr.astype(np.int32), near.indices.astype(np.int32), near.data.astype(np.float32)
 
 

@@ -7,16 +7,17 @@ import tensorflow as tf
 
 from models.baseline import item_knn
 from models.contract.query import Query
+from models.inputs import neighbours as neighbours_of
 from tests.models.contract import RetrieveContract, train
 
-# Users who have both items; the diagonal: who have the item. Items 0 and 1 share 2 of 4 and 2,
-# items 0 and 2 one of 4 and 1.
-TOGETHER = np.array([[4.0, 2.0, 1.0], [2.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
+# Item 0 has all four users, item 1 two of them, item 2 another one.
+USERS = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 
 
-def similarities(together, neighbours, shrink):
+def similarities(users, neighbours, shrink):
     """As a dense matrix."""
-    return item_knn.similarities(together, neighbours, shrink).toarray()
+    pairs = scipy.sparse.csr_matrix(users, dtype=np.float32)
+    return neighbours_of.similarities(pairs, neighbours, shrink).toarray()
 
 
 class TestItemKNN(RetrieveContract):
@@ -39,31 +40,47 @@ def test_cosines_by_hand():
     # 2 / sqrt(4 * 2) = 0.7071, 1 / sqrt(4 * 1) = 0.5, no user in common: 0; never an item with
     # itself.
     np.testing.assert_allclose(
-        similarities(TOGETHER, 10, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0.5, 0, 0]]
+        similarities(USERS, 10, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0.5, 0, 0]]
     )
 
 
 def test_shrinkage_weakens_what_few_users_support():
     # 2 / (2.8284 + 2) = 0.41421, 1 / (2 + 2) = 0.25.
-    np.testing.assert_allclose(similarities(TOGETHER, 10, 2.0)[0], [0, 0.41421356, 0.25], atol=1e-7)
+    np.testing.assert_allclose(similarities(USERS, 10, 2.0)[0], [0, 0.41421356, 0.25], atol=1e-7)
 
 
 def test_each_column_keeps_its_nearest_neighbours_only():
     # Column 0 has 0.7071 and 0.5: with one neighbour item 2 loses its say on item 0, but not the
     # reverse.
     np.testing.assert_allclose(
-        similarities(TOGETHER, 1, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0, 0, 0]]
+        similarities(USERS, 1, 0.0), [[0, 0.70710678, 0.5], [0.70710678, 0, 0], [0, 0, 0]]
     )
 
 
 def test_of_equal_similarities_the_more_popular_item_is_kept():
-    together = np.array([[2.0, 0, 1], [0, 2, 1], [1, 1, 1]])
-    kept = similarities(together, 1, 0.0)[:, 2]
+    users = np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 0], [0, 1, 0]])
+    kept = similarities(users, 1, 0.0)[:, 2]
     assert kept[0] > 0 and kept[1] == 0
 
 
 def test_an_item_without_users_is_like_nothing():
     assert np.isfinite(similarities(np.zeros((2, 2)), 1, 0.0)).all()
+
+
+def test_a_block_of_items_is_as_all_of_them(monkeypatch):
+    """Whichever items are looked at together, the same similarities are kept, ties included."""
+    users = np.random.RandomState(0).rand(40, 30) < 0.2
+    together = (users.T.astype(np.float64)) @ users
+    norm = np.sqrt(np.diagonal(together))
+    whole = together / np.maximum(np.outer(norm, norm), 1e-12)
+    np.fill_diagonal(whole, 0.0)
+    expected = np.zeros_like(whole)
+    for column in range(30):
+        best = sorted(range(30), key=lambda row: (-whole[row, column], row))[:4]
+        expected[best, column] = whole[best, column]
+    for at_once in (1, 50, 10_000):
+        monkeypatch.setattr(neighbours_of, "_AT_ONCE", at_once)
+        np.testing.assert_allclose(similarities(users, 4, 0.0), expected)
 
 
 # Users by items: the first has items 0 and 1, the second item 0.
@@ -112,7 +129,7 @@ def test_lists_score_as_the_matrix_does(toy_data):
     data = toy_data("profile", 0.0).load_once("item_knn")
     model = train("item_knn", data, {"neighbours": 9})
     pairs = data.events.matrix(len(data.items))
-    matrix = similarities(pairs.T @ pairs, 9, 0.0)
+    matrix = similarities(pairs, 9, 0.0)
     assert ((matrix > 0).sum(axis=0) <= 9).all()
     histories = [[3, 7, 3], [2, 40, 41, 42], []]  # a repeated item counts once
     query = Query(None, None, tf.ragged.constant(histories, dtype=tf.int64))

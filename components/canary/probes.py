@@ -28,6 +28,7 @@ _K = 10
 _SCORE_EXPLAINED = "score_explained"
 _STRANGER = "nobody \u2603"
 _PROTOCOLS = ("rest", "grpc")
+_ahead: tuple[contextlib.ExitStack, dict[str, ServerProcess]] | None = None  # by path of the model
 
 
 class CanaryFailure(Exception):
@@ -50,13 +51,48 @@ def try_model(model_path: str, examples_uri: str) -> int:
             protocol; or breaks a rule of the task.
     """
     probe = {"retrieve": _recommend, "score": _score}[_report(examples_uri)["task"]]
-    with tempfile.TemporaryDirectory(prefix="canary-") as folder:
-        _place(model_path, os.path.join(folder, "1"))
+    begun = _ahead[1].pop(model_path, None) if _ahead else None
+    with contextlib.nullcontext(begun) if begun else _server(model_path) as server:
         try:
-            with ServerProcess(_NAME, folder, options=("--max-num-load-retries", "0")) as ready:
+            with server as ready:
                 return probe(ready, examples_uri)
         except StartError as error:
             raise CanaryFailure(str(error)) from error
+
+
+@contextlib.contextmanager
+def servers_ahead() -> Iterator[None]:
+    """While it lasts `begin` starts servers; one that nobody has asked is stopped in the end."""
+    global _ahead
+    with contextlib.ExitStack() as stack:
+        _ahead = stack, {}
+        try:
+            yield
+        finally:
+            _ahead = None
+
+
+def begin(model_path: str) -> None:
+    """Starts the server that `try_model` will ask, so that it loads while other work is done.
+
+    Where the Canary is another process than the caller (no `servers_ahead`), it does nothing.
+    """
+    if _ahead:
+        stack, begun = _ahead
+        begun[model_path] = stack.enter_context(_server(model_path))
+
+
+@contextlib.contextmanager
+def _server(model_path: str) -> Iterator[ServerProcess]:
+    """A server that is starting on a model."""
+    with tempfile.TemporaryDirectory(prefix="canary-") as folder:
+        _place(model_path, os.path.join(folder, "1"))
+        server = ServerProcess(_NAME, folder, options=("--max-num-load-retries", "0"))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _place(model_path: str, target: str) -> None:

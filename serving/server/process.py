@@ -24,6 +24,8 @@ def environment() -> dict[str, str]:
 class ServerProcess:
     """Starts `python -m serving.server` on free ports of the loopback; leaving stops it.
 
+    Who has other work to do before it asks may `start` it ahead.
+
     Usage:
         with ServerProcess("two_tower", "/models/two_tower") as ready:
             Client(f"127.0.0.1:{ready['rest']}", "two_tower")
@@ -42,16 +44,10 @@ class ServerProcess:
         self._command = [sys.executable, "-W", "ignore", "-m", "serving.server"]
         self._command += ["--model-name", name, "--model-base-path", base_path]
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> dict[str, Any]:
-        """Starts the server and waits until it answers.
-
-        Returns:
-            What the server printed: its ports `rest` and `grpc`, and `models`, what it serves.
-
-        Raises:
-            StartError: it ended, or was not ready in time; with the last line it printed.
-        """
+    def start(self) -> None:
+        """Starts the server and waits for nothing."""
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command,
@@ -61,32 +57,52 @@ class ServerProcess:
             # Ctrl-C is for the caller, who then stops the server.
             start_new_session=True,
         )
-        watchdog = threading.Timer(self._seconds, self._process.kill)
+
+    def __enter__(self) -> dict[str, Any]:
+        """Starts the server, where that has not been done, and waits until it answers.
+
+        Returns:
+            What the server printed: its ports `rest` and `grpc`, and `models`, what it serves.
+
+        Raises:
+            StartError: it ended, or was not ready in time; with the last line it printed.
+        """
+        if self._process is None:
+            self.start()
+        process = self._process
+        watchdog = threading.Timer(self._seconds, process.kill)
         watchdog.start()
         try:
-            line = self._process.stdout.readline()
+            line = process.stdout.readline()
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
         finally:
             watchdog.cancel()
         if line.startswith(b"{"):
             return json.loads(line)
         # It never said that it is ready: it ended, or the watchdog ended it.
-        status = self._process.wait()
+        status = process.wait()
         self._log.seek(0)
         said = self._log.read().decode("utf-8", "replace").strip().splitlines() or ["nothing"]
-        self.__exit__()
+        self.stop()
         raise StartError(
             f"the server ended with status {status} before it was ready; it said: {said[-1]}"
         )
 
     def __exit__(self, *_) -> None:
-        self._process.terminate()
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops the server, where there is one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
         try:
-            self._process.wait(30)
+            process.wait(30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            process.kill()
+            process.wait()
+        process.stdout.close()
         self._log.close()

@@ -39,6 +39,30 @@ def test_real_rows_are_asked_for_and_answered(untrained):
     assert probes.try_model(model, str(data.folder / "examples")) == 22
 
 
+def test_a_server_is_started_ahead_and_asked_once(untrained, monkeypatch):
+    data, _, model = untrained
+    examples, started = str(data.folder / "examples"), []
+
+    class Watched(probes.ServerProcess):
+        def start(self):
+            super().start()
+            started.append(self._process)
+
+    monkeypatch.setattr(probes, "ServerProcess", Watched)
+    probes.begin(model)  # the Canary would be another process
+    assert not started
+    with probes.servers_ahead():
+        probes.begin(model)
+        assert len(started) == 1 and started[0].poll() is None
+        assert probes.try_model(model, examples) == 22
+        assert len(started) == 1 and started[0].poll() is not None
+        probes.begin(model)
+        assert started[1].poll() is None
+    assert len(started) == 2 and started[1].poll() is not None
+    probes.begin(model)
+    assert len(started) == 2
+
+
 def test_the_rows_have_the_form_that_the_signature_wants(untrained):
     data, loaded, _ = untrained
     signature = {

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from models.contract.conditions import Conditions, require, to_numbers
+from models.inputs import int8
 from models.inputs.columns import choose
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
@@ -359,8 +360,7 @@ class Rulebook(tf.Module):
             closed = tf.reduce_any(codes[:, :, tf.newaxis] == full, axis=[1, 2])
             left &= ~closed & (tf.range(self._size) != best)
             if self.vectors is not None:
-                vectors = tf.convert_to_tensor(self.vectors)
-                near = tf.linalg.matvec(vectors, vectors[best])
+                near = int8.products(int8.take(self.vectors, best[tf.newaxis]), self.vectors)[0]
                 near = tf.cond(weight < 1, lambda: near, lambda: likeness)
                 # Nothing stands above the first, and a cosine may be below 0.
                 likeness = tf.cond(place > 0, lambda: tf.maximum(likeness, near), lambda: near)

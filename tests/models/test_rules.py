@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from models.contract.requests import signature
 from models.contract.rules import Asked, Rulebook, Rules, rules_signature
+from models.inputs.int8 import Int8Table
 from models.inputs.item_columns import ItemColumns
 from models.inputs.preprocessing import FIRST_TOKEN
 from serving.server.rules import Judge
@@ -57,9 +58,11 @@ class Catalogue:
 class Asking:
     """Answers of a rulebook, as a signature gives them: one row a request."""
 
-    def __init__(self, catalogue: Catalogue):
+    def __init__(self, catalogue: Catalogue, in_bytes: bool = False):
         self.catalogue = catalogue
         self.book = catalogue.rulebook()
+        if in_bytes:
+            self.book.vectors = Int8Table(self.book.vectors.numpy())
 
         def answer(scores, history, seen, excluded, k, **rules):
             lists = (
@@ -318,10 +321,13 @@ def test_at_most_so_many_of_a_value(asking):
     assert asking(4, diversity="tags <= 2")[0] == expected[:4]
 
 
-def test_maximal_marginal_relevance(asking):
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_maximal_marginal_relevance(asking, in_bytes):
+    if in_bytes:
+        asking = Asking(asking.catalogue, in_bytes=True)
     items = asking.catalogue
     share = (items.scores - items.scores.min()) / np.ptp(items.scores)
-    unit = items.vectors / np.linalg.norm(items.vectors, axis=1, keepdims=True)
+    unit = asking.book.vectors.numpy()
     expected = [int(np.argmax(share))]
     while len(expected) < 10:
         value = 0.3 * share - 0.7 * (unit @ unit[expected].T).max(1)

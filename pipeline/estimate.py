@@ -381,7 +381,10 @@ def _count(
 def _bound(
     sources: Mapping[str, Source], found: list[tuple[Feature, str, str]]
 ) -> dict[str, Counted]:
-    """The same without reading, and no less."""
+    """The same without reading, and no less.
+
+    Ids beyond `FEW` take less than as many do, which what `_CLEARLY` leaves over is enough for.
+    """
     counted = {}
     for name, source in sources.items():
         rows, columns = counts.rows_of(source), source.columns()

@@ -220,6 +220,19 @@ def test_a_matrix_of_items_by_items_takes_16_bytes_an_entry():
     assert 4 * (own.held + own.beside) == 16 * 50**2
 
 
+def test_an_alternation_holds_its_log_twice_and_the_vectors_that_it_solves_for():
+    settings = resolve("ials", declared.hyper_parameters("ials"), {"factors": 2})
+
+    def beside(**sizes):
+        return 4 * settings.parameters(Sizes(**sizes)).beside
+
+    # Of an event 16 bytes by user and by item, and as much again while they are made. Then the
+    # items' vectors of 16 bytes, thrice, and the users'.
+    assert beside(users=5, items=5, events=1000) == 1000 * 64
+    assert beside(users=5, items=50, events=10) == 10 * 32 + (3 * 50 + 5) * 16
+    assert beside(users=50, items=5, events=10) == 10 * 32 + 3 * 50 * 16
+
+
 def test_what_a_run_lacks_is_said_with_the_numbers(tmp_path):
     found = estimated(write(tmp_path, LOG), "ease")
     (memory,) = estimate.lacks(found, Room(memory=1.25 * GIB, disk=GIB))

@@ -3,26 +3,29 @@
 Measured are reading, ExampleBuilder, Transform and training.
 
     python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower]
-        [--set lazy_adam=true] [--steps N] [--output FOLDER]
+        [--set lazy_adam=true] [--steps N] [--whole] [--output FOLDER]
 
 Events are drawn with popularity as of Zipf's law; a user has about 50 of them, an item about 500.
 Every stage is a process of its own, so that its peak memory is its own; Beam runs in that one
 process, as `recsys run` has it. Training is one epoch, without validation, or its first N steps,
-after which everything is there that takes memory. Prints a Markdown table: seconds, events a
-second, peak resident memory; and how much each grew with ten times the data. Of a training also
-what memory of its own (anonymous, so without the pages of mapped columns and libraries) it has at
-its peak beside the model's variables and the optimiser's.
+after which everything is there that takes memory; `--whole` validates and exports too, as the
+Trainer does. Prints a Markdown table: seconds, events a second, peak resident memory; and how much
+each grew with ten times the data. Of a training also what memory of its own (anonymous, so without
+the pages of mapped columns and libraries) it has at its peak beside the model's variables and the
+optimiser's, and how many bytes of columns lie in files.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +71,25 @@ def write_events(folder: Path, count: int, seed: int = 0) -> None:
             writer.write_table(pa.table(columns, schema=schema), row_group_size=100_000)
 
 
+def nameless() -> int:
+    """Bytes of the files without a name that this process holds open: columns that are paged."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            status = link.stat()
+            if stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                found[status.st_ino] = status.st_size
+    return sum(found.values())
+
+
 @contextlib.contextmanager
-def anonymous_peak() -> Iterator[list[int]]:
-    """Yields a list whose one number becomes the peak of anonymous memory, in bytes."""
+def peak(looks_at: Callable[[], int]) -> Iterator[list[int]]:
+    """Yields a list whose one number becomes the peak of what is looked at."""
     found, ends = [0], threading.Event()
 
     def look() -> None:
         while not ends.wait(0.05):
-            found[0] = max(found[0], memory("RssAnon"))
+            found[0] = max(found[0], looks_at())
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -86,14 +100,18 @@ def anonymous_peak() -> Iterator[list[int]]:
         watcher.join()
 
 
-def train(folder: Path, name: str, setting: dict, steps: int = 0) -> dict[str, int]:
-    """Trains an epoch, or so many steps of it.
+def train(
+    folder: Path, name: str, setting: dict, steps: int = 0, whole: bool = False
+) -> dict[str, int]:
+    """Trains an epoch, or so many steps of it; the `whole` of it validates and exports.
 
     Returns:
         How many `steps` were taken, and bytes: the peak of `anonymous` memory, of which `variables`
-        are the model's and the optimiser's.
+        are the model's and the optimiser's, and that of `paged` columns.
     """
     from models.names import registry
+    from models.names.export import FLOAT32
+    from models.training.export import export
     from models.training.loop import TrainingLoop
 
     module, label = registry.load(name), _label(name)
@@ -102,19 +120,25 @@ def train(folder: Path, name: str, setting: dict, steps: int = 0) -> dict[str, i
         """The model, whose epoch is so long."""
 
         def batches(self, data: Any, seed: int, first_epoch: int) -> Any:
-            whole = super().batches(data, seed, first_epoch)
-            own = min(steps or whole.steps, whole.steps)
-            return whole._replace(steps=own, rows=whole.rows * own // whole.steps)
+            every = super().batches(data, seed, first_epoch)
+            own = min(steps or every.steps, every.steps)
+            return every._replace(steps=own, rows=every.rows * own // every.steps)
 
-    with anonymous_peak() as peak:
-        data = experiment.Prepared(folder, label).training_data(name)
+    anonymous = functools.partial(memory, "RssAnon")
+    with peak(anonymous) as most, peak(nameless) as paged:
+        prepared = experiment.Prepared(folder, label)
+        data, task = prepared.training_data(name), prepared.task(name)
         parameters = module.HyperParameters(epochs=1, **setting)
+        evaluation = task.evaluation(data, "valid") if whole else None
         model = Some(parameters, data)
-        model.learn(TrainingLoop(parameters, data))
-    variables = [*model.variables, *model.optimizer.variables]
+        model.learn(TrainingLoop(parameters, data, evaluation=evaluation))
+        if whole:
+            export(task.exporter(model, data), model, evaluation, str(folder / "model"), FLOAT32)
+    optimizer = getattr(model, "optimizer", None)  # a closed form has none
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
     numbers = sum(each.dtype.size * each.shape.num_elements() for each in variables)
-    taken = int(model.optimizer.iterations)
-    return {"steps": taken, "anonymous": peak[0], "variables": numbers}
+    taken = int(optimizer.iterations) if optimizer else 0
+    return {"steps": taken, "anonymous": most[0], "variables": numbers, "paged": paged[0]}
 
 
 def _label(model: str) -> Any:
@@ -124,7 +148,9 @@ def _label(model: str) -> Any:
     return Label.parse(_CLICK) if registry.get(model).task == "score" else None
 
 
-def stage(name: str, folder: Path, model: str, setting: dict, steps: int) -> None:
+def stage(
+    name: str, folder: Path, model: str, setting: dict, steps: int, whole: bool = False
+) -> None:
     """Runs one stage on what the stages before it left in `folder`."""
     from components import standalone
     from models.names import registry
@@ -150,11 +176,13 @@ def stage(name: str, folder: Path, model: str, setting: dict, steps: int) -> Non
             {"text": []},
         )
     else:
-        found = train(folder, model, setting, steps)
+        found = train(folder, model, setting, steps, whole)
         (folder / _TRAINED).write_text(json.dumps(found))
 
 
-def measure(count: int, folder: Path, model: str, setting: dict, steps: int) -> list[dict]:
+def measure(
+    count: int, folder: Path, model: str, setting: dict, steps: int, whole: bool
+) -> list[dict]:
     """Rows of the table for one number of events."""
     folder.mkdir(parents=True, exist_ok=True)
     write_events(folder / "source", count)
@@ -173,6 +201,7 @@ def measure(count: int, folder: Path, model: str, setting: dict, steps: int) -> 
             model,
             json.dumps(setting),
             str(steps),
+            str(int(whole)),
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -190,9 +219,10 @@ def measure(count: int, folder: Path, model: str, setting: dict, steps: int) -> 
             found = json.loads((folder / _TRAINED).read_text())
             row["variables"] = found["variables"] / 2**30
             row["beside"] = found["anonymous"] / 2**30 - row["variables"]
+            row["paged"] = found["paged"] / 2**30
             said = (
                 f", {row['variables']:.2f} of them tables and optimiser, and "
-                f"{row['beside']:.2f} anonymous beside them"
+                f"{row['beside']:.2f} anonymous beside them; {row['paged']:.2f} in files"
             )
         print(
             f"{count:,} events: {name} {row['seconds']:.0f} s, {row['cpu']:.0f} s of processor, "
@@ -218,23 +248,31 @@ def main() -> None:
         help="hyper-parameters of the training",
     )
     parser.add_argument("--steps", type=int, default=0, help="of the training; 0: an epoch")
+    parser.add_argument(
+        "--whole", action="store_true", help="the training validates and exports too"
+    )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/scale"))
-    parser.add_argument("--stage", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
-        name, folder, model, setting, steps = arguments.stage
-        stage(name, Path(folder), model, json.loads(setting), int(steps))
+        name, folder, model, setting, steps, whole = arguments.stage
+        stage(name, Path(folder), model, json.loads(setting), int(steps), bool(int(whole)))
         return
     setting = experiment.overrides(arguments.set)
     rows = []
     for count in arguments.events:
         rows += measure(
-            count, arguments.output / str(count), arguments.model, setting, arguments.steps
+            count,
+            arguments.output / str(count),
+            arguments.model,
+            setting,
+            arguments.steps,
+            arguments.whole,
         )
         (arguments.output / "scale.json").write_text(json.dumps(rows, indent=1))
     print(
         "\n| events | stage | seconds | processor s | events/s | peak GiB | beside tables and "
-        "optimiser | seconds over the smaller | GiB over it |\n|" + "---|" * 9
+        "optimiser | in files | seconds over the smaller | GiB over it |\n|" + "---|" * 10
     )
     before: dict[str, dict] = {}
     for row in rows:
@@ -246,14 +284,17 @@ def main() -> None:
         )
         before[row["stage"]] = row
         beside = f"{row['beside']:.2f}" if "beside" in row else ""
+        paged = f"{row['paged']:.2f}" if "paged" in row else ""
         print(
             f"| {row['events']:,} | {row['stage']} | {row['seconds']:.0f} | {row['cpu']:.0f} | "
-            f"{row['events'] / row['seconds']:,.0f} | {row['gib']:.2f} | {beside} | {grew} |"
+            f"{row['events'] / row['seconds']:,.0f} | {row['gib']:.2f} | {beside} | {paged} | "
+            f"{grew} |"
         )
     print(
         f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, model {arguments.model} "
         f"{experiment.described(setting)}"
         + (f", {arguments.steps} steps" if arguments.steps else "")
+        + (", validated and exported" if arguments.whole else "")
     )
 
 

@@ -76,7 +76,8 @@ class RoomConfig(Settings):
 
     Attributes:
         memory: at most; left out, what the machine or its container has.
-        disk: at most, where the runs lie; left out, what is free there.
+        disk: at most, where the runs lie, and with them the temporary files of a training (TMPDIR)
+            if they are on that disk too; left out, what is free there.
         refuse: whether a run that is estimated to want more is refused before it starts; false:
             that it does is said, and it runs.
     """

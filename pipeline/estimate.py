@@ -1,12 +1,16 @@
 """What a run will want of a machine, and whether this one has it: said before anything starts.
 
-Rows and different ids come from the files (`components.read.counts`), the numbers that the model is
-made of from its own file (`HyperParameters.parameters`). What the rest takes was measured, and
-stands in benchmarks/README.md:
+Rows, different ids and their length come from the files (`components.read.counts`), the numbers
+that the model is made of from its own file (`HyperParameters.parameters`). What the rest takes was
+measured, and stands in benchmarks/README.md ("Scale", but where another place is said):
 
-    memory   the process with what it has imported, before and while it trains and evaluates, and
-             the graphs of wide rows ("Shapes"); an event that is held for training ("Scale")
-    disk     an event and its values in all artifacts, and in an export ("What a run costs ...")
+    memory     the process with what it has imported, before and while it trains and evaluates, and
+               the graphs of wide rows ("Shapes"); an event in the columns of a training, up to
+               those that lie in files, and in validation's queries and the histories that are
+               exported, which all are held; an id of a user or an item with its look-ups
+    disk       an event and its values in all artifacts ("What a run costs ..."); an event, an id
+               and a weight in an export
+    temporary  the columns of a larger training, which the operating system pages: in $TMPDIR
 
 A weight is in memory as often as the loop holds it: itself, what the optimiser keeps beside it, the
 average, the best average and a gradient. All this is right within a third or so, so a run that is
@@ -14,7 +18,9 @@ refused for it can be let run all the same: `room.refuse: false`.
 """
 
 import functools
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,15 +47,35 @@ BEFORE, TRAINING, EVALUATING = 1.2 * GIB, 1.15 * GIB, 1.45 * GIB
 """Bytes of memory of the process until it trains, when it does, and when it evaluates."""
 A_COLUMN, FREE_COLUMNS = 26 << 20, 10
 """Bytes of memory for the graphs of each column beyond so many."""
-AN_EVENT, A_VALUE = 232, 8
-"""Bytes of memory for an event of train, and for every column of a `score` model's rows."""
-EVENT_ON_DISK, VALUE_ON_DISK, ENTITY_ON_DISK, EXPORTED = 40, 6, 100, 30
-"""Bytes on disk for an event, for each column of its user, its item and itself, for a user or an \
-item of a table, and for an event in the histories that a model is exported with."""
-ALWAYS_ON_DISK = 6 << 20
+AN_EVENT, A_VALUE, A_LIST = 50, 4, 16
+"""Bytes of an event in the columns of a `retrieve` training, and of a `score` training's columns \
+of one value and of several."""
+IN_MEMORY = 1 << 21
+"""Events whose columns lie in memory; those of more lie in files (`models.inputs.columns`)."""
+ANSWERED = {"retrieve": 40, "score": 20}
+"""Bytes of memory for an event in the queries, or rows, of validation and in what is exported."""
+FEW = 1 << 20
+"""Ids of users, or of items, up to which they are objects (`models.inputs.ids`)."""
+AN_ID, ONE_OF_MANY = (525, 245), (60, 26)
+"""Bytes of memory for an id of few besides its text, and of many: trained with, and loaded."""
+PAGED_ID = 37
+"""Bytes of an id of many in temporary files, besides its text."""
+COUNTED = 110
+"""Bytes of memory for an id while Transform counts; of more than `FEW` it does so in files."""
+EVENT_ON_DISK, VALUE_ON_DISK, ENTITY_ON_DISK = 40, 6, 100
+"""Bytes on disk for an event, for each column of its user, its item and itself, and for a user or \
+an item of a table."""
+EXPORTED, EXPORTED_ID = 8, 22
+"""Bytes on disk for an event in the histories that a model is exported with, and for an id with \
+its look-up, besides its text."""
+ALWAYS_ON_DISK, A_MODEL = 6 << 20, 3 << 20
+"""Bytes on disk of an empty run, and of a model's graph."""
+AN_ID_LONG = 40
+"""Bytes that an id has where none was read: those of a UUID in hexadecimal, and more."""
 
 # What Transform keeps (`models.inputs.preprocessing`).
 _BUCKETS, _CATEGORIES, _WORDS = 10, 100_000, 20_000
+_HISTORY = 50  # events that a `score` row has of what its user did before
 _AS_EXPORTED = {"float32": 4, "int8": 1 + 2 / 16}  # bytes a number; nearly all are of tables
 _CLEARLY = 0.5  # of what there is: what wants less by an upper bound is not looked at any closer
 
@@ -81,6 +107,7 @@ class Estimate:
         parameters: of the model; None where its file does not say.
         memory: what is wanted, moment by moment.
         disk: what is wanted in the folder of runs.
+        temporary: what is wanted in the folder of temporary files meanwhile.
         most_items: how many items the model takes at most; None for any number.
     """
 
@@ -90,6 +117,7 @@ class Estimate:
     parameters: Parameters | None
     memory: tuple[Need, ...]
     disk: tuple[Need, ...]
+    temporary: Need
     most_items: int | None = None
 
     @property
@@ -97,30 +125,38 @@ class Estimate:
         """The moment that wants the most."""
         return max(self.memory, key=lambda need: need.bytes)
 
-    @property
-    def all_disk(self) -> float:
-        """Bytes on disk, in all."""
-        return sum(need.bytes for need in self.disk)
-
 
 @dataclass(frozen=True)
 class Room:
-    """What a run may take, in bytes."""
+    """What a run may take, in bytes.
+
+    Attributes:
+        memory: of memory.
+        disk: of the disk where the runs lie.
+        temporary: of the disk where temporary files lie; None where it is the same one.
+    """
 
     memory: float
     disk: float
+    temporary: float | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> "Room":
         """What the run says, else what this machine (or its container) has."""
-        folder = Path(config.output).absolute()
+        folder, temporary = Path(config.output).absolute(), tempfile.gettempdir()
         while not folder.exists():
             folder = folder.parent
-        own = config.room
+        own, is_same = config.room, os.stat(folder).st_dev == os.stat(temporary).st_dev
         return cls(
             gigabytes(own.memory) * 1e9 if own.memory else memory.total_bytes(),
             gigabytes(own.disk) * 1e9 if own.disk else shutil.disk_usage(folder).free,
+            None if is_same else shutil.disk_usage(temporary).free,
         )
+
+    def part(self, share: float) -> "Room":
+        """Returns a share of it."""
+        temporary = None if self.temporary is None else share * self.temporary
+        return Room(share * self.memory, share * self.disk, temporary)
 
 
 def lacks(estimate: Estimate, room: Room) -> list[str]:
@@ -132,13 +168,27 @@ def lacks(estimate: Estimate, room: Room) -> list[str]:
             f"memory: {most.name} will want about {in_gib(most.bytes)} ({most.of}); there are "
             f"{in_gib(room.memory)}"
         )
-    if estimate.all_disk > room.disk:
-        largest = max(estimate.disk, key=lambda need: need.bytes)
+    needs, columns = _on_disk(estimate, room), estimate.temporary
+    wanted = sum(need.bytes for need in needs)
+    if wanted > room.disk:
+        largest = max(needs, key=lambda need: need.bytes)
         found.append(
-            f"disk: the run will want about {in_gib(estimate.all_disk)} (of them "
-            f"{in_gib(largest.bytes)} for {largest.name}); there are {in_gib(room.disk)}"
+            f"disk: the run will want about {in_gib(wanted)} (of them {in_gib(largest.bytes)} for "
+            f"{largest.name}); there are {in_gib(room.disk)}"
+        )
+    if room.temporary is not None and columns.bytes > room.temporary:
+        found.append(
+            f"temporary files: {columns.name} will want about {in_gib(columns.bytes)} in "
+            f"{tempfile.gettempdir()}; there are {in_gib(room.temporary)}; TMPDIR=FOLDER says "
+            "another disk"
         )
     return found
+
+
+def _on_disk(estimate: Estimate, room: Room) -> tuple[Need, ...]:
+    """What is wanted of the disk where the runs lie."""
+    is_same = room.temporary is None and estimate.temporary.bytes > 0
+    return (*estimate.disk, estimate.temporary) if is_same else estimate.disk
 
 
 def require_room(
@@ -162,8 +212,7 @@ def require_room(
         ConfigError: it wants more memory or disk than it may take.
     """
     room = Room.of(config)
-    clearly = Room(_CLEARLY * room.memory, _CLEARLY * room.disk)
-    if not lacks(estimate(config, settings, tables, schemas, reads=False), clearly):
+    if not lacks(estimate(config, settings, tables, schemas, reads=False), room.part(_CLEARLY)):
         return []
     found = lacks(estimate(config, settings, tables, schemas), room)
     if found and config.room.refuse:
@@ -202,13 +251,20 @@ def estimate(
     read = counted["events"].read if reads else 0.0
     rows = {name: counted[name].rows for name in sources}
     width = sum(len(source.columns()) - len(REQUIRED[name]) for name, source in sources.items())
+    columns, ids = _columns(config, sizes), _ids(config, counted, sizes)
     return Estimate(
         rows,
         read,
         sizes,
         parameters,
-        tuple(_memory(config, sizes, parameters)),
-        tuple(_disk(config, rows, width, sizes, parameters)),
+        tuple(_memory(config, sizes, parameters, columns, ids)),
+        tuple(_disk(config, rows, width, sizes, parameters, ids)),
+        Need(
+            "columns while it trains",
+            config.cluster.workers
+            * (columns * (sizes.events > IN_MEMORY) + sum(one.paged for one in ids)),
+            "the system pages them",
+        ),
         settings.most_items(),
     )
 
@@ -246,10 +302,18 @@ def lines(estimate: Estimate, room: Room) -> list[tuple[str, str, str, str]]:
         fits = "fits" if need.bytes <= room.memory else "does not fit"
         told = f"{fits}; {need.of}"
         found.append((f"memory, {need.name}", in_gib(need.bytes), in_gib(room.memory), told))
-    for need in estimate.disk:
-        found.append((f"disk, {need.name}", in_gib(need.bytes), "", ""))
-    fits = "fits" if estimate.all_disk <= room.disk else "does not fit"
-    found.append(("disk, in all", in_gib(estimate.all_disk), in_gib(room.disk), fits))
+    needs = _on_disk(estimate, room)
+    for need in needs:
+        found.append((f"disk, {need.name}", in_gib(need.bytes), "", need.of))
+    wanted = sum(need.bytes for need in needs)
+    fits = "fits" if wanted <= room.disk else "does not fit"
+    found.append(("disk, in all", in_gib(wanted), in_gib(room.disk), fits))
+    if room.temporary is not None:
+        need = estimate.temporary
+        fits = "fits" if need.bytes <= room.temporary else "does not fit"
+        told = f"{fits}; {tempfile.gettempdir()} is another disk"
+        there = in_gib(room.temporary)
+        found.append((f"temporary files, {need.name}", in_gib(need.bytes), there, told))
     return found
 
 
@@ -317,11 +381,15 @@ def _count(
 def _bound(
     sources: Mapping[str, Source], found: list[tuple[Feature, str, str]]
 ) -> dict[str, Counted]:
-    """The same without reading, and no less."""
+    """The same without reading, and no less.
+
+    Ids beyond `FEW` take less than as many do, which what `_CLEARLY` leaves over is enough for.
+    """
     counted = {}
     for name, source in sources.items():
-        rows = counts.rows_of(source)
-        counted[name] = Counted(rows, dict.fromkeys(source.columns(), rows))
+        rows, columns = counts.rows_of(source), source.columns()
+        every, length = dict.fromkeys(columns, rows), dict.fromkeys(columns, AN_ID_LONG)
+        counted[name] = Counted(rows, dict(every), every, length)
     for _, table, own in found:  # of a list there may be more than rows
         counted[table].distinct[own] = max(_CATEGORIES, counted[table].rows)
     return {**counted, "source": counted["events"]}
@@ -381,24 +449,100 @@ def _sizes(
     )
 
 
-def _memory(config: RunConfig, sizes: Sizes, parameters: Parameters | None) -> Iterator[Need]:
+@dataclass(frozen=True)
+class _Ids:
+    """The ids of the users, or of the items, of which there are look-ups.
+
+    Attributes:
+        number: of them.
+        text: bytes of them all.
+    """
+
+    number: int
+    text: float
+
+    @property
+    def memory(self) -> tuple[float, float]:
+        """Bytes of memory that they take where they are trained with, and where they are loaded."""
+        trained, loaded = AN_ID if self.number <= FEW else ONE_OF_MANY
+        text = self.text * (self.number <= FEW)
+        return trained * self.number + text, loaded * self.number + text
+
+    @property
+    def paged(self) -> float:
+        """Bytes of temporary files, where they are trained with."""
+        return (PAGED_ID * self.number + self.text) * (self.number > FEW)
+
+    @property
+    def exported(self) -> float:
+        """Bytes that they take on disk in a model, with what a warm start aligns its rows by."""
+        return EXPORTED_ID * self.number + 2 * self.text
+
+
+def _ids(config: RunConfig, counted: Mapping[str, Counted], sizes: Sizes) -> tuple[_Ids, _Ids]:
+    """The ids of users and items: all of them, but items that train has too rarely to retrieve."""
+    events, is_score = counted["events"], registry.get(config.model).task == "score"
+    users = max(events.every["user_id"], counted["users"].rows)
+    items = max(events.every["item_id"], sizes.catalogue) if is_score else sizes.catalogue
+    return (
+        _Ids(users, users * events.length["user_id"]),
+        _Ids(items, items * events.length["item_id"]),
+    )
+
+
+def _columns(config: RunConfig, sizes: Sizes) -> float:
+    """Bytes of the columns of train."""
+    entry = registry.get(config.model)
+    if entry.task == "retrieve":
+        return AN_EVENT * sizes.events
+    label = Column("label", "context", NUMERIC, 0)
+    a_row = sum(A_VALUE if one.is_single else A_LIST for one in (label, *sizes.columns))
+    if entry.reads:  # beside the items of the history
+        before = min(_HISTORY, sizes.events / max(1, sizes.users))
+        a_row += round(A_VALUE * before * (1 + len(entry.reads)))
+    return a_row * sizes.events
+
+
+def _histories(config: RunConfig, sizes: Sizes) -> float:
+    """Bytes of the histories that a model is exported with."""
+    return EXPORTED * sizes.events * (registry.get(config.model).task == "retrieve")
+
+
+def _memory(
+    config: RunConfig,
+    sizes: Sizes,
+    parameters: Parameters | None,
+    columns: float,
+    ids: tuple[_Ids, _Ids],
+) -> Iterator[Need]:
     own = parameters or Parameters()
     graphs = A_COLUMN * max(0, len(sizes.columns) - FREE_COLUMNS)
-    is_score = registry.get(config.model).task == "score"
-    events = sizes.events * (AN_EVENT + A_VALUE * len(sizes.columns) * is_score)
+    entry = registry.get(config.model)
+    # Of more than lie in memory the system keeps as much as it likes.
+    events = columns * min(1, IN_MEMORY / max(1, sizes.events))
+    events += ANSWERED[entry.task] * sizes.events
+    steps = 0
     if config.walks.on_graph:
-        # Of each step of a walk the item, the walk and the pair: int64, and once more to batch it.
-        events += 48 * sizes.items * config.walks.walks_per_node * config.walks.walk_length
+        steps = sizes.items * config.walks.walks_per_node * config.walks.walk_length
+    elif entry.kind == "walk":
+        steps = sizes.events
+    # Of each step of a walk the item, the walk and the pair: int64, and once more to batch it.
+    events += 48 * steps
     numbers = 4 * (own.learnt * (4 + own.slots) + own.held + own.beside)
     processes = config.cluster.workers
-    yield Need("reading and Transform", BEFORE + graphs, "whatever the number of events")
+    in_counts = COUNTED * sum(min(FEW, one.number) for one in ids)
+    yield Need(
+        "reading and Transform", BEFORE + graphs + in_counts, "whatever the number of events"
+    )
+    trained, loaded = map(sum, zip(*(one.memory for one in ids), strict=True))
     yield Need(
         "training" + (f" by {processes} processes" if processes > 1 else ""),
-        (TRAINING + graphs + events + numbers) * processes,
+        (TRAINING + graphs + events + trained + numbers) * processes,
         f"{in_gib(TRAINING + graphs)} the process, {in_gib(events)} the events, "
-        f"{in_gib(numbers)} the model and its optimiser",
+        f"{in_gib(trained)} the ids, {in_gib(numbers)} the model and its optimiser",
     )
     model = _AS_EXPORTED[config.export.tables] * (own.learnt + own.held)
+    model += _histories(config, sizes) + loaded
     yield Need(
         "evaluating",
         EVALUATING + graphs + 2 * model,
@@ -412,6 +556,7 @@ def _disk(
     width: int,
     sizes: Sizes,
     parameters: Parameters | None,
+    ids: tuple[_Ids, _Ids],
 ) -> Iterator[Need]:
     own, again = parameters or Parameters(), 1 + config.refit
     a_row = EVENT_ON_DISK + VALUE_ON_DISK * width
@@ -420,7 +565,7 @@ def _disk(
     yield Need("tables and examples", ALWAYS_ON_DISK + tables, "")
     # With the weights that a warm start reads; and once more where it is pushed.
     model = 2 * _AS_EXPORTED[config.export.tables] * (own.learnt + own.held)
-    model += EXPORTED * sizes.events
+    model += A_MODEL + _histories(config, sizes) + sum(one.exported for one in ids)
     yield Need("the model and its push", model * (1 + again), "")
     # The newest and the best: weights, slots and averages.
     yield Need("checkpoints while it trains", 4 * own.learnt * (2 + own.slots + 1), "")

@@ -3,8 +3,8 @@
 Rows are counted by reading them as the run will, or without that by Parquet's metadata and the
 sizes of the files. How many different values there are is told by the smallest hashes (Bar-Yossef
 et al., RANDOM 2002): of at most `KEPT` values exactly, of more with a standard error of `ERROR`.
-Beside each hash stands how often its value is there, so that values that are there often enough are
-told likewise.
+Beside each hash stands how often its value is there and how long it is, so that values that are
+there often enough, and the mean length, are told likewise.
 
 Of text beyond `MOST_BYTES`, and of Parquet beyond `MOST_ROWS`, the first part is read; the rest is
 taken to be as the second half of that was: rows by bytes, and values by how they grew (Heaps' law,
@@ -45,23 +45,27 @@ class Distinct:
     def __init__(self, kept: int = KEPT):
         self._kept, self._limit = kept, np.iinfo(np.uint64).max
         self._hashes, self._counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        self._lengths = np.zeros(0, np.int64)
 
     def add(self, values: pa.Array) -> None:
         """Takes [N] large_binary values in, of which missing and empty ones are none."""
         found = pc.value_counts(values)
         texts, counts = found.field("values"), found.field("counts").to_numpy()
-        there = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False) > 0
+        lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False)
+        there = lengths > 0
         hashes = hash_ids(texts.to_numpy(zero_copy_only=False)[there])
         # The limit only falls, so a hash below it has been kept from its first time on: what is
         # counted of it is all.
         below = hashes <= self._limit
         hashes = np.concatenate([self._hashes, hashes[below]])
         counts = np.concatenate([self._counts, counts[there][below]])
-        self._hashes, where = np.unique(hashes, return_inverse=True)
-        self._counts = np.bincount(where, counts, len(self._hashes)).astype(np.int64)
-        if len(self._hashes) > self._kept:
-            self._hashes, self._counts = self._hashes[: self._kept], self._counts[: self._kept]
-            self._limit = self._hashes[-1]
+        lengths = np.concatenate([self._lengths, lengths[there][below]])
+        hashes, first, where = np.unique(hashes, return_index=True, return_inverse=True)
+        counts = np.bincount(where, counts, len(hashes)).astype(np.int64)
+        if len(hashes) > self._kept:
+            self._limit = hashes[self._kept - 1]
+        self._hashes, self._counts = hashes[: self._kept], counts[: self._kept]
+        self._lengths = lengths[first[: self._kept]]
 
     def count(self, at_least: int = 1) -> int:
         """Returns how many different values there are, of those that are there so often."""
@@ -72,6 +76,11 @@ class Distinct:
         whole = (self._kept - 1) / (float(self._limit) / 2.0**64)
         return round(whole * often / self._kept)
 
+    @property
+    def length(self) -> float:
+        """Bytes of a value, the mean of all that are different; 0 where there is none."""
+        return float(self._lengths.mean()) if len(self._lengths) else 0.0
+
 
 @dataclass
 class Counted:
@@ -81,11 +90,15 @@ class Counted:
         rows: of the table; of the events those that count.
         distinct: column -> how many different values it has, of those that are there often enough;
             of a text, words. A column that was not looked at is missing.
+        every: the same, however often a value is there.
+        length: column -> mean bytes of a different value.
         read: the share of the table that was read.
     """
 
     rows: int
     distinct: dict[str, int] = field(default_factory=dict)
+    every: dict[str, int] = field(default_factory=dict)
+    length: dict[str, float] = field(default_factory=dict)
     read: float = 1.0
 
 
@@ -130,11 +143,13 @@ def count(
     is_parquet = source.format == "parquet"
     size, most = (rows_of(source), most_rows) if is_parquet else (_size(source), most_bytes)
     done, rows = 0, 0
-    half: tuple[int, dict[str, int]] | None = None
+    half: tuple[int, list[dict[str, int]]] | None = None
     is_cut = (is_parquet or not _is_compressed(source)) and size > most
 
-    def values() -> dict[str, int]:
-        return {name: found[name].count(least) for name, least in wanted.items()}
+    def values() -> list[dict[str, int]]:
+        """Those that are there often enough, and all."""
+        rules = wanted, dict.fromkeys(wanted, 1)
+        return [{name: found[name].count(rule[name]) for name in found} for rule in rules]
 
     for block in raw.blocks(source, block_bytes):
         parsed = typed.parse(source, block)
@@ -147,13 +162,15 @@ def count(
             half = rows, values()
         if is_cut and done >= most:
             break
+    lengths = {name: distinct.length for name, distinct in found.items()}
     if not is_cut or half is None or done >= size:
-        return Counted(rows, values())
+        return Counted(rows, *values(), lengths)
     read = done / size
-    grown = {
-        name: _grown(half[1][name], now, half[0], rows, read) for name, now in values().items()
-    }
-    return Counted(round(rows / read), grown, read)
+    grown = [
+        {name: _grown(before[name], now, half[0], rows, read) for name, now in after.items()}
+        for before, after in zip(half[1], values(), strict=True)
+    ]
+    return Counted(round(rows / read), *grown, lengths, read)
 
 
 def _grown(before: int, now: int, rows_before: int, rows: int, read: float) -> int:

@@ -63,8 +63,12 @@ class HyperParameters(Ranking, Epochs):
     def parameters(self, sizes: Sizes) -> Parameters:
         # The matrix of products is float64.
         held = sizes.table("item", self.factors) + 2 * self.factors**2
-        # The log by user and by item: an index and a weight of 8 bytes each.
-        return Parameters(held=held, beside=8 * sizes.events)
+        # The log by user and by item: an index and a weight of 8 bytes each. While it is made as
+        # much again, as matrices; later the vectors, float64: of the side that is solved for as
+        # blocks, together and in order, and users' while the items' are.
+        log, users, items = 8 * sizes.events, sizes.users, sizes.items
+        vectors = 2 * self.factors * max(3 * users, users + 3 * items)
+        return Parameters(held=held, beside=log + max(log, vectors))
 
 
 class IALS(DotProductModel[HyperParameters]):

@@ -30,6 +30,8 @@ def test_few_values_are_counted_exactly_and_by_how_often_they_are_there():
     distinct.add(column(b"c", b"b"))
     # a twice, b twice, c once; nothing is no value.
     assert [distinct.count(least) for least in (1, 2, 3)] == [3, 2, 0]
+    distinct.add(column(b"a longer one", b"a"))
+    assert distinct.length == (1 + 1 + 1 + 12) / 4  # of what is different, however often
 
 
 def test_many_values_are_told_within_the_error_of_their_smallest_hashes():
@@ -67,10 +69,11 @@ def test_a_whole_log_is_counted_by_those_rows_that_count(tmp_path):
     everything = counts.count(source, wanted)
     assert (everything.rows, everything.read) == (3, 1.0)
     assert everything.distinct == {"user_id": 2, "item_id": 2}
-    assert counts.count(source, {"user_id": 2, "item_id": 2}).distinct == {
-        "user_id": 1,  # a has two events that are read, b one
-        "item_id": 1,
-    }
+    often = counts.count(source, {"user_id": 2, "item_id": 2})
+    # a has two events that are read, b one.
+    assert often.distinct == {"user_id": 1, "item_id": 1}
+    assert often.every == {"user_id": 2, "item_id": 2}
+    assert often.length == {"user_id": 1, "item_id": 1}
     chosen = counts.count(source, wanted, bought)
     assert (chosen.rows, chosen.distinct) == (2, {"user_id": 2, "item_id": 2})
 
@@ -86,6 +89,9 @@ def test_the_rest_of_a_log_too_large_to_read_is_taken_to_be_like_its_second_half
     # Users grow as the rows do (power 1), items not at all (power 0).
     assert found.distinct["user_id"] == pytest.approx(100_000, rel=0.01)
     assert found.distinct["item_id"] == 10
+    assert found.every == found.distinct
+    # "user 0012345", and "item 3"; of the sample that is kept each has its own length.
+    assert found.length == {"user_id": 12, "item_id": 6}
 
 
 def test_the_rest_of_a_large_parquet_file_is_taken_to_be_like_its_second_half(tmp_path):

@@ -1,5 +1,7 @@
 """What a run will want, by hand; a run that does not fit is refused with the number."""
 
+import re
+
 import pytest
 
 from models.names import declared
@@ -7,11 +9,24 @@ from models.names.errors import ConfigError
 from models.names.hyper_parameters import resolve
 from models.names.sizes import Parameters, Sizes
 from pipeline import config, estimate, preflight
-from pipeline.estimate import AN_EVENT, GIB, TRAINING, Room
+from pipeline.estimate import (
+    A_MODEL,
+    AN_EVENT,
+    AN_ID,
+    ANSWERED,
+    EVALUATING,
+    EXPORTED,
+    EXPORTED_ID,
+    GIB,
+    ONE_OF_MANY,
+    PAGED_ID,
+    TRAINING,
+    Room,
+)
 from tests.conftest import recsys_here
 from tests.pipeline.test_preflight import ITEMS, log, write
 
-LOG = log()  # 60 events of 6 users and 10 items
+LOG = log()  # 60 events of 6 users and 10 items, whose ids have 2 bytes each
 
 
 def estimated(folder, model, reads=True, **overrides):
@@ -21,15 +36,106 @@ def estimated(folder, model, reads=True, **overrides):
     return estimate.estimate(run, found.hyper_parameters, tables, found.schemas, reads)
 
 
+def moment(found, name):
+    return next(need.bytes for need in found.memory if need.name == name)
+
+
 def test_a_factorisation_by_hand(tmp_path):
     found = estimated(write(tmp_path, LOG), "bpr_mf", hyper_parameters__factors=4)
     assert found.rows == {"events": 60, "items": 0, "users": 0} and found.read == 1
     assert (found.sizes.users, found.sizes.items) == (6, 10)
     # Two rows more in every table: users of 4 numbers, items of 4 and a bias.
     assert found.parameters == Parameters(learnt=8 * 4 + 12 * 5)
-    training = next(need for need in found.memory if need.name == "training")
+    events, ids = 60 * (AN_EVENT + ANSWERED["retrieve"]), 16 * (AN_ID[0] + 2)
     # Each number with Adam's two, its average, the best average and its gradient.
-    assert training.bytes == TRAINING + 60 * AN_EVENT + 4 * 92 * 6
+    assert moment(found, "training") == TRAINING + events + ids + 4 * 92 * 6
+    # As it is exported, and the last blessed one.
+    model = 4 * 92 + 60 * EXPORTED + 16 * (AN_ID[1] + 2)
+    assert moment(found, "evaluating") == EVALUATING + 2 * model
+    assert found.temporary.bytes == 0
+
+
+def test_columns_of_many_events_lie_in_temporary_files(tmp_path, monkeypatch):
+    data = write(tmp_path, LOG)
+    few = estimated(data, "bpr_mf")
+    monkeypatch.setattr(estimate, "IN_MEMORY", 20)
+    many = estimated(data, "bpr_mf")
+    assert moment(few, "training") - moment(many, "training") == 40 * AN_EVENT
+    assert many.temporary.bytes == 60 * AN_EVENT
+    # On the disk of the runs they are wanted of that one, else of their own.
+    runs = sum(need.bytes for need in many.disk)
+    columns = many.temporary.bytes
+    enough = Room(memory=2 * GIB, disk=runs + columns)
+    assert estimate.lacks(many, enough) == []
+    (said,) = estimate.lacks(many, Room(memory=2 * GIB, disk=runs + columns - 1))
+    assert said.startswith("disk: ")
+    assert estimate.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns)) == []
+    (said,) = estimate.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))
+    assert said.startswith("temporary files: columns while it trains")
+    assert "TMPDIR=FOLDER" in said
+    last = estimate.lines(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))[-1]
+    assert last[0].startswith("temporary files") and last[3].startswith("does not fit")
+
+
+def test_the_disk_of_temporary_files_is_known_from_that_of_the_runs(tmp_path, monkeypatch):
+    run = config.load(None, {"model": "bpr_mf", "output": str(tmp_path / "runs")})
+    monkeypatch.setattr(estimate.tempfile, "tempdir", str(tmp_path))
+    assert Room.of(run).temporary is None
+    monkeypatch.setattr(estimate.tempfile, "tempdir", "/proc")  # a file system of its own
+    assert Room.of(run).temporary is not None
+
+
+def test_a_row_that_is_scored_has_its_columns_and_what_its_user_did(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "IN_MEMORY", 0)
+    rows = log(click=lambda row: row % 2, page=lambda row: f"p{row % 3}", tags=lambda row: "a|b")
+    own = {"data__columns": {"types": {"tags": "bytes_list"}}, "label__column": "click"}
+    clicks = write(tmp_path, rows)
+    # The label, two ids and the page, and a list.
+    assert estimated(clicks, "lr", **own).temporary.bytes == 60 * (4 * 4 + 16)
+    kinds = {"event_type": lambda row: "buy" if row % 6 < 2 else "view"}
+    searches = log(click=lambda row: row % 2, search=lambda row: f"s{row // 5}", **kinds)
+    lists = {"label__column": "click", "label__group": "search"}
+    ranker = estimated(write(tmp_path, searches), "airbnb_ranker", **lists)
+    columns = [column.name for column in ranker.sizes.columns]
+    # Of the 10 events that a user has the items and their types besides.
+    assert ranker.temporary.bytes == 60 * (4 * (1 + len(columns)) + 2 * 4 * 10)
+
+
+def test_ids_are_counted_by_number_and_length(tmp_path, monkeypatch):
+    data = write(tmp_path, LOG)
+    short = estimated(data, "bpr_mf")
+    monkeypatch.setattr(estimate, "FEW", 8)
+    many = estimated(data, "bpr_mf")  # the 10 items are, the 6 users are not
+    for name, place, times in (("training", 0, 1), ("evaluating", 1, 2)):
+        # The text of many lies in a file.
+        fewer = AN_ID[place] + 2 - ONE_OF_MANY[place]
+        assert moment(short, name) - moment(many, name) == times * 10 * fewer
+    assert many.temporary.bytes == 10 * (PAGED_ID + 2)
+    longer = re.sub(r"([ui])(\d),", r"\1----\2,", LOG)
+    longer = estimated(write(tmp_path, longer), "bpr_mf")
+    assert moment(longer, "training") - moment(many, "training") == 6 * 4
+    assert longer.temporary.bytes - many.temporary.bytes == 10 * 4
+
+
+def test_ids_that_train_has_too_rarely_are_looked_up_all_the_same(tmp_path):
+    # 6 users with 10 events each, 10 items with 6: no item is learnt.
+    clicks = write(tmp_path, log(click=lambda row: row % 2))
+    often = {"label__column": "click", "features__min_count": 7}
+    held = estimated(clicks, "fm", **often)
+    assert (held.sizes.users, held.sizes.items) == (6, 0)
+    # Items are scored, learnt or not; to retrieve them they must be.
+    model = 4 * held.parameters.learnt + 16 * (AN_ID[1] + 2)
+    assert moment(held, "evaluating") == EVALUATING + 2 * model
+    held = estimated(clicks, "bpr_mf", **often)
+    model = 4 * held.parameters.learnt + 60 * EXPORTED + 6 * (AN_ID[1] + 2)
+    assert moment(held, "evaluating") == EVALUATING + 2 * model
+
+
+def test_what_is_held_of_the_data_is_what_the_models_hold():
+    from models.inputs import columns, ids
+
+    assert columns._HELD == 8 * estimate.IN_MEMORY  # times have 8 bytes
+    assert ids.MANY == estimate.FEW
 
 
 def test_features_have_their_vocabularies(tmp_path):
@@ -114,6 +220,19 @@ def test_a_matrix_of_items_by_items_takes_16_bytes_an_entry():
     assert 4 * (own.held + own.beside) == 16 * 50**2
 
 
+def test_an_alternation_holds_its_log_twice_and_the_vectors_that_it_solves_for():
+    settings = resolve("ials", declared.hyper_parameters("ials"), {"factors": 2})
+
+    def beside(**sizes):
+        return 4 * settings.parameters(Sizes(**sizes)).beside
+
+    # Of an event 16 bytes by user and by item, and as much again while they are made. Then the
+    # items' vectors of 16 bytes, thrice, and the users'.
+    assert beside(users=5, items=5, events=1000) == 1000 * 64
+    assert beside(users=5, items=50, events=10) == 10 * 32 + (3 * 50 + 5) * 16
+    assert beside(users=50, items=5, events=10) == 10 * 32 + 3 * 50 * 16
+
+
 def test_what_a_run_lacks_is_said_with_the_numbers(tmp_path):
     found = estimated(write(tmp_path, LOG), "ease")
     (memory,) = estimate.lacks(found, Room(memory=1.25 * GIB, disk=GIB))
@@ -131,8 +250,8 @@ def test_a_row_on_disk_by_hand(tmp_path):
     # 40 bytes an event, 6 for its time, its number and its item's price; 10 items of the table, and
     # 16 users and items of the log.
     assert tables.bytes == estimate.ALWAYS_ON_DISK + 60 * (40 + 3 * 6) + 26 * 100
-    # 92 numbers as a SavedModel and for a warm start, and the histories; and pushed.
-    assert model.bytes == 2 * (92 * 8 + 60 * 30)
+    # 92 numbers as a SavedModel and for a warm start, with the ids, and the histories; and pushed.
+    assert model.bytes == 2 * (A_MODEL + 92 * 8 + 60 * EXPORTED + 16 * (EXPORTED_ID + 2 * 2))
     assert kept.bytes == 92 * 4 * 5  # weights newest and best, two of Adam's, the average
 
 

@@ -43,8 +43,9 @@ from pipeline.cluster import gigabytes
 from pipeline.config import RunConfig
 
 GIB = 1 << 30
-BEFORE, TRAINING, EVALUATING = 1.2 * GIB, 1.15 * GIB, 1.45 * GIB
-"""Bytes of memory of the process until it trains, when it does, and when it evaluates."""
+BEFORE, TRAINING, EVALUATING = 1.2 * GIB, 1.15 * GIB, 1.8 * GIB
+"""Bytes of memory of the process until it trains, when it does, and when it evaluates, which it
+does beside the Canary's server."""
 A_COLUMN, FREE_COLUMNS = 26 << 20, 10
 """Bytes of memory for the graphs of each column beyond so many."""
 AN_EVENT, A_VALUE, A_LIST = 50, 4, 16
@@ -545,8 +546,8 @@ def _memory(
     model += _histories(config, sizes) + loaded
     yield Need(
         "evaluating",
-        EVALUATING + graphs + 2 * model,
-        "the model, and the last blessed one",
+        EVALUATING + graphs + 3 * model,
+        "the model, here and in a server, and the last blessed one",
     )
 
 

@@ -49,9 +49,9 @@ def test_a_factorisation_by_hand(tmp_path):
     events, ids = 60 * (AN_EVENT + ANSWERED["retrieve"]), 16 * (AN_ID[0] + 2)
     # Each number with Adam's two, its average, the best average and its gradient.
     assert moment(found, "training") == TRAINING + events + ids + 4 * 92 * 6
-    # As it is exported, and the last blessed one.
+    # As it is exported, here and in a server, and the last blessed one.
     model = 4 * 92 + 60 * EXPORTED + 16 * (AN_ID[1] + 2)
-    assert moment(found, "evaluating") == EVALUATING + 2 * model
+    assert moment(found, "evaluating") == EVALUATING + 3 * model
     assert found.temporary.bytes == 0
 
 
@@ -106,7 +106,7 @@ def test_ids_are_counted_by_number_and_length(tmp_path, monkeypatch):
     short = estimated(data, "bpr_mf")
     monkeypatch.setattr(estimate, "FEW", 8)
     many = estimated(data, "bpr_mf")  # the 10 items are, the 6 users are not
-    for name, place, times in (("training", 0, 1), ("evaluating", 1, 2)):
+    for name, place, times in (("training", 0, 1), ("evaluating", 1, 3)):
         # The text of many lies in a file.
         fewer = AN_ID[place] + 2 - ONE_OF_MANY[place]
         assert moment(short, name) - moment(many, name) == times * 10 * fewer
@@ -125,10 +125,10 @@ def test_ids_that_train_has_too_rarely_are_looked_up_all_the_same(tmp_path):
     assert (held.sizes.users, held.sizes.items) == (6, 0)
     # Items are scored, learnt or not; to retrieve them they must be.
     model = 4 * held.parameters.learnt + 16 * (AN_ID[1] + 2)
-    assert moment(held, "evaluating") == EVALUATING + 2 * model
+    assert moment(held, "evaluating") == EVALUATING + 3 * model
     held = estimated(clicks, "bpr_mf", **often)
     model = 4 * held.parameters.learnt + 60 * EXPORTED + 6 * (AN_ID[1] + 2)
-    assert moment(held, "evaluating") == EVALUATING + 2 * model
+    assert moment(held, "evaluating") == EVALUATING + 3 * model
 
 
 def test_what_is_held_of_the_data_is_what_the_models_hold():
@@ -237,8 +237,8 @@ def test_what_a_run_lacks_is_said_with_the_numbers(tmp_path):
     found = estimated(write(tmp_path, LOG), "ease")
     (memory,) = estimate.lacks(found, Room(memory=1.25 * GIB, disk=GIB))
     assert memory == (
-        "memory: evaluating will want about 1.45 GiB (the model, and the last blessed one); "
-        "there are 1.25 GiB"
+        "memory: evaluating will want about 1.80 GiB (the model, here and in a server, and the "
+        "last blessed one); there are 1.25 GiB"
     )
     (disk,) = estimate.lacks(estimated(tmp_path, "popularity"), Room(memory=2 * GIB, disk=1000))
     assert disk.startswith("disk: the run will want about 0.01 GiB (of them 0.01 GiB for tables")
@@ -258,10 +258,10 @@ def test_a_row_on_disk_by_hand(tmp_path):
 def test_a_run_that_does_not_fit_may_be_let_run(tmp_path):
     said = []
     keys = {"model": "popularity", "data.source": str(write(tmp_path, LOG)), "room.memory": "1Gi"}
-    with pytest.raises(ConfigError, match="popularity does not fit this machine: memory: .* 1.45"):
+    with pytest.raises(ConfigError, match="popularity does not fit this machine: memory: .* 1.80"):
         preflight.check(config.load(None, keys), said.append)
     preflight.check(config.load(None, {**keys, "room.refuse": False}), said.append)
-    assert said[-1].startswith("  may not fit: memory: evaluating will want about 1.45 GiB")
+    assert said[-1].startswith("  may not fit: memory: evaluating will want about 1.80 GiB")
 
 
 def test_what_clearly_fits_is_not_read(tmp_path, monkeypatch):

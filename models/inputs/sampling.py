@@ -50,6 +50,21 @@ class Share(NamedTuple):
         size = -(-rows // self.of)
         return tf.minimum(self.number * size, rows), tf.minimum((self.number + 1) * size, rows)
 
+    def cut(self, rows: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The share's rows of a batch, and the seed of what is drawn for them.
+
+        Args:
+            rows: [B, ...] of the whole batch.
+            seed: [2] int64 of the step.
+
+        Returns:
+            The rows, and [4] int64: the seed, which row of the batch is the first, and how many the
+            batch has.
+        """
+        size = tf.shape(rows, tf.int64)[0]
+        begin, end = self.bounds(size)
+        return rows[begin:end], tf.concat([seed, [begin, size]], axis=0)
+
 
 class Batches(NamedTuple):
     """Endless train batches.
@@ -171,12 +186,15 @@ def shuffled_batches(
 
     Returns:
         Batches that are dicts of the columns, whole numbers as int64, plus `step_seed` ([2] int64,
-        unique to the step; [4] of a replica's share, see `uniform`).
+        unique to the step; of a replica's share [4] as `Share.cut` makes it and, where columns are
+        ragged, [6]: besides, which value of the first such column is the share's first, and how
+        many the batch has).
     """
     tensors = {
         name: column if isinstance(column, range) else as_tensor(column)
         for name, column in columns.items()
     }
+    splits = [each.row_splits for each in tensors.values() if isinstance(each, tf.RaggedTensor)]
     any_column = next(iter(columns.values()))
     rows = len(any_column) if isinstance(any_column, range) else int(any_column.shape[0])
     count = some.count if some else rows
@@ -191,15 +209,17 @@ def shuffled_batches(
             drawn = some.draw(epoch_seed) if some else None
 
             def batch(step, rows):
-                step_seed = [tf.cast(seed, tf.int64) + 1, epoch * steps + step]
-                if share:
-                    size = tf.size(rows, tf.int64)
-                    begin, end = share.bounds(size)
-                    rows, step_seed = rows[begin:end], [*step_seed, begin, size]
+                step_seed = tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step])
                 rows = rows if drawn is None else tf.gather(drawn, rows)
+                if share:
+                    whole, (rows, step_seed) = rows, share.cut(rows, step_seed)
+                    if splits:
+                        lengths = tf.gather(splits[0], whole + 1) - tf.gather(splits[0], whole)
+                        values = [tf.reduce_sum(lengths[: step_seed[2]]), tf.reduce_sum(lengths)]
+                        step_seed = tf.concat([step_seed, values], axis=0)
                 return {
                     **{name: rows_of(tensor, rows) for name, tensor in tensors.items()},
-                    "step_seed": tf.stack(step_seed),
+                    "step_seed": step_seed,
                 }
 
             orders = _orders(count, epoch_seed, before * batch_size)
@@ -220,7 +240,7 @@ def shuffled_batches(
 
 
 def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Makes as many seeds of a step's one, [2] or, of a replica's share, [4]."""
+    """Makes as many seeds of a step's one, each of as many numbers."""
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed[:2], count))
     return [tf.concat([one, tf.cast(seed[2:], one.dtype)], axis=0) for one in seeds]
 
@@ -230,15 +250,33 @@ def uniform(shape: tf.Tensor, seed: tf.Tensor, **settings: Any) -> tf.Tensor:
 
     Args:
         shape: [B, ...] of what is drawn, as a tensor of whole numbers.
-        seed: [2] of a batch; [4] of a share: besides, which row of the batch is its first, and how
-            many the batch has. A share's are those rows of what the batch would draw.
+        seed: [2] of a batch; of a share what `Share.cut` makes of it: a share's are its rows of
+            what the batch would draw.
         **settings: as `tf.random.stateless_uniform` takes them.
     """
+    return _draw(tf.random.stateless_uniform, shape, seed, settings)
+
+
+def normal(shape: tf.Tensor, seed: tf.Tensor, **settings: Any) -> tf.Tensor:
+    """Draws as `tf.random.stateless_normal`, otherwise like `uniform`."""
+    return _draw(tf.random.stateless_normal, shape, seed, settings)
+
+
+def of_values(seed: tf.Tensor) -> tf.Tensor:
+    """Makes of a step's seed that of draws for each value of its lists, instead of each row.
+
+    Then the rows of which `uniform` tells are the values of `shuffled_batches`' first ragged
+    column, one list after the other.
+    """
+    return tf.concat([seed[:2], seed[4:]], axis=0)
+
+
+def _draw(function, shape, seed, settings):
     if seed.shape[0] == 2:
-        return tf.random.stateless_uniform(shape, seed, **settings)
-    first, rows = tf.unstack(tf.cast(seed[2:], shape.dtype))
+        return function(shape, seed, **settings)
+    first, rows = tf.unstack(tf.cast(seed[2:4], shape.dtype))
     whole = tf.concat([[rows], shape[1:]], axis=0)
-    return tf.random.stateless_uniform(whole, seed[:2], **settings)[first : first + shape[0]]
+    return function(whole, seed[:2], **settings)[first : first + shape[0]]
 
 
 def rows_of(column: tf.Tensor | tf.RaggedTensor | range, rows: tf.Tensor) -> tf.Tensor:
@@ -377,38 +415,25 @@ class UniformNegatives:
         self._starts = tf.constant(np.searchsorted(keys, np.arange(users) * item_count))
         self._owned = as_tensor(keys)
 
-    def draw(self, user: tf.Tensor, count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def draw(self, user: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         """Draws negatives for [B] users.
 
         Args:
             user: [B] int user indices.
-            count: negatives of every row; or [B] int, of each row of a whole batch.
+            count: negatives of every row.
             seed: as `uniform` takes it.
 
         Returns:
-            [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
-            who has every item has no negatives: 0 throughout.
+            [B, count] int64 item indices. A user who has every item has no negatives: 0 throughout.
         """
-        first = tf.cast(user, tf.int64) * self._item_count
+        first = (tf.cast(user, tf.int64) * self._item_count)[:, tf.newaxis]
         beyond = tf.cast(tf.size(self._starts) - 1, user.dtype)
         start, end = (
-            tf.gather(self._starts, tf.minimum(each, beyond)) for each in (user, user + 1)
+            tf.gather(self._starts, tf.minimum(each, beyond))[:, tf.newaxis]
+            for each in (user, user + 1)
         )
         free = self._item_count - (end - start)
-        if isinstance(count, int):
-            places = (each[:, tf.newaxis] for each in (first, start, free))
-            drawn = uniform(tf.stack([tf.size(user), count]), seed, dtype=tf.float64)
-            return self._drawn(*places, drawn)
-        # As many draws as are wanted: a padded row would cost as much as the longest.
-        counts = tf.where(free > 0, tf.cast(count, tf.int32), 0)
-        row = tf.repeat(tf.range(tf.size(user)), counts)
-        places = (tf.gather(each, row) for each in (first, start, free))
-        uniformly = tf.random.stateless_uniform(tf.shape(row), seed, dtype=tf.float64)
-        drawn = self._drawn(*places, uniformly)
-        return tf.RaggedTensor.from_row_lengths(drawn, counts).to_tensor()
-
-    def _drawn(self, first, start, free, drawn):
-        """Items for numbers from 0 to 1, of users whose keys begin at `first`, own at `start`."""
+        drawn = uniform(tf.stack([tf.size(user), count]), seed, dtype=tf.float64)
         number = tf.cast(drawn * tf.cast(free, tf.float64), tf.int64)
         key = tf.reshape(first + number, [-1])
         through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
@@ -453,7 +478,7 @@ class CountedNegatives:
             profiles: [B, None, 3], the users' own of the attribute.
             width: of the rows over all items, padding and unknown included.
             count: negatives of an item.
-            seed: [2] of a stateless draw.
+            seed: as `uniform` takes it, of the items.
 
         Returns:
             [S] int32 places in the B rows over the items, laid end to end: row times width, and the
@@ -464,10 +489,10 @@ class CountedNegatives:
         # How far from each place is what it stands for; of all but the own ones 0. (A sum of
         # segments is a scatter at a fifth of the time.)
         further = tf.math.unsorted_segment_sum(pairs[:, 1] - pairs[:, 0], first + pairs[:, 0], size)
-        shape = [tf.size(first), count]
-        uniform = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)
+        shape, bits = tf.stack([tf.size(first), count]), {"minval": None, "maxval": None}
+        drawn = uniform(shape, seed, dtype=tf.uint32, **bits)
         share = tf.cast(pairs[:, 2:], tf.float64) / 2.0**32
-        number = tf.cast(tf.cast(uniform, tf.float64) * share, tf.int32)
+        number = tf.cast(tf.cast(drawn, tf.float64) * share, tf.int32)
         place = tf.reshape(first[:, tf.newaxis] + FIRST_TOKEN + number, [-1])
         return place + tf.gather(further, place)
 

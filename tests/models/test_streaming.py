@@ -1,5 +1,7 @@
 """Logs larger than memory: columns in files, columnar twins, shuffled windows, any step anew."""
 
+import copy
+import dataclasses
 import json
 import mmap
 import shutil
@@ -105,6 +107,17 @@ def test_batches_go_on_from_any_step(small_windows, steps):
         np.testing.assert_array_equal(one["seed"], other["seed"])
 
 
+def unequal(data):
+    """The same data with three to seven events of a user, who all have seven."""
+    events = data.events
+    kept = events.position < 3 + events.user % 5
+    columns = {each.name: getattr(events, each.name) for each in dataclasses.fields(events)}
+    few = {name: each[kept] for name, each in columns.items() if isinstance(each, np.ndarray)}
+    found = copy.copy(data)
+    found.events = dataclasses.replace(events, **few)
+    return found
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "label", "setting"),
     [
@@ -113,12 +126,22 @@ def test_batches_go_on_from_any_step(small_windows, steps):
         ("neumf", "event", None, {"unknown_rate": 0.3}),
         ("deepfm", "event", CLICK, {"unknown_rate": 0.3}),
         ("sr_gnn", "sequence", None, {}),
+        ("cdae", "profile", None, {}),
+        ("cdae of many items", "profile", None, {}),
+        ("mult_dae", "profile", None, {}),
+        ("mult_vae", "profile", None, {}),
     ],
 )
-def test_the_shares_of_all_workers_are_the_batch_of_one(toy_data, name, kind, label, setting):
+def test_the_shares_of_all_workers_are_the_batch_of_one(
+    toy_data, monkeypatch, name, kind, label, setting
+):
     """To the bit, negatives and what is forgotten too, from any step; none makes another's rows."""
+    name, *many = name.split(" ", 1)
     data = toy_data(kind, 0.0, *([label] if label else [])).load_once(name)
+    data = data if label else unequal(data)
     module = registry.load(name)
+    if many:
+        monkeypatch.setattr(module, "_FEW_ITEMS", 0)
     rows = 49  # three shares of 17, 17 and 15
     model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
     batches = model.batches(data, 3, 1)
@@ -132,31 +155,31 @@ def test_the_shares_of_all_workers_are_the_batch_of_one(toy_data, name, kind, la
             if key == "step_seed":
                 continue
             found = [share[key].numpy() for share in shares]
-            if value.shape.rank == 2:  # a share's lists are as long as its own longest
-                longest = value.shape[1]
-                found = [np.pad(each, [(0, 0), (0, longest - each.shape[1])]) for each in found]
+            if value.shape.rank > 1:  # a share's lists are as long as its own longest
+                free = [value.shape[-1] - each.shape[-1] for each in found]
+                left = [(0, 0)] * (value.shape.rank - 1)
+                found = [np.pad(each, [*left, (0, more)]) for each, more in zip(found, free)]
             sizes.append([len(each) for each in found])
             np.testing.assert_array_equal(value, np.concatenate(found), err_msg=key)
     assert sizes[-1] == [17, 17, 15] and sum(sizes[0]) < rows
 
 
-def test_batches_whose_rows_hang_together_are_cut_when_they_are_whole(toy_data):
-    """CDAE draws as many negatives a row as its profile has; a group of a list stays whole."""
-    module, data = registry.load("cdae"), toy_data("profile", 0.0).load("cdae")
-    model = module.Model(module.HyperParameters(), data)
-    assert model.batches(data, 0, 0).shared is None
+def test_batches_whose_rows_hang_together_are_cut_when_they_are_whole():
+    """A group of a list stays whole."""
     columns = {"row": np.arange(4)}
     assert sampling.group_batches(columns, np.array([0, 0, 1, 1]), 2, 0).shared is None
 
 
 def test_a_share_draws_what_its_rows_have_of_the_whole():
     seed = tf.constant([1, 2], tf.int64)
-    whole = sampling.uniform(tf.constant([7, 3]), seed, dtype=tf.float64)
-    share = tf.concat([seed, [2, 7]], axis=0)
-    found = sampling.uniform(tf.constant([4, 3]), share, dtype=tf.float64)
-    np.testing.assert_array_equal(found, whole[2:6])
-    for one, other in zip(sampling.split(seed, 2), sampling.split(share, 2), strict=True):
-        assert other.numpy().tolist() == [*one.numpy().tolist(), 2, 7]
+    shares = [sampling.Share(number, 3).cut(tf.range(7), seed) for number in range(3)]
+    assert [rows.numpy().tolist() for rows, _ in shares] == [[0, 1, 2], [3, 4, 5], [6]]
+    for draw in (sampling.uniform, sampling.normal):
+        whole = draw(tf.constant([7, 3]), seed, dtype=tf.float64)
+        found = [draw(tf.stack([len(rows), 3]), own, dtype=tf.float64) for rows, own in shares]
+        np.testing.assert_array_equal(tf.concat(found, axis=0), whole)
+    for one, other in zip(sampling.split(seed, 2), sampling.split(shares[1][1], 2), strict=True):
+        assert other.numpy().tolist() == [*one.numpy().tolist(), 3, 7]
     # Of seven rows and five replicas: 2, 2, 2, 1 and none.
     bounds = [sampling.Share(number, 5).bounds(tf.constant(7)) for number in range(5)]
     assert [(int(a), int(b)) for a, b in bounds] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 7)]

@@ -172,7 +172,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             seed,
             first_epoch,
             sampling.SomeOfEach(events.position, settings.examples_a_user),
-        ).map(with_inputs, whole=True)
+        ).map(with_inputs)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         told = {field.name: inputs[f"context/{field.name}"] for field in self._context}

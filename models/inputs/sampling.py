@@ -58,12 +58,12 @@ class Share(NamedTuple):
             seed: [2] int64 of the step.
 
         Returns:
-            The rows, and [4] int64: the seed, which row of the batch is the first, and how many the
-            batch has.
+            The rows, and [6] int64: the seed, which row of the batch is the first, how many the
+            batch has, and the share's `number` and `of`.
         """
         size = tf.shape(rows, tf.int64)[0]
         begin, end = self.bounds(size)
-        return rows[begin:end], tf.concat([seed, [begin, size]], axis=0)
+        return rows[begin:end], tf.concat([seed, [begin, size, self.number, self.of]], axis=0)
 
 
 class Batches(NamedTuple):
@@ -186,8 +186,8 @@ def shuffled_batches(
 
     Returns:
         Batches that are dicts of the columns, whole numbers as int64, plus `step_seed` ([2] int64,
-        unique to the step; of a replica's share [4] as `Share.cut` makes it and, where columns are
-        ragged, [6]: besides, which value of the first such column is the share's first, and how
+        unique to the step; of a replica's share [6] as `Share.cut` makes it and, where columns are
+        ragged, [8]: besides, which value of the first such column is the share's first, and how
         many the batch has).
     """
     tensors = {
@@ -268,7 +268,7 @@ def of_values(seed: tf.Tensor) -> tf.Tensor:
     Then the rows of which `uniform` tells are the values of `shuffled_batches`' first ragged
     column, one list after the other.
     """
-    return tf.concat([seed[:2], seed[4:]], axis=0)
+    return tf.concat([seed[:2], seed[6:]], axis=0)
 
 
 def _draw(function, shape, seed, settings):
@@ -534,7 +534,10 @@ class PopularitySamples:
         self._count = count
 
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """[count] int64 item indices for a stateless [2] seed."""
-        uniform = tf.random.stateless_uniform([self._count], seed, dtype=tf.float64)
-        place = tf.searchsorted(self._cumulative, uniform, side="right", out_type=tf.int64)
+        """[count] int64 item indices for a step's seed; of a replica's share, its share of them."""
+        drawn = tf.random.stateless_uniform([self._count], seed[:2], dtype=tf.float64)
+        if seed.shape[0] > 2:
+            begin, end = Share(*tf.unstack(seed[4:6])).bounds(self._count)
+            drawn = drawn[begin:end]
+        place = tf.searchsorted(self._cumulative, drawn, side="right", out_type=tf.int64)
         return tf.minimum(place, self._cumulative.shape[0] - 1) + FIRST_TOKEN

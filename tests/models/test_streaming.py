@@ -132,6 +132,8 @@ def unequal(data):
         ("mult_vae", "profile", None, {}),
         ("item2vec", "walk", None, {"block": 3, "subsample": 0.02, "shared_negatives": 7}),
         ("ges", "walk", None, {"block": 3}),
+        ("gru4rec", "sequence", None, {"n_sample": 100}),
+        ("youtube_candidates", "event", None, {"examples_a_user": 4, "negatives": 100}),
     ],
 )
 def test_the_shares_of_all_workers_are_the_batch_of_one(
@@ -188,7 +190,7 @@ def test_a_share_draws_what_its_rows_have_of_the_whole():
         found = [draw(tf.stack([len(rows), 3]), own, dtype=tf.float64) for rows, own in shares]
         np.testing.assert_array_equal(tf.concat(found, axis=0), whole)
     for one, other in zip(sampling.split(seed, 2), sampling.split(shares[1][1], 2), strict=True):
-        assert other.numpy().tolist() == [*one.numpy().tolist(), 3, 7]
+        assert other.numpy().tolist() == [*one.numpy().tolist(), 3, 7, 1, 3]
     # Of seven rows and five replicas: 2, 2, 2, 1 and none.
     bounds = [sampling.Share(number, 5).bounds(tf.constant(7)) for number in range(5)]
     assert [(int(a), int(b)) for a, b in bounds] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 7)]

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from components.tables import records
+from models.industry.articles import Articles, Words
 from models.inputs import columns, event_log, sampling, twins
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.names import registry
@@ -132,6 +133,7 @@ def unequal(data):
         ("mult_vae", "profile", None, {}),
         ("item2vec", "walk", None, {"block": 3, "subsample": 0.02, "shared_negatives": 7}),
         ("ges", "walk", None, {"block": 3}),
+        ("yahoo_news of articles", "event", None, {"article_batch_size": 49, "article_length": 2}),
         ("gru4rec", "sequence", None, {"n_sample": 100}),
         ("youtube_candidates", "event", None, {"examples_a_user": 4, "negatives": 100}),
     ],
@@ -148,6 +150,9 @@ def test_the_shares_of_all_workers_are_the_batch_of_one(
         monkeypatch.setattr(module, "_FEW_ITEMS", 0)
     rows = 49  # three shares of 17, 17 and 15
     model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
+    if what == ["articles"]:
+        words = Words(data, 1000).of_items
+        model = Articles(model.hyper_parameters, data, model.encoder, words)
     sizes = assert_shares_are_the_batch(model.batches(data, 3, 1))
     assert kind == "walk" or sizes == [17, 17, 15]  # tiles are as many as they are
 

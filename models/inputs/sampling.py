@@ -328,8 +328,8 @@ def group_batches(
 ) -> Batches:
     """Endless batches of whole groups, a fresh permutation of the groups every epoch.
 
-    Several replicas share a batch by its rows, so a group at their border is two to them; their
-    shares are cut out of whole batches.
+    Several workers share a batch by its groups. The devices of one worker, which have a batch cut
+    by its rows, see two where a group is at their border.
 
     Args:
         columns: as `shuffled_batches` takes them.
@@ -340,7 +340,7 @@ def group_batches(
 
     Returns:
         Batches as those of `shuffled_batches`, the rows of a group one after the other, and
-        GROUP: [B] int32, ascending, the group's number in the batch.
+        GROUP: [B] int32, ascending, the group's number in the batch, or in the share.
     """
     order = np.argsort(group, kind="stable")
     lists = tf.RaggedTensor.from_row_splits(order, group_starts(group[order]))
@@ -351,10 +351,10 @@ def group_batches(
         rows = batch["rows"]
         gathered = {name: rows_of(tensor, rows.flat_values) for name, tensor in tensors.items()}
         number = tf.cast(rows.value_rowids(), tf.int32)
-        return {**gathered, GROUP: number, "step_seed": batch["step_seed"]}
+        return {**gathered, GROUP: number, "step_seed": of_values(batch["step_seed"])}
 
     batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
-    return batches.map(of_groups, whole=True)._replace(rows=len(group))
+    return batches.map(of_groups)._replace(rows=len(group))
 
 
 class SomeOfEach:

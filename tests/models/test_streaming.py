@@ -17,7 +17,7 @@ from models.inputs import columns, event_log, sampling, twins
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.names import registry
 from models.names.errors import DataError
-from models.names.label import Label
+from models.names.label import GROUP, Label
 from models.rnn import sessions
 from models.training import loop as training
 from models.training import warm_start
@@ -175,15 +175,27 @@ def assert_shares_are_the_batch(batches):
                 free = [value.shape[-1] - each.shape[-1] for each in found]
                 left = [(0, 0)] * (value.shape.rank - 1)
                 found = [np.pad(each, [*left, (0, more)]) for each, more in zip(found, free)]
+            if key == GROUP:  # numbered anew in each
+                ends = np.cumsum([0] + [each.max() + 1 for each in found])
+                found = [each + before for each, before in zip(found, ends)]
             assert all(len(each) for each in found)
             np.testing.assert_array_equal(value, np.concatenate(found), err_msg=key)
     return [len(share[next(iter(one))]) for share in shares]
 
 
-def test_batches_whose_rows_hang_together_are_cut_when_they_are_whole():
-    """A group of a list stays whole."""
-    columns = {"row": np.arange(4)}
-    assert sampling.group_batches(columns, np.array([0, 0, 1, 1]), 2, 0).shared is None
+def test_a_worker_has_whole_groups():
+    """Of one to five rows each, some of which are forgotten."""
+    group = np.repeat(np.arange(40), np.arange(40) % 5 + 1)
+
+    def forgotten(batch):
+        return {**batch, "seen": sampling.forget_some(batch["row"], 0.5, batch["step_seed"])}
+
+    batches = sampling.group_batches({"row": np.arange(len(group))}, group, 20, 3).map(forgotten)
+    assert_shares_are_the_batch(batches)
+    for number in range(3):
+        share = next(iter(batches.shared(0, sampling.Share(number, 3))))
+        rows = share["row"].numpy()
+        assert sorted(rows) == np.flatnonzero(np.isin(group, group[rows])).tolist()
 
 
 def test_a_share_draws_what_its_rows_have_of_the_whole():

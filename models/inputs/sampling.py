@@ -69,48 +69,43 @@ class Share(NamedTuple):
 class Batches(NamedTuple):
     """Endless train batches.
 
-    A replica that has a share of every batch gathers the rows of its share alone. Noise is drawn
-    of whole batches, which costs little, and cut: so the shares are, together, the batch of one.
+    A replica of several workers makes its share of every batch and nothing of the others'. Noise is
+    drawn of whole batches, which costs little, and cut: so the shares are, together, the batch of
+    one.
 
     Attributes:
         dataset: of dicts of columns. A length that its graph does not know is that of lists, which
             are padded with 0 on the right.
         steps: of an epoch.
         rows: train rows of an epoch: positives, not negatives.
-        make: makes the dataset that begins so many steps later; None: by leaving them out.
+        make: makes the dataset that begins so many steps later, of whole batches (None) or of a
+            share of each.
         empty_rows: whether a row of zeros adds nothing to the loss.
-        shared: makes a share of those that begin so many steps later; None: it is cut out of whole
-            batches, since what a row holds depends on the others.
     """
 
     dataset: tf.data.Dataset
     steps: int
     rows: int
-    make: Callable[[int], tf.data.Dataset] | None = None
+    make: Callable[[int, Share | None], tf.data.Dataset]
     empty_rows: bool = False
-    shared: Callable[[int, Share], tf.data.Dataset] | None = None
 
     def after(self, steps: int) -> "Batches":
         """The batches from so many steps later on, bit for bit."""
         if not steps:
             return self
-        rest = self.make(steps) if self.make else self.dataset.skip(steps)
-        shared = self.shared
+        make = self.make
         return self._replace(
-            dataset=rest,
-            make=None,
-            shared=(lambda more, share: shared(steps + more, share)) if shared else None,
+            dataset=make(steps, None), make=lambda later, share: make(steps + later, share)
         )
 
-    def map(self, function: Callable, whole: bool = False) -> "Batches":
+    def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
 
         What the rows weigh stays, unless the function says it anew.
 
         Args:
-            function: of a batch, or of a replica's share of one. Its noise is drawn by `uniform`,
-                with the step's seed or what `split` makes of it.
-            whole: it wants whole batches, since what it draws is not a number of draws a row.
+            function: of a batch, or of a replica's share of one. Its noise is drawn by `uniform` or
+                `normal`, with the step's seed or what `split` and `of_values` make of it.
         """
 
         def mapped(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -118,18 +113,15 @@ class Batches(NamedTuple):
             found = function(batch)
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
-        found = self._of_each(mapped)
-        return found._replace(shared=None) if whole else found
+        return self._of_each(mapped)
 
     def _of_each(self, function: Callable) -> "Batches":
         def of(dataset: tf.data.Dataset) -> tf.data.Dataset:
             return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
-        make, shared = self.make, self.shared
+        make = self.make
         return self._replace(
-            dataset=of(self.dataset),
-            make=(lambda steps: of(make(steps))) if make else None,
-            shared=(lambda steps, share: of(shared(steps, share))) if shared else None,
+            dataset=of(self.dataset), make=lambda later, share: of(make(later, share))
         )
 
     def in_few_shapes(self) -> "Batches":
@@ -200,8 +192,8 @@ def shuffled_batches(
     count = some.count if some else rows
     steps = max(1, -(-count // batch_size))
 
-    def dataset(first: int, share: Share | None = None) -> tf.data.Dataset:
-        """The batches from step `first` on, counted from the first step of epoch 0."""
+    def make(later: int, share: Share | None = None) -> tf.data.Dataset:
+        first = first_epoch * steps + later
 
         def one_epoch(epoch):
             epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -229,14 +221,7 @@ def shuffled_batches(
         epochs = tf.data.Dataset.range(first // steps, np.iinfo(np.int64).max)
         return epochs.flat_map(one_epoch)
 
-    begin = first_epoch * steps
-    return Batches(
-        dataset(begin),
-        steps,
-        count,
-        lambda later: dataset(begin + later),
-        shared=lambda later, share: dataset(begin + later, share),
-    )
+    return Batches(make(0), steps, count, make)
 
 
 def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:

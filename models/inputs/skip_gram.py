@@ -114,7 +114,7 @@ class SkipGram:
         """
         steps = self.steps
 
-        def dataset(share: sampling.Share | None = None) -> tf.data.Dataset:
+        def make(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
             def one_epoch(epoch):
                 item, splits = self._kept(epoch)
                 tiles = self._tiles(splits)
@@ -134,15 +134,9 @@ class SkipGram:
                 return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
             epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-            return epochs.flat_map(one_epoch)
+            return epochs.flat_map(one_epoch).skip(later)
 
-        return sampling.Batches(
-            dataset(),
-            steps,
-            self.pairs,
-            empty_rows=True,
-            shared=lambda later, share: dataset(share).skip(later),
-        )
+        return sampling.Batches(make(0), steps, self.pairs, make, empty_rows=True)
 
     def _kept(self, epoch):
         """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""

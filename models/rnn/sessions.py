@@ -87,7 +87,7 @@ def parallel_batches(
     weights = None if weight is None else as_tensor(weight)
     last = max(len(items) - 1, 0)
 
-    def dataset(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
+    def make(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
         def batch(number):
             event, step_seed = tf.gather(schedule, number % steps), tf.stack([seed, number])
             if share:
@@ -107,7 +107,7 @@ def parallel_batches(
         numbers = tf.data.Dataset.range(first_epoch * steps + later, np.iinfo(np.int64).max)
         return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return sampling.Batches(dataset(0), steps, rows, dataset, shared=dataset)
+    return sampling.Batches(make(0), steps, rows, make)
 
 
 def window_batches(

@@ -144,6 +144,10 @@ def test_corruption_hides_entries_and_needs_no_normalisation():
     assert twice.numpy().tolist() == [[0, 0, 2, 5, 0], [0, 0, 0, 0, 0]]
 
 
+def made_of(dataset):
+    return Batches(dataset, 1, 1, lambda later, share: dataset.skip(later))
+
+
 def test_batches_have_few_shapes_when_they_are_filled_up():
     """9 items become 10; 17 rows stay, or become 18 where empty ones are nothing.
 
@@ -155,7 +159,7 @@ def test_batches_have_few_shapes_when_they_are_filled_up():
         told = {"items": rows, "there": rows > 0, "fixed": tf.ones([17, 3])}
         return {**told, "step_seed": tf.constant([1, 2])}
 
-    batches = Batches(tf.data.Dataset.from_tensors({"step": 0}), 1, 17).map(batch)
+    batches = made_of(tf.data.Dataset.from_tensors({"step": 0})).map(batch)
     plain, filled = (next(iter(each.dataset)) for each in (batches, batches.in_few_shapes()))
     assert filled["items"].shape == filled["there"].shape == [17, 10]
     assert filled["items"][0].numpy().tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
@@ -168,7 +172,7 @@ def test_batches_have_few_shapes_when_they_are_filled_up():
         return {"centre": tf.stack([ones, ones], axis=1), "weight": tf.cast(ones, tf.float32)}
 
     counts = tf.data.Dataset.from_tensor_slices({"count": [17, 15]})
-    batches = Batches(counts, 2, 32, empty_rows=True).map(tiles)
+    batches = made_of(counts)._replace(empty_rows=True).map(tiles)
     first, second = list(batches.in_few_shapes().dataset)
     assert first["centre"].shape == [18, 2] and first["weight"].numpy().tolist() == [1] * 17 + [0]
     assert second["weight"].shape == [15]  # 8, 9, .. 16: of so few every number
@@ -179,7 +183,7 @@ def test_batches_have_few_shapes_when_they_are_filled_up():
 def test_an_empty_list_gets_one_place():
     """Of two rows without any item, which `to_tensor` makes [2, 0]."""
     rows = tf.ragged.constant([[], []], tf.int64)
-    batches = Batches(tf.data.Dataset.from_tensors({"items": rows}), 1, 2)
+    batches = made_of(tf.data.Dataset.from_tensors({"items": rows}))
     batches = batches.map(lambda batch: {"items": batch["items"].to_tensor()})
     filled = next(iter(batches.in_few_shapes().dataset))
     assert filled["items"].numpy().tolist() == [[0], [0]]

@@ -130,6 +130,7 @@ def unequal(data):
         ("cdae", "profile", None, {}),
         ("cdae of many items", "profile", None, {}),
         ("mult_dae", "profile", None, {}),
+        ("ials", "profile", None, {"factors": 4}),
         ("mult_vae", "profile", None, {}),
         ("item2vec", "walk", None, {"block": 3, "subsample": 0.02, "shared_negatives": 7}),
         ("ges", "walk", None, {"block": 3}),
@@ -148,13 +149,15 @@ def test_the_shares_of_all_workers_are_the_batch_of_one(
     module = registry.load(name)
     if what == ["many items"]:
         monkeypatch.setattr(module, "_FEW_ITEMS", 0)
-    rows = 49  # three shares of 17, 17 and 15
-    model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
+    batched = "batch_size" in module.HyperParameters.model_fields
+    size = {"batch_size": 49} if batched else {}  # three shares of 17, 17 and 15
+    model = module.Model(module.HyperParameters(**size, **setting), data)
     if what == ["articles"]:
         words = Words(data, 1000).of_items
         model = Articles(model.hyper_parameters, data, model.encoder, words)
     sizes = assert_shares_are_the_batch(model.batches(data, 3, 1))
-    assert kind == "walk" or sizes == [17, 17, 15]  # tiles are as many as they are
+    # Tiles are as many as they are, and so are the users of a block of iALS.
+    assert sizes == [17, 17, 15] or kind == "walk" or not batched
 
 
 def assert_shares_are_the_batch(batches):
@@ -163,7 +166,7 @@ def assert_shares_are_the_batch(batches):
     Returns how many rows each has of the next.
     """
     later = batches.steps - 1
-    parts = [batches.after(1).shared(later - 1, sampling.Share(number, 3)) for number in range(3)]
+    parts = [batches.after(1).make(later - 1, sampling.Share(number, 3)) for number in range(3)]
     whole = batches.after(later).dataset.take(2)
     for one, *shares in zip(whole, *(part.take(2) for part in parts), strict=True):
         assert one.keys() == shares[0].keys()
@@ -193,7 +196,7 @@ def test_a_worker_has_whole_groups():
     batches = sampling.group_batches({"row": np.arange(len(group))}, group, 20, 3).map(forgotten)
     assert_shares_are_the_batch(batches)
     for number in range(3):
-        share = next(iter(batches.shared(0, sampling.Share(number, 3))))
+        share = next(iter(batches.make(0, sampling.Share(number, 3))))
         rows = share["row"].numpy()
         assert sorted(rows) == np.flatnonzero(np.isin(group, group[rows])).tolist()
 
@@ -213,16 +216,14 @@ def test_a_share_draws_what_its_rows_have_of_the_whole():
     assert [(int(a), int(b)) for a, b in bounds] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 7)]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_worker_makes_its_share_alone(monkeypatch, shared):
-    """The second of three workers, of one replica each; and what cannot be cut at its source."""
+def test_a_worker_makes_its_share_alone(monkeypatch):
+    """The second of three workers, of one replica each."""
     made = []
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     context = tf.distribute.InputContext(3, 1, 3)
     monkeypatch.setattr(
         strategy, "distribute_datasets_from_function", lambda function: function(context)
     )
-    monkeypatch.setattr(strategy, "experimental_distribute_dataset", lambda whole: whole)
 
     def noted(batch):
         rows = tf.numpy_function(
@@ -230,11 +231,11 @@ def test_a_worker_makes_its_share_alone(monkeypatch, shared):
         )
         return {"row": rows}
 
-    batches = sampling.shuffled_batches({"row": range(30)}, 10, seed=3).map(noted, whole=not shared)
+    batches = sampling.shuffled_batches({"row": range(30)}, 10, seed=3).map(noted)
     loop = TrainingLoop(None, None, strategy=strategy)
     found = next(iter(loop._distributed(batches)))["row"].numpy()
     whole = next(iter(batches.dataset))["row"].numpy()
-    assert found.tolist() == (whole[4:8] if shared else whole).tolist()
+    assert found.tolist() == whole[4:8].tolist()
     assert made[0] == len(found)
 
 

@@ -108,18 +108,20 @@ class CDAE(DotProductModel[HyperParameters]):
         negatives = sampling.UniformNegatives(events.user, events.item, data.items.train_count)
 
         def with_noise(batch):
-            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 2)
+            seeds = sampling.split(sampling.of_values(batch["step_seed"]), 2)
             present = tf.cast(batch["items"] > 0, tf.float32)
-            count = own.negatives * tf.math.count_nonzero(batch["items"], axis=1, dtype=tf.int32)
+            count = tf.math.count_nonzero(batch["items"], axis=1)
+            drawn = negatives.draw(tf.repeat(batch["user"], count), own.negatives, seeds[1])
+            by_user = tf.RaggedTensor.from_row_lengths(drawn, count).merge_dims(1, 2)
             return {
                 "user": batch["user"],
                 "items": batch["items"],
                 "weights": corrupted(present, own.corruption, seeds[0]),
-                "negatives": negatives.draw(batch["user"], count, seeds[1]),
+                "negatives": by_user.to_tensor(),
             }
 
         batches = shuffled_profiles(data, own.batch_size, seed, first_epoch)
-        return batches.map(with_noise, whole=True)
+        return batches.map(with_noise)
 
     def _rows_of_all_items(self, data, seed, first_epoch):
         """The same users and draws, as rows over all items.
@@ -135,7 +137,7 @@ class CDAE(DotProductModel[HyperParameters]):
             columns[WEIGHT] = tf.RaggedTensor.from_row_splits(tf.constant(weight), splits)
 
         def with_noise(batch):
-            seeds = tf.random.experimental.stateless_split(batch["step_seed"], 2)
+            seeds = sampling.split(sampling.of_values(batch["step_seed"]), 2)
             profiles = batch[name]
             item = tf.cast(profiles.values[:, 0], tf.int32)
             place = size * sampling.ragged_rows(profiles) + item
@@ -159,7 +161,7 @@ class CDAE(DotProductModel[HyperParameters]):
             return found
 
         batches = sampling.shuffled_batches(columns, own.batch_size, seed, first_epoch)
-        return batches.map(with_noise, whole=True)
+        return batches.map(with_noise)
 
     def learn(self, loop):
         own = self.hyper_parameters

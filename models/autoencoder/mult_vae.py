@@ -34,6 +34,7 @@ from models.autoencoder.multinomial import (
     bias_initializer,
     negative_log_likelihood,
 )
+from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.names.label import WEIGHT
 from models.names.sizes import Parameters, Sizes, dense
@@ -84,8 +85,8 @@ class MultVAE(MultinomialAutoEncoder[HyperParameters]):
 
     def train_inputs(self, batch):
         hyper_parameters, users = self.hyper_parameters, tf.shape(batch["items"])[0]
-        seed = tf.random.experimental.stateless_fold_in(batch["step_seed"], 1)
-        noise = tf.random.stateless_normal([users, hyper_parameters.latent], seed)
+        _, seed = sampling.split(batch["step_seed"], 2)
+        noise = sampling.normal(tf.stack([users, hyper_parameters.latent]), seed)
         updates = tf.cast(batch["step_seed"][1], tf.float32)
         beta = hyper_parameters.anneal_cap * tf.minimum(1.0, updates / max(self._capped_after, 1.0))
         return {**super().train_inputs(batch), "noise": noise, "beta": tf.fill([users], beta)}

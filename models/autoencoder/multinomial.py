@@ -77,9 +77,8 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
         raise NotImplementedError(f"{type(self).__name__} must define decode()")
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
-        return shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch).map(
-            self.train_inputs, whole=True
-        )
+        batches = shuffled_profiles(data, self.hyper_parameters.batch_size, seed, first_epoch)
+        return batches.map(self.train_inputs)
 
     def train_inputs(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A batch of `shuffled_profiles` -> what `compute_loss` takes.
@@ -89,10 +88,9 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
         All noise is drawn here, with the seed of the step, so that a resumed training goes on with
         the noise that was its due.
         """
-        weights = corrupted(
-            normalised(batch["items"]), self.hyper_parameters.dropout, batch["step_seed"]
-        )
-        return {"items": batch["items"], "weights": weights}
+        items, seed = batch["items"], sampling.of_values(batch["step_seed"])
+        weights = corrupted(normalised(items), self.hyper_parameters.dropout, seed)
+        return {"items": items, "weights": weights}
 
     def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor | tf.SparseTensor:
         """The [B, N + 2] input of a train batch, sparse where nothing forbids it."""

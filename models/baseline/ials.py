@@ -118,12 +118,14 @@ class IALS(DotProductModel[HyperParameters]):
         """The blocks of users, the same in every epoch."""
         lists = self._by_user
 
-        def block(number):
-            items, counts = lists.block(number)
-            return {"items": items, "counts": counts}
+        def make(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
+            def block(number):
+                items, counts = lists.block(number, share)
+                return {"items": items, "counts": counts}
 
-        numbers = tf.data.Dataset.range(lists.blocks).repeat()
-        return sampling.Batches(numbers.map(block), lists.blocks, self._users)
+            return tf.data.Dataset.range(lists.blocks).repeat().skip(later).map(block)
+
+        return sampling.Batches(make(0), lists.blocks, self._users, make)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The loss over the number of users, in parts that have it as their mean."""
@@ -202,9 +204,19 @@ class Lists:
         self.blocks = len(starts) - 1
         self.totals = np.asarray(counts.sum(axis=1))[:, 0]
 
-    def block(self, number: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The others' rows, [B, L] int64 padded with 0, and the [B, L] float64 counts."""
+    def block(
+        self, number: int | tf.Tensor, share: sampling.Share | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The others' rows, [B, L] int64 padded with 0, and the [B, L] float64 counts.
+
+        Args:
+            number: which block.
+            share: of the block's rows; None: all of them.
+        """
         rows = self._rows[self._starts[number] : self._starts[number + 1]]
+        if share:
+            begin, end = share.bounds(tf.size(rows))
+            rows = rows[begin:end]
         return tuple(tf.gather(each, rows).to_tensor() for each in (self._others, self._counts))
 
     def solve(self, factors: tf.Tensor, others: int, parameters: HyperParameters) -> tf.Tensor:

@@ -31,7 +31,8 @@ class ArticleSettings(HyperParameters):
     Attributes:
         article_dim: width of the vectors.
         vocabulary: words that are read, those in the most articles of train.
-        article_length: words of an article that are read in training, drawn anew each time.
+        article_length: words of an article that are read in training; of more a systematic sample,
+            drawn anew each time.
         corruption: p, the share of an article's words that are hidden.
         similarity: alpha, what the similarity counts beside the reconstruction.
         category: the feature of one value that says what is similar; left out, the first by name;
@@ -207,23 +208,33 @@ class Articles(Recommender[ArticleSettings]):
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         own, category = self.hyper_parameters, self._category[: data.items.embedding_rows]
-        triplets, words = Triplets(category), self._words
+        triplets, words, most = Triplets(category), self._words, own.article_length
+        begins, sizes = words.row_starts(), words.row_lengths()
         articles = {"article": np.arange(FIRST_TOKEN, len(category))}
 
         def drawn(batch):
-            same, other, there = triplets.draw(batch["article"], batch["step_seed"])
-            texts = tf.gather(words, tf.concat([batch["article"], same, other], axis=0))
-            order = tf.random.stateless_uniform(tf.shape(texts.flat_values), batch["step_seed"] + 1)
-            # A text that is too long is another part of itself each time.
-            turn = tf.argsort(tf.cast(texts.value_rowids(), tf.float32) + order, stable=True)
-            texts = texts.with_flat_values(tf.gather(texts.flat_values, turn))
-            texts = texts[:, : own.article_length].to_tensor()
-            hidden = tf.random.stateless_uniform(tf.shape(texts), batch["step_seed"] + 2)
-            by_row = [tf.stack(tf.split(each, 3), axis=1) for each in (texts, hidden)]
-            return {"words": by_row[0], "kept": by_row[1] >= own.corruption, "there": there}
+            seeds = sampling.split(batch["step_seed"], 3)
+            same, other, there = triplets.draw(batch["article"], seeds[0])
+            texts = tf.stack([batch["article"], same, other], axis=1)
+            begin, size = (tf.gather(each, texts)[..., tf.newaxis] for each in (begins, sizes))
+            place = tf.range(tf.clip_by_value(tf.reduce_max(size), 0, most))  # of no row less
+            # A text that is too long is other words of itself each time, as far from each other.
+            turn = sampling.uniform(tf.shape(size), seeds[1], dtype=tf.float64)
+            step = tf.cast(turn * tf.cast(size, tf.float64), tf.int64)
+            step += place * tf.maximum(size, most) // most
+            inside = place < size
+            chosen = tf.where(inside, begin + step % tf.maximum(size, 1), 0)
+            # Drawn as wide as texts can be: in every share of a batch the longest is another.
+            shape = tf.concat([tf.shape(texts), [most]], axis=0)
+            hidden = sampling.uniform(shape, seeds[2])[..., : tf.size(place)]
+            return {
+                "words": tf.where(inside, tf.gather(words.flat_values, chosen), 0),
+                "kept": inside & (hidden >= own.corruption),
+                "there": there,
+            }
 
         batches = sampling.shuffled_batches(articles, own.article_batch_size, seed, first_epoch)
-        return batches.map(drawn, whole=True)
+        return batches.map(drawn)
 
     def learn(self, loop: Loop) -> None:
         own = self.hyper_parameters

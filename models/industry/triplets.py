@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.errors import ConfigError
@@ -27,17 +28,17 @@ class Triplets:
         self._of_article = tf.constant(np.stack([rank, start, size], axis=1))
 
     def draw(self, article: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Draws for [B] int64 articles by a stateless [2] seed.
+        """Draws for [B] int64 articles by a seed as `sampling.uniform` takes it.
 
         Returns:
             [B] articles of the same category, [B] of another, and [B] bool whether there are both:
             else they are the article itself.
         """
         rank, start, size = tf.unstack(tf.gather(self._of_article, article), axis=1)
-        uniform = tf.random.stateless_uniform([2, tf.shape(article)[0]], seed, dtype=tf.float64)
+        drawn = sampling.uniform(tf.stack([tf.size(article), 2]), seed, dtype=tf.float64)
 
         def below(count, number):
-            return tf.cast(uniform[number] * tf.cast(count, tf.float64), tf.int64)
+            return tf.cast(drawn[:, number] * tf.cast(count, tf.float64), tf.int64)
 
         # Going round the category, from the article's own place on.
         within = (rank - start + 1 + below(size - 1, 0)) % tf.maximum(size, 1)

@@ -116,6 +116,8 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
         wide, narrow = hyper_parameters.embedding_dim, hyper_parameters.feature_dim
         width, depth = hyper_parameters.width, hyper_parameters.depth
         self._item_count = data.items.train_count
+        # Here, since models are made in the strategy's scope and batches are not.
+        self._replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._context = data.context
         self._features = {
             name: table.to_tensor() if isinstance(table, tf.RaggedTensor) else table[:, tf.newaxis]
@@ -151,7 +153,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
         }
         items = as_tensor(events.item)
         # A batch is shared out among the replicas, and each wants all of its negatives.
-        draws = settings.negatives * tf.distribute.get_strategy().num_replicas_in_sync
+        draws = settings.negatives * self._replicas
         negatives = sampling.PopularitySamples(data.item_counts[: self._item_count], 1.0, draws)
         back = tf.range(settings.history_length, 0, -1, dtype=tf.int64)
 
@@ -172,7 +174,7 @@ class YoutubeCandidates(DotProductModel[HyperParameters]):
             seed,
             first_epoch,
             sampling.SomeOfEach(events.position, settings.examples_a_user),
-        ).map(with_inputs, whole=True)
+        ).map(with_inputs)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         told = {field.name: inputs[f"context/{field.name}"] for field in self._context}

@@ -48,7 +48,11 @@ def normalised(items: tf.Tensor) -> tf.Tensor:
 
     Items come once each, padded with 0; without items the weights are 0.
     """
-    return tf.math.l2_normalize(tf.cast(items > 0, tf.float32), axis=1)
+    there = items > 0
+    count = tf.math.count_nonzero(there, axis=1, keepdims=True, dtype=tf.float64)
+    # In float32 the last bit of a root depends on the place in the batch, thus on the share.
+    weight = tf.cast(tf.math.rsqrt(tf.maximum(count, 1.0)), tf.float32)
+    return tf.where(there, weight, 0.0)
 
 
 def corrupted(weights: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
@@ -57,14 +61,17 @@ def corrupted(weights: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     Args:
         weights: [B, L] float32 of a profile's items: 1, or what `normalised` returns.
         rate: of what is hidden, 0 to 1; 1 hides everything.
-        seed: [2] of a stateless draw.
+        seed: as `sampling.uniform` takes it, of the items: see `sampling.of_values`.
 
     Returns:
         [B, L] float32: 0 where hidden, else the weight over 1 - rate, so that the input's
         expectation, and a ranking from a whole profile, need no scale.
     """
-    kept = tf.random.stateless_uniform(tf.shape(weights), seed) >= rate
-    return tf.where(kept, weights / max(1.0 - rate, 1e-9), 0.0)
+    # Drawn for the items alone: how far lists are padded is not the same in every share of a batch.
+    place = tf.where(weights > 0)
+    kept = sampling.uniform(tf.shape(place)[:1], seed) >= rate
+    values = tf.where(kept, tf.gather_nd(weights, place) / max(1.0 - rate, 1e-9), 0.0)
+    return tf.scatter_nd(place, values, tf.shape(weights, tf.int64))
 
 
 def shuffled_profiles(
@@ -74,8 +81,8 @@ def shuffled_profiles(
 
     Returns:
         Batches with `user` ([B] int64 index of the user whose profile it is), `items` ([B, L]
-        int64 item indices, each once, ascending, padded with 0) and `step_seed` ([2] int64); where
-        events weigh differently, WEIGHT too ([B, L] float32, of the items).
+        int64 item indices, each once, ascending, padded with 0) and `step_seed` (whose values are
+        the items); where events weigh differently, WEIGHT too ([B, L] float32, of the items).
     """
     users, items, splits, weight = user_profiles(data)
     rows = tf.RaggedTensor.from_row_splits(tf.constant(items), splits)

@@ -50,52 +50,62 @@ class Share(NamedTuple):
         size = -(-rows // self.of)
         return tf.minimum(self.number * size, rows), tf.minimum((self.number + 1) * size, rows)
 
+    def cut(self, rows: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The share's rows of a batch, and the seed of what is drawn for them.
+
+        Args:
+            rows: [B, ...] of the whole batch.
+            seed: [2] int64 of the step.
+
+        Returns:
+            The rows, and [6] int64: the seed, which row of the batch is the first, how many the
+            batch has, and the share's `number` and `of`.
+        """
+        size = tf.shape(rows, tf.int64)[0]
+        begin, end = self.bounds(size)
+        return rows[begin:end], tf.concat([seed, [begin, size, self.number, self.of]], axis=0)
+
 
 class Batches(NamedTuple):
     """Endless train batches.
 
-    A replica that has a share of every batch gathers the rows of its share alone. Noise is drawn
-    of whole batches, which costs little, and cut: so the shares are, together, the batch of one.
+    A replica of several workers makes its share of every batch and nothing of the others'. Noise is
+    drawn of whole batches, which costs little, and cut: so the shares are, together, the batch of
+    one.
 
     Attributes:
         dataset: of dicts of columns. A length that its graph does not know is that of lists, which
             are padded with 0 on the right.
         steps: of an epoch.
         rows: train rows of an epoch: positives, not negatives.
-        make: makes the dataset that begins so many steps later; None: by leaving them out.
+        make: makes the dataset that begins so many steps later, of whole batches (None) or of a
+            share of each.
         empty_rows: whether a row of zeros adds nothing to the loss.
-        shared: makes a share of those that begin so many steps later; None: it is cut out of whole
-            batches, since what a row holds depends on the others.
     """
 
     dataset: tf.data.Dataset
     steps: int
     rows: int
-    make: Callable[[int], tf.data.Dataset] | None = None
+    make: Callable[[int, Share | None], tf.data.Dataset]
     empty_rows: bool = False
-    shared: Callable[[int, Share], tf.data.Dataset] | None = None
 
     def after(self, steps: int) -> "Batches":
         """The batches from so many steps later on, bit for bit."""
         if not steps:
             return self
-        rest = self.make(steps) if self.make else self.dataset.skip(steps)
-        shared = self.shared
+        make = self.make
         return self._replace(
-            dataset=rest,
-            make=None,
-            shared=(lambda more, share: shared(steps + more, share)) if shared else None,
+            dataset=make(steps, None), make=lambda later, share: make(steps + later, share)
         )
 
-    def map(self, function: Callable, whole: bool = False) -> "Batches":
+    def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
 
         What the rows weigh stays, unless the function says it anew.
 
         Args:
-            function: of a batch, or of a replica's share of one. Its noise is drawn by `uniform`,
-                with the step's seed or what `split` makes of it.
-            whole: it wants whole batches, since what it draws is not a number of draws a row.
+            function: of a batch, or of a replica's share of one. Its noise is drawn by `uniform` or
+                `normal`, with the step's seed or what `split` and `of_values` make of it.
         """
 
         def mapped(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -103,18 +113,15 @@ class Batches(NamedTuple):
             found = function(batch)
             return found if weight is None else {**found, WEIGHT: found.get(WEIGHT, weight)}
 
-        found = self._of_each(mapped)
-        return found._replace(shared=None) if whole else found
+        return self._of_each(mapped)
 
     def _of_each(self, function: Callable) -> "Batches":
         def of(dataset: tf.data.Dataset) -> tf.data.Dataset:
             return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
-        make, shared = self.make, self.shared
+        make = self.make
         return self._replace(
-            dataset=of(self.dataset),
-            make=(lambda steps: of(make(steps))) if make else None,
-            shared=(lambda steps, share: of(shared(steps, share))) if shared else None,
+            dataset=of(self.dataset), make=lambda later, share: of(make(later, share))
         )
 
     def in_few_shapes(self) -> "Batches":
@@ -171,19 +178,22 @@ def shuffled_batches(
 
     Returns:
         Batches that are dicts of the columns, whole numbers as int64, plus `step_seed` ([2] int64,
-        unique to the step; [4] of a replica's share, see `uniform`).
+        unique to the step; of a replica's share [6] as `Share.cut` makes it and, where columns are
+        ragged, [8]: besides, which value of the first such column is the share's first, and how
+        many the batch has).
     """
     tensors = {
         name: column if isinstance(column, range) else as_tensor(column)
         for name, column in columns.items()
     }
+    splits = [each.row_splits for each in tensors.values() if isinstance(each, tf.RaggedTensor)]
     any_column = next(iter(columns.values()))
     rows = len(any_column) if isinstance(any_column, range) else int(any_column.shape[0])
     count = some.count if some else rows
     steps = max(1, -(-count // batch_size))
 
-    def dataset(first: int, share: Share | None = None) -> tf.data.Dataset:
-        """The batches from step `first` on, counted from the first step of epoch 0."""
+    def make(later: int, share: Share | None = None) -> tf.data.Dataset:
+        first = first_epoch * steps + later
 
         def one_epoch(epoch):
             epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
@@ -191,15 +201,17 @@ def shuffled_batches(
             drawn = some.draw(epoch_seed) if some else None
 
             def batch(step, rows):
-                step_seed = [tf.cast(seed, tf.int64) + 1, epoch * steps + step]
-                if share:
-                    size = tf.size(rows, tf.int64)
-                    begin, end = share.bounds(size)
-                    rows, step_seed = rows[begin:end], [*step_seed, begin, size]
+                step_seed = tf.stack([tf.cast(seed, tf.int64) + 1, epoch * steps + step])
                 rows = rows if drawn is None else tf.gather(drawn, rows)
+                if share:
+                    whole, (rows, step_seed) = rows, share.cut(rows, step_seed)
+                    if splits:
+                        lengths = tf.gather(splits[0], whole + 1) - tf.gather(splits[0], whole)
+                        values = [tf.reduce_sum(lengths[: step_seed[2]]), tf.reduce_sum(lengths)]
+                        step_seed = tf.concat([step_seed, values], axis=0)
                 return {
                     **{name: rows_of(tensor, rows) for name, tensor in tensors.items()},
-                    "step_seed": tf.stack(step_seed),
+                    "step_seed": step_seed,
                 }
 
             orders = _orders(count, epoch_seed, before * batch_size)
@@ -209,18 +221,11 @@ def shuffled_batches(
         epochs = tf.data.Dataset.range(first // steps, np.iinfo(np.int64).max)
         return epochs.flat_map(one_epoch)
 
-    begin = first_epoch * steps
-    return Batches(
-        dataset(begin),
-        steps,
-        count,
-        lambda later: dataset(begin + later),
-        shared=lambda later, share: dataset(begin + later, share),
-    )
+    return Batches(make(0), steps, count, make)
 
 
 def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
-    """Makes as many seeds of a step's one, [2] or, of a replica's share, [4]."""
+    """Makes as many seeds of a step's one, each of as many numbers."""
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed[:2], count))
     return [tf.concat([one, tf.cast(seed[2:], one.dtype)], axis=0) for one in seeds]
 
@@ -230,15 +235,33 @@ def uniform(shape: tf.Tensor, seed: tf.Tensor, **settings: Any) -> tf.Tensor:
 
     Args:
         shape: [B, ...] of what is drawn, as a tensor of whole numbers.
-        seed: [2] of a batch; [4] of a share: besides, which row of the batch is its first, and how
-            many the batch has. A share's are those rows of what the batch would draw.
+        seed: [2] of a batch; of a share what `Share.cut` makes of it: a share's are its rows of
+            what the batch would draw.
         **settings: as `tf.random.stateless_uniform` takes them.
     """
+    return _draw(tf.random.stateless_uniform, shape, seed, settings)
+
+
+def normal(shape: tf.Tensor, seed: tf.Tensor, **settings: Any) -> tf.Tensor:
+    """Draws as `tf.random.stateless_normal`, otherwise like `uniform`."""
+    return _draw(tf.random.stateless_normal, shape, seed, settings)
+
+
+def of_values(seed: tf.Tensor) -> tf.Tensor:
+    """Makes of a step's seed that of draws for each value of its lists, instead of each row.
+
+    Then the rows of which `uniform` tells are the values of `shuffled_batches`' first ragged
+    column, one list after the other.
+    """
+    return tf.concat([seed[:2], seed[6:]], axis=0)
+
+
+def _draw(function, shape, seed, settings):
     if seed.shape[0] == 2:
-        return tf.random.stateless_uniform(shape, seed, **settings)
-    first, rows = tf.unstack(tf.cast(seed[2:], shape.dtype))
+        return function(shape, seed, **settings)
+    first, rows = tf.unstack(tf.cast(seed[2:4], shape.dtype))
     whole = tf.concat([[rows], shape[1:]], axis=0)
-    return tf.random.stateless_uniform(whole, seed[:2], **settings)[first : first + shape[0]]
+    return function(whole, seed[:2], **settings)[first : first + shape[0]]
 
 
 def rows_of(column: tf.Tensor | tf.RaggedTensor | range, rows: tf.Tensor) -> tf.Tensor:
@@ -290,8 +313,8 @@ def group_batches(
 ) -> Batches:
     """Endless batches of whole groups, a fresh permutation of the groups every epoch.
 
-    Several replicas share a batch by its rows, so a group at their border is two to them; their
-    shares are cut out of whole batches.
+    Several workers share a batch by its groups. The devices of one worker, which have a batch cut
+    by its rows, see two where a group is at their border.
 
     Args:
         columns: as `shuffled_batches` takes them.
@@ -302,7 +325,7 @@ def group_batches(
 
     Returns:
         Batches as those of `shuffled_batches`, the rows of a group one after the other, and
-        GROUP: [B] int32, ascending, the group's number in the batch.
+        GROUP: [B] int32, ascending, the group's number in the batch, or in the share.
     """
     order = np.argsort(group, kind="stable")
     lists = tf.RaggedTensor.from_row_splits(order, group_starts(group[order]))
@@ -313,10 +336,10 @@ def group_batches(
         rows = batch["rows"]
         gathered = {name: rows_of(tensor, rows.flat_values) for name, tensor in tensors.items()}
         number = tf.cast(rows.value_rowids(), tf.int32)
-        return {**gathered, GROUP: number, "step_seed": batch["step_seed"]}
+        return {**gathered, GROUP: number, "step_seed": of_values(batch["step_seed"])}
 
     batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
-    return batches.map(of_groups, whole=True)._replace(rows=len(group))
+    return batches.map(of_groups)._replace(rows=len(group))
 
 
 class SomeOfEach:
@@ -377,38 +400,25 @@ class UniformNegatives:
         self._starts = tf.constant(np.searchsorted(keys, np.arange(users) * item_count))
         self._owned = as_tensor(keys)
 
-    def draw(self, user: tf.Tensor, count: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def draw(self, user: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         """Draws negatives for [B] users.
 
         Args:
             user: [B] int user indices.
-            count: negatives of every row; or [B] int, of each row of a whole batch.
+            count: negatives of every row.
             seed: as `uniform` takes it.
 
         Returns:
-            [B, count] int64 item indices, as wide as the row with the most, padded with 0. A user
-            who has every item has no negatives: 0 throughout.
+            [B, count] int64 item indices. A user who has every item has no negatives: 0 throughout.
         """
-        first = tf.cast(user, tf.int64) * self._item_count
+        first = (tf.cast(user, tf.int64) * self._item_count)[:, tf.newaxis]
         beyond = tf.cast(tf.size(self._starts) - 1, user.dtype)
         start, end = (
-            tf.gather(self._starts, tf.minimum(each, beyond)) for each in (user, user + 1)
+            tf.gather(self._starts, tf.minimum(each, beyond))[:, tf.newaxis]
+            for each in (user, user + 1)
         )
         free = self._item_count - (end - start)
-        if isinstance(count, int):
-            places = (each[:, tf.newaxis] for each in (first, start, free))
-            drawn = uniform(tf.stack([tf.size(user), count]), seed, dtype=tf.float64)
-            return self._drawn(*places, drawn)
-        # As many draws as are wanted: a padded row would cost as much as the longest.
-        counts = tf.where(free > 0, tf.cast(count, tf.int32), 0)
-        row = tf.repeat(tf.range(tf.size(user)), counts)
-        places = (tf.gather(each, row) for each in (first, start, free))
-        uniformly = tf.random.stateless_uniform(tf.shape(row), seed, dtype=tf.float64)
-        drawn = self._drawn(*places, uniformly)
-        return tf.RaggedTensor.from_row_lengths(drawn, counts).to_tensor()
-
-    def _drawn(self, first, start, free, drawn):
-        """Items for numbers from 0 to 1, of users whose keys begin at `first`, own at `start`."""
+        drawn = uniform(tf.stack([tf.size(user), count]), seed, dtype=tf.float64)
         number = tf.cast(drawn * tf.cast(free, tf.float64), tf.int64)
         key = tf.reshape(first + number, [-1])
         through = tf.searchsorted(self._owned, key, side="right", out_type=tf.int64)
@@ -453,7 +463,7 @@ class CountedNegatives:
             profiles: [B, None, 3], the users' own of the attribute.
             width: of the rows over all items, padding and unknown included.
             count: negatives of an item.
-            seed: [2] of a stateless draw.
+            seed: as `uniform` takes it, of the items.
 
         Returns:
             [S] int32 places in the B rows over the items, laid end to end: row times width, and the
@@ -464,10 +474,10 @@ class CountedNegatives:
         # How far from each place is what it stands for; of all but the own ones 0. (A sum of
         # segments is a scatter at a fifth of the time.)
         further = tf.math.unsorted_segment_sum(pairs[:, 1] - pairs[:, 0], first + pairs[:, 0], size)
-        shape = [tf.size(first), count]
-        uniform = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)
+        shape, bits = tf.stack([tf.size(first), count]), {"minval": None, "maxval": None}
+        drawn = uniform(shape, seed, dtype=tf.uint32, **bits)
         share = tf.cast(pairs[:, 2:], tf.float64) / 2.0**32
-        number = tf.cast(tf.cast(uniform, tf.float64) * share, tf.int32)
+        number = tf.cast(tf.cast(drawn, tf.float64) * share, tf.int32)
         place = tf.reshape(first[:, tf.newaxis] + FIRST_TOKEN + number, [-1])
         return place + tf.gather(further, place)
 
@@ -509,7 +519,10 @@ class PopularitySamples:
         self._count = count
 
     def draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """[count] int64 item indices for a stateless [2] seed."""
-        uniform = tf.random.stateless_uniform([self._count], seed, dtype=tf.float64)
-        place = tf.searchsorted(self._cumulative, uniform, side="right", out_type=tf.int64)
+        """[count] int64 item indices for a step's seed; of a replica's share, its share of them."""
+        drawn = tf.random.stateless_uniform([self._count], seed[:2], dtype=tf.float64)
+        if seed.shape[0] > 2:
+            begin, end = Share(*tf.unstack(seed[4:6])).bounds(self._count)
+            drawn = drawn[begin:end]
+        place = tf.searchsorted(self._cumulative, drawn, side="right", out_type=tf.int64)
         return tf.minimum(place, self._cumulative.shape[0] - 1) + FIRST_TOKEN

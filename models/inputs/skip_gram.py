@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.sampling import Batches
 from models.names.errors import DataError
 
 POWER = 0.75
@@ -96,7 +96,7 @@ class SkipGram:
         self.steps = max(1, round(tiles * block * block / batch_size))
         self.pairs = pairs
 
-    def batches(self, first_epoch: int = 0) -> Batches:
+    def batches(self, first_epoch: int = 0) -> sampling.Batches:
         """Endless batches of about equally many tiles; the epoch's tiles in a fresh order.
 
         Returns:
@@ -114,27 +114,29 @@ class SkipGram:
         """
         steps = self.steps
 
-        def one_epoch(epoch):
-            item, splits = self._kept(epoch)
-            tiles = self._tiles(splits)
-            order = tf.random.experimental.stateless_shuffle(
-                tf.range(tf.size(tiles[0])), self._seeds(epoch, _ORDER)
-            )
-            tiles = tf.stack([tf.gather(part, order) for part in tiles], axis=1)
-            count = tf.shape(tiles, tf.int64)[0]
-
-            def batch(step):
-                return self._batch(
-                    tiles[step * count // steps : (step + 1) * count // steps],
-                    item,
-                    splits,
-                    epoch * steps + step,
+        def make(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
+            def one_epoch(epoch):
+                item, splits = self._kept(epoch)
+                tiles = self._tiles(splits)
+                order = tf.random.experimental.stateless_shuffle(
+                    tf.range(tf.size(tiles[0])), self._seeds(epoch, _ORDER)
                 )
+                tiles = tf.stack([tf.gather(part, order) for part in tiles], axis=1)
+                count = tf.shape(tiles, tf.int64)[0]
 
-            return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+                def batch(step):
+                    these = tiles[step * count // steps : (step + 1) * count // steps]
+                    seed = self._seeds(epoch * steps + step, _NEGATIVES)
+                    if share:
+                        these, seed = share.cut(these, seed)
+                    return self._batch(these, item, splits, seed)
 
-        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-        return Batches(epochs.flat_map(one_epoch), steps, self.pairs, empty_rows=True)
+                return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+            epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+            return epochs.flat_map(one_epoch).skip(later)
+
+        return sampling.Batches(make(0), steps, self.pairs, make, empty_rows=True)
 
     def _kept(self, epoch):
         """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""
@@ -177,7 +179,7 @@ class SkipGram:
         """Items a block: rows are cut evenly, so that blocks are full or nearly so."""
         return -(-size // tf.maximum(-(-size // self._block), 1))
 
-    def _batch(self, tiles, item, splits, number):
+    def _batch(self, tiles, item, splits, seed):
         row, centre, context = tf.unstack(tiles, axis=1)
         start, end = tf.gather(splits, row), tf.gather(splits, row + 1)
         width = self._width(end - start)
@@ -192,7 +194,7 @@ class SkipGram:
                 inside, tf.gather(item, tf.where(inside, position[:, tf.newaxis] + place, 0)), 0
             )
 
-        negative, negative_weight = self.draw(row, self._seeds(number, _NEGATIVES))
+        negative, negative_weight = self.draw(row, seed)
         centres = items(centre)
         emphasis = {}
         if self._emphasis is not None:
@@ -211,10 +213,10 @@ class SkipGram:
     def draw(self, row, seed):
         """Draws [T, M] int64 negatives from count^0.75, and their [T, M] float32 weights.
 
-        Takes [T] row numbers and a [2] seed.
+        Takes [T] row numbers and a seed as `sampling.uniform` takes it.
         """
         shape = tf.stack([tf.size(row), self._shared])
-        uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
+        uniform = sampling.uniform(shape, seed, dtype=tf.float64)
         negative = tf.reshape(
             tf.searchsorted(
                 self._cumulated, tf.reshape(uniform, [-1]), side="right", out_type=tf.int64

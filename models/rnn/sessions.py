@@ -64,7 +64,8 @@ def parallel_batches(
 ) -> sampling.Batches:
     """Endless session-parallel batches.
 
-    Every epoch reads the sequences in the same order, as time has it.
+    Every epoch reads the sequences in the same order, as time has it. A replica's share are slots
+    of its own.
 
     Args:
         items: [E] item indices, sequence after sequence.
@@ -86,25 +87,27 @@ def parallel_batches(
     weights = None if weight is None else as_tensor(weight)
     last = max(len(items) - 1, 0)
 
-    def batch(number):
-        event = tf.gather(schedule, number % steps)
-        valid, place = event >= 0, tf.maximum(event, 0)
-        after = tf.minimum(place + 1, last)  # there is none of a slot that reads nothing
-        read = tf.where(valid, take_index(items, [place, after]), 0)
-        found = {
-            "item": read[0],
-            "target": read[1],
-            "fresh": tf.gather(begins, tf.searchsorted(begins, place)) == place,
-            "valid": valid,
-            **({} if weights is None else {WEIGHT: tf.gather(weights, after)}),
-        }
-        return {**found, "sampled": samples.draw(tf.stack([seed, number]))} if samples else found
+    def make(later: int, share: sampling.Share | None = None) -> tf.data.Dataset:
+        def batch(number):
+            event, step_seed = tf.gather(schedule, number % steps), tf.stack([seed, number])
+            if share:
+                event, step_seed = share.cut(event, step_seed)
+            valid, place = event >= 0, tf.maximum(event, 0)
+            after = tf.minimum(place + 1, last)  # there is none of a slot that reads nothing
+            read = tf.where(valid, take_index(items, [place, after]), 0)
+            found = {
+                "item": read[0],
+                "target": read[1],
+                "fresh": tf.gather(begins, tf.searchsorted(begins, place)) == place,
+                "valid": valid,
+                **({} if weights is None else {WEIGHT: tf.gather(weights, after)}),
+            }
+            return {**found, "sampled": samples.draw(step_seed)} if samples else found
 
-    def dataset(later: int) -> tf.data.Dataset:
         numbers = tf.data.Dataset.range(first_epoch * steps + later, np.iinfo(np.int64).max)
         return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return sampling.Batches(dataset(0), steps, rows, dataset)
+    return sampling.Batches(make(0), steps, rows, make)
 
 
 def window_batches(

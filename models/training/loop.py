@@ -200,8 +200,8 @@ class TrainingLoop:
     def _distributed(self, batches: Batches) -> Any:
         """The batches as the strategy's replicas take them, endless.
 
-        Each of several workers makes what its own replicas have of a batch, where batches can be
-        cut at their source; else, and for the devices of one worker, whole ones are cut.
+        Each of several workers makes what its own replicas have of a batch. For the devices of one
+        worker whole ones are cut.
         """
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = (
@@ -210,9 +210,8 @@ class TrainingLoop:
         # As many threads as there are cores, and nobody who looks for a better number: that thread
         # may miss its end, and whoever drops the iterator waits for it, up to a minute.
         options.autotune.enabled = False
-        shared, strategy = batches.shared, self.strategy
-        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        if shared is None or not several:
+        strategy = self.strategy
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             whole = batches.dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
             return strategy.experimental_distribute_dataset(whole)
 
@@ -220,7 +219,7 @@ class TrainingLoop:
             replicas = context.num_replicas_in_sync
             here = replicas // context.num_input_pipelines
             first = context.input_pipeline_id * here
-            shares = [shared(0, Share(first + number, replicas)) for number in range(here)]
+            shares = [batches.make(0, Share(first + number, replicas)) for number in range(here)]
             # A worker's replicas take their batches from it in turn.
             turns = tf.data.Dataset.range(here).repeat()
             in_turn = tf.data.Dataset.choose_from_datasets(shares, turns)

@@ -1,5 +1,7 @@
 """Logs larger than memory: columns in files, columnar twins, shuffled windows, any step anew."""
 
+import copy
+import dataclasses
 import json
 import mmap
 import shutil
@@ -10,11 +12,12 @@ import pytest
 import tensorflow as tf
 
 from components.tables import records
+from models.industry.articles import Articles, Words
 from models.inputs import columns, event_log, sampling, twins
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.names import registry
 from models.names.errors import DataError
-from models.names.label import Label
+from models.names.label import GROUP, Label
 from models.rnn import sessions
 from models.training import loop as training
 from models.training import warm_start
@@ -105,6 +108,17 @@ def test_batches_go_on_from_any_step(small_windows, steps):
         np.testing.assert_array_equal(one["seed"], other["seed"])
 
 
+def unequal(data):
+    """The same data with three to seven events of a user, who all have seven."""
+    events = data.events
+    kept = events.position < 3 + events.user % 5
+    columns = {each.name: getattr(events, each.name) for each in dataclasses.fields(events)}
+    few = {name: each[kept] for name, each in columns.items() if isinstance(each, np.ndarray)}
+    found = copy.copy(data)
+    found.events = dataclasses.replace(events, **few)
+    return found
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "label", "setting"),
     [
@@ -113,65 +127,103 @@ def test_batches_go_on_from_any_step(small_windows, steps):
         ("neumf", "event", None, {"unknown_rate": 0.3}),
         ("deepfm", "event", CLICK, {"unknown_rate": 0.3}),
         ("sr_gnn", "sequence", None, {}),
+        ("cdae", "profile", None, {}),
+        ("cdae of many items", "profile", None, {}),
+        ("mult_dae", "profile", None, {}),
+        ("ials", "profile", None, {"factors": 4}),
+        ("mult_vae", "profile", None, {}),
+        ("item2vec", "walk", None, {"block": 3, "subsample": 0.02, "shared_negatives": 7}),
+        ("ges", "walk", None, {"block": 3}),
+        ("yahoo_news of articles", "event", None, {"article_batch_size": 49, "article_length": 2}),
+        ("gru4rec", "sequence", None, {"n_sample": 100}),
+        ("youtube_candidates", "event", None, {"examples_a_user": 4, "negatives": 100}),
     ],
 )
-def test_the_shares_of_all_workers_are_the_batch_of_one(toy_data, name, kind, label, setting):
+def test_the_shares_of_all_workers_are_the_batch_of_one(
+    toy_data, monkeypatch, name, kind, label, setting
+):
     """To the bit, negatives and what is forgotten too, from any step; none makes another's rows."""
+    name, *what = name.split(" of ")
     data = toy_data(kind, 0.0, *([label] if label else [])).load_once(name)
+    data = data if label else unequal(data)
     module = registry.load(name)
-    rows = 49  # three shares of 17, 17 and 15
-    model = module.Model(module.HyperParameters(batch_size=rows, **setting), data)
-    batches = model.batches(data, 3, 1)
-    later = batches.steps - 1  # the smaller batch at the end of an epoch, and the next
-    parts = [batches.after(1).shared(later - 1, sampling.Share(number, 3)) for number in range(3)]
+    if what == ["many items"]:
+        monkeypatch.setattr(module, "_FEW_ITEMS", 0)
+    batched = "batch_size" in module.HyperParameters.model_fields
+    size = {"batch_size": 49} if batched else {}  # three shares of 17, 17 and 15
+    model = module.Model(module.HyperParameters(**size, **setting), data)
+    if what == ["articles"]:
+        words = Words(data, 1000).of_items
+        model = Articles(model.hyper_parameters, data, model.encoder, words)
+    sizes = assert_shares_are_the_batch(model.batches(data, 3, 1))
+    # Tiles are as many as they are, and so are the users of a block of iALS.
+    assert sizes == [17, 17, 15] or kind == "walk" or not batched
+
+
+def assert_shares_are_the_batch(batches):
+    """Of three workers, in the last batch of the epoch, which may be smaller, and in the next.
+
+    Returns how many rows each has of the next.
+    """
+    later = batches.steps - 1
+    parts = [batches.after(1).make(later - 1, sampling.Share(number, 3)) for number in range(3)]
     whole = batches.after(later).dataset.take(2)
-    sizes = []
     for one, *shares in zip(whole, *(part.take(2) for part in parts), strict=True):
         assert one.keys() == shares[0].keys()
         for key, value in one.items():
             if key == "step_seed":
                 continue
             found = [share[key].numpy() for share in shares]
-            if value.shape.rank == 2:  # a share's lists are as long as its own longest
-                longest = value.shape[1]
-                found = [np.pad(each, [(0, 0), (0, longest - each.shape[1])]) for each in found]
-            sizes.append([len(each) for each in found])
+            if value.shape.rank > 1:  # a share's lists are as long as its own longest
+                free = [value.shape[-1] - each.shape[-1] for each in found]
+                left = [(0, 0)] * (value.shape.rank - 1)
+                found = [np.pad(each, [*left, (0, more)]) for each, more in zip(found, free)]
+            if key == GROUP:  # numbered anew in each
+                ends = np.cumsum([0] + [each.max() + 1 for each in found])
+                found = [each + before for each, before in zip(found, ends)]
+            assert all(len(each) for each in found)
             np.testing.assert_array_equal(value, np.concatenate(found), err_msg=key)
-    assert sizes[-1] == [17, 17, 15] and sum(sizes[0]) < rows
+    return [len(share[next(iter(one))]) for share in shares]
 
 
-def test_batches_whose_rows_hang_together_are_cut_when_they_are_whole(toy_data):
-    """CDAE draws as many negatives a row as its profile has; a group of a list stays whole."""
-    module, data = registry.load("cdae"), toy_data("profile", 0.0).load("cdae")
-    model = module.Model(module.HyperParameters(), data)
-    assert model.batches(data, 0, 0).shared is None
-    columns = {"row": np.arange(4)}
-    assert sampling.group_batches(columns, np.array([0, 0, 1, 1]), 2, 0).shared is None
+def test_a_worker_has_whole_groups():
+    """Of one to five rows each, some of which are forgotten."""
+    group = np.repeat(np.arange(40), np.arange(40) % 5 + 1)
+
+    def forgotten(batch):
+        return {**batch, "seen": sampling.forget_some(batch["row"], 0.5, batch["step_seed"])}
+
+    batches = sampling.group_batches({"row": np.arange(len(group))}, group, 20, 3).map(forgotten)
+    assert_shares_are_the_batch(batches)
+    for number in range(3):
+        share = next(iter(batches.make(0, sampling.Share(number, 3))))
+        rows = share["row"].numpy()
+        assert sorted(rows) == np.flatnonzero(np.isin(group, group[rows])).tolist()
 
 
 def test_a_share_draws_what_its_rows_have_of_the_whole():
     seed = tf.constant([1, 2], tf.int64)
-    whole = sampling.uniform(tf.constant([7, 3]), seed, dtype=tf.float64)
-    share = tf.concat([seed, [2, 7]], axis=0)
-    found = sampling.uniform(tf.constant([4, 3]), share, dtype=tf.float64)
-    np.testing.assert_array_equal(found, whole[2:6])
-    for one, other in zip(sampling.split(seed, 2), sampling.split(share, 2), strict=True):
-        assert other.numpy().tolist() == [*one.numpy().tolist(), 2, 7]
+    shares = [sampling.Share(number, 3).cut(tf.range(7), seed) for number in range(3)]
+    assert [rows.numpy().tolist() for rows, _ in shares] == [[0, 1, 2], [3, 4, 5], [6]]
+    for draw in (sampling.uniform, sampling.normal):
+        whole = draw(tf.constant([7, 3]), seed, dtype=tf.float64)
+        found = [draw(tf.stack([len(rows), 3]), own, dtype=tf.float64) for rows, own in shares]
+        np.testing.assert_array_equal(tf.concat(found, axis=0), whole)
+    for one, other in zip(sampling.split(seed, 2), sampling.split(shares[1][1], 2), strict=True):
+        assert other.numpy().tolist() == [*one.numpy().tolist(), 3, 7, 1, 3]
     # Of seven rows and five replicas: 2, 2, 2, 1 and none.
     bounds = [sampling.Share(number, 5).bounds(tf.constant(7)) for number in range(5)]
     assert [(int(a), int(b)) for a, b in bounds] == [(0, 2), (2, 4), (4, 6), (6, 7), (7, 7)]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_worker_makes_its_share_alone(monkeypatch, shared):
-    """The second of three workers, of one replica each; and what cannot be cut at its source."""
+def test_a_worker_makes_its_share_alone(monkeypatch):
+    """The second of three workers, of one replica each."""
     made = []
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     context = tf.distribute.InputContext(3, 1, 3)
     monkeypatch.setattr(
         strategy, "distribute_datasets_from_function", lambda function: function(context)
     )
-    monkeypatch.setattr(strategy, "experimental_distribute_dataset", lambda whole: whole)
 
     def noted(batch):
         rows = tf.numpy_function(
@@ -179,11 +231,11 @@ def test_a_worker_makes_its_share_alone(monkeypatch, shared):
         )
         return {"row": rows}
 
-    batches = sampling.shuffled_batches({"row": range(30)}, 10, seed=3).map(noted, whole=not shared)
+    batches = sampling.shuffled_batches({"row": range(30)}, 10, seed=3).map(noted)
     loop = TrainingLoop(None, None, strategy=strategy)
     found = next(iter(loop._distributed(batches)))["row"].numpy()
     whole = next(iter(batches.dataset))["row"].numpy()
-    assert found.tolist() == (whole[4:8] if shared else whole).tolist()
+    assert found.tolist() == whole[4:8].tolist()
     assert made[0] == len(found)
 
 

@@ -234,7 +234,7 @@ def test_triplets_are_of_one_category_and_of_another():
     # Articles 2, 5 and 6 are of category 2, 4 and 7 of 3; 3 is alone in its own, 8 has none.
     category = np.array([0, 0, 2, 4, 3, 2, 2, 3, 0])
     drawn, article = triplets.Triplets(category), tf.repeat(tf.range(2, 9, dtype=tf.int64), 200)
-    same, other, there = (each.numpy() for each in drawn.draw(article, [1, 2]))
+    same, other, there = (each.numpy() for each in drawn.draw(article, tf.constant([1, 2])))
     own = article.numpy()
     pairs = {(int(a), int(b)) for a, b in zip(own[there], same[there])}
     assert pairs == {(a, b) for a in (2, 5, 6) for b in (2, 5, 6) if a != b} | {(4, 7), (7, 4)}
@@ -270,6 +270,22 @@ def test_the_articles_of_train_are_learnt_with_a_share_of_their_words_hidden():
     assert abs(hidden / count - 0.25) < 3 * (0.25 * 0.75 / count) ** 0.5
     again = next(iter(step.batches(newspaper(), 1, 199).dataset))
     np.testing.assert_array_equal(batch["kept"], again["kept"])
+
+
+def test_of_a_long_text_each_word_is_read_as_often():
+    """Two of three words, y, z and y: each pair of places in a third of the draws."""
+    model = model_of(article_length=2)
+    step = articles.Articles(model.hyper_parameters, newspaper(), model.encoder, TITLES)
+    pairs = [
+        tuple(sorted(row))
+        for batch in step.batches(newspaper(), 1, 0).dataset.take(200)
+        for row in batch["words"][:, 0].numpy().tolist()
+    ]
+    assert {len(pair) for pair in pairs} == {2}
+    assert pairs.count((2, 3)) == 200  # no longer than what is read: whole each time
+    assert pairs.count((3, 3)) + pairs.count((3, 4)) == 200
+    # Four standard errors.
+    assert abs(pairs.count((3, 3)) - 200 / 3) < 4 * (200 * 2 / 9) ** 0.5
 
 
 def test_a_state_by_hand():

@@ -85,6 +85,20 @@ def test_a_user_has_a_fixed_number_of_examples_and_others_each_epoch(data, epoch
     np.testing.assert_array_equal(again["negative"], epochs.rows[epochs.batches.steps]["negative"])
 
 
+def test_a_replica_has_all_of_its_negatives_whatever_its_rows(data):
+    """Three of them; the last has fewer rows in the epoch's last batch, which has 840 - 832 = 8."""
+    model = make(data, batch_size=64, negatives=10)
+    model._replicas = 3
+    batches = model.batches(data, 0, 0)
+    (whole,) = batches.after(batches.steps - 1).dataset.take(1)
+    assert whole["negative"].shape == [30]
+    for number, rows in enumerate((3, 3, 2)):
+        (share,) = batches.make(batches.steps - 1, sampling.Share(number, 3)).take(1)
+        assert len(share["item"]) == rows
+        own = whole["negative"][10 * number : 10 * number + 10]
+        np.testing.assert_array_equal(share["negative"], own)
+
+
 def test_users_weigh_the_same_however_many_examples_they_have():
     """Three users of one, five and two events, two of them at most: one, two and two are drawn.
 

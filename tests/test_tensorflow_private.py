@@ -39,6 +39,7 @@ def adam() -> tf.keras.optimizers.Adam:
         ("tensorflow.python.framework.ops", "gradient_registry"),
         ("tensorflow.python.framework.ops.gradient_registry", "_registry"),
         ("tensorflow.python.grappler.tf_optimizer", "OptimizeGraph"),
+        ("tf_keras.src.backend", "_SEED_GENERATOR"),
         # Messages of files and of the session, which have no public name.
         ("tensorflow.core.protobuf.config_pb2", "CallableOptions"),
         ("tensorflow.core.protobuf.meta_graph_pb2", "SignatureDef"),

@@ -6,12 +6,14 @@ either lane. What the server needs is in `serving.server.tensorflow_private`.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import config as autograph
 from tensorflow.python.framework import ops
 from tensorflow.python.grappler import tf_optimizer
+from tf_keras.src import backend
 
 
 def leave_unconverted(package: str) -> None:
@@ -22,6 +24,21 @@ def leave_unconverted(package: str) -> None:
     """
     rule = autograph.DoNotConvert(package)
     autograph.CONVERSION_RULES = (*autograph.CONVERSION_RULES, rule)
+
+
+def with_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that draws initial weights, in whatever thread, with the seeds of this one.
+
+    A replica's thread has none, so that layers which are made in it were other ones than those of
+    one process.
+    """
+    generator = getattr(backend._SEED_GENERATOR, "generator", None)
+
+    def seeded(*arguments: Any) -> Any:
+        backend._SEED_GENERATOR.generator = generator
+        return function(*arguments)
+
+    return seeded
 
 
 @contextlib.contextmanager

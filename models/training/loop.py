@@ -35,6 +35,7 @@ from typing import Any
 import tensorflow as tf
 
 from models.inputs.sampling import Batches, Share
+from models.inputs.tensorflow_private import with_seeds
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError, RecsysError
 from models.training import cluster
@@ -193,7 +194,8 @@ class TrainingLoop:
         with self.strategy.scope():
             # Each replica its share, as in a step: a model may hold something for each of its rows.
             batch = next(iter(self._distributed(batches)))
-            self.strategy.run(lambda rows: model.compute_loss(rows, training=False), args=(batch,))
+            made = with_seeds(lambda rows: model.compute_loss(rows, training=False))
+            self.strategy.run(made, args=(batch,))
             if getattr(model, "optimizer", None):
                 model.optimizer.build(model.trainable_variables)
 

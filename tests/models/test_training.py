@@ -416,6 +416,24 @@ def one_epoch(name, data, overrides, strategy):
     return [weight.numpy() for weight in model.trainable_variables], loop.history[-1]["loss"]
 
 
+def test_a_replica_starts_with_the_weights_of_one_process(toy_data):
+    """Layers that are made by the first batch are made in the replica's thread."""
+    data = toy_data("profile", 0.0).load_once("mult_vae")
+    parameters = registry.load("mult_vae").HyperParameters(epochs=1, hidden=4, latent=2)
+
+    def made(strategy):
+        tf.keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = registry.load("mult_vae").Model(parameters, data)
+        TrainingLoop(parameters, data, seed=2, strategy=strategy).build(model)
+        return [weight.numpy() for weight in model.trainable_variables]
+
+    one, replica = made(tf.distribute.get_strategy()), made(tf.distribute.MirroredStrategy(["CPU"]))
+    assert len(one) == len(replica) > 2
+    for left, right in zip(one, replica, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
 CLICK = Label(column="rating", threshold=4.0)
 BESIDE_ONE = (
     ("neumf", None, {"variant": "gmf", "factors": 4, "l2": 0.1}),

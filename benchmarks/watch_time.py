@@ -8,8 +8,8 @@ them, both skewed: the hours since the user last watched the channel, of which i
 once and then slowly, by the root of their quantile, and the minutes of it that the user has
 watched, of which it grows for the few fans alone, by the square. They move the expected time as
 much as the user's taste for the video's topic does, which is what depth is for: it is a product of
-two embeddings. And there is what the paper weighs by time against: a video's appeal
-gets it clicked, and left as much sooner.
+two embeddings. And there is what the paper weighs by time against: a video's appeal gets it
+clicked, and left as much sooner.
 
 So probability, p, and seconds of every impression are known, E[T] is their product, and the
 logarithm of E[T] is nearly a sum of taste, root and square. The paper's loss learns the odds

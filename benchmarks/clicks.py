@@ -58,6 +58,13 @@ GRID = {
         for l2 in (1e-4, 3e-4, 1e-3, 3e-3)
     ],
 }
+ADULT_GRID = {
+    "xdeepfm": [
+        {"l2": l2, "l2_layers": l2_layers, "stddev": 0.01, "dropout": 0.5, "batch_size": 512}
+        for l2 in (1e-5, 1e-4)
+        for l2_layers in (0.0, 1e-5)
+    ],
+}
 
 
 def with_parts(source: Path, split: Path, target: Path) -> Path:
@@ -156,6 +163,7 @@ def main() -> None:
             {"column": "rating", "threshold": 4.0},
         )
     types = ADULT_TYPES if arguments.adult else None
+    grids = GRID | ADULT_GRID if arguments.adult else GRID
     prepared = experiment.prepare(
         source, folder, "event", split, schema, label, arguments.min_count, types=types
     )
@@ -164,7 +172,7 @@ def main() -> None:
     for name in arguments.models:
         grid = [
             {"monitor": "auc", **setting, **overrides}
-            for setting in (GRID[name] if arguments.choose else [{}])
+            for setting in (grids[name] if arguments.choose else [{}])
         ]
         setting = experiment.choose(prepared, name, grid, arguments.seeds[0], "auc", 1)
         runs = [experiment.measure(prepared, name, setting, seed) for seed in arguments.seeds]

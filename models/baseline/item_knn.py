@@ -110,18 +110,14 @@ class ItemKNN(RetrieveModel[HyperParameters]):
         return tf.identity(self.splits), tf.identity(self.votes_for), tf.identity(self.votes)
 
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:
-        splits, votes_for, votes = catalogue
+        votes_for, votes = _lists(catalogue)
 
         def one_query(history):
             # A repeated item counts once, as in the binary matrix that the similarities were
             # computed on.
             items = tf.unique(history - FIRST_TOKEN).y
-            entries = tf.ragged.range(
-                tf.gather(splits, items), tf.gather(splits, items + 1)
-            ).flat_values
-            return tf.math.unsorted_segment_sum(
-                tf.gather(votes, entries), tf.gather(votes_for, entries), self._count
-            )
+            of, vote = (tf.gather(each, items).flat_values for each in (votes_for, votes))
+            return tf.math.unsorted_segment_sum(vote, of, self._count)
 
         return tf.map_fn(
             one_query,
@@ -132,7 +128,7 @@ class ItemKNN(RetrieveModel[HyperParameters]):
     def contributions(
         self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
     ) -> tf.Tensor:
-        splits, votes_for, votes = catalogue
+        votes_for, votes = _lists(catalogue)
 
         def one_query(asked):
             voters, position = asked
@@ -142,17 +138,27 @@ class ItemKNN(RetrieveModel[HyperParameters]):
             # In which column an item's votes are counted; beyond the others those that nobody asks.
             column = tf.fill([self._count], size)
             column = tf.tensor_scatter_nd_update(column, wanted[:, tf.newaxis], tf.range(size))
-            entries = tf.ragged.range(tf.gather(splits, voters), tf.gather(splits, voters + 1))
-            of, shape = tf.gather(votes_for, entries.flat_values), [tf.size(voters), size + 1]
-            cells = [tf.cast(entries.value_rowids(), tf.int32), tf.gather(column, of)]
-            found = tf.scatter_nd(
-                tf.stack(cells, axis=1), tf.gather(votes, entries.flat_values), shape
-            )
+            of, vote = (tf.gather(each, voters) for each in (votes_for, votes))
+            cells = [tf.cast(of.value_rowids(), tf.int32), tf.gather(column, of.flat_values)]
+            shape = [tf.size(voters), size + 1]
+            found = tf.scatter_nd(tf.stack(cells, axis=1), vote.flat_values, shape)
             return tf.gather(tf.transpose(found), place)
 
         return tf.map_fn(
             one_query, (items, position), fn_output_signature=tf.TensorSpec([None, None])
         )
+
+
+def _lists(catalogue: Any) -> list[tf.RaggedTensor]:
+    """Of every item whom it votes for, and how much.
+
+    A list is copied as one piece, which takes two fifths of looking its entries up one by one.
+    """
+    splits, *columns = catalogue
+    return [
+        tf.RaggedTensor.from_row_splits(each[: splits[-1]], splits, validate=False)
+        for each in columns
+    ]
 
 
 def factors_of(

@@ -355,7 +355,7 @@ def gate_and_push(
     asking = {
         "model_blessing": evaluator.outputs["blessing"],
         "examples": examples,
-        "code_hash": _hash_files("components/canary", "serving"),
+        "code_hash": _hash_files("components/canary", "components/servers.py", "serving"),
     }
     canary = Canary(model=model, **asking)
     measured, again = model, []

@@ -121,13 +121,13 @@ def execute(
         say(f"{name}: starting")
         started = time.monotonic()
         pipeline = create(output)
-        from components.canary import probes
+        from components import servers
         from pipeline import tfx_api as tfx
 
         gc.collect()
         gc.freeze()  # what was imported stays, and need not be looked through again and again
         quiet()
-        with _progress(say), probes.servers_ahead():
+        with _progress(say), servers.servers_ahead():
             tfx.LocalDagRunner().run(pipeline)
         record = lineage.load_run(output)
         save_verdict(record)

@@ -17,6 +17,7 @@ LINES = (
     (
         "components.beam_signatures",
         "components.component",
+        "components.servers",
         "components.tables",
         "components.read",
         "components.check",

@@ -6,29 +6,26 @@ It asks with real test rows and strangers, over both protocols.
 import contextlib
 import dataclasses
 import math
-import os
 import posixpath
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components import servers
+from components.servers import MODEL
 from components.tables import artifacts, records
 from models.names.features import HISTORY_COLUMNS
 from serving.client.client import Client, Query, Recommendations
 from serving.client.messages import EXPLAINED, SIMILAR, Id, feature_inputs
-from serving.server.process import ServerProcess
 from serving.wire.errors import ServingError, StartError
 
-_NAME = "canary"
 _ROWS = 20
 _K = 10
 _SCORE_EXPLAINED = "score_explained"
 _STRANGER = "nobody \u2603"
 _PROTOCOLS = ("rest", "grpc")
-_ahead: tuple[contextlib.ExitStack, dict[str, ServerProcess]] | None = None  # by path of the model
 
 
 class CanaryFailure(Exception):
@@ -51,61 +48,12 @@ def try_model(model_path: str, examples_uri: str) -> int:
             protocol; or breaks a rule of the task.
     """
     probe = {"retrieve": _recommend, "score": _score}[_report(examples_uri)["task"]]
-    begun = _ahead[1].pop(model_path, None) if _ahead else None
-    with contextlib.nullcontext(begun) if begun else _server(model_path) as server:
+    with servers.of_model(model_path) as server:
         try:
             with server as ready:
                 return probe(ready, examples_uri)
         except StartError as error:
             raise CanaryFailure(str(error)) from error
-
-
-@contextlib.contextmanager
-def servers_ahead() -> Iterator[None]:
-    """While it lasts `begin` starts servers; one that nobody has asked is stopped in the end."""
-    global _ahead
-    with contextlib.ExitStack() as stack:
-        _ahead = stack, {}
-        try:
-            yield
-        finally:
-            _ahead = None
-
-
-def begin(model_path: str) -> None:
-    """Starts the server that `try_model` will ask, so that it loads while other work is done.
-
-    Where the Canary is another process than the caller (no `servers_ahead`), it does nothing.
-    """
-    if _ahead:
-        stack, begun = _ahead
-        begun[model_path] = stack.enter_context(_server(model_path))
-
-
-@contextlib.contextmanager
-def _server(model_path: str) -> Iterator[ServerProcess]:
-    """A server that is starting on a model."""
-    with tempfile.TemporaryDirectory(prefix="canary-") as folder:
-        _place(model_path, os.path.join(folder, "1"))
-        server = ServerProcess(_NAME, folder, options=("--max-num-load-retries", "0"))
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-
-
-def _place(model_path: str, target: str) -> None:
-    """Puts a model where the server looks for versions.
-
-    That is a link, or a copy of one on another file system.
-    """
-    if "://" not in model_path:
-        os.symlink(os.path.abspath(model_path), target)
-        return
-    from tfx.utils import io_utils
-
-    io_utils.copy_dir(model_path, target)
 
 
 def sample_queries(examples_uri: str, count: int = _ROWS) -> list[Query]:
@@ -169,7 +117,7 @@ def sample_rows(examples_uri: str, signature: dict[str, Any], count: int = _ROWS
 @contextlib.contextmanager
 def _asking(ready: dict[str, Any], protocol: str, what: str) -> Iterator[Client]:
     try:
-        with Client(f"127.0.0.1:{ready[protocol]}", _NAME, protocol, timeout=60) as client:
+        with Client(f"127.0.0.1:{ready[protocol]}", MODEL, protocol, timeout=60) as client:
             yield client
     except ServingError as error:
         raise CanaryFailure(

@@ -9,7 +9,7 @@ from tfx.dsl.components.base import executor_spec
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils
 
-from components.canary import probes
+from components import servers
 from components.gate import batches, ledger
 
 _BASELINE = "baseline_model"
@@ -29,7 +29,7 @@ class EvaluatorExecutor(executor.Executor):
     ) -> None:
         """Evaluates the model, while a server loads it for the Canary where that comes next."""
         model = artifact_utils.get_single_instance(input_dict[standard_component_specs.MODEL_KEY])
-        probes.begin(path_utils.serving_model_path(model.uri))
+        servers.begin(path_utils.serving_model_path(model.uri))
         given = dict(input_dict)
         if given.get(_BASELINE):
             baseline = artifact_utils.get_single_instance(given[_BASELINE])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components import standalone
+from components import servers, standalone
 from components.canary import probes
 from models.contract import tasks
 from models.names import registry
@@ -43,23 +43,23 @@ def test_a_server_is_started_ahead_and_asked_once(untrained, monkeypatch):
     data, _, model = untrained
     examples, started = str(data.folder / "examples"), []
 
-    class Watched(probes.ServerProcess):
+    class Watched(servers.ServerProcess):
         def start(self):
             super().start()
             started.append(self._process)
 
-    monkeypatch.setattr(probes, "ServerProcess", Watched)
-    probes.begin(model)  # the Canary would be another process
+    monkeypatch.setattr(servers, "ServerProcess", Watched)
+    servers.begin(model)  # the Canary would be another process
     assert not started
-    with probes.servers_ahead():
-        probes.begin(model)
+    with servers.servers_ahead():
+        servers.begin(model)
         assert len(started) == 1 and started[0].poll() is None
         assert probes.try_model(model, examples) == 22
         assert len(started) == 1 and started[0].poll() is not None
-        probes.begin(model)
+        servers.begin(model)
         assert started[1].poll() is None
     assert len(started) == 2 and started[1].poll() is not None
-    probes.begin(model)
+    servers.begin(model)
     assert len(started) == 2
 
 

@@ -101,7 +101,7 @@ def test_cosines_of_heavy_events_by_hand():
     # x_2 = (2, 1), x_3 = (1, 0), x_4 = (0, 1): 2 / sqrt(5) and 1 / sqrt(5); 1 / sqrt(2) without.
     events = log([2, 2, 3, 3], [2, 3, 2, 4], [2, 1, 1, 1])
     pairs = events.matrix(3)
-    near = item_knn.similarities(pairs.T @ pairs, 3, 0.0).toarray()
+    near = item_knn.similarities(pairs, 3, 0.0).toarray()
     np.testing.assert_allclose(near[0], [0, 2 / 5**0.5, 1 / 5**0.5], rtol=1e-6)
     # How much users and items have is counted, whatever it weighs.
     of_users, of_items = item_knn.factors_of(pairs, "bm25", 1.2, 0.75)

@@ -40,7 +40,7 @@ def begin(model_path: str) -> None:
 
 @contextlib.contextmanager
 def of_model(model_path: str) -> Iterator[ServerProcess]:
-    """A server that is starting on a SavedModel, or has begun to ahead; to be entered for asking.
+    """A server on a SavedModel, started now or ahead; whoever enters it waits until it answers.
 
     Args:
         model_path: folder of the SavedModel.

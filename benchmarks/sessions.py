@@ -9,6 +9,11 @@ The items are ranked against the whole catalogue.
 The source's own train and test files are the split (`predefined`); validation is the last day of
 train, or its last 2 % of sessions where there are no times. Items that the session has had are
 legal targets and stay in the ranking, as the papers have it.
+
+    python -m benchmarks.sessions --data FOLDER/session_diginetica --models sr_gnn --refit
+
+trains once more on the whole of the source's train file, validation's sessions among it, as the
+papers do, for the epochs that a run before it, of the same rows, seeds and `--output`, has chosen.
 """
 
 import argparse
@@ -79,15 +84,18 @@ def main() -> None:
         metavar="NAME=VALUE",
         help="hyper-parameters, for every model named",
     )
+    parser.add_argument(
+        "--refit", action="store_true", help="on all of train, for the epochs chosen before"
+    )
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/sessions"))
     arguments = parser.parse_args()
 
     name = arguments.data.name.removeprefix("session_")
     overrides = experiment.overrides(arguments.set)
     # One kind of rows for all: what the others learn from are the same events.
-    prepared = experiment.prepare(
-        arguments.data, arguments.output / name, "sequence", SPLIT, "generic"
-    )
+    split = {**SPLIT, "valid_fraction": 0} if arguments.refit else SPLIT
+    folder = arguments.output / f"{name}-refit" if arguments.refit else arguments.output / name
+    prepared = experiment.prepare(arguments.data, folder, "sequence", split, "generic")
     rows = []
     for row in arguments.models:
         model, common, small, large = ROWS[row]
@@ -97,8 +105,16 @@ def main() -> None:
             **(large if name == "diginetica" else small),
             **overrides,
         }
-        runs = [experiment.measure(prepared, model, settings, seed) for seed in arguments.seeds]
-        (arguments.output / f"{name}-{row}.json").write_text(json.dumps(runs, indent=1))
+        measured = arguments.output / f"{name}-{row}.json"
+        if arguments.refit:
+            chosen = {run["seed"]: run["best_epochs"] for run in json.loads(measured.read_text())}
+            runs = [
+                experiment.train_again(prepared, model, settings, seed, chosen[seed])
+                for seed in arguments.seeds
+            ]
+        else:
+            runs = [experiment.measure(prepared, model, settings, seed) for seed in arguments.seeds]
+        folder.with_name(f"{folder.name}-{row}.json").write_text(json.dumps(runs, indent=1))
         rows.append(
             {
                 "model": row,

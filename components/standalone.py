@@ -146,43 +146,20 @@ def build_examples(
     )
 
 
-def transform(
-    examples_dir: str, schema_path: str, output: str, custom_config: Mapping[str, Any]
-) -> str:
+def transform(examples_dir: str, schema_path: str, output: str, settings: Mapping[str, Any]) -> str:
     """Fits the preprocessing on the train rows and writes the transform graph to `output`.
-
-    The preprocessing is `components.transform.preprocessing.preprocessing_fn`.
 
     Args:
         examples_dir: the Examples artifact (`<output of build_examples>/examples`).
         schema_path: `schema.pbtxt` of the train rows.
         output: folder that `tft.TFTransformOutput` will read.
-        custom_config: as the Transform component passes it on.
+        settings: as the Transform component is given them (`models.inputs.preprocessing`).
 
     Returns:
         `output`.
     """
-    # TensorFlow is needed here alone.
-    import tempfile
+    # It imports TensorFlow.
+    from components.transform.fitting import fit_preprocessing
 
-    import tensorflow_transform.beam as tft_beam
-    from google.protobuf import text_format
-    from tensorflow_metadata.proto.v0 import schema_pb2
-    from tfx_bsl.public import tfxio
-
-    from components.transform.preprocessing import preprocessing_fn
-
-    schema = text_format.Parse(Path(schema_path).read_text("utf-8"), schema_pb2.Schema())
-    source = tfxio.TFExampleRecord(
-        file_pattern=str(Path(artifacts.split_folder(examples_dir, "train")) / "*"),
-        schema=schema,
-        telemetry_descriptors=["recsys", "local"],
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        with in_process_pipeline() as pipeline, tft_beam.Context(temp_dir=temporary):
-            data = pipeline | "Train" >> source.BeamSource()
-            graph = (data, source.TensorAdapterConfig()) | "Analyze" >> tft_beam.AnalyzeDataset(
-                lambda inputs: preprocessing_fn(inputs, dict(custom_config))
-            )
-            _ = graph | "Write" >> tft_beam.WriteTransformFn(output)
+    fit_preprocessing(in_process_pipeline, examples_dir, schema_path, output, settings)
     return output

@@ -21,8 +21,9 @@ from components.gate.pusher import Pusher
 from components.read.layouts.detection import TABLES
 from components.read.table_reader import TableReader
 from components.refit.refit import Refit
-from components.refit.steps import RefitTrainer, RefitTransform
+from components.refit.steps import RefitTrainer
 from components.tables.schemas import read_columns, read_schemas, schema_folder
+from components.transform.transform import Transform
 from models.contract.retrieve import DotProductModel
 from models.names import metrics, registry
 from models.names.errors import ConfigError
@@ -170,25 +171,15 @@ def create_pipeline(
     # Vocabularies, boundaries and counts are fitted on train; the same graph feeds training and
     # serving.
     transforming = {
-        "preprocessing_fn": "components.transform.preprocessing.preprocessing_fn",
-        "splits_config": tfx.SplitsConfig(analyze=["train"], transform=[]),
-        "materialize": False,
-        # The tables have been measured and held to their schemas already; measuring the train rows
-        # as well would take half of Transform's time.
-        "disable_statistics": True,
-        # The cache of analyses is for data that grows by spans; every run here analyses all of its
-        # train rows, so nothing would read it.
-        "disable_analyzer_cache": True,
-        "custom_config": {
-            **rows.transformed(config, tables, model_class),
-            "code_hash": _hash_files(
-                "components/transform",
-                "models/inputs/preprocessing.py",
-                "models/names/features.py",
-            ),
-        },
+        "settings": json.dumps(rows.transformed(config, tables, model_class), sort_keys=True),
+        "code_hash": _hash_files(
+            "components/transform",
+            "components/tables",
+            "models/inputs/preprocessing.py",
+            *_READ_BY_COMPONENTS,
+        ),
     }
-    transform = tfx.Transform(
+    transform = Transform(
         examples=builder.outputs["examples"], schema=builder.outputs["schema"], **transforming
     )
 
@@ -267,7 +258,7 @@ def create_pipeline(
         )
         chosen = refit.outputs["hyperparameters"]
         whole = ExampleBuilder(**building, refit=chosen).with_id(f"ExampleBuilder-{_AGAIN}")
-        graph = RefitTransform(
+        graph = Transform(
             examples=whole.outputs["examples"], schema=whole.outputs["schema"], **transforming
         ).with_id(f"Transform-{_AGAIN}")
         again = RefitTrainer(

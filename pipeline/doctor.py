@@ -5,7 +5,6 @@ Each check is a function that gives findings; nothing is changed.
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -142,13 +141,6 @@ def check_packages() -> Iterator[Finding]:
                 ERROR,
                 f"make venv (installs requirements/{lane.name}.txt)",
             )
-    has_pip = importlib.util.find_spec("pip") is not None
-    yield Finding(
-        "pip",
-        "there" if has_pip else "missing",
-        OK if has_pip else ERROR,
-        "" if has_pip else "Transform runs it: python -m ensurepip",
-    )
 
 
 def check_keras() -> Iterator[Finding]:
@@ -209,7 +201,6 @@ def check_pipeline() -> Iterator[Finding]:
         needed = (
             "ImportSchemaGen",
             "ExampleValidator",
-            "Transform",
             "Trainer",
             "Evaluator",
             "Pusher",

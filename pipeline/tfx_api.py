@@ -4,13 +4,12 @@
 that is used here.
 """
 
-from tfx.components import ExampleValidator, Trainer, Transform
+from tfx.components import ExampleValidator, Trainer
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto.trainer_pb2 import EvalArgs, TrainArgs
-from tfx.proto.transform_pb2 import SplitsConfig
 from tfx.types import standard_artifacts
 
 __all__ = [
@@ -19,10 +18,8 @@ __all__ = [
     "Importer",
     "LocalDagRunner",
     "Pipeline",
-    "SplitsConfig",
     "TrainArgs",
     "Trainer",
-    "Transform",
     "sqlite_metadata_connection_config",
     "standard_artifacts",
 ]

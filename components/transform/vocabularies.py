@@ -55,8 +55,10 @@ def fit(asked: Mapping[str, Vocabulary]) -> dict[str, tf.Tensor]:
         _Rule(name, int if one.column.dtype.is_integer else bytes, *one[1:])
         for name, one in asked.items()
     )
+    # Each value of a batch once, and how often: Python sees a tenth of them.
+    counted = [tf.unique_with_counts(one.column.values, tf.int64) for one in asked.values()]
     paths = tft.experimental.ptransform_analyzer(
-        [one.column.values for one in asked.values()],
+        [one.y for one in counted] + [one.count for one in counted],
         Fit(rules),
         [tf.string] * len(rules),
         [[]] * len(rules),
@@ -77,7 +79,9 @@ class _Rule(NamedTuple):
 
 
 class Fit(tft_beam.PTransformAnalyzer):
-    """Batches, each a tuple of an array a column -> the path of a file a column.
+    """Batches, each a tuple of arrays -> the path of a file a column.
+
+    The arrays are the different values of every column, and then how often each of them is there.
 
     Args:
         rules: of the columns, in their order.
@@ -138,8 +142,10 @@ class _Count(beam.DoFn):
         self._held: list[Counter[_Value]] = [Counter() for _ in range(self._columns)]
 
     def process(self, batch: tuple[np.ndarray, ...]) -> Iterator[Any]:
-        for held, values in zip(self._held, batch, strict=True):
-            held.update(values.ravel().tolist())
+        columns = len(self._held)
+        for held, values, counts in zip(self._held, batch[:columns], batch[columns:], strict=True):
+            for value, times in zip(values.tolist(), counts.tolist(), strict=True):
+                held[value] += times
         if sum(map(len, self._held)) >= _HELD:
             parts = self._parts()
             yield from zip(parts, _store(parts.values(), self._folder), strict=True)

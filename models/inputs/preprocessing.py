@@ -54,16 +54,15 @@ class Vocabulary(NamedTuple):
 
 def preprocessing_fn(
     inputs: dict[str, Any],
-    custom_config: dict[str, Any],
+    settings: Mapping[str, Any],
     fit: Callable[[Mapping[str, Vocabulary]], Mapping[str, tf.Tensor]],
 ) -> dict[str, Any]:
     """Transforms raw columns to indices and numbers.
 
     Args:
         inputs: raw columns of the train rows, dense or sparse, as the schema says.
-        custom_config: `text`, the names of the columns that hold text (TFX passes no schema in
-            here; `features.text_columns` reads them off it), and optionally `log`, the names of
-            heavy-tailed counts (`features.log_columns`), `min_count`, below which an id or a
+        settings: `text`, the names of the columns that hold text, and optionally `log`, the names
+            of heavy-tailed counts (`features.log_columns`), `min_count`, below which an id or a
             category counts as unknown, `quantiles`: whether numbers are wanted as such, and
             `hashed`, the names of categories of which no vocabulary is wanted (`hash_rows`).
         fit: fits vocabularies: name -> what is asked for, to name -> the path of its file, which
@@ -77,7 +76,7 @@ def preprocessing_fn(
         it, in [0, 1). Of ids the vocabularies alone are fitted.
     """
     outputs, asked = {}, {}
-    min_count = int(custom_config.get("min_count", 1))
+    min_count = int(settings.get("min_count", 1))
     for name in ("user_id", "item_id"):
         if name in inputs:
             asked[name] = Vocabulary(_sparse(inputs[name]), min_count)
@@ -86,18 +85,18 @@ def preprocessing_fn(
         asked[ITEM_FREQUENCY] = Vocabulary(_sparse(inputs["item_id"]), with_counts=True)
     for name in sorted(set(inputs) - NOT_FEATURES):
         column = _sparse(inputs[name])
-        if name in custom_config.get("log", ()):
+        if name in settings.get("log", ()):
             asked[name] = Vocabulary(log_category(column), min_count, _CATEGORIES)
         elif column.dtype != tf.string:
             outputs[name] = _bucket(column)
-            if custom_config.get("quantiles"):
+            if settings.get("quantiles"):
                 outputs[quantile_column(name)] = _quantile(column)
-        elif name in custom_config.get("hashed", ()) and name not in custom_config["text"]:
+        elif name in settings.get("hashed", ()) and name not in settings["text"]:
             value = tf.where(column.values == "", UNKNOWN, hashed(column.values))
             outputs[name] = tf.SparseTensor(
                 column.indices, tf.cast(value, tf.int64), column.dense_shape
             )
-        elif name in custom_config["text"]:
+        elif name in settings["text"]:
             asked[name] = Vocabulary(words(column), 1, _WORDS)
         else:
             asked[name] = Vocabulary(column, min_count, _CATEGORIES)

@@ -14,8 +14,9 @@ from components.build.splits import SOURCE, TARGET, TRAIN, UNUSED, gather_facts,
 from components.canary.canary import CanaryExecutor
 from components.component import SKIPPED
 from components.refit.refit import RefitExecutor
-from components.refit.steps import TrainerExecutor, TransformExecutor
+from components.refit.steps import TrainerExecutor
 from components.tables import artifacts
+from components.transform.transform import TransformExecutor
 from tests.components.test_splits import EVENTS, table
 
 DAY = 86_400

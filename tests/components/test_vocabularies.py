@@ -20,6 +20,8 @@ BATCHES = [
 def fitted(tmp_path, batches, *rules):
     """The lines of the vocabulary of each rule."""
     fit, columns = Fit(rules), []
+    counted = ([np.unique(values, return_counts=True) for values in batch] for batch in batches)
+    batches = [(*(y for y, _ in batch), *(count for _, count in batch)) for batch in counted]
     fit.base_temp_dir = str(tmp_path)
     with beam.Pipeline() as pipeline:
         paths = pipeline | beam.Create(batches, reshuffle=False) | fit

@@ -38,6 +38,7 @@ CLASSES = {
     "TableReader": "components.read.table_reader.TableReaderExecutor",
     "TableCheck": "components.check.table_check.TableCheckExecutor",
     "ExampleBuilder": "components.build.example_builder.ExampleBuilderExecutor",
+    "Transform": "components.transform.transform.TransformExecutor",
     "LastBlessed": "components.gate.last_blessed.LastBlessedExecutor",
     "Evaluator": "components.gate.evaluator.EvaluatorExecutor",
     "Canary": "components.canary.canary.CanaryExecutor",
@@ -53,7 +54,7 @@ REFIT = {
     ),
     "Transform-refit": (
         {"ExampleBuilder-refit"},
-        "components.refit.steps.TransformExecutor",
+        "components.transform.transform.TransformExecutor",
     ),
     "Trainer-refit": (
         {"Refit", "ExampleBuilder-refit", "Transform-refit"},

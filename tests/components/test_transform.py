@@ -1,0 +1,81 @@
+"""Transform: of rows that are read by columns it fits what TFT's own fits of their tf.Examples."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+import tensorflow_transform.beam as tft_beam
+from tfx_bsl.public import tfxio
+
+from components import standalone
+from components.in_process import in_process_pipeline
+from components.transform import fitting
+from components.transform.vocabularies import fit
+from models.inputs.preprocessing import preprocessing_fn
+from models.inputs.schema import read_schema
+from models.names.label import Label
+
+SETTINGS = {"text": ["item_title"], "quantiles": True, "log": [], "min_count": 2}
+
+
+def of_examples(folder: Path, output: str) -> None:
+    """What TFX's Transform does."""
+    schema = read_schema(str(folder / "schema" / "schema.pbtxt"))
+    source = tfxio.TFExampleRecord(
+        str(folder / "examples" / "Split-train" / "*"),
+        schema=schema,
+        telemetry_descriptors=["tests"],
+    )
+    with in_process_pipeline() as pipeline, tft_beam.Context(temp_dir=f"{output}-temporary"):
+        data = pipeline | source.BeamSource(batch_size=100)
+        _ = (
+            (data, source.TensorAdapterConfig())
+            | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, SETTINGS, fit))
+            | tft_beam.WriteTransformFn(output)
+        )
+
+
+def made_of(output: str, rows: list[bytes], schema) -> dict[str, np.ndarray]:
+    """Raw rows, through a graph."""
+    graph = tft.TFTransformOutput(output)
+    spec = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
+    made = graph.transform_features_layer()(tf.io.parse_example(rows, spec))
+    return {name: tf.sparse.to_dense(column).numpy() for name, column in made.items()}
+
+
+@pytest.mark.parametrize("twins", [True, False], ids=["columns", "examples alone"])
+def test_it_fits_what_the_examples_say(tmp_path, monkeypatch, toy_data, twins):
+    folder = tmp_path / "data"
+    shutil.copytree(toy_data("event", 0.0, label=Label(column="rating")).folder, folder)
+    if not twins:
+        shutil.rmtree(folder / "examples" / "Columns-train")
+    monkeypatch.setattr(fitting, "_ROWS_AT_ONCE", 64)  # several batches
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    path = str(folder / "schema" / "schema.pbtxt")
+    standalone.transform(str(folder / "examples"), path, ours, SETTINGS)
+    of_examples(folder, theirs)
+
+    assert sorted(each.name for each in Path(ours).iterdir()) == [
+        "metadata",
+        "transform_fn",
+        "transformed_metadata",
+    ]
+    found, expected = tft.TFTransformOutput(ours), tft.TFTransformOutput(theirs)
+    assert found.transformed_metadata.schema == expected.transformed_metadata.schema
+    assert found.raw_metadata.schema == read_schema(path)
+    files = [Path(expected.vocabulary_file_by_name(name)) for name in ("user_id", "item_title")]
+    assert all(len(file.read_text().splitlines()) > 3 for file in files)
+    for file in files[0].parent.iterdir():
+        assert Path(found.vocabulary_file_by_name(file.name)).read_bytes() == file.read_bytes()
+    rows = []
+    for file in (folder / "examples" / "Split-train").iterdir():
+        rows += list(tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator())
+    made, asked = (made_of(output, rows, read_schema(path)) for output in (ours, theirs))
+    assert made.keys() == asked.keys()
+    for name in made:
+        # The sketches of quantiles are approximate: a batch more or less moves a boundary.
+        near = 0.02 if name.endswith("_quantile") else 0
+        np.testing.assert_allclose(made[name], asked[name], atol=near, err_msg=name)

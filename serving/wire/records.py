@@ -11,10 +11,12 @@ holds nothing else; it is plain, or packed by gzip as a whole. No TensorFlow is 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, cast
 
 import google_crc32c
@@ -22,7 +24,8 @@ import google_crc32c
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
-_BUFFER = 1 << 20  # bytes given to gzip or to the file at a time
+_BUFFER = 1 << 20  # bytes read, or written to a plain file, at a time
+_PACKED = 1 << 24  # bytes given to gzip at a time; fewer are made before it has the lock
 
 
 class DamagedRecords(Exception):
@@ -41,10 +44,14 @@ class DamagedRecords(Exception):
 
 def frame(record: bytes) -> bytes:
     """One record as it stands in a plain file."""
-    length = _LENGTH.pack(len(record))
-    return b"".join(
-        (length, _CHECKSUM.pack(_masked(length)), record, _CHECKSUM.pack(_masked(record)))
-    )
+    return b"".join((_header(len(record)), record, _CHECKSUM.pack(_masked(record))))
+
+
+@functools.lru_cache(1 << 12)
+def _header(size: int) -> bytes:
+    """What stands before a record of so many bytes; the records of a file are of few sizes."""
+    length = _LENGTH.pack(size)
+    return length + _CHECKSUM.pack(_masked(length))
 
 
 def write_records(records: Iterable[bytes], file: BinaryIO, packed: bool = False) -> int:
@@ -60,16 +67,47 @@ def write_records(records: Iterable[bytes], file: BinaryIO, packed: bool = False
     """
     if packed:
         with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=3, mtime=0) as inner:
-            return write_records(records, cast(BinaryIO, inner))
+            with _Beside(inner) as beside:
+                return _write(records, beside.write, _PACKED)
+    return _write(records, file.write, _BUFFER)
+
+
+def _write(records: Iterable[bytes], write: Callable[[bytearray], object], at_once: int) -> int:
     count, buffer = 0, bytearray()
     for record in records:
         buffer += frame(record)
         count += 1
-        if len(buffer) > _BUFFER:
-            file.write(buffer)
+        if len(buffer) > at_once:
+            write(buffer)
             buffer = bytearray()
-    file.write(buffer)
+    write(buffer)
     return count
+
+
+class _Beside:
+    """A file that is written in a thread of its own, a piece at a time.
+
+    gzip lets go of the interpreter's lock, so records are made while those before are packed.
+    """
+
+    def __init__(self, file: gzip.GzipFile):
+        self._file = file
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[int] | None = None
+
+    def __enter__(self) -> _Beside:
+        return self
+
+    def write(self, data: bytearray) -> None:
+        """Has bytes written, once those before are; raises what came of those."""
+        if self._written:
+            self._written.result()
+        self._written = self._thread.submit(self._file.write, data)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if self._written and kind is None:
+            self._written.result()
 
 
 def read_records(file: BinaryIO, packed: bool = False, check: bool = True) -> Iterator[bytes]:

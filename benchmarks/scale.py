@@ -2,17 +2,19 @@
 
 Measured are reading, ExampleBuilder, Transform and training.
 
-    python -m benchmarks.scale [--events 100000 1000000 10000000] [--model two_tower]
+    python -m benchmarks.scale [--events 100000 1000000 10000000] [--models two_tower]
         [--set lazy_adam=true] [--steps N] [--whole] [--output FOLDER]
+    python -m benchmarks.scale --events 10000000 --models bpr_mf two_tower gru4rec deepfm --steps 50
 
 Events are drawn with popularity as of Zipf's law; a user has about 50 of them, an item about 500.
-Every stage is a process of its own, so that its peak memory is its own; Beam runs in that one
-process, as `recsys run` has it. Training is one epoch, without validation, or its first N steps,
-after which everything is there that takes memory; `--whole` validates and exports too, as the
-Trainer does. Prints a Markdown table: seconds, events a second, peak resident memory; and how much
-each grew with ten times the data. Of a training also what memory of its own (anonymous, so without
-the pages of mapped columns and libraries) it has at its peak beside the model's variables and the
-optimiser's, and how many bytes of columns lie in files.
+The tables are read once, and built once for the models of one kind of rows. Every stage is a
+process of its own, so that its peak memory is its own; Beam runs in that one process, as `recsys
+run` has it. Training is one epoch, without validation, or its first N steps, after which everything
+is there that takes memory; `--whole` validates and exports too, as the Trainer does. Prints a
+Markdown table: seconds, events a second, peak resident memory; and how much each grew with ten
+times the data. Of a training also what memory of its own (anonymous, so without the pages of mapped
+columns and libraries) it has at its peak beside the model's variables and the optimiser's, and how
+many bytes of columns lie in files.
 """
 
 import argparse
@@ -34,7 +36,6 @@ import numpy as np
 from benchmarks import experiment
 from benchmarks.usage import memory
 
-STAGES = ("read", "build", "transform", "train")
 _BATCH = 1_000_000
 _TRAINED = "trained.json"
 _CLICK = {"column": "rating", "threshold": 4.0}
@@ -155,12 +156,13 @@ def stage(
     from components import standalone
     from models.names import registry
 
+    tables = str(folder.parent / "tables")
     if name == "read":
-        standalone.read_tables(str(folder / "source"), output=str(folder / "tables"))
+        standalone.read_tables(str(folder.parent / "source"), output=tables)
     elif name == "build":
         entry = registry.get(model)
         standalone.build_examples(
-            str(folder / "tables"),
+            tables,
             str(folder),
             entry.task,
             entry.kind,
@@ -180,14 +182,31 @@ def stage(
         (folder / _TRAINED).write_text(json.dumps(found))
 
 
+def stages(models: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields each stage, the folder of its kind of rows, and the model that it is for."""
+    from models.names import registry
+
+    kinds: dict[str, list[str]] = {}
+    for model in models:
+        entry = registry.get(model)
+        kinds.setdefault(f"{entry.task}-{entry.kind}", []).append(model)
+    yield "read", next(iter(kinds)), models[0]
+    for kind, alike in kinds.items():
+        yield "build", kind, alike[0]
+        yield "transform", kind, alike[0]
+        for model in alike:
+            yield "train", kind, model
+
+
 def measure(
-    count: int, folder: Path, model: str, setting: dict, steps: int, whole: bool
+    count: int, output: Path, models: list[str], setting: dict, steps: int, whole: bool
 ) -> list[dict]:
     """Rows of the table for one number of events."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_events(folder / "source", count)
+    write_events(output / "source", count)
     rows = []
-    for name in STAGES:
+    for name, kind, model in stages(models):
+        folder = output / kind
+        folder.mkdir(parents=True, exist_ok=True)
         begin = time.monotonic()
         command = [
             sys.executable,
@@ -209,7 +228,7 @@ def measure(
             raise SystemExit(f"{name} of {count:,} events failed")
         row = {
             "events": count,
-            "stage": name,
+            "stage": " ".join((name, {"read": "", "train": model}.get(name, kind))).strip(),
             "seconds": time.monotonic() - begin,
             "cpu": usage.ru_utime + usage.ru_stime,
             "gib": usage.ru_maxrss / 2**20,
@@ -225,8 +244,8 @@ def measure(
                 f"{row['beside']:.2f} anonymous beside them; {row['paged']:.2f} in files"
             )
         print(
-            f"{count:,} events: {name} {row['seconds']:.0f} s, {row['cpu']:.0f} s of processor, "
-            f"{row['gib']:.2f} GiB{said}",
+            f"{count:,} events: {row['stage']} {row['seconds']:.0f} s, {row['cpu']:.0f} s of "
+            f"processor, {row['gib']:.2f} GiB{said}",
             flush=True,
         )
         rows.append(row)
@@ -239,7 +258,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--model", default="two_tower")
+    parser.add_argument("--models", nargs="+", default=["two_tower"])
     parser.add_argument(
         "--set",
         nargs="*",
@@ -264,7 +283,7 @@ def main() -> None:
         rows += measure(
             count,
             arguments.output / str(count),
-            arguments.model,
+            arguments.models,
             setting,
             arguments.steps,
             arguments.whole,
@@ -291,7 +310,7 @@ def main() -> None:
             f"{grew} |"
         )
     print(
-        f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, model {arguments.model} "
+        f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, "
         f"{experiment.described(setting)}"
         + (f", {arguments.steps} steps" if arguments.steps else "")
         + (", validated and exported" if arguments.whole else "")

@@ -17,6 +17,7 @@ of a short training of every seed, mean and deviation.
 """
 
 import argparse
+import dataclasses
 import math
 import os
 import shutil
@@ -320,7 +321,7 @@ class Short(TrainingLoop):
 
         def some(data: Any, seed: int, first_epoch: int) -> Batches:
             batches = whole(data, seed, first_epoch)
-            return batches._replace(steps=min(self.steps, batches.steps))
+            return dataclasses.replace(batches, steps=min(self.steps, batches.steps))
 
         model.batches = some
         super().fit(model, *arguments, **named)

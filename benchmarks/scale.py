@@ -19,6 +19,7 @@ many bytes of columns lie in files.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -72,15 +73,15 @@ def write_events(folder: Path, count: int, seed: int = 0) -> None:
             writer.write_table(pa.table(columns, schema=schema), row_group_size=100_000)
 
 
-def nameless() -> int:
-    """Bytes of the files without a name that this process holds open: columns that are paged."""
+def nameless() -> dict[int, int]:
+    """The files without a name that this process holds open, and their bytes: columns, paged."""
     found = {}
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             status = link.stat()
             if stat.S_ISREG(status.st_mode) and not status.st_nlink:
                 found[status.st_ino] = status.st_size
-    return sum(found.values())
+    return found
 
 
 @contextlib.contextmanager
@@ -123,10 +124,15 @@ def train(
         def batches(self, data: Any, seed: int, first_epoch: int) -> Any:
             every = super().batches(data, seed, first_epoch)
             own = min(steps or every.steps, every.steps)
-            return every._replace(steps=own, rows=every.rows * own // every.steps)
+            return dataclasses.replace(every, steps=own, rows=every.rows * own // every.steps)
+
+    others = nameless().keys()  # such as what is printed, where somebody keeps it
+
+    def in_files() -> int:
+        return sum(size for file, size in nameless().items() if file not in others)
 
     anonymous = functools.partial(memory, "RssAnon")
-    with peak(anonymous) as most, peak(nameless) as paged:
+    with peak(anonymous) as most, peak(in_files) as paged:
         prepared = experiment.Prepared(folder, label)
         data, task = prepared.training_data(name), prepared.task(name)
         parameters = module.HyperParameters(epochs=1, **setting)

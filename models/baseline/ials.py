@@ -125,7 +125,7 @@ class IALS(DotProductModel[HyperParameters]):
 
             return tf.data.Dataset.range(lists.blocks).repeat().skip(later).map(block)
 
-        return sampling.Batches(make(0), lists.blocks, self._users, make)
+        return sampling.Batches(lists.blocks, self._users, make)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The loss over the number of users, in parts that have it as their mean."""

@@ -31,6 +31,8 @@ round so far is kept, where the authors' code compares with the one before; no s
 scale.
 """
 
+import dataclasses
+
 import numpy as np
 import pydantic
 import tensorflow as tf
@@ -183,7 +185,9 @@ class ConvMF(ScoreModel[HyperParameters]):
         batches = sampling.shuffled_batches(
             {"item": self._items}, self.hyper_parameters.batch_size, seed, first_epoch * passes
         )
-        return batches._replace(steps=passes * batches.steps, rows=passes * batches.rows)
+        return dataclasses.replace(
+            batches, steps=passes * batches.steps, rows=passes * batches.rows
+        )
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         item = inputs["item"]

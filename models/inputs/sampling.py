@@ -14,7 +14,10 @@ What is read at a time lies together, and what is held is the order of a window,
 next, however long the log is.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +69,8 @@ class Share(NamedTuple):
         return rows[begin:end], tf.concat([seed, [begin, size, self.number, self.of]], axis=0)
 
 
-class Batches(NamedTuple):
+@dataclass(frozen=True)
+class Batches:
     """Endless train batches.
 
     A replica of several workers makes its share of every batch and nothing of the others'. Noise is
@@ -74,29 +78,28 @@ class Batches(NamedTuple):
     one.
 
     Attributes:
-        dataset: of dicts of columns. A length that its graph does not know is that of lists, which
-            are padded with 0 on the right.
         steps: of an epoch.
         rows: train rows of an epoch: positives, not negatives.
         make: makes the dataset that begins so many steps later, of whole batches (None) or of a
-            share of each.
+            share of each. Its batches are dicts of columns. A length that its graph does not know
+            is that of lists, which are padded with 0 on the right.
         empty_rows: whether a row of zeros adds nothing to the loss.
     """
 
-    dataset: tf.data.Dataset
     steps: int
     rows: int
     make: Callable[[int, Share | None], tf.data.Dataset]
     empty_rows: bool = False
 
+    @functools.cached_property
+    def dataset(self) -> tf.data.Dataset:
+        """Whole batches from the first step on."""
+        return self.make(0, None)
+
     def after(self, steps: int) -> "Batches":
         """The batches from so many steps later on, bit for bit."""
-        if not steps:
-            return self
         make = self.make
-        return self._replace(
-            dataset=make(steps, None), make=lambda later, share: make(steps + later, share)
-        )
+        return dataclasses.replace(self, make=lambda later, share: make(steps + later, share))
 
     def map(self, function: Callable) -> "Batches":
         """Applies `function` to every batch, in parallel and in order.
@@ -120,9 +123,7 @@ class Batches(NamedTuple):
             return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE)
 
         make = self.make
-        return self._replace(
-            dataset=of(self.dataset), make=lambda later, share: of(make(later, share))
-        )
+        return dataclasses.replace(self, make=lambda later, share: of(make(later, share)))
 
     def in_few_shapes(self) -> "Batches":
         """Returns the same batches filled up with zeros, so that few shapes are among them.
@@ -221,7 +222,7 @@ def shuffled_batches(
         epochs = tf.data.Dataset.range(first // steps, np.iinfo(np.int64).max)
         return epochs.flat_map(one_epoch)
 
-    return Batches(make(0), steps, count, make)
+    return Batches(steps, count, make)
 
 
 def split(seed: tf.Tensor, count: int) -> list[tf.Tensor]:
@@ -339,7 +340,7 @@ def group_batches(
         return {**gathered, GROUP: number, "step_seed": of_values(batch["step_seed"])}
 
     batches = shuffled_batches({"rows": lists}, groups, seed, first_epoch)
-    return batches.map(of_groups)._replace(rows=len(group))
+    return dataclasses.replace(batches.map(of_groups), rows=len(group))
 
 
 class SomeOfEach:

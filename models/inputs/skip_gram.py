@@ -136,7 +136,7 @@ class SkipGram:
             epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
             return epochs.flat_map(one_epoch).skip(later)
 
-        return sampling.Batches(make(0), steps, self.pairs, make, empty_rows=True)
+        return sampling.Batches(steps, self.pairs, make, empty_rows=True)
 
     def _kept(self, epoch):
         """What subsampling leaves: [E'] int64 items and the [W + 1] int64 bounds of their rows."""

@@ -3,6 +3,7 @@
 They are a function of (seed, epoch, step) alone, as in models/inputs/sampling.py.
 """
 
+import dataclasses
 import heapq
 
 import numpy as np
@@ -107,7 +108,7 @@ def parallel_batches(
         numbers = tf.data.Dataset.range(first_epoch * steps + later, np.iinfo(np.int64).max)
         return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return sampling.Batches(make(0), steps, rows, make)
+    return sampling.Batches(steps, rows, make)
 
 
 def window_batches(
@@ -162,7 +163,7 @@ def window_batches(
             **({} if weights is None else {WEIGHT: tf.gather(weights, after)}),
         }
 
-    return batches.map(window)._replace(rows=int(sizes.clip(0).sum()))
+    return dataclasses.replace(batches.map(window), rows=int(sizes.clip(0).sum()))
 
 
 def newest(starts: np.ndarray, share: float) -> np.ndarray:

@@ -26,6 +26,7 @@ softmax network, as well as with its embeddings. `embedding: constrained` (the o
 input table) and the other two dropouts are not the paper's, and off.
 """
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -157,7 +158,7 @@ class Tan(DotProductModel[HyperParameters]):
         )
         if not hyper_parameters.augmentation:
             targets = int((np.diff(starts) > 1).sum())
-            batches = batches.map(sessions.only_last_target)._replace(rows=targets)
+            batches = dataclasses.replace(batches.map(sessions.only_last_target), rows=targets)
         return batches.map(sessions.backward) if self._backward else batches
 
     def learn(self, loop: Loop) -> None:

@@ -1,5 +1,7 @@
 """Inputs that models share: id embeddings, negatives, profiles and their corruption."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -145,7 +147,7 @@ def test_corruption_hides_entries_and_needs_no_normalisation():
 
 
 def made_of(dataset):
-    return Batches(dataset, 1, 1, lambda later, share: dataset.skip(later))
+    return Batches(1, 1, lambda later, share: dataset.skip(later))
 
 
 def test_batches_have_few_shapes_when_they_are_filled_up():
@@ -172,7 +174,7 @@ def test_batches_have_few_shapes_when_they_are_filled_up():
         return {"centre": tf.stack([ones, ones], axis=1), "weight": tf.cast(ones, tf.float32)}
 
     counts = tf.data.Dataset.from_tensor_slices({"count": [17, 15]})
-    batches = made_of(counts)._replace(empty_rows=True).map(tiles)
+    batches = dataclasses.replace(made_of(counts), empty_rows=True).map(tiles)
     first, second = list(batches.in_few_shapes().dataset)
     assert first["centre"].shape == [18, 2] and first["weight"].numpy().tolist() == [1] * 17 + [0]
     assert second["weight"].shape == [15]  # 8, 9, .. 16: of so few every number

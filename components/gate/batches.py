@@ -2,7 +2,7 @@
 
 TFMA's own extractors take a batch apart, and its evaluator then calls Python for every row, slice
 and metric. Here a batch becomes one element a slice: labels, predictions and weights stay arrays,
-which the metrics of `components.gate.row_metrics` add up at once. Slices, thresholds and files of
+which the metrics of `components.gate.metrics` add up at once. Slices, thresholds and files of
 results are TFMA's.
 """
 
@@ -17,7 +17,7 @@ from apache_beam.utils import shared
 from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.slicer import slicer_lib
 
-from components.gate.row_metrics import USER
+from components.gate.metrics.inputs import USER
 from models.names.label import GROUP
 
 _KEPT = (tfma.LABELS_KEY, tfma.PREDICTIONS_KEY, tfma.EXAMPLE_WEIGHTS_KEY)

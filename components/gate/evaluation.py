@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.gate import row_metrics
 from components.gate.config import SLICES, GateConfig, required
-from components.gate.row_metrics import CHANGE, ERROR
+from components.gate.metrics import gathered, groups, means, pooled
+from components.gate.metrics.inputs import CHANGE, ERROR
 from models.names import metrics
 from models.names.metrics import MetricSet
 
@@ -122,9 +122,11 @@ def _slicing(name: str) -> config_pb2.SlicingSpec:
 
 
 def _metric(kind: str, name: str, **settings: Any) -> config_pb2.MetricConfig:
-    module = row_metrics.__name__ if hasattr(row_metrics, kind) else ""  # "" for TFMA's own
+    ours = (each.__name__ for each in (means, gathered, pooled, groups) if hasattr(each, kind))
     return config_pb2.MetricConfig(
-        class_name=kind, module=module, config=json.dumps({"name": name, **settings})
+        class_name=kind,
+        module=next(ours, ""),  # which is TFMA
+        config=json.dumps({"name": name, **settings}),
     )
 
 

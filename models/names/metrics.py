@@ -91,7 +91,7 @@ class MetricSet:
     Attributes:
         rows: what one evaluated row is called.
         means: outputs of `evaluate`, one value a row, that are averaged.
-        pooled: metric -> class of `components.gate.row_metrics`, for those that no
+        pooled: metric -> class of `components.gate.metrics`, for those that no
             average of rows gives; computed of the output `prediction`.
         label: the numeric column that every evaluated row has; what the pooled metrics hold the
             prediction against.

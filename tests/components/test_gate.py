@@ -16,7 +16,7 @@ from tfx_bsl.public import tfxio
 
 from components.gate import batches, comparison, evaluation
 from components.gate.config import GateConfig, required
-from components.gate.row_metrics import Sums
+from components.gate.metrics.sums import Sums
 from components.in_process import in_process_pipeline
 from models.contract import tasks
 from models.names import metrics, registry

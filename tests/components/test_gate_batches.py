@@ -10,7 +10,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.gate import batches, comparison, evaluation
 from components.gate.config import GateConfig
-from components.gate.row_metrics import PooledAUC
+from components.gate.metrics.pooled import PooledAUC
 from components.in_process import in_process_pipeline
 from models.names import metrics
 from models.names.label import GROUP, Label

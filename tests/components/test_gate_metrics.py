@@ -5,7 +5,9 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types
 
-from components.gate import row_metrics
+from components.gate.metrics.groups import _GroupRows, group_auc
+from components.gate.metrics.inputs import CHANGE, ERROR
+from components.gate.metrics.sums import standard_error
 from models.measures import lists, pointwise
 from models.names import metrics
 from models.names.label import GROUP
@@ -18,9 +20,7 @@ def test_group_auc_is_that_of_the_trainings_with_ties_and_users_of_one_class():
     positive = (random.rand(600) < 0.4) & (user > 4)  # five users never click
     wanted = pointwise.click_metrics(positive.astype(np.float32), prediction, user.astype(np.int64))
     assert wanted["gauc_users_left_out"] >= 5
-    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx(
-        float(wanted["gauc"]), abs=1e-9
-    )
+    assert group_auc(user, prediction, positive) == pytest.approx(float(wanted["gauc"]), abs=1e-9)
 
 
 def test_known_values():
@@ -29,11 +29,9 @@ def test_known_values():
     user = np.array([1, 1, 1, 2, 2, 3])
     prediction = np.array([0.5, 0.9, 0.1, 0.2, 0.3, 0.4])
     positive = np.array([1, 0, 0, 1, 0, 1])
-    assert row_metrics.group_auc(user, prediction, positive) == pytest.approx(
-        (3 * 0.5 + 2 * 0.0) / 5
-    )
-    assert np.isnan(row_metrics.group_auc(user[5:], prediction[5:], positive[5:]))
-    assert np.isnan(row_metrics.group_auc(user[:0], prediction[:0], positive[:0]))
+    assert group_auc(user, prediction, positive) == pytest.approx((3 * 0.5 + 2 * 0.0) / 5)
+    assert np.isnan(group_auc(user[5:], prediction[5:], positive[5:]))
+    assert np.isnan(group_auc(user[:0], prediction[:0], positive[:0]))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -45,7 +43,7 @@ def test_group_ndcg_is_that_of_the_trainings_whatever_the_bundles(weighted):
     prediction = (random.randint(6, size=60) / 8).astype(np.float32)
     weight = random.randint(3, size=60).astype(np.float32)
     key = metric_types.MetricKey("_groups", output_name="prediction", example_weighted=weighted)
-    combiner, parts = row_metrics._GroupRows(key), []
+    combiner, parts = _GroupRows(key), []
     for rows in np.array_split(np.arange(60), 3):
         part = combiner.create_accumulator()
         for row in rows:
@@ -64,7 +62,7 @@ def test_group_ndcg_is_that_of_the_trainings_whatever_the_bundles(weighted):
     wanted = lists.group_metrics(
         label, prediction, (user * 8 + search).astype(np.int64), weight if weighted else None
     )
-    errors = {f"{name}{row_metrics.ERROR}" for name in metrics.GROUP_METRICS[:3]}
+    errors = {f"{name}{ERROR}" for name in metrics.GROUP_METRICS[:3]}
     assert set(found) == {*metrics.GROUP_METRICS} | errors and 0 < found["groups"] <= 16
     for name, value in wanted.items():
         assert found[name] == pytest.approx(float(value), abs=1e-9), name
@@ -78,13 +76,13 @@ def test_the_standard_error_of_weighted_values_by_hand():
     Deviations times weights are -1.5, -1.5 and 3, their squares 13.5 together; 3 / 2 of it over 4^2
     is the square of the error. With weights of 1 it is s / sqrt(3), s^2 = (1 + 1 + 4) / 2.
     """
-    mean, error = row_metrics.standard_error(np.array([1.0, 1, 2]), np.array([0.0, 0, 3]))
+    mean, error = standard_error(np.array([1.0, 1, 2]), np.array([0.0, 0, 3]))
     assert mean == 1.5 and error == pytest.approx((1.5 * 13.5 / 16) ** 0.5)
-    mean, error = row_metrics.standard_error(np.ones(3), np.array([0.0, 0, 3]))
+    mean, error = standard_error(np.ones(3), np.array([0.0, 0, 3]))
     assert mean == 1.0 and error == pytest.approx(1.0)
-    assert np.isnan(row_metrics.standard_error(np.ones(1), np.array([2.0]))[1])
+    assert np.isnan(standard_error(np.ones(1), np.array([2.0]))[1])
     # Rows that do not count, do not.
-    assert np.isnan(row_metrics.standard_error(np.zeros(2), np.array([2.0, 3.0]))[0])
+    assert np.isnan(standard_error(np.zeros(2), np.array([2.0, 3.0]))[0])
 
 
 def test_groups_are_held_against_the_baseline_group_by_group():
@@ -94,7 +92,7 @@ def test_groups_are_held_against_the_baseline_group_by_group():
     with a standard error of .3691 / 2.
     """
     key = metric_types.MetricKey("_groups", model_name=tfma.CANDIDATE_KEY, output_name="p")
-    combiner = row_metrics._GroupRows(key)
+    combiner = _GroupRows(key)
     rows = combiner.create_accumulator()
     for search, label, ours, theirs in ((0, 1, 2, 1), (0, 0, 1, 2), (1, 1, 2, 2), (1, 0, 1, 1)):
         outputs = {
@@ -110,7 +108,5 @@ def test_groups_are_held_against_the_baseline_group_by_group():
     found = combiner.extract_output(rows)[key]
     lost = 1 - 1 / np.log2(3)
     assert found["group_ndcg_10"] == 1.0
-    assert found["group_ndcg_10" + row_metrics.CHANGE] == pytest.approx(lost / 2)
-    assert found["group_ndcg_10" + row_metrics.CHANGE + row_metrics.ERROR] == pytest.approx(
-        lost / 2
-    )
+    assert found["group_ndcg_10" + CHANGE] == pytest.approx(lost / 2)
+    assert found["group_ndcg_10" + CHANGE + ERROR] == pytest.approx(lost / 2)

@@ -10,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata.dataset_metadata import DatasetMetadata
@@ -23,6 +24,8 @@ from models.inputs.schema import read_schema
 
 _TRAIN = "train"
 _ROWS_AT_ONCE = 16_384
+_VALUES_AT_ONCE = 1 << 20
+"""About so many of a column at most: a row may be all that a user has had."""
 
 
 def fit_preprocessing(
@@ -70,7 +73,11 @@ def fit_preprocessing(
 
 def _arranged(table: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows as they would be parsed from tf.Examples: a column is of lists, and none missing."""
-    for batch in table.combine_chunks().to_batches(max_chunksize=_ROWS_AT_ONCE):
+    table = table.combine_chunks()
+    lists = (column for column in table.columns if pa.types.is_large_list(column.type))
+    values = max((len(pc.list_flatten(column)) for column in lists), default=0)
+    rows = min(_ROWS_AT_ONCE, _VALUES_AT_ONCE * len(table) // max(values, 1))
+    for batch in table.to_batches(max_chunksize=max(rows, 1)):
         arrays = []
         for field in schema:
             place = batch.schema.get_field_index(field.name)

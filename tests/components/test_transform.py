@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -79,3 +80,16 @@ def test_it_fits_what_the_examples_say(tmp_path, monkeypatch, toy_data, twins):
         # The sketches of quantiles are approximate: a batch more or less moves a boundary.
         near = 0.02 if name.endswith("_quantile") else 0
         np.testing.assert_allclose(made[name], asked[name], atol=near, err_msg=name)
+
+
+def test_rows_of_long_lists_are_fewer_at_once(monkeypatch):
+    monkeypatch.setattr(fitting, "_VALUES_AT_ONCE", 20)
+    lists = pa.array([[b"x"] * 10] * 7, pa.large_list(pa.large_binary()))
+    table = pa.table({"item_id": lists, "user_id": pa.array([b"u"] * 7, pa.large_binary())})
+    schema = pa.schema([(name, lists.type) for name in ("user_id", "item_id", "missing")])
+    batches = list(fitting._arranged(table, schema))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    assert all(batch.schema == schema for batch in batches)
+    whole = pa.Table.from_batches(batches)
+    assert whole["item_id"].to_pylist() == lists.to_pylist()
+    assert whole["user_id"].to_pylist() == [[b"u"]] * 7 and whole["missing"].null_count == 7

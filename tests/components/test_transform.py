@@ -22,8 +22,15 @@ from models.names.label import Label
 SETTINGS = {"text": ["item_title"], "quantiles": True, "log": [], "min_count": 2}
 
 
-def of_examples(folder: Path, output: str) -> None:
+@pytest.fixture(scope="module")
+def rated(toy_data) -> Path:
+    return toy_data("event", 0.0, label=Label(column="rating")).folder
+
+
+@pytest.fixture(scope="module")
+def theirs(rated, tmp_path_factory) -> str:
     """What TFX's Transform does."""
+    folder, output = rated, str(tmp_path_factory.mktemp("theirs") / "graph")
     schema = read_schema(str(folder / "schema" / "schema.pbtxt"))
     source = tfxio.TFExampleRecord(
         str(folder / "examples" / "Split-train" / "*"),
@@ -37,6 +44,7 @@ def of_examples(folder: Path, output: str) -> None:
             | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, SETTINGS, fit))
             | tft_beam.WriteTransformFn(output)
         )
+    return output
 
 
 def made_of(output: str, rows: list[bytes], schema) -> dict[str, np.ndarray]:
@@ -48,16 +56,14 @@ def made_of(output: str, rows: list[bytes], schema) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("twins", [True, False], ids=["columns", "examples alone"])
-def test_it_fits_what_the_examples_say(tmp_path, monkeypatch, toy_data, twins):
-    folder = tmp_path / "data"
-    shutil.copytree(toy_data("event", 0.0, label=Label(column="rating")).folder, folder)
+def test_it_fits_what_the_examples_say(tmp_path, monkeypatch, rated, theirs, twins):
+    folder, ours = tmp_path / "data", str(tmp_path / "ours")
+    shutil.copytree(rated, folder)
     if not twins:
         shutil.rmtree(folder / "examples" / "Columns-train")
     monkeypatch.setattr(fitting, "_ROWS_AT_ONCE", 64)  # several batches
-    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
     path = str(folder / "schema" / "schema.pbtxt")
     standalone.transform(str(folder / "examples"), path, ours, SETTINGS)
-    of_examples(folder, theirs)
 
     assert sorted(each.name for each in Path(ours).iterdir()) == [
         "metadata",

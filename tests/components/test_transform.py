@@ -38,7 +38,7 @@ def theirs(rated, tmp_path_factory) -> str:
         telemetry_descriptors=["tests"],
     )
     with in_process_pipeline() as pipeline, tft_beam.Context(temp_dir=f"{output}-temporary"):
-        data = pipeline | source.BeamSource(batch_size=100)
+        data = pipeline | source.BeamSource(batch_size=400)
         _ = (
             (data, source.TensorAdapterConfig())
             | tft_beam.AnalyzeDataset(lambda inputs: preprocessing_fn(inputs, SETTINGS, fit))
@@ -61,7 +61,7 @@ def test_it_fits_what_the_examples_say(tmp_path, monkeypatch, rated, theirs, twi
     shutil.copytree(rated, folder)
     if not twins:
         shutil.rmtree(folder / "examples" / "Columns-train")
-    monkeypatch.setattr(fitting, "_ROWS_AT_ONCE", 64)  # several batches
+    monkeypatch.setattr(fitting, "_ROWS_AT_ONCE", 400)  # several batches
     path = str(folder / "schema" / "schema.pbtxt")
     standalone.transform(str(folder / "examples"), path, ours, SETTINGS)
 

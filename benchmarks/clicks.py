@@ -60,9 +60,19 @@ GRID = {
 }
 ADULT_GRID = {
     "xdeepfm": [
-        {"l2": l2, "l2_layers": l2_layers, "stddev": 0.01, "dropout": 0.5, "batch_size": 512}
-        for l2 in (1e-5, 1e-4)
-        for l2_layers in (0.0, 1e-5)
+        {
+            "factors": factors,
+            "maps": (20, 20),
+            "hidden": (400, 400, 400),
+            "l2": 1e-4,
+            "l2_layers": 0.0,
+            "stddev": 0.01,
+            "dropout": 0.5,
+            "batch_size": 1024,
+            **network,
+        }
+        for factors in (20, 40)
+        for network in ({}, {"connection": "half"}, {"activation": "relu"})
     ],
 }
 

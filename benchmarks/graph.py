@@ -1,14 +1,17 @@
 """Link prediction over an item graph: BGE, GES and EGES as their paper measures them.
 
     python -m benchmarks.graph --data FOLDER/micro_jdata_mkmsr --seeds 0 1 2
+    python -m benchmarks.graph --data FOLDER/seq_s3rec
 
 A third of the edges is removed, walks are made over the rest, and the removed edges are to be told
 by the cosine of their ends from as many pairs of items that no edge joins either way: AUC. An item
 that has lost all of its edges has a vector by its side information, or none and a cosine of 0.
 
 The graph is that of transitions within an hour in JD's sessions of three days (`train.csv` and
-`with_new_item/`), whose products have a brand, a shop, a category and a year. `--validation`
-removes a third of what is left once more and measures on that: for choosing settings.
+`with_new_item/`), whose products have a brand, a shop, a category and a year; or that of Amazon's
+Beauty (`Beauty.txt`, `Beauty_item2attributes.json`), where what users bought one after the other is
+joined, whatever the time between, and products have a few of 637 attributes. `--validation` removes
+a third of what is left once more and measures on that: for choosing settings.
 """
 
 import argparse
@@ -141,13 +144,10 @@ def measure(
     }
 
 
-def jdata(folder: Path, output: Path) -> Links:
-    """The graph of JD's sessions; see the module."""
+def jdata(folder: Path, source: Path) -> dict[str, str]:
+    """Writes JD's sessions and products; returns the types of columns that are to be told."""
     import pandas as pd
-    import pyarrow as pa
 
-    source = output / "source"
-    source.mkdir(parents=True, exist_ok=True)
     events = pd.read_csv(folder / "train.csv")
     since_1970 = pd.to_datetime(events["action_time"]) - pd.Timestamp(0)
     events.assign(item_id=events["sku_id"], timestamp=since_1970 // pd.Timedelta(seconds=1))[
@@ -162,8 +162,43 @@ def jdata(folder: Path, output: Path) -> Links:
     # Numbers of entities: names of categories, not quantities.
     items = items.set_index("item_id").apply(lambda column: "v" + column)
     items.to_csv(source / "items.csv")
+    return {}
+
+
+def beauty(folder: Path, source: Path) -> dict[str, str]:
+    """Writes Beauty's sequences and products; returns the types of columns that are to be told.
+
+    The sequences have no times: a second lies between an item and the next.
+    """
+    import pandas as pd
+
+    events = []
+    for line in (folder / "Beauty.txt").read_text().splitlines():
+        user, *items = line.split()
+        events += [(user, item, 1_400_000_000 + place) for place, item in enumerate(items)]
+    columns = ["user_id", "item_id", "timestamp"]
+    pd.DataFrame(events, columns=columns).to_csv(source / "events.csv", index=False)
+    facts = json.loads((folder / "Beauty_item2attributes.json").read_text())
+    rows = [(item, "|".join(f"v{one}" for one in found)) for item, found in facts.items()]
+    pd.DataFrame(rows, columns=["item_id", "attributes"]).to_csv(source / "items.csv", index=False)
+    return {"attributes": "bytes_list"}
+
+
+def item_graph(folder: Path, output: Path) -> Links:
+    """The graph of a data set; see the module."""
+    import pyarrow as pa
+
+    source = output / "source"
+    source.mkdir(parents=True, exist_ok=True)
+    types = (beauty if (folder / "Beauty.txt").exists() else jdata)(folder, source)
     prepared = experiment.prepare(
-        source, output, "walk", SPLIT, "generic", carries=registry.load("eges").Model.carries()
+        source,
+        output,
+        "walk",
+        SPLIT,
+        "generic",
+        carries=registry.load("eges").Model.carries(),
+        types=types or None,
     )
     data = prepared.training_data("eges")
     log = data.events
@@ -175,7 +210,8 @@ def jdata(folder: Path, output: Path) -> Links:
         }
     )
     starts = np.searchsorted(user, np.arange(len(users) + 1))
-    whole = Log(table, users, user, starts, np.full(len(user), TRAIN, np.int8))
+    every = np.ones(len(user), bool)
+    whole = Log(table, users, user, starts, np.full(len(user), TRAIN, np.int8), every)
     transitions = count_transitions(whole, False, WALKS["within"])
     place = {item: number for number, item in enumerate(data.items.ids)}
     index = np.array([place[item] + 2 for item in transitions.items])
@@ -187,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="micro_jdata_mkmsr")
+    parser.add_argument("--data", type=Path, required=True, help="micro_jdata_mkmsr or seq_s3rec")
     parser.add_argument("--models", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
@@ -195,7 +231,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/graph"))
     arguments = parser.parse_args()
     output = arguments.output / arguments.data.name
-    links = jdata(arguments.data, output)
+    links = item_graph(arguments.data, output)
     overrides, rows = experiment.overrides(arguments.set), []
     edges = links.transitions
     print(f"{len(np.unique([edges.source, edges.target])):,} items, {len(edges.source):,} edges")

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.tables import artifacts, records
+from components.tables.shards import ReadBatches
 
 FILE = "FeatureStats.pb"
 Statistics = statistics_pb2.DatasetFeatureStatisticsList
@@ -41,14 +42,13 @@ def split_statistics(
     path = posixpath.join(folder, FILE)
     files = records.shards(artifacts.split_folder(uri, split))
 
-    def read(file: str) -> Iterator[pa.RecordBatch]:
-        for table in records.read_batches(file, columns):
-            for batch in table.combine_chunks().to_batches():
-                if batch.num_rows:
-                    lists = [_as_parsed(column, empty_is_missing) for column in batch.columns]
-                    yield pa.RecordBatch.from_arrays(lists, batch.schema.names)
+    def parsed(table: pa.Table) -> Iterator[pa.RecordBatch]:
+        for batch in table.combine_chunks().to_batches():
+            if batch.num_rows:
+                lists = [_as_parsed(column, empty_is_missing) for column in batch.columns]
+                yield pa.RecordBatch.from_arrays(lists, batch.schema.names)
 
-    if not any(True for file in files for _ in read(file)):
+    if not any(len(table) for file in files for table in records.read_batches(file, columns)):
         nothing = Statistics()
         nothing.datasets.add()
         records.write_bytes(path, nothing.SerializeToString())
@@ -56,9 +56,8 @@ def split_statistics(
     with make_pipeline() as pipeline:
         _ = (
             pipeline
-            | beam.Create(files)
-            | beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda file: read(file))
+            | "Read" >> ReadBatches(files, columns)
+            | "Parse" >> beam.FlatMap(parsed)
             | "Measure" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
             | "Write"
             >> beam.Map(lambda found: records.write_bytes(path, found.SerializeToString()))

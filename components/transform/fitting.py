@@ -1,7 +1,7 @@
 """The preprocessing, fitted on the train rows, which are read by columns.
 
-TFX's Transform takes tf.Examples a thousand at a time and traces the preprocessing five times; what
-it writes is the same.
+TFX's Transform parses tf.Examples and traces the preprocessing five times, which is three times
+here; what it writes is the same.
 """
 
 import posixpath

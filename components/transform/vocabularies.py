@@ -55,7 +55,7 @@ def fit(asked: Mapping[str, Vocabulary]) -> dict[str, tf.Tensor]:
         _Rule(name, int if one.column.dtype.is_integer else bytes, *one[1:])
         for name, one in asked.items()
     )
-    # Each value of a batch once, and how often: Python sees a tenth of them.
+    # Each value of a batch once, and how often: of MovieLens-1M Python sees one in 23.
     counted = [tf.unique_with_counts(one.column.values, tf.int64) for one in asked.values()]
     paths = tft.experimental.ptransform_analyzer(
         [one.y for one in counted] + [one.count for one in counted],

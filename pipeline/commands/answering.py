@@ -122,6 +122,11 @@ def ingest(source, address, use_grpc, state, events_per_user, ttl_days, reader) 
     ingesting.run(source, reader, address, use_grpc, state, events_per_user, ttl_days)
 
 
+_COUNT = click.option(
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
+)
+
+
 def _asking_options(command: Callable) -> Callable:
     """The options of commands that ask a running server."""
     options = [
@@ -150,9 +155,7 @@ def _asking_options(command: Callable) -> Callable:
 
 @click.command()
 @click.option("--user", required=True, help="User id.")
-@click.option(
-    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
-)
+@_COUNT
 @click.option("--history", multiple=True, help="An item the user had, oldest first; repeat.")
 @click.option("--exclude", multiple=True, help="An item not to recommend; repeat.")
 @click.option("--explain", is_flag=True, help="Say what carried each recommendation.")
@@ -171,9 +174,7 @@ def recommend(user, count, history, exclude, explain, use_grpc, address, name, o
 
 @click.command()
 @click.option("--item", required=True, help="Item id.")
-@click.option(
-    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, help="How many."
-)
+@_COUNT
 @click.option("--where", multiple=True, help='A condition, "genres in Drama | War"; repeat.')
 @click.option("--allow", multiple=True, help="An item that may be answered; repeat.")
 @_asking_options

@@ -116,3 +116,20 @@ def test_a_damaged_file_of_warm_up_requests_refuses_the_version(tmp_path):
         path.write_bytes(data)
         with pytest.raises(ServingError, match=text + ".*verify your warmup data is in TFRecord"):
             warm_up(servable, 1, Metrics())
+
+
+class Full(io.RawIOBase):
+    """A disk without room."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        raise OSError("no space left")
+
+
+@pytest.mark.parametrize("count", [1, 40], ids=["at the end", "between pieces"])
+def test_what_could_not_be_packed_and_written_is_told(count):
+    random = np.random.RandomState(0).bytes(1 << 20)
+    with pytest.raises(OSError, match="no space left"):
+        write_records((random for _ in range(count)), Full(), packed=True)

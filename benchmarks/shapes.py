@@ -2,17 +2,26 @@
 
     python -m benchmarks.shapes sessions [--events 1000000]   clicks and purchases in sessions
     python -m benchmarks.shapes events [--events 1000000]     users with about 50 events each
+        [--model item_knn]
     python -m benchmarks.shapes wide [--columns 10 30 60]     10,000 rows, numbers and words
 
 The data are drawn from a seed. `sessions` are like Yoochoose's: 3.5 clicks each on the mean, over
 30 days, on items of which few have most clicks, one session in twenty with a purchase; item-kNN
 learns of clicks alone, filtered as the papers do, and answers for the last day. `events` are learnt
 by item-kNN too, `wide` rows by LR in at most 20 epochs. Each run is a process of its own; its
-processor time (of all threads, and of the server of the Canary) and its peak of resident memory are
-read where a component begins and ends. Prints a Markdown table.
+processor time (of all threads, and of the server of the Canary), its peak of resident memory and
+that of anonymous memory (so without the pages of libraries and of mapped files) are read where a
+component begins and ends. What else is said goes to `recsys run`:
+
+    python -m benchmarks.shapes events --events 100000000 --model bpr_mf --split temporal
+        --set epochs=1 --set lazy_adam=true
+
+Prints a Markdown table.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -24,13 +33,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import scale
 from benchmarks.usage import begin_peak, memory
 
 _DAY = 86_400
 _MARK = "measured: "
 
 
-def write_sessions(folder: Path, events: int, seed: int = 0) -> list[str]:
+def write_sessions(folder: Path, events: int, seed: int) -> list[str]:
     """Writes sessions; returns the arguments of their run."""
     import pandas as pd
 
@@ -55,7 +65,6 @@ def write_sessions(folder: Path, events: int, seed: int = 0) -> list[str]:
         }
     ).to_csv(folder / "events.csv", index=False)
     return [
-        "item_knn",
         "--split=last_days",
         "--set=positives.column=event_type",
         "--set=positives.values=[click]",
@@ -67,16 +76,14 @@ def write_sessions(folder: Path, events: int, seed: int = 0) -> list[str]:
     ]
 
 
-def write_events(folder: Path, events: int, seed: int = 0) -> list[str]:
+def write_events(folder: Path, events: int, seed: int) -> list[str]:
     """Writes plain events; returns the arguments of their run."""
-    from benchmarks.scale import write_events
-
-    write_events(folder, events, seed)
+    scale.write_events(folder, events, seed)
     # Drawn by popularity alone: there is nothing else to learn, and the gate would say so.
-    return ["item_knn", "--set=check.max_duplicate_share=1", "--set=gate.min_lift=-1"]
+    return ["--set=check.max_duplicate_share=1", "--set=gate.min_lift=-1"]
 
 
-def write_wide(folder: Path, columns: int, seed: int = 0, rows: int = 10_000) -> list[str]:
+def write_wide(folder: Path, columns: int, seed: int, rows: int = 10_000) -> list[str]:
     """Writes rows of many columns; returns the arguments of their run."""
     import pandas as pd
 
@@ -94,7 +101,7 @@ def write_wide(folder: Path, columns: int, seed: int = 0, rows: int = 10_000) ->
     logit = table["number_1"] + (table["word_0"] < "w3")
     table["label"] = (random.rand(rows) < 1 / (1 + np.exp(-logit))).astype(int)
     pd.DataFrame(table).to_csv(folder / "events.csv", index=False)
-    return ["lr", "--set=label.column=label", "--set=epochs=20"]
+    return ["--set=label.column=label", "--set=epochs=20"]
 
 
 class Meter(logging.Handler):
@@ -103,16 +110,24 @@ class Meter(logging.Handler):
     def __init__(self):
         super().__init__(logging.INFO)
         self._begun = 0.0
+        self._watch = contextlib.ExitStack()
+        self._anonymous = [0]
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage() if len(str(record.msg)) < 100 else ""
         if re.match(r"Component \S+ is running", message):
             self._begun = _processor()
             begin_peak()
+            watched = scale.peak(functools.partial(memory, "RssAnon"))
+            self._anonymous = self._watch.enter_context(watched)
         elif ended := re.match(r"Component (\S+) is finished", message):
-            seconds = round(_processor() - self._begun, 1)
-            gib = round(memory("VmHWM") / 2**30, 2)
-            found = {"component": ended.group(1), "seconds": seconds, "gib": gib}
+            self._watch.close()
+            found = {
+                "component": ended.group(1),
+                "seconds": round(_processor() - self._begun, 1),
+                "gib": round(memory("VmHWM") / 2**30, 2),
+                "anonymous": round(self._anonymous[0] / 2**30, 2),
+            }
             print(_MARK + json.dumps(found), flush=True)
 
 
@@ -131,8 +146,7 @@ def run(arguments: list[str]) -> None:
     try:
         main(["run", *arguments], standalone_mode=False)
     finally:
-        status = {"component": "in all", "seconds": round(_processor(), 1), "gib": None}
-        print(_MARK + json.dumps(status), flush=True)
+        print(_MARK + json.dumps({"component": "in all", "seconds": round(_processor(), 1)}))
 
 
 def measure(name: str, arguments: list[str], data: Path) -> dict[str, dict]:
@@ -161,8 +175,10 @@ def main() -> None:
     parser.add_argument("shape", choices=("sessions", "events", "wide"))
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, nargs="+", default=[10, 30, 60])
+    parser.add_argument("--model", help="item_knn; of wide rows lr")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given, others = parser.parse_known_args()
+    model = given.model or ("lr" if given.shape == "wide" else "item_knn")
     measured: dict[str, dict[str, dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sizes = given.columns if given.shape == "wide" else [given.events]
@@ -171,21 +187,21 @@ def main() -> None:
             name = f"{given.shape} {size:,}"
             data = Path(folder) / f"{given.shape}-{size}"
             data.mkdir()
-            measured[name] = measure(name, write[given.shape](data, size, given.seed), data)
-    print("| component | " + " | ".join(f"{name}: s | GiB" for name in measured) + " |")
-    print("|" + "---|" * (1 + 2 * len(measured)))
+            arguments = [model, *write[given.shape](data, size, given.seed), *others]
+            measured[name] = measure(name, arguments, data)
+    heads = (f"{name}: s | GiB | anonymous" for name in measured)
+    print("| component | " + " | ".join(heads) + " |")
+    print("|" + "---|" * (1 + 3 * len(measured)))
+    for one in measured.values():
+        for peaks in ("gib", "anonymous"):
+            one["in all"][peaks] = max(found.get(peaks, 0) for found in one.values())
     for component in next(iter(measured.values())):
         cells = [
-            f"{one[component]['seconds']:.1f} | {one[component]['gib'] or max_of(one):.2f}"
+            "{seconds:.1f} | {gib:.2f} | {anonymous:.2f}".format(**one[component])
             for one in measured.values()
             if component in one
         ]
         print(f"| {component} | " + " | ".join(cells) + " |")
-
-
-def max_of(found: dict[str, dict]) -> float:
-    """The largest peak of all components."""
-    return max(one["gib"] or 0.0 for one in found.values())
 
 
 if __name__ == "__main__":

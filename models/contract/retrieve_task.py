@@ -54,10 +54,10 @@ class Evaluation:
             )
             for start in range(0, len(self._queries), size)
         ]
-        compute = traced(retriever.metrics, reduce_retracing=True)
+        compute = traced(retriever.measurer.metrics, reduce_retracing=True)
 
         def evaluate() -> dict[str, float]:
-            catalogue = exporter.frozen_catalogue() if exporter else model.catalogue()
+            catalogue = exporter.ranker.frozen_catalogue() if exporter else model.catalogue()
             totals: dict[str, list[float]] = {}
             shown = []
             for batch in batches:

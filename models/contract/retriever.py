@@ -1,7 +1,6 @@
 """What answers raw requests: a `retrieve` model with look-ups, histories and popularity."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,10 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from models.contract import explain
-from models.contract.index import InvertedFile, index_of
+from models.contract.index import index_of
+from models.contract.measurer import Measurer
 from models.contract.query import Query
+from models.contract.ranker import Ranker
 from models.contract.request_reader import RequestReader
 from models.contract.requests import K, save, signature
 from models.contract.retrieve import DotProductModel, RetrieveModel
@@ -18,19 +19,16 @@ from models.contract.rules import (
     Asked,
     Rulebook,
     Rules,
-    mask_found,
-    mask_items,
     rules_signature,
 )
 from models.contract.similar import SimilarItems
 from models.inputs.data import TrainingData
 from models.inputs.history import History
-from models.inputs.int8 import Int8Table, products
+from models.inputs.int8 import products
 from models.inputs.item_columns import read_item_columns
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.schema import raw_signature
 from models.inputs.traced import traced
-from models.measures import ranking, segments
 from models.names import metrics
 from models.names.index import EXACT, IndexConfig
 
@@ -63,83 +61,28 @@ class Retriever(tf.Module):
     ):
         super().__init__()
         self._model = model
-        self._measured = measured
         self.reader = RequestReader(model, data)
         self._item_table = data.item_table
         self._users = data.users
-        self._item_ids = tf.Variable(tf.constant(data.items.ids, tf.string), trainable=False)
-        of_users = segments.popularity(data, model.hyper_parameters.segment)
-        segment_of, popularity = of_users.of_user, of_users.scores
-        self._segments = tf.constant(of_users.names, tf.string)
-        self._segment_of = tf.Variable(segment_of, trainable=False)
-        self._popularity = tf.Variable(popularity, trainable=False)
+        self.ranker = Ranker(model, data)
+        self.measurer = Measurer(self.ranker, self.reader, data, measured)
         # Named, so that its tables are exported too.
         self._item_fields = model.item_fields() if isinstance(model, DotProductModel) else ()
         features = data.context or model.reads_item_features or self._item_fields
         self._transform_layer = data.transform_layer if features else None
         self._filter_seen = model.hyper_parameters.filter_seen
-        self._frozen = tf.nest.map_structure(
-            lambda value: tf.Variable(value, trainable=False), model.catalogue()
-        )
-        self._smallest: int | None = None
-        self._information = None
-        if measured.longest_list:
-            share = np.maximum(data.item_counts, 1) / max(data.item_counts.sum(), 1)
-            self._information = tf.Variable(-np.log2(share).astype(np.float32), trainable=False)
         self._data = data
         self._rules: Any = None  # a Rulebook, made when it is exported
         self._similar: Any = None  # likewise, SimilarItems
-        self.inverted_file: InvertedFile | None = None
         if index.kind != "exact":
-            self.inverted_file = index_of(model, self._frozen, index, seed, self._own_queries)
+            frozen = self.ranker.frozen_catalogue()
+            nearest = index_of(model, frozen, index, seed, self._own_queries)
+            self.ranker.inverted_file = nearest
         # What two signatures have in common is traced once; attributes that are functions would be
         # traced again to be saved.
-        self._measure = traced(self._measure_queries).__call__
         self._answer = traced(self._answer_requests).__call__
         self._under_rules = traced(self._answer_under_rules).__call__
         self._reasons = traced(self._find_reasons).__call__
-
-    def store_in_int8(self, smallest: int) -> None:
-        """Stores the vectors of the catalogue in bytes, tables of so many numbers at least."""
-        self._smallest = smallest
-        self._frozen = tf.nest.map_structure(self._stored_table, self._frozen)
-
-    def _stored_table(self, table: tf.Variable) -> tf.Variable | Int8Table:
-        is_large = self._smallest is not None and table.shape.num_elements() >= self._smallest
-        is_table = table.dtype == tf.float32 and table.shape.rank == 2
-        return Int8Table(table.numpy()) if is_large and is_table else table
-
-    def metrics(self, queries: dict[str, Any], catalogue: Any) -> dict[str, tf.Tensor]:
-        """Ranks the whole catalogue for parsed queries: metric name -> [B] float32."""
-        return self._ranked(queries, catalogue)[0]
-
-    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `evaluate` signature: [B] serialized query rows -> metric name -> [B, 1] float32.
-
-        They are of the exact ranking, and the recall of an index is what it finds of that. Where
-        the run asks for metrics of what is recommended, `recommended` is [B, K] int32.
-        """
-        return self._by_parts(lambda rows: self._measure(rows)[0], examples)
-
-    def recall_queries(self, examples: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `recall_queries` signature, on which a second stage is evaluated.
-
-        It returns what `recommend` returns and what `evaluate` does.
-
-        Args:
-            examples: [B] serialized query rows; their own history is what the user has had, never
-                the stored one.
-            count: scalar int32, how many items.
-        """
-
-        def recalled(rows: tf.Tensor) -> dict[str, tf.Tensor]:
-            values, scores, user, answered = self._measure(rows)
-            return {**self._top(scores, user, answered, tf.fill(tf.shape(rows), count)), **values}
-
-        return self._by_parts(recalled, examples)
-
-    def _by_parts(self, function: Callable[[tf.Tensor], Any], examples: tf.Tensor) -> Any:
-        return ranking.by_parts(function, examples, ranking.rows_at_once(len(self._data.items)))
 
     def recommend(
         self,
@@ -275,7 +218,7 @@ class Retriever(tf.Module):
             that nobody knows or that has no vector.
         """
         position = self.item_index(item_id) - FIRST_TOKEN
-        embedding, known = self._model.vectors_at(position, self.catalogue)
+        embedding, known = self._model.vectors_at(position, self.ranker.catalogue)
         return {"embedding": embedding, "known": known}
 
     def embed_items(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -312,14 +255,14 @@ class Retriever(tf.Module):
         position = tf.where(known, tf.range(tf.size(known)), -1)[:, tf.newaxis]
         answered = self._model.answers(query)
         # Of an item that nobody had popularity has nothing to say.
-        segment = tf.gather(self._segments, tf.gather(self._segment_of, query.user))
-        fallback = segment, tf.zeros(tf.shape(position))
+        fallback = self.ranker.segment(query.user), tf.zeros(tf.shape(position))
         catalogue = self._model.catalogue_of(vectors)
+        ids = self.ranker.item_ids
         why = explain.explained(
-            self._model, query, answered, position, catalogue, self._item_ids, fallback, reasons
+            self._model, query, answered, position, catalogue, ids, fallback, reasons
         )
         first = {name: value[:, 0] for name, value in why.items()}
-        return {**first, "strategy": self._strategy(query.user, answered)}
+        return {**first, "strategy": self.ranker.strategy(query.user, answered)}
 
     def similar_features(
         self, exclude: tf.Tensor, k: tf.Tensor, allow: tf.Tensor, where: tf.Tensor, **raw: tf.Tensor
@@ -332,31 +275,18 @@ class Retriever(tf.Module):
         vectors = vectors[:, :-1] if self._model.biased else vectors
         return self._similar.answer_features(vectors, known, exclude, k, allow, where)
 
+    def store_in_int8(self, smallest: int) -> None:
+        """Stores the vectors of the catalogue in bytes, tables of so many numbers at least."""
+        self.ranker.store_in_int8(smallest)
+
     @property
     def notes(self) -> dict[str, Any]:
         """What the training log says of what is exported: the index, where there is one."""
-        index = self.inverted_file
+        index = self.ranker.inverted_file
         if index is None:
             return {}
         recall = None if math.isnan(index.recall) else round(index.recall, 4)
         return {"index": {"lists": index.lists, "probes": index.probes, "recall_100": recall}}
-
-    def frozen_catalogue(self) -> Any:
-        """The model's catalogue as it is exported, for signatures of its own."""
-        return tf.nest.map_structure(tf.convert_to_tensor, self._frozen)
-
-    @property
-    def catalogue(self) -> Any:
-        """The same for what ranks: variables as they are.
-
-        Tables in bytes are tensors, but for models that multiply vectors with them.
-        """
-        if isinstance(self._model, DotProductModel):
-            return self._frozen
-        return tf.nest.map_structure(
-            lambda table: tf.convert_to_tensor(table) if isinstance(table, Int8Table) else table,
-            self._frozen,
-        )
 
     def item_index(self, item_id: tf.Tensor) -> tf.Tensor:
         """Item ids of any shape to int64 indices, 1 for those that nobody knows."""
@@ -391,8 +321,10 @@ class Retriever(tf.Module):
             "recall_examples": traced(self.recommend_examples).get_concrete_function(
                 examples, count
             ),
-            "evaluate": traced(self.evaluate).get_concrete_function(examples),
-            "recall_queries": traced(self.recall_queries).get_concrete_function(examples, count),
+            "evaluate": traced(self.measurer.evaluate).get_concrete_function(examples),
+            "recall_queries": traced(self.measurer.recall_queries).get_concrete_function(
+                examples, count
+            ),
         }
         beside = self.reader.events_signature()
         if beside:
@@ -413,11 +345,11 @@ class Retriever(tf.Module):
             self._rules = Rulebook(
                 read_item_columns(self._data),
                 self._item_table,
-                self._item_ids.shape[0],
+                self.ranker.item_ids.shape[0],
                 self._item_vectors(),
             )
             if self._rules.vectors is not None:
-                self._rules.vectors = self._stored_table(self._rules.vectors)
+                self._rules.vectors = self.ranker.stored_table(self._rules.vectors)
         if rules:
             taken = rules_signature()
             self._similar = self._similar or SimilarItems(self._data, self._rules)
@@ -472,9 +404,9 @@ class Retriever(tf.Module):
         """
         if not isinstance(self._model, DotProductModel):
             return None
-        vectors, position = self._model.index(self.frozen_catalogue())
+        vectors, position = self._model.index(self.ranker.frozen_catalogue())
         vectors = vectors[:, :-1] if self._model.biased else vectors
-        shape = [self._item_ids.shape[0], vectors.shape[1]]
+        shape = [self.ranker.item_ids.shape[0], vectors.shape[1]]
         return tf.scatter_nd(position[:, tf.newaxis], vectors, shape)
 
     def _retrieve(self) -> Any:
@@ -482,71 +414,28 @@ class Retriever(tf.Module):
 
         By the index of the run or TFRS' exact one: plain ops that a stock server loads.
         """
-        vectors, positions = self._model.index(self.frozen_catalogue())
-        if self.inverted_file is None and self._smallest is None:
+        vectors, positions = self._model.index(self.ranker.frozen_catalogue())
+        if self.ranker.inverted_file is None and not self.ranker.in_int8:
             self.index = tfrs.layers.factorized_top_k.BruteForce()
             self.index.index(vectors, positions)
 
         def retrieve(embedding: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-            if self.inverted_file is not None:
+            if self.ranker.inverted_file is not None:
                 count = tf.repeat(k, tf.shape(embedding)[0])
-                score, position = self.inverted_file.nearest(embedding, count)
-            elif self._smallest is not None:  # of the bytes: a copy of floats would be as large
-                found, of = self._model.index(self.catalogue)
+                score, position = self.ranker.inverted_file.nearest(embedding, count)
+            elif self.ranker.in_int8:  # of the bytes: a copy of floats would be as large
+                found, of = self._model.index(self.ranker.catalogue)
                 score = products(embedding, found)
                 score, row = tf.math.top_k(score, tf.minimum(k, of.shape[0]))
                 position = tf.gather(of, row)
             else:
                 score, position = self.index(embedding, k=tf.minimum(k, positions.shape[0]))
-            return {"item_id": tf.gather(self._item_ids, position), "score": score}
+            return {"item_id": tf.gather(self.ranker.item_ids, position), "score": score}
 
         return traced(retrieve).get_concrete_function(
             tf.TensorSpec([None, vectors.shape[1]], tf.float32, name="embedding"),
             tf.TensorSpec([], tf.int32, name="k"),
         )
-
-    def _measure_queries(
-        self, examples: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor, tf.Tensor]:
-        """[B] serialized query rows -> metrics [B, 1], and what to recall from.
-
-        That is masked scores [B, N], users and who was answered.
-        """
-        queries = self.reader.parse_queries(examples)
-        values, scores, answered = self._ranked(queries, self.catalogue)
-        for name in self._measured.of_index:
-            values[name] = self._index_recall(queries, scores, metrics.split(name)[1])
-        return (
-            {
-                name: values[name][:, tf.newaxis] if values[name].shape.rank == 1 else values[name]
-                for name in self._measured.outputs
-            },
-            scores,
-            queries["query"].user,
-            answered,
-        )
-
-    def _ranked(
-        self, queries: dict[str, Any], catalogue: Any
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-        """Metrics [B], masked scores [B, N] and who was answered [B]."""
-        scores, popularity, answered = self._scores(queries["query"], catalogue)
-        scores, popularity = (
-            mask_items(scores, queries["masked"]),
-            mask_items(popularity, queries["masked"]),
-        )
-        scores = self._reranked(queries["query"], scores, answered)
-        values = ranking.retrieve_metrics(
-            scores,
-            popularity,
-            queries["targets"],
-            queries["target_count"],
-            queries["candidates"],
-            tuple(name for name in self._measured.asked if name not in self._measured.of_index),
-            self._measured.longest_list,
-            None if self._information is None else tf.convert_to_tensor(self._information),
-        )
-        return values, scores, answered
 
     def _answer_requests(
         self,
@@ -562,58 +451,9 @@ class Retriever(tf.Module):
             user_id = tf.identity(user_id)
         query, seen = self.reader.query(user_id, requested, context)
         out = tf.concat([seen, excluded], axis=1) if self._filter_seen else excluded
-        scores, position, answered = self._first(query, out, k)
-        scores = self._reranked(query, scores, answered, position)
-        return self._top(scores, query.user, answered, k, position)
-
-    def _first(
-        self, query: Query, out: tf.RaggedTensor, k: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor]:
-        """Masked scores among which the first k [B] items are, and who was answered [B].
-
-        Without an index the scores are [B, N], and their positions None. With one they are those of
-        as many items as stay k when all that may be `out` is taken away, [B, C], at their positions
-        [B, C] int32.
-        """
-        if self.inverted_file is None:
-            scores, _, answered = self._scores(query, self.catalogue)
-            return mask_items(scores, out), None, answered
-        answered = self._model.answers(query)
-        count = tf.maximum(k, self._model.reranks) + tf.cast(out.row_lengths(), tf.int32)
-        count = tf.minimum(count, self._item_ids.shape[0])
-        embedding = tf.cast(self._model.query_embedding(query), tf.float32)
-        score, position = self.inverted_file.nearest(embedding, count)
-        width = tf.maximum(tf.reduce_max(tf.concat([count, [1]], axis=0)), tf.shape(score)[1])
-        rest = [[0, 0], [0, width - tf.shape(score)[1]]]  # items without a vector
-        score = tf.pad(score, rest, constant_values=float("-inf"))
-        position = tf.pad(position, rest)
-
-        def popular() -> tuple[tf.Tensor, tf.Tensor]:
-            best = tf.math.top_k(self._popularity_of(query.user), width)
-            by_model = answered[:, tf.newaxis]
-            return tf.where(by_model, score, best[0]), tf.where(by_model, position, best[1])
-
-        score, position = tf.cond(tf.reduce_all(answered), lambda: (score, position), popular)
-        return mask_found(score, position, out), position, answered
-
-    def _index_recall(self, queries: dict[str, Any], scores: tf.Tensor, k: int) -> tf.Tensor:
-        """[B]: which share of the best k of the exact, masked ranking [B, N] is found."""
-        if self.inverted_file is None:
-            return tf.ones(tf.shape(scores)[:1])
-        wanted = tf.fill(tf.shape(scores)[:1], k)
-        found, position, answered = self._first(queries["query"], queries["masked"], wanted)
-        found = self._reranked(queries["query"], found, answered, position)
-        best = tf.math.top_k(found, tf.minimum(k, tf.shape(found)[1]))
-        position = tf.gather(position, best.indices, batch_dims=1)
-        exact = tf.math.top_k(scores, tf.minimum(k, tf.shape(scores)[1])).values
-        least = tf.reduce_min(tf.where(tf.math.is_inf(exact), float("inf"), exact), axis=1)
-        # By their exact scores, so that of equal items either is right.
-        of_found = tf.gather(scores, position, batch_dims=1)
-        right = (of_found >= least[:, tf.newaxis]) & (best.values > float("-inf"))
-        hits, size = (
-            tf.reduce_sum(tf.cast(of, tf.float32), axis=1) for of in (right, ~tf.math.is_inf(exact))
-        )
-        return tf.where(size > 0, tf.math.divide_no_nan(hits, size), 1.0)
+        scores, position, answered = self.ranker.first(query, out, k)
+        scores = self.ranker.reranked(query, scores, answered, position)
+        return self.ranker.top(scores, query.user, answered, k, position)
 
     def _own_queries(self) -> tf.Tensor:
         """[Q, D] vectors of the run's own queries that the model answers.
@@ -640,19 +480,19 @@ class Retriever(tf.Module):
         rules: Rules,
         k: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        scores, _, answered = self._scores(query, self.catalogue)
+        scores, _, answered = self.ranker.scores(query, self.ranker.catalogue)
         asked = Asked(scores, query.history, seen, excluded)
         with tf.control_dependencies(
             [tf.debugging.assert_positive(k, message="k must be at least 1")]
         ):
             answer = self._rules.answer(
-                asked, rules, lambda scores: self._reranked(query, scores, answered), k
+                asked, rules, lambda scores: self.ranker.reranked(query, scores, answered), k
             )
         position = answer.pop("position")
-        ids = tf.gather(self._item_ids, tf.maximum(position, 0))
+        ids = tf.gather(self.ranker.item_ids, tf.maximum(position, 0))
         return {
             "item_id": tf.where(position >= 0, ids, ""),
-            "strategy": self._strategy(query.user, answered),
+            "strategy": self.ranker.strategy(query.user, answered),
             **answer,
         }
 
@@ -660,82 +500,11 @@ class Retriever(tf.Module):
         self, query: Query, item_id: tf.Tensor, count: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         position = tf.cast(self.item_index(item_id), tf.int32) - FIRST_TOKEN
-        segment = tf.gather(self._segment_of, query.user)
-        rows = tf.repeat(segment[:, tf.newaxis], tf.shape(position)[1], axis=1)
-        places = tf.stack([rows, tf.maximum(position, 0)], axis=2)
-        fallback = tf.gather(self._segments, segment), tf.gather_nd(self._popularity, places)
-        answered = self._model.answers(query)
+        segment = self.ranker.segment(query.user)
+        fallback = segment, self.ranker.popularity_at(query.user, position)
+        answered, catalogue = self._model.answers(query), self.ranker.catalogue
+        ids = self.ranker.item_ids
         why = explain.explained(
-            self._model, query, answered, position, self.catalogue, self._item_ids, fallback, count
+            self._model, query, answered, position, catalogue, ids, fallback, count
         )
-        return {**why, "strategy": self._strategy(query.user, answered)}
-
-    def _strategy(self, user: tf.Tensor, answered: tf.Tensor) -> tf.Tensor:
-        """[B] strings: who answered."""
-        popularity = tf.where(tf.gather(self._segment_of, user) > 0, "segment", "fallback")
-        return tf.where(
-            answered, tf.where(self._users.in_train(user), "model", "fold-in"), popularity
-        )
-
-    def _top(
-        self,
-        scores: tf.Tensor,
-        user: tf.Tensor,
-        answered: tf.Tensor,
-        k: tf.Tensor,
-        positions: tf.Tensor | None = None,
-    ) -> dict[str, tf.Tensor]:
-        """The first k [B] items of masked scores, as of `_first`, and where they come from."""
-        top, position = tf.math.top_k(
-            scores, tf.minimum(tf.reduce_max(tf.concat([k, [1]], axis=0)), tf.shape(scores)[1])
-        )
-        if positions is not None:
-            position = tf.gather(positions, position, batch_dims=1)
-        wanted = (tf.range(tf.shape(top)[1]) < k[:, tf.newaxis]) & (top > float("-inf"))
-        return {
-            "item_id": tf.where(wanted, tf.gather(self._item_ids, position), ""),
-            "score": tf.where(wanted, top, 0.0),
-            "strategy": self._strategy(user, answered),
-        }
-
-    def _scores(self, query: Query, catalogue: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """[B, N] scores; popularity's; and who was answered.
-
-        The scores are the model's or, where it cannot answer, those of popularity in the segment.
-        """
-        answered = self._model.answers(query)
-        scores = tf.cast(self._model.score_items(query, catalogue), tf.float32)
-        popularity = tf.tile(self._popularity[:1], [tf.shape(query.user)[0], 1])
-        fallback = self._popularity_of(query.user)
-        return tf.where(answered[:, tf.newaxis], scores, fallback), popularity, answered
-
-    def _popularity_of(self, user: tf.Tensor) -> tf.Tensor:
-        """[B, N] scores of popularity in the segments of the users."""
-        return tf.gather(self._popularity, tf.gather(self._segment_of, user))
-
-    def _reranked(
-        self,
-        query: Query,
-        scores: tf.Tensor,
-        answered: tf.Tensor,
-        positions: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Masked scores in the order of `RetrieveModel.rerank`, where a model answered.
-
-        They are [B, N], or those of some `positions`, as of `_first`.
-        """
-        if not self._model.reranks:
-            return scores
-        first, position = tf.math.top_k(
-            scores, tf.minimum(self._model.reranks, tf.shape(scores)[1])
-        )
-        there = position if positions is None else tf.gather(positions, position, batch_dims=1)
-        renewed = self._model.rerank(query, there, first)
-        renewed = tf.where(tf.math.is_inf(first), first, renewed)
-        # top_k is stable, so equal new scores keep the old order.
-        order = tf.math.top_k(renewed, tf.shape(first)[1])
-        old = tf.where(tf.math.is_inf(order.values), order.values, first)
-        rows = tf.broadcast_to(tf.range(tf.shape(scores)[0])[:, tf.newaxis], tf.shape(position))
-        place = tf.stack([rows, tf.gather(position, order.indices, batch_dims=1)], axis=-1)
-        changed = tf.tensor_scatter_nd_update(scores, place, old)
-        return tf.where(answered[:, tf.newaxis], changed, scores)
+        return {**why, "strategy": self.ranker.strategy(query.user, answered)}

@@ -205,7 +205,8 @@ class Airbnb(ItemToItemModel[HyperParameters]):
         """`embed_listings`: [N] ids -> their vectors [N, D], and whether they have one."""
 
         def embed(item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-            vectors = retriever.frozen_catalogue()[0][:, : self.hyper_parameters.embedding_dim]
+            table, *_ = retriever.ranker.frozen_catalogue()
+            vectors = table[:, : self.hyper_parameters.embedding_dim]
             index = retriever.item_index(item_id) - FIRST_TOKEN
             rows = tf.where(
                 index[:, tf.newaxis] >= 0, tf.gather(vectors, tf.maximum(index, 0)), 0.0

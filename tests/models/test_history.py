@@ -79,7 +79,7 @@ class Reranking(Told):
         return tf.where(best, float("-inf"), -score)
 
     def signatures(self, retriever):
-        count = tf.function(lambda: {"items": tf.shape(retriever._item_ids)[0]})
+        count = tf.function(lambda: {"items": tf.shape(retriever.ranker.item_ids)[0]})
         return {"count_items": count.get_concrete_function()}
 
 
@@ -346,8 +346,8 @@ def test_the_first_items_are_ordered_anew_in_evaluation_as_in_serving(served, bu
     values = Evaluation(data, queries).of(model)()
     parsed = retriever.reader.parse_queries(tf.constant(queries, tf.string))
     ranks = []
-    scores, _, answered = retriever._scores(parsed["query"], ())
-    reranked = retriever._reranked(parsed["query"], scores, answered)
+    scores, _, answered = retriever.ranker.scores(parsed["query"], ())
+    reranked = retriever.ranker.reranked(parsed["query"], scores, answered)
     for order, target in zip(np.argsort(-reranked, kind="stable"), parsed["targets"], strict=True):
         ranks.append(order.tolist().index(int(target[0])) + 1)
     assert values["mrr_10"] == pytest.approx(np.mean([1 / rank for rank in ranks]))

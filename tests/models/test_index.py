@@ -219,7 +219,7 @@ def test_evaluate_says_what_the_index_finds(data):
         inside = list_of[best] == probed
         if np.sum(list_of == probed) < 3 + len(masked):  # all items are compared
             inside = np.ones(3)
-        value = served.evaluate(tf.constant([raw]))["index_recall_3"]
+        value = served.measurer.evaluate(tf.constant([raw]))["index_recall_3"]
         assert value.shape == (1, 1)
         np.testing.assert_allclose(value, inside.mean(), atol=1e-6)
         seen.append(inside.mean())
@@ -228,7 +228,8 @@ def test_evaluate_says_what_the_index_finds(data):
     # There are no 100 items with a vector, so that all are compared.
     assert served.notes["index"]["recall_100"] == 1.0
     plain = Retriever(model, data, measured)
-    assert plain.evaluate(tf.constant(queries[:2]))["index_recall_3"].numpy().tolist() == [[1]] * 2
+    found = plain.measurer.evaluate(tf.constant(queries[:2]))["index_recall_3"]
+    assert found.numpy().tolist() == [[1]] * 2
 
 
 def test_no_index_for_a_model_without_vectors(data):
@@ -255,7 +256,7 @@ def test_what_is_exported_is_made_of_stock_operations(data, tmp_path):
     # The nearest of a vector by list: as `nearest` itself says.
     vector = model.users[:3]
     answer = loaded.signatures["retrieve"](embedding=vector, k=tf.constant(4))
-    score, position = retriever.inverted_file.nearest(vector, [4] * 3)
+    score, position = retriever.ranker.inverted_file.nearest(vector, [4] * 3)
     assert answer["item_id"].numpy().tolist() == data.items.ids[position.numpy()].tolist()
     np.testing.assert_allclose(answer["score"], score, rtol=1e-6)
     users = tf.constant(data.users.ids[:5])

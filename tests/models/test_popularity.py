@@ -82,16 +82,16 @@ def test_an_evaluation_ranks_some_rows_at_a_time(data, monkeypatch):
 
     def asked():
         retriever, met = Retriever(model, data), []
-        ranked = retriever._ranked
+        ranked = retriever.measurer._ranked
 
         def noted(rows, catalogue):
             met.append(tf.py_function(most.append, [tf.shape(rows["target_count"])[0]], []))
             with tf.control_dependencies(met):
                 return ranked(rows, catalogue)
 
-        retriever._ranked, most = noted, []
-        evaluate = tf.function(retriever.evaluate, input_signature=[examples])
-        recall = tf.function(lambda rows: retriever.recall_queries(rows, count))
+        retriever.measurer._ranked, most = noted, []
+        evaluate = tf.function(retriever.measurer.evaluate, input_signature=[examples])
+        recall = tf.function(lambda rows: retriever.measurer.recall_queries(rows, count))
         found = evaluate(queries), recall.get_concrete_function(examples)(queries)
         return found, max(map(int, most))
 

@@ -92,6 +92,8 @@ def measure(
     """
     import tensorflow_data_validation as tfdv
 
+    from components.tables import top_values
+
     with make_pipeline() as pipeline:
         parts = (
             pipeline
@@ -103,7 +105,7 @@ def measure(
             parts
             | "Rows" >> beam.Map(lambda part: part[0])
             | "NotEmpty" >> beam.Filter(lambda batch: batch.num_rows > 0)
-            | "Statistics" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
+            | "Statistics" >> tfdv.GenerateStatistics(top_values.options())
             | "WriteStatistics"
             >> beam.Map(
                 lambda found: records.write_bytes(

@@ -36,8 +36,10 @@ def split_statistics(
         folder: where they are also written, as `FeatureStats.pb`.
         empty_is_missing: a list without a value counts as missing, not as there.
     """
-    # It imports TensorFlow.
+    # They import TensorFlow.
     import tensorflow_data_validation as tfdv
+
+    from components.tables import top_values
 
     path = posixpath.join(folder, FILE)
     files = records.shards(artifacts.split_folder(uri, split))
@@ -58,7 +60,7 @@ def split_statistics(
             pipeline
             | "Read" >> ReadBatches(files, columns)
             | "Parse" >> beam.FlatMap(parsed)
-            | "Measure" >> tfdv.GenerateStatistics(tfdv.StatsOptions())
+            | "Measure" >> tfdv.GenerateStatistics(top_values.options())
             | "Write"
             >> beam.Map(lambda found: records.write_bytes(path, found.SerializeToString()))
         )

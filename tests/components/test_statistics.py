@@ -1,12 +1,14 @@
 """The statistics of our own tables are those that TFDV has of their tf.Examples."""
 
+import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow_data_validation as tfdv
 from tfx_bsl.public import tfxio
 
 from components.in_process import in_process_pipeline
-from components.tables import artifacts, records
+from components.tables import artifacts, records, top_values
 from components.tables.columns import arrow_type
 from components.tables.statistics import FILE, Statistics, split_statistics
 
@@ -57,3 +59,38 @@ def test_they_are_those_of_the_examples(tmp_path, rows):
     ]
     assert by_name[0] == by_name[1]
     assert set(by_name[0]) == set(COLUMNS if rows else ())
+
+
+def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch):
+    """More values than are ranked, many of one count, in batches whose counts are added up."""
+    monkeypatch.setattr(top_values, "_WAITING", 50)
+    draw = np.random.default_rng(0)
+    batches = []
+    for size in (1, 400, 3_000, 2_000, 700):
+        number = (3_000 * draw.random(size) ** 2).astype(int)
+        lists = {
+            "words": pa.array([[b"word %d" % one] for one in number], pa.list_(pa.binary())),
+            "texts": pa.array(
+                [[str(one % 7)] * (one % 3) or None for one in number], pa.large_list(pa.string())
+            ),
+            "numbers": pa.array([[float(one)] for one in number], pa.list_(pa.float32())),
+            "sometimes": pa.array([[b"\xff%d" % one] for one in number], pa.list_(pa.binary()))
+            if size > 1_000
+            else pa.nulls(size),
+        }
+        batches.append(pa.RecordBatch.from_arrays(list(lists.values()), list(lists)))
+    found = []
+    for name, options in (("ours", top_values.options()), ("theirs", tfdv.StatsOptions())):
+        path = str(tmp_path / name)
+        with in_process_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(batches)
+                | tfdv.GenerateStatistics(options)
+                | tfdv.WriteStatisticsToBinaryFile(path)
+            )
+        (one,) = tfdv.load_stats_binary(path).datasets
+        found.append({feature.path.step[0]: feature for feature in one.features})
+    assert found[0] == found[1]
+    assert found[0]["words"].string_stats.unique > 1_000
+    assert len(found[0]["words"].string_stats.rank_histogram.buckets) == 1_000

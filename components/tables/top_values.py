@@ -74,10 +74,10 @@ class TopValues(tfdv.CombinerStatsGenerator):
             if not lists or not _is_text(column.type.value_type):
                 continue
             values, counts = pc.value_counts(column.flatten()).flatten()
-            # Large, since all values together may have more than 2 GB.
-            accumulator.setdefault(name, _Counts()).add(
-                values.cast(pa.large_binary()), counts.to_numpy()
-            )
+            if len(values):
+                # Large, since all values together may have more than 2 GB.
+                large = values.cast(pa.large_binary())
+                accumulator.setdefault(name, _Counts()).add(large, counts.to_numpy())
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[_Columns]) -> _Columns:

@@ -73,6 +73,7 @@ def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch):
             "texts": pa.array(
                 [[str(one % 7)] * (one % 3) or None for one in number], pa.large_list(pa.string())
             ),
+            "empty": pa.array([[]] * size, pa.list_(pa.binary())),
             "numbers": pa.array([[float(one)] for one in number], pa.list_(pa.float32())),
             "sometimes": pa.array([[b"\xff%d" % one] for one in number], pa.list_(pa.binary()))
             if size > 1_000

@@ -105,6 +105,9 @@ class ServerOptions:
     idle_timeout_seconds: float = _option(600, "longest between two requests of a connection")
     body_timeout_seconds: float = _option(20, "longest a client may take to send a REST body")
     drain_seconds: float = _option(10, "longest to wait for requests under way when stopping")
+    stop_at_end_of_input: bool = _option(
+        False, "stop when the standard input ends, as it does with the process that holds it"
+    )
     processes: int = _option(
         1, "processes that share the ports, each with the models (command line only)"
     )

@@ -41,7 +41,14 @@ class ServerProcess:
         self, name: str, base_path: str, seconds: float = 180, options: tuple[str, ...] = ()
     ):
         self._seconds = seconds
-        self._command = [sys.executable, "-W", "ignore", "-m", "serving.server"]
+        self._command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "serving.server",
+            "--stop-at-end-of-input",
+        ]
         self._command += ["--model-name", name, "--model-base-path", base_path]
         self._command += ["--port", "0", "--rest-api-port", "0", *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,6 +58,7 @@ class ServerProcess:
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             self._command,
+            stdin=subprocess.PIPE,  # ends with this process, however that ends, and so does it
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment(),
@@ -104,5 +112,6 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdin.close()
         process.stdout.close()
         self._log.close()

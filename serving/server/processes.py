@@ -158,7 +158,7 @@ def supervise(options: ServerOptions, arguments: list[str]) -> int:
         )
         command = [sys.executable, "-W", "ignore", "-m", "serving.server", *arguments]
         command += ["--processes=1", f"--port={ports[0]}", f"--rest-api-port={ports[1]}"]
-        command += [f"--tensorflow-intra-op-parallelism={cores}"]
+        command += [f"--tensorflow-intra-op-parallelism={cores}", "--stop-at-end-of-input"]
         children = [_start(command, folder) for _ in range(options.processes)]
         try:
             lines = [child.stdout.readline() for child in children]
@@ -180,7 +180,7 @@ def supervise(options: ServerOptions, arguments: list[str]) -> int:
 
 
 def _start(command: list[str], folder: str) -> subprocess.Popen:
-    # Ctrl-C is for the supervisor; whose end, whatever it is, ends the standard input.
+    # Ctrl-C is for the supervisor.
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -437,6 +437,11 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the server until SIGTERM or SIGINT.
 
@@ -454,6 +459,8 @@ def main(arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if options.stop_at_end_of_input:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     shared = os.environ.get(VARIABLE, "")
     try:
         if options.processes > 1:
@@ -476,9 +483,6 @@ def main(arguments: list[str] | None = None) -> int:
         "models": [f"{name}/{version}" for name, version in sorted(server.manager.available())],
     }
     print(json.dumps(ready), flush=True)
-    if shared:
-        # The process that started this one holds its standard input for as long as it lives.
-        threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     # A wait without a limit would not wake for a signal that another thread received.
     while not stop.wait(1.0):
         pass

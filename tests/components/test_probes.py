@@ -6,8 +6,12 @@ the answers of small catalogues.
 
 import contextlib
 import dataclasses
+import signal
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -37,6 +41,23 @@ def test_real_rows_are_asked_for_and_answered(untrained):
     data, _, model = untrained
     # 20 real rows, one of strangers and one in which everything is missing.
     assert probes.try_model(model, str(data.folder / "examples")) == 22
+
+
+def test_a_server_ends_with_the_process_that_started_it(untrained, tmp_path):
+    """However that one ends: it has no time to stop what it has started."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "1").symlink_to(untrained[2])
+    starts = (
+        "import os, signal; from serving.server.process import ServerProcess; "
+        f"ready = ServerProcess('fm', {str(tmp_path / 'model')!r}).__enter__(); "
+        "print(ready['pid'], flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", starts], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL
+    server = psutil.Process(int(ended.stdout))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        server.wait(30)
+    assert not server.is_running()
 
 
 def test_a_server_is_started_ahead_and_asked_once(untrained, monkeypatch):

@@ -94,7 +94,7 @@ def measure(
 
     from components.tables import top_values
 
-    with make_pipeline() as pipeline:
+    with top_values.options(output) as options, make_pipeline() as pipeline:
         parts = (
             pipeline
             | beam.Create(list(files))
@@ -105,7 +105,7 @@ def measure(
             parts
             | "Rows" >> beam.Map(lambda part: part[0])
             | "NotEmpty" >> beam.Filter(lambda batch: batch.num_rows > 0)
-            | "Statistics" >> tfdv.GenerateStatistics(top_values.options())
+            | "Statistics" >> tfdv.GenerateStatistics(options)
             | "WriteStatistics"
             >> beam.Map(
                 lambda found: records.write_bytes(

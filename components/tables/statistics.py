@@ -55,12 +55,12 @@ def split_statistics(
         nothing.datasets.add()
         records.write_bytes(path, nothing.SerializeToString())
         return nothing
-    with make_pipeline() as pipeline:
+    with top_values.options(folder) as options, make_pipeline() as pipeline:
         _ = (
             pipeline
             | "Read" >> ReadBatches(files, columns)
             | "Parse" >> beam.FlatMap(parsed)
-            | "Measure" >> tfdv.GenerateStatistics(top_values.options())
+            | "Measure" >> tfdv.GenerateStatistics(options)
             | "Write"
             >> beam.Map(lambda found: records.write_bytes(path, found.SerializeToString()))
         )

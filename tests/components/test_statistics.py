@@ -1,5 +1,7 @@
 """The statistics of our own tables are those that TFDV has of their tf.Examples."""
 
+from contextlib import nullcontext
+
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
@@ -61,9 +63,15 @@ def test_they_are_those_of_the_examples(tmp_path, rows):
     assert set(by_name[0]) == set(COLUMNS if rows else ())
 
 
-def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch):
-    """More values than are ranked, many of one count, in batches whose counts are added up."""
+@pytest.mark.parametrize("held", [1 << 20, 500])
+def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch, held):
+    """More values than are ranked, many of one count, added up in memory and of files."""
     monkeypatch.setattr(top_values, "_WAITING", 50)
+    monkeypatch.setattr(top_values, "_HELD", held)
+    stored, read = [], top_values._Part.read
+    monkeypatch.setattr(
+        top_values._Part, "read", lambda self: stored.append(self.path) or read(self)
+    )
     draw = np.random.default_rng(0)
     batches = []
     for size in (1, 400, 3_000, 2_000, 700):
@@ -81,9 +89,10 @@ def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch):
         }
         batches.append(pa.RecordBatch.from_arrays(list(lists.values()), list(lists)))
     found = []
-    for name, options in (("ours", top_values.options()), ("theirs", tfdv.StatsOptions())):
+    ours, theirs = top_values.options(str(tmp_path)), nullcontext(tfdv.StatsOptions())
+    for name, context in (("ours", ours), ("theirs", theirs)):
         path = str(tmp_path / name)
-        with in_process_pipeline() as pipeline:
+        with context as options, in_process_pipeline() as pipeline:
             _ = (
                 pipeline
                 | beam.Create(batches)
@@ -93,5 +102,6 @@ def test_values_are_counted_as_tfdv_counts_them(tmp_path, monkeypatch):
         (one,) = tfdv.load_stats_binary(path).datasets
         found.append({feature.path.step[0]: feature for feature in one.features})
     assert found[0] == found[1]
+    assert any(stored) == (held == 500) and not (tmp_path / "counts").exists()
     assert found[0]["words"].string_stats.unique > 1_000
     assert len(found[0]["words"].string_stats.rank_histogram.buckets) == 1_000

@@ -25,7 +25,7 @@ from models.inputs.columns import (
 from models.inputs.documents import Documents
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
-from models.inputs.ids import IdIndex, Ids, held, in_buckets, index_of, lines, pieces
+from models.inputs.ids import IdIndex, Ids, bucket_order, held, index_of, lines, pieces
 from models.inputs.preprocessing import (
     BUCKETS,
     FIRST_TOKEN,
@@ -446,9 +446,9 @@ class TrainingData:
         if name not in self._vocabularies:
             path = self.transform.vocabulary_file_by_name(name)
             tokens = held(lines(path) if path else ())
-            # Nothing asks in which order many users are; ties between items are broken by theirs.
+            # Ties between items are broken by their order; nothing asks for that of many users.
             if name == "user_id" and isinstance(tokens, Ids):
-                tokens = in_buckets(tokens)
+                tokens = tokens.take(bucket_order(tokens))
             self._vocabularies[name] = tokens
         return self._vocabularies[name]
 
@@ -498,6 +498,9 @@ class TrainingData:
         cold, place = np.unique(rows.pop(cold_ids).astype(object), return_inverse=True)
         ids = np.array(known, object) if isinstance(known, list) else known
         if len(cold):
+            if entity == "user" and isinstance(lookup, IdIndex):
+                order = bucket_order(cold)
+                cold, place = cold[order], np.argsort(order)[place]
             index[index == UNKNOWN] = FIRST_TOKEN + len(known) + place
             ids = held([*pieces(known), cold.tolist()])
             if isinstance(lookup, IdIndex):

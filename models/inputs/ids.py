@@ -18,8 +18,8 @@ MANY = 1 << 20
 """Ids up to which they are objects, and look-ups hash tables."""
 _PIECE = 1 << 24  # bytes of a file that are read at once
 _TAKEN = 1 << 16  # ids that are put in another order at a time
-_A_BUCKET = 4  # ids, in the mean
-_SALTS = 8
+_A_BUCKET = 8  # ids, in the mean
+_SALTS = 16
 _HASH_BITS = 31  # of `hashed`
 
 
@@ -141,17 +141,17 @@ def lines(path: str) -> Iterator[list[bytes]]:
 
 
 class IdIndex(tf.Module):
-    """Finds the index of an id among many, in stock operations: 5 bytes an id, or 9.
+    """Finds the index of an id among many, in stock operations: 4.5 bytes an id, or 8.5.
 
-        hash   = `hashed(id)`, of 31 bits        bucket = another, salted hash, of N / 4
+        hash = `hashed(id)`, 31 bits        bucket = another, salted hash, below N / 8
 
     The ids of a bucket lie side by side, by their hashes, among which halving finds the one. So of
-    an id a hash is kept, a quarter of where a bucket ends and, unless the ids are held in this
-    order (`in_buckets`), a place.
+    an id its hash is kept, an eighth of where a bucket ends and, unless the ids are held in this
+    order (`bucket_order`), its place.
 
-    Another id is taken for one of N with a probability of 4 / 2^31, whatever N is. Two of N have
-    bucket and hash in common with one of about N / 2^30, 1 in 36 of 30 million: then the next salt
-    is taken.
+    Another id is taken for one of them with a probability of 8 / 2^31, whatever N is. Two of them
+    have bucket and hash in common with one of about N / 2^29, 1 in 18 of 30 million: then the next
+    salt is taken.
 
     Args:
         ids: no two alike; place p has index p + 2.
@@ -223,10 +223,10 @@ def index_of(ids: Sequence[bytes] | np.ndarray | Ids) -> tf.lookup.StaticHashTab
     return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
 
 
-def in_buckets(ids: Ids) -> Ids:
-    """The same ids in the order in which an `IdIndex` takes the least."""
+def bucket_order(ids: Sequence[bytes] | np.ndarray | Ids) -> np.ndarray:
+    """[N] places of ids: the order in which an `IdIndex` of them takes the least."""
     _, order, _ = _sorted_keys(ids)
-    return ids if order is None else ids.take(order)
+    return np.arange(len(ids)) if order is None else order
 
 
 def _sorted_keys(

@@ -190,8 +190,6 @@ def _hashes(field: Field) -> tf.Tensor | tf.Variable:
     if field.table is None:
         parts = [hashed(tf.constant(part, tf.string)) for part in pieces(field.tokens)]
         return tf.concat(parts, axis=0)
-    if isinstance(tf.distribute.get_strategy(), tf.distribute.ParameterServerStrategy):
-        return tf.constant(field.table.hashes.numpy())  # workers reach no variable of the chief
     return field.table.hashes
 
 

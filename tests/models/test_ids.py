@@ -134,16 +134,11 @@ def test_a_retriever_answers_many_as_few(toy_data, tmp_path, monkeypatch):
     """Users lie in another order, which nobody sees: by id all is what it was."""
     toy = toy_data("event", 0.0).with_newcomers()
 
-    def asked_of(model, data, folder):
-        tasks.of("bpr_mf").exporter(model, data).export(str(folder))
-        users = tf.constant([*sorted(few.users.ids), b"nobody"])
-        none = tf.zeros([len(users), 0], tf.string)
-        told = {"user_id": users, "history": none, "exclude": none, "k": tf.constant(7)}
-        return tf.saved_model.load(str(folder)).signatures["recommend"](**told)
-
     few = toy.load("bpr_mf")
     learnt = learn("bpr_mf", few, None, {"epochs": 1, "batch_size": 128, "factors": 8})
-    expected = asked_of(learnt, few, tmp_path / "few")
+    users = tf.constant([*sorted(few.users.ids), b"nobody"])
+    none, k = tf.zeros([len(users), 0], tf.string), tf.fill([len(users)], 7)
+    expected = tasks.of("bpr_mf").exporter(learnt, few).recommend(users, none, none, k)
     warm_start.save_weights(learnt, str(tmp_path))
 
     monkeypatch.setattr(ids_module, "MANY", 6)
@@ -167,7 +162,9 @@ def test_a_retriever_answers_many_as_few(toy_data, tmp_path, monkeypatch):
     model = registry.load("bpr_mf").Model(learnt.hyper_parameters, many)
     TrainingLoop(model.hyper_parameters, many).build(model)
     assert warm_start.load_weights(model, str(tmp_path))["complete"]
-    received = asked_of(model, many, tmp_path / "many")
+    tasks.of("bpr_mf").exporter(model, many).export(str(tmp_path / "many"))
+    served = tf.saved_model.load(str(tmp_path / "many")).signatures["recommend"]
+    received = served(user_id=users, history=none, exclude=none, k=k)
     for name, values in expected.items():
         if values.dtype == tf.float32:
             np.testing.assert_allclose(received[name], values, atol=1e-6, err_msg=name)

@@ -214,7 +214,11 @@ class IdIndex(tf.Module):
 
 
 def index_of(ids: Sequence[bytes] | np.ndarray | Ids) -> tf.lookup.StaticHashTable | IdIndex:
-    """Makes the look-up of ids: place p -> index p + 2, and 1 for an id that is not there."""
+    """Makes the look-up of ids: place p -> index p + 2, and 1 for an id that is not there.
+
+    Raises:
+        DataError: two of many ids are alike.
+    """
     if len(ids) > MANY:
         return IdIndex(ids)
     index = tf.range(FIRST_TOKEN, FIRST_TOKEN + len(ids), dtype=tf.int64)
@@ -224,7 +228,11 @@ def index_of(ids: Sequence[bytes] | np.ndarray | Ids) -> tf.lookup.StaticHashTab
 
 
 def bucket_order(ids: Sequence[bytes] | np.ndarray | Ids) -> np.ndarray:
-    """[N] places of ids: the order in which an `IdIndex` of them takes the least."""
+    """[N] places of ids: the order in which an `IdIndex` of them takes the least.
+
+    Raises:
+        DataError: two ids are alike.
+    """
     _, order, _ = _sorted_keys(ids)
     return np.arange(len(ids)) if order is None else order
 

@@ -57,7 +57,7 @@ ANSWERED = {"retrieve": 40, "score": 20}
 """Bytes of memory for an event in the queries, or rows, of validation and in what is exported."""
 FEW = 1 << 20
 """Ids of users, or of items, up to which they are objects (`models.inputs.ids`)."""
-AN_ID, ONE_OF_MANY = (525, 245), (60, 26)
+AN_ID, ONE_OF_MANY = (525, 245), (60, 19)
 """Bytes of memory for an id of few besides its text, and of many: trained with, and loaded."""
 PAGED_ID = 37
 """Bytes of an id of many in temporary files, besides its text."""
@@ -66,9 +66,9 @@ COUNTED = 110
 EVENT_ON_DISK, VALUE_ON_DISK, ENTITY_ON_DISK = 40, 6, 100
 """Bytes on disk for an event, for each column of its user, its item and itself, and for a user or \
 an item of a table."""
-EXPORTED, EXPORTED_ID = 8, 22
-"""Bytes on disk for an event in the histories that a model is exported with, and for an id with \
-its look-up, besides its text."""
+EXPORTED, EXPORTED_ID = 8, (22, 15)
+"""Bytes on disk for an event in the histories that a model is exported with, and for an id of few \
+and of many with its look-up, besides its text."""
 ALWAYS_ON_DISK, A_MODEL = 6 << 20, 3 << 20
 """Bytes on disk of an empty run, and of a model's graph."""
 AN_ID_LONG = 40
@@ -477,7 +477,7 @@ class _Ids:
     @property
     def exported(self) -> float:
         """Bytes that they take on disk in a model, with what a warm start aligns its rows by."""
-        return EXPORTED_ID * self.number + 2 * self.text
+        return EXPORTED_ID[self.number > FEW] * self.number + 2 * self.text
 
 
 def _ids(config: RunConfig, counted: Mapping[str, Counted], sizes: Sizes) -> tuple[_Ids, _Ids]:

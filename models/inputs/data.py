@@ -1,8 +1,8 @@
 """What a model trains on: the users, the items and the train rows, as index arrays in memory.
 
 Index layout: 0 = padding, 1 = unknown, 2.. = entities; those seen in train first, in the
-vocabulary's order (most frequent first), then the ones that only the tables know ("cold"). Position
-p in the catalogue is index p + 2.
+vocabulary's order (most frequent first; of more than a million users that of their look-up), then
+the ones that only the tables know ("cold"). Position p in the catalogue is index p + 2.
 """
 
 import functools
@@ -25,7 +25,7 @@ from models.inputs.columns import (
 from models.inputs.documents import Documents
 from models.inputs.event_log import EventLog, by_user_and_time
 from models.inputs.history import RAW, STRINGS, History, HistoryReader, beside_items
-from models.inputs.ids import IdIndex, Ids, held, index_of, lines, pieces
+from models.inputs.ids import IdIndex, Ids, bucket_order, held, index_of, lines, pieces
 from models.inputs.preprocessing import (
     BUCKETS,
     FIRST_TOKEN,
@@ -445,7 +445,11 @@ class TrainingData:
         """What Transform has found of a column; nothing where it hashes the values."""
         if name not in self._vocabularies:
             path = self.transform.vocabulary_file_by_name(name)
-            self._vocabularies[name] = held(lines(path) if path else ())
+            tokens = held(lines(path) if path else ())
+            # Ties between items are broken by their order; nothing asks for that of many users.
+            if name == "user_id" and isinstance(tokens, Ids):
+                tokens = tokens.take(bucket_order(tokens))
+            self._vocabularies[name] = tokens
         return self._vocabularies[name]
 
     def _has_vocabulary(self, name: str) -> bool:
@@ -458,6 +462,9 @@ class TrainingData:
         buckets = [b"bucket %d" % number for number in range(BUCKETS)]
         tokens = buckets if kind == feature_types.NUMERIC else self._vocabulary(name)
         listed = kind == feature_types.MULTIVALUED
+        table = None
+        if kind == feature_types.ID:
+            table = self.user_table if entity == "user" else self.item_table
         return Field(
             name,
             entity,
@@ -466,6 +473,7 @@ class TrainingData:
             listed,
             tokens if isinstance(tokens, Ids) else tuple(tokens),
             hashed=kind != feature_types.NUMERIC and not self._has_vocabulary(name),
+            table=table if isinstance(table, IdIndex) else None,
         )
 
     def _entities(self, entity: str, pattern: str, with_cold: bool) -> Entities:
@@ -490,8 +498,15 @@ class TrainingData:
         cold, place = np.unique(rows.pop(cold_ids).astype(object), return_inverse=True)
         ids = np.array(known, object) if isinstance(known, list) else known
         if len(cold):
+            if entity == "user" and isinstance(lookup, IdIndex):
+                order = bucket_order(cold)
+                cold, place = cold[order], np.argsort(order)[place]
             index[index == UNKNOWN] = FIRST_TOKEN + len(known) + place
-            ids, lookup = held([*pieces(known), cold.tolist()]), None
+            ids = held([*pieces(known), cold.tolist()])
+            if isinstance(lookup, IdIndex):
+                lookup.append(cold)
+            else:
+                lookup = None
             ids = np.array(ids, object) if isinstance(ids, list) else ids
         # One row an id: a later duplicate (the data check has said so) does not win over an earlier
         # one.

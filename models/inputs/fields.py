@@ -69,15 +69,9 @@ class FieldRows:
             for field in self.fields
             for part in ((b"<missing>", b"<unknown>"), *self._tokens_of(field))
         )
-        # Of a field with a vocabulary, index -> the hash that one without has for an index.
+        # Of a field with a vocabulary, place -> the hash that one without has for an index.
         self._hashes = {
-            field.name: tf.concat(
-                [
-                    tf.range(FIRST_TOKEN),
-                    *(hashed(tf.constant(part, tf.string)) for part in pieces(field.tokens)),
-                ],
-                axis=0,
-            )
+            field.name: _hashes(field)
             for field in self.fields
             if field.name in self._shared and field.tokens
         }
@@ -173,9 +167,10 @@ class FieldRows:
             return index + offset
         if field.name not in self._shared:
             return tf.stack([index + offset, tf.zeros_like(index)], axis=-1)
+        value = index
         if field.name in self._hashes:
-            index = tf.gather(self._hashes[field.name], index)
-        two = shared_rows(index, self._shared[field.name]) + offset + FIRST_TOKEN
+            value = tf.gather(self._hashes[field.name], tf.maximum(index - FIRST_TOKEN, 0))
+        two = shared_rows(value, self._shared[field.name]) + offset + FIRST_TOKEN
         alone = tf.stack([index + offset, tf.zeros_like(index)], axis=-1)
         return tf.where((index < FIRST_TOKEN)[..., tf.newaxis], alone, two)
 
@@ -188,6 +183,14 @@ def shared_rows(index: tf.Tensor, rows: int) -> tf.Tensor:
     key = tf.cast(index, tf.int64)[..., tf.newaxis] * tf.constant(_ODD, tf.int64)
     key = tf.bitwise.bitwise_xor(key, tf.bitwise.right_shift(key, tf.constant(32, tf.int64)))
     return tf.cast(tf.math.floormod(key, rows), tf.int32)
+
+
+def _hashes(field: Field) -> tf.Tensor | tf.Variable:
+    """[N] int32 hashes of the tokens of a field: of many ids those that their look-up has."""
+    if field.table is None:
+        parts = [hashed(tf.constant(part, tf.string)) for part in pieces(field.tokens)]
+        return tf.concat(parts, axis=0)
+    return field.table.hashes
 
 
 def _shared(fields: Sequence[Field], hash_rows: Mapping[str, int]) -> dict[str, int]:

@@ -11,12 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.columns import ROWS_AT_ONCE, Column
-from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
+from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN, hashed
+from models.names.errors import DataError
 
 MANY = 1 << 20
 """Ids up to which they are objects, and look-ups hash tables."""
 _PIECE = 1 << 24  # bytes of a file that are read at once
-_KEYS = 2**63 - 1
+_TAKEN = 1 << 16  # ids that are put in another order at a time
+_A_BUCKET = 8  # ids, in the mean
+_SALTS = 16
+_HASH_BITS = 31  # of `hashed`
 
 
 class Ids:
@@ -35,13 +39,37 @@ class Ids:
     @classmethod
     def of(cls, parts: Iterable[Sequence[bytes]]) -> "Ids":
         """Holds ids that are told a part at a time."""
+        return cls._of(
+            (
+                np.frombuffer(b"".join(part), np.uint8),
+                np.fromiter(map(len, part), np.int64, len(part)),
+            )
+            for part in parts
+        )
+
+    @classmethod
+    def _of(cls, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> "Ids":
+        """Of the texts of the parts, and how long each id in them is."""
         text, ends, total = Column(np.uint8), Column(np.int64), 0
         ends.append(np.zeros(1, np.int64))
-        for part in parts:
-            text.append(np.frombuffer(b"".join(part), np.uint8))
-            ends.append(total + np.cumsum(np.fromiter(map(len, part), np.int64, len(part))))
-            total += sum(map(len, part))
+        for part, lengths in parts:
+            text.append(part)
+            ends.append(total + np.cumsum(lengths))
+            total += len(part)
         return cls(text.array(), ends.array())
+
+    def take(self, places: np.ndarray) -> "Ids":
+        """The ids at [M] places, in that order."""
+
+        def part(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            first, lengths = self._ends[places], self._ends[places + 1] - self._ends[places]
+            end = np.cumsum(lengths)
+            # Of every byte of the new text its place in the old one.
+            byte = np.arange(lengths.sum()) + np.repeat(first - end + lengths, lengths)
+            return self._text[byte], lengths
+
+        starts = range(0, len(places), _TAKEN)
+        return self._of(part(places[start : start + _TAKEN]) for start in starts)
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -113,51 +141,132 @@ def lines(path: str) -> Iterator[list[bytes]]:
 
 
 class IdIndex(tf.Module):
-    """Finds the index of an id among many, in stock operations: 12 bytes an id.
+    """Finds the index of an id among many, in stock operations: 4.5 bytes an id, or 8.5.
 
-        key = hash of the id, below 2^63 - 1        found by halving among the sorted keys
+        hash = `hashed(id)`, 31 bits        bucket = another, salted hash, below N / 8
 
-    Another id has the key of one of N with a probability of N / 2^63.
+    The ids of a bucket lie side by side, by their hashes, among which halving finds the one. So of
+    an id its hash is kept, an eighth of where a bucket ends and, unless the ids are held in this
+    order (`bucket_order`), its place.
+
+    Another id is taken for one of them with a probability of 8 / 2^31, whatever N is. Two of them
+    have bucket and hash in common with one of about N / 2^29, 1 in 18 of 30 million: then the next
+    salt is taken.
 
     Args:
-        keys: [N] int64, ascending, no two alike.
-        index: [N] int32.
+        ids: no two alike; place p has index p + 2.
+
+    Raises:
+        DataError: two ids are alike.
+
+    Attributes:
+        hashes: [N] int32, of the ids in their order.
     """
 
-    def __init__(self, keys: np.ndarray, index: np.ndarray):
+    def __init__(self, ids: Sequence[bytes] | np.ndarray | Ids):
         super().__init__()
-        self._size = len(keys)
-        self._keys = tf.Variable(keys, trainable=False, name="keys")
-        self._index = tf.Variable(index, trainable=False, name="index")
+        key, order, self._salt = _sorted_keys(ids)
+        self._size, self._buckets = len(ids), _buckets(ids)
+        self._rest: IdIndex | None = None
+        ends = np.searchsorted(key, np.arange(self._buckets + 1) << _HASH_BITS).astype(np.int32)
+        self._steps = int(np.diff(ends).max() - 1).bit_length()
+        hashes = (key & ((1 << _HASH_BITS) - 1)).astype(np.int32)
+        self._order = None
+        if order is not None:
+            self._order = tf.Variable(order.astype(np.int32), trainable=False, name="order")
+            in_order = np.empty_like(hashes)
+            in_order[order] = hashes
+            hashes = in_order
+        self._ends = tf.Variable(ends, trainable=False, name="ends")
+        self.hashes = tf.Variable(hashes, trainable=False, name="hashes")
+
+    def append(self, ids: Sequence[bytes] | np.ndarray) -> None:
+        """Finds besides [M] others, which it finds none of: place p has index N + p + 2."""
+        self._rest = IdIndex(ids)
 
     def lookup(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
         """Ids (strings) -> int64 indices of the same shape; 1 for one that is not there."""
         if isinstance(ids, tf.RaggedTensor):
             return ids.with_flat_values(self.lookup(ids.flat_values))
-        key = tf.reshape(_key(ids), [-1])
-        place = tf.minimum(tf.searchsorted(self._keys, key), self._size - 1)
-        index = tf.cast(tf.gather(self._index, place), tf.int64)
-        known = tf.gather(self._keys, place) == key
-        return tf.reshape(tf.where(known, index, UNKNOWN), tf.shape(ids))
+        flat = tf.reshape(ids, [-1])
+        bucket, wanted = _bucket(flat, self._buckets, self._salt), hashed(flat)
+        begin, end = tf.gather(self._ends, bucket), tf.gather(self._ends, bucket + 1)
+        # The last of the bucket whose hash is not above the one that is wanted.
+        place, last = tf.minimum(begin, self._size - 1), tf.maximum(end - 1, 0)
+        for step in reversed(range(self._steps)):
+            beyond = tf.minimum(place + (1 << step), last)
+            place = tf.where(self._hash_at(beyond) <= wanted, beyond, place)
+        known = (begin < end) & (self._hash_at(place) == wanted)
+        index = tf.where(known, self._id_at(place) + FIRST_TOKEN, UNKNOWN)
+        index = tf.reshape(tf.cast(index, tf.int64), tf.shape(ids))
+        if self._rest is None:
+            return index
+        behind = self._rest.lookup(ids)
+        behind = tf.where(behind == UNKNOWN, behind, behind + self._size)
+        return tf.where(index == UNKNOWN, behind, index)
+
+    def _id_at(self, place: tf.Tensor) -> tf.Tensor:
+        """Places in the order of the buckets -> places in that of the ids."""
+        return place if self._order is None else tf.gather(self._order, place)
+
+    def _hash_at(self, place: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self.hashes, self._id_at(place))
 
 
 def index_of(ids: Sequence[bytes] | np.ndarray | Ids) -> tf.lookup.StaticHashTable | IdIndex:
-    """Makes the look-up of ids: place p -> index p + 2, and 1 for an id that is not there."""
+    """Makes the look-up of ids: place p -> index p + 2, and 1 for an id that is not there.
+
+    Raises:
+        DataError: two of many ids are alike.
+    """
     if len(ids) > MANY:
-        key = np.empty(len(ids), np.int64)
-        begin = 0
-        for piece in pieces(ids):
-            key[begin : begin + len(piece)] = _key(tf.constant(piece, tf.string))
-            begin += len(piece)
-        order = np.argsort(key)
-        key = key[order]
-        if np.all(key[1:] > key[:-1]):
-            return IdIndex(key, (order + FIRST_TOKEN).astype(np.int32))
+        return IdIndex(ids)
     index = tf.range(FIRST_TOKEN, FIRST_TOKEN + len(ids), dtype=tf.int64)
     values = tf.constant(np.asarray(ids, object), tf.string)
     initializer = tf.lookup.KeyValueTensorInitializer(values, index)
     return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
 
 
-def _key(ids: tf.Tensor) -> tf.Tensor:
-    return tf.strings.to_hash_bucket_fast(ids, _KEYS)
+def bucket_order(ids: Sequence[bytes] | np.ndarray | Ids) -> np.ndarray:
+    """[N] places of ids: the order in which an `IdIndex` of them takes the least.
+
+    Raises:
+        DataError: two ids are alike.
+    """
+    _, order, _ = _sorted_keys(ids)
+    return np.arange(len(ids)) if order is None else order
+
+
+def _sorted_keys(
+    ids: Sequence[bytes] | np.ndarray | Ids,
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Bucket and hash of [N] ids, int64, ascending; their places, None: as they are; the salt."""
+    for salt in range(_SALTS):
+        key, begin = np.empty(len(ids), np.int64), 0
+        for piece in pieces(ids):
+            text = tf.constant(piece, tf.string)
+            bucket = _bucket(text, _buckets(ids), salt).numpy()
+            key[begin : begin + len(piece)] = bucket << _HASH_BITS | hashed(text).numpy()
+            begin += len(piece)
+        order = None
+        if not _ascends(key):
+            order = np.argsort(key)
+            key = key[order]
+        if order is None or _ascends(key):
+            return key, order, salt
+    raise DataError(
+        f"{len(ids):,} ids cannot be told apart: two of them have the same hashes by each of "
+        f"{_SALTS} salts; required: ids of which none is there twice"
+    )
+
+
+def _ascends(key: np.ndarray) -> bool:
+    return bool(np.all(key[1:] > key[:-1]))
+
+
+def _buckets(ids: Sequence[bytes] | np.ndarray | Ids) -> int:
+    return max(1, len(ids) // _A_BUCKET)
+
+
+def _bucket(ids: tf.Tensor, buckets: int, salt: int) -> tf.Tensor:
+    return tf.strings.to_hash_bucket_strong(ids, buckets, [salt, 0])

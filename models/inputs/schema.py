@@ -7,7 +7,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from models.inputs.ids import Ids
+from models.inputs.ids import IdIndex, Ids
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.names.features import CATEGORICAL, ID, NUMERIC
 
@@ -32,6 +32,7 @@ class Field:
         tokens: what the indices from 2 on stand for, for aligning embedding rows at a warm start.
         hashed: there is no vocabulary: the indices from 2 on are hashes
             (`models.inputs.preprocessing.hashed`).
+        table: of many ids their look-up, which has the hashes of the tokens.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Field:
     listed: bool
     tokens: Sequence[bytes] | Ids
     hashed: bool = False
+    table: IdIndex | None = None
 
     @property
     def size(self) -> int:

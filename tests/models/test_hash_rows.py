@@ -17,6 +17,7 @@ from models.inputs.schema import Field
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import resolve
+from models.training import warm_start
 from models.training.loop import TrainingLoop
 from tests.models import toy as toys
 from tests.models.contract import assert_as_large_as_said, assert_takes_every_weight
@@ -167,8 +168,6 @@ def trained_of(model, data):
 
 def test_a_warm_start_keeps_what_a_hash_has_learnt(shared, tmp_path):
     """Of another number of rows nothing is taken over but what has rows of its own."""
-    from models.training import warm_start
-
     model, data = train("fm", shared, {"epochs": 1, "hash_rows": hash_of(20)})
     warm_start.save_weights(model, str(tmp_path))
 
@@ -192,20 +191,29 @@ def test_a_warm_start_keeps_what_a_hash_has_learnt(shared, tmp_path):
     )
 
 
-def test_many_ids_are_learnt_served_and_started_from_as_few_are(shared, tmp_path, monkeypatch):
-    sharing = {"user_id": 7, **hash_of(20)}
+@pytest.mark.parametrize("users", [{"user_id": 7}, {}], ids=["shared", "a row each"])
+def test_many_ids_are_learnt_served_and_started_from_as_few_are(
+    users, shared, tmp_path, monkeypatch
+):
+    settings = {"epochs": 2, "hash_rows": {**users, **hash_of(20)}}
 
-    def trained(folder):
-        model, data = train("fm", shared, {"epochs": 2, "hash_rows": sharing})
+    def served(model, data, folder):
         tasks.of("fm", CLICK).exporter(model, data).export(str(folder))
-        return data, model, tf.saved_model.load(str(folder)).signatures
+        warm_start.save_weights(model, str(folder))
+        return tf.saved_model.load(str(folder)).signatures
 
-    few, _, answers = trained(tmp_path / "few")
+    model, few = train("fm", shared, settings)
+    answers = served(model, few, tmp_path / "few")
     monkeypatch.setattr(ids, "MANY", 6)
     monkeypatch.setattr(toys, "_loaded", {})
-    many, model, others = trained(tmp_path / "many")
+    model, many = train("fm", shared, settings)
+    if not users:  # whose first rows were drawn for other users
+        assert warm_start.load_weights(model, str(tmp_path / "few"))["complete"]
+    others = served(model, many, tmp_path / "many")
     assert isinstance(many.user_table, ids.IdIndex) and isinstance(many.users.ids, ids.Ids)
-    assert list(many.users.ids) == few.users.ids.tolist()
+    assert list(many.users.ids) != few.users.ids.tolist()
+    assert sorted(many.users.ids) == sorted(few.users.ids)
+    assert list(many.items.ids) == few.items.ids.tolist()
     np.testing.assert_array_equal(many.item_counts, few.item_counts)
     for name, table in few.items.features.items():
         assert tf.reduce_all(many.items.features[name] == table), name
@@ -221,8 +229,39 @@ def test_many_ids_are_learnt_served_and_started_from_as_few_are(shared, tmp_path
                 assert tf.reduce_all(received[column] == values), (name, column)
             else:
                 np.testing.assert_allclose(received[column], values, atol=1e-6)
+    # Once each: the hashes of the users, those of the items and which of them lies where.
+    saved = tf.train.list_variables(str(tmp_path / "many" / "variables" / "variables"))
+    shapes = [shape for _, shape in saved]
+    assert [shapes.count([len(one)]) for one in (many.users, many.items)] == [1, 2]
     assert isinstance(model.factors.tokens, ids.Ids)
     assert_takes_every_weight(trained_of(model, many), str(tmp_path))
+
+
+@pytest.mark.parametrize("sorted_so", [True, False])
+def test_many_ids_that_share_rows_are_exported_in_4_bytes_and_a_half_each_or_8(sorted_so, tmp_path):
+    """A look-up in stock operations, and the rows of what it finds, by the same hashes."""
+    count = 40_000
+    tokens = ids.Ids.of([[b"%d" % number for number in range(count)]])
+    tokens = tokens.take(ids.bucket_order(tokens)) if sorted_so else tokens
+    table = ids.IdIndex(tokens)
+    many = dataclasses.replace(field("user_id", "id", (), False), tokens=tokens, table=table)
+    rows = FieldRows([many], {"user_id": 100})
+    module = tf.Module()
+    module.table = table
+
+    def ask(values):
+        return rows({"user_id": tf.cast(table.lookup(values), tf.int32)})[0]
+
+    asked = tf.constant(["17", "39999", "nobody"])
+    signature = [tf.TensorSpec([None], tf.string)]
+    module.ask = tf.function(ask, input_signature=signature, autograph=False)
+    tf.saved_model.save(module, str(tmp_path))
+    # By the hash of the text, as of few ids.
+    two = in_numpy(hashed(asked[:2]), 100) + 4
+    loaded = tf.saved_model.load(str(tmp_path))
+    assert loaded.ask(asked)[:, 0].numpy().tolist() == [*two.tolist(), [3, 0]]
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert size < (4.5 if sorted_so else 8.5) * count + 40_000
 
 
 def hash_of(rows):

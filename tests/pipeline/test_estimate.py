@@ -111,6 +111,9 @@ def test_ids_are_counted_by_number_and_length(tmp_path, monkeypatch):
         fewer = AN_ID[place] + 2 - ONE_OF_MANY[place]
         assert moment(short, name) - moment(many, name) == times * 10 * fewer
     assert many.temporary.bytes == 10 * (PAGED_ID + 2)
+    # And pushed.
+    fewer = EXPORTED_ID[0] - EXPORTED_ID[1]
+    assert short.disk[1].bytes - many.disk[1].bytes == 2 * 10 * fewer
     longer = re.sub(r"([ui])(\d),", r"\1----\2,", LOG)
     longer = estimated(write(tmp_path, longer), "bpr_mf")
     assert moment(longer, "training") - moment(many, "training") == 6 * 4
@@ -251,7 +254,7 @@ def test_a_row_on_disk_by_hand(tmp_path):
     # 16 users and items of the log.
     assert tables.bytes == estimate.ALWAYS_ON_DISK + 60 * (40 + 3 * 6) + 26 * 100
     # 92 numbers as a SavedModel and for a warm start, with the ids, and the histories; and pushed.
-    assert model.bytes == 2 * (A_MODEL + 92 * 8 + 60 * EXPORTED + 16 * (EXPORTED_ID + 2 * 2))
+    assert model.bytes == 2 * (A_MODEL + 92 * 8 + 60 * EXPORTED + 16 * (EXPORTED_ID[0] + 2 * 2))
     assert kept.bytes == 92 * 4 * 5  # weights newest and best, two of Adam's, the average
 
 

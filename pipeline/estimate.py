@@ -61,8 +61,9 @@ AN_ID, ONE_OF_MANY = (525, 245), (60, 19)
 """Bytes of memory for an id of few besides its text, and of many: trained with, and loaded."""
 PAGED_ID = 37
 """Bytes of an id of many in temporary files, besides its text."""
-COUNTED = 110
-"""Bytes of memory for an id while Transform counts; of more than `FEW` it does so in files."""
+COUNTED, COUNTED_AT_ONCE = 130, 1 << 23
+"""Bytes of memory for an id while StatisticsGen and Transform count, and of how many at most: the \
+counts of more lie in files."""
 EVENT_ON_DISK, VALUE_ON_DISK, ENTITY_ON_DISK = 40, 6, 100
 """Bytes on disk for an event, for each column of its user, its item and itself, and for a user or \
 an item of a table."""
@@ -531,7 +532,7 @@ def _memory(
     events += 48 * steps
     numbers = 4 * (own.learnt * (4 + own.slots) + own.held + own.beside)
     processes = config.cluster.workers
-    in_counts = COUNTED * sum(min(FEW, one.number) for one in ids)
+    in_counts = COUNTED * min(COUNTED_AT_ONCE, sum(one.number for one in ids))
     yield Need(
         "reading and Transform", BEFORE + graphs + in_counts, "whatever the number of events"
     )

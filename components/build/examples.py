@@ -7,6 +7,7 @@ What a shard must know of the rest of the log (time cuts, item counts, the item 
 as side inputs.
 """
 
+import functools
 import math
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
@@ -37,13 +38,12 @@ from components.build.splits import (
     VALID,
     Facts,
     Log,
-    gather_facts,
     given_in,
     make_log,
-    merge_facts,
     read_given,
 )
 from components.build.walks import WriteWalks
+from components.build.whole_log import facts_of
 from components.tables import artifacts, records, schemas
 from components.tables.columns import columns_of, concatenated
 from components.tables.hashing import shard_of
@@ -104,16 +104,14 @@ def build(
         columns["events"] = selected
 
     with make_pipeline() as pipeline:
-        events, event_shards = _events(pipeline, files, columns, config, shards, examples, chosen)
+        events, again, event_shards = _events(
+            pipeline, files, columns, config, shards, examples, chosen
+        )
         users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
         item_batches = pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
         items = beam.pvalue.AsList(item_batches)
-        facts = (
-            events
-            | "Facts" >> beam.Map(gather_facts, split)
-            | "AllFacts" >> beam.CombineGlobally(merge_facts)
-            | "CheckFacts" >> beam.Map(checks.check_facts, split)
-        )
+        facts = facts_of(events, again, split)
+        facts = facts | "CheckFacts" >> beam.Map(checks.check_facts, split)
         sharded = {
             "events": event_shards,
             "users": users | "ShardUsers" >> Shard(shards, examples),
@@ -213,16 +211,28 @@ def _events(
     folder: str,
     chosen: selection.Selection | None,
 ):
-    """The events that the facts are gathered of, and the shards of users of those that are split.
+    """The events that the facts are gathered of, their times again, and the shards of users.
 
-    They are the same unless filters have left some out that a border in the log was found by.
+    The shards are of the events that are split, which are the others unless filters have left some
+    out that a border in the log was found by.
     """
     if chosen is None:
         events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
-        return events, events | "ShardEvents" >> Shard(shards, folder)
+
+        def again() -> beam.PCollection:
+            times = {"timestamp": columns["events"]["timestamp"]}
+            return pipeline | "Times" >> ReadBatches(files["events"], times)
+
+        return events, again, events | "ShardEvents" >> Shard(shards, folder)
     of_facts = chosen.before if SPLITS[config.split.name].has_border else chosen.after
-    events = pipeline | "Events" >> beam.Create(of_facts) | beam.Map(lambda one: one[1].read())
-    return events, pipeline | "Chosen" >> beam.Create(chosen.after)
+    kept = pipeline | "Events" >> beam.Create(of_facts)
+    read = functools.partial(beam.Map, lambda one: one[1].read())
+    events = kept | "Tables" >> read()
+    return (
+        events,
+        lambda: kept | "TablesAgain" >> read(),
+        pipeline | "Chosen" >> beam.Create(chosen.after),
+    )
 
 
 @dataclass

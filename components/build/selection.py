@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from components.build import checks
 from components.build.config import BuildConfig, Filters, Positives, Sessions, SplitConfig
 from components.build.session_splits import hashes
-from components.build.splits import TARGET, Facts, gather_facts, in_train, merge_facts
+from components.build.splits import TARGET, Facts, in_train
+from components.build.whole_log import facts_of
 from components.tables import records
 from components.tables.columns import BYTES, kind_of
 from components.tables.hashing import hash_ids
@@ -87,10 +88,11 @@ def select(
         return Selection(before, before, report)
     with make_pipeline() as pipeline:
         events = pipeline | "Selected" >> beam.Create(before)
-        facts = (
-            events
-            | "Facts" >> beam.Map(lambda shard: gather_facts(shard[1].read(), config.split))
-            | "AllFacts" >> beam.CombineGlobally(merge_facts)
+        tables = events | "Tables" >> beam.Map(lambda shard: shard[1].read())
+        facts = facts_of(
+            tables,
+            lambda: events | "TablesAgain" >> beam.Map(lambda shard: shard[1].read()),
+            config.split,
         )
         support = (
             events

@@ -6,6 +6,7 @@ A function that needs to know the whole log (a global time cut, the number of ro
 `Facts`, which are gathered batch by batch and merged.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ SOURCE = 5
 UNUSED = -1
 TARGET = "__target__"
 """The column of selected events that says which of them may be asked for."""
+_SPANS = 1 << 18
+"""Distinct times that are told apart at first."""
 LEAST_HELD_OUT = 5
 """Events that a held-out user must have to be asked, in the split user_holdout."""
 
@@ -82,6 +85,8 @@ class Facts:
     Attributes:
         rows: highest row number plus one.
         seconds: ascending distinct times, and `counts`, how many events each has (temporal only).
+            Of very many they are the beginnings of spans of `width` seconds each, until `refined`
+            parts those in which a cut lies.
         hashes: ascending distinct hashes of the users (user_holdout only).
         ends: when every session ends (where sessions are asked for).
         named_valid: whether the source names validation events (predefined, by user).
@@ -91,6 +96,7 @@ class Facts:
     rows: int = 0
     seconds: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
     counts: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
+    width: int = 1
     hashes: np.ndarray = field(default_factory=lambda: np.array([], np.uint64))
     ends: session_splits.SessionEnds = field(default_factory=session_splits.SessionEnds)
     named_valid: bool = False
@@ -120,18 +126,61 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
     parts = list(parts)
     if not parts:
         return Facts()
-    seconds, inverse = np.unique(
-        np.concatenate([part.seconds for part in parts]), return_inverse=True
-    )
-    counts = np.bincount(
-        inverse, np.concatenate([part.counts for part in parts]), len(seconds)
-    ).astype(np.int64)
+    seconds = np.concatenate([part.seconds for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
+    width = max(part.width for part in parts)
+    seconds, counts = _added(seconds, counts, width)
+    while len(seconds) > _SPANS:
+        width *= 2
+        seconds, counts = _added(seconds, counts, width)
     hashes = np.unique(np.concatenate([part.hashes for part in parts]))
     ends = session_splits.merge([part.ends for part in parts])
     rows = max(part.rows for part in parts)
     named_valid = any(part.named_valid for part in parts)
     known = domains.merge(part.domains for part in parts)
-    return Facts(rows, seconds, counts, hashes, ends, named_valid, known)
+    return Facts(rows, seconds, counts, width, hashes, ends, named_valid, known)
+
+
+def _added(seconds: np.ndarray, counts: np.ndarray, width: int) -> "Times":
+    """Ascending distinct beginnings of spans of so many seconds, and the counts of each."""
+    distinct, inverse = np.unique(seconds // width * width, return_inverse=True)
+    return distinct, np.bincount(inverse, counts, len(distinct)).astype(np.int64)
+
+
+Times = tuple[np.ndarray, np.ndarray]
+"""[S] int64, ascending distinct seconds, and [S] int64 how many events each has."""
+
+
+def near_cuts(table: pa.Table, facts: Facts, config: SplitConfig) -> Times:
+    """The times of one batch of events that lie in a span with a cut."""
+    seconds = table.column("timestamp").to_numpy()
+    if facts.width == 1:
+        seconds = seconds[:0]
+    near = np.isin(seconds // facts.width * facts.width, time_cuts(facts, config))
+    return np.unique(seconds[near], return_counts=True)
+
+
+def merge_times(parts: Iterable[Times]) -> Times:
+    """The times of all batches together."""
+    seconds, counts = zip(*parts) if (parts := list(parts)) else ([], [])
+    none = [np.array([], np.int64)]
+    return _added(np.concatenate([*seconds, *none]), np.concatenate([*counts, *none]), 1)
+
+
+def refined(facts: Facts, near: Times) -> Facts:
+    """The facts with every second of the spans with a cut, so that cuts are exact.
+
+    Args:
+        facts: of the whole log.
+        near: of all its events.
+    """
+    if facts.width == 1:
+        return facts
+    others = ~np.isin(facts.seconds, near[0] // facts.width * facts.width)
+    seconds = np.concatenate([facts.seconds[others], near[0]])
+    counts = np.concatenate([facts.counts[others], near[1]])
+    order = np.argsort(seconds)
+    return dataclasses.replace(facts, seconds=seconds[order], counts=counts[order], width=1)
 
 
 def make_log(table: pa.Table, config: SplitConfig, facts: Facts, everything: bool = False) -> Log:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components import standalone
-from components.build import checks, selection
+from components.build import checks, selection, splits
 from components.build.config import BuildConfig, Filters, Positives, Sessions, SplitConfig
 from components.build.selection import Hashes, core, merge_hashes
 from components.build.splits import TARGET, gather_facts, make_log
@@ -293,7 +293,7 @@ def test_sessions_by_a_gap_are_asked_position_by_position(shop, tmp_path):
     assert report["dropped"]["test"]["targets that train does not have"] == 0
 
 
-def test_targets_that_train_does_not_have_are_history(shop, tmp_path):
+def test_targets_that_train_does_not_have_are_history(shop, tmp_path, monkeypatch):
     # In test from the 91st second of the first day on: the rare items of the first user among them.
     split = {"name": "temporal", "valid_fraction": 0, "test_fraction": 0.9}
     report, rows = build(shop, tmp_path, split, {"filters": {"known_targets_only": True}})
@@ -303,6 +303,9 @@ def test_targets_that_train_does_not_have_are_history(shop, tmp_path):
     assert report["dropped"]["test"]["targets that train does not have"] > 0
     everything, _ = build(shop, tmp_path / "b", split, {})
     lost = everything["splits"]["test"]["rows"] - report["splits"]["test"]["rows"]
+    monkeypatch.setattr(splits, "_SPANS", 3)  # times are counted by spans
+    again, _ = build(shop, tmp_path / "c", split, {"filters": {"known_targets_only": True}})
+    assert again["splits"] == report["splits"] and again["dropped"] == report["dropped"]
     assert lost >= 0 and "targets that train does not have" not in everything["dropped"]["test"]
 
 

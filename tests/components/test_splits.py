@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.build import labels, rows
+from components.build import labels, rows, splits
 from components.build.config import POINT_IN_TIME, SPLITS, BuildConfig, SplitConfig
 from components.build.splits import (
     TEST,
@@ -13,10 +13,15 @@ from components.build.splits import (
     UNUSED,
     VALID,
     VALID_INPUT,
+    Facts,
     gather_facts,
     make_log,
     merge_facts,
+    merge_times,
+    near_cuts,
     ratio_of_rows,
+    refined,
+    time_cuts,
 )
 from models.names.errors import ConfigError, DataError
 from models.names.label import WEIGHT, Label
@@ -119,6 +124,28 @@ def test_temporal_cuts_at_one_time_for_everybody():
         "valid": ["az"],
         "test": ["by", "bz", "cx", "cy"],
     }
+
+
+@pytest.mark.parametrize("spans", [2, 3, 20])
+def test_cuts_in_time_are_exact_where_times_are_counted_by_spans(monkeypatch, spans):
+    random = np.random.RandomState(1)
+    times = np.concatenate([random.randint(-5_000, 90_000, 400), np.repeat(random.randint(50), 60)])
+    events = [("u", "i", int(time)) for time in random.permutation(times)]
+    config = SplitConfig.parse({"name": "temporal", "valid_fraction": 0.13, "test_fraction": 0.2})
+    source = table(events)
+    batches = [source.slice(begin, 50) for begin in range(0, len(events), 50)]
+    exact = merge_facts([gather_facts(batch, config) for batch in batches])
+    assert exact.width == 1 and len(exact.seconds) == len(set(times))
+    monkeypatch.setattr(splits, "_SPANS", spans)
+    rough = Facts()
+    for batch in batches:  # as a combiner adds up
+        rough = merge_facts([rough, gather_facts(batch, config)])
+    assert rough.width > 1 and len(rough.seconds) <= spans and rough.counts.sum() == len(events)
+    near = merge_times([near_cuts(batch, rough, config) for batch in batches])
+    found = refined(rough, near)
+    assert time_cuts(found, config) == time_cuts(exact, config)
+    assert found.counts.sum() == len(events) and len(found.seconds) == len(set(found.seconds))
+    assert found.width == 1 and refined(exact, merge_times([])) is exact
 
 
 def test_ratio_is_the_papers_draw():

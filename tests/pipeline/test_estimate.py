@@ -135,8 +135,10 @@ def test_ids_that_train_has_too_rarely_are_looked_up_all_the_same(tmp_path):
 
 
 def test_what_is_held_of_the_data_is_what_the_models_hold():
+    from components.tables import top_values
     from models.inputs import columns, ids
 
+    assert 2 * top_values._HELD == estimate.COUNTED_AT_ONCE
     assert columns._HELD == 8 * estimate.IN_MEMORY  # times have 8 bytes
     assert ids.MANY == estimate.FEW
 

@@ -124,7 +124,7 @@ class AutoRec(ScoreModel[HyperParameters]):
         rebuilt = tf.cast(
             self.decoder(self.encoder(tf.scatter_nd(place, inputs["rating"], shape))), tf.float32
         )
-        rebuilt = tf.gather(rebuilt, tf.maximum(column - FIRST_TOKEN, 0), batch_dims=1)
+        rebuilt = tf.gather(rebuilt, column, batch_dims=1)
         errors = tf.reduce_sum(observed * (inputs["rating"] - rebuilt) ** 2) / tf.cast(
             rows, tf.float32
         )

@@ -38,7 +38,13 @@ from models.contract.retrieve import DotProductModel
 from models.inputs import sampling
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.profiles import corrupted, multi_hot, shuffled_profiles, user_profiles
+from models.inputs.profiles import (
+    corrupted,
+    multi_hot,
+    partly_hidden,
+    shuffled_profiles,
+    user_profiles,
+)
 from models.inputs.token_layers import id_embedding
 from models.names.hyper_parameters import Epochs, Gradient, Ranking, Xla
 from models.names.label import WEIGHT
@@ -152,7 +158,7 @@ class CDAE(DotProductModel[HyperParameters]):
             every = tf.concat([place, drawn], axis=0)
             found = {
                 "user": batch["user"],
-                "weights": spread(corrupted(present, own.corruption, seeds[0]), place),
+                "weights": spread(partly_hidden(present, own.corruption, seeds[0]), place),
                 "wanted": spread(present, place),
                 "listed": spread(tf.ones_like(every, tf.float32), every),
             }

@@ -6,7 +6,6 @@ So a warm start aligns them by id.
 import tensorflow as tf
 
 from models.inputs.data import Entities
-from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import IdEmbedding, id_embedding
 
 
@@ -46,9 +45,10 @@ class FromEntities(tf.keras.layers.Layer):
 
 
 class ToEntities(tf.keras.layers.Layer):
-    """Computes hidden W' + b: [B, units] -> [B, N]; linear.
+    """Computes hidden W' + b: [B, units] -> [B, N + 2], a column for every index; linear.
 
-    The padding and the unknown are left out. Arguments are as for FromEntities.
+    Who trains leaves out those of the padding and the unknown where he adds up: the gradient of a
+    slice is a copy. Arguments are as for FromEntities.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ToEntities(tf.keras.layers.Layer):
         kernel, bias = (
             tf.cast(table.embeddings, self.compute_dtype) for table in (self.kernel, self.bias)
         )
-        return (tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0])[:, FIRST_TOKEN:]
+        return tf.matmul(hidden, kernel, transpose_b=True) + bias[:, 0]
 
 
 def _rows(entities: Entities, units: int, initializer, name: str) -> IdEmbedding:

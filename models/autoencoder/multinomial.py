@@ -46,7 +46,7 @@ class MultinomialHyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla)
 class MultinomialAutoEncoder(RetrieveModel[M]):
     """x -> x / |x| -> dropout -> encoder -> decoder -> logits over all items.
 
-    A subclass defines `encode` (input -> code), `decode` (code -> [B, N] logits) and
+    A subclass defines `encode` (input -> code), `decode` (code -> [B, N + 2] logits) and
     `compute_loss`. None asks for a user id, so any history will do.
     """
 
@@ -73,7 +73,7 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
         raise NotImplementedError(f"{type(self).__name__} must define encode()")
 
     def decode(self, code: tf.Tensor) -> tf.Tensor:
-        """Code -> [B, N] logits."""
+        """Code -> [B, N + 2] logits, those of the padding and the unknown included."""
         raise NotImplementedError(f"{type(self).__name__} must define decode()")
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
@@ -103,7 +103,8 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
         items = query.history.to_tensor()
         # An item that is repeated counts once, in the norm too.
         profile = multi_hot(items, self._index_count)
-        return tf.cast(self.decode(self.encode(tf.math.l2_normalize(profile, axis=1))), tf.float32)
+        logits = self.decode(self.encode(tf.math.l2_normalize(profile, axis=1)))
+        return tf.cast(logits[:, FIRST_TOKEN:], tf.float32)
 
 
 def bias_initializer() -> tf.keras.initializers.Initializer:
@@ -117,11 +118,12 @@ def negative_log_likelihood(
     """Multinomial: -sum over a user's items of x log softmax(logits), mean over the users.
 
     Args:
-        logits: [B, N].
+        logits: [B, N + 2], a column for every index. The padding and the unknown are no items.
         items: [B, L] item indices, padded with 0: the whole profile, whatever the input has lost.
         weights: [B, L] float32 x of the items; None: 1.
     """
-    profile = multi_hot(items, tf.shape(logits)[1] + FIRST_TOKEN, weights)[:, FIRST_TOKEN:]
-    return -tf.reduce_mean(
-        tf.reduce_sum(profile * tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=1)
-    )
+    count = tf.shape(logits)[1]
+    never = [tf.fill([FIRST_TOKEN], -1e30), tf.zeros([count - FIRST_TOKEN])]
+    logits = tf.cast(logits, tf.float32) + tf.concat(never, axis=0)
+    profile = multi_hot(items, count, weights)
+    return -tf.reduce_mean(tf.reduce_sum(profile * tf.nn.log_softmax(logits), axis=1))

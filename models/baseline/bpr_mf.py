@@ -89,15 +89,17 @@ class BPRMF(DotProductModel[HyperParameters]):
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         own = self.hyper_parameters
+        # All items of the users, then all others: to halve what is looked up copies nothing.
+        items = tf.reshape(tf.transpose(inputs["items"]), [-1])
         user = tf.cast(self.user_factors(inputs["user"]), tf.float32)
-        items = tf.cast(self.item_factors(inputs["items"]), tf.float32)
-        bias = tf.cast(self.item_bias(inputs["items"])[..., 0], tf.float32)
-        has, other = tf.unstack(items, axis=1)
-        # A product and a sum: einsum multiplies matrices row by row, at several times the cost.
-        ahead = bias[:, 0] - bias[:, 1] + tf.reduce_sum(user * (has - other), axis=-1)
-        squares = own.l2_user * user**2 + own.l2_item * has**2 + own.l2_negative * other**2
-        penalty = tf.reduce_sum(squares, axis=-1) + own.l2_bias * tf.reduce_sum(bias**2, axis=-1)
-        return tf.reduce_mean(weighed(inputs, tf.nn.softplus(-ahead) + penalty))
+        has, other = tf.split(tf.cast(self.item_factors(items), tf.float32), 2)
+        bias = tf.cast(self.item_bias(items)[:, 0], tf.float32)
+        bias_has, bias_other = tf.split(bias, 2)
+        ahead, squares = _of_triples(user, has, other)
+        penalty = tf.linalg.matvec(squares, [own.l2_user, own.l2_item, own.l2_negative])
+        penalty += own.l2_bias * (bias_has**2 + bias_other**2)
+        lost = tf.nn.softplus(bias_other - bias_has - ahead) + penalty
+        return tf.reduce_mean(weighed(inputs, lost))
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The user's factors and a one, which the item's bias meets."""
@@ -109,6 +111,28 @@ class BPRMF(DotProductModel[HyperParameters]):
         return tf.concat(
             [self.item_factors(self._item_rows), self.item_bias(self._item_rows)], axis=1
         )
+
+
+@tf.custom_gradient
+def _of_triples(user, has, other):
+    """[B] p_u . (q_i - q_j) and [B, 3] squared lengths of the three, of [B, K] each.
+
+    The gradient in closed form passes over what is as large as a third as often as TensorFlow's.
+    """
+    difference = has - other
+    ahead = tf.reduce_sum(user * difference, axis=1)
+    squares = tf.stack([tf.reduce_sum(rows**2, axis=1) for rows in (user, has, other)], axis=1)
+
+    def gradient(of_ahead, of_squares):
+        along = of_ahead[:, tf.newaxis] * user
+        of_user, of_has, of_other = tf.split(2 * of_squares, 3, axis=1)
+        return (
+            of_ahead[:, tf.newaxis] * difference + of_user * user,
+            along + of_has * has,
+            of_other * other - along,
+        )
+
+    return (ahead, squares), gradient
 
 
 Model = BPRMF

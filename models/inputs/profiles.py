@@ -69,9 +69,14 @@ def corrupted(weights: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """
     # Drawn for the items alone: how far lists are padded is not the same in every share of a batch.
     place = tf.where(weights > 0)
-    kept = sampling.uniform(tf.shape(place)[:1], seed) >= rate
-    values = tf.where(kept, tf.gather_nd(weights, place) / max(1.0 - rate, 1e-9), 0.0)
+    values = partly_hidden(tf.gather_nd(weights, place), rate, seed)
     return tf.scatter_nd(place, values, tf.shape(weights, tf.int64))
+
+
+def partly_hidden(weights: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+    """The same of the items alone, those of one profile after the other's: [E] float32."""
+    kept = sampling.uniform(tf.shape(weights), seed) >= rate
+    return tf.where(kept, weights / max(1.0 - rate, 1e-9), 0.0)
 
 
 def shuffled_profiles(

@@ -119,6 +119,7 @@ class NeuMF(RetrieveModel[HyperParameters]):
         self.prediction = tf.keras.layers.Dense(
             1, kernel_initializer="lecun_uniform", name="prediction"
         )
+        self.prediction.build([None, factors * (self._has_gmf + self._has_mlp)])
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> sampling.Batches:
         events, hyper_parameters = data.events, self.hyper_parameters
@@ -141,17 +142,28 @@ class NeuMF(RetrieveModel[HyperParameters]):
         ).map(with_negatives)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        user, items = inputs["user"], inputs["items"]
+        user, items, width = inputs["user"], inputs["items"], self.hyper_parameters.factors
         rows, parts = [], []
         if self._has_gmf:
             rows += [self.gmf_user(user)[:, tf.newaxis], self.gmf_item(items)]
-            parts.append(rows[0] * rows[1])
+            parts.append(tf.reshape(rows[0] * rows[1], [-1, width]))
         if self._has_mlp:
-            rows += [self.mlp_user(user)[:, tf.newaxis], self.mlp_item(items)]
-            parts.append(
-                self._tower(self.first_user(rows[-2]) + self.first_item(rows[-1]), training)
+            first_user, first_item = (
+                self._first(table, layer, index)
+                for table, layer, index in (
+                    (self.mlp_user, self.first_user, user),
+                    (self.mlp_item, self.first_item, items),
+                )
             )
-        logits = tf.cast(self.prediction(tf.concat(parts, axis=-1))[..., 0], tf.float32)
+            first = tf.reshape(first_user[:, tf.newaxis] + first_item, [-1, 2 * width])
+            parts.append(self._tower(first, training))
+            if self.hyper_parameters.l2:
+                rows += [self.mlp_user(user)[:, tf.newaxis], self.mlp_item(items)]
+        # h of either half by itself: what is never put together need not be taken apart.
+        kernels = tf.split(tf.cast(self.prediction.kernel, parts[0].dtype), len(parts))
+        logits = tf.add_n([tf.matmul(*each) for each in zip(parts, kernels, strict=True)])
+        logits = tf.cast(logits, tf.float32) + self.prediction.bias
+        logits = tf.reshape(logits, tf.shape(items))
         labels = tf.one_hot(tf.zeros_like(user), tf.shape(items)[1])
         lost = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = tf.reduce_mean(weighed(inputs, tf.reduce_mean(lost, axis=1)))
@@ -211,6 +223,19 @@ class NeuMF(RetrieveModel[HyperParameters]):
 
             scores = scores + tf.map_fn(one_user, projected, fn_output_signature=tf.float32)
         return scores
+
+    def _first(self, table, layer, index):
+        """A half of the first layer, [..., 2f] of [...] indices.
+
+        Where a batch names more rows than the table has, most come several times, and are
+        multiplied once.
+        """
+        own = self.hyper_parameters
+        named = own.batch_size * (1 if table is self.mlp_user else 1 + own.negatives)
+        if named < table.input_dim or own.jit_compile:  # XLA does not compile tf.unique
+            return layer(table(index))
+        distinct, place = tf.unique(tf.reshape(index, [-1]))
+        return tf.gather(layer(table(distinct)), tf.reshape(place, tf.shape(index)))
 
     def _tower(self, first, training=False):
         return self.second(self._dropout(tf.nn.relu(first), training=training))

@@ -37,7 +37,7 @@ class TestItemAutoRec(ScoreContract):
         vector = np.zeros((1, trained.data.users.embedding_rows), np.float32)
         chosen = events.item == item
         vector[0, events.user[chosen]] = events.label[chosen]
-        expected = model.decoder(model.encoder(tf.constant(vector)))[0, user - 2]
+        expected = model.decoder(model.encoder(tf.constant(vector)))[0, user]
         inputs = {
             "user_id": tf.constant([user], tf.int32),
             "item_id": tf.constant([item], tf.int32),

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from models.names import registry
+from models.names.label import WEIGHT
 from tests.models.contract import RetrieveContract, train
 
 TOY = {"epochs": 30, "batch_size": 64, "learning_rate": 1e-2, "factors": 8, "patience": 10}
@@ -79,6 +80,30 @@ def test_only_the_rows_of_the_batch_are_penalised(data):
         for gradient in gradients
     ]
     assert touched == [{2, 4}, {3, 5, 6}]
+
+
+def test_the_gradient_is_that_of_the_loss(data):
+    """In closed form beside TensorFlow's own, of equations in which the same rows come twice."""
+    model = make(data, l2_user=0.1, l2_item=0.2, l2_negative=0.3, l2_bias=0.5)
+    user, items = tf.constant([2, 4, 2]), tf.constant([[5, 3], [3, 6], [5, 6]])
+    model.compute_loss({"user": user, "items": items})
+    weight = tf.constant([1.0, 0.5, 1.5])
+    tables = [model.user_factors, model.item_factors, model.item_bias]
+    variables = [table.embeddings for table in tables]
+    with tf.GradientTape(persistent=True) as tape:
+        loss = model.compute_loss({"user": user, "items": items, WEIGHT: weight})
+        p, has, other = (tables[0](user), *(tables[1](items[:, side]) for side in (0, 1)))
+        bias = tables[2](items)[..., 0]
+        lost = tf.nn.softplus(bias[:, 1] - bias[:, 0] - tf.reduce_sum(p * (has - other), axis=1))
+        lost += tf.reduce_sum(0.1 * p**2 + 0.2 * has**2 + 0.3 * other**2, axis=1)
+        plain = tf.reduce_mean(weight * (lost + 0.5 * tf.reduce_sum(bias**2, axis=1)))
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    for found, expected in zip(
+        tape.gradient(loss, variables), tape.gradient(plain, variables), strict=True
+    ):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(found), tf.convert_to_tensor(expected), rtol=1e-5, atol=1e-8
+        )
 
 
 def test_negatives_are_unobserved_and_redrawn_every_epoch(data):

@@ -20,6 +20,17 @@ def test_a_share_is_dropped_and_the_rest_is_scaled():
     assert abs((left == 0).mean() - 0.75) < 0.04
 
 
+@pytest.mark.parametrize("rate", [0.3, 0.5])
+def test_what_is_left_is_as_much_as_there_was(rate):
+    """Places are drawn by 16 bits and by 8: a mean of 1, give or take .002 of 200,000 places."""
+    (left,) = drawn(Dropout(rate), shape=(501, 401))
+    assert abs(left.mean() - 1) < 0.01 and abs((left == 0).mean() - rate) < 0.005
+    # Neighbours, which may be parts of one random word, know nothing of each other.
+    kept = left > 0
+    for apart in (1, 2, 3, 4):
+        assert abs((kept[:, apart:] & kept[:, :-apart]).mean() - (1 - rate) ** 2) < 0.01
+
+
 def test_masks_differ_by_place_step_and_seed_and_by_nothing_else():
     layer = Dropout(0.5)
     first, second = drawn(layer, count=2)

@@ -35,7 +35,7 @@ class TestMultVAE(RetrieveContract):
         profile = np.zeros((1, trained.data.items.index_count), np.float32)
         profile[0, [5, 9, 12]] = 3**-0.5
         mean, _ = trained.model.posterior_of(tf.constant(profile))
-        np.testing.assert_allclose(scores, trained.model.decode(mean), rtol=1e-5)
+        np.testing.assert_allclose(scores, trained.model.decode(mean)[:, 2:], rtol=1e-5)
         np.testing.assert_array_equal(
             scores, trained.model.score_items(Query(None, None, history), ())
         )
@@ -74,7 +74,8 @@ def test_golden_kl_divergence():
 def test_likelihood_by_hand():
     # softmax of [0, ln 2, ln 5] is [1/8, 2/8, 5/8]. Items 0 and 2: ln 8 + ln 8/5; item 1 alone: ln
     # 4. A mean over users, a sum over items.
-    logits = tf.math.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]])
+    # Padding and unknown, the first two columns, are no items, however likely.
+    logits = tf.math.log([[9.0, 7.0, 1.0, 2.0, 5.0], [1.0, 8.0, 1.0, 2.0, 5.0]])
     loss = negative_log_likelihood(logits, tf.constant([[2, 4], [3, 0]], tf.int64))
     np.testing.assert_allclose(loss, (np.log(8) + np.log(8 / 5) + np.log(4)) / 2, rtol=1e-6)
     # Item 0 of the first user weighs 2, item 2 a half; padding nothing, whatever is said of it.
@@ -139,7 +140,7 @@ def test_loss_is_likelihood_of_a_sample_plus_beta_times_divergence(data):
     model = make(data)
     batch = take(model, data, 1)[0]
     mean, log_variance = model.posterior_of(model.corrupted(batch))
-    logits = model.decode(mean + batch["noise"] * np.exp(log_variance / 2)).numpy()
+    logits = model.decode(mean + batch["noise"] * np.exp(log_variance / 2)).numpy()[:, 2:]
     log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -np.take_along_axis(log_softmax, batch["items"] - 2, axis=1).sum(axis=1).mean()
     divergence = (

@@ -66,6 +66,25 @@ def test_ranking_scores_are_the_training_logits(data, model):
     )
 
 
+def test_what_a_batch_names_twice_is_multiplied_once_and_learns_the_same(data):
+    """A batch of 128 names 640 items, more than there are."""
+    module, found = registry.load("neumf"), []
+    for compiled in (False, True):  # where XLA compiles, every row is multiplied
+        tf.keras.utils.set_random_seed(0)
+        changes = {"jit_compile": compiled, "l2": 0.1, "batch_size": 128}
+        model = module.Model(module.HyperParameters(**{**TOY, **changes}), data)
+        batch = one_batch(data, model)
+        model.compute_loss(batch)
+        traced = tf.function(model.compute_loss).get_concrete_function(batch)
+        assert any(each.type == "Unique" for each in traced.graph.get_operations()) != compiled
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+    for once, each in zip(*found, strict=True):
+        np.testing.assert_allclose(once, each, rtol=1e-4, atol=1e-7)
+
+
 def test_pre_training_hands_over_tables_and_a_fused_output(data):
     """At alpha = 0.3: h = [0.3 h_GMF ; 0.7 h_MLP], b the mean of both."""
     module = registry.load("neumf")

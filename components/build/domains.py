@@ -53,6 +53,11 @@ class DomainFacts:
     target: Members = field(default_factory=Members)
     names: np.ndarray = field(default_factory=lambda: _NOBODY)
 
+    @property
+    def size(self) -> int:
+        """How many ids are held."""
+        return sum(len(one.users) + len(one.items) for one in (self.source, self.target))
+
     def in_both(self, shared: str) -> np.ndarray:
         """The ids of the `users` or `items` that both domains have, ascending."""
         here, there = getattr(self.source, shared), getattr(self.target, shared)

@@ -102,6 +102,11 @@ class Facts:
     named_valid: bool = False
     domains: DomainFacts = field(default_factory=DomainFacts)
 
+    @property
+    def size(self) -> int:
+        """How many values are held."""
+        return len(self.seconds) + len(self.hashes) + len(self.ends.sessions) + self.domains.size
+
 
 def gather_facts(table: pa.Table, config: SplitConfig) -> Facts:
     """The facts of one batch of events."""

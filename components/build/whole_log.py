@@ -1,11 +1,22 @@
 """The facts of a whole log, for a split that must know them, gathered with Beam."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 import apache_beam as beam
 
 from components.build.config import SplitConfig
-from components.build.splits import gather_facts, merge_facts, merge_times, near_cuts, refined
+from components.build.splits import (
+    Facts,
+    gather_facts,
+    merge_facts,
+    merge_times,
+    near_cuts,
+    refined,
+)
+
+_WAITING = 1 << 20
+"""Values of facts that are merged at once, at least."""
 
 
 def facts_of(
@@ -25,7 +36,7 @@ def facts_of(
     facts = (
         batches
         | "Facts" >> beam.Map(gather_facts, config)
-        | "AllFacts" >> beam.CombineGlobally(merge_facts)
+        | "AllFacts" >> beam.CombineGlobally(_Merge())
     )
     if config.name != "temporal":
         return facts
@@ -35,3 +46,24 @@ def facts_of(
         | "AllNear" >> beam.CombineGlobally(merge_times)
     )
     return facts | "Refine" >> beam.Map(refined, beam.pvalue.AsSingleton(near))
+
+
+class _Merge(beam.CombineFn):
+    """`merge_facts` of as many as are merged already: a value is moved a few times only."""
+
+    def create_accumulator(self) -> list[Facts]:
+        return []
+
+    def add_input(self, parts: list[Facts], facts: Facts) -> list[Facts]:
+        parts.append(facts)
+        waiting = sum(part.size for part in parts[1:])
+        return parts if waiting < max(_WAITING, parts[0].size) else self.compact(parts)
+
+    def merge_accumulators(self, accumulators: Iterable[list[Facts]]) -> list[Facts]:
+        return list(chain.from_iterable(accumulators))
+
+    def compact(self, parts: list[Facts]) -> list[Facts]:
+        return [merge_facts(parts)]
+
+    def extract_output(self, parts: list[Facts]) -> Facts:
+        return merge_facts(parts)

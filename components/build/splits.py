@@ -158,9 +158,9 @@ Times = tuple[np.ndarray, np.ndarray]
 
 def near_cuts(table: pa.Table, facts: Facts, config: SplitConfig) -> Times:
     """The times of one batch of events that lie in a span with a cut."""
-    seconds = table.column("timestamp").to_numpy()
     if facts.width == 1:
-        seconds = seconds[:0]
+        return merge_times([])
+    seconds = table.column("timestamp").to_numpy()
     near = np.isin(seconds // facts.width * facts.width, time_cuts(facts, config))
     return np.unique(seconds[near], return_counts=True)
 

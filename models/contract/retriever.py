@@ -275,6 +275,10 @@ class Retriever(tf.Module):
         vectors = vectors[:, :-1] if self._model.biased else vectors
         return self._similar.answer_features(vectors, known, exclude, k, allow, where)
 
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The `evaluate` signature, as of `Measurer.evaluate`."""
+        return self.measurer.evaluate(examples)
+
     def store_in_int8(self, smallest: int) -> None:
         """Stores the vectors of the catalogue in bytes, tables of so many numbers at least."""
         self.ranker.store_in_int8(smallest)
@@ -321,7 +325,7 @@ class Retriever(tf.Module):
             "recall_examples": traced(self.recommend_examples).get_concrete_function(
                 examples, count
             ),
-            "evaluate": traced(self.measurer.evaluate).get_concrete_function(examples),
+            "evaluate": traced(self.evaluate).get_concrete_function(examples),
             "recall_queries": traced(self.measurer.recall_queries).get_concrete_function(
                 examples, count
             ),

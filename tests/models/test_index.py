@@ -219,7 +219,7 @@ def test_evaluate_says_what_the_index_finds(data):
         inside = list_of[best] == probed
         if np.sum(list_of == probed) < 3 + len(masked):  # all items are compared
             inside = np.ones(3)
-        value = served.measurer.evaluate(tf.constant([raw]))["index_recall_3"]
+        value = served.evaluate(tf.constant([raw]))["index_recall_3"]
         assert value.shape == (1, 1)
         np.testing.assert_allclose(value, inside.mean(), atol=1e-6)
         seen.append(inside.mean())
@@ -228,7 +228,7 @@ def test_evaluate_says_what_the_index_finds(data):
     # There are no 100 items with a vector, so that all are compared.
     assert served.notes["index"]["recall_100"] == 1.0
     plain = Retriever(model, data, measured)
-    found = plain.measurer.evaluate(tf.constant(queries[:2]))["index_recall_3"]
+    found = plain.evaluate(tf.constant(queries[:2]))["index_recall_3"]
     assert found.numpy().tolist() == [[1]] * 2
 
 

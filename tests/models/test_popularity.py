@@ -90,7 +90,7 @@ def test_an_evaluation_ranks_some_rows_at_a_time(data, monkeypatch):
                 return ranked(rows, catalogue)
 
         retriever.measurer._ranked, most = noted, []
-        evaluate = tf.function(retriever.measurer.evaluate, input_signature=[examples])
+        evaluate = tf.function(retriever.evaluate, input_signature=[examples])
         recall = tf.function(lambda rows: retriever.measurer.recall_queries(rows, count))
         found = evaluate(queries), recall.get_concrete_function(examples)(queries)
         return found, max(map(int, most))

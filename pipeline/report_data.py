@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.build.config import SPLITS, SplitConfig
+from components.tables.names import NO_TEXT
 from pipeline import charts, examples
 from pipeline.lineage import RunRecord
 
@@ -273,9 +274,7 @@ def _columns(statistics: Any) -> list[dict[str, Any]]:
         elif feature.WhichOneof("stats") == "string_stats":
             line["distinct"] = int(feature.string_stats.unique)
             top = [
-                value.value
-                for value in feature.string_stats.top_values
-                if value.value != "__BYTES_VALUE__"
+                value.value for value in feature.string_stats.top_values if value.value != NO_TEXT
             ][:4]
             line["values"] = ", ".join(
                 value if len(value) <= 40 else value[:39] + "…" for value in top

@@ -7,7 +7,6 @@ What a shard must know of the rest of the log (time cuts, item counts, the item 
 as side inputs.
 """
 
-import functools
 import math
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +42,7 @@ from components.build.splits import (
     read_given,
 )
 from components.build.walks import WriteWalks
-from components.build.whole_log import facts_of
+from components.build.whole_log import facts_of, facts_of_kept
 from components.tables import artifacts, records, schemas
 from components.tables.columns import columns_of, concatenated
 from components.tables.hashing import shard_of
@@ -104,14 +103,11 @@ def build(
         columns["events"] = selected
 
     with make_pipeline() as pipeline:
-        events, again, event_shards = _events(
-            pipeline, files, columns, config, shards, examples, chosen
-        )
+        facts, event_shards = _events(pipeline, files, columns, config, shards, examples, chosen)
+        facts = facts | "CheckFacts" >> beam.Map(checks.check_facts, split)
         users = pipeline | "Users" >> ReadBatches(files["users"], columns["users"])
         item_batches = pipeline | "Items" >> ReadBatches(files["items"], columns["items"])
         items = beam.pvalue.AsList(item_batches)
-        facts = facts_of(events, again, split)
-        facts = facts | "CheckFacts" >> beam.Map(checks.check_facts, split)
         sharded = {
             "events": event_shards,
             "users": users | "ShardUsers" >> Shard(shards, examples),
@@ -211,10 +207,10 @@ def _events(
     folder: str,
     chosen: selection.Selection | None,
 ):
-    """The events that the facts are gathered of, their times again, and the shards of users.
+    """The facts, and the shards of users of the events that are split.
 
-    The shards are of the events that are split, which are the others unless filters have left some
-    out that a border in the log was found by.
+    Both are of the same events unless filters have left some out that a border in the log was found
+    by.
     """
     if chosen is None:
         events = pipeline | "Events" >> ReadBatches(files["events"], columns["events"])
@@ -223,16 +219,11 @@ def _events(
             times = {"timestamp": columns["events"]["timestamp"]}
             return pipeline | "Times" >> ReadBatches(files["events"], times)
 
-        return events, again, events | "ShardEvents" >> Shard(shards, folder)
+        facts = facts_of(events, again, config.split)
+        return facts, events | "ShardEvents" >> Shard(shards, folder)
     of_facts = chosen.before if SPLITS[config.split.name].has_border else chosen.after
-    kept = pipeline | "Events" >> beam.Create(of_facts)
-    read = functools.partial(beam.Map, lambda one: one[1].read())
-    events = kept | "Tables" >> read()
-    return (
-        events,
-        lambda: kept | "TablesAgain" >> read(),
-        pipeline | "Chosen" >> beam.Create(chosen.after),
-    )
+    facts = facts_of_kept(pipeline | "Events" >> beam.Create(of_facts), config.split)
+    return facts, pipeline | "Chosen" >> beam.Create(chosen.after)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from components.build import checks
 from components.build.config import BuildConfig, Filters, Positives, Sessions, SplitConfig
 from components.build.session_splits import hashes
 from components.build.splits import TARGET, Facts, in_train
-from components.build.whole_log import facts_of
+from components.build.whole_log import facts_of_kept
 from components.tables import records
 from components.tables.columns import BYTES, kind_of
 from components.tables.hashing import hash_ids
@@ -88,12 +88,7 @@ def select(
         return Selection(before, before, report)
     with make_pipeline() as pipeline:
         events = pipeline | "Selected" >> beam.Create(before)
-        tables = events | "Tables" >> beam.Map(lambda shard: shard[1].read())
-        facts = facts_of(
-            tables,
-            lambda: events | "TablesAgain" >> beam.Map(lambda shard: shard[1].read()),
-            config.split,
-        )
+        facts = facts_of_kept(events, config.split)
         support = (
             events
             | "Hashes"

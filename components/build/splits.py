@@ -78,6 +78,10 @@ class Log:
         return np.bincount(self.user[mask], minlength=len(self.users))
 
 
+Times = tuple[np.ndarray, np.ndarray]
+"""[S] int64, ascending distinct seconds, and [S] int64 how many events each has."""
+
+
 @dataclass
 class Facts:
     """What a split must know about the whole log.
@@ -146,14 +150,10 @@ def merge_facts(parts: Iterable[Facts]) -> Facts:
     return Facts(rows, seconds, counts, width, hashes, ends, named_valid, known)
 
 
-def _added(seconds: np.ndarray, counts: np.ndarray, width: int) -> "Times":
+def _added(seconds: np.ndarray, counts: np.ndarray, width: int) -> Times:
     """Ascending distinct beginnings of spans of so many seconds, and the counts of each."""
     distinct, inverse = np.unique(seconds // width * width, return_inverse=True)
     return distinct, np.bincount(inverse, counts, len(distinct)).astype(np.int64)
-
-
-Times = tuple[np.ndarray, np.ndarray]
-"""[S] int64, ascending distinct seconds, and [S] int64 how many events each has."""
 
 
 def near_cuts(table: pa.Table, facts: Facts, config: SplitConfig) -> Times:

@@ -48,6 +48,15 @@ def facts_of(
     return facts | "Refine" >> beam.Map(refined, beam.pvalue.AsSingleton(near))
 
 
+def facts_of_kept(shards: beam.PCollection, config: SplitConfig) -> beam.PCollection:
+    """The one `Facts` of events that are kept shard by shard, as of `components.tables.shards`."""
+
+    def tables(name: str) -> beam.PCollection:
+        return shards | name >> beam.Map(lambda shard: shard[1].read())
+
+    return facts_of(tables("Tables"), lambda: tables("TablesAgain"), config)
+
+
 class _Merge(beam.CombineFn):
     """`merge_facts` of as many as are merged already: a value is moved a few times only."""
 

@@ -19,6 +19,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.monitor.request_logs import ITEM, RECOMMENDED, STRATEGY, USER
 from components.monitor.statistics import SERVING, Period, Statistics, TrainedOn
+from components.tables.names import NO_TEXT
 from models.names.settings import Names, Settings, Share
 
 _METRICS = {
@@ -28,7 +29,6 @@ _METRICS = {
 }
 _FALLBACK = {"retrieve": b"fallback", "score": b"cold"}
 _SHOWN = 8  # of the values that differ most
-_BYTES_VALUE = "__BYTES_VALUE__"  # what TFDV calls all values that are no UTF-8
 
 
 class Bounds(Settings):
@@ -456,7 +456,7 @@ def _differences(now: Any, before: Any) -> list[tuple[str, float, float]]:
                 for bucket in feature.string_stats.rank_histogram.buckets
             }
         )
-    values = {*counted[0], *counted[1]} - {_BYTES_VALUE}
+    values = {*counted[0], *counted[1]} - {NO_TEXT}
     order = sorted(
         values, key=lambda value: (-abs(counted[0].get(value, 0) - counted[1].get(value, 0)), value)
     )[:_SHOWN]

@@ -7,6 +7,8 @@ ROW = "row"
 # The column of the part of the data that a file is, and the parts.
 PART = "split"
 PARTS = ("train", "valid", "test")
+# What TFDV's statistics call all values that are no UTF-8.
+NO_TEXT = "__BYTES_VALUE__"
 # What a table's columns are called in the built rows begins so; the two keys stay as they are.
 PREFIX = {"events": "", "items": "item_", "users": "user_"}
 # Vocabularies that are fitted beside those of the columns, which are called as their columns are.

@@ -28,9 +28,9 @@ from tensorflow_data_validation.types import FeaturePath
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.tables.hashing import shard_of
+from components.tables.names import NO_TEXT
 
 _TOP, _RANKS = 20, 1_000  # as TFDV has them by default
-_NO_TEXT = "__BYTES_VALUE__"  # likewise
 _WAITING = 1 << 20
 """Counts that are added up at once, at least."""
 _HELD = 1 << 22
@@ -234,4 +234,4 @@ def _decoded(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return _NO_TEXT
+        return NO_TEXT

@@ -129,6 +129,16 @@ def assert_empty_places_change_nothing(learner, data):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+def loss_and_gradients(model, batch):
+    """The loss of a batch and the gradients of all weights, dense.
+
+    An index that is read twice has two rows in a sparse gradient: dense, their sum.
+    """
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch)
+    return [loss, *map(tf.convert_to_tensor, tape.gradient(loss, model.trainable_variables))]
+
+
 def assert_steps_alike(name, data, hyper_parameters, setting):
     """Every stage of a training loses the same with `setting` as without, step by step."""
     own = resolve(name, {**hyper_parameters, setting: True})

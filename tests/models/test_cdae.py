@@ -12,7 +12,7 @@ from models.inputs.profiles import user_profiles
 from models.names import registry
 from models.names.label import WEIGHT
 from tests.models import contract
-from tests.models.contract import RetrieveContract
+from tests.models.contract import RetrieveContract, loss_and_gradients
 
 TOY = {"epochs": 40, "patience": 10, "batch_size": 8, "hidden": 16, "corruption": 0.2}
 VARIANTS = [
@@ -135,11 +135,7 @@ def test_rows_that_are_read_and_whole_tables_give_one_loss_and_one_gradient(data
     model.item_bias.embeddings.assign_add(0.1 * tf.ones_like(model.item_bias.embeddings))
     found = []
     for model._few, batch in ((False, as_lists(rows)), (True, rows)):
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(batch)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        # An index that is read twice has two rows in a sparse gradient: dense, their sum.
-        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+        found.append(loss_and_gradients(model, batch))
     for sparse, dense in zip(*found, strict=True):
         assert np.abs(sparse).max() > 0
         np.testing.assert_allclose(dense, sparse, rtol=1e-4, atol=1e-6)

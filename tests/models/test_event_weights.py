@@ -20,6 +20,7 @@ from models.inputs.schema import read_schema
 from models.inputs.source_domain import read_source
 from models.names.label import WEIGHT
 from models.rnn import sessions
+from tests.models.contract import loss_and_gradients
 from tests.models.toy import ToyData, example
 
 # Two users of four and two events; an item weighs half of its index.
@@ -134,12 +135,7 @@ def test_on_a_whole_batch_a_row_that_weighs_two_is_that_row_twice():
     weighed = {name: tf.constant(column) for name, column in rows.items()}
     twice = {name: tf.gather(column, [0, 0, 1]) for name, column in weighed.items()}
     weighed[WEIGHT] = tf.constant([4 / 3, 2 / 3])
-    found = []
-    for batch in (weighed, twice):
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(batch)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+    found = [loss_and_gradients(model, batch) for batch in (weighed, twice)]
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 

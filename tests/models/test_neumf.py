@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from models.contract.query import Query
 from models.names import registry
-from tests.models.contract import RetrieveContract, train
+from tests.models.contract import RetrieveContract, loss_and_gradients, train
 
 TOY = {"epochs": 40, "batch_size": 64, "learning_rate": 5e-3, "factors": 8, "patience": 10}
 
@@ -77,10 +77,7 @@ def test_what_a_batch_names_twice_is_multiplied_once_and_learns_the_same(data):
         model.compute_loss(batch)
         traced = tf.function(model.compute_loss).get_concrete_function(batch)
         assert any(each.type == "Unique" for each in traced.graph.get_operations()) != compiled
-        with tf.GradientTape() as tape:
-            loss = model.compute_loss(batch)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        found.append([loss, *map(tf.convert_to_tensor, gradients)])
+        found.append(loss_and_gradients(model, batch))
     for once, each in zip(*found, strict=True):
         np.testing.assert_allclose(once, each, rtol=1e-4, atol=1e-7)
 

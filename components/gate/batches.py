@@ -1,12 +1,13 @@
-"""What TFMA is handed: the rows of a slice by batches, where it would take them one by one.
+"""An evaluation by TFMA that is handed batches, where it would take rows one by one.
 
-TFMA's own extractors take a batch apart, and its evaluator then calls Python for every row, slice
-and metric. Here a batch becomes one element a slice: labels, predictions and weights stay arrays,
-which the metrics of `components.gate.metrics` add up at once. Slices, thresholds and files of
-results are TFMA's.
+Beam's own reader of TFRecords calls Python some twenty times a row, TFMA's extractors take a batch
+apart, and its evaluator then calls Python for every row, slice and metric. Here files are read as
+batches, and a batch becomes one element a slice: labels, predictions and weights stay arrays, which
+the metrics of `components.gate.metrics` add up at once. Slices, thresholds and files of results are
+TFMA's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,31 +19,70 @@ from tensorflow_model_analysis.proto import config_pb2
 from tensorflow_model_analysis.slicer import slicer_lib
 
 from components.gate.metrics.inputs import USER
+from components.tables import records
 from models.names.label import GROUP
 
 _KEPT = (tfma.LABELS_KEY, tfma.PREDICTIONS_KEY, tfma.EXAMPLE_WEIGHTS_KEY)
+_ROWS_AT_ONCE = 1_000  # as many as TFX has in a batch at most: a query has a score for every item
 
 
-def custom_extractors(
-    eval_shared_model: Any, eval_config: config_pb2.EvalConfig, tensor_adapter_config: Any = None
-) -> list[tfma.extractors.Extractor]:
-    """The extractors of an evaluation; TFX's Evaluator asks for them by this name.
+def evaluate(
+    make_pipeline: Callable[[], beam.Pipeline],
+    files: list[str],
+    eval_config: config_pb2.EvalConfig,
+    model: str,
+    baseline: str | None,
+    output: str,
+) -> None:
+    """Measures a model, and the one before it, and writes what TFMA's readers read.
 
     Args:
-        eval_shared_model: the model, or a list of it and its baseline.
-        eval_config: with defaults filled in, as TFX does.
-        tensor_adapter_config: how rows become tensors; of no use here, where models parse rows.
+        make_pipeline: makes the pipeline that does it.
+        files: gzip TFRecords of the rows.
+        eval_config: see `components.gate.evaluation.eval_config`.
+        model: folder of its SavedModel.
+        baseline: the same of the model that it is compared with; None: there is none, and nothing
+            is required of the difference.
+        output: folder of the results.
     """
+    config = tfma.utils.update_eval_config_with_defaults(
+        eval_config, has_baseline=baseline is not None, rubber_stamp=True
+    )
+    tfma.utils.verify_eval_config(config)
+    models = [
+        tfma.default_eval_shared_model(
+            str(baseline if spec.is_baseline else model), model_name=spec.name, eval_config=config
+        )
+        for spec in config.model_specs
+    ]
+    with make_pipeline() as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(files)
+            | beam.Reshuffle()
+            | "Read" >> beam.FlatMap(_read, _columns(config)).with_output_types(pa.RecordBatch)
+            | "ExtractEvaluateAndWriteResults"
+            >> tfma.ExtractEvaluateAndWriteResults(
+                eval_shared_model=models if baseline else models[0],
+                eval_config=config,
+                extractors=_extractors(config, models),
+                output_path=output,
+            )
+        )
+
+
+def _extractors(
+    config: config_pb2.EvalConfig, models: list[tfma.types.EvalSharedModel]
+) -> list[tfma.extractors.Extractor]:
     return [
-        _extractor("SelectColumns", beam.Map(_select, _columns(eval_config))),
-        tfma.extractors.FeaturesExtractor(eval_config),
-        tfma.extractors.LabelsExtractor(eval_config),
-        tfma.extractors.ExampleWeightsExtractor(eval_config),
-        _extractor("Predict", beam.ParDo(_Predict(eval_config, eval_shared_model))),
+        tfma.extractors.FeaturesExtractor(config),
+        tfma.extractors.LabelsExtractor(config),
+        tfma.extractors.ExampleWeightsExtractor(config),
+        _extractor("Predict", beam.ParDo(_Predict(config, models))),
         # By the name of the stage that TFMA's evaluators come after.
         _extractor(
             tfma.extractors.SLICE_KEY_EXTRACTOR_STAGE_NAME,
-            beam.FlatMap(by_slice, list(eval_config.slicing_specs)),
+            beam.FlatMap(by_slice, list(config.slicing_specs)),
         ),
     ]
 
@@ -54,21 +94,20 @@ def _extractor(stage: str, transform: beam.PTransform) -> tfma.extractors.Extrac
 
 def _columns(config: config_pb2.EvalConfig) -> set[str]:
     """Every column that is read of a row beside the model, which has the whole row."""
-    names = {USER, GROUP, tfma.ARROW_INPUT_COLUMN}
+    names = {USER, GROUP}
     for model in config.model_specs:
         names |= {model.label_key, model.example_weight_key}
         names |= {*model.label_keys.values(), *model.example_weight_keys.values()}
     return names | _sliced_by(config.slicing_specs)
 
 
-def _select(extracts: dict[str, Any], columns: set[str]) -> dict[str, Any]:
-    """Leaves columns that nobody reads out before they become Python's objects."""
-    batch = extracts[tfma.ARROW_RECORD_BATCH_KEY]
-    names = [name for name in batch.schema.names if name in columns]
-    kept = pa.RecordBatch.from_arrays(
-        [batch.column(batch.schema.get_field_index(name)) for name in names], names
-    )
-    return {**extracts, tfma.ARROW_RECORD_BATCH_KEY: kept}
+def _read(path: str, columns: set[str]) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a file as TFMA wants them: some columns, and the whole row as bytes."""
+    for batch, rows in records.read_rows(path, columns, _ROWS_AT_ONCE):
+        whole = records.as_list(pa.array(rows, pa.large_binary()))
+        yield pa.RecordBatch.from_arrays(
+            [*batch.columns, whole], [*batch.schema.names, tfma.ARROW_INPUT_COLUMN]
+        )
 
 
 class _Predict(beam.DoFn):
@@ -78,12 +117,11 @@ class _Predict(beam.DoFn):
     text of all rows, and takes all the same: four times the seconds of the answer.
     """
 
-    def __init__(self, config: config_pb2.EvalConfig, shared_models: Any):
+    def __init__(self, config: config_pb2.EvalConfig, models: list[tfma.types.EvalSharedModel]):
         super().__init__()
-        models = shared_models if isinstance(shared_models, list) else [shared_models]
-        paths = {model.model_name: model.model_path for model in models}
         self._models = [
-            (spec.name, paths[spec.name], spec.signature_name) for spec in config.model_specs
+            (spec.name, model.model_path, spec.signature_name)
+            for spec, model in zip(config.model_specs, models, strict=True)
         ]
         self._handle = shared.Shared()
         self._signatures: dict[str, Any] = {}

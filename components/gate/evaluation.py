@@ -104,6 +104,8 @@ def eval_config(measured: MetricSet, gate: GateConfig) -> config_pb2.EvalConfig:
         model_specs=[
             config_pb2.ModelSpec(
                 signature_name="evaluate",
+                # Of no type, TFMA would load the model to see whether it is one of Keras'.
+                model_type="tf_generic",
                 label_keys=dict.fromkeys(outputs, measured.label),
                 example_weight_key=measured.weight or "",
             )

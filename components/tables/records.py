@@ -3,11 +3,12 @@
 Beside each file lies its columnar twin (`models.names.twin`), which is read where there is one.
 """
 
+import itertools
 import json
 import os
 import posixpath
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -135,7 +136,8 @@ def _open_twin(examples: str, columns: Mapping[str, str]) -> pq.ParquetFile | No
     if path is None or not exists(path):
         return None
     # What a store holds is fetched whole: a file has about as many rows as a worker has at a time.
-    file = pq.ParquetFile(pa.BufferReader(read_bytes(path)) if "://" in path else path)
+    with twin.damage(path):
+        file = pq.ParquetFile(pa.BufferReader(read_bytes(path)) if "://" in path else path)
     types = {field.name: field.type for field in file.schema_arrow}
     alike = all(
         types.get(name, arrow_type(kind)) == arrow_type(kind) for name, kind in columns.items()
@@ -176,25 +178,61 @@ def read_batches(path: str, columns: Mapping[str, str]) -> Iterator[pa.Table]:
         yield decode(batch, columns)
 
 
+def read_rows(
+    path: str, columns: set[str], at_once: int
+) -> Iterator[tuple[pa.RecordBatch, list[bytes]]]:
+    """Yields the rows of one gzip TFRecord file twice: as some columns of lists, and serialized.
+
+    Args:
+        path: of the file.
+        columns: which; what a batch has none of may be left out.
+        at_once: rows in a batch, at most.
+
+    Raises:
+        DataError: the file or its twin is damaged.
+    """
+    rows, found = read_records(path), _open_twin(path, {})
+    if not found:
+        decoder = example_coder.ExamplesToRecordBatchDecoder()
+        while some := list(itertools.islice(rows, at_once)):
+            yield _of_lists(decoder.DecodeBatch(some), columns), some
+        return
+    with found:
+        for batch in _batches_of_twin(found, path, columns, at_once):
+            yield _of_lists(batch, columns), list(itertools.islice(rows, batch.num_rows))
+
+
+def _of_lists(batch: pa.RecordBatch, columns: set[str]) -> pa.RecordBatch:
+    kept = {
+        name: as_list(column)
+        for name, column in zip(batch.schema.names, batch.columns)
+        if name in columns
+    }
+    return pa.RecordBatch.from_arrays(list(kept.values()), list(kept))
+
+
 def _read_twin(
     file: pq.ParquetFile, examples: str, columns: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     """The rows of a twin as `decode` gives those that it is the twin of."""
     names = set(file.schema_arrow.names)
-    try:
-        there = [name for name in columns if name in names]
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
-            yield pa.table(
-                {
-                    name: _as_decoded(batch.column(batch.schema.get_field_index(name)))
-                    if name in names
-                    else pa.nulls(batch.num_rows, arrow_type(kind))
-                    for name, kind in columns.items()
-                },
-            )
-    except pa.ArrowException as error:
-        path = twin.path_of(examples)
-        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    for batch in _batches_of_twin(file, examples, columns, _ROWS_AT_ONCE):
+        yield pa.table(
+            {
+                name: _as_decoded(batch.column(batch.schema.get_field_index(name)))
+                if name in names
+                else pa.nulls(batch.num_rows, arrow_type(kind))
+                for name, kind in columns.items()
+            },
+        )
+
+
+def _batches_of_twin(
+    file: pq.ParquetFile, examples: str, columns: Collection[str], at_once: int
+) -> Iterator[pa.RecordBatch]:
+    there = [name for name in file.schema_arrow.names if name in columns]
+    with twin.damage(str(twin.path_of(examples))):
+        yield from file.iter_batches(at_once, columns=there)
 
 
 def _as_decoded(column: pa.Array) -> pa.Array:

@@ -29,7 +29,7 @@ def _of(file: str) -> str | None:
     with tf.io.gfile.GFile(file, "rb") as examples:
         examples.seek(max(0, size - twin.TAIL))
         tail = examples.read()
-    with _open(path) as found:
+    with twin.damage(path), _open(path) as found:
         return path if twin.is_of(found.metadata.metadata, size, tail) else None
 
 
@@ -65,18 +65,10 @@ def batches(files: Sequence[str], spec: Mapping[str, Any]) -> Iterator[dict[str,
         DataError: a twin is damaged, has values of another type, or lacks one that is needed.
     """
     for path in files:
-        try:
-            with _open(path) as file:
-                wanted = [name for name in file.schema_arrow.names if name in spec]
-                for batch in file.iter_batches(_BATCH, columns=wanted):
-                    yield {
-                        name: _parsed(path, name, batch, feature) for name, feature in spec.items()
-                    }
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path} is damaged: {str(error).splitlines()[0]}; required: the file as it was "
-                "written. Without it the rows beside it are read"
-            ) from error
+        with twin.damage(path), _open(path) as file:
+            wanted = [name for name in file.schema_arrow.names if name in spec]
+            for batch in file.iter_batches(_BATCH, columns=wanted):
+                yield {name: _parsed(path, name, batch, feature) for name, feature in spec.items()}
 
 
 def _parsed(path: str, name: str, batch: pa.RecordBatch, feature: Any) -> Any:

@@ -8,7 +8,13 @@ with which a gzip stream ends. One that says otherwise is none, and the examples
     <artifact>/Columns-train/data_tfrecord-00000.parquet
 """
 
+import contextlib
 import posixpath
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from models.names.errors import DataError
 
 TAIL = 8
 """Bytes at the end of a gzip stream: CRC-32 and length of its content."""
@@ -35,3 +41,19 @@ def metadata(size: int, tail: bytes) -> dict[bytes, bytes]:
 def is_of(found: dict[bytes, bytes] | None, size: int, tail: bytes) -> bool:
     """Whether a footer's metadata says so."""
     return (found or {}).get(_KEY) == metadata(size, tail)[_KEY]
+
+
+@contextlib.contextmanager
+def damage(path: str) -> Iterator[None]:
+    """What Arrow cannot read of a twin is an error that names it.
+
+    Raises:
+        DataError: instead of Arrow's.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is damaged: {str(error).splitlines()[0]}; required: the file as it was "
+            "written. Without it the rows beside it are read"
+        ) from error

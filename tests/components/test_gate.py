@@ -3,6 +3,7 @@
 It judges a first time, then against a baseline.
 """
 
+import glob
 import io
 import json
 from dataclasses import asdict
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
-from tfx_bsl.public import tfxio
 
 from components.gate import batches, comparison, evaluation
 from components.gate.config import GateConfig, required
@@ -40,36 +40,10 @@ def evaluate(
     output: Path,
     **gate,
 ) -> evaluation.Verdict:
-    """What TFX's Evaluator does with the test rows."""
+    """What the Evaluator does with the test rows."""
     config = evaluation.eval_config(measured, GateConfig(**{"min_lift": 0.01, **gate}))
-    config = tfma.utils.update_eval_config_with_defaults(
-        config, has_baseline=bool(baseline), rubber_stamp=True
-    )
-    paths = {True: baseline, False: model}
-    shared = [
-        tfma.default_eval_shared_model(
-            eval_saved_model_path=paths[spec.is_baseline], model_name=spec.name, eval_config=config
-        )
-        for spec in config.model_specs
-    ]
-    source = tfxio.TFExampleRecord(
-        data.splits["test"],
-        raw_record_column_name=tfma.ARROW_INPUT_COLUMN,
-        telemetry_descriptors=["test"],
-    )
-    with in_process_pipeline() as pipeline:
-        _ = (
-            pipeline
-            | source.BeamSource()
-            | tfma.ExtractEvaluateAndWriteResults(
-                eval_shared_model=shared if baseline else shared[0],
-                eval_config=config,
-                extractors=batches.custom_extractors(
-                    eval_shared_model=shared if baseline else shared[0], eval_config=config
-                ),
-                output_path=str(output),
-            )
-        )
+    files = glob.glob(data.splits["test"])
+    batches.evaluate(in_process_pipeline, files, config, model, baseline, str(output))
     blessed = tfma.load_validation_result(str(output)).validation_ok
     return evaluation.read_verdict(str(output), blessed)
 

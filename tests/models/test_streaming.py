@@ -382,6 +382,32 @@ def test_a_twin_says_what_the_examples_say(split):
     assert [list(records.read_batches(file, kinds)) for file in files] == rows
 
 
+def test_rows_are_read_as_columns_and_as_bytes_at_once(split):
+    first, _ = sorted(map(str, split.iterdir()))
+    wanted = {"user_id", "rating", "number", "words", "nowhere"}
+
+    def found() -> list:
+        return [
+            [
+                (serialized, {name: row[name] or [] for name in ("user_id", "rating", "number")})
+                for serialized, row in zip(rows, batch.to_pylist(), strict=True)
+            ]
+            for batch, rows in records.read_rows(first, wanted, at_once=2)
+        ]
+
+    of_twin = found()
+    assert [len(batch) for batch in of_twin] == [2, 1]
+    every = [pair for batch in of_twin for pair in batch]
+    assert [serialized for serialized, _ in every] == list(records.read_records(first))
+    assert [row["number"] for _, row in every] == [[], [2**40], [7]]
+    assert [row["rating"] for _, row in every] == [[1.5], [], [0.0]]
+    batch, _ = next(records.read_rows(first, wanted, at_once=3))
+    assert "beside" not in batch.schema.names
+    assert batch.to_pydict()["words"] == [[b"x", b"y"], [], None]
+    shutil.rmtree(split.parent / "Columns-train")
+    assert found() == of_twin
+
+
 def test_a_twin_of_other_rows_is_none(split):
     """The examples are what counts: written anew, the twin that is left no longer counts."""
     (first, _) = sorted(split.iterdir())
@@ -393,12 +419,20 @@ def test_a_twin_of_other_rows_is_none(split):
     assert batch.column("user_id").to_pylist() == [b"new"]
 
 
-def test_a_damaged_twin_is_named(split):
+@pytest.mark.parametrize("part", ["pages", "footer"])
+def test_a_damaged_twin_is_named(split, part):
     path = split.parent / "Columns-train" / "data_tfrecord-00000.parquet"
     whole = path.read_bytes()
-    path.write_bytes(b"\0" * 200 + whole[200:])  # the footer, which says whose it is, stands
-    with pytest.raises(DataError, match="Columns-train"):
-        read(split)
+    # The footer says whose it is.
+    path.write_bytes(b"\0" * 200 + whole[200:] if part == "pages" else whole[:-20])
+    file = str(split / "data_tfrecord-00000.gz")
+    for reads in (
+        lambda: read(split),
+        lambda: list(records.read_rows(file, {"user_id"}, at_once=2)),
+        lambda: list(records.read_batches(file, {"user_id": "bytes"})),
+    ):
+        with pytest.raises(DataError, match="Columns-train"):
+            reads()
 
 
 def same(one, other) -> bool:

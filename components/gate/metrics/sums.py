@@ -56,14 +56,11 @@ class Sums:
             baseline: the same of the baseline model; None without one.
             weight: [N] float64 what the rows count for; None: all of them 1.
         """
-        weight = np.ones((len(values), 1)) if weight is None else weight[:, np.newaxis]
-        differences = 0.0 * values if baseline is None else values - baseline
-        sums = [
-            part.sum(axis=0)
-            for of in (values, differences)
-            for part in (weight * of, weight**2 * of, (weight * of) ** 2)
-        ]
-        self.totals = (self.totals if self.rows else 0.0) + np.array(sums)
+        weight = np.ones(len(values)) if weight is None else weight
+        sums = np.zeros((6, values.shape[1]))
+        for place, of in enumerate((values,) if baseline is None else (values, values - baseline)):
+            sums[3 * place : 3 * place + 3] = weight @ of, weight**2 @ of, weight**2 @ of**2
+        self.totals = (self.totals if self.rows else 0.0) + sums
         self.weights = self.weights + np.array([weight.sum(), (weight**2).sum()])
         self.rows += len(values)
         return self

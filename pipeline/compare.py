@@ -107,7 +107,8 @@ def by_user(
     """
     file = io.BytesIO()
     whose = list(np.asarray(users, object)[places])
-    comparison.write(whose, {name: column[places] for name, column in values.items()}, file)
+    chosen = {name: column[places] for name, column in values.items()}
+    comparison.write([comparison.part(whose, chosen)], file)
     file.seek(0)
     return comparison.read(file)
 

@@ -3,7 +3,7 @@
 Light: neither TensorFlow nor TFX.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -59,24 +59,48 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def write(users: Sequence[bytes], values: Mapping[str, npt.NDArray[Any]], target: IO[bytes]):
-    """Writes a Parquet file: a row a user, in the order of the ids.
+def part(users: Sequence[bytes], values: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """Rows as `merged` and `write` take them: an Arrow table.
 
     Args:
         users: [N] whose query each is.
         values: metric -> [N] values of the queries.
+    """
+    import pyarrow as pa
+
+    columns = {name: pa.array(column, pa.float64()) for name, column in values.items()}
+    rows = pa.array(np.ones(len(users), np.int64))
+    return pa.table({USER: pa.array(users, pa.large_binary()), ROWS: rows, **columns})
+
+
+def merged(parts: Iterable[Any]) -> Any:
+    """All parts as one that has a row a user: how many queries, and the sum of each metric."""
+    import pyarrow as pa
+
+    rows = pa.concat_tables(parts)
+    names = [name for name in rows.column_names if name != USER]
+    sums = rows.group_by(USER).aggregate([(name, "sum") for name in names])
+    return pa.table({USER: sums[USER], **{name: sums[f"{name}_sum"] for name in names}})
+
+
+def write(parts: Iterable[Any], target: IO[bytes]) -> None:
+    """Writes a Parquet file: a row a user, in the order of the ids.
+
+    Args:
+        parts: of `part` or `merged`.
         target: takes the file: `user_id` binary, `rows` int64, and the mean of each metric over the
             user's queries, float64.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     from pyarrow import parquet
 
-    each = pa.array(np.ones(len(users), np.int64))
-    table = pa.table({USER: pa.array(users, pa.binary()), ROWS: each, **values})
-    grouped = table.group_by(USER).aggregate([(ROWS, "sum"), *((name, "mean") for name in values)])
-    columns = {USER: grouped[USER], ROWS: grouped[f"{ROWS}_sum"]}
-    columns |= {name: grouped[f"{name}_mean"].cast(pa.float64()) for name in values}
-    parquet.write_table(pa.table(columns).sort_by(USER), target)
+    sums = merged(parts).sort_by(USER)
+    columns = {USER: sums[USER].cast(pa.binary()), ROWS: sums[ROWS]}
+    for name in sums.column_names:
+        if name not in columns:
+            columns[name] = pc.divide(sums[name], sums[ROWS])
+    parquet.write_table(pa.table(columns), target)
 
 
 def read(source: Any) -> ByUser:

@@ -1,19 +1,22 @@
 """What two runs are compared by: bootstrap intervals by user, and what the gate requires."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from components.gate import comparison
 from components.gate.config import required
+from components.gate.metrics import gathered
 from models.names.errors import DataError
 
 
 def of(values: dict[str, list], users: list[bytes]) -> comparison.ByUser:
     """What `write` and `read` make of the queries of users."""
     file = io.BytesIO()
-    comparison.write(users, {name: np.array(row, "f") for name, row in values.items()}, file)
+    rows = {name: np.array(row, "f") for name, row in values.items()}
+    comparison.write([comparison.part(users, rows)], file)
     return comparison.read(io.BytesIO(file.getvalue()))
 
 
@@ -21,6 +24,30 @@ def test_queries_become_one_row_a_user_in_the_order_of_the_ids():
     found = of({"hr_10": [1, 0, 0.5]}, [b"b", b"\xff", b"b"])
     assert found.users == [b"b", b"\xff"] and found.rows.tolist() == [2, 1]
     assert found.means["hr_10"].tolist() == [0.75, 0.0]  # (1 + 0.5) / 2
+
+
+def test_batches_add_up_to_the_same_and_what_waits_is_bounded(monkeypatch):
+    monkeypatch.setattr(gathered, "_WAITING", 8)
+    random = np.random.default_rng(0)
+    users = random.integers(6, size=60).astype("S")
+    hits = random.random(60).astype("f")
+    (computation,) = gathered.ByUser("by_user", ["hr_10"]).computations()
+    combiner = computation.combiner
+    halves = [combiner.create_accumulator(), combiner.create_accumulator()]
+    for place in range(0, 60, 3):
+        rows = slice(place, place + 3)
+        batch = SimpleNamespace(
+            features={"user_id": users[rows].astype(object)[:, np.newaxis]},
+            get_predictions=lambda _, rows=rows: {"hr_10": hits[rows, np.newaxis]},
+        )
+        halves[place % 2] = combiner.add_input(halves[place % 2], batch)
+        assert sum(part.num_rows for part in halves[place % 2]) < 6 + 8
+    merged = combiner.compact(combiner.merge_accumulators(halves))
+    assert [part.num_rows for part in merged] == [6]
+    (written,) = combiner.extract_output(merged).values()
+    found, expected = comparison.read(io.BytesIO(written)), of({"hr_10": hits}, list(users))
+    assert found.users == expected.users and found.rows.tolist() == expected.rows.tolist()
+    assert found.means["hr_10"] == pytest.approx(expected.means["hr_10"], rel=1e-12)
 
 
 def test_the_difference_is_of_the_means_over_queries_not_over_users():

@@ -19,7 +19,8 @@ def run(folder, name: str, values: list[float] | None, users: int = 40) -> RunRe
         hits = np.resize(np.array(values, "f"), users)
         ids = [f"u{number:02}".encode() for number in range(users)]
         with open(place / BY_USER, "wb") as file:
-            comparison.write(ids, {"hr_10": hits, "popularity_hr_10": hits, "mrr_10": hits}, file)
+            values = {"hr_10": hits, "popularity_hr_10": hits, "mrr_10": hits}
+            comparison.write([comparison.part(ids, values)], file)
     return record
 
 

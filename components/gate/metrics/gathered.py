@@ -1,18 +1,22 @@
 """Of all rows together: the values by user, and what was recommended."""
 
 import io
-from array import array
 from collections.abc import Iterable
+from itertools import chain
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.gate import comparison
-from components.gate.metrics.inputs import USER, column_of, derived, extend
+from components.gate.metrics.inputs import USER, column_of, derived
 from models.measures import recommended
 from models.names.metrics import CATALOGUE, RECOMMENDED, split
+
+_WAITING = 1 << 16
+"""Rows that are added up at once, at least."""
 
 
 class ByUser(tfma.metrics.Metric):
@@ -44,33 +48,30 @@ def _by_user(
 
 
 class _ByUser(beam.CombineFn):
-    """Gathers the id of a row's user, and four bytes an output."""
+    """Adds up by user as many rows as there are users already: a sum is moved a few times only."""
 
     def __init__(self, key: metric_types.MetricKey, outputs: list[str]):
         self._key, self._outputs = key, outputs
 
-    def create_accumulator(self) -> tuple[list[bytes], array]:
-        return [], array("f")
+    def create_accumulator(self) -> list[pa.Table]:
+        return [comparison.part([], dict.fromkeys(self._outputs, np.zeros(0)))]
 
-    def add_input(self, rows, element: metric_types.StandardMetricInputs):
+    def add_input(self, parts: list[pa.Table], element: metric_types.StandardMetricInputs):
         outputs = element.get_predictions(self._key.model_name)
-        values = np.stack([column_of(outputs[name]) for name in self._outputs], axis=1)
-        rows[0].extend(np.ravel(element.features[USER]).tolist())
-        extend(rows[1], values)
-        return rows
+        values = {name: column_of(outputs[name]) for name in self._outputs}
+        parts.append(comparison.part(np.ravel(element.features[USER]), values))
+        waiting = sum(part.num_rows for part in parts[1:])
+        return parts if waiting < max(_WAITING, parts[0].num_rows) else self.compact(parts)
 
-    def merge_accumulators(self, accumulators: Iterable):
-        merged = self.create_accumulator()
-        for users, values in accumulators:
-            merged[0].extend(users)
-            merged[1].extend(values)
-        return merged
+    def merge_accumulators(self, accumulators: Iterable[list[pa.Table]]) -> list[pa.Table]:
+        return list(chain.from_iterable(accumulators))
 
-    def extract_output(self, rows) -> metric_types.MetricsDict:
-        users, values = rows
-        columns = np.frombuffer(values, "f").reshape(len(users), len(self._outputs)).T
+    def compact(self, parts: list[pa.Table]) -> list[pa.Table]:
+        return [comparison.merged(parts)]
+
+    def extract_output(self, parts: list[pa.Table]) -> metric_types.MetricsDict:
         file = io.BytesIO()
-        comparison.write(users, dict(zip(self._outputs, columns, strict=True)), file)
+        comparison.write(parts, file)
         return {self._key: file.getvalue()}
 
 

@@ -130,11 +130,17 @@ def _answers(address: str) -> bool:
 
 def serve(cluster: Cluster) -> None:
     """Does what the chief asks, until somebody ends this process."""
+    options = tf.compat.v1.ConfigProto()
+    # An operation that waits for another process holds a thread: with as many threads as cores, one
+    # core alone would wait forever.
+    enough = len(cluster.addresses.get(WORKER, ())) + 1
+    options.inter_op_parallelism_threads = max(os.cpu_count() or 1, enough)
     server = tf.distribute.Server(
         tf.train.ClusterSpec(dict(cluster.addresses)),
         job_name=cluster.kind,
         task_index=cluster.index,
         protocol="grpc",
+        config=options,
     )
     server.join()
 

@@ -94,8 +94,17 @@ def test_two_workers_train_layers_as_one(toy_data, tmp_path):
     assert_same_training(log_of(two), log_of(one))
 
 
+@pytest.fixture
+def one_core():
+    """What this test starts has one core, as a small container may have."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
 @pytest.mark.thorough
-def test_tables_in_pieces_on_two_servers_are_trained_as_one(toy, alone, tmp_path):
+def test_tables_in_pieces_on_two_servers_are_trained_as_one(toy, alone, one_core, tmp_path):
     pieces = {"cluster": {"smallest_piece": 64}}
     file = launcher.write_arguments(asked(toy, tmp_path, **pieces))
     launcher.launch(file, launcher.roles(1, 2), timeout=900, say=lambda _: None)

@@ -322,6 +322,7 @@ def load_tensorflow(say: Callable[[str], None]) -> None:
 class _Progress(logging.Handler):
     """Turns the runner's own messages into one line a component, and one before where it is long.
 
+    Below it stands what the component itself has to say, such as how many rows it dropped and why.
     What one that was long has freed is given back to the system, as its process goes on.
 
     Args:
@@ -331,17 +332,21 @@ class _Progress(logging.Handler):
 
     _RUNNING = re.compile(r"Component (\S+) is running")
     _FINISHED = re.compile(r"Component (\S+) is finished")
+    _TOLD = re.compile(r"(\w+): (.+)", re.DOTALL)
+    _MOST_TOLD = 5
 
     def __init__(self, say: Callable[[str], None], patience_s: float = 2.0):
         super().__init__(logging.INFO)
         self._say, self._patience_s = say, patience_s
         self._cached, self._started = False, 0.0
         self._waiting = threading.Timer(0, say)
+        self._kind, self._told = "", list[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage() if len(record.msg) < 100 else ""
         if started := self._RUNNING.match(message):
             self._started, self._cached = time.monotonic(), False
+            self._kind, self._told = started.group(1).partition("-")[0], []
             line = f"  {started.group(1)} ..."
             if started.group(1) in ("Trainer", "Trainer-refit"):
                 self._say(line)  # before the lines of its epochs
@@ -351,12 +356,18 @@ class _Progress(logging.Handler):
                 self._waiting.start()
         elif message.startswith("A cached execution"):
             self._cached = True
+        elif (told := self._TOLD.match(message)) and told.group(1) == self._kind:
+            self._told.append(told.group(2))
         elif finished := self._FINISHED.match(message):
             self._waiting.cancel()
             seconds = time.monotonic() - self._started
             self._say(
                 f"  {finished.group(1):<26} {'cached' if self._cached else f'{seconds:6.1f} s'}"
             )
+            for line in self._told[: self._MOST_TOLD]:
+                self._say(f"    {line}")
+            if len(self._told) > self._MOST_TOLD:
+                self._say(f"    and {len(self._told) - self._MOST_TOLD} more, in the report")
             if seconds > self._patience_s:  # to look through a process takes up to a second
                 memory.give_back()
 

@@ -156,10 +156,12 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
 
 
 def summary(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: rows read and kept of each table, and why the others were rejected."""
+    """One line: rows read and kept of each table that is there, and why others were rejected."""
     parts = []
     for table in TABLES:
         report = reports[table]
+        if not report["read"]:
+            continue
         text = f"{table} {report['kept']:,} of {report['read']:,} rows"
         if report["rejected"]:
             reasons = ", ".join(

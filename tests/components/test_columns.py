@@ -66,6 +66,13 @@ def test_a_mapping_to_a_column_that_is_not_there_is_refused(tmp_path):
         "data.columns.ignore: no table has a column 'x'",
         columns={"ignore": "x"},
     )
+    write(tmp_path, events__csv="customer,item_id,timestamp\nu,i,5\n")
+    fails(
+        tmp_path,
+        "data.columns.customer: no file has a column 'user_id', but one has 'customer'",
+        "so user_id: customer",
+        columns={"customer": "user_id"},
+    )
     fails(tmp_path, "data.columns.item_id must be a column's name", columns={"item_id": 3})
 
 

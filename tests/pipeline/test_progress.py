@@ -47,6 +47,23 @@ def test_one_that_is_quick_or_failed_is_not():
     assert lines[1] == "  Trainer ..."
 
 
+def test_what_a_component_has_to_say_stands_below_its_line():
+    lines: list[str] = []
+    handler = _Progress(lines.append, patience_s=60)
+    heard(handler, "Component TableCheck-refit is running.")
+    heard(handler, "StatisticsGen: of another")
+    for number in range(7):
+        heard(handler, f"TableCheck: note {number}")
+    heard(handler, "Component TableCheck-refit is finished.")
+    assert lines[0].startswith("  TableCheck-refit ")
+    assert lines[1:] == [f"    note {number}" for number in range(5)] + [
+        "    and 2 more, in the report"
+    ]
+    heard(handler, "Component Transform is running.")
+    heard(handler, "Component Transform is finished.")
+    assert len(lines) == 8  # what was told is told once
+
+
 def resident() -> int:
     """Bytes of memory that this process has."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])

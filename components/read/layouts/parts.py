@@ -8,6 +8,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,11 @@ def check_said(sources: list[Source], options: Mapping[str, Any]) -> None:
         if not legal & held and to not in options.get("ignore", ()):
             hint = nearest(name, OPTIONS) if to not in seen else ""
             hint = hint if "did you mean" in hint else ""
+            if name in seen and to in {*chain(*REQUIRED.values()), "timestamp"} - set(seen):
+                raise ConfigError(
+                    f"data.columns.{name}: no file has a column {to!r}, but one has {name!r}; "
+                    f"required: our name first, then the file's, so {to}: {name}"
+                )
             raise ConfigError(
                 f"data.columns.{name}: no file has a column {to!r}{nearest(to, seen)}"
                 + hint.replace("did you mean", "or is the option meant")

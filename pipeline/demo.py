@@ -5,9 +5,9 @@ The embedded server, one question, and the demonstration that ends `make run`.
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.text import Text
@@ -276,11 +276,10 @@ def _show_recommendations(record: RunRecord, uri: str, user: str | None, config:
         raise RecsysError(f"REST and gRPC disagree for user {user}: {answers}")
     last = history[-_SHOWN:]
     known = examples.titles(_items(record), {*last, *_named(answers["rest"])})
-    rows = [(item, known.get(item, "")) for item in reversed(last)] or [("none", "")]
-    show.print_table(
-        f"What user {user} had last, newest first ({len(history)} items in all)",
-        ("item", "title"),
-        rows,
+    newest = last[::-1]
+    columns = {"item": newest or ["none"], "title": [known.get(item, "") for item in newest]}
+    _print_columns(
+        f"What user {user} had last, newest first ({len(history)} items in all)", columns
     )
     print_answer(
         f"What the server recommends to user {user}, the same over REST and gRPC",
@@ -295,23 +294,28 @@ def _show_recommendations(record: RunRecord, uri: str, user: str | None, config:
 
 def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
     """Prints one user's recommendations, best first, where they come from, and why."""
-    rows = [
-        (place, item, known.get(item, ""), f"{score:.4f}")
-        for place, (item, score) in enumerate(answer.items, 1)
-    ]
-    # What recalled each item stands beside what carried it: of a bundle both are told.
-    beside = {
+    items = [item for item, _ in answer.items]
+    columns = {
+        "rank": list(range(1, len(items) + 1)),
+        "item": items,
+        "title": [known.get(item, "") for item in items],
+        "score": [f"{score:.4f}" for _, score in answer.items],
+        # What recalled each item stands beside what carried it: of a bundle both are told.
         "recalled by": answer.sources,
         "why": [because.line(reasons, known) for reasons in answer.reasons],
     }
-    told = {heading: column for heading, column in beside.items() if column}
-    rows = [(*row, *more) for row, *more in zip(rows, *told.values(), strict=True)]
-    show.print_table(title, ("rank", "item", "title", "score", *told), rows)
+    _print_columns(title, columns)
     show.console().print(Text(f"strategy: {answer.strategy}"))
     if answer.reasons:
         show.console().print(
             Text(f"weights: {because.meaning(each.basis for each in answer.reasons)}")
         )
+
+
+def _print_columns(title: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Prints a table of the items, and of the other columns that have something to say."""
+    told = {name: column for name, column in columns.items() if name == "item" or any(column)}
+    show.print_table(title, tuple(told), list(zip(*told.values(), strict=True)))
 
 
 def _history(examples_uri: str, user: str | None) -> list[str]:

@@ -4,6 +4,7 @@ Its answers over the wire and as Parquet; refusals.
 """
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,9 +29,10 @@ def silent(_):
 
 
 @pytest.fixture(scope="module")
-def output(toy_run) -> str:
+def output(toy_run, tmp_path_factory) -> str:
     """A folder of runs with a blessed recall and a blessed ranker of the same split."""
-    folder = str(toy_run.copy)
+    # Others ask the shared copy for its latest run.
+    folder = str(shutil.copytree(toy_run.copy, tmp_path_factory.mktemp("bundles") / "runs"))
     settings = {
         "model": "lr",
         "data.source": toy_run.arguments[3],

@@ -79,6 +79,7 @@ AN_ID_LONG = 40
 _BUCKETS, _CATEGORIES, _WORDS = 10, 100_000, 20_000
 _HISTORY = 50  # events that a `score` row has of what its user did before
 _AS_EXPORTED = {"float32": 4, "int8": 1 + 2 / 16}  # bytes a number; nearly all are of tables
+_BESIDE = {"float32": 4, "int8": 2 / 16}  # for a warm start, which finds bytes among the exported
 _CLEARLY = 0.5  # of what there is: what wants less by an upper bound is not looked at any closer
 
 
@@ -566,7 +567,8 @@ def _disk(
     tables = rows["events"] * a_row * again + entities * ENTITY_ON_DISK
     yield Need("tables and examples", ALWAYS_ON_DISK + tables, "")
     # With the weights that a warm start reads; and once more where it is pushed.
-    model = 2 * _AS_EXPORTED[config.export.tables] * (own.learnt + own.held)
+    kind = config.export.tables
+    model = (_AS_EXPORTED[kind] + _BESIDE[kind]) * (own.learnt + own.held)
     model += A_MODEL + _histories(config, sizes) + sum(one.exported for one in ids)
     yield Need("the model and its push", model * (1 + again), "")
     # The newest and the best: weights, slots and averages.

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,10 +30,14 @@ from models.training.loop import say
 
 _FILE = os.path.join("assets.extra", "weights.npz")
 _MODEL, _WEIGHT, _SCALES, _TOKENS, _ENDS = "model", "weight/", "scales/", "tokens/", "ends/"
+_PLACE = "place/"
+"""What a table has in place of its bytes: the variable that holds them, and their SHA-256."""
 
 
 def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None) -> int:
     """Writes the model's weights and their tokens beside the SavedModel in `folder`.
+
+    A table that the SavedModel has in the same bytes is not written again, but where it lies.
 
     Args:
         model: its variables exist.
@@ -45,26 +50,30 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
     """
     arrays = {_MODEL: _encoded(registry_name(model))}
     large = set() if smallest is None else set(large_tables(model, smallest))
-    in_bytes = {id(layer.embeddings) for layer in large}
+    in_bytes, whole = {id(layer.embeddings) for layer in large}, 0
     for path, variable in variables_by_path(model).items():
-        arrays[_WEIGHT + path] = variable.numpy()
-        if id(variable) in in_bytes:
-            arrays[_WEIGHT + path], arrays[_SCALES + path] = quantise(variable.numpy())
+        value = variable.numpy()
+        whole += value.nbytes
+        if id(variable) not in in_bytes:
+            arrays[_WEIGHT + path] = value
+            continue
+        table, arrays[_SCALES + path] = quantise(value)
+        place = _place_of(table, folder)
+        if place is None:
+            arrays[_WEIGHT + path] = table
+        else:
+            # With what it holds: by this file two trainings are told apart.
+            digest = hashlib.sha256(table.tobytes()).hexdigest()
+            arrays[_PLACE + path] = _encoded([place, digest])
     for path, tokens in _tokens_by_path(model).items():
         if isinstance(tokens, Ids):
-            arrays[_TOKENS + path], arrays[_ENDS + path] = tokens.arrays
-            continue
-        arrays[_TOKENS + path] = _encoded(
-            [token.decode("utf-8", "surrogateescape") for token in tokens]
-        )
+            names = {_TOKENS: tokens.arrays[0], _ENDS: tokens.arrays[1]}
+        else:
+            names = {_TOKENS: _encoded([one.decode("utf-8", "surrogateescape") for one in tokens])}
+        whole += sum(array.nbytes for array in names.values())
+        arrays |= {what + path: array for what, array in names.items()}
     path = os.path.join(folder, _FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
-    whole = sum(array.nbytes for array in arrays.values())
-    whole += sum(
-        3 * arrays[_WEIGHT + name.removeprefix(_SCALES)].nbytes - array.nbytes
-        for name, array in arrays.items()
-        if name.startswith(_SCALES)
-    )
     # By way of a file: the weights need not be in memory once more.
     write = np.savez if smallest is None else np.savez_compressed
     with tempfile.TemporaryFile() as buffer, tf.io.gfile.GFile(path, "wb") as file:
@@ -72,6 +81,25 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
         buffer.seek(0)
         shutil.copyfileobj(buffer, file, 1 << 24)
     return whole
+
+
+def _place_of(table: np.ndarray, folder: str) -> str | None:
+    """The variable of the SavedModel in `folder` that holds a table in bytes; None: none does."""
+    exported = _exported(folder)
+    if exported is None:
+        return None
+    kinds = exported.get_variable_to_dtype_map()
+    for name, shape in exported.get_variable_to_shape_map().items():
+        alike = kinds[name] == tf.int8 and tuple(shape) == table.shape
+        if alike and np.array_equal(exported.get_tensor(name), table):
+            return name
+    return None
+
+
+def _exported(folder: str) -> Any:
+    """Reads the variables of the SavedModel in `folder`; None where there is none."""
+    prefix = os.path.join(folder, "variables", "variables")
+    return tf.train.load_checkpoint(prefix) if tf.io.gfile.exists(prefix + ".index") else None
 
 
 def large_tables(model: tf.keras.Model, smallest: int) -> list[TokenEmbedding]:
@@ -102,7 +130,7 @@ def load_weights(model: tf.keras.Model, folder: str) -> dict[str, int | bool]:
         ConfigError: the weights are those of another model.
     """
     counts: dict[str, int | bool] = {"copied": 0, "aligned": 0, "rows": 0, "skipped": 0}
-    saved = _read(os.path.join(folder, _FILE))
+    saved = _read(folder)
     if saved is None:
         return {**counts, "complete": False}
     name, received = registry_name(model), _decoded(saved[_MODEL])
@@ -219,8 +247,9 @@ def _tokens_by_path(model: tf.keras.Model) -> dict[str, np.ndarray | Ids]:
     }
 
 
-def _read(path: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a file of weights; None, and why is printed, where there is none to read."""
+def _read(folder: str) -> dict[str, np.ndarray] | None:
+    """The arrays of the weights in `folder`; None, and why is printed, where there are none."""
+    path = os.path.join(folder, _FILE)
     if not tf.io.gfile.exists(path):
         say(f"warm start: {path} does not exist; nothing is loaded and training starts cold")
         return None
@@ -232,6 +261,9 @@ def _read(path: str) -> dict[str, np.ndarray] | None:
             "weights: it cannot be read, and training starts cold"
         )
         return None
+    for name in [name for name in saved if name.startswith(_PLACE)]:
+        place, _ = _decoded(saved[name])
+        saved[_WEIGHT + name.removeprefix(_PLACE)] = _exported(folder).get_tensor(place)
     return saved
 
 

@@ -148,6 +148,37 @@ def operations(folder):
     return {node.op for node in nodes}
 
 
+def test_a_table_whose_bytes_are_exported_is_not_written_again(toy_data, tmp_path):
+    data, module = toy_data("event", 0.0).load_once("bpr_mf"), registry.load("bpr_mf")
+    prints = []
+    for name, seed, exported in (("one", 1, True), ("other", 2, True), ("alone", 1, False)):
+        tf.keras.utils.set_random_seed(seed)
+        model = module.Model(module.HyperParameters(factors=16), data)
+        TrainingLoop(model.hyper_parameters, data).build(model)
+        tables = warm_start.large_tables(model, 64)
+        assert len(tables) == 2
+        folder = tmp_path / name
+        if exported:
+            held = tf.Module()
+            held.tables = [int8.Int8Table(table.embeddings.numpy()) for table in tables]
+            tf.saved_model.save(held, str(folder))
+        whole = warm_start.save_weights(model, str(folder), 64)
+        beside = np.load(folder / "assets.extra" / "weights.npz")
+        places = [each for each in beside.files if each.startswith("place/")]
+        assert len(places) == (2 if exported else 0)
+        assert whole > sum(4 * table.embeddings.shape.num_elements() for table in tables)
+        prints.append(warm_start.fingerprint(str(folder)))
+        wanted = [int8.dequantise(*int8.quantise(table.embeddings.numpy())) for table in tables]
+        tf.keras.utils.set_random_seed(3)
+        fresh = module.Model(module.HyperParameters(factors=16), data)
+        TrainingLoop(fresh.hyper_parameters, data).build(fresh)
+        assert warm_start.load_weights(fresh, str(folder))["complete"]
+        for table, values in zip(warm_start.large_tables(fresh, 64), wanted, strict=True):
+            # The first row stands for none; the others are those of the same token.
+            np.testing.assert_array_equal(table.embeddings.numpy(), values)
+    assert len(set(prints)) == 3
+
+
 @pytest.mark.thorough
 def test_an_export_in_bytes_of_a_model_that_scores(toy_data, tmp_path, capsys):
     toy = toy_data("event", 0.0, CLICK)
@@ -184,7 +215,9 @@ def test_an_export_in_bytes_of_a_model_that_scores(toy_data, tmp_path, capsys):
     used = operations(tmp_path / "model")
     assert used <= {*dir(tf.raw_ops)}, used - {*dir(tf.raw_ops)}
 
-    # A warm start has the weights that are served.
+    # A warm start has the weights that are served, which lie there once.
+    beside = np.load(tmp_path / "model" / "assets.extra" / "weights.npz")
+    assert max(beside[name].nbytes for name in beside.files) < numbers * 200 / 2
     model = registry.load("fm").Model(registry.load("fm").Model.HyperParameters(factors=200), data)
     TrainingLoop(model.hyper_parameters, data).build(model)
     assert warm_start.load_weights(model, str(tmp_path / "model"))["complete"]

@@ -183,9 +183,10 @@ def test_values_that_share_rows_and_an_export_in_bytes(tmp_path):
     def model(of):
         return next(need.bytes for need in of.disk if need.name == "the model and its push")
 
-    # In the SavedModel and in the weights, once more where it is pushed.
+    # In the SavedModel and in the weights (of bytes their scales alone), once more where it is
+    # pushed.
     in_bytes = estimated(data, "fm", export__tables="int8", **own)
-    assert model(plain) - model(in_bytes) == 4 * (4 - 1.125) * plain.parameters.learnt
+    assert model(plain) - model(in_bytes) == 2 * (8 - 1.25) * plain.parameters.learnt
 
 
 def test_what_a_score_model_learns_is_no_field(tmp_path):

@@ -261,9 +261,16 @@ def _read(folder: str) -> dict[str, np.ndarray] | None:
             "weights: it cannot be read, and training starts cold"
         )
         return None
-    for name in [name for name in saved if name.startswith(_PLACE)]:
-        place, _ = _decoded(saved[name])
-        saved[_WEIGHT + name.removeprefix(_PLACE)] = _exported(folder).get_tensor(place)
+    places = {name: _decoded(saved[name])[0] for name in saved if name.startswith(_PLACE)}
+    exported = _exported(folder) if places else None
+    if places and exported is None:
+        say(
+            f"warm start: {path} names variables of the SavedModel in {folder}, which has none; "
+            "nothing is loaded and training starts cold"
+        )
+        return None
+    for name, place in places.items():
+        saved[_WEIGHT + name.removeprefix(_PLACE)] = exported.get_tensor(place)
     return saved
 
 

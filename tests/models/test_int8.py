@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -148,7 +149,7 @@ def operations(folder):
     return {node.op for node in nodes}
 
 
-def test_a_table_whose_bytes_are_exported_is_not_written_again(toy_data, tmp_path):
+def test_a_table_whose_bytes_are_exported_is_not_written_again(toy_data, tmp_path, capsys):
     data, module = toy_data("event", 0.0).load_once("bpr_mf"), registry.load("bpr_mf")
     prints = []
     for name, seed, exported in (("one", 1, True), ("other", 2, True), ("alone", 1, False)):
@@ -177,6 +178,10 @@ def test_a_table_whose_bytes_are_exported_is_not_written_again(toy_data, tmp_pat
             # The first row stands for none; the others are those of the same token.
             np.testing.assert_array_equal(table.embeddings.numpy(), values)
     assert len(set(prints)) == 3
+
+    shutil.rmtree(tmp_path / "one" / "variables")
+    assert not warm_start.load_weights(fresh, str(tmp_path / "one"))["complete"]
+    assert "names variables of the SavedModel" in capsys.readouterr().out
 
 
 @pytest.mark.thorough

@@ -1,19 +1,19 @@
 """The facts of a whole log, for a split that must know them, gathered with Beam."""
 
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable
+from operator import attrgetter
 
 import apache_beam as beam
 
 from components.build.config import SplitConfig
 from components.build.splits import (
-    Facts,
     gather_facts,
     merge_facts,
     merge_times,
     near_cuts,
     refined,
 )
+from components.tables.merging import Merging
 
 _WAITING = 1 << 20
 """Values of facts that are merged at once, at least."""
@@ -36,7 +36,7 @@ def facts_of(
     facts = (
         batches
         | "Facts" >> beam.Map(gather_facts, config)
-        | "AllFacts" >> beam.CombineGlobally(_Merge())
+        | "AllFacts" >> beam.CombineGlobally(Merging(merge_facts, attrgetter("size"), _WAITING))
     )
     if config.name != "temporal":
         return facts
@@ -55,24 +55,3 @@ def facts_of_kept(shards: beam.PCollection, config: SplitConfig) -> beam.PCollec
         return shards | name >> beam.Map(lambda shard: shard[1].read())
 
     return facts_of(tables("Tables"), lambda: tables("TablesAgain"), config)
-
-
-class _Merge(beam.CombineFn):
-    """`merge_facts` of as many as are merged already: a value is moved a few times only."""
-
-    def create_accumulator(self) -> list[Facts]:
-        return []
-
-    def add_input(self, parts: list[Facts], facts: Facts) -> list[Facts]:
-        parts.append(facts)
-        waiting = sum(part.size for part in parts[1:])
-        return parts if waiting < max(_WAITING, parts[0].size) else self.compact(parts)
-
-    def merge_accumulators(self, accumulators: Iterable[list[Facts]]) -> list[Facts]:
-        return list(chain.from_iterable(accumulators))
-
-    def compact(self, parts: list[Facts]) -> list[Facts]:
-        return [merge_facts(parts)]
-
-    def extract_output(self, parts: list[Facts]) -> Facts:
-        return merge_facts(parts)

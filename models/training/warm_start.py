@@ -51,6 +51,7 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
     arrays = {_MODEL: _encoded(registry_name(model))}
     large = set() if smallest is None else set(large_tables(model, smallest))
     in_bytes, whole = {id(layer.embeddings) for layer in large}, 0
+    exported = _exported(folder) if large else None
     for path, variable in variables_by_path(model).items():
         value = variable.numpy()
         whole += value.nbytes
@@ -58,7 +59,7 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
             arrays[_WEIGHT + path] = value
             continue
         table, arrays[_SCALES + path] = quantise(value)
-        place = _place_of(table, folder)
+        place = _place_of(table, exported) if exported else None
         if place is None:
             arrays[_WEIGHT + path] = table
         else:
@@ -83,11 +84,8 @@ def save_weights(model: tf.keras.Model, folder: str, smallest: int | None = None
     return whole
 
 
-def _place_of(table: np.ndarray, folder: str) -> str | None:
-    """The variable of the SavedModel in `folder` that holds a table in bytes; None: none does."""
-    exported = _exported(folder)
-    if exported is None:
-        return None
+def _place_of(table: np.ndarray, exported: Any) -> str | None:
+    """The variable of a SavedModel that holds a table in bytes; None: none does."""
     kinds = exported.get_variable_to_dtype_map()
     for name, shape in exported.get_variable_to_shape_map().items():
         alike = kinds[name] == tf.int8 and tuple(shape) == table.shape

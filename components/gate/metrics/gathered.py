@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable
-from itertools import chain
+from operator import attrgetter
 
 import apache_beam as beam
 import numpy as np
@@ -12,6 +12,7 @@ from tensorflow_model_analysis.metrics import metric_types, metric_util
 
 from components.gate import comparison
 from components.gate.metrics.inputs import USER, column_of, derived
+from components.tables.merging import Merging
 from models.measures import recommended
 from models.names.metrics import CATALOGUE, RECOMMENDED, split
 
@@ -47,10 +48,11 @@ def _by_user(
     return [metric_types.MetricComputation(keys=[key], preprocessors=[user], combiner=combiner)]
 
 
-class _ByUser(beam.CombineFn):
-    """Adds up by user as many rows as there are users already: a sum is moved a few times only."""
+class _ByUser(Merging):
+    """Adds up by user."""
 
     def __init__(self, key: metric_types.MetricKey, outputs: list[str]):
+        super().__init__(comparison.merged, attrgetter("num_rows"), _WAITING)
         self._key, self._outputs = key, outputs
 
     def create_accumulator(self) -> list[pa.Table]:
@@ -59,15 +61,7 @@ class _ByUser(beam.CombineFn):
     def add_input(self, parts: list[pa.Table], element: metric_types.StandardMetricInputs):
         outputs = element.get_predictions(self._key.model_name)
         values = {name: column_of(outputs[name]) for name in self._outputs}
-        parts.append(comparison.part(np.ravel(element.features[USER]), values))
-        waiting = sum(part.num_rows for part in parts[1:])
-        return parts if waiting < max(_WAITING, parts[0].num_rows) else self.compact(parts)
-
-    def merge_accumulators(self, accumulators: Iterable[list[pa.Table]]) -> list[pa.Table]:
-        return list(chain.from_iterable(accumulators))
-
-    def compact(self, parts: list[pa.Table]) -> list[pa.Table]:
-        return [comparison.merged(parts)]
+        return super().add_input(parts, comparison.part(np.ravel(element.features[USER]), values))
 
     def extract_output(self, parts: list[pa.Table]) -> metric_types.MetricsDict:
         file = io.BytesIO()

@@ -4,6 +4,8 @@ Both sides have the same sizes, the same batch and one thread each.
 
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python
     python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python --models tan --rounds 5
+    python -m benchmarks.speed --recbole-python OTHER_VENV/bin/python --models deepfm \
+        --set mixed_precision=true
 
 RecBole is installed in an environment of its own (torch and recbole 1.2.1). Ours trains the train
 split, RecBole all 100,000 events; an epoch's seconds are taken without validation, the first one
@@ -256,7 +258,7 @@ def prepare(pair: Pair, output: Path) -> experiment.Prepared:
     )
 
 
-def ours(name: str, output: Path, epochs: int) -> dict:
+def ours(name: str, output: Path, epochs: int, overrides: dict[str, Any]) -> dict:
     """Trains our model; returns the train rows and each epoch's seconds of the process."""
     import tensorflow as tf
 
@@ -264,10 +266,12 @@ def ours(name: str, output: Path, epochs: int) -> dict:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     from models.names import registry
     from models.training.loop import TrainingLoop
-    from models.training.trainer import resolve
+    from models.training.trainer import resolve, set_precision
 
     data = prepare(PAIRS[name], output).training_data(name)
-    model = registry.load(name).Model(resolve(name, {**PAIRS[name].ours, "epochs": epochs}), data)
+    hyper_parameters = resolve(name, {**PAIRS[name].ours, **overrides, "epochs": epochs})
+    set_precision(hyper_parameters)
+    model = registry.load(name).Model(hyper_parameters, data)
     loop = TrainingLoop(model.hyper_parameters, data)
     seconds: list[float] = []
     clock = tf.keras.callbacks.LambdaCallback(
@@ -283,7 +287,7 @@ def ours(name: str, output: Path, epochs: int) -> dict:
 
 
 def compare(
-    name: str, recbole_python: str, rounds: int, epochs: int, output: Path
+    name: str, recbole_python: str, rounds: int, epochs: int, output: Path, setting: list[str]
 ) -> dict[str, str]:
     """Lets the two train in turns: a row of the table."""
     from components.read import datasets
@@ -321,6 +325,8 @@ def compare(
             str(epochs),
             "--output",
             str(output),
+            "--set",
+            *setting,
         ],
         "RecBole": [
             os.path.abspath(recbole_python),
@@ -362,14 +368,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="of each, the first not counted")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/speed"))
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hyper-parameters of ours, for every model named",
+    )
     parser.add_argument("--ours", choices=PAIRS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        print(json.dumps(ours(arguments.ours, arguments.output, arguments.epochs)))
+        overrides = experiment.overrides(arguments.set)
+        print(json.dumps(ours(arguments.ours, arguments.output, arguments.epochs, overrides)))
         return
     rows = [
         compare(
-            name, arguments.recbole_python, arguments.rounds, arguments.epochs, arguments.output
+            name,
+            arguments.recbole_python,
+            arguments.rounds,
+            arguments.epochs,
+            arguments.output,
+            arguments.set,
         )
         for name in arguments.models
     ]

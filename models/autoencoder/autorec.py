@@ -31,6 +31,7 @@ from models.autoencoder.layers import FromEntities, ToEntities
 from models.contract.score import ScoreModel
 from models.inputs import sampling
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.inputs.profiles import sparse_rows
 from models.inputs.score_data import Inputs, ScoreData
 from models.names.errors import ConfigError
 from models.names.features import Feature
@@ -117,13 +118,10 @@ class AutoRec(ScoreModel[HyperParameters]):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         column, observed = inputs["column"], tf.cast(inputs["column"] > 0, tf.float32)
         rows = tf.shape(column, tf.int64)[0]
-        place = tf.stack(
-            [tf.repeat(tf.range(rows)[:, tf.newaxis], tf.shape(column)[1], axis=1), column], axis=-1
-        )
-        shape = tf.stack([rows, self._ratings.shape[1]])
-        rebuilt = tf.cast(
-            self.decoder(self.encoder(tf.scatter_nd(place, inputs["rating"], shape))), tf.float32
-        )
+        # XLA knows no sparse products.
+        spread = self._vectors if self.hyper_parameters.jit_compile else sparse_rows
+        vectors = spread(column, self._ratings.shape[1], inputs["rating"])
+        rebuilt = tf.cast(self.decoder(self.encoder(vectors)), tf.float32)
         rebuilt = tf.gather(rebuilt, column, batch_dims=1)
         errors = tf.reduce_sum(observed * (inputs["rating"] - rebuilt) ** 2) / tf.cast(
             rows, tf.float32
@@ -143,11 +141,7 @@ class AutoRec(ScoreModel[HyperParameters]):
 
     def fold_in(self, item: tf.Tensor, rated: tf.Tensor, rating: tf.Tensor) -> tf.Tensor:
         present = tf.cast(rated > 0, tf.float32)
-        row = tf.repeat(
-            tf.range(tf.shape(rated, tf.int64)[0])[:, tf.newaxis], tf.shape(rated)[1], axis=1
-        )
-        shape = tf.stack([tf.shape(rated, tf.int64)[0], self._ratings.shape[1]])
-        vectors = tf.scatter_nd(tf.stack([row, rated], axis=-1), rating * present, shape)
+        vectors = self._vectors(rated, self._ratings.shape[1], rating * present)
         code = tf.cast(self.encoder(vectors), tf.float32)
         kernel, bias = (table.embeddings for table in (self.decoder.kernel, self.decoder.bias))
         rebuilt = tf.einsum("bf,bcf->bc", code, tf.gather(kernel, item)) + tf.gather(
@@ -157,6 +151,13 @@ class AutoRec(ScoreModel[HyperParameters]):
         mean = tf.reduce_sum(rating * present, axis=1, keepdims=True) / tf.maximum(count, 1.0)
         mean = tf.where(count > 0, mean, self.label_mean)
         return tf.where((count > 0) & (item >= FIRST_TOKEN), rebuilt, mean)
+
+    @staticmethod
+    def _vectors(column: tf.Tensor, count: int, rating: tf.Tensor) -> tf.Tensor:
+        """[B, L] columns and their ratings -> [B, count]; a column that is repeated adds up."""
+        rows = tf.shape(column, tf.int64)[0]
+        row = tf.repeat(tf.range(rows)[:, tf.newaxis], tf.shape(column)[1], axis=1)
+        return tf.scatter_nd(tf.stack([row, column], axis=-1), rating, tf.stack([rows, count]))
 
     def score_rows(self, inputs: Inputs, training: bool = False) -> tf.Tensor:
         row, column = inputs[self._row], inputs[self._column]

@@ -31,17 +31,18 @@ class FromEntities(tf.keras.layers.Layer):
         bias_initializer,
         name: str,
     ):
-        super().__init__(name=name)
+        super().__init__(name=name, autocast=False)
         self._activation = tf.keras.activations.get(activation)
         self.kernel = _rows(entities, units, kernel_initializer, f"{name}_kernel")
         self.bias = self.add_weight(name="bias", shape=[units], initializer=bias_initializer)
 
     def call(self, profile):
-        # Keras casts no embedding by itself where it computes in half precision.
-        kernel = tf.cast(self.kernel.embeddings, self.compute_dtype)
-        sparse = isinstance(profile, tf.SparseTensor)
-        multiply = tf.sparse.sparse_dense_matmul if sparse else tf.matmul
-        return self._activation(multiply(profile, kernel) + self.bias)
+        if isinstance(profile, tf.SparseTensor):  # of which half precision knows no product
+            product = tf.sparse.sparse_dense_matmul(profile, self.kernel.embeddings)
+        else:
+            whole = (tf.cast(each, self.compute_dtype) for each in (profile, self.kernel.embeddings))
+            product = tf.matmul(*whole)
+        return self._activation(tf.cast(product, self.compute_dtype) + self.bias)
 
 
 class ToEntities(tf.keras.layers.Layer):

@@ -94,9 +94,8 @@ class MultinomialAutoEncoder(RetrieveModel[M]):
 
     def corrupted(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor | tf.SparseTensor:
         """The [B, N + 2] input of a train batch, sparse where nothing forbids it."""
-        # XLA knows no sparse products, and half precision few.
-        dense = self.hyper_parameters.jit_compile or self.from_items.compute_dtype != "float32"
-        rows = multi_hot if dense else sparse_rows
+        # XLA knows no sparse products.
+        rows = multi_hot if self.hyper_parameters.jit_compile else sparse_rows
         return rows(inputs["items"], self._index_count, inputs["weights"])
 
     def score_items(self, query: Query, catalogue: Any) -> tf.Tensor:

@@ -35,9 +35,9 @@ def multi_hot(items: tf.Tensor, index_count: int, weights: tf.Tensor | None = No
 def sparse_rows(items: tf.Tensor, index_count: int, weights: tf.Tensor) -> tf.SparseTensor:
     """The same of lists whose items come once each, ascending, as a sparse [B, index_count].
 
-    It has what weighs more than 0.
+    It has what does not weigh 0, which may be less.
     """
-    place = tf.where(weights > 0)
+    place = tf.where((items > 0) & (weights != 0))
     indices = tf.stack([place[:, 0], tf.gather_nd(items, place)], axis=1)
     rows = tf.shape(items, tf.int64)[0]
     return tf.SparseTensor(indices, tf.gather_nd(weights, place), [rows, index_count])

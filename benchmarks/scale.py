@@ -115,6 +115,7 @@ def train(
     from models.names.export import FLOAT32
     from models.training.export import export
     from models.training.loop import TrainingLoop
+    from models.training.trainer import set_precision
 
     module, label = registry.load(name), _label(name)
 
@@ -136,6 +137,7 @@ def train(
         prepared = experiment.Prepared(folder, label)
         data, task = prepared.training_data(name), prepared.task(name)
         parameters = module.HyperParameters(epochs=1, **setting)
+        set_precision(parameters)
         evaluation = task.evaluation(data, "valid") if whole else None
         model = Some(parameters, data)
         model.learn(TrainingLoop(parameters, data, evaluation=evaluation))

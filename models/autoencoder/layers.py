@@ -40,8 +40,8 @@ class FromEntities(tf.keras.layers.Layer):
         if isinstance(profile, tf.SparseTensor):  # of which half precision knows no product
             product = tf.sparse.sparse_dense_matmul(profile, self.kernel.embeddings)
         else:
-            whole = (tf.cast(each, self.compute_dtype) for each in (profile, self.kernel.embeddings))
-            product = tf.matmul(*whole)
+            dtype = self.compute_dtype
+            product = tf.matmul(tf.cast(profile, dtype), tf.cast(self.kernel.embeddings, dtype))
         return self._activation(tf.cast(product, self.compute_dtype) + self.bias)
 
 

@@ -17,7 +17,7 @@ A task has `name`, `metrics` (a `metrics.MetricSet`), and
 from collections.abc import Iterable
 
 from models.contract.retrieve_task import RetrieveTask
-from models.contract.score import ScoreTask
+from models.contract.score_task import ScoreTask
 from models.names import registry
 from models.names.errors import ConfigError
 from models.names.index import EXACT, IndexConfig

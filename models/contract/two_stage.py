@@ -25,7 +25,7 @@ from models.contract import explain
 from models.contract.request_reader import parse_requests
 from models.contract.requests import K, save, signature
 from models.contract.rules import boosted, rules_signature, unboosted, with_pins
-from models.contract.score import RECALLED
+from models.contract.scorer import RECALLED
 from models.inputs.history import STRINGS
 from models.inputs.traced import traced
 from models.measures import ranking

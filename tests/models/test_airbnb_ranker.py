@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from benchmarks.airbnb_searches import LABEL, SPLIT, write_log
 from models.contract import tasks
-from models.contract.score import Scorer
+from models.contract.scorer import Scorer
 from models.contract.two_stage import TwoStage
 from models.industry.airbnb_ranker import AirbnbRanker, HyperParameters, market_similarities
 from models.names.errors import ConfigError

@@ -10,7 +10,8 @@ from components import standalone
 from models.contract.retrieve import RetrieveModel
 from models.contract.retrieve_task import Evaluation, RetrieveTask
 from models.contract.retriever import Retriever
-from models.contract.score import ScoreModel, ScoreTask
+from models.contract.score import ScoreModel
+from models.contract.score_task import ScoreTask
 from models.contract.two_stage import TwoStage
 from models.inputs.schema import read_schema
 from models.names import features

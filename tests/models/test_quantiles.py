@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from components import standalone
-from models.contract.score import ScoreModel, ScoreTask
+from models.contract.score import ScoreModel
+from models.contract.score_task import ScoreTask
 from models.names.errors import DataError
 from models.names.hyper_parameters import Epochs, Gradient
 from models.names.label import Label

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from models.autoencoder.autorec import AutoRec
-from models.contract.score import ScoreModel, Scorer, ScoreTask
+from models.contract.score import ScoreModel
+from models.contract.score_task import ScoreTask
+from models.contract.scorer import Scorer
 from models.feature_interaction.fm import FactorizationMachine
 from models.names.features import DOCUMENTS, TEXT, Feature
 from models.names.label import Label

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from models.autoencoder.autorec import AutoRec
-from models.contract.score import Evaluation, ScoreModel, ScoreTask
+from models.contract.score import ScoreModel
+from models.contract.score_task import Evaluation, ScoreTask
 from models.inputs.score_data import ScoreData
 from models.measures import pointwise
 from models.names import metrics

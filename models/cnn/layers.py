@@ -8,7 +8,7 @@ import tensorflow as tf
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import DataError
-from models.training.loop import say
+from models.training.progress import say
 
 _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows are asked for
 

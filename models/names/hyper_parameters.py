@@ -95,7 +95,7 @@ class Epochs(HyperParameters):
         patience: epochs without a better value of the averaged curve of validation before training
             stops.
         latest_share: of the newest epoch in the averages, of weights and of the validation metric,
-            that an epoch is chosen by (see `models.training.loop`); 1: the newest alone.
+            that an epoch is chosen by (see `models.training.keeper`); 1: the newest alone.
         validate_every: epochs between two validations.
         monitor: the validation metric that chooses the epoch; left out, the task's: ndcg_10,
             log_loss or mse.

@@ -17,7 +17,7 @@ from models.inputs.token_layers import TokenEmbedding
 from models.names.errors import ConfigError
 from models.names.export import ExportConfig, described
 from models.training import warm_start, warm_up
-from models.training.loop import say
+from models.training.progress import say
 
 
 def require_tables(model: tf.keras.Model, config: ExportConfig) -> None:

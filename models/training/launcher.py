@@ -202,7 +202,7 @@ def _tell(log: Path, told: int, say: Callable[[str], None]) -> int:
         file.seek(told)
         whole, newline, _ = file.read().rpartition(b"\n")
     for line in whole.decode("utf-8", "replace").splitlines():
-        if line.startswith("  "):  # of `models.training.loop.say`
+        if line.startswith("  "):  # of `models.training.progress.say`
             say(line)
     return told + len(whole) + len(newline)
 

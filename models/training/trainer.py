@@ -27,7 +27,8 @@ from models.names.label import Label
 from models.training import warm_start
 from models.training.cluster import Cluster, require_equal
 from models.training.export import export, require_tables
-from models.training.loop import TrainingLoop, say
+from models.training.loop import TrainingLoop
+from models.training.progress import say
 from models.training.servers import SMALLEST_PIECE, ParameterServers, require_shards
 
 TRAINING_LOG = "training.json"

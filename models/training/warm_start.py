@@ -26,7 +26,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.token_layers import TokenEmbedding
 from models.names import registry
 from models.names.errors import ConfigError
-from models.training.loop import say
+from models.training.progress import say
 
 _FILE = os.path.join("assets.extra", "weights.npz")
 _MODEL, _WEIGHT, _SCALES, _TOKENS, _ENDS = "model", "weight/", "scales/", "tokens/", "ends/"

@@ -7,8 +7,7 @@ import tensorflow as tf
 
 from models.embedding.cune_bpr import friends_items
 from models.names import registry
-from models.training import loop as training
-from models.training import warm_start
+from models.training import keeper, warm_start
 from models.training.loop import TrainingLoop
 from tests.models.contract import RetrieveContract
 
@@ -146,7 +145,7 @@ def test_a_training_that_is_killed_twice_comes_to_the_same_bits(data, tmp_path, 
             if killed_at and line.startswith(killed_at):
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(training, "say", say)
+        monkeypatch.setattr(keeper, "say", say)
         tf.keras.utils.set_random_seed(5)
         model = registry.load("cune_bpr").Model(parameters, data)
         loop = TrainingLoop(parameters, data, seed=5, checkpoint_dir=folder)

@@ -19,8 +19,7 @@ from models.names import registry
 from models.names.errors import DataError
 from models.names.label import GROUP, Label
 from models.rnn import sessions
-from models.training import loop as training
-from models.training import warm_start
+from models.training import keeper, warm_start
 from models.training.loop import TrainingLoop
 from tests.models.toy import ToyData
 
@@ -498,9 +497,9 @@ def test_a_training_goes_on_within_an_epoch(
         return loop, warm_start.variables_by_path(model)
 
     whole, weights = run(None)
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", 0.0)
-    monkeypatch.setattr(training, "_SAVING_SHARE", 0)
-    save = training._Keeper._save
+    monkeypatch.setattr(keeper, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(keeper, "_SAVING_SHARE", 0)
+    save = keeper.Keeper._save
 
     def kill(self, epoch, finished, step=0):
         save(self, epoch, finished, step)
@@ -508,7 +507,7 @@ def test_a_training_goes_on_within_an_epoch(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training._Keeper, "_save", kill)
+        patch.setattr(keeper.Keeper, "_save", kill)
         run(str(tmp_path))
     state = json.loads((tmp_path / "model" / "state.json").read_text())
     assert state["epoch"] == 1 and state["step"] == 8 and not state["finished"]

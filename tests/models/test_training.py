@@ -25,8 +25,7 @@ from models.names import metrics, registry
 from models.names.errors import ConfigError, DataError
 from models.names.hyper_parameters import Epochs, Gradient
 from models.names.label import Label
-from models.training import loop as training
-from models.training import trainer, warm_start, warm_up
+from models.training import keeper, trainer, warm_start, warm_up
 from models.training.loop import TrainingLoop
 from tests.models import test_gru4rec as gru4rec
 from tests.models.test_neumf import TOY
@@ -119,7 +118,7 @@ def test_interrupted_training_is_resumed(toy, tmp_path, monkeypatch, unexported)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "say", interrupt)
+        patch.setattr(keeper, "say", interrupt)
         trainer.run_fn(arguments(toy, tmp_path, checkpoint_dir=str(tmp_path / "checkpoints")))
     assert not (tmp_path / "run" / "training.json").exists()
     # The interrupt came before the second epoch was saved.
@@ -286,7 +285,7 @@ def averaged(rows, share):
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_averaged_weights_are_validated_and_kept(share, monkeypatch):
-    monkeypatch.setattr(training, "_NUMBERS_AT_ONCE", 1)  # as of a table that is larger
+    monkeypatch.setattr(keeper, "_NUMBERS_AT_ONCE", 1)  # as of a table that is larger
     curve = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     loop, model, started, validated = follow_line(curve, epochs=6, latest_share=share)
     # Training goes on from its own weights: those at the start of an epoch are the last one's.
@@ -302,16 +301,16 @@ def test_averaged_weights_are_validated_and_kept(share, monkeypatch):
 
 def test_averages_and_weights_change_places_without_a_copy():
     """Tables of 40 MB: at the end of an epoch they lie where they lay, if somewhere else."""
-    keeper = object.__new__(training._Keeper)
+    kept = object.__new__(keeper.Keeper)
     table, average = (tf.Variable(tf.fill([10_000_000], number)) for number in (1.0, 2.0))
-    keeper._trained, keeper._average = SimpleNamespace(trainable_variables=[table]), [average]
+    kept._trained, kept._average = SimpleNamespace(trainable_variables=[table]), [average]
 
     def place(variable):
         return np.asarray(variable.read_value()).ctypes.data
 
     before, during = (place(table), place(average)), []
     assert len({*before}) == 2
-    keeper._averaged(lambda: during.extend([float(table[7]), place(table), place(average)]))
+    kept._averaged(lambda: during.extend([float(table[7]), place(table), place(average)]))
     assert during == [2.0, *reversed(before)]
     assert (place(table), place(average)) == before and float(average[7]) == 2.0
     average.assign_add(tf.ones_like(average))  # what is shared is copied when one side changes

@@ -272,18 +272,18 @@ def run_estimate(config: "RunConfig", say: Callable[[str], None]) -> int:
         ConfigError: a fault of the run that is seen before anything starts.
         DataError: likewise of its data.
     """
-    from pipeline import estimate, preflight
+    from pipeline import estimate, preflight, room
     from pipeline.show import print_table
 
     found, tables = preflight.look(config, say)
     wanted = estimate.estimate(config, found.hyper_parameters, tables, found.schemas)
-    room = estimate.Room.of(config)
+    there = room.Room.of(config)
     print_table(
         f"What {config.pipeline_name} will want, about",
         ("what", "how many", "there are", ""),
-        estimate.lines(wanted, room),
+        room.lines(wanted, there),
     )
-    lacking = estimate.lacks(wanted, room)
+    lacking = room.lacks(wanted, there)
     for line in lacking:
         say(f"does not fit: {line}")
     return int(bool(lacking))

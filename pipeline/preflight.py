@@ -21,7 +21,7 @@ from models.names import declared, metrics, registry
 from models.names.errors import ConfigError, DataError, nearest
 from models.names.features import DOCUMENTS, REVIEW
 from models.names.hyper_parameters import Epochs, HyperParameters, resolve
-from pipeline import estimate, rows
+from pipeline import room, rows
 from pipeline.config import RunConfig
 
 _BYTES = 1 << 20
@@ -57,7 +57,7 @@ def check(config: RunConfig, say: Callable[[str], None]) -> Found:
         DataError: the data are not what they should be, or not what the run needs.
     """
     found, tables = look(config, say)
-    lacking = estimate.require_room(config, found.hyper_parameters, tables, found.schemas)
+    lacking = room.require_room(config, found.hyper_parameters, tables, found.schemas)
     for line in lacking:
         say(f"  may not fit: {line}")
     return found

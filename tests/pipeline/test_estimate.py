@@ -8,7 +8,7 @@ from models.names import declared
 from models.names.errors import ConfigError
 from models.names.hyper_parameters import resolve
 from models.names.sizes import Parameters, Sizes
-from pipeline import config, estimate, preflight
+from pipeline import config, estimate, preflight, room
 from pipeline.estimate import (
     A_MODEL,
     AN_EVENT,
@@ -21,8 +21,8 @@ from pipeline.estimate import (
     ONE_OF_MANY,
     PAGED_ID,
     TRAINING,
-    Room,
 )
+from pipeline.room import Room
 from tests.conftest import recsys_here
 from tests.pipeline.test_preflight import ITEMS, log, write
 
@@ -66,22 +66,22 @@ def test_columns_of_many_events_lie_in_temporary_files(tmp_path, monkeypatch):
     runs = sum(need.bytes for need in many.disk)
     columns = many.temporary.bytes
     enough = Room(memory=2 * GIB, disk=runs + columns)
-    assert estimate.lacks(many, enough) == []
-    (said,) = estimate.lacks(many, Room(memory=2 * GIB, disk=runs + columns - 1))
+    assert room.lacks(many, enough) == []
+    (said,) = room.lacks(many, Room(memory=2 * GIB, disk=runs + columns - 1))
     assert said.startswith("disk: ")
-    assert estimate.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns)) == []
-    (said,) = estimate.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))
+    assert room.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns)) == []
+    (said,) = room.lacks(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))
     assert said.startswith("temporary files: columns while it trains")
     assert "TMPDIR=FOLDER" in said
-    last = estimate.lines(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))[-1]
+    last = room.lines(many, Room(memory=2 * GIB, disk=runs, temporary=columns - 1))[-1]
     assert last[0].startswith("temporary files") and last[3].startswith("does not fit")
 
 
 def test_the_disk_of_temporary_files_is_known_from_that_of_the_runs(tmp_path, monkeypatch):
     run = config.load(None, {"model": "bpr_mf", "output": str(tmp_path / "runs")})
-    monkeypatch.setattr(estimate.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(room.tempfile, "tempdir", str(tmp_path))
     assert Room.of(run).temporary is None
-    monkeypatch.setattr(estimate.tempfile, "tempdir", "/proc")  # a file system of its own
+    monkeypatch.setattr(room.tempfile, "tempdir", "/proc")  # a file system of its own
     assert Room.of(run).temporary is not None
 
 
@@ -241,12 +241,12 @@ def test_an_alternation_holds_its_log_twice_and_the_vectors_that_it_solves_for()
 
 def test_what_a_run_lacks_is_said_with_the_numbers(tmp_path):
     found = estimated(write(tmp_path, LOG), "ease")
-    (memory,) = estimate.lacks(found, Room(memory=1.25 * GIB, disk=GIB))
+    (memory,) = room.lacks(found, Room(memory=1.25 * GIB, disk=GIB))
     assert memory == (
         "memory: evaluating will want about 1.80 GiB (the model, here and in a server, and the "
         "last blessed one); there are 1.25 GiB"
     )
-    (disk,) = estimate.lacks(estimated(tmp_path, "popularity"), Room(memory=2 * GIB, disk=1000))
+    (disk,) = room.lacks(estimated(tmp_path, "popularity"), Room(memory=2 * GIB, disk=1000))
     assert disk.startswith("disk: the run will want about 0.01 GiB (of them 0.01 GiB for tables")
 
 

@@ -337,7 +337,10 @@ def _thresholds(
                 for name, row in values.items():
                     if not any(_is_in(name, slicing) for slicing in bounds.slicing_specs):
                         continue
-                    none = change and not has_baseline
+                    # Nothing counts in a slice that has a margin and no mean.
+                    none = (change and not has_baseline) or (
+                        math.isnan(row[measured]) and not math.isnan(row[settings["name"]])
+                    )
                     error = float("nan") if none else row[measured + ERROR]
                     found.append(
                         Threshold(

@@ -5,8 +5,9 @@ import pytest
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.metrics import metric_types
 
-from components.gate.metrics.groups import _GroupRows, group_auc
+from components.gate.metrics.groups import _GroupRows, group_auc, groups_key
 from components.gate.metrics.inputs import CHANGE, ERROR
+from components.gate.metrics.means import _change_margin, _floor_margin
 from components.gate.metrics.sums import standard_error
 from models.measures import lists, pointwise
 from models.names import metrics
@@ -85,16 +86,13 @@ def test_the_standard_error_of_weighted_values_by_hand():
     assert np.isnan(standard_error(np.zeros(2), np.array([2.0, 3.0]))[0])
 
 
-def test_groups_are_held_against_the_baseline_group_by_group():
-    """Two lists of two rows with the labels 1 and 0; the model has both right, the baseline one.
-
-    NDCG of the wrong order is 1 / log2(3) = .6309, so the change is .3691 and 0: .1845 in the mean,
-    with a standard error of .3691 / 2.
-    """
+def held_against(baseline):
+    """Two lists of two rows with the labels 1 and 0, of which the model has both right."""
     key = metric_types.MetricKey("_groups", model_name=tfma.CANDIDATE_KEY, output_name="p")
     combiner = _GroupRows(key)
     rows = combiner.create_accumulator()
-    for search, label, ours, theirs in ((0, 1, 2, 1), (0, 0, 1, 2), (1, 1, 2, 2), (1, 0, 1, 1)):
+    ranked = ((0, 1, 2), (0, 0, 1), (1, 1, 2), (1, 0, 1))
+    for (search, label, ours), theirs in zip(ranked, baseline, strict=True):
         outputs = {
             tfma.CANDIDATE_KEY: {"p": np.array([ours], np.float32)},
             tfma.BASELINE_KEY: {"p": np.array([theirs], np.float32)},
@@ -105,8 +103,43 @@ def test_groups_are_held_against_the_baseline_group_by_group():
             features={"user_id": np.array([b"u"]), GROUP: np.array([b"s%d" % search])},
         )
         rows = combiner.add_input(rows, element)
-    found = combiner.extract_output(rows)[key]
+    return combiner.extract_output(rows)[key]
+
+
+def test_groups_are_held_against_the_baseline_group_by_group():
+    """The baseline has one of two lists right.
+
+    NDCG of the wrong order is 1 / log2(3) = .6309, so the change is .3691 and 0: .1845 in the mean,
+    with a standard error of .3691 / 2.
+    """
+    found = held_against([1, 2, 2, 1])
     lost = 1 - 1 / np.log2(3)
     assert found["group_ndcg_10"] == 1.0
     assert found["group_ndcg_10" + CHANGE] == pytest.approx(lost / 2)
     assert found["group_ndcg_10" + CHANGE + ERROR] == pytest.approx(lost / 2)
+
+
+def test_a_baseline_that_has_a_nan_is_held_against_as_one_that_ranks_it_last():
+    """Its positive without a score comes after the other: the same as the wrong order."""
+    found = held_against([np.nan, 2, 2, 1])
+    assert found["group_ndcg_10" + CHANGE] == pytest.approx((1 - 1 / np.log2(3)) / 2)
+
+
+def margins(mean, bound, counts):
+    names = ("x", "x" + ERROR, "x" + CHANGE, "x" + CHANGE + ERROR)
+    found = {"groups": 1.0 * counts, **dict.fromkeys(names, mean)}
+    place = tfma.CANDIDATE_KEY, "", False
+    floor = _floor_margin("floor", "x", True, bound, 2.0, *place)[1]
+    change = _change_margin("change", "x", True, bound, 2.0, True, *place)[1]
+    values = {groups_key(*place): found}
+    return [
+        next(number for key, number in one.result(values).items() if key.name == name)
+        for one, name in ((floor, "floor"), (change, "change"))
+    ]
+
+
+def test_a_slice_in_which_nothing_counts_has_no_fault_and_no_proof():
+    assert margins(np.nan, -0.005, counts=False) == [0.0, 0.0]
+    # What is asked for is not proven; and a model that answers NaN has a fault.
+    assert np.isnan(margins(np.nan, 0.001, counts=False)).all()
+    assert np.isnan(margins(np.nan, -0.005, counts=True)).all()

@@ -187,7 +187,7 @@ class _GroupRows(_UserRows):
         found["group_ndcg_10" + ERROR] = error(ours)[1]
         found["random_group_ndcg_10" + ERROR] = error(random)[1]
         found["lift_group_ndcg_10" + ERROR] = error(ours - random)[1]
-        if not np.isnan(baseline).any():
+        if self._key.model_name == tfma.CANDIDATE_KEY:
             before = lists.group_ndcg(label, baseline, group)[0].numpy()
             change, of_change = error(ours - before)
             found["group_ndcg_10" + CHANGE] = change

@@ -97,8 +97,8 @@ def _floor_margin(
     (key,) = keys_of((name,), *place)
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, error = moments(found, of)
-        return {key: mean - required(bound, z, error)}
+        mean, error, counts = moments(found, of)
+        return {key: _margin(mean, bound, z, error, counts)}
 
     return [gathered, derived([key], result)]
 
@@ -151,24 +151,37 @@ def _change_margin(
         return [gathered, derived(keys[:1], lambda found: {keys[0]: 0.0})]
 
     def result(found: metric_types.MetricsDict) -> metric_types.MetricsDict:
-        mean, error = moments(found, of, paired=True)
+        mean, error, counts = moments(found, of, paired=True)
         better = mean if higher_is_better else -mean
-        return dict(zip(keys, (better - required(bound, z, error), better, error)))
+        return dict(zip(keys, (_margin(better, bound, z, error, counts), better, error)))
 
     return [gathered, derived(keys, result)]
 
 
+def _margin(mean: float, bound: float, z: float, error: float, counts: bool) -> float:
+    """By how much a mean is above what is required; 0 where nothing counts and none is asked for.
+
+    Nothing counts in a slice whose rows all weigh 0, or whose groups have no positive: it has no
+    fault, as it has no proof. A mean that is NaN though something counts is a fault.
+    """
+    return 0.0 if bound <= 0 and not counts else mean - required(bound, z, error)
+
+
 def _moments(
     of_groups: bool, model_name: str, output_name: str, example_weighted: bool
-) -> tuple[metric_types.MetricComputation, Callable[..., tuple[float, float]]]:
-    """What gathers rows or groups, and what reads a mean and its standard error from that."""
+) -> tuple[metric_types.MetricComputation, Callable[..., tuple[float, float, bool]]]:
+    """What gathers rows or groups, and what reads a mean of that, its error and if any counts."""
     if not of_groups:
         sums = sums_key(model_name, example_weighted)
-        return row_sums(sums), lambda found, of, paired=False: found[sums].moments(of, paired)
+
+        def of_rows(found: metric_types.MetricsDict, of: str, paired: bool = False):
+            return *found[sums].moments(of, paired), bool(found[sums].weights[0])
+
+        return row_sums(sums), of_rows
     groups = groups_key(model_name, output_name, example_weighted)
 
     def of_found(found: metric_types.MetricsDict, of: str, paired: bool = False):
         name = of + CHANGE if paired else of
-        return found[groups][name], found[groups][name + ERROR]
+        return found[groups][name], found[groups][name + ERROR], bool(found[groups]["groups"])
 
     return group_rows(groups), of_found

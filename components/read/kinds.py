@@ -68,6 +68,10 @@ def decide(source: Source) -> Source:
                 words.append(f"{field.name}: left out, for its values all differ (types takes it)")
                 continue
             field = replace(field, kind=told.kind, time=told.time)
+        if field.time:
+            there = [column for column in map(_there, columns) if len(column)]
+            if there and all(map(times.are_days, there)):
+                field = replace(field, unit=times.DAY)
         fields.append(field)
         words.append(f"{field.name}: {_said(source, field, columns)}")
     unit = source.timestamp_unit
@@ -149,7 +153,7 @@ def _are_times(column: pa.Array) -> bool:
     if not is_text(type_):
         return False
     dashed = pc.match_substring_regex(column, r"^\s*\d{4}-").to_numpy(zero_copy_only=False)
-    return bool(dashed.all()) and not times.to_seconds(column)[1].any()
+    return bool(dashed.all()) and times.are_likely(column)
 
 
 def _said(source: Source, field: FileField, columns: list[pa.Array]) -> str:

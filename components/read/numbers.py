@@ -15,10 +15,14 @@ def to_numbers(column: pa.Array, decimal: str = ".") -> tuple[np.ndarray, np.nda
     text = utf8(column)
     if decimal != ".":
         text = pc.replace_substring(text, decimal, ".")
+    # Whole numbers are exact, whatever gaps there are between them; to Arrow 0x10 is one as well.
+    gaps = pc.equal(pc.binary_length(text), 0).fill_null(True)
     try:
-        whole = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
-        if whole.dtype == np.int64:
-            return whole.astype(np.float64), whole, np.zeros(len(whole), bool)
+        if not pc.any(pc.match_substring(text, "x", ignore_case=True)).as_py():
+            whole = pc.cast(pc.if_else(gaps, pa.scalar(None, text.type), text), pa.int64())
+            bad = gaps.to_numpy(zero_copy_only=False)
+            whole = whole.fill_null(0).to_numpy(zero_copy_only=False)
+            return np.where(bad, np.nan, whole), whole, bad
     except pa.ArrowInvalid:
         pass
     series = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)

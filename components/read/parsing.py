@@ -168,15 +168,17 @@ def _pieces(data: bytes, bounds: np.ndarray, good: np.ndarray) -> Iterator[bytes
         yield data[bounds[first] : bounds[after]]
 
 
-def whole_sessions(data: bytes, bounds: np.ndarray) -> int:
+def whole_sessions(data: bytes, delimiter: str, bounds: np.ndarray) -> int:
     """How many lines of sessions are complete, whatever the lines after them say.
 
     The last lines are not, while they are steps of one session, which the next line may go on with.
 
     Args:
         data: whole lines; see `split_lists`.
+        delimiter: the same.
         bounds: of the lines, as of `quotes.Records`.
     """
+    between = delimiter.encode()
     number = len(bounds) - 2
 
     def line(one: int) -> bytes:
@@ -184,9 +186,32 @@ def whole_sessions(data: bytes, bounds: np.ndarray) -> int:
 
     if b"\t" not in line(number):
         return number + 1
-    while number > 0 and line(number).replace(b"\t", b" ") == line(number - 1).partition(b"\t")[0]:
+    while number and line(number).replace(b"\t", between) == line(number - 1).partition(b"\t")[0]:
         number -= 1
     return number
+
+
+def count_values(data: bytes, delimiter: str, lines: int) -> int:
+    """How many values there are in so many lines of lists; see `split_lists`."""
+    return len(_values(_lines_of(data, lines), delimiter)[0])
+
+
+def _lines_of(data: bytes, count: int) -> pa.Array:
+    text = pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, count)
+    return pc.replace_substring(text, "\r", "")
+
+
+def _values(text: pa.Array, delimiter: str) -> tuple[pa.Array, np.ndarray]:
+    """Every value of lines of lists, and the number of its line."""
+    joined = pc.replace_substring(text, "\t", delimiter)
+    values = pc.split_pattern(joined, delimiter)
+    owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
+    flat = values.flatten()
+    full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
+    if delimiter != " ":
+        # An empty place between two delimiters is an empty id, and rejected as such.
+        full |= (pc.binary_length(joined).to_numpy(zero_copy_only=False) > 0)[owner]
+    return flat.filter(pa.array(full)), owner[full]
 
 
 def split_lists(
@@ -209,10 +234,7 @@ def split_lists(
         Owner and item of every event (large_binary); the index of every event among all values of
         the block; the line of every value.
     """
-    text = (
-        pc.split_pattern(pa.array([data], pa.large_binary()), "\n").flatten().slice(0, len(lines))
-    )
-    text = pc.replace_substring(text, "\r", "")
+    text = _lines_of(data, len(lines))
     joined = pc.replace_substring(text, "\t", delimiter)
     ahead = pc.list_element(pc.split_pattern(text, "\t", max_splits=1), 0)
     has_step = pc.match_substring(text, "\t").to_numpy(zero_copy_only=False)
@@ -222,15 +244,7 @@ def split_lists(
             zero_copy_only=False
         )
     step &= np.concatenate([[False], has_step[:-1]])
-    values = pc.split_pattern(joined, delimiter)
-    owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
-    flat = values.flatten()
-    full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
-    if (
-        delimiter != " "
-    ):  # an empty place between two delimiters is an empty id, and rejected as such
-        full |= (pc.binary_length(joined).to_numpy(zero_copy_only=False) > 0)[owner]
-    flat, owner = flat.filter(pa.array(full)), owner[full]
+    flat, owner = _values(text, delimiter)
     place = np.arange(len(owner))
     first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else np.zeros(0, bool)
     good = ~step[owner]
@@ -306,8 +320,9 @@ def to_judgements(
         which are missing.
     """
     if not pa.types.is_large_binary(column.type):
-        numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return numbers, np.isinf(numbers), np.isnan(numbers)
+        numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        missing = np.isnan(numbers)
+        return numbers, ~missing & ~(np.abs(numbers) < 2.0**63), missing
     # There are few distinct ones.
     codes, distinct = pd.factorize(column.to_numpy(zero_copy_only=False))
     words = [_BOOLEANS.get(word, word) for word in (value.strip().lower() for value in distinct)]
@@ -319,31 +334,43 @@ def to_judgements(
     return numbers[codes], (bad & ~nothing)[codes], nothing[codes]
 
 
-def to_list(column: pa.Array, separator: str, kind: str, decimal: str = ".") -> pa.Array:
-    """Splits every value on `separator` (a blank: on any run of blanks).
+def to_list(
+    column: pa.Array, separator: str, kind: str, decimal: str = "."
+) -> tuple[pa.Array, np.ndarray]:
+    """Splits every value on `separator` (a blank: on any run of blanks); returns as `as_list` does.
 
     Empty values give empty lists.
     """
     return as_list(pc.split_pattern(column.cast(pa.large_binary()), separator), kind, decimal)
 
 
-def as_list(lists: pa.Array, kind: str, decimal: str = ".") -> pa.Array:
-    """Lists of text as lists of a kind, without what is empty or no number there."""
+def as_list(lists: pa.Array, kind: str, decimal: str = ".") -> tuple[pa.Array, np.ndarray]:
+    """Lists of text as lists of a kind, without what is empty or no number there.
+
+    Returns:
+        The lists, and which of them held what is no number.
+    """
     values = lists.flatten().cast(pa.large_binary())
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     full = pc.greater(pc.binary_length(values), 0).to_numpy(zero_copy_only=False)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
+    owner, wrong = np.repeat(np.arange(len(lengths)), lengths), np.zeros(len(lengths), bool)
     if kind != BYTES_LIST:
         numbers, whole, bad = to_numbers(values, decimal)
+        wrong[owner[full & bad]] = True
         full &= ~bad
         values = pa.array(numbers.astype(np.float32) if kind == FLOAT_LIST else whole)
     counts = np.bincount(owner[full], minlength=len(lengths))
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-    return pa.LargeListArray.from_arrays(offsets, values.filter(pa.array(full)))
+    return pa.LargeListArray.from_arrays(offsets, values.filter(pa.array(full))), wrong
 
 
 def to_feature(
-    column: pa.Array, kind: str, separator: str, decimal: str = ".", time: bool = False
+    column: pa.Array,
+    kind: str,
+    separator: str,
+    decimal: str = ".",
+    time: bool = False,
+    unit: str | None = None,
 ) -> tuple[pa.Array, np.ndarray]:
     """Types a feature column of text; what is empty or cannot be read becomes missing.
 
@@ -353,20 +380,20 @@ def to_feature(
         separator: of the values of a list.
         decimal: the mark before the decimals of a number.
         time: whether it holds points in time.
+        unit: of those that are numbers; see `to_seconds`.
 
     Returns:
         The typed column, and which values were there but could not be read.
     """
     if kind in (BYTES_LIST, INT_LIST, FLOAT_LIST):
-        return to_list(column, separator, kind, decimal), np.zeros(len(column), bool)
+        return to_list(column, separator, kind, decimal)
     empty = pc.equal(pc.binary_length(column), 0).fill_null(True).to_numpy(zero_copy_only=False)
     if kind == BYTES:
         return pc.if_else(pa.array(empty), pa.scalar(None, pa.large_binary()), column), np.zeros(
             len(column), bool
         )
     if time:
-        seconds, bad, beyond = to_seconds(column)
-        bad |= beyond
+        seconds, bad, _ = to_seconds(column, unit, bounded=False)
         return pa.array(seconds, mask=bad).cast(arrow_type(kind)), bad & ~empty
     numbers, whole, bad = to_numbers(column, decimal)
     values = whole if kind == INT else numbers.astype(np.float32)

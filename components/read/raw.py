@@ -96,7 +96,8 @@ def _row_groups(file: str) -> Iterator[_Cut]:
     line = 1
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
-        yield group, -1, line, rows, None
+        if rows:  # Spark writes parts without any
+            yield group, -1, line, rows, None
         line += rows
 
 
@@ -115,11 +116,13 @@ def _ranges(source: Source, file: str, block_bytes: int) -> Iterator[_Cut]:
             number = len(records)
             if piece and number and source.format in LISTS:
                 # The last session may go on in what is read next: it is left for that block.
-                number = parsing.whole_sessions(data, records.bounds)
+                number = parsing.whole_sessions(data, source.delimiter, records.bounds)
             length = int(records.bounds[number])
             if length:
                 whole = data[:length]
-                rows = len(whole.split()) if source.format in LISTS else number
+                rows = number
+                if source.format in LISTS:
+                    rows = parsing.count_values(whole, source.delimiter, number)
                 yield start, length, line, rows, whole if by_position is False else None
                 if by_position is None:
                     by_position = is_read_as_it_is(file, source.encoding)

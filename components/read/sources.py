@@ -174,6 +174,7 @@ class FileField:
             genres).
         year: the name of a column to split a trailing `(1995)` off to.
         time: whether it holds points in time, which become seconds since 1970.
+        unit: of those, where they are numbers; see `components.read.times`.
         text: whether the schema calls it text, of which models read the words.
     """
 
@@ -185,6 +186,7 @@ class FileField:
     flags: tuple[str, ...] = ()
     year: str | None = None
     time: bool = False
+    unit: str | None = None
     text: bool = False
 
 

@@ -125,6 +125,7 @@ def _write(parsed: Parsed, folder: str) -> dict[str, Any]:
         "kept": parsed.table.num_rows,
         "rejects": parsed.rejects,
         "unreadable": parsed.unreadable,
+        "ahead": parsed.ahead,
     }
 
 
@@ -150,8 +151,9 @@ def _report(_, written: list[dict[str, Any]], source: Source, uri: str) -> None:
         "columns": source.columns(),
         "notes": list(source.notes),
     }
-    if source.format not in LISTS:  # a row is a line, so that its number tells the line
-        report["header_lines"] = 1 if source.header and source.format != "parquet" else 0
+    ahead = {one["ahead"] for one in written}
+    if source.format not in LISTS and len(ahead) == 1 and None not in ahead:
+        report["lines_ahead"] = ahead.pop()  # a row's number tells its line
     records.write_json(posixpath.join(uri, records.REPORT), report)
 
 

@@ -28,6 +28,7 @@ UNREADABLE = (
 BEYOND = "timestamp is before 1970 or after 2262"
 
 _LAST = 9_223_372_036  # what 64 bits of nanoseconds hold: 2262-04-11
+_LIKELY = -5_364_662_400  # 1800
 _SECONDS_A_DAY = 86_400
 _UNREAD = np.iinfo(np.int64).min
 _DATE = (
@@ -46,17 +47,19 @@ _FORMS = (
 
 
 def to_seconds(
-    column: pa.Array, unit: str | None = None
+    column: pa.Array, unit: str | None = None, bounded: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads points in time.
 
     Args:
         column: text (large_binary), numbers, timestamps or dates.
         unit: of numbers: a key of `UNITS` or `DAY`; None to tell by their size.
+        bounded: as of events: before 1970 and after 2262 there was none. Else any time will do,
+            such as a birth.
 
     Returns:
         int64 seconds since 1970, cut to whole ones; which values are no time; and which are one
-        before 1970 or after 2262. Both of these have the second 0.
+        out of bounds. Both of these have the second 0.
     """
     type_ = column.type
     missing = column.is_null().to_numpy(zero_copy_only=False)
@@ -74,7 +77,7 @@ def to_seconds(
         numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
         bad = ~(np.abs(numbers) < 2.0**63)
         seconds = _of_numbers(np.floor(np.where(bad, 0, numbers)).astype(np.int64), unit)
-    beyond = ~bad & ((seconds < 0) | (seconds > _LAST))
+    beyond = ~bad & ((seconds < 0) | (seconds > _LAST)) & bounded
     return np.where(bad | beyond, 0, seconds), bad, beyond
 
 
@@ -89,6 +92,15 @@ def are_days(column: pa.Array) -> bool:
         return False
     seconds = _of_days(whole)
     return bool(len(whole)) and bool(((seconds >= 0) & (seconds <= _LAST)).all())
+
+
+def are_likely(column: pa.Array) -> bool:
+    """Whether a column of text holds nothing but times, of years that something may have been in.
+
+    Codes such as 1001-123 are times of ISO 8601, too: the 123rd day of a year.
+    """
+    seconds, bad, _ = to_seconds(column, bounded=False)
+    return not bad.any() and bool(((seconds >= _LIKELY) & (seconds <= _LAST)).all())
 
 
 def _whole(column: pa.Array) -> np.ndarray:
@@ -181,15 +193,21 @@ def _date(found: re.Match[str], part: Callable[..., np.ndarray]) -> np.ndarray:
     year = part("year", 0)
     if named.get("week"):
         week, weekday = part("week", 1), part("weekday", 1)
-        fourth = _day(year, np.full(len(year), 1), np.full(len(year), 4))  # is in week 1
-        monday = fourth - (fourth + 3) % 7
-        good = (week >= 1) & (week <= 53) & (weekday >= 1) & (weekday <= 7)
-        return np.where(good, monday + (week - 1) * 7 + weekday - 1, _UNREAD)
+        start = _first_week(year) + (week - 1) * 7
+        good = (week >= 1) & (start < _first_week(year + 1))
+        return np.where(good & (weekday >= 1) & (weekday <= 7), start + weekday - 1, _UNREAD)
     if named.get("yearday"):
         number = part("yearday", 1)
-        first = _day(year, np.full(len(year), 1), np.full(len(year), 1))
-        return np.where((number >= 1) & (number <= 366), first + number - 1, _UNREAD)
+        one = np.ones(len(year), np.int64)
+        first, after = _day(year, one, one), _day(year + 1, one, one)
+        return np.where((number >= 1) & (first + number <= after), first + number - 1, _UNREAD)
     return _day(year, part("month", 1), part("day", 1))
+
+
+def _first_week(year: np.ndarray) -> np.ndarray:
+    """The Monday of week 1, in days since 1970."""
+    fourth = _day(year, np.full(len(year), 1), np.full(len(year), 4))  # is in week 1
+    return fourth - (fourth + 3) % 7
 
 
 def _day(year: np.ndarray, month: np.ndarray, day: np.ndarray) -> np.ndarray:

@@ -24,13 +24,19 @@ _ENCODING = "data.columns.encoding names another encoding"
 
 @dataclass
 class Parsed:
-    """What became of a block: its good rows, and its bad ones by reason."""
+    """What became of a block: its good rows, and its bad ones by reason.
+
+    Attributes:
+        ahead: by how much a row's line is ahead of its number in the table; None where rows differ
+            in that, as those with line breaks in quotes do.
+    """
 
     block: Block
     table: pa.Table
     read: int
     rejects: dict[str, tuple[int, int, str]]
     unreadable: dict[str, int]
+    ahead: int | None
 
 
 def parse(source: Source, block: Block) -> Parsed:
@@ -96,6 +102,7 @@ def _typed_rows(source: Source, block: Block, read: raw.Columns, rejects: Reject
     count = len(kept) + sum(count for count, _, _ in rejects.reasons.values())
     rows = block.row + kept
     lines = lines[kept]
+    ahead = np.unique(lines - rows)
 
     arrays: dict[str, pa.Array] = {}
     unreadable: dict[str, int] = {}
@@ -109,10 +116,14 @@ def _typed_rows(source: Source, block: Block, read: raw.Columns, rejects: Reject
             rejects.add(reason, lines[where], [_shown(column, int(where[0]))])
             good &= ~bad
 
+    def note(name: str, bad: np.ndarray) -> None:
+        if bad.any():
+            unreadable[name] = int(bad.sum())
+
     for field in source.fields:
-        column = columns[field.name]
+        column, bad = columns[field.name], np.zeros(len(kept), bool)
         if source.format == "parquet":
-            column = _typed(column, field, source)
+            column, bad = _typed(column, field, source)
         if isinstance(column, pa.LargeBinaryArray):
             refuse(f"{field.name} is not UTF-8 ({_ENCODING})", parsing.not_utf8(column), column)
         if field.name in REQUIRED[source.table]:
@@ -132,14 +143,13 @@ def _typed_rows(source: Source, block: Block, read: raw.Columns, rejects: Reject
         elif isinstance(column, pa.LargeBinaryArray):
             if field.year:
                 column, arrays[field.year] = parsing.split_year(column)
-            value, bad = parsing.to_feature(
-                column, field.kind, field.separator, source.decimal, field.time
+            arrays[field.name], bad = parsing.to_feature(
+                column, field.kind, field.separator, source.decimal, field.time, field.unit
             )
-            arrays[field.name] = value
-            if bad.any():
-                unreadable[field.name] = int(bad.sum())
+            note(field.name, bad)
         else:
             arrays[field.name] = column
+            note(field.name, bad)
     if source.anonymous:
         blocks_, place = np.unique(rows // BLOCK_OF_ROWS, return_inverse=True)
         names_ = np.array(
@@ -160,7 +170,8 @@ def _typed_rows(source: Source, block: Block, read: raw.Columns, rejects: Reject
     )
     if not good.all():
         table = table.filter(pa.array(good))
-    return Parsed(block, table, count, rejects.reasons, unreadable)
+    straight = int(ahead[0]) if len(ahead) == 1 else None
+    return Parsed(block, table, count, rejects.reasons, unreadable, straight)
 
 
 def _shown(column: pa.Array, row: int) -> str:
@@ -171,23 +182,34 @@ def _shown(column: pa.Array, row: int) -> str:
     return parsing.show(value if isinstance(value, bytes) else str(value).encode())
 
 
-def _typed(array: pa.Array, field: FileField, source: Source) -> pa.Array:
-    """A column of Parquet as its kind, or as text (large_binary) where that is to be parsed."""
-    type_ = array.type
+def _typed(array: pa.Array, field: FileField, source: Source) -> tuple[pa.Array, np.ndarray]:
+    """A column of Parquet as its kind, or as text (large_binary) where that is to be parsed.
+
+    Returns:
+        The column, and which values were there but are none of the kind.
+    """
+    type_, readable = array.type, np.zeros(len(array), bool)
+    is_time = pa.types.is_timestamp(type_) or pa.types.is_date(type_)
     numeric = not is_text(type_) and not pa.types.is_null(type_)
-    if source.table == "events" and field.name in ("timestamp", "rating", "label"):
-        return array if numeric else raw.as_text(array)
+    if source.table == "events" and field.name == "timestamp":
+        return array if numeric else raw.as_text(array), readable
+    if source.table == "events" and field.name in ("rating", "label"):
+        return array if numeric and not is_time else raw.as_text(array), readable
     if is_list(field.kind) and is_any_list(type_):
         return parsing.as_list(raw.texts_of(array), field.kind)
     if field.kind == BYTES or is_list(field.kind) or not numeric:
-        return raw.as_text(array)
-    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
-        seconds, bad, beyond = times.to_seconds(array)
-        return pa.array(seconds, mask=bad | beyond).cast(arrow_type(field.kind))
+        return raw.as_text(array), readable
+    if is_time or field.time:
+        seconds, bad, _ = times.to_seconds(array, field.unit, bounded=False)
+        there = array.is_valid().to_numpy(zero_copy_only=False)
+        return pa.array(seconds, mask=bad | ~there).cast(arrow_type(field.kind)), bad & there
     if pa.types.is_integer(type_) and field.kind == INT:
-        return array.cast(pa.int64(), safe=False)
-    numbers = array.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        return array.cast(pa.int64(), safe=False), readable
+    numbers = array.cast(pa.float64(), safe=False).fill_null(np.nan)
+    numbers = numbers.to_numpy(zero_copy_only=False)
+    missing = np.isnan(numbers)
     bad = ~(np.abs(numbers) < 2.0**63)
     if field.kind == INT:
-        return pa.array(np.floor(np.where(bad, 0, numbers)).astype(np.int64), mask=bad)
-    return pa.array(numbers.astype(np.float32), mask=bad)
+        values = np.floor(np.where(bad, 0, numbers)).astype(np.int64)
+        return pa.array(values, mask=bad), bad & ~missing
+    return pa.array(numbers.astype(np.float32), mask=bad), bad & ~missing

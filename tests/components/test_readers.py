@@ -233,6 +233,64 @@ def test_parquet_keeps_types_and_row_groups(tmp_path):
     assert rejects == {("events", "empty item_id"): (1, 3, "'None'")}
 
 
+def test_parts_and_row_groups_without_rows_are_passed_over(tmp_path):
+    folder, table = tmp_path / "events", pa.table({"user_id": ["u"], "item_id": ["i"]})
+    folder.mkdir()
+    pq.write_table(table[:0], folder / "0.parquet")
+    with pq.ParquetWriter(folder / "1.parquet", table.schema) as writer:
+        for part in (table, table[:0], table):
+            writer.write_table(part)
+    pq.write_table(table[:0], folder / "2.parquet")
+    found, _ = read(tmp_path)
+    assert [row["row"] for row in found["events"]] == [0, 1]
+
+
+def test_what_is_no_value_of_its_column_is_counted(tmp_path):
+    """In Parquet as in text; a missing value is none."""
+    big = 2**53 + 1
+    columns = {
+        "user_id": ["u", "u", "u"],
+        "item_id": ["i", "j", "k"],
+        "rating": [1e300, float("nan"), 3.5],
+        "count": [float("inf"), None, 2.5],
+        "wide": [big, 1, 2],
+        "vector": [["1.5", "x"], [], ["2"]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    types = {"wide": "float", "vector": "float_list"}
+    (events,) = [one for one in detection.plan(str(tmp_path), None, {"types": types}) if one.files]
+    (block,) = readers.blocks(events)
+    parsed = readers.parse(events, block)
+    assert parsed.rejects == {"rating is not a number": (1, 1, "'1e+300'")}
+    assert parsed.unreadable == {"count": 1, "vector": 1}
+    rows = parsed.table.to_pylist()
+    assert [row["rating"] for row in rows] == [None, 3.5]
+    assert [row["vector"] for row in rows] == [[], [2.0]]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_time_is_any_in_columns_of_ones_own(tmp_path, suffix):
+    """Births before 1970; days and milliseconds as numbers; codes that look like times are none."""
+    columns = {
+        "user_id": ["u", "v", "w"],
+        "born": ["1955-03-02", "1969-12-31", "1984-07-01"],
+        "store": ["1001-123", "1002-045", "1003-007"],
+        "since": [20200913, 20200914, 20200915],
+        "seen": [1_600_000_000_000, 1_600_000_001_000, 1_600_000_002_000],
+    }
+    write(tmp_path, events__csv="user_id,item_id\nu,i\n")
+    if suffix == "csv":
+        text = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values()))]
+        write(tmp_path, users__csv="\n".join(text) + "\n")
+    else:
+        pq.write_table(pa.table(columns), tmp_path / "users.parquet")
+    found, _ = read(tmp_path, columns={"types": {"since": "time", "seen": "time"}})
+    assert [row["born"] for row in found["users"]] == [-468_201_600, -86_400, 457_488_000]
+    assert [row["store"] for row in found["users"]] == [b"1001-123", b"1002-045", b"1003-007"]
+    assert found["users"][0]["since"] == 1_599_955_200
+    assert found["users"][0]["seen"] == 1_600_000_000
+
+
 def test_ids_keep_every_byte(tmp_path):
     ids = [
         "é",
@@ -374,3 +432,7 @@ def test_wrong_options(tmp_path):
     fails(tmp_path, "unknown reader 'cvs'; did you mean 'csv'?", reader="cvs")
     fails(tmp_path, "unknown type 'flot'; did you mean 'float'?", columns={"types": {"x": "flot"}})
     fails(tmp_path, "timestamp_unit", columns={"timestamp_unit": "h"})
+    write(tmp_path, events__csv="user_id,item_id,rating,timestamp\nu,i,1,1\n")
+    for name, kind in (("user_id", "int"), ("timestamp", "category"), ("rating", "int")):
+        said = f"data.columns.types: {name} of events has a meaning of its own; required: "
+        fails(tmp_path, said, f"received: {kind}", columns={"types": {name: kind}})

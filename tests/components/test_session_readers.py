@@ -123,6 +123,31 @@ def test_lists_of_users_with_any_separator(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [",", " "])
+def test_blocks_of_lists_of_any_size_give_the_same_rows(tmp_path, separator):
+    """The number of a row is its order, where the log has no times."""
+    train = "u,a,,b\r\nw,c\n\nv,d,e,f\n".replace(",,", "," if separator == " " else ",,")
+    write(tmp_path, train_sequences__txt=train.replace(",", separator))
+    write(tmp_path, test_sequences__txt="u,y\nw,z".replace(",", separator))
+    options = {"list_separator": separator}
+    found, rejects = read(tmp_path, columns=options)
+    rows = [row["row"] for row in found["events"]]
+    assert rows == sorted(set(rows)) and found["events"][-1]["item_id"] == b"z"
+    for size in (1, 5, 9, 20):
+        assert read(tmp_path, columns=options, block_bytes=size)[0] == found
+
+
+def test_steps_of_a_session_with_any_separator_are_passed_over_between_blocks(tmp_path):
+    write(
+        tmp_path, train_sessions__txt="1,2\n", test_sessions__txt="1,2,3\t4\n1,2\t3\n1\t2\n7,8\t9\n"
+    )
+    options = {"list_separator": ","}
+    found, _ = read(tmp_path, columns=options)
+    assert [item for _, item, _ in pairs(found)] == ["1", "2", "1", "2", "3", "4", "7", "8", "9"]
+    for size in (1, 8, 20):
+        assert read(tmp_path, columns=options, block_bytes=size)[0] == found
+
+
 def test_bad_lines_are_rejected_by_reason_with_their_line(tmp_path):
     write(tmp_path, clicks__txt=LOG + "1\ta\t1\n1\tb\tsoon\n\n\tc\t3\n1\td\n")
     _, rejects = read(tmp_path)

@@ -82,6 +82,10 @@ def seconds(*values, unit=None):
         ("2020-09-13T12:26:40 CET", None),
         ("2020-09-13T12:26:40Zx", None),
         ("nan", None),
+        ("2020-W53-7", DAY + 112 * 86_400),
+        ("2021-W53-1", None),  # a year of 52 weeks
+        ("2020-366", DAY + 109 * 86_400),
+        ("2021-366", None),
         ("inf", None),
         ("1e30", None),
         ("٢٠٢٠-٠٩-١٣", None),

@@ -129,6 +129,14 @@ def field(
     said = types.get(name) or types.get(source)
     known = options.get("schema", {}).get(table, {}).get(name)
     schema = BYTES if known == "text" else known
+    if name in REQUIRED[table] or table == "events" and name in _COLUMNS_OF_EVENTS:
+        for place, told in (("data.columns.types", TYPES.get(said, said)), ("data.schema", schema)):
+            if told not in (None, KNOWN_KINDS[name]):
+                words = [word for word, kind in TYPES.items() if kind == KNOWN_KINDS[name]]
+                raise ConfigError(
+                    f"{place}: {name} of {table} has a meaning of its own; required: "
+                    f"{' or '.join(words)}; received: {said if place.endswith('types') else told}"
+                )
     if schema == BYTES and default is not None:
         schema = None  # the layout knows better: a list is BYTES to a schema as well
     kind = TYPES.get(said, said) or schema or KNOWN_KINDS.get(name) or default

@@ -363,11 +363,10 @@ def _check_positives(build: BuildConfig, sample: Any, whole: bool, say, first: s
 
 def _values(sample: Any, column: str) -> Collection[str]:
     """The distinct values of a column, as a run file would say them."""
-    values = sample.column(column).unique().drop_null().to_pylist()
-    return [
-        one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else f"{one:g}"
-        for one in values
-    ]
+    from components.tables.columns import words_of
+
+    values = sample.column(column)
+    return words_of(values.unique().drop_null().to_pylist(), values.type)
 
 
 def _check_domains(build: BuildConfig, sample: Any, whole: bool, say, first: str) -> None:

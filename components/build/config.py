@@ -173,7 +173,7 @@ def _weights(given: Any) -> Any:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _words(given: Any) -> Any:

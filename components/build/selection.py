@@ -21,7 +21,7 @@ from components.build.session_splits import hashes
 from components.build.splits import TARGET, Facts, in_train
 from components.build.whole_log import facts_of_kept
 from components.tables import records
-from components.tables.columns import BYTES, kind_of
+from components.tables.columns import kind_of, words_of
 from components.tables.hashing import hash_ids
 from components.tables.shards import Kept, ReadBatches, Shard, gather, keep
 from models.names.errors import DataError
@@ -234,10 +234,10 @@ def positives(table: pa.Table, config: Positives) -> tuple[pa.Table, dict[str, i
 
 def _words(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """[E] codes, -1 for nothing; and the values, as a run file would say them."""
-    codes, values = pd.factorize(column.to_numpy())
-    if kind_of(column.type) == BYTES:
-        return codes, [value.decode("utf-8", "backslashreplace") for value in values]
-    return codes, [f"{value:g}" for value in values]
+    found = column.combine_chunks().dictionary_encode()
+    return found.indices.fill_null(-1).to_numpy(), words_of(
+        found.dictionary.to_pylist(), column.type
+    )
 
 
 def _one_a_pair(

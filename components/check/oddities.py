@@ -43,10 +43,11 @@ def _outside(
         values = pa.array([value.encode() for value in domains[feature.domain]], pa.large_binary())
         return ~pc.is_in(column, value_set=values).to_numpy()
     for domain in (feature.int_domain, feature.float_domain):
-        if (domain.max or domain.min) and not pa.types.is_large_binary(column.type):
+        has_least, has_most = domain.HasField("min"), domain.HasField("max")
+        if (has_least or has_most) and not pa.types.is_large_binary(column.type):
             numbers = column.to_numpy()
-            low = numbers < domain.min if domain.min else np.zeros(len(numbers), bool)
-            return low | (numbers > domain.max if domain.max else np.zeros(len(numbers), bool))
+            low = numbers < domain.min if has_least else np.zeros(len(numbers), bool)
+            return low | (numbers > domain.max if has_most else np.zeros(len(numbers), bool))
     return np.zeros(len(column), bool)
 
 

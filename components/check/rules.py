@@ -416,8 +416,8 @@ def _shown(examples: list[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
     parts = []
     for one in examples:
         where = f"row {one['row']}" if "row" in one else f"id {one.get('id')}"
-        if "row" in one and len(report.get("files", ())) == 1 and "header_lines" in report:
-            where += f" (line {one['row'] + 1 + report['header_lines']} of {report['files'][0]})"
+        if "row" in one and len(report.get("files", ())) == 1 and "lines_ahead" in report:
+            where += f" (line {one['row'] + report['lines_ahead']} of {report['files'][0]})"
         parts.append(f"{where}: {one['received']}")
     return "for example " + "; ".join(parts) if parts else "no example row"
 

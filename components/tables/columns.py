@@ -1,7 +1,9 @@
 """The kinds of columns that a table can have, and how Arrow holds them."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 BYTES, INT, FLOAT = "bytes", "int", "float"
@@ -25,6 +27,16 @@ def is_list(kind: str) -> bool:
 def arrow_type(kind: str) -> pa.DataType:
     """The Arrow type that holds a column kind in memory."""
     return _ARROW[kind]
+
+
+def words_of(values: Sequence[Any], type_: pa.DataType) -> list[str]:
+    """Values of a column as a run file would say them: 3 and not 3.0, a float32 as briefly."""
+    if pa.types.is_floating(type_):
+        return [f"{float(str(value)):.15g}" for value in np.asarray(values, np.float32)]
+    return [
+        value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        for value in values
+    ]
 
 
 def kind_of(type_: pa.DataType) -> str:

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
@@ -20,6 +21,7 @@ from components.build.rows import Popularity
 from components.build.splits import TEST, TRAIN, VALID, gather_facts, make_log
 from components.check import rules
 from components.check.config import Thresholds
+from components.check.oddities import odd_values
 from components.in_process import in_process_pipeline
 from components.read import tables
 from components.tables import artifacts, records, schemas
@@ -335,6 +337,28 @@ def test_ids_that_stand_for_none_and_users_of_another_table_are_named(tmp_path):
     lenient = {f"max_{name}_share": 1 for name in ("no_id", "unknown_user", "unknown_item")}
     report = run_check(tmp_path / "tables", tmp_path / "b", **lenient)
     assert len(report["notes"]) == 5 and not report["failures"]
+
+
+def test_lines_are_told_where_a_rows_number_tells_them(tmp_path):
+    """Not behind a line break in quotes, where row 1 is on line 4."""
+    (tmp_path / "events.csv").write_text('user_id,item_id,note\nu1,i1,"a\nb"\nu2,NA,c\n')
+    standalone.read_tables(str(tmp_path), output=str(tmp_path / "tables"))
+    with pytest.raises(DataError, match="example row 1: user u2, item NA"):
+        run_check(tmp_path / "tables", tmp_path / "a")
+
+
+def test_a_bound_of_nought_is_one():
+    schema = text_format.Parse(
+        'feature { name: "age" type: INT int_domain { min: 0 max: 9 } } '
+        'feature { name: "debt" type: FLOAT float_domain { max: 0 } }',
+        schema_pb2.Schema(),
+    )
+    columns = {"age": pa.array([-3, 7]), "debt": pa.array([-1.0, 2.0], pa.float32())}
+    odd = odd_values(pa.table(columns), schema, np.arange(2))
+    assert {name: [one["received"] for one in shown] for name, shown in odd.items()} == {
+        "age": [-3],
+        "debt": [2.0],
+    }
 
 
 def test_without_a_table_of_users_nobody_is_unknown(faulty_tables, tmp_path):

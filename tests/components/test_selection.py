@@ -91,6 +91,19 @@ def test_numbers_count_from_a_bound_on_or_by_value(kind):
     assert selection.positives(source, by_value)[0].column("row").to_pylist() == [0, 3]
 
 
+def test_large_numbers_and_those_with_decimals_are_values_of_their_own():
+    campaign = pa.array([1000001, None, 1000002, 1000000])
+    source = table([(user, "x", 0) for user in "abcd"], campaign=campaign)
+    found, counts, _ = selection.positives(
+        source, Positives.parse({"column": "campaign", "values": [1000001]})
+    )
+    assert found.column("row").to_pylist() == [0] and len(counts) == 4
+    source = table([("a", "x", 0), ("b", "x", 0)], price=pa.array([0.1, 1000001], pa.float32()))
+    by_value = Positives.parse({"column": "price", "values": [0.1]})
+    found, counts, _ = selection.positives(source, by_value)
+    assert found.column("row").to_pylist() == [0] and set(counts) == {"0.1", "1000001"}
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

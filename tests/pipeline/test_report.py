@@ -106,7 +106,7 @@ class Run:
             }
             facts |= {
                 "columns": {column: kind for column, (kind, _) in types.items()},
-                "header_lines": 1,
+                "lines_ahead": 2,
             }
             (paths[name] / "report.json").write_text(json.dumps(facts))
         return self

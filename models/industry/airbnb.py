@@ -11,12 +11,15 @@ KDD 2018.
                same loss on that, whose last sum is over `rejections` types that refused the centre
                type, or were refused by it
     score      mean over the last clicks j of cos(v_j, v_i); without a click cos(v_ut, v_lt)
-    cold       a listing that train has not seen is the mean of the 3 nearest that it has
+               clicks are all events but bookings, rejections and what was only shown; where
+               train has no others, or a request tells no types, every event is one
+    cold       a listing that train has not seen is the mean of the 3 nearest that have a vector
 
 The booked listing is the context of every click of its session, however far away. A type is what
 the features named by `user_type` and `listing_type` say together; left out, all that have one value
-(numbers by their quantile bucket). Users whose type never booked, and listings that have no vector,
-get and are none.
+(numbers by their quantile bucket). A listing that was never the centre of a window, all of its
+clicks being sessions of one that booked nothing, has no vector. Users whose type never booked, and
+listings that have no vector, get and are none.
 
 Deviations: Adam on batches of clicks, where word2vec steps pair by pair. Nearest is measured by how
 many features are the same, those of the market (`market`) among them, for nobody but a listing site
@@ -25,7 +28,7 @@ table of users, not as it was when a booking was made. Ten passes, no validation
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,12 +39,14 @@ from models.contract.item_to_item import ItemToItemModel, LastItems
 from models.contract.loop import Loop
 from models.contract.query import Query
 from models.contract.recommender import Recommender
+from models.industry.clicks import are, centres, click_sessions, click_types
 from models.industry.listing_types import NEAREST, market_of, nearest_listings, types_of
 from models.industry.windows import Windows, window_loss
+from models.inputs.columns import choose
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.sampling import Batches
-from models.inputs.token_layers import TokenEmbedding, around_zero, id_embedding
+from models.inputs.token_layers import TokenEmbedding, ZeroRows, around_zero, id_embedding
 from models.inputs.traced import traced
 from models.names.hyper_parameters import Epochs, Gradient, LazyAdam, Xla
 from models.names.sizes import ADDED, Parameters, Sizes
@@ -59,7 +64,7 @@ class HyperParameters(LastItems, Epochs, Gradient, LazyAdam, Xla):
         user_type: features of users that make a type; left out, all of one value.
         listing_type: likewise of listings.
         window: clicks on either side that are the context of a click.
-        market_negatives: listings of the same market drawn against each click.
+        market_negatives: listings of the same market drawn against each click, if `market` is told.
         rejections: types that refused, or were refused, against each type.
         booked_weight: how often a session counts that booked.
     """
@@ -110,8 +115,11 @@ class Airbnb(ItemToItemModel[HyperParameters]):
     def __init__(self, hyper_parameters: HyperParameters, data: TrainingData):
         super().__init__(hyper_parameters, data)
         width = hyper_parameters.embedding_dim
-        self.listings = id_embedding(data.items, width, around_zero(width), name="listings")
+        embedded = centres(data, hyper_parameters)
+        initial = ZeroRows(np.flatnonzero(~embedded), around_zero(width))
+        self.listings = id_embedding(data.items, width, initial, name="listings")
         self.contexts = id_embedding(data.items, width, around_zero(width), name="contexts")
+        self._clicks = tf.constant(click_types(data, hyper_parameters))
         self._user_type, users = types_of(data.users, "user", hyper_parameters.user_type)
         self._listing_type, listings = types_of(data.items, "item", hyper_parameters.listing_type)
         self._listing_type += FIRST_TOKEN + len(users)
@@ -128,35 +136,17 @@ class Airbnb(ItemToItemModel[HyperParameters]):
             table.build(None)
         self.market = market_of(data.items, hyper_parameters.market)
         # Indices, 0 for none; there is a row at least, to be looked at where nothing is cold.
-        near = np.append(nearest_listings(data.items, self.market), [[-1] * NEAREST], axis=0)
+        near = np.append(
+            nearest_listings(data.items, self.market, embedded), [[-1] * NEAREST], axis=0
+        )
         self._near = tf.constant(np.where(near >= 0, near + FIRST_TOKEN, 0))
 
     def batches(self, data: TrainingData, seed: int, first_epoch: int) -> Batches:
-        own, events = self.hyper_parameters, data.events
-        order, starts = events.in_sequences
-        item, session = events.item[order], np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        booked = _are(events.event_type, data.event_types, own.booking_types)[order]
-        rejected = _are(events.event_type, data.event_types, own.rejection_types)[order]
-        bought = np.zeros(len(starts) - 1, np.int64)
-        bought[session[booked]] = item[booked]  # the last one stands
-        shown = _are(events.event_type, data.event_types, own.shown_types)[order]
-        clicked = ~booked & ~rejected & ~shown
-        clicked |= not clicked.any()
-        windows = Windows(
-            item[clicked],
-            session[clicked],
-            own.window,
-            goal=bought,
-            goal_weight=own.booked_weight,
-        )
-        return windows.batches(
-            data.items.embedding_rows,
-            own.negatives,
-            (self.market[: data.items.embedding_rows], own.market_negatives),
-            own.batch_size,
-            seed,
-            first_epoch,
-        )
+        own, rows = self.hyper_parameters, data.items.embedding_rows
+        item, session, bought = click_sessions(data, own)
+        windows = Windows(item, session, own.window, goal=bought, goal_weight=own.booked_weight)
+        near = (self.market[:rows], own.market_negatives) if own.market is not None else None
+        return windows.batches(rows, own.negatives, near, own.batch_size, seed, first_epoch)
 
     def learn(self, loop: Loop, stage: str = "model", validate: bool = True) -> None:
         """Learns listings, then types; a ranker that reads them calls the listings a `stage`."""
@@ -192,14 +182,29 @@ class Airbnb(ItemToItemModel[HyperParameters]):
 
     def query_embedding(self, query: Query) -> tf.Tensor:
         """The clicks' mean in the listings' half; or, without any, the type in the other."""
+        query = self._clicked(query)
         none = tf.cast(query.history.row_lengths() == 0, tf.float32)[:, tf.newaxis]
         of_user = none * self.user_types(query.user)
         return tf.concat([super().query_embedding(query), of_user], axis=1)
 
     def answers(self, query: Query) -> tf.Tensor:
+        query = self._clicked(query)
         without = query.history.row_lengths() == 0
         typed = without & tf.reduce_any(self.user_types(query.user) != 0, axis=1)
         return super().answers(query) | typed
+
+    def contributions(
+        self, query: Query, items: tf.Tensor, position: tf.Tensor, catalogue: Any
+    ) -> tf.Tensor:
+        return super().contributions(self._clicked(query), items, position, catalogue)
+
+    def _clicked(self, query: Query) -> Query:
+        """The same query with the clicks of its history alone."""
+        if query.event_types is None:
+            return query
+        types = query.event_types
+        clicks = types.with_flat_values(tf.gather(self._clicks, types.flat_values))
+        return query._replace(history=choose(query.history, clicks), event_types=None)
 
     def signatures(self, retriever: Any) -> dict[str, Any]:
         """`embed_listings`: [N] ids -> their vectors [N, D], and whether they have one."""
@@ -234,8 +239,8 @@ class Types(Recommender[HyperParameters]):
         pair = np.stack([user_type.numpy()[events.user], listing_type.numpy()[events.item]], axis=1)
         # Padding is of no type, and so is who and what no feature describes: nothing to learn.
         typed = (pair != [int(user_type[0]), int(listing_type[0])]).all(axis=1)
-        booked = typed & _are(events.event_type, data.event_types, own.booking_types)
-        rejected = typed & _are(events.event_type, data.event_types, own.rejection_types)
+        booked = typed & are(events.event_type, data.event_types, own.booking_types)
+        rejected = typed & are(events.event_type, data.event_types, own.rejection_types)
         # The log is sorted by user and time, which is the order that is wanted here.
         self._tokens, self._owner = pair[booked].reshape(-1), np.repeat(events.user[booked], 2)
         both = np.concatenate([pair[rejected], pair[rejected][:, ::-1]])
@@ -266,19 +271,6 @@ class Types(Recommender[HyperParameters]):
         """[types, D] unit vectors; 0 of a type that is in no booking."""
         there = np.isin(np.arange(self._rows), self._tokens)[:, np.newaxis]
         return tf.where(there, tf.math.l2_normalize(self.vectors.embeddings, axis=1), 0.0)
-
-
-def type_indices(tokens: Sequence[bytes], wanted: Sequence[str]) -> list[int]:
-    """The indices in `EventLog.event_type` of the wanted types, of the names of all."""
-    names = {name.encode() for name in wanted}
-    return [number + FIRST_TOKEN for number, token in enumerate(tokens) if token in names]
-
-
-def _are(
-    event_type: np.ndarray | None, tokens: Sequence[bytes], wanted: Sequence[str]
-) -> np.ndarray:
-    """[E] bool: whether events are of one of the wanted types."""
-    return np.isin(event_type, type_indices(tokens, wanted))
 
 
 Model = Airbnb

@@ -38,6 +38,7 @@ import tensorflow as tf
 from models.contract.loop import Loop
 from models.contract.score import ScoreModel
 from models.industry import airbnb
+from models.industry.clicks import type_indices
 from models.inputs.fields import FieldRows
 from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.score_data import Inputs, ScoreData
@@ -50,6 +51,7 @@ from models.names.hyper_parameters import (
     LazyAdam,
     Lists,
     MixedPrecision,
+    Ranking,
     SharedRows,
     Xla,
 )
@@ -90,6 +92,11 @@ class HyperParameters(
     def _compiled_together(cls, value: airbnb.HyperParameters) -> airbnb.HyperParameters:
         if value.jit_compile:
             raise ValueError("jit_compile of the ranker compiles both stages; say it there")
+        # They are for what validates and answers, which the embeddings here do not.
+        idle = {*Ranking.model_fields, *Epochs.model_fields} - {"epochs"} | {"history_length"}
+        for name in sorted(idle):
+            if getattr(value, name) != type(value).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on the embeddings of a ranker")
         return value
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
@@ -126,7 +133,9 @@ class AirbnbRanker(ScoreModel[HyperParameters]):
         )
         if not own.similarities:
             return
-        self.embeddings = airbnb.Airbnb(own.listings, data)
+        shown = (*own.listings.shown_types, *own.skip_types)
+        listings = own.listings.model_copy(update={"shown_types": shown})
+        self.embeddings = airbnb.Airbnb(listings, data)
         self._let_move(False)
         kinds = (
             own.click_types,
@@ -140,10 +149,9 @@ class AirbnbRanker(ScoreModel[HyperParameters]):
         of_type = np.zeros([FIRST_TOKEN + len(data.event_types), len(kinds)], bool)
         of_type[0, 0] = True
         for number, names in enumerate(kinds):
-            of_type[airbnb.type_indices(data.event_types, names), number] = True
+            of_type[type_indices(data.event_types, names), number] = True
         self._kinds = tf.constant(of_type)
         self._market = tf.constant(self.embeddings.market)
-        self._embedded = tf.constant(_embedded(data, of_type[:, 2], own.listings))
 
     def learn(self, loop: Loop) -> None:
         if self.hyper_parameters.similarities:
@@ -192,10 +200,7 @@ class AirbnbRanker(ScoreModel[HyperParameters]):
 
     def vectors(self, index: tf.Tensor) -> tf.Tensor:
         """Item indices of any shape -> their vectors, 0 where a listing has none."""
-        flat = tf.reshape(index, [-1])
-        rows = tf.where(
-            tf.gather(self._embedded, flat)[:, tf.newaxis], self.embeddings.item_vectors(flat), 0.0
-        )
+        rows = self.embeddings.item_vectors(tf.reshape(index, [-1]))
         shape = tf.concat([tf.shape(index), tf.shape(rows)[1:]], axis=0)
         return tf.stop_gradient(tf.cast(tf.reshape(rows, shape), tf.float32))
 
@@ -235,17 +240,6 @@ def _cosine(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(
         tf.math.l2_normalize(one, axis=-1) * tf.math.l2_normalize(other, axis=-1), axis=-1
     )
-
-
-def _embedded(data: ScoreData, skipped: np.ndarray, own: airbnb.HyperParameters) -> np.ndarray:
-    """[N + 2] bool: the listings that train has clicks of, and those that only the table knows."""
-    events = data.events
-    silent = [*np.flatnonzero(skipped)]
-    silent += airbnb.type_indices(data.event_types, own.shown_types + own.rejection_types)
-    embedded = np.arange(data.items.index_count) >= data.items.embedding_rows
-    embedded[events.item[~np.isin(events.event_type, silent)]] = True
-    embedded[:FIRST_TOKEN] = False
-    return embedded
 
 
 Model = AirbnbRanker

@@ -12,11 +12,16 @@ from models.names.errors import ConfigError, nearest
 NEAREST = 3
 
 
-def nearest_listings(items: Entities, market: np.ndarray) -> np.ndarray:
+def nearest_listings(items: Entities, market: np.ndarray, embedded: np.ndarray) -> np.ndarray:
     """[cold, 3] places among the trained listings of those nearest to each cold one.
 
     Near is having the most features in common, within the market; of equals the more frequent. A
     cold listing whose market has fewer than three has -1 throughout.
+
+    Args:
+        items: the listings.
+        market: [N + 2] of each.
+        embedded: [rows] bool: which of the trained have a vector.
     """
     columns = _single(items, None)
     features = np.stack([market, *columns.values()], axis=1)
@@ -24,7 +29,7 @@ def nearest_listings(items: Entities, market: np.ndarray) -> np.ndarray:
     cold = features[items.embedding_rows :]
     found = np.full((len(cold), NEAREST), -1, np.int64)
     for number, own in enumerate(cold):
-        eligible = np.flatnonzero(trained[:, 0] == own[0])
+        eligible = np.flatnonzero(embedded[FIRST_TOKEN:] & (trained[:, 0] == own[0]))
         if len(eligible) >= NEAREST:
             common = ((trained[eligible, 1:] == own[1:]) & (own[1:] > 0)).sum(axis=1)
             found[number] = eligible[np.argsort(-common, kind="stable")[:NEAREST]]

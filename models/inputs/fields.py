@@ -3,6 +3,7 @@
 The rankers of the feature-interaction family share them.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +14,7 @@ import tensorflow as tf
 from models.inputs.ids import held, pieces
 from models.inputs.preprocessing import FIRST_TOKEN, hashed
 from models.inputs.score_data import Field, Inputs
-from models.inputs.token_layers import TokenEmbedding
+from models.inputs.token_layers import TokenEmbedding, ZeroRows
 from models.names.errors import ConfigError
 from models.names.features import CATEGORICAL, ID, MULTIVALUED
 
@@ -142,12 +143,16 @@ class FieldRows:
         In mixed precision too the look-ups stay float32: sums of many small terms, which a
         network's layers cast themselves.
         """
+        # Where train never has a missing or an unknown value, it says nothing.
+        begins = [self.offsets[field.name] for field in self.fields]
+        untaught = [begin + row for begin in begins for row in range(FIRST_TOKEN)]
+        normal = functools.partial(tf.random.normal, stddev=stddev)
         layer = _Sums if self._shared else TokenEmbedding
         return layer(
             self.tokens,
             self.count,
             dimension,
-            embeddings_initializer=_Initial(self, stddev),
+            embeddings_initializer=ZeroRows(untaught, normal),
             dtype="float32",
             name=name,
         )
@@ -223,26 +228,6 @@ class _Sums(TokenEmbedding):
         first, second = tf.unstack(index, axis=-1)
         there = tf.cast(second > 0, self.compute_dtype)[..., tf.newaxis]
         return super().call(first) + there * super().call(second)
-
-
-class _Initial(tf.keras.initializers.Initializer):
-    """Normal rows, but zeros for missing and unknown values.
-
-    Where train never has one, it then says nothing.
-    """
-
-    def __init__(self, rows: FieldRows, stddev: float):
-        self._zero = [
-            rows.offsets[field.name] + index
-            for field in rows.fields
-            for index in range(FIRST_TOKEN)
-        ]
-        self._stddev = stddev
-
-    def __call__(self, shape, dtype=None, **kwargs):
-        values = tf.random.normal(shape, stddev=self._stddev, dtype=dtype or tf.float32)
-        zeros = tf.zeros([len(self._zero), shape[1]], values.dtype)
-        return tf.tensor_scatter_nd_update(values, [[row] for row in self._zero], zeros)
 
 
 def row_penalty(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

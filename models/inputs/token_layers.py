@@ -93,6 +93,25 @@ def around_zero(width: int) -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.RandomUniform(-0.5 / width, 0.5 / width)
 
 
+class ZeroRows(tf.keras.initializers.Initializer):
+    """Rows as another initializer draws them, but zeros where train has nothing that moves them.
+
+    They then say nothing.
+
+    Args:
+        rows: [K] numbers of those rows.
+        others: makes all, of a shape and a `dtype`.
+    """
+
+    def __init__(self, rows, others):
+        self._rows, self._others = np.asarray(rows, np.int64)[:, np.newaxis], others
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        values = self._others(shape, dtype=dtype or tf.float32)
+        zeros = tf.zeros([len(self._rows), shape[1]], values.dtype)
+        return tf.tensor_scatter_nd_update(values, self._rows, zeros)
+
+
 def mean_embedding(embedding: TokenEmbedding, values: tf.RaggedTensor) -> tf.Tensor:
     """The means of lists of values: ragged [K, None] int64 -> [K, dimension], 0 for an empty list.
 

@@ -42,6 +42,21 @@ ITEMS = entities(8, 5, item_city=MARKET, item_kind=KIND, item_price=PRICE)
 USERS = entities(3, 3, user_from=[0, 0, 2, 3, 0])
 
 
+def log_of(item, user=None, session=None, event_type=None):
+    """Events in the order given, of one user in one session and of no type unless told."""
+    count = len(item)
+    return EventLog(
+        user=np.full(count, 2) if user is None else np.array(user),
+        item=np.array(item),
+        timestamp=np.arange(count),
+        rating=np.full(count, np.nan, np.float32),
+        row=np.arange(count),
+        session=np.zeros(count, np.int64) if session is None else np.array(session),
+        label=np.full(count, np.nan, np.float32),
+        event_type=np.zeros(count, np.int64) if event_type is None else np.array(event_type),
+    )
+
+
 def rows(batch):
     return {name: value.numpy().tolist() for name, value in batch.items()}
 
@@ -92,9 +107,13 @@ def test_the_loss_by_hand():
 
 def test_a_cold_listing_is_the_mean_of_the_three_nearest_of_its_market():
     """Listing 7 (city 2, kind 2, price 6) is most like 4, then 2, then 3; city 3 has but two."""
-    found = nearest_listings(ITEMS, np.array(MARKET))
+    every = np.ones(7, bool)
+    found = nearest_listings(ITEMS, np.array(MARKET), every)
     assert found.tolist() == [[2, 0, 1], [0, 1, 2], [-1, -1, -1]]
-    data = SimpleNamespace(items=ITEMS, users=USERS)
+    # Without a vector of 2 the market has but two.
+    assert (nearest_listings(ITEMS, np.array(MARKET), every & (np.arange(7) != 2)) == -1).all()
+    log = log_of([2, 3, 4, 5, 6])
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=[])
     model = Airbnb(HyperParameters(embedding_dim=2, market="item_city"), data)
     unit = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0.6, 0.8]], np.float32)
     model.listings.embeddings.assign(np.concatenate([np.zeros((2, 2)), 3 * unit]))
@@ -120,7 +139,7 @@ def test_types_learn_from_bookings_and_answer_who_has_not_clicked():
     """Users from x book kind x, those from y kind y; hosts of kind y refuse users from x."""
     tokens = [b"booking", b"rejection"]
     user = np.repeat([2, 3], 40)
-    own, other = np.tile([2, 4], 20), np.tile([3, 6], 20)  # kinds x and y
+    own, other = np.resize([2, 4, 5], 40), np.tile([3, 6], 20)  # kinds x and y
     item = np.concatenate([own, other])
     item[::10][:4] = 3  # four of the first user's are requests that were refused
     event_type = np.full(80, 2)
@@ -208,6 +227,56 @@ def test_bookings_that_no_feature_describes_teach_no_type():
     )
     model.learn(loop)
     assert stages == ["model"] and not model.types.embeddings.numpy().any()
+
+
+def test_only_clicks_ask():
+    """Types 2 click, 3 impression, 4 rejection, 5 booking; 1 is none that train has, 0 not told."""
+    kinds = [b"click", b"impression", b"rejection", b"booking"]
+    log = log_of([2, 3, 4, 5, 6], event_type=[2, 2, 2, 2, 3])
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=kinds)
+    model = Airbnb(HyperParameters(embedding_dim=2), data)
+
+    def query(items, types):
+        columns = [items, [6]], [types, [5]]
+        told = (tf.ragged.constant(column, tf.int64) for column in columns)
+        return Query(tf.constant([2, 2], tf.int64), tf.constant([True, True]), *told)
+
+    asked = query([2, 3, 4, 5, 3, 4], [2, 3, 4, 5, 0, 1])
+    clicks = query([2, 3, 4], [2, 2, 2])
+    np.testing.assert_array_equal(model.query_embedding(asked), model.query_embedding(clicks))
+    assert model.answers(asked).numpy().tolist() == [True, False]
+    catalogue = model.catalogue()
+    items, position = tf.constant([[2, 3, 5], [6, 0, 0]], tf.int64), tf.constant([[0], [0]])
+    carried = model.contributions(asked, items, position, catalogue).numpy()
+    assert carried[0, 0, :2].all() and not carried[0, 0, 2] and not carried[1].any()
+    # Where train has nothing but bookings they are the clicks, in requests as in training.
+    data.events = log_of([2, 3, 4], event_type=[5, 5, 5])
+    model = Airbnb(HyperParameters(embedding_dim=2), data)
+    assert model.answers(query([2, 3], [5, 5])).numpy().tolist() == [True, False]
+
+
+def test_rare_listings_are_neither_clicks_nor_booked():
+    """7 is rarer than `features.min_count` and has no row: 2 and 3 are neighbours across it."""
+    log = log_of([2, 7, 3, 7], event_type=[2, 2, 2, 3])
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=[b"click", b"booking"])
+    model = Airbnb(HyperParameters(embedding_dim=2, window=1), data)
+    batch = rows(next(iter(model.batches(data, 0, 0).dataset)))
+    found = sorted(zip(batch["centre"], map(tuple, batch["positive"])))
+    assert found == [(2, (0, 3, 0)), (3, (2, 0, 0))]
+    assert np.shape(batch["negative"]) == (2, 5)  # without markets none of the market
+
+
+def test_a_listing_that_was_never_a_centre_has_no_vector():
+    """5 is alone in its session, and 6 was only booked."""
+    log = log_of([2, 3, 4, 6, 5], session=[0, 0, 0, 0, 1], event_type=[2, 2, 2, 3, 2])
+    data = SimpleNamespace(items=ITEMS, users=USERS, events=log, event_types=[b"click", b"booking"])
+    model = Airbnb(HyperParameters(embedding_dim=2, batch_size=3), data)
+    model.compile(optimizer=tf.keras.optimizers.legacy.Adam(0.05))
+    model.fit(model.batches(data, 1, 0).dataset, steps_per_epoch=3, verbose=0)
+    there = model.listings.embeddings.numpy().any(axis=1)
+    assert there.tolist() == [False, False, True, True, True, False, False]
+    _, penalty = model.catalogue()
+    assert np.isinf(penalty[:5]).tolist() == [False, False, False, True, True]
 
 
 def test_nothing_to_learn_from_is_said():

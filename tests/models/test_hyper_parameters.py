@@ -109,6 +109,9 @@ def test_a_refusal_says_why():
         resolve("ges", {"jit_compile": True})
     with pytest.raises(ConfigError, match="jit_compile of the ranker compiles both stages"):
         resolve("airbnb_ranker", {"listings": {"jit_compile": True}})
+    for name, value in {"latest_share": 1.0, "monitor": "hr_10", "history_length": 1}.items():
+        with pytest.raises(ConfigError, match=f"listings: .*{name} has no effect"):
+            resolve("airbnb_ranker", {"listings": {name: value}})
     with pytest.raises(ConfigError, match="bpr_mf has no hyper-parameter 'l2_users'; did you mean"):
         resolve("bpr_mf", {"l2_users": 3})
     with pytest.raises(ConfigError, match="lazy_adam is for the optimizer 'adam'"):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from models.inputs import sampling
 from models.inputs.columns import as_tensor, take_index
-from models.names.errors import DataError
+from models.inputs.event_log import require_successors
 from models.names.label import WEIGHT
 
 
@@ -39,13 +39,9 @@ def prefix_batches(
     Raises:
         DataError: no sequence has two events.
     """
+    require_successors(starts)
     begin = np.repeat(starts[:-1], np.diff(starts))
     place = np.flatnonzero(np.arange(len(items)) > begin)
-    if not len(place):
-        raise DataError(
-            "every sequence of the train split is a single event; required: one of two at least, "
-            "the second of which is learnt from the first"
-        )
     columns = {"from": np.maximum(begin[place], place - length), "target": place}
     columns |= {} if weight is None else {WEIGHT: weight[place]}
     values = as_tensor(items)

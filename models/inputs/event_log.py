@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from models.inputs.columns import ROWS_AT_ONCE, Column, chunks, group_starts, room, take_rows
 from models.inputs.preprocessing import FIRST_TOKEN
+from models.names.errors import DataError
 from models.names.label import WEIGHT
 
 
@@ -159,6 +160,22 @@ class EventLog:
             counts.append(np.diff(part.indptr))
         splits = np.r_[0, np.cumsum(np.concatenate(counts or [np.empty(0, np.int64)]))]
         return scipy.sparse.csr_matrix((values.array(), columns.array(), splits), shape)
+
+
+def require_successors(starts: np.ndarray) -> None:
+    """Checks that there is an event to learn from the one before it.
+
+    Args:
+        starts: [S + 1] where each sequence begins, and the end.
+
+    Raises:
+        DataError: no sequence has two events.
+    """
+    if not (np.diff(starts) > 1).any():
+        raise DataError(
+            "every sequence of the train split is a single event; required: one of two at least, "
+            "the second of which is learnt from the first"
+        )
 
 
 def by_user_and_time(

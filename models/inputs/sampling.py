@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from models.inputs.columns import ROWS_AT_ONCE, Column, as_tensor, chunks, group_starts
 from models.inputs.preprocessing import FIRST_TOKEN, UNKNOWN
+from models.names.errors import DataError
 from models.names.label import GROUP, WEIGHT
 
 BLOCK = 1 << 11
@@ -182,6 +183,9 @@ def shuffled_batches(
         unique to the step; of a replica's share [6] as `Share.cut` makes it and, where columns are
         ragged, [8]: besides, which value of the first such column is the share's first, and how
         many the batch has).
+
+    Raises:
+        DataError: there is no row, of which no epoch would ever have a batch.
     """
     tensors = {
         name: column if isinstance(column, range) else as_tensor(column)
@@ -191,7 +195,12 @@ def shuffled_batches(
     any_column = next(iter(columns.values()))
     rows = len(any_column) if isinstance(any_column, range) else int(any_column.shape[0])
     count = some.count if some else rows
-    steps = max(1, -(-count // batch_size))
+    if not count:
+        raise DataError(
+            "there is nothing to learn from: nothing of the train split makes a train row "
+            f"(columns {', '.join(columns)})"
+        )
+    steps = -(-count // batch_size)
 
     def make(later: int, share: Share | None = None) -> tf.data.Dataset:
         first = first_epoch * steps + later

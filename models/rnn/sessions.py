@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from models.inputs import sampling
 from models.inputs.columns import as_tensor, chunks, room, take_index
+from models.inputs.event_log import require_successors
 from models.names.label import WEIGHT
 
 IDLE = -1
@@ -81,7 +82,11 @@ def parallel_batches(
         Batches of `item` and `target` ([slots] int64), `fresh` ([slots] bool: the slot begins a
         sequence), `valid` ([slots] bool: the slot reads anything) and, with `samples`, `sampled`;
         with weights WEIGHT, [slots] float32 of the targets.
+
+    Raises:
+        DataError: no sequence has two events.
     """
+    require_successors(starts)
     schedule = as_tensor(session_parallel(starts, slots))
     steps, rows = schedule.shape[0], int((np.maximum(np.diff(starts), 1) - 1).sum())
     begins, items = tf.constant(starts, schedule.dtype), as_tensor(items)
@@ -130,7 +135,11 @@ def window_batches(
         Batches of `item`, `target` ([B, length] int64) and `valid` ([B, length] bool: the place
         holds an event and its target); with the weights of events, WEIGHT, [B, length] float32 of
         the targets.
+
+    Raises:
+        DataError: no sequence has two events.
     """
+    require_successors(starts)
     sizes = np.diff(starts) - 1
     # A sequence that is cut anywhere touches one window more than its length has.
     counts = np.where(sizes > length, -(-sizes // length) + 1, (sizes > 0).astype(np.int64))
@@ -171,12 +180,17 @@ def newest(starts: np.ndarray, share: float) -> np.ndarray:
 
     Args:
         starts: [S + 1] where each sequence begins, and the end.
-        share: of the sequences, greater than 0; at least one of them is left.
+        share: of the sequences, greater than 0; at least one that has two events is left.
 
     Returns:
         [R + 1] where the newest R sequences begin, and the end.
+
+    Raises:
+        DataError: no sequence has two events.
     """
-    return starts[-int(np.ceil(share * (len(starts) - 1))) - 1 :]
+    require_successors(starts)
+    first = len(starts) - 1 - int(np.ceil(share * (len(starts) - 1)))
+    return starts[min(first, np.flatnonzero(np.diff(starts) > 1)[-1]) :]
 
 
 def last_events(starts: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from models.contract.retrieve_task import Evaluation
+from models.inputs import sampling
 from models.inputs.data import Entities
 from models.inputs.dropout import Step
-from models.names.errors import ConfigError
+from models.names.errors import ConfigError, DataError
 from models.rnn import gru, sessions, tan
 from models.training.loop import TrainingLoop
 from models.training.trainer import resolve
@@ -204,6 +205,22 @@ def test_newest_by_hand():
     assert sessions.newest(starts, 0.5).tolist() == [5, 6, 9]
     assert sessions.newest(starts, 0.01).tolist() == [6, 9]
     assert sessions.newest(starts, 1.0).tolist() == [0, 2, 5, 6, 9]
+    # The newest sequence of a single event teaches nothing, and the one before it is left.
+    assert sessions.newest(np.array([0, 2, 5, 6]), 0.01).tolist() == [2, 5, 6]
+
+
+def test_single_events_are_nothing_to_learn_from():
+    """Windows of none had no epoch, which never ended, and slots of none no step."""
+    items, starts = np.array([2, 3, 2]), np.arange(4)
+    for batches in (
+        lambda: sessions.window_batches(items, starts, 3, 2, 0),
+        lambda: sessions.parallel_batches(items, starts, 2, None, 0),
+        lambda: sessions.newest(starts, 0.5),
+    ):
+        with pytest.raises(DataError, match="every sequence of the train split is a single event"):
+            batches()
+    with pytest.raises(DataError, match="makes a train row .columns item"):
+        sampling.shuffled_batches({"item": items[:0]}, 2, 0)
 
 
 # M3

@@ -21,9 +21,10 @@ gradient without the copies; the prefixes of a session are therefore in one batc
 clicks that are left out. `batch_size` counts sessions (the paper's 512 prefixes are some 128 to
 170). A session longer than `history_length` is cut into windows, elsewhere every epoch. A click
 left out is a zero vector, the others are scaled. A target without clicks after it has no soft
-label. The tuning of M2 begins with an empty Adam, at `tuning_rate`. M4 begins with the GRU of its
-softmax network, as well as with its embeddings. `embedding: constrained` (the output table is the
-input table) and the other two dropouts are not the paper's, and off.
+label. The teacher is trained for all `epochs`: validation asks for the click after, and it learns
+the one before. The tuning of M2 begins with an empty Adam, at `tuning_rate`. M4 begins with the GRU
+of its softmax network, as well as with its embeddings. `embedding: constrained` (the output table
+is the input table) and the other two dropouts are not the paper's, and off.
 """
 
 import dataclasses
@@ -168,7 +169,7 @@ class Tan(DotProductModel[HyperParameters]):
         if hyper_parameters.privileged:
             with loop.strategy.scope():
                 teacher = Tan(hyper_parameters, loop.data, backward=True)
-            loop.fit(teacher, stage="teacher")
+            loop.fit(teacher, stage="teacher", validate=False)
             self._soft_labels = teacher.soft_labels
         tunes = hyper_parameters.recent_share < 1
         if not (tunes and loop.warm_started):

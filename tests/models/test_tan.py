@@ -173,7 +173,7 @@ def test_click_dropout_leaves_out_whole_clicks_and_no_target(monkeypatch):
 class Recorder(TrainingLoop):
     """Notes what is to be trained, and trains nothing."""
 
-    def fit(self, model, stage="model", optimizer=None, epochs=None, before_epoch=None):
+    def fit(self, model, stage="model", optimizer=None, **_):
         rate = float(optimizer.learning_rate) if optimizer else None
         rows = model.batches(self.data, self.seed, 0).rows
         self.history.append({"model": model, "stage": stage, "rows": rows, "rate": rate})
@@ -270,13 +270,15 @@ def test_the_teacher_reads_backward_and_is_no_part_of_the_student(data, monkeypa
     seen, fit = [], Recorder.fit
 
     def watched(loop, model, stage="model", **options):
-        seen.append((stage, model._backward, model._soft_labels is not None))
+        # Validation would ask the teacher for the next click, and it learns the one before.
+        validated = options.get("validate", True)
+        seen.append((stage, model._backward, model._soft_labels is not None, validated))
         assert not any(isinstance(each, tan.Tan) for each in model.submodules)
         fit(loop, model, stage, **options)
 
     monkeypatch.setattr(Recorder, "fit", watched)
     model, _ = learnt(data, privileged=True)
-    assert seen == [("teacher", True, False), ("model", False, True)]
+    assert seen == [("teacher", True, False, False), ("model", False, True, True)]
     assert model._soft_labels is None
 
 

@@ -128,7 +128,7 @@ class ArticleEncoder(tf.keras.layers.Layer):
     def __init__(self, tokens: tuple[bytes, ...], settings: ArticleSettings):
         super().__init__(name="encoder")
         self._rows, width = len(tokens) + FIRST_TOKEN, settings.article_dim
-        self._kept = 1.0 - settings.corruption
+        self._kept, self._most = 1.0 - settings.corruption, settings.article_length
         limit = (6.0 / (self._rows + width)) ** 0.5
 
         def uniform() -> tf.keras.initializers.Initializer:  # one would begin both tables alike
@@ -152,7 +152,10 @@ class ArticleEncoder(tf.keras.layers.Layer):
         total = tf.math.unsorted_segment_sum(
             tf.gather(self.words(word), place), words.value_rowids(), words.nrows()
         )
-        return self.activate(self._kept * total)
+        # In training no more of a text are read, so of a longer one each word that much seldomer.
+        read = self._most / tf.maximum(words.row_lengths(), self._most)
+        share = self._kept * tf.cast(read, total.dtype)
+        return self.activate(share[:, tf.newaxis] * total)
 
     def corrupted(self, words: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
         """[..., L] words, 0 for none, and [..., L] bool which are not hidden -> [..., D]."""

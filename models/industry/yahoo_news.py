@@ -8,7 +8,8 @@ KDD 2017.
     y        = f(W' h + b')               so an article without words is 0
     loss     = sum over n = 0, 1, 2 of L_R(y_n, x_n) + alpha log(1 + exp(h_0 . h_2 - h_0 . h_1))
                L_R: cross entropy over the words;  x_1: of the category of x_0;  x_2: of another
-    applied  a = h of x~ = (1 - p) x: nothing is drawn
+    applied  a = h of x~ = (1 - p) s x: nothing is drawn; s: the share of the text's words that are
+               read in training, `article_length` of a longer one, else 1
     users (step two; the a stand still)
     h_t      = GRU(a_t, h_t-1)            h_0: learnt, of all users
     u_t      = tanh(W_u h_t + b_u)
@@ -27,10 +28,11 @@ signature `encode_article`, to be multiplied with that of `embed`, and `update_s
 
 Deviations: not published and ours: p, alpha, the vocabulary, Adam and its rate for step one, what
 is a duplicate, how many positions there are, tanh in u. L_R is summed over the vocabulary, beside
-which one similarity is small: hence an alpha of thousands. The encoder learns from the articles
-that train has, the newest `history_length` are read, and the first 100 alone are searched for
-duplicates. Whoever has read nothing gets popularity, which here knows neither freshness nor
-variety; nothing expires, and expected page views are not in the score.
+which one similarity is small: hence an alpha of thousands. Of a text longer than `article_length` a
+sample is read each time, and words that it leaves out count as absent in L_R. The encoder learns
+from the articles that train has, the newest `history_length` are read, and the first 100 alone are
+searched for duplicates. Whoever has read nothing gets popularity, which here knows neither
+freshness nor variety; nothing expires, and expected page views are not in the score.
 """
 
 from typing import Any, ClassVar

@@ -199,6 +199,11 @@ def test_an_article_is_encoded_by_a_constant_decay_and_an_empty_one_is_zero():
     model.encoder.bias.assign([0, -log3])
     vectors = model.encoder(tf.ragged.constant([[2, 3], []], dtype=tf.int64))
     np.testing.assert_allclose(vectors, [[0.33861, 0.65], [0, 0]], atol=1e-5)
+    # One word of two is read in training, so half of both: sigmoid(.75 ln 3), sigmoid(.5 ln 3).
+    short = articles.ArticleEncoder((b"x", b"y", b"z"), model_of(article_length=1).hyper_parameters)
+    short.set_weights(model.encoder.get_weights())
+    vectors = short(tf.ragged.constant([[2, 3], []], dtype=tf.int64))
+    np.testing.assert_allclose(vectors, [[0.19508, 0.38397], [0, 0]], atol=1e-5)
     # In training nothing decays: y is hidden, which leaves (3/4 - 1/2, 1/4 - 1/4) of x.
     words, kept = tf.constant([[2, 3, 0], [0, 0, 0]], tf.int64), tf.constant([[True, False, True]])
     hidden = model.encoder.corrupted(words, kept)

@@ -99,6 +99,8 @@ class BPRMF(DotProductModel[HyperParameters]):
         penalty = tf.linalg.matvec(squares, [own.l2_user, own.l2_item, own.l2_negative])
         penalty += own.l2_bias * (bias_has**2 + bias_other**2)
         lost = tf.nn.softplus(bias_other - bias_has - ahead) + penalty
+        # Whoever has every item has no other to be ahead of.
+        lost *= tf.cast(inputs["items"][:, 1] > 0, tf.float32)
         return tf.reduce_mean(weighed(inputs, lost))
 
     def query_embedding(self, query: Query) -> tf.Tensor:

@@ -54,6 +54,8 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla, 
         pretrain: train GMF and MLP alone first, and begin with their weights.
         alpha: share of GMF in the last layer that begins so.
         fine_tuning_rate: step size after the pre-training.
+        l2: weight of the squares of the rows that a batch names in the tables of users and items,
+            averaged over them; the layers are not penalised.
     """
 
     epochs: int = 60
@@ -166,6 +168,7 @@ class NeuMF(RetrieveModel[HyperParameters]):
         logits = tf.reshape(logits, tf.shape(items))
         labels = tf.one_hot(tf.zeros_like(user), tf.shape(items)[1])
         lost = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
+        lost *= tf.cast(items > 0, tf.float32)  # whoever has every item has no negatives
         loss = tf.reduce_mean(weighed(inputs, tf.reduce_mean(lost, axis=1)))
         if self.hyper_parameters.l2:
             # Only the rows that the batch names, averaged over its labels: a penalty of whole

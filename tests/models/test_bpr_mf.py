@@ -68,6 +68,18 @@ def test_loss_by_hand(data):
     )
 
 
+def test_whoever_has_every_item_teaches_nothing(data):
+    """Such a row has no negative: 0, the padding, which is none either."""
+    model = make(data, l2_user=0.1, l2_bias=0.5)
+    with tf.GradientTape() as tape:
+        one = model.compute_loss({"user": tf.constant([2]), "items": tf.constant([[2, 3]])})
+        both = {"user": tf.constant([2, 4]), "items": tf.constant([[2, 3], [5, 0]])}
+        loss = model.compute_loss(both)
+    np.testing.assert_allclose(loss, one / 2, rtol=1e-6)
+    gradient = tf.convert_to_tensor(tape.gradient(loss, model.item_factors.embeddings)).numpy()
+    assert not gradient[[0, 5]].any() and gradient[[2, 3]].all()
+
+
 def test_only_the_rows_of_the_batch_are_penalised(data):
     model = make(data, l2_user=1.0, l2_item=1.0, l2_negative=1.0, l2_bias=1.0)
     with tf.GradientTape() as tape:

@@ -50,6 +50,17 @@ def test_negatives_are_unobserved_and_redrawn_every_epoch(data, model):
     np.testing.assert_array_equal(first["items"], one_batch(data, model, 0)["items"])
 
 
+def test_whoever_has_every_item_learns_no_negative(data, model):
+    """One positive label of one, where the others have a mean over five."""
+    batch = {"user": tf.constant([2, 3]), "items": tf.constant([[2, 3, 4, 5, 6], [2, 0, 0, 0, 0]])}
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch)
+    tables = [model.gmf_item.embeddings, model.mlp_item.embeddings]
+    for gradient in tape.gradient(loss, tables):
+        gradient = tf.convert_to_tensor(gradient).numpy()
+        assert not gradient[0].any() and gradient[2].any()
+
+
 def test_ranking_scores_are_the_training_logits(data, model):
     """The catalogue is scored by a factored form; it must be the function that the loss trains."""
     batch = one_batch(data, model)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from models.inputs.preprocessing import FIRST_TOKEN
-from models.inputs.token_layers import TokenEmbedding
+from models.inputs.token_layers import TokenEmbedding, ZeroRows
 from models.names.errors import DataError
 from models.training.progress import say
 
@@ -16,7 +16,8 @@ _AT_ONCE = 64  # documents, outside of training: bounds memory however many rows
 class WordEmbedding(TokenEmbedding):
     """Vectors of words: [B, L] indices -> [B, L, dimension].
 
-    They are zeros where there is no word (index 0).
+    They are zeros where there is no word (index 0), and those of a word that train has not begin
+    there: what train never has moves nothing.
 
     Args:
         tokens: the vocabulary; index 2 + n is word n.
@@ -36,15 +37,14 @@ class WordEmbedding(TokenEmbedding):
         scale: float = 1.0,
         name: str | None = None,
     ):
+        initializer = tf.keras.initializers.get(initializer)
         if vectors:
-            initializer = pretrained(
-                vectors, tokens, dimension, tf.keras.initializers.get(initializer), scale
-            )
+            initializer = pretrained(vectors, tokens, dimension, initializer, scale)
         super().__init__(
             tokens,
             FIRST_TOKEN + len(tokens),
             dimension,
-            embeddings_initializer=initializer,
+            embeddings_initializer=ZeroRows(range(FIRST_TOKEN), initializer),
             name=name,
         )
 

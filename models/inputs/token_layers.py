@@ -1,11 +1,8 @@
 """Layers that know which entities their rows stand for."""
 
-from types import MappingProxyType
-
 import numpy as np
 import tensorflow as tf
 
-from models.inputs.columns import drop_unknown
 from models.inputs.data import Entities
 from models.inputs.dropout import Dropout
 from models.inputs.ids import Ids
@@ -129,7 +126,9 @@ class EntityEncoder(tf.keras.layers.Layer):
     Maps [...] index -> [..., width].
 
     Multi-valued features and text are averaged over the values present; an entity without any has
-    zeros.
+    zeros. The rows of the unknown id, of a value that is missing and of one that train has not
+    begin at zero: where train has none, which would move them, they add nothing, and such a value
+    is not counted among those present.
 
     Args:
         entities: the users or the items, with their feature tables.
@@ -143,21 +142,21 @@ class EntityEncoder(tf.keras.layers.Layer):
         super().__init__(name=name)
         self._features = {name: _dense(table) for name, table in entities.features.items()}
         trained = slice(FIRST_TOKEN, entities.embedding_rows)
-        self._missing_in_train = {
-            name: bool(np.any(table[trained] == 0))
-            for name, table in self._features.items()
-            if table.shape.rank == 1
+        self._unknown_in_train = {
+            name: bool(np.any(table[trained] == UNKNOWN)) for name, table in self._features.items()
         }
-        normal = tf.keras.initializers.RandomNormal(stddev=dimension**-0.5)
-        self._id = id_embedding(entities, dimension, normal, name="id")
+
+        def normal(width: int) -> ZeroRows:
+            draw = tf.keras.initializers.RandomNormal(stddev=width**-0.5)
+            return ZeroRows(range(FIRST_TOKEN), draw)
+
+        self._id = id_embedding(entities, dimension, normal(dimension), name="id")
         self._embeddings = {
             feature: TokenEmbedding(
                 entities.tokens[feature],
                 entities.vocabulary_sizes[feature],
                 feature_dimension,
-                embeddings_initializer=tf.keras.initializers.RandomNormal(
-                    stddev=feature_dimension**-0.5
-                ),
+                embeddings_initializer=normal(feature_dimension),
                 name=feature,
             )
             for feature in sorted(self._features)
@@ -177,8 +176,7 @@ class EntityEncoder(tf.keras.layers.Layer):
     def encode_new(self, values):
         """Encodes entities that are in no table, by what train knows of their features alone.
 
-        The id is the unknown one. A value that train has not seen is left out, and so is that
-        there is none where train misses none: those rows were never trained.
+        The id is the unknown one; all else is as of an entity of the table.
 
         Args:
             values: of every feature [B] int64 indices, or ragged [B, None].
@@ -186,31 +184,26 @@ class EntityEncoder(tf.keras.layers.Layer):
         Returns:
             [B, width], and [B] bool: whether any value is known.
         """
-        values, known, untrained = dict(values), [], {}
-        for name, table in self._features.items():
-            index = values[name]
-            if isinstance(index, tf.RaggedTensor):
-                index = drop_unknown(index).to_tensor()
-            values[name] = tf.where(index >= FIRST_TOKEN, index, 0)
-            there = index >= FIRST_TOKEN
-            known.append(there if table.shape.rank == 1 else tf.reduce_any(there, axis=1))
-            if table.shape.rank == 1 and not self._missing_in_train[name]:
-                untrained[name] = ~there
-        known = tf.reduce_any(tf.stack(known), axis=0)
+        values = {name: _dense(values[name]) for name in self._features}
+        there = [
+            index >= FIRST_TOKEN
+            if index.shape.rank == 1
+            else tf.reduce_any(index >= FIRST_TOKEN, axis=1)
+            for index in values.values()
+        ]
+        known = tf.reduce_any(tf.stack(there), axis=0)
         nobody = tf.fill(tf.shape(known), tf.constant(UNKNOWN, tf.int64))
-        return self._encode(nobody, values, untrained), known
+        return self._encode(nobody, values), known
 
-    def _encode(self, identity, values, untrained=MappingProxyType({})):
+    def _encode(self, identity, values):
         parts = [self._id(identity)]
         for feature, embedding in self._embeddings.items():
-            values_of, table = values[feature], self._features[feature]
-            if table.shape.rank == 1:
-                part = embedding(values_of)
-                if feature in untrained:
-                    part = tf.where(untrained[feature][..., tf.newaxis], tf.zeros_like(part), part)
-                parts.append(part)
+            values_of = values[feature]
+            if self._features[feature].shape.rank == 1:
+                parts.append(embedding(values_of))
             else:
-                present = tf.cast(values_of > 0, self.compute_dtype)[..., tf.newaxis]
+                counted = values_of >= (UNKNOWN if self._unknown_in_train[feature] else FIRST_TOKEN)
+                present = tf.cast(counted, self.compute_dtype)[..., tf.newaxis]
                 total = tf.reduce_sum(embedding(values_of) * present, axis=-2)
                 parts.append(total / tf.maximum(tf.reduce_sum(present, axis=-2), 1.0))
         return tf.concat(parts, axis=-1)

@@ -49,6 +49,38 @@ def test_an_encoder_forgets_ids_and_knows_cold_ones():
     assert not np.array_equal(unknown, second)
 
 
+def described(lists):
+    """The same, with a value each, of which train has two, and lists."""
+    features = {
+        "colour": tf.constant([0, 0, 2, 3, 1, 0], tf.int64),
+        "class": tf.ragged.constant([[], [], *lists, [2, 1], [1]], tf.int64),
+    }
+    tokens = dict.fromkeys(features, [b"x", b"y"])
+    return Entities(ENTITIES.ids, 2, features, dict.fromkeys(features, 4), tokens)
+
+
+def test_what_train_never_has_adds_nothing_to_an_encoder():
+    """The cold one is of a colour that train has not, and of the class x and one that it has not.
+
+    A new one, whom no table has, is encoded alike; another without a colour, nor a known class.
+    """
+    encoder = EntityEncoder(described([[2], [3]]), 3, 2)
+    cold = encoder(tf.constant([4, 5], tf.int64)).numpy()
+    x = encoder._embeddings["class"](tf.constant(2))
+    np.testing.assert_array_equal(cold, [[0, 0, 0, *x, 0, 0], [0] * 7])
+    values = {
+        "colour": tf.constant([1, 0], tf.int64),
+        "class": tf.ragged.constant([[2, 1], [1]], tf.int64),
+    }
+    new, known = encoder.encode_new(values)
+    np.testing.assert_array_equal(new, cold)
+    assert known.numpy().tolist() == [True, False]
+    # Where train has rare values, they are one that it learns, and counts.
+    encoder = EntityEncoder(described([[2, 1], [3]]), 3, 2)
+    found = encoder(tf.constant([4], tf.int64))[0, 3:5]
+    np.testing.assert_array_equal(found, encoder._embeddings["class"](tf.constant(2)) / 2)
+
+
 def test_in_train_is_neither_padding_nor_unknown_nor_cold():
     assert (
         ENTITIES.in_train(tf.range(6)).numpy().tolist() == [False, False, True, True] + [False] * 2

@@ -131,10 +131,10 @@ class WideDeep(ScoreModel[HyperParameters]):
             )
             # What AdaGrad starts from is of a sum over the rows, as FTRL's beta is; beside the
             # squares of a mean it would outweigh all that a run adds up, and the network would
-            # stand still.
+            # stand still. So would Keras' epsilon, under the root too.
             start = 0.1 / hyper_parameters.batch_size**2
             deep = tf.keras.optimizers.Adagrad(
-                hyper_parameters.learning_rate, initial_accumulator_value=start
+                hyper_parameters.learning_rate, initial_accumulator_value=start, epsilon=0.0
             )
             optimizer = Divided(
                 [wide, deep],

@@ -104,6 +104,23 @@ def test_the_defaults_are_the_papers():
     assert parameters.hidden == (1024, 512, 256) and parameters.embedding_dim == 32
 
 
+def test_adagrad_steps_by_its_formula(data, monkeypatch):
+    """It starts from .1 / 2048^2, beside which Keras' epsilon would halve a step of 1e-4."""
+    module, asked = registry.load("wide_deep"), []
+    parameters = module.HyperParameters(**{**TOY, "batch_size": 2048})
+    model, loop = module.Model(parameters, data), TrainingLoop(parameters, data)
+    loop.build(model)
+    loop.history.append({})
+    monkeypatch.setattr(loop, "fit", lambda _, optimizer: asked.append(optimizer))
+    model.learn(loop)
+    _, deep = asked[0].optimizers
+    weight = tf.Variable([0.0, 0.0])
+    deep.build([weight])
+    deep.apply_gradients([(tf.constant([1e-4, 0.0]), weight)])
+    expected = 0.1 * 1e-4 / (0.1 / 2048**2 + 1e-8) ** 0.5
+    np.testing.assert_allclose(weight, [-expected, 0.0], rtol=1e-5)
+
+
 def test_large_batches_move_the_network_too(data):
     """One step of a mean over all rows; beside an accumulator of .1 it is nothing."""
     module = registry.load("wide_deep")

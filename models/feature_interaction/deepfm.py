@@ -44,7 +44,7 @@ class HyperParameters(
 
     epochs: int = 30
     factors: int = pydantic.Field(10, ge=1)
-    hidden: tuple[int, ...] = (400, 400, 400)
+    hidden: tuple[pydantic.PositiveInt, ...] = (400, 400, 400)
     dropout: float = pydantic.Field(0.5, ge=0, lt=1)
     stddev: float = pydantic.Field(0.01, gt=0)
     l2: float = pydantic.Field(1e-4, ge=0)

@@ -74,7 +74,7 @@ class HyperParameters(Epochs, Gradient, SharedRows, MixedPrecision, Xla, Forgett
     cross_buckets: int = pydantic.Field(100_000, ge=1)
     cross_vocabulary: int = pydantic.Field(100, ge=1)
     embedding_dim: int = pydantic.Field(32, ge=1)
-    hidden: tuple[int, ...] = (1024, 512, 256)
+    hidden: tuple[pydantic.PositiveInt, ...] = (1024, 512, 256)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)
 
     def named_columns(self) -> Iterator[tuple[str, str]]:

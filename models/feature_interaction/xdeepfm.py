@@ -70,7 +70,7 @@ class HyperParameters(
     maps: tuple[pydantic.PositiveInt, ...] = pydantic.Field((200, 200, 200), min_length=1)
     connection: Literal["direct", "half"] = "direct"
     activation: Literal["identity", "relu"] = "identity"
-    hidden: tuple[int, ...] = (400, 400)
+    hidden: tuple[pydantic.PositiveInt, ...] = (400, 400)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     stddev: float = pydantic.Field(0.1, gt=0)
     l2: float = pydantic.Field(1e-4, ge=0)

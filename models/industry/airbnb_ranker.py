@@ -77,7 +77,7 @@ class HyperParameters(
     list_loss: Literal["lambda_rank", "softmax"] | None = "lambda_rank"
     batch_size: int = 1024
     field_dim: int = pydantic.Field(8, ge=1)
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[pydantic.PositiveInt, ...] = (64, 32)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     similarities: bool = True
     listings: airbnb.HyperParameters = airbnb.HyperParameters()

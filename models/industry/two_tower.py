@@ -71,7 +71,7 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Forge
     unknown_rate: float = 0.1
     embedding_dim: int = pydantic.Field(128, ge=1)
     feature_dim: int = pydantic.Field(32, ge=1)
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[pydantic.PositiveInt, ...] = ()
     history_length: int = pydantic.Field(20, ge=1)
     temperature: float = pydantic.Field(0.1, gt=0)
     dropout: float = pydantic.Field(0.3, ge=0, lt=1)

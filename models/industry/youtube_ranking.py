@@ -54,13 +54,22 @@ class HyperParameters(Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     """
 
     epochs: int = 20
-    hidden: tuple[int, ...] = (1024, 512, 256)
+    hidden: tuple[pydantic.PositiveInt, ...] = (1024, 512, 256)
     dropout: float = pydantic.Field(0.0, ge=0, lt=1)
     embedding_scale: float = pydantic.Field(3.0, gt=0)
     shared: tuple[tuple[str, ...], ...] = ()
     powers: bool = True
     negatives: Literal["unwatched", "every"] = "unwatched"
     longest: float | None = pydantic.Field(None, gt=0)
+
+    @pydantic.field_validator("shared")
+    @classmethod
+    def _each_once(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        names = [name for group in value for name in group]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"a column has one table; {name!r} is named more than once")
+        return value
 
     def named_columns(self) -> Iterator[tuple[str, str]]:
         yield from (("shared", name) for group in self.shared for name in group)

@@ -21,7 +21,7 @@ class HyperParameters(pydantic.BaseModel):
         REFUSALS: of a model: setting that it has not got -> why, where that is another reason.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     REFUSAL: ClassVar[str] = ""
     REFUSALS: ClassVar[dict[str, str]] = {}

@@ -75,7 +75,7 @@ class HyperParameters(Ranking, Epochs, Gradient, LazyAdam, MixedPrecision, Xla):
     bpreg: float = pydantic.Field(1.0, ge=0)
     score_activation: Literal["linear", "tanh", "elu"] = "linear"
     elu_alpha: float = pydantic.Field(0.5, gt=0)
-    units: tuple[int, ...] = pydantic.Field((100,), min_length=1)
+    units: tuple[pydantic.PositiveInt, ...] = pydantic.Field((100,), min_length=1)
     embedding: Literal["constrained", "separate", "one_hot"] = "constrained"
     embedding_dim: int = pydantic.Field(50, ge=1)
     dropout_embedding: float = pydantic.Field(0.0, ge=0, lt=1)

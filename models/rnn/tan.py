@@ -76,7 +76,7 @@ class HyperParameters(Ranking, Epochs, Gradient, MixedPrecision, Xla):
     teacher_share: float = pydantic.Field(0.2, ge=0, le=1)
     temperature: float = pydantic.Field(1.0, gt=0)
     output: Literal["softmax", "embedding"] = "softmax"
-    units: tuple[int, ...] = pydantic.Field((100,), min_length=1)
+    units: tuple[pydantic.PositiveInt, ...] = pydantic.Field((100,), min_length=1)
     embedding: Literal["separate", "constrained"] = "separate"
     embedding_dim: int = pydantic.Field(50, ge=1)
     dropout_embedding: float = pydantic.Field(0.0, ge=0, lt=1)

@@ -118,6 +118,41 @@ def test_a_refusal_says_why():
         resolve("gru4rec", {"lazy_adam": True})
 
 
+@pytest.mark.parametrize("width", [0, -3])
+def test_layers_have_units(width):
+    for model in (
+        "youtube_ranking",
+        "two_tower",
+        "airbnb_ranker",
+        "deepfm",
+        "xdeepfm",
+        "wide_deep",
+    ):
+        with pytest.raises(ConfigError, match=f"{model}: hyper-parameter hidden.* {width}$"):
+            resolve(model, {"hidden": [width]})
+    for model in ("gru4rec", "tan"):
+        with pytest.raises(ConfigError, match=f"{model}: hyper-parameter units.* {width}$"):
+            resolve(model, {"units": [width]})
+
+
+def test_numbers_are_finite():
+    """Every default is, and nothing else is taken."""
+    for model in registry.MODELS:
+        declared = registry.load(model).HyperParameters
+        defaults = declared()
+        for name in declared.model_fields:
+            if isinstance(getattr(defaults, name), float):
+                for value in (float("inf"), float("nan")):
+                    with pytest.raises(ConfigError, match=f"{model}: hyper-parameter {name}:"):
+                        resolve(model, {name: value})
+        declared(**defaults.model_dump())
+
+
+def test_a_column_has_one_table():
+    with pytest.raises(ConfigError, match="shared: .*'item_id' is named more than once"):
+        resolve("youtube_ranking", {"shared": [["item_id", "a"], ["item_id", "b"]]})
+
+
 def test_what_a_model_has_not_got_is_off_for_who_treats_all_alike():
     closed, trained = resolve("ease", {}), resolve("neumf", {"monitor": "hr_10", "lazy_adam": True})
     assert closed.setting("monitor") is None and closed.setting("mixed_precision") is False

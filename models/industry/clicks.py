@@ -1,17 +1,15 @@
-"""Which events of a log are clicks on listings, and in which sessions they are."""
+"""Which events of a log are clicks on listings, and in which sessions they are.
 
-from __future__ import annotations
+`own` are the hyper-parameters of `models.industry.airbnb`, which name the types of events.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from models.inputs.data import TrainingData
 from models.inputs.preprocessing import FIRST_TOKEN
-
-if TYPE_CHECKING:
-    from models.industry.airbnb import HyperParameters
 
 
 def type_indices(tokens: Sequence[bytes], wanted: Sequence[str]) -> list[int]:
@@ -27,7 +25,7 @@ def are(
     return np.isin(event_type, type_indices(tokens, wanted))
 
 
-def click_types(data: TrainingData, own: HyperParameters) -> np.ndarray:
+def click_types(data: TrainingData, own: Any) -> np.ndarray:
     """[T + 2] bool, by type: which events are clicks; all of them where train has no others."""
     others = own.booking_types + own.rejection_types + own.shown_types
     clicks = np.ones(FIRST_TOKEN + len(data.event_types), bool)
@@ -35,9 +33,7 @@ def click_types(data: TrainingData, own: HyperParameters) -> np.ndarray:
     return clicks | (not clicks[data.events.event_type].any())
 
 
-def click_sessions(
-    data: TrainingData, own: HyperParameters
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def click_sessions(data: TrainingData, own: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The clicks of train by session, of listings that have a row: rare ones may have none.
 
     Returns:
@@ -54,7 +50,7 @@ def click_sessions(
     return item[clicked], session[clicked], bought
 
 
-def centres(data: TrainingData, own: HyperParameters) -> np.ndarray:
+def centres(data: TrainingData, own: Any) -> np.ndarray:
     """[rows] bool: the listings that are a centre of `Windows` of these sessions."""
     item, session, bought = click_sessions(data, own)
     centre = (np.bincount(session, minlength=len(bought)) > 1) | (bought > 0)

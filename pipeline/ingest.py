@@ -22,10 +22,11 @@ from models.names.errors import ConfigError, DataError, RecsysError
 from serving.client.client import Client
 from serving.state import Event, Item, open_state, read_events, read_items
 from serving.state.store import Written
-from serving.wire.errors import ServingError, StartError
+from serving.wire.errors import Code, ServingError, StartError
 
 # Where a row stands, and what it says.
 Row = tuple[str, dict[str, Any]]
+# Takes events or items, and returns when they are durable.
 Write = Callable[[list[Event], list[Item]], Written]
 _ROWS_A_WRITE = 1000
 # Longest that a line of standard input waits for others to be written with.
@@ -44,12 +45,24 @@ class Report:
         expired: events older than the state keeps.
         rejected: rows that could not be taken.
         reasons: why, with where the row stands, of the first of them.
+        unknown: items that came with features and are answered by no model of the server, though
+            one reads their columns.
+        unknown_ids: the first of them.
     """
 
     written: int = 0
     expired: int = 0
     rejected: int = 0
     reasons: list[str] = field(default_factory=list)
+    unknown: int = 0
+    unknown_ids: list[str] = field(default_factory=list)
+
+    def add(self, written: Written) -> None:
+        """Counts what a write has told."""
+        self.written += written.written
+        self.expired += written.expired
+        self.unknown += len(written.unknown)
+        self.unknown_ids += written.unknown[: _NAMED - len(self.unknown_ids)]
 
     def reject(self, where: str, why: str, count: int = 1) -> None:
         """Counts rows out; `where` is the first of them."""
@@ -98,10 +111,17 @@ def run(
             click.echo(f"rejected: {reason}", err=True)
         if report.rejected > len(report.reasons):
             click.echo(f"rejected: {report.rejected:,} rows in all", err=True)
-    click.echo(
+    told = (
         f"{report.written:,} written to {to}, {report.expired:,} older than it keeps, "
         f"{report.rejected:,} rejected"
     )
+    if report.unknown:
+        more = ", ..." if report.unknown > len(report.unknown_ids) else ""
+        told += (
+            f"; {report.unknown:,} not answered before the next export, since the model knows none "
+            f"of their values: {', '.join(map(_shown, report.unknown_ids))}{more}"
+        )
+    click.echo(told)
     sys.exit(1 if report.rejected else 0)
 
 
@@ -112,7 +132,7 @@ def ingest(source: str, write: Write, report: Report, reader: str | None = None)
         source: a folder, in any layout that a run reads: its events, and its items with their
             columns as features; a file of JSON lines, gzipped where its name ends so; or "-" for
             JSON lines on standard input. A line with a `user_id` is an event, another an item.
-        write: takes events and items, and returns when they are durable.
+        write: takes them.
         report: what became of the rows, up to now.
         reader: of a folder: the layout's name; None to tell by the files.
 
@@ -133,9 +153,11 @@ def ingest(source: str, write: Write, report: Report, reader: str | None = None)
         )
     said = time.monotonic()
     for batch in batches:
-        told = write(*_read(batch, report))
-        report.written += told.written
-        report.expired += told.expired
+        events, items = _read(batch, report)
+        if events:
+            report.add(write(events, []))
+        if items:
+            _write_items(items, write, report)
         if time.monotonic() - said > _SAID_EVERY_SECONDS:
             said = time.monotonic()
             click.echo(f"{report.written:,} written, {report.rejected:,} rejected ...", err=True)
@@ -143,24 +165,41 @@ def ingest(source: str, write: Write, report: Report, reader: str | None = None)
 
 def _to_server(client: Client) -> Write:
     def write(events: list[Event], items: list[Item]) -> Written:
-        told = [
-            client.write_events([vars(event) for event in events]) if events else Written(0),
-            client.write_items([vars(item) for item in items]) if items else Written(0),
-        ]
-        return Written(sum(one.written for one in told), sum(one.expired for one in told))
+        if events:
+            return client.write_events([vars(event) for event in events])
+        return client.write_items([vars(item) for item in items])
 
     return write
 
 
-def _read(batch: list[Row], report: Report) -> tuple[list[Event], list[Item]]:
+def _write_items(items: list[tuple[str, Item]], write: Write, report: Report) -> None:
+    """Writes items together; one by one where the server refuses any, such as a column's name."""
+    try:
+        report.add(write([], [item for _, item in items]))
+    except ServingError as error:
+        if error.code != Code.INVALID_ARGUMENT:
+            raise
+        if len(items) == 1:
+            # The message begins with the position in a list of one.
+            report.reject(items[0][0], error.message.partition(": ")[2])
+            return
+        for each in items:
+            _write_items([each], write, report)
+
+
+def _shown(item_id: str) -> str:
+    return item_id.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _read(batch: list[Row], report: Report) -> tuple[list[Event], list[tuple[str, Item]]]:
     events: list[Event] = []
-    items: list[Item] = []
+    items: list[tuple[str, Item]] = []
     for where, row in batch:
         try:
             if "user_id" in row:
                 events += read_events(row)
             else:
-                items += read_items(row)
+                items += [(where, item) for item in read_items(row)]
         except ServingError as error:
             # The message begins with the position in a list of one.
             report.reject(where, error.message.partition(": ")[2])

@@ -146,6 +146,7 @@ def written(response: Any) -> Written:
         response.expired,
         tuple(response.answered_now),
         tuple(response.answered_after_export),
+        tuple(each.decode("utf-8", "surrogateescape") for each in response.unknown),
     )
 
 

@@ -446,8 +446,8 @@ def rows_body(rows: Sequence[Mapping[str, object]]) -> bytes:
 def written(body: bytes) -> Written:
     """The answer of the same."""
     told = parse(body)
-    models = (tuple(told.get(f"answered_{when}", ())) for when in ("now", "after_export"))
-    return Written(told["written"], told["expired"], *models)
+    lists = ("answered_now", "answered_after_export", "unknown")
+    return Written(told["written"], told["expired"], *(tuple(told.get(each, ())) for each in lists))
 
 
 def predict_outputs(body: bytes) -> Outputs:

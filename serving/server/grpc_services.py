@@ -212,6 +212,7 @@ def _response(written: Written):
         expired=written.expired,
         answered_now=written.answered_now,
         answered_after_export=written.answered_after_export,
+        unknown=[each.encode("utf-8", "surrogateescape") for each in written.unknown],
     )
 
 

@@ -281,18 +281,39 @@ class Inference:
         """Writes changes of the catalogue; says which models answer what entered.
 
         Raises:
-            ServingError: see `LiveState.write_events`.
+            ServingError: see `LiveState.write_events`; INVALID_ARGUMENT: a model answers items by
+                their features, and those of one are no columns of any, or of another type.
         """
-        written = await self.live.write_items(items)
-        if not any(item.features and not item.left for item in items):
-            return written
-        now, later = [], []
-        for name in sorted({name for name, _ in self.manager.available()}):
-            with contextlib.suppress(ServingError):  # it has gone meanwhile
-                with self.servable(protos.model.ModelSpec(name=name)) as servable:
-                    if "recommend" in servable.signatures:
-                        (now if are_answered(servable.signatures) else later).append(name)
-        return replace(written, answered_now=tuple(now), answered_after_export=tuple(later))
+        told = [item for item in items if item.features]
+        if not told:
+            return await self.live.write_items(items)
+        with contextlib.ExitStack() as held:
+            models: dict[str, Servable] = {}
+            for name in sorted({name for name, _ in self.manager.available()}):
+                with contextlib.suppress(ServingError):  # it has gone meanwhile
+                    model = held.enter_context(self.servable(protos.model.ModelSpec(name=name)))
+                    if "recommend" in model.signatures:
+                        models[name] = model
+            answering = {name: each for name, each in models.items() if are_answered(each)}
+            newcomers = self.live.newcomers
+            await newcomers.check(list(answering.values()), items, self._run_whole)
+            written = await self.live.write_items(items)
+            known = {
+                name: await newcomers.known(model, told, self._run_whole)
+                for name, model in answering.items()
+            }
+        now = tuple(name for name in answering if known[name])
+        unknown = {item.item_id: None for item in told} if answering else {}
+        return replace(
+            written,
+            answered_now=now,
+            answered_after_export=tuple(name for name in models if name not in now),
+            unknown=tuple(
+                item.decode("utf-8", "surrogateescape")
+                for item in unknown
+                if not any(item in found for found in known.values())
+            ),
+        )
 
     def _sampled(self, servable: Servable):
         """The log's configuration where this request is to be logged, else None."""

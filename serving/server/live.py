@@ -33,6 +33,9 @@ class LiveState:
         store: what is known; closed by `close`.
         metrics: the counters.
         check_size: raises where a request has too many values.
+
+    Attributes:
+        newcomers: the items that entered, among the answers of models.
     """
 
     def __init__(self, store: Store, metrics: Metrics, check_size: Callable[[int], None]):
@@ -43,7 +46,7 @@ class LiveState:
         self._pending: list[tuple[Sequence[Event], Sequence[Item], asyncio.Future[None]]] = []
         self._waiting = 0
         self._writer: asyncio.Task[None] | None = None
-        self._newcomers = Newcomers()
+        self.newcomers = Newcomers()
         self._notes: weakref.WeakKeyDictionary[Servable, Notes] = weakref.WeakKeyDictionary()
         self._entered: tuple[int, dict[bytes, Item]] = (0, {})
 
@@ -117,7 +120,7 @@ class LiveState:
         """An answer with the items that entered among them; see `serving.server.newcomers`."""
         seen = self._notes_of(servable).filters_seen
         asked = Request(servable, signature, inputs, outputs, seen, run)
-        return await self._newcomers.add(asked, self._entered)
+        return await self.newcomers.add(asked, self._entered)
 
     def _notes_of(self, servable: Servable) -> Notes:
         if servable not in self._notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import math
 import weakref
@@ -10,12 +11,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 
 from serving.server.rules import Judge, boosted
 from serving.server.servable import Servable
 from serving.state import Item
 from serving.state.requests import IDS
-from serving.wire.errors import ServingError
+from serving.wire.errors import Code, ServingError, invalid
 from serving.wire.tensors import STRING
 
 _log = logging.getLogger("serving")
@@ -31,14 +33,15 @@ _EXPLAIN, _EXPLAIN_FEATURES = "explain", "explain_features"
 _PERSONAL = (b"model", b"fold-in")
 _PIN = b"pin"
 _ALL = 2**31 - 1
+_NO_SIGNATURE = SignatureDef()
 
 
-def are_answered(signatures: Mapping) -> bool:
-    """Whether a model of these signatures answers items that it was not exported with.
+def are_answered(servable: Servable) -> bool:
+    """Whether a version of a model answers items that it was not exported with.
 
     One that embeds items by their features, and scores by the product with a user's vector.
     """
-    return _NEEDED <= set(signatures)
+    return _NEEDED <= set(servable.signatures)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,75 @@ class Newcomers:
         self._known: weakref.WeakKeyDictionary[Servable, frozenset[bytes]] = (
             weakref.WeakKeyDictionary()
         )
+        self._ruled: weakref.WeakKeyDictionary[Servable, set[str]] = weakref.WeakKeyDictionary()
         self._making = asyncio.Lock()
+
+    async def check(self, models: Sequence[Servable], items: Sequence[Item], run: Run) -> None:
+        """Checks the features of items that enter against what models read of them.
+
+        Args:
+            models: those that answer items by their features; where there are none, features are
+                kept for others, and any will do.
+            items: all of a request, by whose positions errors are told.
+            run: runs a signature.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT that names the position, from 0, and the field: a feature
+                is no column of any model, nor is one that its rules know; or a model reads a
+                number there, or one value, and it is none.
+        """
+        if not models:
+            return
+        read = [model.signatures["embed_items"].inputs for model in models]
+        columns = {_column(name) for inputs in read for name in inputs}
+        for position, item in enumerate(items):
+            for name, value in item.features.items():
+                field = f"item {position}: features.{name}"
+                if _column(name) not in columns and not await self._are_ruled(models, name, run):
+                    nearest = difflib.get_close_matches(_column(name), columns, 1, 0.0)[0]
+                    raise invalid(f"{field}: no model has such a column; the nearest is {nearest}")
+                for inputs in read:
+                    tensor = inputs.get(name) or inputs.get(f"item_{name}")
+                    if tensor is not None and tensor.dtype != STRING:
+                        _check_numbers(field, value, len(tensor.tensor_shape.dim) > 1)
+
+    async def _are_ruled(self, models: Sequence[Servable], name: str, run: Run) -> bool:
+        """Whether the rules of one of the models know a column that it does not read."""
+        for model in models:
+            ruled = self._ruled.setdefault(model, set())
+            if name in ruled:
+                return True
+            if "where" not in model.signatures.get(_SIMILAR, _NO_SIGNATURE).inputs:
+                continue
+            none = np.array([[b""]], object)
+            where = np.array([[f"{_column(name)} = 1".encode("utf-8", "surrogateescape")]], object)
+            asked = {"item_id": none[0], "exclude": none, "allow": none, "where": where}
+            try:
+                await run(model, _SIMILAR, {**asked, "k": np.array([1], np.int32)})
+            except ServingError as error:
+                if error.code == Code.INVALID_ARGUMENT:
+                    continue
+                raise
+            ruled.add(name)
+            return True
+        return False
+
+    async def known(self, servable: Servable, items: Sequence[Item], run: Run) -> set[bytes]:
+        """Of items with features those that a version answers: its own, and what it has vectors of.
+
+        None where it cannot be asked.
+        """
+        request = Request(servable, "", {}, {}, False, run)
+        try:
+            own = await self._own(request)
+            found = await request.ask(
+                "embed_items", feature_inputs(servable.signatures["embed_items"].inputs, items)
+            )
+        except ServingError as error:
+            _log.error("%s does not say which items it knows: %s", servable.name, error.message)
+            return set()
+        pairs = zip(items, found["known"].tolist(), strict=True)
+        return {item.item_id for item, known in pairs if known or item.item_id in own}
 
     async def add(self, request: Request, entered: tuple[int, Mapping[bytes, Item]]) -> Outputs:
         """The outputs of a request with the items that entered, where it answers or explains any.
@@ -143,14 +214,7 @@ class Newcomers:
         self, request: Request, changes: int, items: Mapping[bytes, Item]
     ) -> _Entered:
         servable = request.servable
-        if servable not in self._known:
-            # Whoever is not known and has had nothing is answered with the whole catalogue.
-            strings = np.array([[b""]], object)
-            nobody = {"user_id": strings[0], "history": strings, "exclude": strings}
-            nobody["k"] = np.array([_ALL], np.int32)
-            whole = await request.ask("recommend", nobody)
-            self._known[servable] = frozenset(whole["item_id"].ravel().tolist())
-        known = self._known[servable]
+        known = await self._own(request)
         new = [items[item_id] for item_id in sorted(items) if item_id not in known]
         if not new:
             return _Entered(changes, [], np.zeros([0, 0], np.float32), {})
@@ -164,11 +228,23 @@ class Newcomers:
             {name: values[there] for name, values in told.items()},
         )
 
+    async def _own(self, request: Request) -> frozenset[bytes]:
+        """The items that a version was exported with."""
+        servable = request.servable
+        if servable not in self._known:
+            # Whoever is not known and has had nothing is answered with the whole catalogue.
+            strings = np.array([[b""]], object)
+            nobody = {"user_id": strings[0], "history": strings, "exclude": strings}
+            nobody["k"] = np.array([_ALL], np.int32)
+            whole = await request.ask("recommend", nobody)
+            self._known[servable] = frozenset(whole["item_id"].ravel().tolist())
+        return self._known[servable]
+
 
 def _adding(request: Request) -> Callable[[Request, _Entered], Awaitable[Outputs]] | None:
     """What adds items that entered to an answer; None where there are none in it."""
     signatures, inputs, outputs = request.servable.signatures, request.inputs, request.outputs
-    if not are_answered(signatures):
+    if not are_answered(request.servable):
         return None
     if request.signature in (_SIMILAR, _SIMILAR_FEATURES):
         return _similar if "item_vectors" in signatures else None
@@ -402,7 +478,16 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def feature_inputs(inputs: Mapping, items: list[Item]) -> dict[str, np.ndarray]:
+def _check_numbers(field: str, value: object, listed: bool) -> None:
+    """Raises unless a value is a number or, of several, numbers; they may be written as strings."""
+    values = _values(value)
+    numbers = [each for each in _numbers(value) if math.isfinite(each)]
+    if len(numbers) != len(values) or not listed and len(values) > 1:
+        required = "numbers" if listed else "a number"
+        raise invalid(f"{field}: required: {required}; received {str(value)[:80]!r}")
+
+
+def feature_inputs(inputs: Mapping, items: Sequence[Item]) -> dict[str, np.ndarray]:
     """The inputs of `embed_items` out of what was told of items.
 
     Args:

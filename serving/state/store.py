@@ -49,14 +49,17 @@ class Written:
     Attributes:
         written: events or items that are durable now.
         expired: events that are older than a store keeps any, and were left out.
-        answered_now: the models of the server that answer items that entered by their features.
+        answered_now: the models of the server that answer one of the items that came with features.
         answered_after_export: the others, which know an item once it stands in their tables.
+        unknown: of the items that came with features those that no model answers now, though one
+            reads their columns: train has seen none of the values.
     """
 
     written: int
     expired: int = 0
     answered_now: tuple[str, ...] = ()
     answered_after_export: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class Store:

@@ -162,6 +162,7 @@ _, EventsRequest, _, _, ItemsRequest, WriteResponse = _define(
         (2, "expired", _Field.TYPE_INT64),
         (3, "answered_now", _Field.TYPE_STRING, True),
         (4, "answered_after_export", _Field.TYPE_STRING, True),
+        (5, "unknown", _Field.TYPE_BYTES, True),
     ],
 )
 _LIVE_STATE = "recsys.LiveState"

@@ -1,18 +1,22 @@
 """Live state before a real SavedModel: its answers are those of a model made with the state."""
 
+import json
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 
 from models.contract.retriever import Retriever
 from models.names import registry
 from models.training.loop import TrainingLoop
+from pipeline.cli import main
 from serving.client.client import Client
 from serving.client.messages import Reasons
 from serving.state import Item, open_state
+from serving.wire.errors import Code, ServingError
 from tests.models.contract import strings
 from tests.models.served import PROTOCOLS, served
 from tests.models.test_two_tower import TOY
@@ -132,6 +136,7 @@ def test_an_item_that_enters_is_answered_by_its_features(live):
         with live.server.client(protocol) as client:
             told = client.write_items(items)
             assert told.answered_now == ("two_tower",) and told.answered_after_export == ()
+            assert told.unknown == ("vague",)
             answer = client.recommend(user, k=100)
             assert [item for item, _ in answer.items] == expected
             np.testing.assert_allclose(dict(answer.items)["new"], score, atol=1e-5)
@@ -149,6 +154,61 @@ def test_an_item_that_enters_is_answered_by_its_features(live):
             assert len(nobody.items) == 61 == len({*dict(nobody.items)})
             client.write_items([{"item_id": "new", "left": True}])
             assert "new" not in dict(client.recommend(user, k=100).items)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_says_which_items_that_enter_it_does_not_answer(live, protocol):
+    good = {"title": "The red one", "year": 1985, "genres": ["Drama"]}
+    with live.server.client(protocol) as client:
+
+        def refused(features):
+            rows = [{"item_id": "good"}, {"item_id": "bad", "features": features}]
+            with pytest.raises(ServingError) as refusal:
+                client.write_items(rows)
+            assert refusal.value.code == Code.INVALID_ARGUMENT
+            return refusal.value.message
+
+        missing = "no model has such a column; the nearest is"
+        assert refused({"genre": ["Drama"]}) == f"item 1: features.genre: {missing} genres"
+        assert refused({**good, "colour": "red"}).startswith(f"item 1: features.colour: {missing}")
+        for year in ("abc", [1985, 1986]):
+            expected = "item 1: features.year: required: a number; received"
+            assert refused({"year": year}).startswith(expected)
+        answer = client.write_items(
+            [
+                {"item_id": "good", "features": good},
+                {"item_id": "vague", "features": {"genres": ["Nope"]}},
+                {"item_id": "cut", "features": {"genres": "Drama|War"}},
+                # The model's own is answered, whatever is told of it.
+                {"item_id": live.ids[0], "features": {"genres": ["Nope"]}},
+            ]
+        )
+        assert answer.answered_now == ("two_tower",) and answer.unknown == ("vague", "cut")
+        answered = dict(client.recommend("nobody at all", k=100).items)
+        assert "good" in answered and not {"vague", "cut", "bad"} & set(answered)
+        # One of which nothing is known is not answered any more.
+        answer = client.write_items([{"item_id": "good", "features": {"genres": ["Nope"]}}])
+        assert (answer.answered_now, answer.answered_after_export) == ((), ("two_tower",))
+        assert answer.unknown == ("good",)
+
+
+def test_recsys_ingest_leaves_out_items_that_the_server_refuses(live):
+    lines = [
+        {"item_id": "fine", "features": {"genres": ["Drama"]}},
+        {"item_id": "bad", "features": {"genre": ["Drama"]}},
+        {"item_id": "vague", "features": {"genres": ["Nope"]}},
+    ]
+    text = "\n".join(map(json.dumps, lines))
+    address = live.server.addresses["rest"]
+    done = CliRunner().invoke(main, ["ingest", "-", "--address", address], input=text)
+    assert done.exit_code == 1
+    assert "rejected: line 2: features.genre: no model has such a column" in done.output
+    assert (
+        f"2 written to {address}, 0 older than it keeps, 1 rejected; 1 not answered" in done.output
+    )
+    assert done.output.rstrip().endswith("knows none of their values: vague")
+    with live.server.client("rest") as client:
+        client.write_items([{"item_id": "fine", "left": True}])
 
 
 RED = {"title": "The red one", "year": 1985, "genres": ["Drama", "Comedy"]}

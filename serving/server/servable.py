@@ -15,12 +15,14 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving.server.tensorflow_private import load, make_callable
-from serving.wire.errors import Code, ServingError, from_exception
+from serving.wire.errors import Code, ServingError, from_exception, invalid
 from serving.wire.tensors import to_array
 
 DEFAULT_SIGNATURE = "serving_default"
 # A client chooses which signatures one MultiInference runs; what is prepared for each is kept.
 _MOST_CALLABLES = 64
+# How TensorFlow fails where an input has another shape than an operation takes.
+_OF_SHAPES = {Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION, Code.OUT_OF_RANGE, Code.INTERNAL}
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,18 @@ class Servable:
             The arrays, in the order of `tensors`; strings as object arrays of bytes.
 
         Raises:
-            ServingError: with TensorFlow's own code and message.
+            ServingError: with TensorFlow's own code and message; INVALID_ARGUMENT where it fails
+                and an input is not of the shape that the signature tells.
         """
         call = self._callables.get((signature, tensors)) or self._prepare(signature, tensors)
         try:
             results = call(*[inputs[name] for name in self._inputs[signature]])
-        except Exception as error:
-            raise from_exception(error) from error
+        except Exception as raised:
+            error = _from_run(raised)
+            if error.code in _OF_SHAPES:
+                # Not before: TensorFlow Serving looks at no shape, and some others are answered.
+                error = _misshapen(self.signatures[signature], inputs) or error
+            raise error from raised
         # A string of rank 0 is the only result that comes as no array.
         return [
             np.array(result, object) if isinstance(result, bytes) else result for result in results
@@ -188,6 +195,32 @@ class Servable:
         self._callables.clear()
         self._session.close()
         self._session = None
+
+
+def _from_run(raised: Exception) -> ServingError:
+    """The error of a run, whose message may quote bytes of the request that are no UTF-8."""
+    if isinstance(raised, UnicodeDecodeError):
+        return invalid(raised.object.decode("utf-8", "replace"))
+    return from_exception(raised)
+
+
+def _misshapen(
+    definition: meta_graph_pb2.SignatureDef, inputs: dict[str, np.ndarray]
+) -> ServingError | None:
+    """What is wrong with the shape of the first input that has another than its signature tells."""
+    for name in sorted(definition.inputs):
+        told, received = definition.inputs[name].tensor_shape, list(inputs[name].shape)
+        sizes = [each.size for each in told.dim]
+        fits = len(sizes) == len(received) and all(
+            size in (-1, own) for size, own in zip(sizes, received)
+        )
+        if not told.unknown_rank and not fits:
+            # The first is that of the batch, another one the length of a list.
+            letters = ["L" if place else "B" for place in range(len(sizes))]
+            shown = [letter if size == -1 else str(size) for letter, size in zip(letters, sizes)]
+            required = f"required shape [{', '.join(shown)}]"
+            return invalid(f"{name}: {required}; received {received}")
+    return None
 
 
 def give_memory_back() -> None:

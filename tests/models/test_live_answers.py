@@ -156,6 +156,44 @@ def test_an_item_that_enters_is_answered_by_its_features(live):
             assert "new" not in dict(client.recommend(user, k=100).items)
 
 
+NOTHING = {"user_id": ["u"], "history": [["a"]], "exclude": [[]], "k": [2]}
+LIKE = {"item_id": ["a"], "exclude": [[]], "k": [2], "allow": [[]], "where": [[]]}
+
+
+@pytest.mark.parametrize(
+    "signature, inputs, said",
+    [
+        (
+            "recommend",
+            {**NOTHING, "user_id": [["u"]]},
+            "user_id: required shape [B]; received [1, ",
+        ),
+        (
+            "recommend",
+            {**NOTHING, "history": ["a b"]},
+            "history: required shape [B, L]; received [1",
+        ),
+        (
+            "recommend",
+            {**NOTHING, "exclude": ["a"]},
+            "exclude: required shape [B, L]; received [1]",
+        ),
+        (
+            "recommend",
+            {**NOTHING, "history": [[["a"]]]},
+            "history: required shape [B, L]; received",
+        ),
+        ("recommend", dict.fromkeys(NOTHING, []), "exclude: required shape [B, L]; received [0]"),
+        ("similar", {**LIKE, "item_id": [["a"]]}, "item_id: required shape [B]; received [1, 1]"),
+        ("retrieve", {"embedding": [[1.0, 2.0]], "k": 2}, "embedding: required shape [B, "),
+    ],
+)
+def test_an_input_of_another_rank_is_refused_by_name(live, signature, inputs, said):
+    with live.server.client("rest") as client, pytest.raises(ServingError) as refusal:
+        client.predict(inputs, signature)
+    assert refusal.value.code == Code.INVALID_ARGUMENT and refusal.value.message.startswith(said)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_server_says_which_items_that_enter_it_does_not_answer(live, protocol):
     good = {"title": "The red one", "year": 1985, "genres": ["Drama"]}

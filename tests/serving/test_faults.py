@@ -424,9 +424,22 @@ def test_other_shapes_than_the_signature(server):
         "signal": np.ones((3,), np.float32),
         "sensor": np.ones((1, 2, 2), np.float32),
     }
-    with expect_status("INVALID_ARGUMENT"):
+    with expect_status("INVALID_ARGUMENT", r"signal: required shape [B, 5]; received [3]"):
         server.prediction.Predict(predict("multi", **inputs))
+    columns = {"tag": ["a"], "signal": [[1.0] * 5], "sensor": [[1.0, 2.0]]}
+    reply = server.post("/v1/models/multi:predict", {"inputs": columns})
+    expect_error(reply, 400, "sensor: required shape [B, 2, 2]; received [1, 2]")
+    # What the model can answer is answered, as by TensorFlow Serving, which looks at no shape.
+    columns |= {"signal": [[1.0] * 4], "sensor": [[[1.0, 2.0]]]}
+    reply = server.post("/v1/models/multi:predict", {"inputs": columns})
+    assert reply.json() == {"outputs": {"name": ["a"], "total": [7.0]}}
     assert server.half() == 3.0
+
+
+def test_a_message_that_quotes_bytes(server):
+    body = {"signature_name": "regress_of_tf2", "inputs": [{"b64": "/////w=="}]}
+    message = expect_error(server.post("/v1/models/half:predict", body), 400, "Could not parse")
+    assert "codec" not in message
 
 
 # --- models

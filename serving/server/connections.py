@@ -103,6 +103,13 @@ class _Connection(web.RequestHandler):
         super().__init__(connections, **options)
         self._connections = connections
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """See the base class, which reads the rest of a body after the answer, and may fail to."""
+        if isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            self._connections.tell("body", "a client of the REST port sent a body of no encoding")
+        else:
+            super().log_exception(*args, **kw)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -63,6 +63,9 @@ def serve(
     """Serves a folder of versions until Ctrl-C or SIGTERM.
 
     It ends the process with the server's status.
+
+    Raises:
+        ConfigError: there is no such folder, or a port cannot be had.
     """
     if not Path(model_dir).is_dir():
         raise ConfigError(
@@ -73,8 +76,15 @@ def serve(
         f"{host}:{grpc_port}; Ctrl-C stops",
         err=True,
     )
+    from serving.server.processes import listen_on
     from serving.server.server import main
 
+    for flag, port in (("--rest-port", rest_port), ("--grpc-port", grpc_port)):
+        if port > 0:
+            try:
+                listen_on(host, port).close()
+            except StartError as error:
+                raise ConfigError(f"{flag}, --host: {error}") from None
     options = {
         "model-name": name,
         "model-base-path": model_dir,

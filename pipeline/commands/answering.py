@@ -8,6 +8,8 @@ import click
 
 from pipeline.commands.options import BEAM, OUTPUT, mended
 
+_PORT = click.IntRange(-1, 65535)  # 0: a free one; -1: none
+
 
 @click.command()
 @click.option(
@@ -26,8 +28,8 @@ from pipeline.commands.options import BEAM, OUTPUT, mended
     "--name", default="recsys", show_default=True, help="Name under which the model is served."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--rest-port", default=8501, show_default=True, help="REST port.")
-@click.option("--grpc-port", default=8500, show_default=True, help="gRPC port.")
+@click.option("--rest-port", type=_PORT, default=8501, show_default=True, help="REST port.")
+@click.option("--grpc-port", type=_PORT, default=8500, show_default=True, help="gRPC port.")
 @click.option(
     "--log-requests",
     metavar="PREFIX",

@@ -117,6 +117,7 @@ class AsyncClient:
         exclude: Sequence[Id] = (),
     ) -> list[Recommendations]:
         """Finds items like each of several in one request."""
+        messages.require_lists(item_ids=item_ids, allow=allow, where=where, exclude=exclude)
         if not item_ids:
             return []
         out = [*exclude, *(await self._lookup.live_off_the_loop([])).left]
@@ -196,6 +197,7 @@ class _AsyncRest:
         self._tls = None
         if tls or tls_ca_file:
             self._tls = ssl.create_default_context(cafile=tls_ca_file or None)
+        messages.check_address(address, grpc=False)
         self._base = f"{'https' if self._tls else 'http'}://{address}"
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -279,6 +281,8 @@ class _AsyncRest:
             ) from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise ServingError(Code.UNAUTHENTICATED, f"TLS: {error}") from None
+        except aiohttp.ClientResponseError:  # of what is no HTTP: the status is not looked at here
+            raise messages.no_http(self._base) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ServingError(
                 Code.UNAVAILABLE, f"{self._base}: {error or type(error).__name__}"
@@ -295,7 +299,7 @@ class _AsyncGrpc:
         from serving.wire import protos
 
         self._grpc, self._messages, self._protos = grpc, grpc_messages, protos
-        self._address = address
+        self._address = messages.check_address(address, grpc=True)
         self._credentials = None
         if tls or tls_ca_file:
             roots = Path(tls_ca_file).read_bytes() if tls_ca_file else None

@@ -80,6 +80,9 @@ class Client:
             state_since: events up to then, in seconds since 1970, are left out: `history_until` of
                 the model's training log, since its stored histories hold them. The embedded server
                 reads it there.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT: the address is none.
         """
         self.model = model
         self.timeout = timeout
@@ -169,6 +172,7 @@ class Client:
         exclude: Sequence[Id] = (),
     ) -> list[Recommendations]:
         """Finds items like each of several in one request; see `similar`."""
+        messages.require_lists(item_ids=item_ids, allow=allow, where=where, exclude=exclude)
         if not item_ids:
             return []
         out = [*exclude, *self._lookup.live([]).left]
@@ -277,7 +281,7 @@ class _Rest:
     """HTTP/1.1 with one connection a thread, kept open."""
 
     def __init__(self, address: str, api_key: str, tls: bool, tls_ca_file: str):
-        self._address = address
+        self._address = messages.check_address(address, grpc=False)
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["X-Api-Key"] = api_key
@@ -379,6 +383,10 @@ class _Rest:
             if not fresh and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
                 # The server closed an idle connection; a new one tells whether it is there.
                 return self._send(method, path, body, timeout)
+            if isinstance(error, http.client.BadStatusLine) and not isinstance(
+                error, http.client.RemoteDisconnected
+            ):
+                raise messages.no_http(self._address) from None
             raise ServingError(
                 Code.UNAVAILABLE, f"{self._address}: {error or type(error).__name__}"
             ) from None
@@ -395,6 +403,7 @@ class _Grpc:
         from serving.client import grpc_messages
         from serving.wire import protos
 
+        messages.check_address(address, grpc=True)
         self._grpc, self._messages = grpc, grpc_messages
         limits = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         if tls or tls_ca_file:

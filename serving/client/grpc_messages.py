@@ -8,7 +8,14 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving.client.messages import Document, Inputs, LongIntegers, Outputs, VersionStatus
+from serving.client.messages import (
+    Document,
+    Inputs,
+    LongIntegers,
+    Outputs,
+    VersionStatus,
+    no_grpc,
+)
 from serving.state.store import Written
 from serving.wire import protos
 from serving.wire.errors import Code, ServingError
@@ -187,4 +194,7 @@ def metadata_document(response: Any) -> Document:
 
 def error_of(error: grpc.RpcError) -> ServingError:
     """The ServingError of a failed call."""
-    return ServingError(Code(error.code().value[0]), error.details() or "")
+    details = error.details() or ""
+    if "http1.x server" in details:
+        return no_grpc(details)
+    return ServingError(Code(error.code().value[0]), details)

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import random
+import re
 import time
 import types
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,10 @@ _RULE_LISTS = ("allow", "where", "boost", "pin")
 _NO_RULE: Mapping[str, Any] = types.MappingProxyType(
     {"exclude_recent": 0, "diversity": "", "min_score": math.nan}
 )
+_LISTS = ("history", "exclude", *_BESIDE, *_RULE_LISTS)
+# Of IPv6 in brackets.
+_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s/:@\[\]]+):(\d{1,5})", re.ASCII)
+_GRPC_NAMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
 RULE_NAMES = {*_RULE_LISTS, *_NO_RULE, "reasons"}
 
 
@@ -125,6 +130,14 @@ class Query:
     min_score: float = math.nan
     explain: Union[bool, int] = False
 
+    def __post_init__(self) -> None:
+        """Checks that no list is a string.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT: one is, which would be read letter by letter.
+        """
+        require_lists(**{name: getattr(self, name) for name in _LISTS})
+
 
 @dataclass(frozen=True)
 class VersionStatus:
@@ -138,6 +151,20 @@ class VersionStatus:
 
 class LongIntegers(list[Any]):
     """Rows of integers that a model takes as int64; over REST a list like any other."""
+
+
+def require_lists(**values: Any) -> None:
+    """Checks arguments that are sequences, by their names.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: one is a string, which would be read letter by letter.
+    """
+    for name, value in values.items():
+        if isinstance(value, (str, bytes)):
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"{name}: required: a list; received {value!r}: write [{value!r}]",
+            )
 
 
 def asked_signature(queries: Sequence[Query]) -> str:
@@ -393,6 +420,47 @@ def _reasons(outputs: Outputs) -> list[tuple[Reasons, ...]]:
 
 def _pairs(names: Sequence[str], weights: Sequence[float]) -> tuple[tuple[str, float], ...]:
     return tuple(pair for pair in zip(names, weights, strict=True) if pair[0] != "")
+
+
+# --- addresses
+
+
+def check_address(address: str, grpc: bool) -> str:
+    """The address of a client, where it is one.
+
+    Args:
+        address: HOST:PORT; of gRPC also what its name resolution takes, such as `dns:///name:8500`.
+        grpc: whether it is asked over gRPC.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT: it is none.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if found and 0 < int(found[1]) < 1 << 16 or grpc and address.startswith(_GRPC_NAMES):
+        return address
+    raise ServingError(
+        Code.INVALID_ARGUMENT,
+        f"address: required: HOST:PORT, such as 127.0.0.1:{8500 if grpc else 8501}, without http://"
+        f"; received {address!r}",
+    )
+
+
+def no_http(address: str) -> ServingError:
+    """The error of a port that answers a REST request with what is no HTTP/1."""
+    return ServingError(
+        Code.FAILED_PRECONDITION,
+        f"{address} answers no HTTP/1; is it the gRPC port? That is asked with --grpc, "
+        'protocol="grpc"',
+    )
+
+
+def no_grpc(details: str) -> ServingError:
+    """The error of a port that answers a gRPC request with HTTP/1, with the details of gRPC."""
+    return ServingError(
+        Code.FAILED_PRECONDITION,
+        f"the port answers no gRPC; is it the REST port? That is asked without --grpc, "
+        f'protocol="rest" ({details})',
+    )
 
 
 # --- REST

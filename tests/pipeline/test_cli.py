@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,21 @@ def test_a_full_disk_is_said_in_one_line():
     with pytest.raises(RecsysError, match="the disk is full"), readable_errors():
         with open("/dev/full", "w", buffering=1) as device:
             print("anything", file=device)
+
+
+def test_ports_to_serve_at_are_refused_by_the_flag_that_was_typed(tmp_path):
+    flags = ["serve", "--model-dir", str(tmp_path), "--rest-port"]
+    beyond = CliRunner().invoke(main, [*flags, "99999"])
+    assert beyond.exit_code == 2 and "'--rest-port': 99999 is not in the range" in beyond.output
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flag in ("--rest-port", "--grpc-port"):
+            done = CliRunner().invoke(main, [*flags, "0", flag, port])
+            assert done.exit_code == 1
+            said = f"{flag}, --host: cannot listen on 127.0.0.1:{port}: Address already in use"
+            assert said in done.output
 
 
 def test_nobody_to_ask_is_a_clear_error():

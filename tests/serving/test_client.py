@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from serving.client.asynchronous import AsyncClient
 from serving.client.client import Client
-from serving.client.messages import Query, recommend_inputs
+from serving.client.messages import Query, check_address, recommend_inputs
 from serving.wire.errors import Code
 from tests.serving.client_kinds import KINDS, error_of, make
 from tests.serving.support import AWKWARD_IDS
@@ -264,6 +265,49 @@ def test_uneven_rows(target, kind):
                 Code.INVALID_ARGUMENT,
                 "rows of one input differ in length",
             )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["recommender", "told"])
+def test_a_string_for_a_list_is_refused_by_name(target, kind, model):
+    with make(kind, target, model) as client:
+        for name in ("history", "exclude", "event_types", "allow", "where", "boost", "pin"):
+            error = error_of(lambda name=name: client.recommend("u", **{name: "i1 i2"}))
+            assert error.code == Code.INVALID_ARGUMENT
+            assert error.message == f"{name}: required: a list; received 'i1 i2': write ['i1 i2']"
+        for name in ("allow", "where", "exclude"):
+            error = error_of(lambda name=name: client.similar("i1", **{name: b"i1"}))
+            assert error.message.startswith(f"{name}: required: a list; received b'i1'")
+        error = error_of(lambda: client.similar_many("i1"))
+        assert error.message.startswith("item_ids: required: a list")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_other_port_is_told_from_one_where_nobody_listens(target, kind):
+    other = SimpleNamespace(host=target.host, rest=target.grpc, grpc=target.rest)
+    with make(kind, other, timeout=20) as client:
+        error = error_of(lambda: client.recommend("u"))
+    assert error.code == Code.FAILED_PRECONDITION and error.message.isprintable()
+    asked = {"rest": "is it the gRPC port", "grpc": "is it the REST port"}
+    assert asked[kind.removesuffix("-async")] in error.message
+
+
+@pytest.mark.parametrize("protocol", ["rest", "grpc"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "http://127.0.0.1:8501", "h:", "h:port", "h:99999", ":8501", "::1", ""]
+)
+def test_an_address_that_is_none(address, protocol):
+    for kind in (Client, AsyncClient):
+        error = error_of(lambda kind=kind: kind(address, protocol=protocol))
+        assert error.code == Code.INVALID_ARGUMENT
+        assert error.message.startswith("address: required: HOST:PORT")
+        assert error.message.endswith(f"received {address!r}")
+
+
+def test_addresses():
+    for address in ("h:1", "10.0.0.1:8501", "[::1]:8501", "my_service.ns.svc:80"):
+        assert check_address(address, grpc=False) == address
+    assert check_address("dns:///h:8500", grpc=True) == "dns:///h:8500"
 
 
 def test_unknown_protocol():

@@ -34,7 +34,7 @@ from models.inputs.preprocessing import FIRST_TOKEN
 from models.inputs.traced import traced
 
 _BOOST = r"^(.+) => *([*+-]) *(\d*\.?\d+(?:[eE][+-]?\d+)?)\s*$"
-_DIVERSITY = r"^\s*(.+?)\s*<=\s*(\d+)\s*$"
+_DIVERSITY = r"^\s*(.+?)\s*<=\s*(0*[1-9]\d*)\s*$"
 _MMR = r"^\s*mmr\s+(0?\.\d+|0|1|1\.0*|0\.0*)\s*$"
 
 
@@ -300,7 +300,8 @@ class Rulebook(tf.Module):
             require(
                 by_column | by_vector | (diversity == ""),
                 diversity,
-                "diversity: required: 'COLUMN <= COUNT' or 'mmr WEIGHT', 0 to 1; received",
+                "diversity: required: 'COLUMN <= COUNT', 1 or more, or 'mmr WEIGHT', 0 to 1; "
+                "received",
             )
             if self.vectors is None:
                 require(~by_vector, diversity, "the model has no vectors of items, so it has no")
@@ -433,18 +434,24 @@ def mask_found(scores: tf.Tensor, position: tf.Tensor, items: tf.RaggedTensor) -
 
 
 def _unwanted(asked: Asked, exclude_recent: tf.Tensor) -> tf.RaggedTensor:
-    """Ragged [B, None]: what the user has had, what is excluded, and the newest of the history."""
+    """Ragged [B, None]: what the user has had, what is excluded, and the newest of the history.
+
+    Raises:
+        InvalidArgumentError: a count is below 0.
+    """
 
     def with_recent() -> tf.RaggedTensor:
+        required = "exclude_recent: required: 0 or more; received"
+        most = require(exclude_recent >= 0, exclude_recent, required)
         lengths = asked.history.row_lengths()
         row = asked.history.value_rowids()
         from_end = tf.gather(asked.history.row_splits, row + 1) - tf.range(tf.size(row, tf.int64))
-        count = tf.gather(tf.cast(exclude_recent, tf.int64), row)
+        count = tf.gather(tf.cast(most, tf.int64), row)
         recent = tf.RaggedTensor.from_row_lengths(from_end <= count, lengths, validate=False)
         return tf.concat([out, choose(asked.history, recent)], axis=1)
 
     out = tf.concat([asked.seen, asked.excluded], axis=1)
-    return tf.cond(tf.reduce_any(exclude_recent > 0), with_recent, lambda: out)
+    return tf.cond(tf.reduce_any(exclude_recent != 0), with_recent, lambda: out)
 
 
 def _without_pins(scores: tf.Tensor, pins: tf.Tensor) -> tf.Tensor:

@@ -349,6 +349,9 @@ def test_maximal_marginal_relevance(asking, in_bytes):
         ({"boost": ["price"]}, "CONDITION => .* FACTOR.*price"),  # nor is it a condition
         ({"diversity": "price <= 2"}, r"a column of categories.*price \(numbers\)"),
         ({"diversity": "tags"}, "COLUMN <= COUNT.*tags"),
+        ({"diversity": "tags <= 0"}, "COLUMN <= COUNT.*1 or more.*tags <= 0"),
+        ({"exclude_recent": -1}, "exclude_recent: required: 0 or more.*-1"),
+        ({"exclude_recent": -1, "history": [2]}, "exclude_recent: required: 0 or more.*-1"),
     ],
 )
 def test_what_is_wrong_is_named(asking, rules, said):

@@ -484,7 +484,7 @@ def _check_numbers(field: str, value: object, listed: bool) -> None:
     numbers = [each for each in _numbers(value) if math.isfinite(each)]
     if len(numbers) != len(values) or not listed and len(values) > 1:
         required = "numbers" if listed else "a number"
-        raise invalid(f"{field}: required: {required}; received {str(value)[:80]!r}")
+        raise invalid(f"{field}: required: {required}; received {repr(value)[:80]}")
 
 
 def feature_inputs(inputs: Mapping, items: Sequence[Item]) -> dict[str, np.ndarray]:

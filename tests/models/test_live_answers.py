@@ -15,11 +15,13 @@ from models.training.loop import TrainingLoop
 from pipeline.cli import main
 from serving.client.client import Client
 from serving.client.messages import Reasons
+from serving.server import Server
 from serving.state import Item, open_state
 from serving.wire.errors import Code, ServingError
 from tests.models.contract import strings
 from tests.models.served import PROTOCOLS, served
 from tests.models.test_two_tower import TOY
+from tests.models.test_yahoo_news import TOY as YAHOO
 from tests.models.toy import ToyData, example
 
 USERS = ("user 0", "stranger")
@@ -417,3 +419,35 @@ def test_more_items_than_a_batch_has_rows_may_enter(live, tmp_path):
         answer = client.recommend("somebody", history=[live.ids[20]], allow=[*names], explain=1)
         assert {name for name, _ in answer.items} == names
         assert {reasons.basis for reasons in answer.reasons} == {"difference"}
+
+
+@pytest.mark.thorough
+def test_items_that_one_model_reads_and_another_has_rules_for(live, toy_data, tmp_path):
+    """yahoo_news reads titles alone; its rules know the other columns of the items' table."""
+    data = toy_data("event", 0.0).load("yahoo_news")
+    module = registry.load("yahoo_news")
+    tf.keras.utils.set_random_seed(5)
+    model = module.Model(module.HyperParameters(**YAHOO), data)
+    TrainingLoop(model.hyper_parameters, data).build(model)
+    folder = tmp_path / "yahoo_news" / "1"
+    Retriever(model, data).export(str(folder))
+    drama = {"item_id": "drama", "features": {"title": "unheard of", "genres": ["Drama"]}}
+    with served(folder, "yahoo_news", state=str(tmp_path / "one.db")) as server:
+        with server.client("rest") as client:
+            assert client.write_items([drama]).unknown == ("drama",)
+            with pytest.raises(ServingError, match="features.genre: no model has such a column"):
+                client.write_items([{"item_id": "drama", "features": {"genre": ["Drama"]}}])
+    several = tmp_path / "models.config"
+    each = 'config {{ name: "{0.name}" base_path: "{0}" model_platform: "tensorflow" }}'
+    models = [each.format(one.parent) for one in (folder, live.folder)]
+    several.write_text(f"model_config_list {{ {' '.join(models)} }}")
+    state = str(tmp_path / "two.db")
+    server = Server(model_config_file=str(several), port=0, rest_api_port=0, state=state)
+    server.start()
+    try:
+        with Client(f"127.0.0.1:{server.rest_port}", "two_tower", timeout=60) as client:
+            told = client.write_items([drama])
+        assert (told.answered_now, told.answered_after_export) == (("two_tower",), ("yahoo_news",))
+        assert told.unknown == ()
+    finally:
+        server.stop()

@@ -3,8 +3,10 @@
 Imports neither TensorFlow nor TFX.
 """
 
+import fcntl
 import functools
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from models.names.label import Label
 from models.names.metrics import MetricSet
 
 METADATA = "metadata.sqlite"
+LOCK = ".lock"
 VERDICT = "verdict.json"
 BY_USER = "by_user.parquet"
+_CLOCKS_S = 0.1  # how much the times of files may lag behind the clock
 
 
 @dataclass
@@ -26,8 +30,9 @@ class Step:
 
     Attributes:
         node: its id in the pipeline.
-        state: `complete`, `cached`, `failed` or `running`.
-        seconds: from its start to its end.
+        state: `complete`, `cached`, `failed`, `running` or `interrupted`.
+        seconds: from its start to its end, or until now; 0 of an interrupted one, as nobody noted
+            its end.
         properties: its parameters, as ML Metadata holds them.
         outputs: output key -> artifact folder.
     """
@@ -49,6 +54,7 @@ class RunRecord:
         output: folder of the metadata file.
         steps: node -> step, in the order of execution.
         artifacts: (node, output key) -> the artifact's custom properties.
+        alive: whether its process still held the output folder when the run was looked up.
     """
 
     run_id: str
@@ -56,22 +62,26 @@ class RunRecord:
     output: Path
     steps: dict[str, Step] = field(default_factory=dict)
     artifacts: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    alive: bool = False
 
     @property
     def seconds(self) -> float:
-        """All components together."""
+        """All components together, as far as it is known (`Step.seconds`)."""
         return sum(step.seconds for step in self.steps.values())
 
     @property
     def state(self) -> str:
-        """`failed`, `interrupted` or `complete`.
+        """`failed`, `running`, `interrupted` or `complete`.
 
-        It failed when any component failed, and was interrupted when it never reached the last one.
+        It failed when any component failed. One that has not finished the last component runs while
+        its process lives, and was interrupted if that is gone.
         """
         states = {step.state for step in self.steps.values()}
         if "failed" in states:
             return "failed"
-        return "complete" if "Pusher" in self.steps and "running" not in states else "interrupted"
+        if "Pusher" in self.steps and not states & {"running", "interrupted"}:
+            return "complete"
+        return "running" if self.alive else "interrupted"
 
     @property
     def cached(self) -> bool:
@@ -233,6 +243,11 @@ class RunRecord:
         return self.artifacts.get(("Evaluator", "blessing"), {}).get("blessed") == 1
 
     @property
+    def judged(self) -> bool:
+        """Whether the Evaluator got as far as to bless the model or not to."""
+        return ("Evaluator", "blessing") in self.artifacts
+
+    @property
     def canary(self) -> bool:
         """Whether a server answered from the model."""
         return self.canary_outcome.get("blessed") == 1
@@ -264,8 +279,9 @@ def load_runs(output: str | Path) -> list[RunRecord]:
     store = _open(Path(output))
     if store is None:
         return []
+    held = _held_since(Path(output))
     return [
-        _load(store, Path(output), context)
+        _load(store, Path(output), context, held)
         for context in sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.name)
     ]
 
@@ -310,6 +326,22 @@ def last_pushed(output: str | Path) -> RunRecord:
     )
 
 
+def _held_since(output: Path) -> float | None:
+    """When the run that holds the folder took it, in seconds since the epoch; None: none does.
+
+    The kernel is asked, since the process id that the file names may by now be another program's.
+    """
+    try:
+        with open(output / LOCK, encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return (output / LOCK).stat().st_mtime
+    except OSError:
+        pass
+    return None
+
+
 def _open(output: Path):
     path = output / METADATA
     if not path.exists():
@@ -323,8 +355,10 @@ def _open(output: Path):
     return metadata_store.MetadataStore(config)
 
 
-def _load(store, output: Path, context) -> RunRecord:
-    record = RunRecord(context.name, "", output)
+def _load(store, output: Path, context, held: float | None) -> RunRecord:
+    # A run that is still being prepared holds the folder too, and is none of those in the store.
+    alive = held is not None and context.create_time_since_epoch / 1000 >= held - _CLOCKS_S
+    record = RunRecord(context.name, "", output, alive=alive)
     executions = sorted(
         store.get_executions_by_context(context.id), key=lambda execution: execution.id
     )
@@ -345,12 +379,14 @@ def _load(store, output: Path, context) -> RunRecord:
         ).name
         record.pipeline, _, node = node.rpartition(".")
         node = node.replace("_", "-")  # as in runs of before ids had to be those of a cluster
-        seconds = (
-            execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        ) / 1000
+        state = _state(execution)
+        started, ended = execution.create_time_since_epoch, execution.last_update_time_since_epoch
+        if state == "running":
+            state = "running" if alive else "interrupted"
+            ended = round(1000 * time.time()) if alive else started
         # Cached components are new executions without work of their own: their time says what the
         # look-up took.
-        step = Step(node, _state(execution), seconds, _properties(execution))
+        step = Step(node, state, (ended - started) / 1000, _properties(execution))
         record.steps[node] = step
         for event in events:
             if event.execution_id == execution.id and event.type in (

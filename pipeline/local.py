@@ -252,7 +252,7 @@ def _exclusive(output: Path) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
-        lock = open(output / ".lock", "a+", encoding="utf-8")
+        lock = open(output / lineage.LOCK, "a+", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from None
     with lock:

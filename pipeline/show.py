@@ -78,6 +78,18 @@ def print_evaluation(record: RunRecord) -> None:
         console().print("[green]blessed[/green]")
 
 
+def _blessed(record: RunRecord) -> str:
+    """`yes`, `no`, or nothing while the model has not been judged."""
+    return "yes" if record.blessed else "no" if record.judged else ""
+
+
+def _time(seconds: float, state: str, digits: int = 0) -> str:
+    """Seconds, with `>` where an end that nobody noted is not among them."""
+    if state == "interrupted" and not seconds:
+        return "not known"
+    return f"{'> ' if state == 'interrupted' else ''}{seconds:.{digits}f} s"
+
+
 def print_runs(records: list[RunRecord]) -> None:
     """Prints a line a run, newest first."""
     rows = []
@@ -88,14 +100,14 @@ def print_runs(records: list[RunRecord]) -> None:
                 record.run_id,
                 record.pipeline,
                 "cached" if record.cached and record.state == "complete" else record.state,
-                f"{record.seconds:.0f} s",
+                _time(record.seconds, record.state),
                 "  ".join(
                     f"{heading} {overall[metric]:.4f}"
                     for metric, heading in list(record.measured.shown.items())[:2]
                 )
                 if overall
                 else "",
-                "yes" if record.blessed else "no",
+                _blessed(record),
                 record.pushed_path.rsplit("/", 1)[-1] if record.pushed_path else "",
             )
         )
@@ -106,6 +118,7 @@ def print_run(record: RunRecord) -> None:
     """Prints everything that ML Metadata and the artifacts say of one run."""
     parameters, training = record.training_parameters, record.training
     facts = [("run", record.run_id), ("pipeline", record.pipeline), ("state", record.state)]
+    facts += [("time", _time(record.seconds, record.state))]
     reader = record.data_run.steps.get("TableReader")
     if reader:
         facts += [
@@ -154,13 +167,18 @@ def print_run(record: RunRecord) -> None:
     if again := local.fitted_again(record):
         facts.append(("refit", again))
     facts += [
-        ("blessed", "yes" if record.blessed else "no"),
-        ("canary", "answered" if record.canary else "no"),
+        ("blessed", _blessed(record) or "not judged"),
+        ("canary", "answered" if record.canary else "no" if record.canary_outcome else "not asked"),
+        ("pushed", record.pushed_path or "nothing"),
     ]
-    facts += [("pushed", record.pushed_path or "nothing")]
     print_table("Run", ("what", "value"), facts)
     steps = [
-        (step.node, step.state, f"{step.seconds:.1f} s", *list(step.outputs.values())[:1])
+        (
+            step.node,
+            step.state,
+            _time(step.seconds, step.state, 1),
+            *list(step.outputs.values())[:1],
+        )
         for step in record.steps.values()
     ]
     print_table(

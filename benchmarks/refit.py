@@ -87,7 +87,8 @@ def prepare(source: Path, folder: Path, days: float) -> dict[str, Prepared]:
     standalone.read_tables(str(source), output=str(folder / "tables"))
     events = artifacts.read_table(str(folder / "tables" / "events"))
     border, inside = BY_SESSION if "session_id" in events.column_names else BY_TIME
-    inside = {**inside, "days": days}
+    if inside["name"] == "last_days":
+        inside = {**inside, "days": days}
     config = SplitConfig.parse(border)
     log = make_log(events, config, gather_facts(events, config))
     before = folder / "before"

@@ -18,7 +18,7 @@ from components.check.config import Thresholds
 from components.engines import Beam
 from components.gate.config import GateConfig
 from components.read import datasets
-from models.names import metrics, registry
+from models.names import declared, metrics, registry
 from models.names.errors import ConfigError
 from models.names.export import ExportConfig
 from models.names.index import IndexConfig
@@ -206,6 +206,28 @@ class RunConfig(Settings):
         )
 
 
+class _KeyTwice(Exception):
+    """A mapping has a key twice, of which YAML would take the second."""
+
+
+class _OneOfEachKey(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise _KeyTwice(
+                        f"line {line}: required: each key once; received {key.value!r}, which line "
+                        f"{lines[name]} has too"
+                    )
+                lines[name] = line
+        return node
+
+
 def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
     """Reads a YAML file and lays overrides over it.
 
@@ -220,31 +242,49 @@ def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Ru
     values: dict[str, Any] = {}
     if path:
         try:
-            values = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+            values = yaml.load(Path(path).read_text("utf-8"), _OneOfEachKey)  # noqa: S506
         except OSError as error:
             raise ConfigError(f"cannot read the run file {path}: {error.strerror}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is no YAML: {error}") from None
+        except _KeyTwice as error:
+            raise ConfigError(f"{path}, {error}") from None
         if not isinstance(values, dict):
             raise ConfigError(
                 f"{path}: required: a mapping of keys such as 'model'; received "
-                f"{type(values).__name__}"
+                f"{'nothing' if values is None else type(values).__name__}"
             )
     for key, value in (overrides or {}).items():
         if value is not None:
             _put(values, key.split("."), value)
+    model = values.get("model", RunConfig.model_fields["model"].default)
+    if isinstance(model, str):
+        _require_known_keys(values, model, path or "")
+        values = _with_defaults_of_the_model(values, model)
     config = RunConfig.parse(values, path or "")
-    # What the run does not say is as the model's paper has it (`models.names.registry.Entry`).
-    defaults = registry.get(config.model).defaults
-    if defaults:
-        parts = {name: {**part, **(values.get(name) or {})} for name, part in defaults.items()}
-        values = {**values, **parts}
-        config = RunConfig.parse(values, path or "")
     config = _with_recall_of_the_index(config)
     metrics.of(registry.get(config.model).task, asked=config.metrics)  # refused now
     config = _with_defaults_of_sessions(config, values)
     config = _with_defaults_of_the_task(config, values)
     return _with_weights_of_events(config)
+
+
+def _require_known_keys(values: dict[str, Any], model: str, source: str) -> None:
+    """Refuses a hyper-parameter that stands at the top of a run file, and says where it belongs."""
+    for key in set(values) - set(RunConfig.model_fields):
+        if key in declared.hyper_parameters(model).model_fields:
+            where = f"{source}: " if source else ""
+            raise ConfigError(f"{where}unknown key {key!r}; did you mean hyper_parameters.{key}?")
+
+
+def _with_defaults_of_the_model(values: dict[str, Any], model: str) -> dict[str, Any]:
+    """What the run does not say is as the model's paper has it (`models.names.registry.Entry`)."""
+    parts = {
+        name: {**part, **(values.get(name) or {})}
+        for name, part in registry.get(model).defaults.items()
+        if isinstance(values.get(name) or {}, dict)  # what is no mapping is refused as such
+    }
+    return {**values, **parts}
 
 
 def _with_recall_of_the_index(config: RunConfig) -> RunConfig:

@@ -216,6 +216,11 @@ class RunRecord:
         }
 
     @property
+    def timed(self) -> bool:
+        """Whether the events had times; taken for granted where the reader says nothing."""
+        return "timestamp" in self.data_run.reading["events"].get("columns", ("timestamp",))
+
+    @property
     def checking(self) -> dict[str, Any]:
         """The report of the table check."""
         return self._json("TableCheck", "report", "report.json")

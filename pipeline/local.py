@@ -58,8 +58,6 @@ def run(config: RunConfig, say: Callable[[str], None] = print) -> lineage.RunRec
             "data": config.data.model_copy(update={"reader": found.reader}),
             "split": config.split.model_copy(update={"file": file}),
         }
-        if config.split.leakage:
-            say(config.split.leakage)
         load_tensorflow(say)
         from components.read.tables import fingerprint
         from pipeline import dag

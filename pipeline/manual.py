@@ -6,7 +6,7 @@ The page is MANUAL.md: `recsys config --page > MANUAL.md`.
 import inspect
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal
@@ -117,13 +117,15 @@ def of(settings: type[pydantic.BaseModel], before: str = "") -> Iterator[Key]:
         if is_class and issubclass(kinds[0], pydantic.BaseModel):
             yield from of(kinds[0], f"{name}.")
         else:
+            readers = getattr(settings, "READ_BY", {}).get(attribute, ())
+            chosen = {f"{before}{settings.CHOICE}": readers[0]} if readers else {}
             meaning = meanings.get(attribute, "").rstrip(".")
             yield Key(
                 name,
                 _kind(field, kinds),
                 "required" if field.is_required() else _value(field.default),
                 meaning[:1].upper() + meaning[1:],
-                _example(name, field, kinds),
+                _example(name, field, kinds, chosen),
             )
 
 
@@ -256,8 +258,15 @@ def _value(value: Any) -> str:
     return dumped.removesuffix("...").strip()
 
 
-def _example(name: str, field: Any, kinds: list[Any]) -> str:
-    """The field's own example, or a value other than the default where there is a plain one."""
+def _example(name: str, field: Any, kinds: list[Any], chosen: Mapping[str, Any]) -> str:
+    """The field's own example, or a value other than the default where there is a plain one.
+
+    Args:
+        name: dotted, as are the names of `chosen`.
+        field: of pydantic.
+        kinds: its types.
+        chosen: what a run must say besides for the key to be read.
+    """
     value = field.default
     if field.examples:
         value = field.examples[0]
@@ -265,7 +274,11 @@ def _example(name: str, field: Any, kinds: list[Any]) -> str:
         value = next(one for one in typing.get_args(kinds[0]) if one != field.default)
     elif isinstance(value, bool):
         value = not value
-    nested: Any = list(value) if isinstance(value, tuple) else value
-    for part in reversed(name.split(".")):
-        nested = {part: nested}
+    nested: dict[str, Any] = {}
+    for key, one in {**chosen, name: list(value) if isinstance(value, tuple) else value}.items():
+        *sections, last = key.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = one
     return _value(nested).removeprefix("{").removesuffix("}")

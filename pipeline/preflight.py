@@ -68,11 +68,19 @@ def look(config: RunConfig, say: Callable[[str], None]) -> tuple[Found, list[Any
 
     Returns:
         Beside what was found the three tables, a `components.read.sources.Source` each.
+
+    Raises:
+        ConfigError: as of `check`.
+        DataError: likewise; the file of the split `given` cannot be read.
     """
     settings = resolve(
         config.model, declared.hyper_parameters(config.model), config.hyper_parameters
     )
     build = check_run(config, settings)
+    if config.split.file:
+        from components.build.splits import read_given
+
+        read_given(config.split.file)
     source, schemas, reader = find_data(config, say)
     tables = check_data(config, settings, build, source, schemas, reader, say)
     return Found(source, schemas, reader, settings), tables
@@ -91,7 +99,6 @@ def check_run(config: RunConfig, settings: HyperParameters) -> BuildConfig:
     Raises:
         ConfigError: no metric to choose the epoch by, walks for a model that takes none, targets
             that the model's own ranking leaves out, or something that the model has no use for.
-        DataError: the file of the split `given` cannot be read.
     """
     entry = registry.get(config.model)
     if not config.split.drop_repeats and getattr(settings, "filter_seen", False):
@@ -219,6 +226,8 @@ def check_data(
     columns = {table.table: table.columns() for table in tables}
     selected = checks.selected_columns(columns["events"], build)
     checks.check_columns(selected, build)
+    if caveat := config.split.caveat(timed="timestamp" in selected):
+        say(caveat)
     if build.task == "score" and REVIEW in selected:
         checks.check_document_columns(columns)
     _check_needs(config, tables, columns)

@@ -34,7 +34,8 @@ def describe(record: RunRecord) -> dict[str, Any]:
         "tables": [report for report in record.reading.values() if report],
         "splits": record.building.get("splits", {}),
         "split": record.building.get("split", {}),
-        "leakage": _leakage(record.building.get("split", {})),
+        "timed": record.timed,
+        "leakage": _leakage(record),
         "dropped": [
             (split, reason, count)
             for split, reasons in record.building.get("dropped", {}).items()
@@ -51,10 +52,10 @@ def describe(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _leakage(split: dict[str, Any]) -> str:
-    """What the split lets train know; of a split that this version does not know, nothing."""
-    name = split.get("name")
-    return SplitConfig(name=name, file="-").leakage if name in SPLITS else ""
+def _leakage(record: RunRecord) -> str:
+    """What the split makes of time; of a split that this version does not know, nothing."""
+    name = record.building.get("split", {}).get("name")
+    return SplitConfig.model_construct(name=name).caveat(record.timed) if name in SPLITS else ""
 
 
 def _statistics(record: RunRecord, table: str) -> Any:

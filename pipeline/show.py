@@ -135,7 +135,8 @@ def print_run(record: RunRecord) -> None:
                 )
             )
     if name := record.data_run.building.get("split", {}).get("name"):
-        facts.append(("split", name + (f" ({SPLITS[name].leaks})" if SPLITS[name].leaks else "")))
+        leaks = SPLITS[name].leaks if record.timed else SPLITS[name].untimed
+        facts.append(("split", f"{name} ({leaks})" if leaks else name))
     facts.append(("code hash", parameters.get("code_hash")))
     if not record.is_bundle:
         facts += [("seed", parameters.get("seed"))]

@@ -30,28 +30,42 @@ class Split(NamedTuple):
             word), so that filters count what lies there.
         leaks: how events later than a target come to train, as a run and its report say it; empty
             where they do not.
+        by_order: whether a log without times is parted by the order of its rows in their place.
     """
 
     columns: tuple[str, ...] = ()
     sessions: Literal["always", "asked", "never"] = "never"
     has_border: bool = False
     leaks: str = ""
+    by_order: bool = False
+
+    @property
+    def untimed(self) -> str:
+        """How a log without times is parted, where the order of events counts; else empty."""
+        return (
+            "the log has no times: the order of its rows is taken for it" if self.by_order else ""
+        )
 
 
 SPLITS = {
-    "leave_one_out": Split(leaks="events of other users that are later than a target are in train"),
+    "leave_one_out": Split(
+        leaks="events of other users that are later than a target are in train", by_order=True
+    ),
     "temporal": Split(("timestamp",), has_border=True),
     "ratio": Split(leaks="events are parted at random, so that later ones than a target train"),
     "user_holdout": Split(
         leaks="all events of the other users train, later ones than a target too"
     ),
-    "given": Split(leaks="events of other users that are later than a target are in train"),
+    "given": Split(
+        leaks="events of other users that are later than a target are in train", by_order=True
+    ),
     "last_days": Split(("session_id", "timestamp"), "always", has_border=True),
     "predefined": Split(
         ("split",),
         "asked",
         has_border=True,
         leaks="the files say what is test; whether later events train is not looked at",
+        by_order=True,
     ),
     "cross_domain": Split(("domain",), leaks="later events than a target of those held out train"),
 }
@@ -66,7 +80,8 @@ class SplitConfig(Settings):
             `temporal` (the newest share of all events), `ratio` (a share at random), `user_holdout`
             (whole users), `given` (a file of test events), `last_days` (the sessions of the last
             days), `predefined` (the parts that the files are in), `cross_domain` (what the target
-            has of whom two domains share).
+            has of whom two domains share). Where the log has no times, the order of its rows is
+            taken for it; temporal and last_days refuse such a log.
         seed: of every random choice.
         valid_fraction: share of the events (of the users for user_holdout, of the shared users or
             items for cross_domain) for validation; 0 for no validation.
@@ -95,6 +110,16 @@ class SplitConfig(Settings):
     QUERIES_ONLY: ClassVar[frozenset[str]] = frozenset(
         ("query_history", "drop_repeats", "candidates", "max_missing_share")
     )
+    CHOICE = "name"
+    READ_BY = {
+        "input_share": ("user_holdout",),
+        "days": ("last_days", "predefined"),
+        "file": ("given",),
+        "max_missing_share": ("given",),
+        "source": ("cross_domain",),
+        "target": ("cross_domain",),
+        "shared": ("cross_domain",),
+    }
 
     name: Literal[tuple(SPLITS)] = "leave_one_out"  # type: ignore[valid-type]
     seed: int = 42
@@ -152,6 +177,17 @@ class SplitConfig(Settings):
             f"split {self.name}: {leaks}; what is measured may be more than the model would do "
             "in use, which split temporal shows"
         )
+
+    def caveat(self, timed: bool = True) -> str:
+        """One line on what the split makes of time; empty where there is nothing to say.
+
+        Args:
+            timed: whether the events have times; `leakage` speaks of those that do.
+        """
+        if timed:
+            return self.leakage
+        untimed = SPLITS[self.name].untimed
+        return untimed and f"split {self.name}: {untimed}"
 
     @property
     def border(self) -> dict[str, Any]:
@@ -297,6 +333,8 @@ class WalkConfig(Settings):
     """
 
     SECTION: ClassVar[str] = "walks"
+    CHOICE = "kind"
+    READ_BY = {"p": ("node2vec",), "q": ("node2vec",)}
 
     kind: Literal["baskets", "deepwalk", "node2vec"] = "baskets"
     directed: bool = False
@@ -307,16 +345,6 @@ class WalkConfig(Settings):
     p: float = pydantic.Field(1.0, gt=0)
     q: float = pydantic.Field(1.0, gt=0)
     seed: int = pydantic.Field(42, ge=0)
-
-    @pydantic.model_validator(mode="after")
-    def _fits_together(self) -> "WalkConfig":
-        for key in ("p", "q"):
-            value = getattr(self, key)
-            if value != 1 and self.kind != "node2vec":
-                raise ValueError(
-                    f"{key} belongs to the kind 'node2vec'; received {value} with {self.kind!r}"
-                )
-        return self
 
     @property
     def on_graph(self) -> bool:

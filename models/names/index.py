@@ -23,6 +23,8 @@ class IndexConfig(Settings):
     """
 
     SECTION = "index"
+    CHOICE = "kind"
+    READ_BY = dict.fromkeys(("lists", "probes", "recall"), ("ivf",))
 
     kind: Literal["exact", "ivf"] = "exact"
     lists: int | None = pydantic.Field(None, ge=1, examples=[4096])

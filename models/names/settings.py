@@ -25,11 +25,29 @@ class Settings(pydantic.BaseModel):
     Attributes:
         SECTION: what the settings are called in a run file, and so in front of their keys in
             messages.
+        CHOICE: the key that chooses which of the others are read, where there is one.
+        READ_BY: key -> the choices that read it. With another choice a value other than the default
+            is refused; the default is not, as a resolved run holds every key.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     SECTION: ClassVar[str] = ""
+    CHOICE: ClassVar[str] = ""
+    READ_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @pydantic.model_validator(mode="after")
+    def _is_read(self: _Own) -> _Own:
+        for key, readers in self.READ_BY.items():
+            value, chosen = getattr(self, key), getattr(self, self.CHOICE)
+            if chosen not in readers and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} belongs to {self.SECTION}.{self.CHOICE} "
+                    f"{' or '.join(map(repr, readers))}; "
+                    f"received {value!r} with {chosen!r}, which takes no notice of it: leave one "
+                    "of the two out"
+                )
+        return self
 
     @classmethod
     def parse(cls: type[_Own], values: Mapping[str, Any] | None, source: str = "") -> _Own:

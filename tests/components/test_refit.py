@@ -29,15 +29,14 @@ def words(values) -> pa.Array:
 @pytest.mark.parametrize("name", SPLITS)
 def test_of_every_split_everything_is_train(name, tmp_path):
     (tmp_path / "given.tsv").write_text("user_id\titem_id\na\tz\nc\ty\n")
-    config = SplitConfig(
-        name=name,
-        file=str(tmp_path / "given.tsv"),
-        valid_fraction=0.3,
-        test_fraction=0.3,
-        days=1 / DAY * 20,
-        source="old",
-        target="new",
-    )
+    own = {
+        "file": str(tmp_path / "given.tsv"),
+        "days": 1 / DAY * 20,
+        "source": "old",
+        "target": "new",
+    }
+    own = {key: value for key, value in own.items() if name in SplitConfig.READ_BY[key]}
+    config = SplitConfig(name=name, valid_fraction=0.3, test_fraction=0.3, **own)
     # The parts of the files, and the domains: c has one event in each, a and b are in one.
     source = table(
         session_id=words("112123345"),

@@ -114,7 +114,14 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
         ("walks: {kind: deepwlk}", "walks.kind: .*received 'deepwlk'"),
         ("split: {name: given}", "split.file is required by the split 'given'"),
         ("split: {valid_fraction: .6, test_fraction: .5}", "split.valid_fraction .* received 0.6"),
-        ("walks: {q: 2}", "walks.q belongs to the kind 'node2vec'; received 2.0 with 'baskets'"),
+        ("walks: {q: 2}", "walks.q belongs to walks.kind 'node2vec'; received 2.0 with 'baskets'"),
+        ("split: {days: 3}", "split.days belongs .*'last_days' or .*received 3.0 with 'leave_one"),
+        ("split: {name: ratio, file: f}", "split.file belongs to split.name 'given'"),
+        ("split: {shared: items}", "split.shared belongs to split.name 'cross_domain'"),
+        ("index: {kind: exact, lists: 4}", "index.lists belongs to index.kind 'ivf'; received 4"),
+        ("seed: 1\nindex:\n  kind: ivf\n  kind: exact", "line 4: required: each key once.*'kind'"),
+        ("epochs: 3", "unknown key 'epochs'; did you mean hyper_parameters.epochs"),
+        ("", "required: a mapping .*received nothing"),
         ("check: {min_user_event: 3}", "'check.min_user_event'; did you mean 'min_user_events'"),
         ("check: {max_future_share: 2}", "check.max_future_share: must be a share .*received 2"),
         ("metrics: recal@50", "metrics: .*did you mean 'recall_50'"),
@@ -128,6 +135,18 @@ def test_flags_override_the_file_and_the_resolved_run_reads_back(tmp_path):
 def test_bad_files_are_refused_with_the_reason(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         config.load(write(tmp_path, text))
+
+
+def test_a_resolved_run_and_the_defaults_of_a_model_are_no_keys_of_another_split(tmp_path):
+    """A resolved run has every key; a cross-domain model names the split, its run the domains."""
+    resolved = config.load(None, {"model": "popularity", "split.name": "ratio"})
+    assert config.load(write(tmp_path, resolved.to_yaml())).split == resolved.split
+    run = config.load(write(tmp_path, "{model: emcdr, split: {source: books, shared: items}}"))
+    assert (run.split.name, run.split.source) == ("cross_domain", "books")
+
+
+def test_a_key_that_yaml_merges_is_not_there_twice(tmp_path):
+    assert config.load(write(tmp_path, "<<: {seed: 3, refit: true}\nseed: 4\n")).seed == 4
 
 
 def test_a_run_nests_what_the_components_declare_and_passes_it_on_as_json():
@@ -331,12 +350,13 @@ def test_a_run_says_what_each_column_is_taken_for(tmp_path):
         # The schema calls the price a number, though these are whole.
         "  items (items.csv): title: text, price: number (10 buckets), zip: category (2 values in "
         "the first 2 rows)",
+        "split leave_one_out: the log has no times: the order of its rows is taken for it",
     ]
     typed = {"model": "popularity", "data.source": str(tmp_path)}
     typed["check.allowed_anomalies"] = "items.price"  # which the schema calls a number
     run = config.load(None, {**typed, "data.columns.types.price": "category"})
     preflight.check(run, said.append)
-    assert "price: category (2 values in the first 2 rows)" in said[-1]
+    assert any("price: category (2 values in the first 2 rows)" in line for line in said)
 
 
 @pytest.mark.parametrize("mark", "[]*?")

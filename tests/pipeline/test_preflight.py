@@ -191,7 +191,8 @@ def test_a_log_without_an_event_is_refused(tmp_path):
     with pytest.raises(DataError, match="the table events has no rows"):
         check(write(tmp_path, "user_id,item_id\n"))
     said = check(write(tmp_path, "user_id,item_id\n ,i\n"), data__max_rejected_share=1)
-    assert said == ["  events (events.csv): ids alone"]  # the reader says it once it has read all
+    # That nothing is left the reader says once it has read all.
+    assert said[:-1] == ["  events (events.csv): ids alone"]
 
 
 def test_of_parquet_no_more_than_the_first_rows_are_read(tmp_path):
@@ -200,3 +201,19 @@ def test_of_parquet_no_more_than_the_first_rows_are_read(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "events.parquet")
     said = check(tmp_path, "ease", hyper_parameters__max_items=4_999)
     assert said[-1].startswith("  items: the first 5,000 events alone have 5,000")
+
+
+def test_a_log_without_times_is_said_to_be_in_the_order_of_its_rows(tmp_path):
+    timed = check(write(tmp_path, log()))
+    untimed = [line.rsplit(",", 1)[0] for line in log().splitlines()]
+    said = check(write(tmp_path, "\n".join(untimed) + "\n"))
+    order = "split leave_one_out: the log has no times: the order of its rows is taken for it"
+    assert order in said and order not in timed
+    assert [any("later" in line for line in lines) for lines in (timed, said)] == [True, False]
+    assert not any(line.startswith("split") for line in check(tmp_path, split__name="ratio"))
+
+
+def test_the_file_of_the_split_given_is_looked_for_before_anything_starts(tmp_path):
+    with pytest.raises(DataError, match="split.file: .*none.tsv is missing"):
+        file = str(tmp_path / "none.tsv")
+        check(write(tmp_path, log()), split__name="given", split__file=file)

@@ -435,6 +435,12 @@ def test_a_split_that_lets_later_events_train_says_so(tmp_path, name, leaks):
     ) is leaks
 
 
+def test_a_log_without_times_is_said_to_be_in_the_order_of_its_rows(tmp_path):
+    untimed = {name: values for name, values in EVENTS.items() if name != "timestamp"}
+    text = Run(tmp_path).read(untimed).build(QUERIES).page().text["data"]
+    assert "Order. split leave_one_out: the log has no times" in text and "later" not in text
+
+
 def test_no_table_by_slice_is_wider_than_its_page(tmp_path):
     """A page holds ten columns: the slice, the count and eight numbers.
 

@@ -74,6 +74,8 @@ def run(
     )
     if counts.get("rejected"):
         say(f"{counts['rejected']:,} requests had no user id and were left out")
+    if counts.get("repeated"):
+        say(f"left out, for they say again what one before them does: {counts['repeated']:,}")
     return counts
 
 

@@ -22,6 +22,7 @@ from components.read.layouts import detection, folders, parts
 from components.read.sources import FileField, Source
 from components.tables import artifacts, records
 from components.tables.columns import BYTES, BYTES_LIST, FLOAT_LIST, INT_LIST
+from components.tables.hashing import hash_ids
 from components.tables.places import Place, Remote, place
 from models.names.errors import ConfigError, DataError
 from models.names.features import DWELL
@@ -47,6 +48,7 @@ _LISTS = {
 }
 _USERS_AT_ONCE = 512
 _ROWS_A_GROUP = 100_000
+_NONE = np.array([], np.uint64)
 
 
 def users_of_examples(examples_uri: str) -> Callable[[], Iterator[dict[str, Any]]]:
@@ -79,10 +81,11 @@ def users_of_file(
         kinds: column -> kind that the model was trained with, of the context.
 
     Returns:
-        Yields the requests; a row that the reader rejects is one without a user.
+        Yields the requests, each once; a row that the reader rejects is one without a user.
 
     Raises:
-        DataError: no such file, no column `user_id`, or no Parquet where the name says so.
+        DataError: no such file, no column `user_id`, no Parquet where the name says so, or two
+            requests of a user that differ.
     """
     if not place(path).is_file():
         raise DataError(
@@ -91,14 +94,51 @@ def users_of_file(
         )
     source = _source_of_users(place(path), kinds or {})
 
-    def read():
+    def blocks():
         for block in raw.blocks(source):
-            parsed = readers.parse(source, block)
+            yield readers.parse(source, block)
+
+    def read():
+        # Eight bytes a user tell which ids may be there again; only those are held.
+        hashes = [hash_ids(parsed.table.column("user_id").to_numpy()) for parsed in blocks()]
+        distinct, counts = np.unique(np.concatenate([*hashes, _NONE]), return_counts=True)
+        again, first = distinct[counts > 1], dict[bytes, dict[str, Any]]()
+        for parsed in blocks():
             yield from [{"user_id": b""}] * (parsed.read - parsed.table.num_rows)
             for batch in parsed.table.to_batches(max_chunksize=_USERS_AT_ONCE):
-                yield from batch.to_pylist()
+                maybe = np.isin(
+                    hash_ids(batch.column("user_id").to_numpy(zero_copy_only=False)), again
+                )
+                for request, is_held in zip(batch.to_pylist(), maybe):
+                    if not is_held or _is_first(request, first, path):
+                        yield request
 
     return read
+
+
+def _is_first(request: dict[str, Any], first: dict[bytes, dict[str, Any]], path: str) -> bool:
+    """Whether a user's request is the first; one that says the same again is counted.
+
+    Args:
+        request: one.
+        first: user id -> the request that came first, which is kept up to date.
+        path: of the file, for messages.
+
+    Raises:
+        DataError: it says something else.
+    """
+    user = request["user_id"]
+    before = first.setdefault(user, request)
+    if before is request:
+        return True
+    if differing := [name for name in request if request[name] != before[name]]:
+        raise DataError(
+            f"--users: required: one request a user, since the rows of the answer are told apart "
+            f"by user_id alone; received in {path} two of "
+            f"{user.decode('utf-8', 'backslashreplace')!r} that differ in {', '.join(differing)}"
+        )
+    Metrics.counter(_NAMESPACE, "repeated").inc()
+    return False
 
 
 def _source_of_users(path: Place, kinds: Mapping[str, str]) -> Source:
@@ -139,8 +179,8 @@ def recommend_all(
             object store, which cannot rename a folder, `_SUCCESS` in it says that it is whole.
 
     Returns:
-        Counts: `users`, `rows`, `rejected` (requests without a user id) and one of every strategy,
-            such as `strategy model`.
+        Counts: `users`, `rows`, `rejected` (requests without a user id), `repeated` (those that say
+            what one before them does) and one of every strategy, such as `strategy model`.
 
     Raises:
         ConfigError: the folder holds something.

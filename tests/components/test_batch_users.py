@@ -99,3 +99,11 @@ def test_what_is_refused(tmp_path, name, data, message):
 def test_no_file(tmp_path):
     with pytest.raises(DataError, match="which is no file"):
         users_of_file(str(tmp_path / "nowhere.txt"))
+
+
+def test_a_user_is_asked_for_once(tmp_path):
+    assert ids(write(tmp_path, "users.txt", "b\na\nb\nc\na\n")) == [b"b", b"a", b"c"]
+    same = "user_id,history\nb,i|j\na,i\nb,i|j\n"
+    assert ids(write(tmp_path, "same.csv", same)) == [b"b", b"a"]
+    with pytest.raises(DataError, match="one request a user.*two of 'b' that differ in history"):
+        ids(write(tmp_path, "other.csv", same + "b,j|i\n"))

@@ -120,6 +120,7 @@ def recommend(
     """
     _ask(
         f"user {user}",
+        count,
         lambda client: client.recommend(user, history, exclude, count, explain=explain),
         use_grpc,
         address,
@@ -145,6 +146,7 @@ def similar(
     """
     _ask(
         f"items like {item}",
+        count,
         lambda client: client.similar(item, count, allow, where),
         use_grpc,
         address,
@@ -155,6 +157,7 @@ def similar(
 
 def _ask(
     title: str,
+    count: int,
     question: Callable[[Client], Recommendations],
     use_grpc: bool,
     address: str | None,
@@ -179,7 +182,8 @@ def _ask(
         ),
         None,
     )
-    print_answer(f"{title}, over {protocol}", answer, _titles(record, answer) if record else {})
+    known = _titles(record, answer) if record else {}
+    print_answer(f"{title}, over {protocol}", answer, known, count)
 
 
 def _require_recommendations(client: Client, name: str) -> None:
@@ -295,6 +299,7 @@ def _show_recommendations(record: RunRecord, uri: str, user: str | None, config:
         f"What the server recommends to user {user}, the same over REST and gRPC",
         answers["rest"],
         known,
+        _SHOWN,
     )
     click.echo(
         f"next: recsys serve --output {config.output}   then, in another terminal:   recsys "
@@ -302,9 +307,19 @@ def _show_recommendations(record: RunRecord, uri: str, user: str | None, config:
     )
 
 
-def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> None:
-    """Prints one user's recommendations, best first, where they come from, and why."""
+def print_answer(title: str, answer: Recommendations, known: dict[str, str], asked: int) -> None:
+    """Prints one user's recommendations, best first, where they come from, and why.
+
+    Args:
+        title: what was asked.
+        answer: of the server.
+        known: item -> its title.
+        asked: how many items were asked for; why there are fewer is said.
+    """
     items = [item for item, _ in answer.items]
+    if not items:
+        show.console().print(Text(f"{title}: no items: {_why_fewer(answer)}"))
+        return
     columns = {
         "rank": list(range(1, len(items) + 1)),
         "item": items,
@@ -316,10 +331,22 @@ def print_answer(title: str, answer: Recommendations, known: dict[str, str]) -> 
     }
     _print_columns(title, columns)
     show.console().print(Text(f"strategy: {answer.strategy}"))
+    if len(items) < asked:
+        line = f"{len(items)} items in place of {asked}: {_why_fewer(answer)}"
+        show.console().print(Text(line))
     if answer.reasons:
         show.console().print(
             Text(f"weights: {because.meaning(each.basis for each in answer.reasons)}")
         )
+
+
+def _why_fewer(answer: Recommendations) -> str:
+    """In words, why there are not as many items as were asked for."""
+    if answer.fewer:
+        return answer.fewer
+    if answer.strategy == "unknown":
+        return "the model does not know the item, or nothing like it"
+    return "the request excludes, or the user has had, all others that the model can answer with"
 
 
 def _print_columns(title: str, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -10,9 +10,9 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from pipeline import because, lineage
+from pipeline import because, demo, lineage
 from pipeline.cli import main
-from serving.client import Reasons
+from serving.client import Reasons, Recommendations
 from tests.conftest import ROOT, recsys
 
 
@@ -150,3 +150,18 @@ def test_ports_to_serve_at_are_refused_by_the_flag_that_was_typed(tmp_path):
 def test_nobody_to_ask_is_a_clear_error():
     done = recsys("recommend", "--user", "1", "--address", "127.0.0.1:9")
     assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_answer_without_items_is_one_line_with_the_reason(capsys):
+    said = [
+        (Recommendations([], "model"), "user u: no items: the request excl"),
+        (Recommendations([], "unknown"), "user u: no items: the model does not know the item"),
+        (Recommendations([], "model", fewer="where"), "user u: no items: where"),
+    ]
+    for answer, line in said:
+        demo.print_answer("user u", answer, {}, 10)
+        printed = capsys.readouterr().out
+        assert printed.startswith(line) and printed.count("\n") == 1
+    for asked, is_short in ((1, False), (2, True)):
+        demo.print_answer("user u", Recommendations([("i", 1.0)], "model"), {}, asked)
+        assert ("1 items in place of 2: the request excl" in capsys.readouterr().out) is is_short

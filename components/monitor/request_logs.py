@@ -151,8 +151,24 @@ def find_logs(where: str) -> list[str]:
             f"no request logs at {where}; required: a folder, a file, or what the names of the "
             "files begin with (the server's "
             "--request-log-prefix, or filename_prefix in its model config file)"
+            + _being_written(where)
         )
     return files
+
+
+def _being_written(where: str) -> str:
+    """In words, how many files a server has not finished yet; empty where there is none."""
+    if os.path.isdir(where):
+        found = list(Path(where).rglob(".*.partial"))
+    else:
+        folder, name = os.path.split(where)
+        found = list(Path(folder).glob(f".{glob.escape(name)}*.partial"))
+    if not found:
+        return ""
+    return (
+        f"; still being written: {len(found)} (such as {found[0]}), each whole after an hour, at "
+        "64 MiB or once the server stops"
+    )
 
 
 def read_file(path: str, reading: LogReading) -> Iterator[tuple[pa.RecordBatch, Summary]]:

@@ -32,6 +32,16 @@ from tests.components.test_serving_skew import (
 from tests.serving.support import write_records
 
 
+def test_logs_that_are_still_being_written_are_said_to_be(tmp_path):
+    with pytest.raises(DataError) as found:
+        find_logs(str(tmp_path / "logs"))
+    assert "written" not in str(found.value)
+    (tmp_path / ".logs-1.tfrecord.partial").write_bytes(b"half")
+    for where in (tmp_path, tmp_path / "logs"):
+        with pytest.raises(DataError, match="no request logs at .*still being written: 1"):
+            find_logs(str(where))
+
+
 def test_damage_is_counted_by_file_and_the_others_go_on(tmp_path):
     folder = tmp_path / "logs"
     whole = write_log(folder / "a", [asked([("u1", ["i1"])]), asked([("u2", [])])])

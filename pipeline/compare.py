@@ -25,6 +25,7 @@ _ALL = 2**31 - 1
 
 # What stands beside a metric: a reference's, which both runs share, and the distance from it.
 _BESIDE = ("popularity_", "constant_", "alone_", "lift_")
+_SAMPLED = "ncf99_"
 
 
 def differences(first: RunRecord, second: RunRecord) -> list[Difference]:
@@ -48,14 +49,29 @@ def differences(first: RunRecord, second: RunRecord) -> list[Difference]:
         raise DataError(f"{first.run_id} and {second.run_id}: {error}") from None
 
 
+def caveat(first: RunRecord, second: RunRecord) -> str:
+    """One line where the two are one run, so that their differences say nothing; else empty."""
+    if first.run_id != second.run_id:
+        return ""
+    return f"both are run {first.run_id} of {first.pipeline}, which differs from itself in nothing"
+
+
 def between(first: ByUser, second: ByUser) -> list[Difference]:
     """The same of what each user got, without the metrics that both have of their reference.
+
+    Those among sampled candidates are left out too where nobody got anything in either, as is so of
+    runs without candidates.
 
     Raises:
         DataError: see `comparison.compare`.
     """
     found = comparison.compare(first, second)
-    return [one for one in found if not one.metric.startswith(_BESIDE)]
+    return [
+        one
+        for one in found
+        if not one.metric.startswith(_BESIDE)
+        and (one.first or one.second or not one.metric.startswith(_SAMPLED))
+    ]
 
 
 class OfSlice(NamedTuple):

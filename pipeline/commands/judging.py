@@ -99,6 +99,8 @@ def compare(first: str, second: str, output: str) -> None:
         ("metric", "first", "second", "difference", "95 % interval", "verdict"),
         comparing.rows(found),
     )
+    if caveat := comparing.caveat(*runs):
+        click.echo(caveat)
 
 
 @click.command()

@@ -9,7 +9,9 @@ from pipeline import compare
 from pipeline.lineage import BY_USER, RunRecord, Step
 
 
-def run(folder, name: str, values: list[float] | None, users: int = 40) -> RunRecord:
+def run(
+    folder, name: str, values: list[float] | None, users: int = 40, sampled: float = 0.0
+) -> RunRecord:
     """A run that got for its users what the values repeat; None: it never reached the gate."""
     record = RunRecord(name, "two_tower-toy", folder)
     if values is not None:
@@ -20,6 +22,7 @@ def run(folder, name: str, values: list[float] | None, users: int = 40) -> RunRe
         ids = [f"u{number:02}".encode() for number in range(users)]
         with open(place / BY_USER, "wb") as file:
             values = {"hr_10": hits, "popularity_hr_10": hits, "mrr_10": hits}
+            values["ncf99_hr_10"] = np.full(users, sampled, "f")
             comparison.write([comparison.part(ids, values)], file)
     return record
 
@@ -31,6 +34,20 @@ def test_second_less_first(tmp_path):
     assert line[:4] == ("hr_10", "0.2500", "0.7500", "+0.5000") and line[5] == "they differ"
     line, _ = compare.rows(compare.differences(first, first))
     assert line[3:] == ("+0.0000", "+0.0000 to +0.0000", "within chance")
+
+
+def test_metrics_among_candidates_are_compared_where_there_were_candidates(tmp_path):
+    first, second = run(tmp_path, "one", [0, 1]), run(tmp_path, "two", [0, 1])
+    assert [one.metric for one in compare.differences(first, second)] == ["hr_10", "mrr_10"]
+    third = run(tmp_path, "three", [0, 1], sampled=0.5)
+    found = {one.metric: one.second for one in compare.differences(first, third)}
+    assert found == {"hr_10": 0.5, "mrr_10": 0.5, "ncf99_hr_10": 0.5}
+
+
+def test_a_run_beside_itself_is_said_to_be(tmp_path):
+    first, second = run(tmp_path, "one", [0, 1]), run(tmp_path, "two", [0, 1])
+    assert compare.caveat(first, second) == ""
+    assert compare.caveat(first, first).startswith("both are run one of two_tower-toy")
 
 
 def test_what_cannot_be_compared_is_said(tmp_path):

@@ -98,6 +98,7 @@ def export(
         folder, `float32_bytes` that it would have, and the metrics of validation, `valid` as it
         is served and `float32_valid`.
     """
+    say("exporting ...")
     if config.tables == "float32":
         with without_optimizers(model):
             exporter.export(folder)

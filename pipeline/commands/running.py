@@ -46,6 +46,7 @@ def _finish(output: str, run: Callable):
     from pipeline import lineage, local, report, show
 
     def write_report(record, error=None):
+        click.echo("writing the report ...")
         path = Path(output) / "reports" / f"{record.run_id.replace(':', '-')}.html"
         click.echo(f"report: {report.write_report(record, path, error)}")
 

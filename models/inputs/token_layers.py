@@ -97,16 +97,19 @@ class ZeroRows(tf.keras.initializers.Initializer):
 
     Args:
         rows: [K] numbers of those rows.
-        others: makes all, of a shape and a `dtype`.
+        others: makes all, as an initializer of Keras does.
     """
 
     def __init__(self, rows, others):
-        self._rows, self._others = np.asarray(rows, np.int64)[:, np.newaxis], others
+        self._rows, self._others = np.asarray(rows, np.int64), others
 
-    def __call__(self, shape, dtype=None, **kwargs):
-        values = self._others(shape, dtype=dtype or tf.float32)
-        zeros = tf.zeros([len(self._rows), shape[1]], values.dtype)
-        return tf.tensor_scatter_nd_update(values, self._rows, zeros)
+    def __call__(self, shape, dtype=None, **piece):
+        """Makes a table or, for parameter servers, the piece at `partition_offset`."""
+        values = self._others(shape, dtype=dtype or tf.float32, **piece)
+        rows = self._rows - piece.get("partition_offset", [0])[0]
+        rows = rows[(rows >= 0) & (rows < values.shape[0])]
+        zeros = tf.zeros([len(rows), values.shape[1]], values.dtype)
+        return tf.tensor_scatter_nd_update(values, rows[:, np.newaxis], zeros)
 
 
 def mean_embedding(embedding: TokenEmbedding, values: tf.RaggedTensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ from models.inputs.profiles import (
 )
 from models.inputs.sampling import Batches, CountedNegatives, UniformNegatives
 from models.inputs.schema import present
-from models.inputs.token_layers import EntityEncoder, id_embedding
+from models.inputs.token_layers import EntityEncoder, ZeroRows, id_embedding
 
 # Two users that train has seen, indices 2 and 3, and two that only the table knows, 4 and 5.
 ENTITIES = Entities(np.array([b"a", b"b", b"c", b"d"], object), 2, {}, {}, {})
@@ -47,6 +47,13 @@ def test_an_encoder_forgets_ids_and_knows_cold_ones():
     unknown, second = encoder(tf.constant([5, 3], tf.int64)).numpy()
     np.testing.assert_array_equal(forgotten, [unknown, second])
     assert not np.array_equal(unknown, second)
+
+
+def test_zero_rows_are_where_they_are_in_pieces_too():
+    rows = ZeroRows([0, 1, 3], tf.keras.initializers.Constant(7.0))
+    np.testing.assert_array_equal(rows([5, 1])[:, 0], [0, 0, 7, 0, 7])
+    piece = rows([5, 1], partition_shape=(3, 1), partition_offset=(2, 0))
+    np.testing.assert_array_equal(piece[:, 0], [7, 0, 7])
 
 
 def described(lists):

@@ -18,9 +18,9 @@ def to_numbers(column: pa.Array, decimal: str = ".") -> tuple[np.ndarray, np.nda
     # Whole numbers are exact, whatever gaps there are between them; to Arrow 0x10 is one as well.
     gaps = pc.equal(pc.binary_length(text), 0).fill_null(True)
     try:
-        if not pc.any(pc.match_substring(text, "x", ignore_case=True)).as_py():
-            whole = pc.cast(pc.if_else(gaps, pa.scalar(None, text.type), text), pa.int64())
-            bad = gaps.to_numpy(zero_copy_only=False)
+        if not any(pc.any(pc.match_substring(text, x)).as_py() for x in "xX"):
+            there = text if not pc.any(gaps).as_py() else pc.if_else(gaps, None, text)
+            bad, whole = gaps.to_numpy(zero_copy_only=False), pc.cast(there, pa.int64())
             whole = whole.fill_null(0).to_numpy(zero_copy_only=False)
             return np.where(bad, np.nan, whole), whole, bad
     except pa.ArrowInvalid:

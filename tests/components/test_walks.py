@@ -288,7 +288,7 @@ def test_a_walk_depends_on_its_number_and_the_seed_alone():
         ({"kind": "node2vec", "p": 0}, "walks.p: must be greater than 0; received 0"),
         (
             {"kind": "deepwalk", "q": 2.0},
-            "walks.q belongs to the kind 'node2vec'; received 2.0 with 'deepwalk'",
+            "walks.q belongs to walks.kind 'node2vec'; received 2.0 with 'deepwalk'",
         ),
     ],
 )

@@ -201,8 +201,10 @@ def _typed(array: pa.Array, field: FileField, source: Source) -> tuple[pa.Array,
         return raw.as_text(array), readable
     if is_time or field.time:
         seconds, bad, _ = times.to_seconds(array, field.unit, bounded=False)
-        there = array.is_valid().to_numpy(zero_copy_only=False)
-        return pa.array(seconds, mask=bad | ~there).cast(arrow_type(field.kind)), bad & there
+        # In a column of floats nothing is a NaN, too.
+        nothing = array.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        values = pa.array(seconds, mask=bad | nothing)
+        return values.cast(arrow_type(field.kind), safe=False), bad & ~nothing
     if pa.types.is_integer(type_) and field.kind == INT:
         return array.cast(pa.int64(), safe=False), readable
     numbers = array.cast(pa.float64(), safe=False).fill_null(np.nan)

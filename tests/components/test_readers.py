@@ -254,15 +254,17 @@ def test_what_is_no_value_of_its_column_is_counted(tmp_path):
         "rating": [1e300, float("nan"), 3.5],
         "count": [float("inf"), None, 2.5],
         "wide": [big, 1, 2],
+        "since": [1.6e9, float("nan"), 1e300],
+        "seen": pa.array([1_600_000_040, None, 5], pa.timestamp("s")),
         "vector": [["1.5", "x"], [], ["2"]],
     }
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
-    types = {"wide": "float", "vector": "float_list"}
+    types = {"wide": "float", "vector": "float_list", "since": "time", "seen": "float"}
     (events,) = [one for one in detection.plan(str(tmp_path), None, {"types": types}) if one.files]
     (block,) = readers.blocks(events)
     parsed = readers.parse(events, block)
     assert parsed.rejects == {"rating is not a number": (1, 1, "'1e+300'")}
-    assert parsed.unreadable == {"count": 1, "vector": 1}
+    assert parsed.unreadable == {"count": 1, "vector": 1, "since": 1}
     rows = parsed.table.to_pylist()
     assert [row["rating"] for row in rows] == [None, 3.5]
     assert [row["vector"] for row in rows] == [[], [2.0]]

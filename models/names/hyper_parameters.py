@@ -207,7 +207,8 @@ class MixedPrecision(HyperParameters):
     """For a model that has matrix products to compute in half precision.
 
     Attributes:
-        mixed_precision: compute in bfloat16, keep variables in float32.
+        mixed_precision: compute in bfloat16, keep variables in float32; on a processor it is
+            for those that multiply bfloat16, such as avx512_bf16 among the flags of lscpu.
     """
 
     REFUSAL: ClassVar[str] = "it has no layers that compute in half precision"

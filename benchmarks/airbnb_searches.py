@@ -129,7 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument("--validation", action="store_true", help="look at validation alone")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/airbnb-searches"))
     arguments = parser.parse_args()

@@ -132,13 +132,7 @@ def main() -> None:
         default=[name for name, entry in registry.MODELS.items() if entry.learns == "click"],
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, for every model named",
-    )
+    experiment.add_setting(parser)
     parser.add_argument(
         "--choose", action="store_true", help="choose a setting of a small grid on validation"
     )

@@ -5,6 +5,7 @@ Trainer does, chooses its epoch on validation, and is measured once on test by t
 exported `evaluate` signature.
 """
 
+import argparse
 import json
 import platform
 import shutil
@@ -177,6 +178,13 @@ def train_again(
         "best_epochs": loop.best_epochs,
         "hyper_parameters": model.hyper_parameters.model_dump(),
     }
+
+
+def add_setting(
+    parser: argparse.ArgumentParser, said: str = "hyper-parameters, for every model named"
+) -> None:
+    """Adds `--set NAME=VALUE ..`, which `overrides` reads."""
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help=said)
 
 
 def overrides(pairs: list[str]) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="micro_jdata_mkmsr or seq_s3rec")
     parser.add_argument("--models", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/graph"))
     arguments = parser.parse_args()

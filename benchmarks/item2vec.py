@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("what", choices=["quality", "speed"])
     parser.add_argument("--kinds", nargs="+", default=list(WALKS), choices=list(WALKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument("--gensim", metavar="PYTHON", help="a Python that has gensim")
     parser.add_argument("--users", type=int, help="speed: only so many baskets")
     parser.add_argument("--width", type=int, default=100)

@@ -130,13 +130,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, for every model named",
-    )
+    experiment.add_setting(parser)
     parser.add_argument(
         "--validate", action="store_true", help="print validation, and do not look at test"
     )

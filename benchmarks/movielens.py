@@ -134,13 +134,7 @@ def main() -> None:
         help="rows of the table",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, for every model named",
-    )
+    experiment.add_setting(parser)
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/movielens-100k"))
     arguments = parser.parse_args()
     from components.read import datasets

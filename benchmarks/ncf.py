@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--models", nargs="+", default=["popularity", "neumf"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument(
         "--choose",
         choices=METRICS,

@@ -378,7 +378,7 @@ def main() -> None:
     parser.add_argument("step", choices=("articles", "clicks"))
     parser.add_argument("--data", type=Path, required=True, help="news.tsv and behaviors.tsv")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/news"))
     arguments = parser.parse_args()
     step = articles if arguments.step == "articles" else clicks

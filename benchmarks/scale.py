@@ -267,13 +267,7 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--models", nargs="+", default=["two_tower"])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters of the training",
-    )
+    experiment.add_setting(parser, "hyper-parameters of the training")
     parser.add_argument("--steps", type=int, default=0, help="of the training; 0: an epoch")
     parser.add_argument(
         "--whole", action="store_true", help="the training validates and exports too"

@@ -77,13 +77,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--models", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, for every model named",
-    )
+    experiment.add_setting(parser)
     parser.add_argument(
         "--refit", action="store_true", help="on all of train, for the epochs chosen before"
     )

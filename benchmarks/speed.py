@@ -368,13 +368,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="of each, the first not counted")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/speed"))
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters of ours, for every model named",
-    )
+    experiment.add_setting(parser, "hyper-parameters of ours, for every model named")
     parser.add_argument("--ours", choices=PAIRS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:

@@ -51,13 +51,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["bpr_mf", "two_tower", "gru4rec", "deepfm"])
     parser.add_argument("--windows", type=int, default=20, help="of an epoch")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, for every model named",
-    )
+    experiment.add_setting(parser)
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/streaming"))
     arguments = parser.parse_args()
     from components.read import datasets

@@ -97,13 +97,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, metavar="FILE")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyper-parameters, in place of the grid",
-    )
+    experiment.add_setting(parser, "hyper-parameters, in place of the grid")
     parser.add_argument("--output", type=Path, default=Path(".cache/benchmarks/text"))
     arguments = parser.parse_args()
     overrides = experiment.overrides(arguments.set)

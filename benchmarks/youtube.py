@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    experiment.add_setting(parser, "hyper-parameters")
     parser.add_argument(
         "--valid", action="store_true", help="measure on validation alone, to choose settings"
     )

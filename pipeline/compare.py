@@ -16,6 +16,7 @@ from components.gate import comparison
 from components.gate.comparison import ByUser, Difference
 from components.gate.config import SLICES
 from models.names.errors import DataError, RecsysError
+from models.names.metrics import SAMPLED
 from pipeline import examples, servable
 from pipeline.lineage import RunRecord
 
@@ -25,7 +26,6 @@ _ALL = 2**31 - 1
 
 # What stands beside a metric: a reference's, which both runs share, and the distance from it.
 _BESIDE = ("popularity_", "constant_", "alone_", "lift_")
-_SAMPLED = "ncf99_"
 
 
 def differences(first: RunRecord, second: RunRecord) -> list[Difference]:
@@ -70,7 +70,7 @@ def between(first: ByUser, second: ByUser) -> list[Difference]:
         one
         for one in found
         if not one.metric.startswith(_BESIDE)
-        and (one.first or one.second or not one.metric.startswith(_SAMPLED))
+        and (one.first or one.second or not one.metric.startswith(SAMPLED))
     ]
 
 

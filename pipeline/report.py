@@ -16,6 +16,7 @@ from typing import Any
 
 from models.names import registry
 from models.names.export import described
+from models.names.metrics import SAMPLED
 from pipeline import charts, local, report_data, report_users
 from pipeline.lineage import RunRecord
 
@@ -35,7 +36,7 @@ _REFERENCES = {
     "popularity": "popularity",
     "constant": "the train mean",
 }
-_LIFT, _SAMPLED, _GROUP = "lift", "ncf99", "group"
+_LIFT, _GROUP = "lift", "group"
 _COLUMNS = 8  # numbers beside each other that fit a page of 1,280 pixels
 _PACKAGES = (
     "tfx",
@@ -113,7 +114,7 @@ def environment() -> Any:
 def label(name: str) -> str:
     """`hr_10` -> `HR@10`, `log_loss` -> `Log loss`, `ncf99_hr_10` -> `NCF99 HR@10`."""
     prefix, _, rest = name.partition("_")
-    if prefix in (*_REFERENCES, _LIFT, _SAMPLED, _GROUP) and rest:
+    if prefix in (*_REFERENCES, _LIFT, SAMPLED, _GROUP) and rest:
         return f"{_ACRONYMS.get(prefix, prefix.capitalize())} {label(rest)}"
     found = re.fullmatch(r"(.+?)_(\d+)", name)
     base, cutoff = (found[1], f"@{found[2]}") if found else (name, "")
@@ -455,7 +456,7 @@ def _finite(record: RunRecord, part: str) -> dict[str, dict[str, float]]:
 
 def _protocol(name: str, names) -> bool:
     """Whether the metric is another one's under sampled candidates."""
-    return name.startswith(f"{_SAMPLED}_") and name.removeprefix(f"{_SAMPLED}_") in names
+    return name.startswith(f"{SAMPLED}_") and name.removeprefix(f"{SAMPLED}_") in names
 
 
 def _compare(name: str, value: float, other: float | None) -> dict[str, Any] | None:

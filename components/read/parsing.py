@@ -193,7 +193,8 @@ def whole_sessions(data: bytes, delimiter: str, bounds: np.ndarray) -> int:
 
 def count_values(data: bytes, delimiter: str, lines: int) -> int:
     """How many values there are in so many lines of lists; see `split_lists`."""
-    return len(_values(_lines_of(data, lines), delimiter)[0])
+    text = _lines_of(data, lines)
+    return len(_values(pc.replace_substring(text, "\t", delimiter), delimiter)[0])
 
 
 def _lines_of(data: bytes, count: int) -> pa.Array:
@@ -201,11 +202,10 @@ def _lines_of(data: bytes, count: int) -> pa.Array:
     return pc.replace_substring(text, "\r", "")
 
 
-def _values(text: pa.Array, delimiter: str) -> tuple[pa.Array, np.ndarray]:
-    """Every value of lines of lists, and the number of its line."""
-    joined = pc.replace_substring(text, "\t", delimiter)
+def _values(joined: pa.Array, delimiter: str) -> tuple[pa.Array, np.ndarray]:
+    """Every value of lines that the delimiter alone parts, and the number of its line."""
     values = pc.split_pattern(joined, delimiter)
-    owner = np.repeat(np.arange(len(text)), values.value_lengths().to_numpy(zero_copy_only=False))
+    owner = np.repeat(np.arange(len(joined)), values.value_lengths().to_numpy(zero_copy_only=False))
     flat = values.flatten()
     full = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
     if delimiter != " ":
@@ -244,7 +244,7 @@ def split_lists(
             zero_copy_only=False
         )
     step &= np.concatenate([[False], has_step[:-1]])
-    flat, owner = _values(text, delimiter)
+    flat, owner = _values(joined, delimiter)
     place = np.arange(len(owner))
     first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else np.zeros(0, bool)
     good = ~step[owner]

@@ -39,6 +39,9 @@ RETRIEVE_METRICS = (
 counting ties in our favour would add; \
 `ncf99_` ranks among sampled candidates and is there to compare with papers."""
 
+SAMPLED = "ncf99"
+"""What the names of those among sampled candidates begin with."""
+
 AT_CUTOFF = {
     "hr": "HR",
     "recall": "Recall",

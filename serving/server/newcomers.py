@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import math
 import weakref
@@ -17,7 +16,7 @@ from serving.server.rules import Judge, boosted
 from serving.server.servable import Servable
 from serving.state import Item
 from serving.state.requests import IDS
-from serving.wire.errors import Code, ServingError, invalid
+from serving.wire.errors import Code, ServingError, invalid, nearest
 from serving.wire.tensors import STRING
 
 _log = logging.getLogger("serving")
@@ -136,8 +135,8 @@ class Newcomers:
             for name, value in item.features.items():
                 field = f"item {position}: features.{name}"
                 if _column(name) not in columns and not await self._are_ruled(models, name, run):
-                    nearest = difflib.get_close_matches(_column(name), columns, 1, 0.0)[0]
-                    raise invalid(f"{field}: no model has such a column; the nearest is {nearest}")
+                    close = nearest(_column(name), columns)
+                    raise invalid(f"{field}: no model has such a column; the nearest is {close}")
                 for inputs in read:
                     tensor = inputs.get(name) or inputs.get(f"item_{name}")
                     if tensor is not None and tensor.dtype != STRING:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import difflib
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, TypeVar, Union
 
-from serving.wire.errors import ServingError, invalid
+from serving.wire.errors import ServingError, invalid, nearest
 
 T = TypeVar("T")
 Feature = Union[str, float, list[str], list[float]]
@@ -132,8 +131,7 @@ def _read_rows(
             raise invalid(f"{where}: required: an object; received {_shown(row)}")
         for name in row:
             if name not in names:
-                nearest = difflib.get_close_matches(str(name), names, 1, 0.0)[0]
-                said = f"an {kind} has no such field; the nearest is {nearest}"
+                said = f"an {kind} has no such field; the nearest is {nearest(str(name), names)}"
                 raise invalid(f"{where}: {_shown(name)}: {said}")
         found.append(read(where, row))
     return found

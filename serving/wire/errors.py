@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import enum
+from collections.abc import Collection
 
 
 class Code(enum.IntEnum):
@@ -43,6 +45,11 @@ _HTTP = {
     Code.UNAVAILABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """The one of some names that is spelt most like another."""
+    return difflib.get_close_matches(name, names, 1, 0.0)[0]
 
 
 def http_status(code: Code) -> int:
